@@ -1,0 +1,114 @@
+//! The digest: a 64-bit check of an inventory's whole content.
+//!
+//! Definition, for readers in any language (vectors: `tests/vectors/digest.json`):
+//!
+//! - A filled slot is encoded as `slot`, `item code`, `count` (each an unsigned 32-bit integer, little-endian)
+//!   followed by the bytes of its attributes, if any.
+//! - Lane A is the sum, modulo 2^32, of MurmurHash3_x86_32 with seed 0x51070CA5 over the encoding of each filled slot;
+//!   lane B the same with seed 0x0DDBA115. Empty slots add nothing; an empty inventory has (0, 0).
+//! - Folded to 32 bits, as frames carry it: A xor B.
+//!
+//! A sum needs no order and can be kept up to date: take the old slot's hash away, add the new one's. Two 32-bit lanes
+//! serve languages without 64-bit integers. It finds accidents, it is no signature.
+
+use super::ids::Slot;
+use super::stack::Stack;
+
+const SEED_A: u32 = 0x5107_0CA5;
+const SEED_B: u32 = 0x0DDB_A115;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Digest {
+    pub a: u32,
+    pub b: u32,
+}
+
+impl Digest {
+    pub const EMPTY: Self = Self { a: 0, b: 0 };
+
+    #[must_use]
+    pub fn plus(self, slot: Slot, stack: Option<&Stack>) -> Self {
+        let added = Self::of_slot(slot, stack);
+        Self { a: self.a.wrapping_add(added.a), b: self.b.wrapping_add(added.b) }
+    }
+
+    #[must_use]
+    pub fn minus(self, slot: Slot, stack: Option<&Stack>) -> Self {
+        let taken = Self::of_slot(slot, stack);
+        Self { a: self.a.wrapping_sub(taken.a), b: self.b.wrapping_sub(taken.b) }
+    }
+
+    /// 32 bits of it, for frames.
+    pub fn folded(self) -> u32 {
+        self.a ^ self.b
+    }
+
+    fn of_slot(slot: Slot, stack: Option<&Stack>) -> Self {
+        let Some(stack) = stack else { return Self::EMPTY };
+        let head = [u32::from(slot.0), stack.item.get(), stack.count.get()];
+        let attributes = stack.attributes.as_bytes();
+        Self { a: murmur3(SEED_A, head, attributes), b: murmur3(SEED_B, head, attributes) }
+    }
+}
+
+/// 64 bits that tell one payload from another, from the same hash as the digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub u64);
+
+impl Fingerprint {
+    pub fn of(bytes: &[u8]) -> Self {
+        let lane = |seed| u64::from(murmur3(seed, [], bytes));
+        Self(lane(SEED_A) << 32 | lane(SEED_B))
+    }
+}
+
+/// MurmurHash3_x86_32 over `head` (little-endian words), then `tail`.
+fn murmur3<const N: usize>(seed: u32, head: [u32; N], tail: &[u8]) -> u32 {
+    let mut hash = seed;
+    for word in head {
+        hash = mix(hash, word);
+    }
+    let (words, rest) = tail.as_chunks::<4>();
+    for word in words {
+        hash = mix(hash, u32::from_le_bytes(*word));
+    }
+    if !rest.is_empty() {
+        let mut last = [0; 4];
+        last[..rest.len()].copy_from_slice(rest);
+        hash ^= scramble(u32::from_le_bytes(last));
+    }
+    // The length is taken modulo 2^32, as the algorithm says.
+    hash ^= (N * 4 + tail.len()) as u32;
+    hash = (hash ^ hash >> 16).wrapping_mul(0x85EB_CA6B);
+    hash = (hash ^ hash >> 13).wrapping_mul(0xC2B2_AE35);
+    hash ^ hash >> 16
+}
+
+fn scramble(word: u32) -> u32 {
+    word.wrapping_mul(0xCC9E_2D51).rotate_left(15).wrapping_mul(0x1B87_3593)
+}
+
+fn mix(hash: u32, word: u32) -> u32 {
+    (hash ^ scramble(word)).rotate_left(13).wrapping_mul(5).wrapping_add(0xE654_6B64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_the_published_murmur3() {
+        // From the reference implementation's widely used test values.
+        assert_eq!(murmur3(0, [], b""), 0);
+        assert_eq!(murmur3(1, [], b""), 0x514E_28B7);
+        assert_eq!(murmur3(0, [], b"test"), 0xBA6B_D213);
+        assert_eq!(murmur3(0x9747_B28C, [], b"Hello, world!"), 0x2488_4CBA);
+        assert_eq!(murmur3(0, [u32::from_le_bytes(*b"test")], b""), 0xBA6B_D213);
+    }
+
+    #[test]
+    fn fingerprints_tell_payloads_apart() {
+        assert_eq!(Fingerprint::of(b"one"), Fingerprint::of(b"one"));
+        assert_ne!(Fingerprint::of(b"one"), Fingerprint::of(b"two"));
+    }
+}

@@ -1,0 +1,206 @@
+//! Newtypes. Input is parsed into them once, at the edge; inside there are no bare integers or strings.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+/// Why a text is no valid name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameError {
+    Empty,
+    TooLong { bytes_max: usize },
+    ControlCharacter,
+}
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => write!(f, "must not be empty"),
+            Self::TooLong { bytes_max } => write!(f, "must have at most {bytes_max} bytes"),
+            Self::ControlCharacter => write!(f, "must not hold control characters"),
+        }
+    }
+}
+
+fn check_name(text: &str, bytes_max: usize) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if text.len() > bytes_max {
+        return Err(NameError::TooLong { bytes_max });
+    }
+    if text.chars().any(char::is_control) {
+        return Err(NameError::ControlCharacter);
+    }
+    Ok(())
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $bytes_max:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The longest name that is accepted, in bytes of UTF-8.
+            pub const BYTES_MAX: usize = $bytes_max;
+
+            pub fn new(text: &str) -> Result<Self, NameError> {
+                check_name(text, Self::BYTES_MAX)?;
+                Ok(Self(text.into()))
+            }
+
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", &self.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name!(
+    /// Names one inventory; 1 to 128 bytes.
+    InventoryId,
+    128
+);
+name!(
+    /// Names the player that owns an inventory; 1 to 128 bytes.
+    PlayerId,
+    128
+);
+name!(
+    /// Who sent a mutation: the other half of an idempotency key; 1 to 128 bytes.
+    Caller,
+    128
+);
+name!(
+    /// Makes a retry apply once; 1 to 255 bytes, a UUIDv7 by recommendation.
+    IdempotencyKey,
+    255
+);
+name!(
+    /// Names a layout of the catalog; 1 to 64 bytes.
+    LayoutId,
+    64
+);
+
+impl IdempotencyKey {
+    /// The time inside a UUIDv7, in milliseconds since 1970; none for any other key.
+    pub fn unix_ms(&self) -> Option<u64> {
+        let text = self.as_str().as_bytes();
+        if text.len() != 36 || text[14] != b'7' {
+            return None;
+        }
+        let mut ms = 0_u64;
+        for (position, byte) in text.iter().enumerate() {
+            let hyphen = matches!(position, 8 | 13 | 18 | 23);
+            match (hyphen, (*byte as char).to_digit(16)) {
+                (true, _) if *byte == b'-' => {}
+                (false, Some(digit)) if position < 13 => ms = ms << 4 | u64::from(digit),
+                (false, Some(_)) => {}
+                (true | false, _) => return None,
+            }
+        }
+        Some(ms)
+    }
+}
+
+/// The stable number of an item; never 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ItemCode(NonZeroU32);
+
+impl ItemCode {
+    pub fn new(code: u32) -> Option<Self> {
+        NonZeroU32::new(code).map(Self)
+    }
+
+    pub fn get(self) -> u32 {
+        self.0.get()
+    }
+}
+
+/// How many items of one stack, or of one request; never 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Count(NonZeroU32);
+
+impl Count {
+    pub fn new(count: u32) -> Option<Self> {
+        NonZeroU32::new(count).map(Self)
+    }
+
+    pub fn get(self) -> u32 {
+        self.0.get()
+    }
+}
+
+/// The number of a slot, from 0 through the layout's sections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u16);
+
+impl Slot {
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// Plus 1 for each committed change of one inventory, no gaps; the creation is revision 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+impl Revision {
+    pub const CREATED: Self = Self(1);
+
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// Random, new at creation, at delete-and-recreate and at restore; revisions compare only within one epoch. Never 0.
+///
+/// 32 bits: friendly to languages without 64-bit integers, and small in a full frame. Should two epochs of one
+/// inventory ever be equal, the digest still tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(NonZeroU32);
+
+impl Epoch {
+    pub fn new(epoch: u32) -> Option<Self> {
+        NonZeroU32::new(epoch).map(Self)
+    }
+
+    pub fn get(self) -> u32 {
+        self.0.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_of_version_7_tells_its_time_and_other_keys_do_not() {
+        let time = |text: &str| IdempotencyKey::new(text).expect("a name").unix_ms();
+        assert_eq!(time("01890a5d-ac96-774b-bcce-b302099a8057"), Some(0x0189_0a5d_ac96));
+        assert_eq!(time("01890a5d-ac96-474b-bcce-b302099a8057"), None, "version 4");
+        assert_eq!(time("01890a5dxac96-774b-bcce-b302099a8057"), None, "no hyphen");
+        assert_eq!(time("order-17"), None);
+    }
+
+    #[test]
+    fn names_have_bounds() {
+        assert_eq!(InventoryId::new(""), Err(NameError::Empty));
+        assert_eq!(InventoryId::new("a\nb"), Err(NameError::ControlCharacter));
+        assert!(IdempotencyKey::new(&"k".repeat(255)).is_ok());
+        assert_eq!(IdempotencyKey::new(&"k".repeat(256)), Err(NameError::TooLong { bytes_max: 255 }));
+    }
+}

@@ -1,0 +1,265 @@
+//! One mutation: a list of operations on one or more inventories, wholly or not at all, one revision for each inventory
+//! that it changes.
+
+use super::catalog::{Catalog, Recipe};
+use super::digest::Digest;
+use super::ids::{Count, Epoch, InventoryId, ItemCode, LayoutId, PlayerId, Revision, Slot};
+use super::inventory::{Change, Contents, Draft, Inventory, Version};
+use super::rejection::{Rejection, RejectionCause};
+use super::rules;
+use super::stack::{Attributes, Stack};
+use std::sync::Arc;
+
+/// The most operations one mutation may hold.
+pub const OPERATIONS_MAX: usize = 128;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    Create { id: InventoryId, owner: Option<PlayerId>, layout: LayoutId, stacks: Vec<(Slot, Stack)> },
+    Delete { id: InventoryId },
+    Add { id: InventoryId, item: ItemCode, attributes: Attributes, count: Count, allow_partial: bool },
+    Remove { id: InventoryId, item: ItemCode, attributes: Option<Attributes>, count: Count },
+    Move { id: InventoryId, from: Slot, to: Slot, count: Option<Count> },
+    Drop { id: InventoryId, slot: Slot, count: Option<Count> },
+    Craft { id: InventoryId, recipe: Arc<Recipe>, times: Count },
+    Transfer { from: InventoryId, what: Taken, to: InventoryId, to_slot: Option<Slot>, allow_partial: bool },
+    Set { id: InventoryId, slot: Slot, stack: Option<Stack> },
+    Rearrange { id: InventoryId, stacks: Vec<(Slot, Stack)> },
+}
+
+/// What a transfer takes from its source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken {
+    /// From one slot; no count: the whole stack.
+    Slot { slot: Slot, count: Option<Count> },
+    /// By item, lowest slot first; no attributes: whatever they are.
+    Item { item: ItemCode, attributes: Option<Attributes>, count: Count },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mutation {
+    pub operations: Vec<Operation>,
+    /// Refused as stale unless each of these inventories is at this very revision.
+    pub expected: Vec<(InventoryId, Revision)>,
+}
+
+impl Mutation {
+    /// Every inventory that applying it may read, each possibly more than once.
+    pub fn inventories(&self) -> impl Iterator<Item = &InventoryId> {
+        let expected = self.expected.iter().map(|(id, _)| id);
+        self.operations.iter().flat_map(Operation::inventories).chain(expected)
+    }
+}
+
+impl Operation {
+    fn inventories(&self) -> impl Iterator<Item = &InventoryId> {
+        let (one, other) = match self {
+            Self::Transfer { from, to, .. } => (from, Some(to)),
+            Self::Create { id, .. }
+            | Self::Delete { id }
+            | Self::Add { id, .. }
+            | Self::Remove { id, .. }
+            | Self::Move { id, .. }
+            | Self::Drop { id, .. }
+            | Self::Craft { id, .. }
+            | Self::Set { id, .. }
+            | Self::Rearrange { id, .. } => (id, None),
+        };
+        std::iter::once(one).chain(other)
+    }
+}
+
+/// What one operation did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// How many items (of a craft: how many times).
+    pub count: u32,
+    /// How many of those asked for were left out; only where a part is allowed.
+    pub remainder: u32,
+    /// What left the inventory by a drop, or was replaced by a set.
+    pub stack: Option<Stack>,
+}
+
+/// What a whole mutation did: an outcome an operation, and each inventory that it named, in order of first mention.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effect {
+    pub outcomes: Vec<Outcome>,
+    pub touched: Vec<Touched>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Touched {
+    /// The version afterwards; a deletion has the next revision and the empty digest.
+    pub version: Version,
+    /// The state afterwards; none when deleted.
+    pub state: Option<Arc<Inventory>>,
+    /// Empty when the mutation left it as it was; two when it was deleted and created anew.
+    pub changes: Vec<Change>,
+}
+
+/// Where the current states come from.
+pub trait View {
+    fn inventory(&self, id: &InventoryId) -> Option<Arc<Inventory>>;
+}
+
+/// Applies a mutation to the states of `view`, changing nothing there. `new_epoch` must give a fresh random epoch.
+pub fn apply(
+    mutation: &Mutation,
+    catalog: &Catalog,
+    view: &impl View,
+    new_epoch: &mut dyn FnMut() -> Epoch,
+) -> Result<Effect, Rejection> {
+    let mut desk = Desk { catalog, view, new_epoch, works: Vec::new() };
+    for (id, expected) in &mutation.expected {
+        desk.check_expected(id, *expected).map_err(|cause| Rejection { operation: 0, cause })?;
+    }
+    let mut outcomes = Vec::with_capacity(mutation.operations.len());
+    for (operation, wanted) in mutation.operations.iter().enumerate() {
+        outcomes.push(desk.run(wanted).map_err(|cause| Rejection { operation, cause })?);
+    }
+    let touched = desk.works.into_iter().filter_map(Work::finish).collect();
+    Ok(Effect { outcomes, touched })
+}
+
+/// The inventories that one mutation has on its desk.
+struct Desk<'a, V> {
+    catalog: &'a Catalog,
+    view: &'a V,
+    new_epoch: &'a mut dyn FnMut() -> Epoch,
+    works: Vec<Work>,
+}
+
+struct Work {
+    id: InventoryId,
+    before: Option<Arc<Inventory>>,
+    now: Option<Draft>,
+    created: bool,
+}
+
+impl<V: View> Desk<'_, V> {
+    fn check_expected(&self, id: &InventoryId, expected: Revision) -> Result<(), RejectionCause> {
+        let found = self.view.inventory(id).ok_or_else(|| RejectionCause::InventoryNotFound { id: id.clone() })?;
+        let Version { revision: current, epoch, .. } = found.version();
+        if current == expected {
+            return Ok(());
+        }
+        Err(RejectionCause::StaleRevision { id: id.clone(), expected, current, epoch })
+    }
+
+    fn run(&mut self, operation: &Operation) -> Result<Outcome, RejectionCause> {
+        let catalog = self.catalog;
+        match operation {
+            Operation::Create { id, owner, layout, stacks } => self.create(id, owner.as_ref(), layout, stacks),
+            Operation::Delete { id } => {
+                self.draft(id)?;
+                self.work(id).now = None;
+                Ok(Outcome::default())
+            }
+            Operation::Add { id, item, attributes, count, allow_partial } => {
+                rules::add(self.draft(id)?, catalog, *item, attributes, *count, *allow_partial)
+            }
+            Operation::Remove { id, item, attributes, count } => {
+                rules::remove(self.draft(id)?, *item, attributes.as_ref(), *count)
+            }
+            Operation::Move { id, from, to, count } => rules::shift(self.draft(id)?, catalog, *from, *to, *count),
+            Operation::Drop { id, slot, count } => rules::drop(self.draft(id)?, *slot, *count),
+            Operation::Craft { id, recipe, times } => rules::craft(self.draft(id)?, catalog, recipe, *times),
+            Operation::Transfer { from, what, to, to_slot, allow_partial } => {
+                self.transfer(from, what, to, *to_slot, *allow_partial)
+            }
+            Operation::Set { id, slot, stack } => rules::set(self.draft(id)?, catalog, *slot, stack.as_ref()),
+            Operation::Rearrange { id, stacks } => rules::rearrange(self.draft(id)?, catalog, stacks),
+        }
+    }
+
+    fn create(
+        &mut self,
+        id: &InventoryId,
+        owner: Option<&PlayerId>,
+        layout: &LayoutId,
+        stacks: &[(Slot, Stack)],
+    ) -> Result<Outcome, RejectionCause> {
+        let found = self.catalog.layout(layout);
+        let slots = found.ok_or_else(|| RejectionCause::UnknownLayout { layout: layout.clone() })?.slots();
+        let edits = rules::starting(id, slots, self.catalog, stacks)?;
+        let epoch = (self.new_epoch)();
+        let work = self.work(id);
+        if work.now.is_some() {
+            return Err(RejectionCause::InventoryExists { id: id.clone() });
+        }
+        let contents = Contents::new(slots, Revision::CREATED, &edits);
+        let (id, layout) = (id.clone(), layout.clone());
+        work.now = Some(Draft::new(Arc::new(Inventory { id, owner: owner.cloned(), layout, epoch, contents })));
+        work.created = true;
+        Ok(Outcome::default())
+    }
+
+    fn transfer(
+        &mut self,
+        from: &InventoryId,
+        what: &Taken,
+        to: &InventoryId,
+        to_slot: Option<Slot>,
+        allow_partial: bool,
+    ) -> Result<Outcome, RejectionCause> {
+        if from == to {
+            return Err(RejectionCause::TransferToItself { id: from.clone() });
+        }
+        let catalog = self.catalog;
+        self.draft(from)?;
+        let mut target = self.draft(to)?.clone();
+        let source = self.draft(from)?;
+        let outcome = rules::transfer(source, &mut target, catalog, what, to_slot, allow_partial)?;
+        *self.draft(to)? = target;
+        Ok(outcome)
+    }
+
+    fn work(&mut self, id: &InventoryId) -> &mut Work {
+        let at = self.works.iter().position(|work| work.id == *id).unwrap_or_else(|| {
+            let before = self.view.inventory(id);
+            let now = before.clone().map(Draft::new);
+            self.works.push(Work { id: id.clone(), before, now, created: false });
+            self.works.len() - 1
+        });
+        &mut self.works[at]
+    }
+
+    fn draft(&mut self, id: &InventoryId) -> Result<&mut Draft, RejectionCause> {
+        let id = id.clone();
+        self.work(&id).now.as_mut().ok_or(RejectionCause::InventoryNotFound { id })
+    }
+}
+
+impl Work {
+    /// None when it neither was there before nor is now.
+    fn finish(self) -> Option<Touched> {
+        let deleted = self.before.as_ref().filter(|_| self.created || self.now.is_none()).map(|before| Version {
+            revision: before.contents.revision().next(),
+            digest: Digest::EMPTY,
+            ..before.version()
+        });
+        let mut changes = Vec::with_capacity(1);
+        if let Some(Version { id, epoch, revision, .. }) = deleted.clone() {
+            changes.push(Change::Deleted { id, epoch, revision });
+        }
+        let Some(draft) = self.now else {
+            return deleted.map(|version| Touched { version, state: None, changes });
+        };
+        let base = draft.base().clone();
+        let edits = draft.into_edits();
+        let state = if self.created {
+            let contents = base.contents.advanced(Revision::CREATED, &edits);
+            let state = Arc::new(Inventory { contents, ..(*base).clone() });
+            changes.push(Change::Created(state.clone()));
+            state
+        } else if edits.is_empty() {
+            base
+        } else {
+            let state = Arc::new(base.advanced(&edits));
+            let revision = state.contents.revision();
+            changes.push(Change::Updated { id: self.id, epoch: state.epoch, revision, edits });
+            state
+        };
+        Some(Touched { version: state.version(), state: Some(state), changes })
+    }
+}

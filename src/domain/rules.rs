@@ -1,0 +1,350 @@
+//! What each operation does to the slots of a draft. A refused operation may leave the draft half done: the mutation is
+//! dropped as a whole then.
+//!
+//! An item that has left the catalog has no known stack limit: its stacks can be moved, dropped, removed and transferred
+//! whole into an empty slot, but nothing is merged onto them.
+
+use super::catalog::{Catalog, Recipe};
+use super::ids::{Count, InventoryId, ItemCode, Slot};
+use super::inventory::{Draft, Edit};
+use super::mutation::{Outcome, Taken};
+use super::rejection::RejectionCause;
+use super::stack::{Attributes, Stack};
+use std::collections::HashMap;
+
+type Ruling = Result<Outcome, RejectionCause>;
+
+/// Fills stacks of the same kind first (lowest slot), then empty slots.
+pub fn add(
+    draft: &mut Draft,
+    catalog: &Catalog,
+    item: ItemCode,
+    attributes: &Attributes,
+    count: Count,
+    allow_partial: bool,
+) -> Ruling {
+    if catalog.item_by_code(item).is_none() {
+        return Err(RejectionCause::UnknownItemCode { item });
+    }
+    let wanted = u64::from(count.get());
+    let added = fill(draft, catalog, item, attributes, wanted);
+    if added < wanted && !allow_partial {
+        return Err(no_room(draft, item, wanted, added));
+    }
+    Ok(partial(wanted, added))
+}
+
+/// By item, lowest slot first (so the hotbar first), all or nothing. No attributes: whatever they are.
+pub fn remove(draft: &mut Draft, item: ItemCode, attributes: Option<&Attributes>, count: Count) -> Ruling {
+    let wanted = u64::from(count.get());
+    let held = take(draft, item, attributes, wanted);
+    if held < wanted {
+        return Err(not_enough(draft, item, wanted, held));
+    }
+    Ok(Outcome { count: count.get(), ..Outcome::default() })
+}
+
+/// Slot to slot: merge, split or swap. Onto itself, or onto a full stack of the same kind: nothing happens, 0 moved.
+pub fn shift(draft: &mut Draft, catalog: &Catalog, from: Slot, to: Slot, count: Option<Count>) -> Ruling {
+    check_slot(draft, from)?;
+    check_slot(draft, to)?;
+    if from == to {
+        return Ok(Outcome::default());
+    }
+    let (stack, wanted) = taken_from_slot(draft, from, count)?;
+    let whole = wanted == stack.count.get();
+    let moved = match draft.stack(to).cloned() {
+        None => {
+            draft.set(to, stack.with_count(wanted));
+            wanted
+        }
+        Some(there) if there.is_same_kind(stack.item, &stack.attributes) => {
+            let moved = wanted.min(room_on(catalog, &there));
+            draft.set(to, there.with_count(there.count.get() + moved));
+            moved
+        }
+        Some(there) if whole => {
+            draft.set(to, Some(stack.clone()));
+            draft.set(from, Some(there));
+            return Ok(Outcome { count: wanted, ..Outcome::default() });
+        }
+        Some(_) => return Err(RejectionCause::SlotOccupied { id: draft.base().id.clone(), slot: to }),
+    };
+    draft.set(from, stack.with_count(stack.count.get() - moved));
+    Ok(Outcome { count: moved, ..Outcome::default() })
+}
+
+/// Out of a slot; the outcome carries the stack. No count: the whole stack.
+pub fn drop(draft: &mut Draft, slot: Slot, count: Option<Count>) -> Ruling {
+    check_slot(draft, slot)?;
+    let (stack, wanted) = taken_from_slot(draft, slot, count)?;
+    draft.set(slot, stack.with_count(stack.count.get() - wanted));
+    Ok(Outcome { count: wanted, stack: stack.with_count(wanted), ..Outcome::default() })
+}
+
+/// Inputs out, outputs in, all or nothing. A recipe names plain items, so stacks with attributes are no inputs: nobody
+/// loses an enchanted sword to a recipe for scrap.
+pub fn craft(draft: &mut Draft, catalog: &Catalog, recipe: &Recipe, times: Count) -> Ruling {
+    // No product of two 32-bit numbers is too large for 64 bits.
+    let total = |count: Count| u64::from(count.get()) * u64::from(times.get());
+    for (item, count) in &recipe.inputs {
+        let held = take(draft, *item, Some(&Attributes::NONE), total(*count));
+        if held < total(*count) {
+            return Err(not_enough(draft, *item, total(*count), held));
+        }
+    }
+    for (item, count) in &recipe.outputs {
+        let added = fill(draft, catalog, *item, &Attributes::NONE, total(*count));
+        if added < total(*count) {
+            return Err(no_room(draft, *item, total(*count), added));
+        }
+    }
+    Ok(Outcome { count: times.get(), ..Outcome::default() })
+}
+
+/// Out of one inventory, into another. A part is allowed only for want of room, never because too little is held.
+pub fn transfer(
+    source: &mut Draft,
+    target: &mut Draft,
+    catalog: &Catalog,
+    what: &Taken,
+    to_slot: Option<Slot>,
+    allow_partial: bool,
+) -> Ruling {
+    if let Some(slot) = to_slot {
+        check_slot(target, slot)?;
+    }
+    let (item, parts, wanted) = parts_to_transfer(source, what)?;
+    let mut moved = 0;
+    for (slot, stack, count) in parts {
+        let fits = match to_slot {
+            Some(to) => put(target, catalog, to, &stack, count)?,
+            None => fill(target, catalog, stack.item, &stack.attributes, u64::from(count)) as u32,
+        };
+        if fits < count && !allow_partial {
+            return Err(no_room(target, item, wanted, moved + u64::from(fits)));
+        }
+        source.set(slot, stack.with_count(stack.count.get() - fits));
+        moved += u64::from(fits);
+    }
+    Ok(partial(wanted, moved))
+}
+
+/// Administrative: a slot's content as it shall be.
+pub fn set(draft: &mut Draft, catalog: &Catalog, slot: Slot, stack: Option<&Stack>) -> Ruling {
+    check_slot(draft, slot)?;
+    if let Some(stack) = stack {
+        check_stack(catalog, stack)?;
+    }
+    let replaced = draft.stack(slot).cloned();
+    draft.set(slot, stack.cloned());
+    Ok(Outcome { stack: replaced, ..Outcome::default() })
+}
+
+/// The wanted slots as a whole; those not named shall be empty. Accepted only if not one item more or less results.
+pub fn rearrange(draft: &mut Draft, catalog: &Catalog, stacks: &[(Slot, Stack)]) -> Ruling {
+    let id = draft.base().id.clone();
+    let mut balance: HashMap<(ItemCode, &Attributes), (i64, u32)> = HashMap::new();
+    let held: Vec<(Slot, Stack)> = draft.slots().filter_map(|slot| Some((slot, draft.stack(slot)?.clone()))).collect();
+    for (_, stack) in &held {
+        let (sum, largest) = balance.entry((stack.item, &stack.attributes)).or_default();
+        *sum += i64::from(stack.count.get());
+        *largest = stack.count.get().max(*largest);
+    }
+    check_distinct(&id, draft.slots().len(), stacks)?;
+    for (_, stack) in stacks {
+        let (sum, largest) = balance
+            .get_mut(&(stack.item, &stack.attributes))
+            .ok_or_else(|| RejectionCause::NotARearrangement { id: id.clone() })?;
+        *sum -= i64::from(stack.count.get());
+        // A stack above its limit (the catalog was changed) may stay as large as it is.
+        let limit = catalog.item_by_code(stack.item).map_or(0, |item| item.max_stack.get()).max(*largest);
+        if stack.count.get() > limit {
+            let (item, count) = (stack.item, stack.count.get());
+            return Err(RejectionCause::StackTooLarge { item, count, max_stack: limit });
+        }
+    }
+    if balance.values().any(|(sum, _)| *sum != 0) {
+        return Err(RejectionCause::NotARearrangement { id });
+    }
+    for (slot, _) in &held {
+        draft.set(*slot, None);
+    }
+    for (slot, stack) in stacks {
+        draft.set(*slot, Some(stack.clone()));
+    }
+    Ok(Outcome::default())
+}
+
+/// Checks the stacks that a new inventory starts with.
+pub fn starting(
+    id: &InventoryId,
+    slots: usize,
+    catalog: &Catalog,
+    stacks: &[(Slot, Stack)],
+) -> Result<Vec<Edit>, RejectionCause> {
+    check_distinct(id, slots, stacks)?;
+    for (_, stack) in stacks {
+        check_stack(catalog, stack)?;
+    }
+    Ok(stacks.iter().map(|(slot, stack)| (*slot, Some(stack.clone()))).collect())
+}
+
+/// Which slots a transfer takes how many from; also the item, and how many that is in all.
+fn parts_to_transfer(source: &Draft, what: &Taken) -> Result<(ItemCode, Vec<(Slot, Stack, u32)>, u64), RejectionCause> {
+    match what {
+        Taken::Slot { slot, count } => {
+            check_slot(source, *slot)?;
+            let (stack, wanted) = taken_from_slot(source, *slot, *count)?;
+            Ok((stack.item, vec![(*slot, stack, wanted)], u64::from(wanted)))
+        }
+        Taken::Item { item, attributes, count } => {
+            let wanted = u64::from(count.get());
+            let parts: Vec<_> = matching(source, *item, attributes.as_ref(), wanted).collect();
+            let held = parts.iter().map(|(_, _, count)| u64::from(*count)).sum();
+            if held < wanted {
+                return Err(not_enough(source, *item, wanted, held));
+            }
+            Ok((*item, parts, wanted))
+        }
+    }
+}
+
+/// The stack in a slot, and how many of it are meant.
+fn taken_from_slot(draft: &Draft, slot: Slot, count: Option<Count>) -> Result<(Stack, u32), RejectionCause> {
+    let id = || draft.base().id.clone();
+    let stack = draft.stack(slot).cloned().ok_or_else(|| RejectionCause::SlotEmpty { id: id(), slot })?;
+    let (held, wanted) = (stack.count.get(), count.unwrap_or(stack.count).get());
+    if wanted > held {
+        return Err(not_enough(draft, stack.item, u64::from(wanted), u64::from(held)));
+    }
+    Ok((stack, wanted))
+}
+
+/// Slots of an item, lowest first, with how many each gives, until `wanted` are found.
+fn matching<'a>(
+    draft: &'a Draft,
+    item: ItemCode,
+    attributes: Option<&'a Attributes>,
+    wanted: u64,
+) -> impl Iterator<Item = (Slot, Stack, u32)> + 'a {
+    let mut missing = wanted;
+    draft
+        .slots()
+        .map_while(move |slot| {
+            if missing == 0 {
+                return None;
+            }
+            let of_kind = |stack: &&Stack| stack.item == item && attributes.is_none_or(|a| *a == stack.attributes);
+            let found = draft.stack(slot).filter(of_kind).map(|stack| {
+                let given = u64::from(stack.count.get()).min(missing) as u32;
+                missing -= u64::from(given);
+                (slot, stack.clone(), given)
+            });
+            Some(found)
+        })
+        .flatten()
+}
+
+/// Takes up to `wanted` of an item; tells how many there were.
+fn take(draft: &mut Draft, item: ItemCode, attributes: Option<&Attributes>, wanted: u64) -> u64 {
+    let parts: Vec<_> = matching(draft, item, attributes, wanted).collect();
+    let mut taken = 0;
+    for (slot, stack, count) in parts {
+        draft.set(slot, stack.with_count(stack.count.get() - count));
+        taken += u64::from(count);
+    }
+    taken
+}
+
+/// Puts up to `wanted` in: onto stacks of the same kind first, then into empty slots. Tells how many fitted.
+fn fill(draft: &mut Draft, catalog: &Catalog, item: ItemCode, attributes: &Attributes, wanted: u64) -> u64 {
+    let mut missing = wanted;
+    for slot in draft.slots() {
+        if missing == 0 {
+            return wanted;
+        }
+        let Some(there) = draft.stack(slot).filter(|there| there.is_same_kind(item, attributes)) else { continue };
+        let added = missing.min(u64::from(room_on(catalog, there))) as u32;
+        if added > 0 {
+            draft.set(slot, there.with_count(there.count.get() + added));
+            missing -= u64::from(added);
+        }
+    }
+    let limit = catalog.item_by_code(item).map_or(u32::MAX, |known| known.max_stack.get());
+    for slot in draft.slots() {
+        let Some(count) = Count::new(missing.min(u64::from(limit)) as u32) else { return wanted };
+        if draft.stack(slot).is_none() {
+            draft.set(slot, Some(Stack { item, count, attributes: attributes.clone() }));
+            missing -= u64::from(count.get());
+        }
+    }
+    wanted - missing
+}
+
+/// Puts up to `count` of a stack's kind into one slot; tells how many fitted.
+fn put(draft: &mut Draft, catalog: &Catalog, slot: Slot, stack: &Stack, count: u32) -> Result<u32, RejectionCause> {
+    match draft.stack(slot) {
+        None => {
+            let limit = catalog.item_by_code(stack.item).map_or(u32::MAX, |known| known.max_stack.get());
+            // A whole stack above its limit (the catalog was changed) may move as it is.
+            let fits = if count == stack.count.get() { count } else { count.min(limit) };
+            draft.set(slot, stack.with_count(fits));
+            Ok(fits)
+        }
+        Some(there) if there.is_same_kind(stack.item, &stack.attributes) => {
+            let fits = count.min(room_on(catalog, there));
+            let merged = there.with_count(there.count.get() + fits);
+            draft.set(slot, merged);
+            Ok(fits)
+        }
+        Some(_) => Err(RejectionCause::SlotOccupied { id: draft.base().id.clone(), slot }),
+    }
+}
+
+fn room_on(catalog: &Catalog, stack: &Stack) -> u32 {
+    catalog.item_by_code(stack.item).map_or(0, |item| item.max_stack.get().saturating_sub(stack.count.get()))
+}
+
+fn check_slot(draft: &Draft, slot: Slot) -> Result<(), RejectionCause> {
+    let slots = draft.slots().len();
+    if slot.index() < slots {
+        return Ok(());
+    }
+    Err(RejectionCause::SlotOutOfRange { id: draft.base().id.clone(), slot, slots })
+}
+
+fn check_distinct(id: &InventoryId, slots: usize, stacks: &[(Slot, Stack)]) -> Result<(), RejectionCause> {
+    let mut seen = vec![false; slots];
+    for (slot, _) in stacks {
+        let Some(seen) = seen.get_mut(slot.index()) else {
+            return Err(RejectionCause::SlotOutOfRange { id: id.clone(), slot: *slot, slots });
+        };
+        if std::mem::replace(seen, true) {
+            return Err(RejectionCause::DuplicateSlot { slot: *slot });
+        }
+    }
+    Ok(())
+}
+
+fn check_stack(catalog: &Catalog, stack: &Stack) -> Result<(), RejectionCause> {
+    let item = stack.item;
+    let known = catalog.item_by_code(item).ok_or(RejectionCause::UnknownItemCode { item })?;
+    let (count, max_stack) = (stack.count.get(), known.max_stack.get());
+    if count > max_stack {
+        return Err(RejectionCause::StackTooLarge { item, count, max_stack });
+    }
+    Ok(())
+}
+
+fn partial(wanted: u64, done: u64) -> Outcome {
+    Outcome { count: done as u32, remainder: (wanted - done) as u32, stack: None }
+}
+
+fn no_room(draft: &Draft, item: ItemCode, wanted: u64, room: u64) -> RejectionCause {
+    RejectionCause::NoRoom { id: draft.base().id.clone(), item, wanted, room }
+}
+
+fn not_enough(draft: &Draft, item: ItemCode, wanted: u64, held: u64) -> RejectionCause {
+    RejectionCause::NotEnough { id: draft.base().id.clone(), item, wanted, held }
+}
