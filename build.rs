@@ -1,1 +1,17 @@
-fn main() {}
+//! Generates the gRPC code. `protox` compiles the protos in Rust, so that no `protoc` has to be installed.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::{env, fs};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let files = protox::compile(["slotcast/v1/service.proto"], ["proto"])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    // For server reflection and for `slotcast call`.
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).include_source_info(false).open_file("slotcast/v1/service.proto")?;
+    fs::write(out.join("slotcast.bin"), compiler.encode_file_descriptor_set())?;
+    tonic_prost_build::configure().codec_path("crate::grpc::codec::SmallBufferCodec").compile_fds(files)?;
+    Ok(())
+}

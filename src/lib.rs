@@ -1,4 +1,14 @@
 //! Slotcast: the authoritative inventory service for game backends.
+//!
+//! Start with [`domain`] (what an inventory is), then [`sync`] (what a reader is missing), then [`engine`] (the one
+//! writer). `ARCHITECTURE.md` has the map.
+
+pub mod catalog_file;
+pub mod client;
 pub mod domain;
+pub mod engine;
+pub mod grpc;
+pub mod middleware;
+pub mod server;
 pub mod store;
 pub mod sync;

@@ -14,6 +14,9 @@ use std::collections::HashMap;
 
 type Ruling = Result<Outcome, RejectionCause>;
 
+/// A slot, the stack in it, and how many of that are meant.
+type Part = (Slot, Stack, u32);
+
 /// Fills stacks of the same kind first (lowest slot), then empty slots.
 pub fn add(
     draft: &mut Draft,
@@ -191,7 +194,7 @@ pub fn starting(
 }
 
 /// Which slots a transfer takes how many from; also the item, and how many that is in all.
-fn parts_to_transfer(source: &Draft, what: &Taken) -> Result<(ItemCode, Vec<(Slot, Stack, u32)>, u64), RejectionCause> {
+fn parts_to_transfer(source: &Draft, what: &Taken) -> Result<(ItemCode, Vec<Part>, u64), RejectionCause> {
     match what {
         Taken::Slot { slot, count } => {
             check_slot(source, *slot)?;
@@ -227,7 +230,7 @@ fn matching<'a>(
     item: ItemCode,
     attributes: Option<&'a Attributes>,
     wanted: u64,
-) -> impl Iterator<Item = (Slot, Stack, u32)> + 'a {
+) -> impl Iterator<Item = Part> + 'a {
     let mut missing = wanted;
     draft
         .slots()

@@ -88,10 +88,10 @@ impl Subscription {
         self.pacer.poll_timeout(now).map_or(heartbeat, |due| due.min(heartbeat))
     }
 
-    /// The frame that is due now, if one is. `states` are in the order of the request and of one moment.
-    pub fn poll_frame(&mut self, now: Moment, states: &[State]) -> Option<Frame> {
+    /// The frame that is due now, if one is. `states`, asked only then, are in the order of the request and of one moment.
+    pub fn poll_frame(&mut self, now: Moment, states: impl Fn() -> Vec<State>) -> Option<Frame> {
         if self.pacer.is_due(now) {
-            if let Some(frame) = self.changes(states) {
+            if let Some(frame) = self.changes(&states()) {
                 self.pacer.handle_sent(now);
                 self.sent_at = Some(now);
                 return Some(frame);
@@ -100,7 +100,7 @@ impl Subscription {
         }
         if self.pacer.poll_timeout(now).is_none() && self.sent_at? + self.settings.heartbeat <= now {
             self.sent_at = Some(now);
-            return Some(Frame { versions: versions(states), ..Frame::default() });
+            return Some(Frame { versions: versions(&states()), ..Frame::default() });
         }
         None
     }

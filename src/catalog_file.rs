@@ -1,0 +1,239 @@
+//! The catalog as a TOML file. The format is told at the head of `catalog_file/default.toml`, the catalog that is built in.
+
+use crate::domain::catalog::{CatalogSource, RecipeSource};
+use crate::domain::{Catalog, Count, Fingerprint, ItemCode, Recipe};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+const DEFAULT: &str = include_str!("catalog_file/default.toml");
+
+/// What is wrong with a catalog file, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogFileError {
+    #[error("cannot read the catalog {}: {error}\nGive the path of a readable TOML file.", path.display())]
+    Unreadable { path: PathBuf, error: std::io::Error },
+    #[error("the catalog {} is not in the catalog's format:\n{problem}\nCorrect it there and try again.", path.display())]
+    Malformed { path: PathBuf, problem: String },
+    #[error("the catalog {} has {}:\n{}\nCorrect them all and try again.", path.display(), counted(problems), listed(problems))]
+    Invalid { path: PathBuf, problems: Vec<String> },
+}
+
+/// The built-in catalog.
+pub fn default_catalog() -> Catalog {
+    // It is part of the program: if it were wrong, no test of this module would pass.
+    parse(DEFAULT, Path::new("(built in)")).expect("the built-in catalog is valid")
+}
+
+/// Reads and checks a catalog file; the error tells every problem at once.
+pub fn read(path: impl AsRef<Path>) -> Result<Catalog, CatalogFileError> {
+    let path = path.as_ref();
+    let text =
+        std::fs::read_to_string(path).map_err(|error| CatalogFileError::Unreadable { path: path.to_owned(), error })?;
+    parse(&text, path)
+}
+
+/// A short fingerprint of a catalog's content, 16 hexadecimal digits: the same for the same content, whatever the order
+/// of items and recipes in the file.
+pub fn version(catalog: &Catalog) -> String {
+    format!("{:016x}", Fingerprint::of(canonical(catalog).as_bytes()).0)
+}
+
+fn parse(text: &str, path: &Path) -> Result<Catalog, CatalogFileError> {
+    let file: File = toml::from_str(text).map_err(|error| CatalogFileError::Malformed {
+        path: path.to_owned(),
+        problem: error.to_string().trim_end().to_owned(),
+    })?;
+    Catalog::new(file.into()).map_err(|problems| CatalogFileError::Invalid { path: path.to_owned(), problems })
+}
+
+fn counted(problems: &[String]) -> String {
+    match problems.len() {
+        1 => "1 problem".to_owned(),
+        several => format!("{several} problems"),
+    }
+}
+
+fn listed(problems: &[String]) -> String {
+    problems.iter().map(|problem| format!("  - {problem}")).collect::<Vec<_>>().join("\n")
+}
+
+/// The content as a text in which order of writing plays no part. A name stands after its length, so that none can look
+/// like two.
+fn canonical(catalog: &Catalog) -> String {
+    let mut items: Vec<_> = catalog.items().iter().collect();
+    items.sort_by_key(|item| item.code);
+    let mut recipes: Vec<_> = catalog.recipes().iter().collect();
+    recipes.sort_by(|one, other| one.id.cmp(&other.id));
+    let mut text = String::new();
+    for item in items {
+        line(&mut text, format_args!("item {} {} {}", name(&item.id), item.code.get(), item.max_stack.get()));
+    }
+    for recipe in recipes {
+        let Recipe { id, inputs, outputs } = &**recipe;
+        line(&mut text, format_args!("recipe {} {:?} {:?}", name(id), by_code(inputs), by_code(outputs)));
+    }
+    for layout in catalog.layouts() {
+        line(&mut text, format_args!("layout {}", name(layout.id.as_str())));
+        for section in &layout.sections {
+            line(&mut text, format_args!("section {} {}", name(&section.name), section.slots));
+        }
+    }
+    text
+}
+
+fn line(text: &mut String, content: std::fmt::Arguments<'_>) {
+    // Writing to a String does not fail.
+    let _ = writeln!(text, "{content}");
+}
+
+fn name(name: &str) -> String {
+    format!("{}:{name}", name.len())
+}
+
+fn by_code(parts: &[(ItemCode, Count)]) -> BTreeMap<u32, u32> {
+    parts.iter().map(|(item, count)| (item.get(), count.get())).collect()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    items: Vec<ItemEntry>,
+    #[serde(default)]
+    recipes: Vec<RecipeEntry>,
+    layouts: Vec<LayoutEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ItemEntry {
+    id: String,
+    code: u32,
+    max_stack: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecipeEntry {
+    id: String,
+    /// Sorted by item id, so that every reading of a file gives the same recipe.
+    #[serde(default)]
+    inputs: BTreeMap<String, u32>,
+    #[serde(default)]
+    outputs: BTreeMap<String, u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LayoutEntry {
+    id: String,
+    sections: Vec<SectionEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SectionEntry {
+    name: String,
+    slots: u64,
+}
+
+impl From<File> for CatalogSource {
+    fn from(file: File) -> Self {
+        Self {
+            items: file.items.into_iter().map(|item| (item.id, item.code, item.max_stack)).collect(),
+            recipes: file.recipes.into_iter().map(RecipeSource::from).collect(),
+            layouts: file.layouts.into_iter().map(<(String, Vec<(String, u64)>)>::from).collect(),
+        }
+    }
+}
+
+impl From<RecipeEntry> for RecipeSource {
+    fn from(recipe: RecipeEntry) -> Self {
+        let RecipeEntry { id, inputs, outputs } = recipe;
+        Self { id, inputs: inputs.into_iter().collect(), outputs: outputs.into_iter().collect() }
+    }
+}
+
+impl From<LayoutEntry> for (String, Vec<(String, u64)>) {
+    fn from(layout: LayoutEntry) -> Self {
+        (layout.id, layout.sections.into_iter().map(|section| (section.name, section.slots)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{LayoutId, Slot};
+
+    fn written(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    fn problem(text: &str) -> String {
+        let file = written(text);
+        let told = read(file.path()).expect_err("it is wrong").to_string();
+        let name = file.path().display().to_string();
+        assert!(told.contains(&name), "it names the file: {told}");
+        told.replace(&name, "FILE")
+    }
+
+    #[test]
+    fn the_built_in_catalog_is_the_plans_world() {
+        let catalog = default_catalog();
+        assert_eq!((catalog.items().len(), catalog.recipes().len(), catalog.layouts().count()), (29, 9, 2));
+        let player = catalog.layout(&LayoutId::new("player").unwrap()).unwrap();
+        let sections: Vec<_> =
+            player.sections_with_first_slot().map(|(section, slot)| (&*section.name, section.slots, slot)).collect();
+        assert_eq!(sections, [("hotbar", 9, Slot(0)), ("main", 27, Slot(9))]);
+        let torch = catalog.recipe("torch").unwrap();
+        let inputs: Vec<_> = torch.inputs.iter().map(|(item, count)| (item.get(), count.get())).collect();
+        assert_eq!(inputs, [(24, 1), (21, 1)], "sorted by the items' ids");
+    }
+
+    #[test]
+    fn a_file_is_read_and_its_problems_are_told_all_at_once() {
+        assert_eq!(read(written(DEFAULT).path()).unwrap().items().len(), 29);
+        let told = problem(
+            "items = [{ id = 'a', code = 0, max_stack = 1 }, { id = 'b', code = 1, max_stack = 0 }]\n\
+             recipes = [{ id = 'r', inputs = { zinc = 1 } }]\n\
+             layouts = [{ id = 'l', sections = [] }]",
+        );
+        let expected = "the catalog FILE has 4 problems:\n  - item \"a\": code must not be 0\n  \
+                        - item \"b\": max_stack must not be 0\n  - recipe \"r\": no item \"zinc\"\n  \
+                        - layout \"l\" has 0 slots; 1 to 1024 are possible\nCorrect them all and try again.";
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_misspelt_key_a_negative_number_and_a_missing_file_are_told_with_their_place() {
+        let told = problem("items = []\nlayuots = []");
+        assert!(told.contains("line 2") && told.contains("layuots"), "{told}");
+        let told = problem("items = [{ id = 'a', code = -1, max_stack = 1 }]\nlayouts = []");
+        assert!(told.contains("line 1") && told.contains("-1"), "{told}");
+        let told = read("/no/such/catalog.toml").expect_err("there is none").to_string();
+        assert!(told.starts_with("cannot read the catalog /no/such/catalog.toml:"), "{told}");
+    }
+
+    #[test]
+    fn the_version_follows_the_content_and_not_the_order() {
+        let catalog = |items: &str, slots: u32| {
+            let text =
+                format!("items = [{items}]\n[[layouts]]\nid = 'l'\nsections = [{{ name = 's', slots = {slots} }}]");
+            version(&parse(&text, Path::new("test")).unwrap())
+        };
+        let (a, b) = ("{ id = 'a', code = 1, max_stack = 64 }", "{ id = 'b', code = 2, max_stack = 64 }");
+        let base = catalog(&format!("{a}, {b}"), 9);
+        assert_eq!(base.len(), 16);
+        assert_eq!(base, catalog(&format!("{b}, {a}"), 9));
+        assert_ne!(base, catalog(a, 9));
+        assert_ne!(base, catalog(&format!("{a}, {b}"), 10));
+        assert_eq!(
+            version(&default_catalog()),
+            "89297f8461124de7",
+            "readers compare it: it changes with the content only"
+        );
+    }
+}

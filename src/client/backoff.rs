@@ -1,0 +1,47 @@
+//! How long to wait before the next try: exponential with full jitter, so that the clients of a server that restarts do
+//! not come back all at once.
+
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_millis(100);
+const MOST: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// It works again.
+    pub fn handle_success(&mut self) {
+        self.failures = 0;
+    }
+
+    /// How long to wait now: anything up to a bound that doubles with each failure in a row, 5 s at most.
+    pub fn handle_failure(&mut self) -> Duration {
+        let bound = Self::bound(self.failures);
+        self.failures = self.failures.saturating_add(1);
+        bound.mul_f64(fastrand::f64())
+    }
+
+    fn bound(failures: u32) -> Duration {
+        FIRST.saturating_mul(1 << failures.min(16)).min(MOST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_bound_and_start_anew_after_a_success() {
+        let bounds: Vec<u128> = (0..8).map(|failures| Backoff::bound(failures).as_millis()).collect();
+        assert_eq!(bounds, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
+        let mut backoff = Backoff::default();
+        for _ in 0..100 {
+            assert!(backoff.handle_failure() <= MOST);
+        }
+        backoff.handle_success();
+        assert!(backoff.handle_failure() <= FIRST);
+    }
+}

@@ -1,0 +1,199 @@
+//! Inventories followed over any number of connections: replicas that are checked with every frame, resumed after a
+//! loss, and healed by a full frame when they do not agree with the service.
+
+use super::{Backoff, Rpc};
+use crate::grpc::convert::frame;
+use crate::grpc::v1;
+use crate::sync::{Cursor, FrameBody, Replica};
+use prost::Message;
+use tonic::{Code, Status, Streaming};
+
+/// gRPC's prefix of each message: a flag and the length.
+const MESSAGE_PREFIX_BYTES: usize = 5;
+
+pub struct Follow {
+    rpc: Rpc,
+    ids: Vec<String>,
+    replicas: Vec<Option<Replica>>,
+    stream: Option<Streaming<v1::SubscribeInventoryResponse>>,
+    backoff: Backoff,
+    counts: FollowCounts,
+}
+
+/// What has come in since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FollowCounts {
+    /// Frames with changes, initial ones included.
+    pub syncs: u64,
+    /// All messages as sent, each with its 5-byte prefix.
+    pub bytes: u64,
+    pub fulls: u64,
+    pub deltas: u64,
+    pub heartbeats: u64,
+    pub desyncs: u64,
+    /// Streams that ended and were opened again.
+    pub reconnects: u64,
+}
+
+/// One message, applied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Update {
+    /// Positions of the inventories that changed, in the order they are followed.
+    pub changed: Vec<usize>,
+    /// Positions of those that are no more.
+    pub deleted: Vec<usize>,
+    /// The replicas now hold all that was there when the stream was opened.
+    pub caught_up: bool,
+    pub heartbeat: bool,
+    /// As sent, the 5-byte prefix included.
+    pub bytes: usize,
+}
+
+impl Follow {
+    pub(super) fn new(rpc: Rpc, ids: Vec<String>) -> Self {
+        let replicas = vec![None; ids.len()];
+        Self { rpc, ids, replicas, stream: None, backoff: Backoff::default(), counts: FollowCounts::default() }
+    }
+
+    pub fn ids(&self) -> &[String] {
+        &self.ids
+    }
+
+    /// The newest state known; none before the first frame and after a deletion.
+    pub fn replica(&self, position: usize) -> Option<&Replica> {
+        self.replicas.get(position)?.as_ref()
+    }
+
+    pub fn counts(&self) -> FollowCounts {
+        self.counts
+    }
+
+    /// Drops the connection; the next call to [`Self::next`] opens another and resumes.
+    pub fn disconnect(&mut self) {
+        self.stream = None;
+    }
+
+    /// Waits for the next message and applies it. Reconnects by itself for as long as it takes; an error is one that no
+    /// retry can heal (no such inventory, not allowed, malformed).
+    pub async fn next(&mut self) -> Result<Update, Status> {
+        loop {
+            match self.message().await {
+                Ok(Some(message)) => {
+                    self.backoff.handle_success();
+                    if let Some(update) = self.apply(&message) {
+                        return Ok(update);
+                    }
+                }
+                Ok(None) => self.wait_after_loss().await,
+                Err(status) if is_final(status.code()) => return Err(status),
+                Err(status) => {
+                    tracing::debug!(%status, "the stream was lost");
+                    self.wait_after_loss().await;
+                }
+            }
+        }
+    }
+
+    async fn message(&mut self) -> Result<Option<v1::SubscribeInventoryResponse>, Status> {
+        if let Some(stream) = &mut self.stream {
+            return stream.message().await;
+        }
+        let resume = |replica: &Option<Replica>| {
+            let Cursor { epoch, revision } = replica.as_ref()?.cursor();
+            Some(v1::Cursor { epoch: epoch.get(), revision: revision.0 })
+        };
+        let watch = |(id, replica): (&String, _)| v1::Watch { inventory_id: id.clone(), resume: resume(replica) };
+        let inventories = self.ids.iter().zip(&self.replicas).map(watch).collect();
+        let opened = self.rpc.subscribe_inventory(v1::SubscribeInventoryRequest { inventories }).await?;
+        self.stream.insert(opened.into_inner()).message().await
+    }
+
+    async fn wait_after_loss(&mut self) {
+        self.stream = None;
+        self.counts.reconnects += 1;
+        tokio::time::sleep(self.backoff.handle_failure()).await;
+    }
+
+    /// None when the message did not fit: then the replicas that disagree start anew.
+    fn apply(&mut self, message: &v1::SubscribeInventoryResponse) -> Option<Update> {
+        let bytes = message.encoded_len() + MESSAGE_PREFIX_BYTES;
+        let heartbeat = !message.marks.is_empty();
+        let mut update = Update { bytes, heartbeat, caught_up: message.caught_up, ..Update::default() };
+        self.counts.bytes += bytes as u64;
+        self.counts.heartbeats += u64::from(heartbeat);
+        self.counts.syncs += u64::from(!message.changes.is_empty());
+        // All changes of a message belong together: none is shown until all are applied.
+        let mut after = self.replicas.clone();
+        for change in &message.changes {
+            let position = change.inventory as usize;
+            let Some(replica) = after.get_mut(position) else { continue };
+            if change.deleted {
+                *replica = None;
+                update.deleted.push(position);
+                continue;
+            }
+            match self.changed(replica.as_ref(), change) {
+                Some(changed) => *replica = Some(changed),
+                None => return self.handle_desync(position),
+            }
+            update.changed.push(position);
+        }
+        for mark in &message.marks {
+            let position = mark.inventory as usize;
+            let agrees = after.get(position).is_none_or(|replica| agrees(replica.as_ref(), mark));
+            if !agrees {
+                return self.handle_desync(position);
+            }
+        }
+        self.replicas = after;
+        Some(update)
+    }
+
+    fn changed(&mut self, before: Option<&Replica>, change: &v1::InventoryChange) -> Option<Replica> {
+        let base = before.map(|replica| replica.contents.revision());
+        let frame = frame::inventory_frame(change, base)?;
+        match frame.body {
+            FrameBody::Full { .. } => self.counts.fulls += 1,
+            FrameBody::Delta { .. } => self.counts.deltas += 1,
+        }
+        let applied = Replica::apply(before, &frame);
+        applied.inspect_err(|desync| tracing::warn!(%desync, "a replica disagrees with the service")).ok()
+    }
+
+    fn handle_desync(&mut self, position: usize) -> Option<Update> {
+        self.counts.desyncs += 1;
+        self.replicas[position] = None;
+        self.stream = None;
+        None
+    }
+}
+
+fn agrees(replica: Option<&Replica>, mark: &v1::Mark) -> bool {
+    let Some(replica) = replica else { return false };
+    let Cursor { epoch, revision } = replica.cursor();
+    let digest = mark.digest.as_ref().map(frame::read_digest);
+    epoch.get() == mark.epoch && revision.0 == mark.revision && digest == Some(replica.contents.digest())
+}
+
+/// Whether trying again cannot help.
+fn is_final(code: Code) -> bool {
+    match code {
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::Unauthenticated
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::DataLoss => true,
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::ResourceExhausted
+        | Code::Aborted
+        | Code::Internal
+        | Code::Unavailable => false,
+    }
+}

@@ -1,0 +1,98 @@
+//! The client library: calls with idempotency keys, and inventories followed over reconnects.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use slotcast::client::Client;
+//!
+//! let client = Client::new("http://127.0.0.1:7400", "lobby-server")?;
+//! let mut follow = client.follow(vec!["steve".into()]);
+//! loop {
+//!     follow.next().await?;
+//!     println!("{:?}", follow.replica(0));
+//! }
+//! # }
+//! ```
+
+mod backoff;
+mod calls;
+mod follow;
+
+pub use backoff::Backoff;
+pub use follow::{Follow, FollowCounts, Update};
+
+use crate::grpc::v1;
+use crate::grpc::v1::inventory_service_client::InventoryServiceClient;
+use crate::middleware::identity::CALLER_METADATA;
+use std::time::Duration;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use uuid::Uuid;
+
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The generated client, with the caller's name on every call.
+pub type Rpc = InventoryServiceClient<InterceptedService<Channel, NameCaller>>;
+
+/// A connection to a service. Cheap to clone; connects at the first call, and again whenever needed.
+#[derive(Debug, Clone)]
+pub struct Client {
+    channel: Channel,
+    name: NameCaller,
+}
+
+#[derive(Debug, Clone)]
+pub struct NameCaller(MetadataValue<Ascii>);
+
+impl Interceptor for NameCaller {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert(CALLER_METADATA, self.0.clone());
+        Ok(request)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("{uri:?} is no address; give one like http://127.0.0.1:7400")]
+    Address { uri: String },
+    #[error("{caller:?} cannot name a caller; use 1 to 128 visible ASCII characters")]
+    Caller { caller: String },
+}
+
+impl Client {
+    /// `uri` as in `http://127.0.0.1:7400`; `caller` names this game server, and idempotency keys are its own.
+    pub fn new(uri: &str, caller: &str) -> Result<Self, ClientError> {
+        let endpoint = Endpoint::from_shared(uri.to_owned()).map_err(|_| ClientError::Address { uri: uri.into() })?;
+        let name = MetadataValue::try_from(caller).map_err(|_| ClientError::Caller { caller: caller.into() })?;
+        let channel = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_while_idle(true)
+            .connect_lazy();
+        Ok(Self { channel, name: NameCaller(name) })
+    }
+
+    /// The generated client, for every RPC there is.
+    pub fn rpc(&self) -> Rpc {
+        InventoryServiceClient::with_interceptor(self.channel.clone(), self.name.clone())
+    }
+
+    /// The transport, for calls by name.
+    pub fn channel(&self) -> InterceptedService<Channel, NameCaller> {
+        InterceptedService::new(self.channel.clone(), self.name.clone())
+    }
+
+    /// Follows inventories, from scratch.
+    pub fn follow(&self, ids: Vec<String>) -> Follow {
+        Follow::new(self.rpc(), ids)
+    }
+}
+
+/// A context with a fresh idempotency key. Keep it for retries of the same call.
+pub fn fresh_context() -> v1::MutationContext {
+    v1::MutationContext { idempotency_key: Uuid::now_v7().to_string(), ..v1::MutationContext::default() }
+}

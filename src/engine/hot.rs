@@ -1,0 +1,210 @@
+//! Hot inventories: for each the newest durable state, in a `watch` that subscriptions follow.
+//!
+//! Only the commit loop changes the table. A batch's states are put in under the write lock, all at once, and a
+//! subscription copies its states under the read lock: so nobody sees half of a commit. Watchers are woken afterwards.
+
+use crate::domain::{Inventory, InventoryId};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::watch;
+
+/// The newest durable state; none when there is no such inventory (any more).
+pub type State = Option<Arc<Inventory>>;
+
+#[derive(Debug, Default)]
+pub struct HotTable {
+    entries: RwLock<HashMap<InventoryId, Hot>>,
+}
+
+#[derive(Debug)]
+struct Hot {
+    state: watch::Sender<State>,
+    /// Read or written since eviction last came by.
+    used: AtomicBool,
+}
+
+/// Watchers to wake after the lock is gone.
+#[derive(Debug)]
+pub struct Wake(watch::Sender<State>);
+
+impl Wake {
+    pub fn wake(self) {
+        self.0.send_modify(|_| {});
+    }
+}
+
+impl HotTable {
+    /// None when the inventory is not hot; it may exist all the same.
+    pub fn state(&self, id: &InventoryId) -> Option<State> {
+        let entries = self.read();
+        let hot = entries.get(id)?;
+        hot.used.store(true, Ordering::Relaxed);
+        let state = hot.state.borrow().clone();
+        Some(state)
+    }
+
+    pub fn len(&self) -> usize {
+        self.read().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// States of one moment.
+    pub(super) fn snapshot(&self, receivers: &[watch::Receiver<State>]) -> Vec<State> {
+        let _one_moment = self.read();
+        receivers.iter().map(|receiver| receiver.borrow().clone()).collect()
+    }
+
+    pub(super) fn contains(&self, id: &InventoryId) -> bool {
+        self.read().contains_key(id)
+    }
+
+    /// A receiver for each; an inventory that is not hot gets an entry without a state.
+    pub(super) fn receivers(&self, ids: &[InventoryId], order: &mut EvictionOrder) -> Vec<watch::Receiver<State>> {
+        let mut entries = self.write();
+        let receiver = |id: &InventoryId| {
+            let hot = entries.entry(id.clone()).or_insert_with(|| {
+                order.0.push_back(id.clone());
+                Hot::new(None)
+            });
+            hot.used.store(true, Ordering::Relaxed);
+            hot.state.subscribe()
+        };
+        ids.iter().map(receiver).collect()
+    }
+
+    /// Puts all states in at once; gives back whom to wake.
+    pub(super) fn publish(
+        &self,
+        states: impl Iterator<Item = (InventoryId, State)>,
+        order: &mut EvictionOrder,
+    ) -> Vec<Wake> {
+        let mut wakes = Vec::new();
+        let mut entries = self.write();
+        for (id, state) in states {
+            let Some(hot) = entries.get(&id) else {
+                if state.is_some() {
+                    order.0.push_back(id.clone());
+                    entries.insert(id, Hot::new(state));
+                }
+                continue;
+            };
+            let watched = hot.state.receiver_count() > 0;
+            if !watched && state.is_none() {
+                entries.remove(&id);
+                continue;
+            }
+            hot.used.store(true, Ordering::Relaxed);
+            hot.state.send_if_modified(|current| {
+                *current = state;
+                false
+            });
+            if watched {
+                wakes.push(Wake(hot.state.clone()));
+            }
+        }
+        wakes
+    }
+
+    /// Second chance: goes through the oldest entries until no more than `hot_max` are left, or a bounded number was
+    /// looked at. An entry that is watched, or was used since the last time, stays.
+    pub(super) fn evict(&self, hot_max: usize, order: &mut EvictionOrder) {
+        let mut entries = self.write();
+        let over = entries.len().saturating_sub(hot_max);
+        for _ in 0..over.saturating_mul(2).min(order.0.len()) {
+            let Some(id) = order.0.pop_front() else { return };
+            let Some(hot) = entries.get(&id) else { continue };
+            if hot.state.receiver_count() > 0 || hot.used.swap(false, Ordering::Relaxed) {
+                order.0.push_back(id);
+            } else {
+                entries.remove(&id);
+            }
+        }
+        // Names of entries that were removed otherwise are swept out before they outnumber the others.
+        if order.0.len() > 2 * entries.len() + 1_024 {
+            order.0.clear();
+            order.0.extend(entries.keys().cloned());
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<InventoryId, Hot>> {
+        // Nothing that could panic runs under the lock but allocation; the table is whole in any case.
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<InventoryId, Hot>> {
+        self.entries.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hot {
+    fn new(state: State) -> Self {
+        Self { state: watch::Sender::new(state), used: AtomicBool::new(true) }
+    }
+}
+
+/// The order in which entries are looked at for eviction; the commit loop's own.
+#[derive(Debug, Default)]
+pub(super) struct EvictionOrder(VecDeque<InventoryId>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Contents, Epoch, LayoutId, Revision};
+
+    fn id(name: &str) -> InventoryId {
+        InventoryId::new(name).unwrap()
+    }
+
+    fn state(name: &str) -> State {
+        Some(Arc::new(Inventory {
+            id: id(name),
+            owner: None,
+            layout: LayoutId::new("chest").unwrap(),
+            epoch: Epoch::new(1).unwrap(),
+            contents: Contents::new(3, Revision::CREATED, &[]),
+        }))
+    }
+
+    #[test]
+    fn eviction_keeps_what_is_watched_and_bounds_the_rest() {
+        let (table, mut order) = (HotTable::default(), EvictionOrder::default());
+        let names: Vec<String> = (0..100).map(|n| format!("inv-{n}")).collect();
+        table.publish(names.iter().map(|name| (id(name), state(name))), &mut order);
+        let watched = table.receivers(&[id("inv-3")], &mut order);
+        for _ in 0..20 {
+            table.evict(10, &mut order);
+        }
+        assert_eq!(table.len(), 10);
+        assert_eq!(table.snapshot(&watched), [state("inv-3")]);
+        assert!(table.contains(&id("inv-3")));
+    }
+
+    #[test]
+    fn creating_and_deleting_for_ever_leaves_nothing_behind() {
+        let (table, mut order) = (HotTable::default(), EvictionOrder::default());
+        for n in 0..5_000 {
+            let name = format!("inv-{n}");
+            table.publish([(id(&name), state(&name))].into_iter(), &mut order);
+            table.publish([(id(&name), None)].into_iter(), &mut order);
+            table.evict(10, &mut order);
+        }
+        assert!(table.is_empty());
+        assert!(order.0.len() <= 1_025, "{}", order.0.len());
+    }
+
+    #[test]
+    fn a_watcher_sees_the_new_state_before_it_is_woken_and_is_woken_after() {
+        let (table, mut order) = (HotTable::default(), EvictionOrder::default());
+        let mut receivers = table.receivers(&[id("a")], &mut order);
+        let wakes = table.publish([(id("a"), state("a"))].into_iter(), &mut order);
+        assert_eq!(table.snapshot(&receivers), [state("a")]);
+        assert!(!receivers[0].has_changed().unwrap());
+        wakes.into_iter().for_each(Wake::wake);
+        assert!(receivers[0].has_changed().unwrap());
+        receivers[0].mark_unchanged();
+    }
+}

@@ -1,0 +1,176 @@
+//! Ring 2: the one writer, and what it publishes.
+//!
+//! [`Engine`] is a handle to a commit loop on a thread of its own. The loop takes all waiting mutations as a batch,
+//! applies each in order to copies, commits the batch durably at once, and only then publishes the new states and
+//! answers. If the commit fails the copies are dropped: nothing happened.
+
+mod commit;
+mod hot;
+mod watched;
+
+pub use hot::HotTable;
+pub use watched::Watched;
+
+use crate::domain::{Catalog, Fingerprint, Inventory, InventoryId, Mutation, Rejection};
+use crate::store::{Key, ListQuery, Reply, Store, StoreError};
+use commit::Request;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How far ahead of this machine's clock the time in a key may lie. Such a key would outlive the memory of it.
+const KEY_AHEAD_MS_MAX: u64 = 60_000;
+
+#[derive(Debug, Clone)]
+pub struct EngineSettings {
+    /// Mutations and cold reads that may wait for the commit loop.
+    pub queue_max: usize,
+    /// How long a caller waits for a place in the queue before it is refused.
+    pub queue_wait: Duration,
+    /// Mutations committed together at most.
+    pub batch_max: usize,
+    /// Inventories kept in memory; more only while they are watched.
+    pub hot_max: usize,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        Self { queue_max: 8_192, queue_wait: Duration::from_secs(1), batch_max: 1_024, hot_max: 100_000 }
+    }
+}
+
+/// A mutation as it comes in: what to do, and how to recognise it when it comes again.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub key: Key,
+    pub payload: Fingerprint,
+    pub mutation: Mutation,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub reply: Reply,
+    /// The mutation had been applied before; this is the reply of then.
+    pub replayed: bool,
+}
+
+/// Why a call was not carried out. Only [`Refusal::Unknown`] leaves open whether it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    Rejected(Rejection),
+    /// The key was used before with another payload.
+    KeyReused,
+    /// The key is older than what is remembered; it may have been applied.
+    KeyForgotten,
+    /// The time in the key lies further ahead of this machine's clock than is allowed.
+    KeyFromTheFuture {
+        ahead_ms: u64,
+    },
+    QueueFull {
+        retry_after: Duration,
+    },
+    Store(StoreError),
+    /// The commit's end is not known; a retry with the same key tells.
+    Unknown,
+    /// The commit loop has ended.
+    Stopped,
+}
+
+#[derive(Clone)]
+pub struct Engine {
+    queue: mpsc::Sender<Request>,
+    hot: Arc<HotTable>,
+    store: Arc<dyn Store>,
+    catalog: Arc<Catalog>,
+    settings: EngineSettings,
+}
+
+/// The commit loop's thread.
+pub struct CommitLoop {
+    ended: oneshot::Receiver<()>,
+    failed: watch::Receiver<bool>,
+}
+
+impl Engine {
+    /// Starts the commit loop. Needs a tokio runtime, in which answers are handed out.
+    pub fn start(store: Arc<dyn Store>, catalog: Arc<Catalog>, settings: EngineSettings) -> (Self, CommitLoop) {
+        let (queue, requests) = mpsc::channel(settings.queue_max);
+        let hot = Arc::new(HotTable::default());
+        let (ended, failed) = commit::spawn(store.clone(), catalog.clone(), settings.clone(), hot.clone(), requests);
+        (Self { queue, hot, store, catalog, settings }, CommitLoop { ended, failed })
+    }
+
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// Carries a mutation out, once however often it is called with the same key. Once queued it runs to its end even if
+    /// the caller goes away.
+    pub async fn mutate(&self, call: Call) -> Result<Answer, Refusal> {
+        check_key_time(&call.key)?;
+        let (answer, answered) = oneshot::channel();
+        self.enqueue(Request::Mutate { call: Box::new(call), answer }).await?;
+        answered.await.map_err(|_| Refusal::Stopped)?
+    }
+
+    /// The current state of an inventory; sees every mutation acknowledged before.
+    pub async fn read(&self, id: &InventoryId) -> Result<Option<Arc<Inventory>>, Refusal> {
+        if let Some(state) = self.hot.state(id) {
+            return Ok(state);
+        }
+        let watched = self.watch(vec![id.clone()]).await?;
+        Ok(watched.states().into_iter().next().flatten())
+    }
+
+    /// Inventories to follow, in the order asked for. Those that are not there have no state yet.
+    pub async fn watch(&self, ids: Vec<InventoryId>) -> Result<Watched, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        self.enqueue(Request::Watch { ids, answer }).await?;
+        let receivers = answered.await.map_err(|_| Refusal::Stopped)??;
+        Ok(Watched::new(self.hot.clone(), receivers))
+    }
+
+    /// A page of inventories; sees every mutation acknowledged before.
+    pub async fn list(&self, query: ListQuery) -> Result<Vec<Arc<Inventory>>, Refusal> {
+        let store = self.store.clone();
+        let listed = tokio::task::spawn_blocking(move || store.list(&query)).await;
+        listed.map_err(|_| Refusal::Stopped)?.map_err(Refusal::Store)
+    }
+
+    async fn enqueue(&self, request: Request) -> Result<(), Refusal> {
+        let place = match self.queue.try_reserve() {
+            Ok(place) => place,
+            Err(mpsc::error::TrySendError::Closed(())) => return Err(Refusal::Stopped),
+            Err(mpsc::error::TrySendError::Full(())) => {
+                let retry_after = self.settings.queue_wait;
+                let waited = tokio::time::timeout(retry_after, self.queue.reserve()).await;
+                waited.map_err(|_| Refusal::QueueFull { retry_after })?.map_err(|_| Refusal::Stopped)?
+            }
+        };
+        place.send(request);
+        Ok(())
+    }
+}
+
+impl CommitLoop {
+    /// Returns once the loop has given up because the store can no longer be trusted.
+    pub async fn failed(&mut self) {
+        if self.failed.wait_for(|failed| *failed).await.is_err() {
+            // The loop has ended in good order.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until everything queued is done; every [`Engine`] has to be dropped for that.
+    pub async fn ended(self) {
+        // An error means that the thread is gone, which is what is waited for.
+        let _ = self.ended.await;
+    }
+}
+
+fn check_key_time(key: &Key) -> Result<(), Refusal> {
+    let Some(key_ms) = key.key.unix_ms() else { return Ok(()) };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let ahead_ms = key_ms.saturating_sub(now.as_millis() as u64);
+    if ahead_ms > KEY_AHEAD_MS_MAX { Err(Refusal::KeyFromTheFuture { ahead_ms }) } else { Ok(()) }
+}

@@ -1,0 +1,46 @@
+//! The inventories that one subscription follows.
+
+use super::hot::{HotTable, State};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use tokio::sync::watch;
+
+#[derive(Debug)]
+pub struct Watched {
+    hot: Arc<HotTable>,
+    receivers: Vec<watch::Receiver<State>>,
+}
+
+impl Watched {
+    pub(super) fn new(hot: Arc<HotTable>, receivers: Vec<watch::Receiver<State>>) -> Self {
+        Self { hot, receivers }
+    }
+
+    /// The newest states, all of one moment, in the order asked for.
+    pub fn states(&self) -> Vec<State> {
+        self.hot.snapshot(&self.receivers)
+    }
+
+    /// Returns when at least one of them may have changed since the last time.
+    ///
+    /// Safe to drop and call again: a change that was seen by nobody is seen by the next call.
+    pub async fn changed(&mut self) {
+        if let [one] = self.receivers.as_mut_slice() {
+            // The sender lives in the table for as long as it is watched.
+            let _ = one.changed().await;
+            return;
+        }
+        let mut waits: Vec<Pin<Box<dyn Future<Output = _> + Send + '_>>> = Vec::with_capacity(self.receivers.len());
+        for receiver in &mut self.receivers {
+            waits.push(Box::pin(receiver.changed()));
+        }
+        poll_fn(|context| {
+            // Each is polled, so that several changes at once are one.
+            let polled = waits.iter_mut().map(|wait| wait.as_mut().poll(context).is_ready());
+            if polled.fold(false, |any, ready| any | ready) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}

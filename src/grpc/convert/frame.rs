@@ -1,0 +1,151 @@
+//! The stream's messages, in both directions: the service writes them, the client library reads them.
+
+use super::{Invalid, reply, request};
+use crate::domain::{Attributes, Count, Digest, Epoch, InventoryId, ItemCode, Revision, Slot, Stack};
+use crate::grpc::v1;
+use crate::sync::subscription::SUBSCRIPTION_INVENTORIES_MAX;
+use crate::sync::{Cursor, Frame, FrameBody, FullReason, InventoryFrame, SlotChange};
+use std::collections::HashSet;
+
+/// The inventories to follow, each with the cursor from which its reader resumes.
+pub fn watches(request: &v1::SubscribeInventoryRequest) -> Result<Vec<(InventoryId, Option<Cursor>)>, Invalid> {
+    let wanted = request.inventories.len();
+    if wanted == 0 || wanted > SUBSCRIPTION_INVENTORIES_MAX {
+        let text = format!("1 to {SUBSCRIPTION_INVENTORIES_MAX} inventories are possible on one stream, not {wanted}");
+        return Err(Invalid::new("inventories", "INVALID_SUBSCRIPTION", text));
+    }
+    let mut seen = HashSet::new();
+    let parse = |(index, watch): (usize, &v1::Watch)| {
+        let field = format!("inventories[{index}].inventory_id");
+        let id = request::inventory_id(&field, &watch.inventory_id)?;
+        if !seen.insert(id.clone()) {
+            return Err(Invalid::new(&field, "INVALID_SUBSCRIPTION", "is named twice"));
+        }
+        // A cursor without an epoch fits no inventory: its reader has nothing.
+        let cursor = watch
+            .resume
+            .as_ref()
+            .and_then(|cursor| Some(Cursor { epoch: Epoch::new(cursor.epoch)?, revision: Revision(cursor.revision) }));
+        Ok((id, cursor))
+    };
+    request.inventories.iter().enumerate().map(parse).collect()
+}
+
+pub fn message(frame: &Frame) -> v1::SubscribeInventoryResponse {
+    let changed = frame.changed.iter().map(|(position, part)| change(*position, part));
+    let deleted = frame.deleted.iter().map(|position| v1::InventoryChange {
+        inventory: *position as u32,
+        deleted: true,
+        ..v1::InventoryChange::default()
+    });
+    let marks = frame.versions.iter().map(|(position, version)| v1::Mark {
+        inventory: *position as u32,
+        epoch: version.epoch.get(),
+        revision: version.revision.0,
+        digest: Some(reply::digest(version.digest)),
+    });
+    v1::SubscribeInventoryResponse {
+        changes: changed.chain(deleted).collect(),
+        caught_up: frame.caught_up,
+        marks: marks.collect(),
+    }
+}
+
+fn change(position: usize, frame: &InventoryFrame) -> v1::InventoryChange {
+    let mut wire =
+        v1::InventoryChange { inventory: position as u32, check: frame.check, ..v1::InventoryChange::default() };
+    match frame.body {
+        FrameBody::Delta { base, revision } => wire.advance = revision.0 - base.0,
+        FrameBody::Full { epoch, revision, slots, reason } => {
+            let (epoch, revision, slots) = (epoch.get(), revision.0, slots as u32);
+            wire.full = Some(v1::FullState { epoch, revision, slots, reason: full_reason(reason).into() });
+        }
+    }
+    // Those that are filled anew come last, so that `items` needs no slots of its own.
+    for change in &frame.changes {
+        let (slot, count) = match change {
+            SlotChange::Count { slot, count } => (slot, *count),
+            SlotChange::Emptied { slot } => (slot, 0),
+            SlotChange::Filled { .. } => continue,
+        };
+        wire.slots.push(u32::from(slot.0));
+        wire.counts.push(count);
+    }
+    for change in &frame.changes {
+        let SlotChange::Filled { slot, stack } = change else { continue };
+        wire.slots.push(u32::from(slot.0));
+        wire.counts.push(stack.count.get());
+        wire.items.push(stack.item.get());
+        if !stack.attributes.is_none() {
+            wire.attribute_slots.push(u32::from(slot.0));
+            wire.attributes.push(stack.attributes.as_bytes().to_vec());
+        }
+    }
+    wire
+}
+
+fn full_reason(reason: FullReason) -> v1::FullReason {
+    match reason {
+        FullReason::Initial => v1::FullReason::Initial,
+        FullReason::ManyChanges => v1::FullReason::ManyChanges,
+        FullReason::EpochChanged => v1::FullReason::EpochChanged,
+        FullReason::FromTheFuture => v1::FullReason::FromTheFuture,
+        FullReason::DeltaOff => v1::FullReason::DeltaOff,
+    }
+}
+
+/// What a change does to the reader that was brought to `base` before. `None` if it makes no sense.
+pub fn inventory_frame(change: &v1::InventoryChange, base: Option<Revision>) -> Option<InventoryFrame> {
+    let body = match &change.full {
+        Some(full) => FrameBody::Full {
+            epoch: Epoch::new(full.epoch)?,
+            revision: Revision(full.revision),
+            slots: usize::from(u16::try_from(full.slots).ok()?),
+            reason: read_reason(full.reason()),
+        },
+        None => {
+            let base = base?;
+            FrameBody::Delta { base, revision: Revision(base.0.checked_add(change.advance)?) }
+        }
+    };
+    if change.slots.len() != change.counts.len() || change.attributes.len() != change.attribute_slots.len() {
+        return None;
+    }
+    let kept = change.slots.len().checked_sub(change.items.len())?;
+    let mut changes = Vec::with_capacity(change.slots.len());
+    for (index, (slot, count)) in change.slots.iter().zip(&change.counts).enumerate() {
+        let number = *slot;
+        let slot = Slot(u16::try_from(number).ok()?);
+        changes.push(match (index.checked_sub(kept), *count) {
+            (None, 0) => SlotChange::Emptied { slot },
+            (None, count) => SlotChange::Count { slot, count },
+            (Some(at), count) => {
+                let (item, count) = (ItemCode::new(change.items[at])?, Count::new(count)?);
+                SlotChange::Filled { slot, stack: Stack { item, count, attributes: attributes(change, number)? } }
+            }
+        });
+    }
+    Some(InventoryFrame { body, changes, check: change.check })
+}
+
+fn attributes(change: &v1::InventoryChange, slot: u32) -> Option<Attributes> {
+    match change.attribute_slots.iter().position(|of| *of == slot) {
+        None => Some(Attributes::NONE),
+        Some(at) => Attributes::new(&change.attributes[at]),
+    }
+}
+
+/// A reason that this client does not know yet is none that it has to.
+fn read_reason(reason: v1::FullReason) -> FullReason {
+    match reason {
+        v1::FullReason::Unspecified | v1::FullReason::Initial => FullReason::Initial,
+        v1::FullReason::ManyChanges => FullReason::ManyChanges,
+        v1::FullReason::EpochChanged => FullReason::EpochChanged,
+        v1::FullReason::FromTheFuture => FullReason::FromTheFuture,
+        v1::FullReason::DeltaOff => FullReason::DeltaOff,
+    }
+}
+
+pub fn read_digest(digest: &v1::Digest) -> Digest {
+    Digest { a: digest.a, b: digest.b }
+}

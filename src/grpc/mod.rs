@@ -1,0 +1,17 @@
+//! Ring 3: gRPC, kept thin. [`convert`] is the only file that knows both the wire and the domain, [`status`] the only one
+//! that turns an error into a status.
+
+pub mod codec;
+pub mod convert;
+pub mod service;
+pub mod status;
+pub mod stream;
+
+/// Generated from `proto/slotcast/v1`.
+#[allow(clippy::all, clippy::pedantic, missing_docs)]
+pub mod v1 {
+    tonic::include_proto!("slotcast.v1");
+
+    /// For reflection, and for whoever wants to build messages by name.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/slotcast.bin"));
+}

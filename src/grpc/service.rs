@@ -1,0 +1,282 @@
+//! The RPCs: parse, ask the engine, write the reply.
+//!
+//! A mutation of its own RPC is the same as a `Transact` of that one operation: same path, same payload fingerprint.
+
+use super::convert::{Invalid, frame, reply, request};
+use super::stream::FrameStream;
+use super::v1::operation::Operation as Wire;
+use super::{status, v1};
+use crate::domain::{Caller, Fingerprint, InventoryId, Outcome};
+use crate::engine::{Answer, Call, Engine};
+use crate::store::{Key, ListQuery};
+use crate::sync::subscription::SUBSCRIPTION_SLOTS_MAX;
+use crate::sync::{Subscription, SyncSettings};
+use futures_util::stream::BoxStream;
+use prost::Message;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+const PAGE_SIZE_DEFAULT: u32 = 100;
+const PAGE_SIZE_MAX: u32 = 1_000;
+
+pub struct Service {
+    pub engine: Engine,
+    pub catalog_version: String,
+    pub sync: SyncSettings,
+    /// Becomes true when the service ends.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// A mutation carried out: the receipt, and what each operation did.
+struct Done {
+    receipt: Option<v1::MutationReceipt>,
+    outcomes: Vec<Outcome>,
+}
+
+impl Done {
+    /// Of a mutation of one operation.
+    fn outcome(self) -> Outcome {
+        self.outcomes.into_iter().next().unwrap_or_default()
+    }
+}
+
+/// Who calls; the identity layer has put it there.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    request.extensions().get().cloned().ok_or_else(status::unknown_caller)
+}
+
+impl Service {
+    async fn single(
+        &self,
+        caller: Caller,
+        context: Option<v1::MutationContext>,
+        field: &'static str,
+        wire: Option<Wire>,
+    ) -> Result<Done, Status> {
+        let missing = || status::invalid(&Invalid::new(field, "MISSING", "say what is to be done"));
+        let operation = v1::Operation { operation: Some(wire.ok_or_else(missing)?) };
+        self.mutate(caller, context, vec![operation], true).await
+    }
+
+    async fn mutate(
+        &self,
+        caller: Caller,
+        context: Option<v1::MutationContext>,
+        operations: Vec<v1::Operation>,
+        single: bool,
+    ) -> Result<Done, Status> {
+        let context = context.unwrap_or_default();
+        let key = request::idempotency_key(&context).map_err(|invalid| status::invalid(&invalid))?;
+        let mutation = request::mutation(self.engine.catalog(), &context, &operations, single)
+            .map_err(|invalid| status::invalid(&invalid))?;
+        let payload = payload(context.expected, operations);
+        let reason = context.reason;
+        let call = Call { key: Key { caller, key }, payload, mutation };
+        let answer = self.engine.mutate(call).await.map_err(|refusal| {
+            tracing::debug!(?refusal, reason, "a mutation was refused");
+            status::refusal(&refusal)
+        })?;
+        let receipt = Some(reply::receipt(&answer));
+        let Answer { reply, replayed } = answer;
+        tracing::debug!(reason, replayed, "a mutation was carried out");
+        Ok(Done { receipt, outcomes: reply.outcomes })
+    }
+
+    fn stack(&self, outcome: &Outcome) -> Option<v1::Stack> {
+        outcome.stack.as_ref().map(|stack| reply::stack(self.engine.catalog(), stack))
+    }
+}
+
+/// What makes two calls with one key the same: the operations and what they expect, not the context around them.
+fn payload(expected: Vec<v1::ExpectedRevision>, operations: Vec<v1::Operation>) -> Fingerprint {
+    let context = v1::MutationContext { expected, ..v1::MutationContext::default() };
+    let canonical = v1::TransactRequest { context: Some(context), operations };
+    Fingerprint::of(&canonical.encode_to_vec())
+}
+
+#[tonic::async_trait]
+impl v1::inventory_service_server::InventoryService for Service {
+    async fn create_inventory(
+        &self,
+        request: Request<v1::CreateInventoryRequest>,
+    ) -> Result<Response<v1::CreateInventoryResponse>, Status> {
+        let caller = caller(&request)?;
+        let v1::CreateInventoryRequest { context, create } = request.into_inner();
+        let done = self.single(caller, context, "create", create.map(Wire::Create)).await?;
+        Ok(Response::new(v1::CreateInventoryResponse { receipt: done.receipt }))
+    }
+
+    async fn get_inventory(
+        &self,
+        request: Request<v1::GetInventoryRequest>,
+    ) -> Result<Response<v1::GetInventoryResponse>, Status> {
+        let id = request::inventory_id("inventory_id", &request.get_ref().inventory_id)
+            .map_err(|invalid| status::invalid(&invalid))?;
+        let found = self.engine.read(&id).await.map_err(|refusal| status::refusal(&refusal))?;
+        let found = found.ok_or_else(|| status::inventory_not_found(&id))?;
+        let inventory = Some(reply::inventory(self.engine.catalog(), &found));
+        Ok(Response::new(v1::GetInventoryResponse { inventory }))
+    }
+
+    async fn list_inventories(
+        &self,
+        request: Request<v1::ListInventoriesRequest>,
+    ) -> Result<Response<v1::ListInventoriesResponse>, Status> {
+        let query = list_query(request.get_ref()).map_err(|invalid| status::invalid(&invalid))?;
+        let limit = query.limit;
+        // One more than asked for tells whether there is another page.
+        let query = ListQuery { limit: limit + 1, ..query };
+        let mut found = self.engine.list(query).await.map_err(|refusal| status::refusal(&refusal))?;
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let last = found.last().filter(|_| more);
+        let next_page_token = last.map(|inventory| inventory.id.to_string()).unwrap_or_default();
+        let inventories = found.iter().map(|inventory| reply::summary(inventory)).collect();
+        Ok(Response::new(v1::ListInventoriesResponse { inventories, next_page_token }))
+    }
+
+    async fn delete_inventory(
+        &self,
+        request: Request<v1::DeleteInventoryRequest>,
+    ) -> Result<Response<v1::DeleteInventoryResponse>, Status> {
+        let caller = caller(&request)?;
+        let v1::DeleteInventoryRequest { context, delete } = request.into_inner();
+        let done = self.single(caller, context, "delete", delete.map(Wire::Delete)).await?;
+        Ok(Response::new(v1::DeleteInventoryResponse { receipt: done.receipt }))
+    }
+
+    async fn add_item(&self, request: Request<v1::AddItemRequest>) -> Result<Response<v1::AddItemResponse>, Status> {
+        let caller = caller(&request)?;
+        let v1::AddItemRequest { context, add } = request.into_inner();
+        let mut done = self.single(caller, context, "add", add.map(Wire::Add)).await?;
+        let receipt = done.receipt.take();
+        let Outcome { count: added, remainder, .. } = done.outcome();
+        Ok(Response::new(v1::AddItemResponse { receipt, added, remainder }))
+    }
+
+    async fn remove_item(
+        &self,
+        request: Request<v1::RemoveItemRequest>,
+    ) -> Result<Response<v1::RemoveItemResponse>, Status> {
+        let caller = caller(&request)?;
+        let v1::RemoveItemRequest { context, remove } = request.into_inner();
+        let done = self.single(caller, context, "remove", remove.map(Wire::Remove)).await?;
+        Ok(Response::new(v1::RemoveItemResponse { receipt: done.receipt }))
+    }
+
+    async fn move_item(&self, request: Request<v1::MoveItemRequest>) -> Result<Response<v1::MoveItemResponse>, Status> {
+        let caller = caller(&request)?;
+        let v1::MoveItemRequest { context, r#move: wanted } = request.into_inner();
+        let mut done = self.single(caller, context, "move", wanted.map(Wire::Move)).await?;
+        let receipt = done.receipt.take();
+        Ok(Response::new(v1::MoveItemResponse { receipt, moved: done.outcome().count }))
+    }
+
+    async fn drop_item(&self, request: Request<v1::DropItemRequest>) -> Result<Response<v1::DropItemResponse>, Status> {
+        let caller = caller(&request)?;
+        let v1::DropItemRequest { context, drop } = request.into_inner();
+        let mut done = self.single(caller, context, "drop", drop.map(Wire::Drop)).await?;
+        let receipt = done.receipt.take();
+        Ok(Response::new(v1::DropItemResponse { receipt, dropped: self.stack(&done.outcome()) }))
+    }
+
+    async fn craft_item(
+        &self,
+        request: Request<v1::CraftItemRequest>,
+    ) -> Result<Response<v1::CraftItemResponse>, Status> {
+        let caller = caller(&request)?;
+        let v1::CraftItemRequest { context, craft } = request.into_inner();
+        let done = self.single(caller, context, "craft", craft.map(Wire::Craft)).await?;
+        Ok(Response::new(v1::CraftItemResponse { receipt: done.receipt }))
+    }
+
+    async fn transfer_item(
+        &self,
+        request: Request<v1::TransferItemRequest>,
+    ) -> Result<Response<v1::TransferItemResponse>, Status> {
+        let caller = caller(&request)?;
+        let v1::TransferItemRequest { context, transfer } = request.into_inner();
+        let mut done = self.single(caller, context, "transfer", transfer.map(Wire::Transfer)).await?;
+        let receipt = done.receipt.take();
+        let Outcome { count: moved, remainder, .. } = done.outcome();
+        Ok(Response::new(v1::TransferItemResponse { receipt, moved, remainder }))
+    }
+
+    async fn set_slot(&self, request: Request<v1::SetSlotRequest>) -> Result<Response<v1::SetSlotResponse>, Status> {
+        let caller = caller(&request)?;
+        let v1::SetSlotRequest { context, set } = request.into_inner();
+        let mut done = self.single(caller, context, "set", set.map(Wire::Set)).await?;
+        let receipt = done.receipt.take();
+        Ok(Response::new(v1::SetSlotResponse { receipt, replaced: self.stack(&done.outcome()) }))
+    }
+
+    async fn rearrange_inventory(
+        &self,
+        request: Request<v1::RearrangeInventoryRequest>,
+    ) -> Result<Response<v1::RearrangeInventoryResponse>, Status> {
+        let caller = caller(&request)?;
+        let v1::RearrangeInventoryRequest { context, rearrange } = request.into_inner();
+        let done = self.single(caller, context, "rearrange", rearrange.map(Wire::Rearrange)).await?;
+        Ok(Response::new(v1::RearrangeInventoryResponse { receipt: done.receipt }))
+    }
+
+    async fn transact(&self, request: Request<v1::TransactRequest>) -> Result<Response<v1::TransactResponse>, Status> {
+        let caller = caller(&request)?;
+        let v1::TransactRequest { context, operations } = request.into_inner();
+        let done = self.mutate(caller, context, operations, false).await?;
+        let outcomes = done.outcomes.iter().map(|outcome| reply::outcome(self.engine.catalog(), outcome)).collect();
+        Ok(Response::new(v1::TransactResponse { receipt: done.receipt, outcomes }))
+    }
+
+    type SubscribeInventoryStream = BoxStream<'static, Result<v1::SubscribeInventoryResponse, Status>>;
+
+    async fn subscribe_inventory(
+        &self,
+        request: Request<v1::SubscribeInventoryRequest>,
+    ) -> Result<Response<Self::SubscribeInventoryStream>, Status> {
+        let watches = frame::watches(request.get_ref()).map_err(|invalid| status::invalid(&invalid))?;
+        let (ids, resume): (Vec<InventoryId>, Vec<_>) = watches.into_iter().unzip();
+        let watched = self.engine.watch(ids.clone()).await.map_err(|refusal| status::refusal(&refusal))?;
+        let mut slots = 0;
+        for (id, state) in ids.iter().zip(watched.states()) {
+            slots += state.ok_or_else(|| status::inventory_not_found(id))?.contents.slots().len();
+        }
+        if slots > SUBSCRIPTION_SLOTS_MAX {
+            let text = format!("{slots} slots together are more than {SUBSCRIPTION_SLOTS_MAX}; use several streams");
+            return Err(status::invalid(&Invalid::new("inventories", "INVALID_SUBSCRIPTION", text)));
+        }
+        let subscription = Subscription::new(self.sync, resume);
+        let (draining, start) = (self.draining.clone(), Instant::now());
+        let stream = FrameStream { watched, subscription, draining, start }.into_stream();
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn get_catalog(&self, _: Request<v1::GetCatalogRequest>) -> Result<Response<v1::GetCatalogResponse>, Status> {
+        Ok(Response::new(reply::catalog(self.engine.catalog(), &self.catalog_version)))
+    }
+}
+
+fn list_query(request: &v1::ListInventoriesRequest) -> Result<ListQuery, Invalid> {
+    let limit = match request.page_size {
+        0 => PAGE_SIZE_DEFAULT,
+        1..=PAGE_SIZE_MAX => request.page_size,
+        _ => {
+            let text = format!("must be at most {PAGE_SIZE_MAX}");
+            return Err(Invalid::new("page_size", "INVALID_PAGE_SIZE", text));
+        }
+    };
+    if request.prefix.len() > InventoryId::BYTES_MAX {
+        let text = format!("must have at most {} bytes", InventoryId::BYTES_MAX);
+        return Err(Invalid::new("prefix", "INVALID_PREFIX", text));
+    }
+    let after = match request.page_token.as_str() {
+        "" => None,
+        token => Some(
+            request::inventory_id("page_token", token)
+                .map_err(|_| Invalid::new("page_token", "INVALID_PAGE_TOKEN", "use the token of the page before"))?,
+        ),
+    };
+    let owner = request::owner("owner", &request.owner)?;
+    Ok(ListQuery { owner, prefix: request.prefix.clone(), after, limit: limit as usize })
+}

@@ -1,0 +1,183 @@
+//! The only place where an error becomes a status. Exhaustive: a new kind of error does not compile until it is mapped.
+//!
+//! No text of an inner error reaches a caller, only what the caller can act upon.
+
+use super::convert::Invalid;
+use crate::domain::{InventoryId, Rejection, RejectionCause};
+use crate::engine::Refusal;
+use crate::store::StoreError;
+use std::collections::HashMap;
+use std::time::Duration;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// The domain of every `google.rpc.ErrorInfo`.
+pub const DOMAIN: &str = "slotcast";
+
+pub fn invalid(invalid: &Invalid) -> Status {
+    let mut details = details(invalid.reason, []);
+    details.add_bad_request_violation(&invalid.field, &invalid.description);
+    Status::with_error_details(Code::InvalidArgument, invalid.to_string(), details)
+}
+
+pub fn inventory_not_found(id: &InventoryId) -> Status {
+    rejection(&Rejection { operation: 0, cause: RejectionCause::InventoryNotFound { id: id.clone() } })
+}
+
+pub fn unknown_caller() -> Status {
+    let text = "name the caller in the metadata slotcast-caller: 1 to 128 bytes, no control characters";
+    Status::with_error_details(Code::Unauthenticated, text, details("UNKNOWN_CALLER", []))
+}
+
+/// The service ends; another replica, or the same after its restart, goes on.
+pub fn draining() -> Status {
+    retry(Code::Unavailable, "DRAINING", "the service is shutting down; connect again", Duration::from_millis(500))
+}
+
+pub fn refusal(refusal: &Refusal) -> Status {
+    match refusal {
+        Refusal::Rejected(cause) => rejection(cause),
+        Refusal::KeyReused => key_precondition(
+            "IDEMPOTENCY_KEY_REUSED",
+            "this idempotency key was used with another payload; use a new key for a new mutation",
+        ),
+        Refusal::KeyForgotten => key_precondition(
+            "IDEMPOTENCY_KEY_EXPIRED",
+            "this idempotency key is older than what is remembered; read the inventories, then decide with a new key",
+        ),
+        Refusal::KeyFromTheFuture { ahead_ms } => invalid(&Invalid::new(
+            "context.idempotency_key",
+            "IDEMPOTENCY_KEY_FROM_THE_FUTURE",
+            format!("its time is {ahead_ms} ms ahead of the service's clock, more than a minute; set your clock"),
+        )),
+        Refusal::QueueFull { retry_after } => {
+            retry(Code::ResourceExhausted, "QUEUE_FULL", "too many mutations are waiting; try later", *retry_after)
+        }
+        Refusal::Store(error) => store(error),
+        Refusal::Unknown => retry(
+            Code::Unavailable,
+            "COMMIT_UNKNOWN",
+            "whether this was done is not known; the same call with the same key tells",
+            Duration::from_secs(1),
+        ),
+        Refusal::Stopped => draining(),
+    }
+}
+
+fn store(error: &StoreError) -> Status {
+    match error {
+        StoreError::Full { .. } => {
+            let text = "the service has no room to store this; reads go on, mutations again once there is room";
+            let mut details = details("STORE_FULL", []);
+            details.add_quota_failure_violation("store", text).set_retry_info(Some(Duration::from_secs(1)));
+            Status::with_error_details(Code::ResourceExhausted, text, details)
+        }
+        StoreError::Unavailable { .. } => {
+            retry(Code::Unavailable, "STORE_UNAVAILABLE", "the store is away; try again", Duration::from_secs(1))
+        }
+        StoreError::Corrupt { .. } => Status::with_error_details(
+            Code::DataLoss,
+            "what is stored is damaged; an operator has to look at the service's log",
+            details("STORE_CORRUPT", []),
+        ),
+    }
+}
+
+fn rejection(rejection: &Rejection) -> Status {
+    use RejectionCause as Cause;
+    let text = rejection.cause.to_string();
+    let (code, reason, subject) = match &rejection.cause {
+        Cause::InventoryNotFound { id } => (Code::NotFound, "INVENTORY_NOT_FOUND", Subject::Inventory(id)),
+        Cause::InventoryExists { id } => (Code::AlreadyExists, "INVENTORY_EXISTS", Subject::Inventory(id)),
+        Cause::UnknownLayout { .. } => (Code::InvalidArgument, "UNKNOWN_LAYOUT", Subject::Field("layout")),
+        Cause::SlotOutOfRange { .. } => (Code::InvalidArgument, "SLOT_OUT_OF_RANGE", Subject::Field("slot")),
+        Cause::DuplicateSlot { .. } => (Code::InvalidArgument, "DUPLICATE_SLOT", Subject::Field("stacks")),
+        Cause::StackTooLarge { .. } => (Code::InvalidArgument, "STACK_TOO_LARGE", Subject::Field("count")),
+        Cause::UnknownItemCode { .. } => (Code::InvalidArgument, "UNKNOWN_ITEM", Subject::Field("item_code")),
+        Cause::TransferToItself { .. } => {
+            (Code::InvalidArgument, "TRANSFER_TO_ITSELF", Subject::Field("to_inventory_id"))
+        }
+        Cause::NotEnough { id, .. } => (Code::FailedPrecondition, "NOT_ENOUGH", Subject::Rule(id)),
+        Cause::NoRoom { id, .. } => (Code::FailedPrecondition, "NO_ROOM", Subject::Rule(id)),
+        Cause::SlotEmpty { id, .. } => (Code::FailedPrecondition, "SLOT_EMPTY", Subject::Rule(id)),
+        Cause::SlotOccupied { id, .. } => (Code::FailedPrecondition, "SLOT_OCCUPIED", Subject::Rule(id)),
+        Cause::NotARearrangement { id } => (Code::FailedPrecondition, "NOT_A_REARRANGEMENT", Subject::Rule(id)),
+        Cause::StaleRevision { id, .. } => (Code::Aborted, "STALE_REVISION", Subject::Inventory(id)),
+    };
+    let mut details = details(reason, metadata(rejection));
+    match subject {
+        Subject::Inventory(id) => {
+            details.set_resource_info("slotcast.v1.Inventory", id.as_str(), "", &text);
+        }
+        Subject::Field(field) => {
+            details.add_bad_request_violation(field, &text);
+        }
+        Subject::Rule(id) => {
+            details.add_precondition_failure_violation(reason, id.as_str(), &text);
+        }
+    }
+    Status::with_error_details(code, text, details)
+}
+
+/// Which standard detail message fits.
+enum Subject<'a> {
+    Inventory(&'a InventoryId),
+    Field(&'static str),
+    Rule(&'a InventoryId),
+}
+
+/// What a program needs to go on, without reading the text.
+fn metadata(rejection: &Rejection) -> Vec<(&'static str, String)> {
+    use RejectionCause as Cause;
+    let mut pairs = match &rejection.cause {
+        Cause::StaleRevision { id, current, epoch, .. } => vec![
+            ("inventory_id", id.to_string()),
+            ("current_revision", current.0.to_string()),
+            ("epoch", epoch.get().to_string()),
+        ],
+        Cause::NotEnough { id, item, wanted, held } => vec![
+            ("inventory_id", id.to_string()),
+            ("item_code", item.get().to_string()),
+            ("wanted", wanted.to_string()),
+            ("held", held.to_string()),
+        ],
+        Cause::NoRoom { id, item, wanted, room } => vec![
+            ("inventory_id", id.to_string()),
+            ("item_code", item.get().to_string()),
+            ("wanted", wanted.to_string()),
+            ("room", room.to_string()),
+        ],
+        Cause::SlotEmpty { id, slot } | Cause::SlotOccupied { id, slot } => {
+            vec![("inventory_id", id.to_string()), ("slot", slot.0.to_string())]
+        }
+        Cause::InventoryNotFound { id }
+        | Cause::InventoryExists { id }
+        | Cause::SlotOutOfRange { id, .. }
+        | Cause::TransferToItself { id }
+        | Cause::NotARearrangement { id } => vec![("inventory_id", id.to_string())],
+        Cause::UnknownLayout { .. }
+        | Cause::DuplicateSlot { .. }
+        | Cause::StackTooLarge { .. }
+        | Cause::UnknownItemCode { .. } => Vec::new(),
+    };
+    pairs.push(("operation", rejection.operation.to_string()));
+    pairs
+}
+
+fn key_precondition(reason: &'static str, text: &str) -> Status {
+    let mut details = details(reason, []);
+    details.add_precondition_failure_violation(reason, "context.idempotency_key", text);
+    Status::with_error_details(Code::FailedPrecondition, text, details)
+}
+
+fn retry(code: Code, reason: &'static str, text: &str, after: Duration) -> Status {
+    let mut details = details(reason, []);
+    details.set_retry_info(Some(after));
+    Status::with_error_details(code, text, details)
+}
+
+fn details(reason: &'static str, metadata: impl IntoIterator<Item = (&'static str, String)>) -> ErrorDetails {
+    let metadata: HashMap<String, String> =
+        metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    ErrorDetails::with_error_info(reason, DOMAIN, metadata)
+}

@@ -1,0 +1,171 @@
+//! The one place that wires everything: store, engine, layers, services, and how it all ends.
+
+use crate::domain::Catalog;
+use crate::engine::{CommitLoop, Engine, EngineSettings};
+use crate::grpc::service::Service;
+use crate::grpc::v1::FILE_DESCRIPTOR_SET;
+use crate::grpc::v1::inventory_service_server::InventoryServiceServer;
+use crate::middleware::IdentityLayer;
+use crate::store::Store;
+use crate::sync::SyncSettings;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tonic::transport::server::{Router, TcpIncoming};
+use tower::layer::util::{Identity, Stack};
+
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Streams on one connection; a further one waits at the client until another ends.
+const CONNECTION_STREAMS_MAX: u32 = 16_384;
+
+#[derive(Debug, Clone)]
+pub struct ServerSettings {
+    pub engine: EngineSettings,
+    pub sync: SyncSettings,
+    /// How long calls may take to end after the signal to stop; then they are cut off.
+    pub drain_limit: Duration,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self { engine: EngineSettings::default(), sync: SyncSettings::default(), drain_limit: Duration::from_secs(10) }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("the server ended: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    #[error("the address of the listener cannot be read: {0}")]
+    Listener(std::io::Error),
+    #[error("the end of a commit is unknown, so nothing more may be written: check the disk, then start again")]
+    CommitUnknown,
+    #[error("reflection cannot be built: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A server that runs in the background.
+pub struct RunningServer {
+    pub address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    ended: JoinHandle<Result<(), ServerError>>,
+}
+
+impl RunningServer {
+    /// Begins to listen and to serve, in this runtime.
+    pub fn start(
+        listener: TcpListener,
+        store: Arc<dyn Store>,
+        catalog: Arc<Catalog>,
+        settings: ServerSettings,
+    ) -> Result<Self, ServerError> {
+        let address = listener.local_addr().map_err(ServerError::Listener)?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let signal = async {
+            // A sender that is gone stops the server as well.
+            let _ = stopped.await;
+        };
+        let ended = tokio::spawn(serve(listener, store, catalog, settings, signal));
+        Ok(Self { address, stop: Some(stop), ended })
+    }
+
+    pub fn uri(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Drains and ends; afterwards nothing holds the store any more.
+    pub async fn stop(mut self) -> Result<(), ServerError> {
+        self.stop.take();
+        match self.ended.await {
+            Ok(ended) => ended,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
+}
+
+/// Serves until `stop` resolves, then drains: calls in flight are answered, streams end with UNAVAILABLE, and what is
+/// left after the drain limit (silent connections, open health watches) is cut off.
+pub async fn serve(
+    listener: TcpListener,
+    store: Arc<dyn Store>,
+    catalog: Arc<Catalog>,
+    settings: ServerSettings,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), ServerError> {
+    let (engine, mut commit_loop) = Engine::start(store, catalog, settings.engine.clone());
+    let (draining, is_draining) = watch::channel(false);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<InventoryServiceServer<Service>>().await;
+    let router = build_router(engine, &settings, is_draining.clone(), health_service)?;
+
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let mut close = is_draining;
+    let closed = async move {
+        // A sender that is gone ends the server as well.
+        let _ = close.wait_for(|draining| *draining).await;
+    };
+    let mut server = std::pin::pin!(router.serve_with_incoming_shutdown(incoming, closed));
+
+    let failed = tokio::select! {
+        ended = &mut server => return Ok(ended?),
+        () = stop => false,
+        () = commit_loop.failed() => true,
+    };
+    tracing::info!(limit_ms = settings.drain_limit.as_millis() as u64, "draining");
+    health.set_not_serving::<InventoryServiceServer<Service>>().await;
+    draining.send_replace(true);
+    match tokio::time::timeout(settings.drain_limit, server).await {
+        Ok(ended) => ended?,
+        Err(_) => tracing::warn!("the drain limit is over; what is still open is cut off"),
+    }
+    finish(commit_loop, settings.drain_limit).await;
+    if failed { Err(ServerError::CommitUnknown) } else { Ok(()) }
+}
+
+/// All that was queued is committed and answered before the store is closed.
+async fn finish(commit_loop: CommitLoop, limit: Duration) {
+    if tokio::time::timeout(limit, commit_loop.ended()).await.is_err() {
+        tracing::warn!("calls are still open; what they have queued is committed, but not answered");
+    }
+}
+
+type Layers = Stack<IdentityLayer, Identity>;
+
+fn build_router(
+    engine: Engine,
+    settings: &ServerSettings,
+    draining: watch::Receiver<bool>,
+    health: impl tonic::codegen::Service<
+        http::Request<tonic::body::Body>,
+        Response = http::Response<tonic::body::Body>,
+        Error = std::convert::Infallible,
+        Future: Send + 'static,
+    > + tonic::server::NamedService
+    + Clone
+    + Send
+    + Sync
+    + 'static,
+) -> Result<Router<Layers>, ServerError> {
+    let catalog_version = crate::catalog_file::version(engine.catalog());
+    let service = Service { engine, catalog_version, sync: settings.sync, draining };
+    let reflection =
+        || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
+    let server = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(CONNECTION_STREAMS_MAX)
+        // From the outside in:
+        // 1. who calls; nothing goes further without.
+        .layer(IdentityLayer);
+    let mut server = server;
+    Ok(server
+        .add_service(InventoryServiceServer::new(service))
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?))
+}
