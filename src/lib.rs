@@ -4,6 +4,7 @@
 //! writer). `ARCHITECTURE.md` has the map.
 
 pub mod catalog_file;
+pub mod cli;
 pub mod client;
 pub mod domain;
 pub mod engine;

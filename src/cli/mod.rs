@@ -1,0 +1,78 @@
+//! The commands, one a file.
+
+mod call;
+mod demo;
+mod play;
+mod replay;
+mod serve;
+pub mod trace;
+mod watch;
+
+use clap::{Args, Parser, Subcommand};
+use std::process::ExitCode;
+
+type CommandResult = Result<(), Box<dyn std::error::Error>>;
+
+/// The authoritative inventory service for game backends.
+#[derive(Debug, Parser)]
+#[command(name = "slotcast", version, about, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Demo(demo::Demo),
+    Replay(replay::Replay),
+    Watch(watch::Watch),
+    Call(call::Call),
+}
+
+/// Which service a command talks to.
+#[derive(Debug, Args)]
+struct Target {
+    /// The address of the service.
+    #[arg(long, default_value = "http://127.0.0.1:7400", env = "SLOTCAST_SERVER")]
+    server: String,
+    /// The name that this caller gives itself.
+    #[arg(long, default_value = "slotcast-cli", env = "SLOTCAST_CALLER")]
+    caller: String,
+}
+
+impl Target {
+    fn client(&self) -> Result<crate::client::Client, crate::client::ClientError> {
+        crate::client::Client::new(&self.server, &self.caller)
+    }
+}
+
+/// Parses the arguments of this process, runs the command, reports an error in a sentence.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("slotcast: the runtime could not be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(async {
+        match cli.command {
+            Command::Serve(command) => command.run().await,
+            Command::Demo(command) => command.run().await,
+            Command::Replay(command) => command.run().await,
+            Command::Watch(command) => command.run().await,
+            Command::Call(command) => command.run().await,
+        }
+    });
+    // What a drain limit has cut off is not waited for.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("slotcast: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! `slotcast replay`: a trace on a running service.
+
+use super::play::play;
+use super::trace::{Trace, World, plain_bytes};
+use super::{CommandResult, Target};
+use crate::client::fresh_context;
+use crate::grpc::v1;
+use crate::grpc::v1::operation::Operation;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use uuid::Uuid;
+
+/// Plays a trace on a running service, in real time, and tells what its stream cost.
+///
+/// The trace is a file with one operation a line, or the name of a built-in one (drop-8-in-2s, hold-q-20-in-3s,
+/// craft-10-in-2s, chest-10-in-3s, drag-drop-15-in-2s, chest-craft-drop-20-in-2s). It is played on inventories made for
+/// it, which are deleted afterwards.
+#[derive(Debug, clap::Args)]
+pub struct Replay {
+    trace: String,
+    #[command(flatten)]
+    target: Target,
+    /// Leave the inventories as they are in the end.
+    #[arg(long)]
+    keep: bool,
+    /// Print the figures as JSON, for machines.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Replay {
+    pub async fn run(self) -> CommandResult {
+        let trace = Trace::find(&self.trace)?;
+        let world = World::built_in();
+        let plain_bytes = plain_bytes(&trace, &world)?;
+        let client = self.target.client()?;
+        let style = ProgressStyle::with_template("{spinner} {msg} {wide_bar} {pos}/{len} operations");
+        let progress = ProgressBar::new(trace.steps.len() as u64)
+            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+            .with_message(trace.name.clone());
+        let prefix = format!("replay/{}/", Uuid::now_v7());
+        let played = play(&client, &trace, &world, &prefix, &progress).await?;
+        progress.finish_and_clear();
+        if !self.keep {
+            for (id, _) in &played.replicas {
+                let delete = v1::DeleteInventory { inventory_id: id.clone() };
+                client.mutate(fresh_context(), Operation::Delete(delete)).await?;
+            }
+        }
+        let (ops, syncs, bytes, desyncs) = (trace.steps.len(), played.syncs, played.bytes, played.desyncs);
+        if self.json {
+            let name = &trace.name;
+            println!(
+                "{}",
+                json!({"name": name, "ops": ops, "plain_bytes": plain_bytes, "syncs": syncs, "bytes": bytes, "desyncs": desyncs})
+            );
+        } else {
+            println!("{}: {ops} operations, {syncs} syncs, {bytes} bytes, {desyncs} desyncs", trace.name);
+            println!("The old game would have sent {plain_bytes} bytes for {ops} syncs.");
+            if self.keep {
+                played.replicas.iter().for_each(|(id, _)| println!("Kept: {id}"));
+            }
+        }
+        if desyncs > 0 { Err(format!("{desyncs} desyncs").into()) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,263 @@
+//! Traces: what players do, as data, and the world in which they do it.
+
+use crate::catalog_file;
+use crate::domain::{self, Catalog, Epoch, Inventory, InventoryId, Mutation, View};
+use crate::grpc::convert::request;
+use crate::grpc::v1;
+use crate::grpc::v1::operation::Operation;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+#[derive(Debug, Clone)]
+pub struct Trace {
+    pub name: String,
+    pub steps: Vec<Step>,
+}
+
+/// One operation, so many milliseconds after the start.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Step {
+    pub at_ms: u64,
+    #[serde(flatten)]
+    op: Op,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+enum Op {
+    Drop { inventory: String, slot: u32, count: u32 },
+    Craft { inventory: String, recipe: String, times: u32 },
+    Move { inventory: String, from: u32, to: u32 },
+    Transfer { from_inventory: String, from: u32, to_inventory: String, to: u32, count: u32 },
+}
+
+/// The inventories that a trace starts with.
+#[derive(Debug, Clone, Deserialize)]
+pub struct World {
+    starting: BTreeMap<String, Start>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Start {
+    layout: String,
+    slots: Vec<StartStack>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct StartStack {
+    slot: u32,
+    item: String,
+    count: u32,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    #[error("cannot read the trace {name}: {error}; built in are: {}", built_in_names())]
+    Unreadable { name: String, error: std::io::Error },
+    #[error("{name}, line {line}: {error}")]
+    Malformed { name: String, line: usize, error: serde_json::Error },
+    #[error("{name} names the inventory {inventory:?}, which the world does not start with")]
+    UnknownInventory { name: String, inventory: String },
+    #[error("the trace {name} cannot be played: {problem}")]
+    Unplayable { name: String, problem: String },
+}
+
+const BUILT_IN: [(&str, &str); 6] = [
+    ("drop-8-in-2s", include_str!("traces/drop-8-in-2s.jsonl")),
+    ("hold-q-20-in-3s", include_str!("traces/hold-q-20-in-3s.jsonl")),
+    ("craft-10-in-2s", include_str!("traces/craft-10-in-2s.jsonl")),
+    ("chest-10-in-3s", include_str!("traces/chest-10-in-3s.jsonl")),
+    ("drag-drop-15-in-2s", include_str!("traces/drag-drop-15-in-2s.jsonl")),
+    ("chest-craft-drop-20-in-2s", include_str!("traces/chest-craft-drop-20-in-2s.jsonl")),
+];
+
+fn built_in_names() -> String {
+    BUILT_IN.map(|(name, _)| name).join(", ")
+}
+
+impl Trace {
+    pub fn built_in() -> Result<Vec<Self>, TraceError> {
+        BUILT_IN.iter().map(|(name, text)| Self::parse(name, text)).collect()
+    }
+
+    /// One of the built-in traces by name, or a file.
+    pub fn find(name: &str) -> Result<Self, TraceError> {
+        if let Some((name, text)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
+            return Self::parse(name, text);
+        }
+        let text =
+            std::fs::read_to_string(name).map_err(|error| TraceError::Unreadable { name: name.to_owned(), error })?;
+        let stem = Path::new(name).file_stem().map_or(name.into(), |stem| stem.to_string_lossy());
+        Self::parse(&stem, &text)
+    }
+
+    fn parse(name: &str, text: &str) -> Result<Self, TraceError> {
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        let step = |(index, line): (usize, &str)| {
+            serde_json::from_str(line).map_err(|error| TraceError::Malformed {
+                name: name.to_owned(),
+                line: index + 1,
+                error,
+            })
+        };
+        Ok(Self { name: name.to_owned(), steps: lines.map(step).collect::<Result<_, _>>()? })
+    }
+
+    /// The inventories that it works on, in alphabetical order.
+    pub fn inventories(&self) -> Vec<&str> {
+        let names: BTreeSet<&str> = self.steps.iter().flat_map(|step| step.op.inventories()).collect();
+        names.into_iter().collect()
+    }
+}
+
+impl Op {
+    fn inventories(&self) -> Vec<&str> {
+        match self {
+            Self::Drop { inventory, .. } | Self::Craft { inventory, .. } | Self::Move { inventory, .. } => {
+                vec![inventory]
+            }
+            Self::Transfer { from_inventory, to_inventory, .. } => vec![from_inventory, to_inventory],
+        }
+    }
+}
+
+impl Step {
+    /// The operation to call, on inventories whose real ids `id` knows.
+    pub fn operation(&self, id: impl Fn(&str) -> String) -> Operation {
+        match &self.op {
+            Op::Drop { inventory, slot, count } => {
+                Operation::Drop(v1::DropItem { inventory_id: id(inventory), slot: *slot, count: Some(*count) })
+            }
+            Op::Craft { inventory, recipe, times } => {
+                Operation::Craft(v1::CraftItem { inventory_id: id(inventory), recipe: recipe.clone(), times: *times })
+            }
+            Op::Move { inventory, from, to } => Operation::Move(v1::MoveItem {
+                inventory_id: id(inventory),
+                from_slot: *from,
+                to_slot: *to,
+                count: None,
+            }),
+            Op::Transfer { from_inventory, from, to_inventory, to, count } => Operation::Transfer(v1::TransferItem {
+                from_inventory_id: id(from_inventory),
+                to_inventory_id: id(to_inventory),
+                what: Some(v1::transfer_item::What::FromSlot(v1::SlotQuantity { slot: *from, count: Some(*count) })),
+                to_slot: Some(*to),
+                allow_partial: false,
+            }),
+        }
+    }
+}
+
+impl World {
+    /// The starter kit and the chest of the game that the traces were taken from.
+    pub fn built_in() -> Self {
+        // It is part of the program: if it were wrong, no demo would ever run.
+        serde_json::from_str(include_str!("traces/world.json")).expect("the built-in world is valid")
+    }
+
+    /// What creates one of its inventories under an id.
+    pub fn create(&self, trace: &Trace, inventory: &str, id: &str) -> Result<Operation, TraceError> {
+        let unknown = || TraceError::UnknownInventory { name: trace.name.clone(), inventory: inventory.to_owned() };
+        let start = self.starting.get(inventory).ok_or_else(unknown)?;
+        let stack = |of: &StartStack| v1::SlotStack {
+            slot: of.slot,
+            stack: Some(v1::Stack { item: of.item.clone(), count: of.count, ..v1::Stack::default() }),
+        };
+        Ok(Operation::Create(v1::CreateInventory {
+            inventory_id: id.to_owned(),
+            owner: String::new(),
+            layout: start.layout.clone(),
+            stacks: start.slots.iter().map(stack).collect(),
+        }))
+    }
+}
+
+/// A slot as the old game sent it.
+#[derive(Serialize)]
+struct PlainStack<'a> {
+    item: &'a str,
+    count: u32,
+}
+
+/// What the old game would have sent for a trace: after each operation, every slot of each inventory that it changed, as
+/// JSON. Plays the trace on the rules alone and really serializes each state.
+pub fn plain_bytes(trace: &Trace, world: &World) -> Result<u64, TraceError> {
+    let catalog = catalog_file::default_catalog();
+    let mut states = States::default();
+    for inventory in trace.inventories() {
+        states.run(trace, &catalog, world.create(trace, inventory, inventory)?)?;
+    }
+    let mut bytes = 0;
+    for step in &trace.steps {
+        for changed in states.run(trace, &catalog, step.operation(str::to_owned))? {
+            bytes += plain_json(&catalog, &changed).len() as u64;
+        }
+    }
+    Ok(bytes)
+}
+
+fn plain_json(catalog: &Catalog, inventory: &Inventory) -> Vec<u8> {
+    let plain = |stack: &domain::Stack| {
+        let item = catalog.item_by_code(stack.item).map_or("", |item| item.id.as_ref());
+        PlainStack { item, count: stack.count.get() }
+    };
+    let slots = inventory.contents.slots().iter().map(|state| state.stack.as_ref().map(plain));
+    // Nothing of this can fail to be written as JSON.
+    serde_json::to_vec(&slots.collect::<Vec<_>>()).unwrap_or_default()
+}
+
+#[derive(Default)]
+struct States(HashMap<InventoryId, Arc<Inventory>>);
+
+impl View for States {
+    fn inventory(&self, id: &InventoryId) -> Option<Arc<Inventory>> {
+        self.0.get(id).cloned()
+    }
+}
+
+impl States {
+    /// Applies one operation; gives back the inventories that it changed.
+    fn run(
+        &mut self,
+        trace: &Trace,
+        catalog: &Catalog,
+        operation: Operation,
+    ) -> Result<Vec<Arc<Inventory>>, TraceError> {
+        let unplayable = |problem: String| TraceError::Unplayable { name: trace.name.clone(), problem };
+        let operation = v1::Operation { operation: Some(operation) };
+        let mutation: Mutation = request::mutation(catalog, &v1::MutationContext::default(), &[operation], true)
+            .map_err(|invalid| unplayable(invalid.to_string()))?;
+        // Epochs are not sent by the old game: any will do.
+        let mut new_epoch = || Epoch::new(1).unwrap_or_else(|| unreachable!("1 is not 0"));
+        let effect = domain::apply(&mutation, catalog, self, &mut new_epoch)
+            .map_err(|rejection| unplayable(rejection.cause.to_string()))?;
+        let changed = effect.touched.into_iter().filter(|touched| !touched.changes.is_empty());
+        let states: Vec<_> = changed.filter_map(|touched| touched.state).collect();
+        self.0.extend(states.iter().map(|state| (state.id.clone(), state.clone())));
+        Ok(states)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_old_game_sends_about_a_kilobyte_for_a_player_and_both_sides_of_a_transfer() {
+        let world = World::built_in();
+        let traces = Trace::built_in().expect("they are valid");
+        let bytes: Vec<_> = traces
+            .iter()
+            .map(|trace| (trace.name.as_str(), trace.steps.len(), plain_bytes(trace, &world).expect("it plays")))
+            .collect();
+        insta::assert_debug_snapshot!(bytes);
+    }
+
+    #[test]
+    fn a_bad_line_is_told_with_its_number() {
+        let error = Trace::parse("mine", "{\"at_ms\": 0, \"op\": \"fly\"}").expect_err("nobody flies");
+        assert!(error.to_string().starts_with("mine, line 1: unknown variant `fly`"), "{error}");
+    }
+}

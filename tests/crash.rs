@@ -1,0 +1,172 @@
+//! `kill -9` under load, again and again: nothing acknowledged is lost, nothing is made or lost, retries apply once.
+//!
+//! `SLOTCAST_CRASHES` sets how many times (5 by default; `just crash 100` for a campaign).
+
+mod process;
+
+use process::ServerProcess;
+use slotcast::client::{Client, fresh_context};
+use slotcast::grpc::v1;
+use slotcast::grpc::v1::operation::Operation;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tonic::{Code, Status};
+
+const WRITERS: usize = 8;
+const INVENTORIES: usize = 6;
+const ITEMS: [&str; 3] = ["cobblestone", "apple", "diamond_sword"];
+
+fn crashes() -> usize {
+    std::env::var("SLOTCAST_CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
+}
+
+fn name(inventory: usize) -> String {
+    format!("vault-{inventory}")
+}
+
+/// What the acknowledged mutations add up to.
+#[derive(Default)]
+struct Ledger {
+    balance: Mutex<HashMap<&'static str, i64>>,
+    /// The newest acknowledged revision of each inventory.
+    revisions: Mutex<HashMap<String, u64>>,
+    acknowledged: AtomicU64,
+    replayed: AtomicU64,
+}
+
+impl Ledger {
+    fn acknowledge(&self, receipt: &v1::MutationReceipt, item: &'static str, gained: i64) {
+        *self.balance.lock().unwrap().entry(item).or_default() += gained;
+        let mut revisions = self.revisions.lock().unwrap();
+        for version in &receipt.inventories {
+            let newest = revisions.entry(version.inventory_id.clone()).or_default();
+            *newest = version.revision.max(*newest);
+        }
+        self.acknowledged.fetch_add(1, Ordering::Relaxed);
+        self.replayed.fetch_add(u64::from(receipt.replayed), Ordering::Relaxed);
+    }
+}
+
+/// An operation, and how many of the item it adds in all.
+fn random_operation() -> (Operation, &'static str, i64) {
+    let item = ITEMS[fastrand::usize(..ITEMS.len())];
+    let count = fastrand::u32(1..=5);
+    let (one, other) = (fastrand::usize(..INVENTORIES), fastrand::usize(..INVENTORIES - 1));
+    let other = if other >= one { other + 1 } else { other };
+    let what = v1::ItemQuantity { item: item.into(), count, ..v1::ItemQuantity::default() };
+    match fastrand::u32(..3) {
+        0 => {
+            let stack = Some(v1::Stack { item: item.into(), count, ..v1::Stack::default() });
+            let add = v1::AddItem { inventory_id: name(one), stack, allow_partial: false };
+            (Operation::Add(add), item, i64::from(count))
+        }
+        1 => {
+            let remove = v1::RemoveItem { inventory_id: name(one), what: Some(what) };
+            (Operation::Remove(remove), item, -i64::from(count))
+        }
+        _ => {
+            let transfer = v1::TransferItem {
+                from_inventory_id: name(one),
+                to_inventory_id: name(other),
+                what: Some(v1::transfer_item::What::Item(what)),
+                to_slot: None,
+                allow_partial: false,
+            };
+            (Operation::Transfer(transfer), item, 0)
+        }
+    }
+}
+
+/// Mutates until told to stop. Whatever happens to a call, it is retried with its key until its end is known.
+async fn write(uri: Arc<Mutex<String>>, ledger: Arc<Ledger>, stop: Arc<AtomicBool>) {
+    while !stop.load(Ordering::Relaxed) {
+        let (operation, item, gained) = random_operation();
+        let context = fresh_context();
+        loop {
+            let client = Client::new(&uri.lock().unwrap().clone(), "crash-test").unwrap();
+            match client.mutate(context.clone(), operation.clone()).await {
+                Ok(receipt) => {
+                    ledger.acknowledge(&receipt, item, gained);
+                    break;
+                }
+                Err(status) if status.code() == Code::FailedPrecondition => break,
+                Err(status) => {
+                    assert!(is_transient(&status), "{status:?}");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+    }
+}
+
+fn is_transient(status: &Status) -> bool {
+    [Code::Unavailable, Code::Unknown, Code::Cancelled, Code::Internal].contains(&status.code())
+}
+
+async fn check_revisions(client: &Client, ledger: &Ledger, acknowledged: &HashMap<String, u64>) {
+    for (id, revision) in acknowledged {
+        let request = v1::GetInventoryRequest { inventory_id: id.clone() };
+        let found = client.rpc().get_inventory(request).await.unwrap().into_inner().inventory.unwrap();
+        let have = found.version.unwrap().revision;
+        assert!(have >= *revision, "{id}: revision {revision} was acknowledged, {have} is there");
+    }
+    assert!(ledger.acknowledged.load(Ordering::Relaxed) > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_32_killed_under_load_nothing_acknowledged_is_lost_and_no_item_is_made_or_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = ServerProcess::start(folder.path(), &[]);
+    let client = Client::new(&server.uri, "crash-test").unwrap();
+    for inventory in 0..INVENTORIES {
+        let create = v1::CreateInventory {
+            inventory_id: name(inventory),
+            layout: "player".into(),
+            ..v1::CreateInventory::default()
+        };
+        client.mutate(fresh_context(), Operation::Create(create)).await.unwrap();
+    }
+    let (ledger, stop) = (Arc::new(Ledger::default()), Arc::new(AtomicBool::new(false)));
+    let uri = Arc::new(Mutex::new(server.uri.clone()));
+    let writers: Vec<_> =
+        (0..WRITERS).map(|_| tokio::spawn(write(uri.clone(), ledger.clone(), stop.clone()))).collect();
+    for crash in 1..=crashes() {
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(20..250))).await;
+        let acknowledged = ledger.revisions.lock().unwrap().clone();
+        server.kill();
+        server = ServerProcess::start(folder.path(), &[]);
+        *uri.lock().unwrap() = server.uri.clone();
+        let client = Client::new(&server.uri, "crash-test").unwrap();
+        check_revisions(&client, &ledger, &acknowledged).await;
+        if crash % 10 == 0 {
+            println!("{crash} crashes, {} acknowledged", ledger.acknowledged.load(Ordering::Relaxed));
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let client = Client::new(&server.uri, "crash-test").unwrap();
+    let mut held: HashMap<&str, i64> = HashMap::new();
+    for inventory in 0..INVENTORIES {
+        let request = v1::GetInventoryRequest { inventory_id: name(inventory) };
+        let found = client.rpc().get_inventory(request).await.unwrap().into_inner().inventory.unwrap();
+        for stack in found.stacks.into_iter().filter_map(|slot| slot.stack) {
+            let item = ITEMS.into_iter().find(|item| *item == stack.item).expect("nothing else was added");
+            *held.entry(item).or_default() += i64::from(stack.count);
+        }
+    }
+    let balance = ledger.balance.lock().unwrap();
+    for item in ITEMS {
+        let (held, added) = (held.get(item).copied().unwrap_or(0), balance.get(item).copied().unwrap_or(0));
+        assert_eq!(held, added, "{item}: held against added minus removed");
+    }
+    println!(
+        "{} crashes, {} acknowledged, {} of them answered by a retry after a crash; held {held:?}",
+        crashes(),
+        ledger.acknowledged.load(Ordering::Relaxed),
+        ledger.replayed.load(Ordering::Relaxed),
+    );
+}
