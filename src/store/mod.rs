@@ -3,6 +3,10 @@
 //! [`Store`] is the whole port: load, commit, list. Calls block; the commit loop has a thread of its own for them. What a
 //! store must hold to is in the conformance suite (`tests/store_conformance.rs`), the same for all stores.
 
+pub mod embedded;
+pub mod faulty;
+pub mod format;
+
 use crate::domain::{Caller, Fingerprint, IdempotencyKey, Inventory, InventoryId, Outcome, PlayerId, Touched, Version};
 use std::sync::Arc;
 

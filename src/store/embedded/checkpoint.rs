@@ -1,0 +1,58 @@
+//! SQLite's write-ahead log is copied into the file here, on the fold's thread, never in a commit.
+//!
+//! Under constant writes a log never comes to its end by itself: while it is copied, more is appended. So most of it is
+//! copied beside the commits, again until little is left, and only the last pages with the turn held; then the log
+//! starts over at its beginning.
+
+use super::open::PAGE_BYTES;
+use super::turn::Turn;
+use rusqlite::Connection;
+use std::time::Duration;
+
+/// So many pages at most are copied while commits wait.
+const PAGES_LEFT_MAX: u64 = 128;
+const ATTEMPTS_MAX: usize = 6;
+
+/// How far a log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Progress {
+    busy: bool,
+    pages: u64,
+    copied: u64,
+}
+
+/// Starts the log over if it is longer than `wal_bytes_soft`. Tells how long it is then.
+pub fn if_due(connection: &Connection, turn: &Turn, wal_bytes_soft: u64) -> rusqlite::Result<u64> {
+    let log_bytes = run(connection, "NOOP")?.pages * PAGE_BYTES;
+    if log_bytes <= wal_bytes_soft {
+        return Ok(log_bytes);
+    }
+    start_over(connection, turn)?;
+    Ok(run(connection, "NOOP")?.pages * PAGE_BYTES)
+}
+
+fn start_over(connection: &Connection, turn: &Turn) -> rusqlite::Result<()> {
+    for _ in 0..ATTEMPTS_MAX {
+        let Progress { pages, copied, .. } = run(connection, "PASSIVE")?;
+        if pages - copied.min(pages) <= PAGES_LEFT_MAX {
+            break;
+        }
+    }
+    let my_turn = turn.wait();
+    // A reader that is in the way is gone at the next attempt; commits shall not wait for it.
+    connection.busy_timeout(Duration::ZERO)?;
+    let end = run(connection, "RESTART");
+    connection.busy_timeout(super::open::BUSY_MAX)?;
+    drop(my_turn);
+    let Progress { busy, pages, copied } = end?;
+    tracing::trace!(busy, pages, copied, "checkpoint");
+    Ok(())
+}
+
+fn run(connection: &Connection, mode: &str) -> rusqlite::Result<Progress> {
+    let mut pragma = connection.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
+    pragma.query_row([], |row| {
+        let count = |column| row.get::<_, i64>(column).map(|count| count.max(0).unsigned_abs());
+        Ok(Progress { busy: row.get::<_, i64>(0)? != 0, pages: count(1)?, copied: count(2)? })
+    })
+}

@@ -1,0 +1,282 @@
+//! The fold: a thread that brings the table up to date behind the commits, trims the journal and empties the log.
+//!
+//! It works in rounds. A round takes the generation that has grown so far, and writes its states in order of ids, in
+//! slices of a fraction of a millisecond, each with the turn held. Each inventory is written once however often it
+//! changed. Failing loses nothing: what is not folded stays in the journal and in memory.
+
+use super::keys::Due;
+use super::open::PAGE_BYTES;
+use super::overlay::Generation;
+use super::table::EncodedRow;
+use super::{Memory, Shared, checkpoint, failure, journal};
+use crate::domain::InventoryId;
+use crate::store::StoreError;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+/// Rows that are encoded before the turn is taken; also the most that one slice writes.
+const ROWS_AHEAD: usize = 192;
+/// Journal rows that one slice trims.
+const TRIMMED_ROWS: usize = 8;
+/// How often the log's length is looked at, in slices.
+const SLICES_PER_LOOK: usize = 32;
+/// Without any news, this is how often the thread looks at the clock.
+const IDLE_MAX: Duration = Duration::from_millis(100);
+const BACK_OFF_MIN: Duration = Duration::from_millis(50);
+const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+
+/// Why the work was left.
+enum Halt {
+    Closing,
+    Failed { doing: &'static str, error: rusqlite::Error },
+}
+
+pub fn run(shared: &Shared, connection: Connection) {
+    let mut back_off = BACK_OFF_MIN;
+    while let Some(work) = shared.wait_for_work() {
+        match (Fold { shared, connection: &connection }).work(&work) {
+            Ok(()) => {
+                back_off = BACK_OFF_MIN;
+                shared.worked(&work);
+            }
+            Err(Halt::Closing) => break,
+            Err(Halt::Failed { doing, error }) => {
+                let failure = failure::store_error(doing, &error);
+                tracing::error!(%failure, back_off_ms = back_off.as_millis() as u64, "the fold failed and will try again");
+                shared.failed(failure, failure::is_io(&error), back_off);
+                back_off = (back_off * 2).min(BACK_OFF_MAX);
+            }
+        }
+    }
+    if shared.is_stopped() {
+        super::keep_log(&connection);
+    }
+}
+
+impl Shared {
+    /// Waits until there is something to do; none when the store is closing.
+    fn wait_for_work(&self) -> Option<Work> {
+        let mut memory = self.lock();
+        loop {
+            if memory.closing {
+                return None;
+            }
+            let fold = memory.asked > memory.answered || self.is_round_due(&memory);
+            if memory.stopped.is_none() && (fold || self.has_work(&memory)) {
+                return Some(Work { fold, asked: memory.asked });
+            }
+            let waited = self.work.wait_timeout(memory, IDLE_MAX);
+            memory = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Whether the fold should be woken.
+    pub(super) fn has_work(&self, memory: &Memory) -> bool {
+        let log_is_long = memory.log_bytes > self.settings.wal_bytes_soft;
+        log_is_long || self.is_round_due(memory) || self.trim_due(memory, 1).rows > 0
+    }
+
+    fn is_round_due(&self, memory: &Memory) -> bool {
+        let (overlay, settings) = (&memory.overlay, &self.settings);
+        let growing = &overlay.growing;
+        let age = growing.since.map_or(Duration::ZERO, |since| (settings.clock)().saturating_sub(since));
+        overlay.folding.is_some()
+            || growing.records >= settings.round_records
+            || growing.states.len() >= settings.round_inventories
+            || growing.records > 0 && age >= settings.round_after
+    }
+
+    fn trim_due(&self, memory: &Memory, rows_max: usize) -> Due {
+        let window_ms = self.settings.key_window.as_millis() as u64;
+        let expired_ms = self.uptime_ms(memory).checked_sub(window_ms);
+        memory.keys.due(memory.folded_through, expired_ms, self.settings.keys_max, rows_max)
+    }
+
+    /// How long the fold may write at a time: longer as less room is left, so that commits slow down before they stop.
+    fn slice_max(&self) -> Duration {
+        let (records, inventories) = self.lock().overlay.unfolded();
+        let of = |part: usize, whole: usize| (part * 8).checked_div(whole).unwrap_or(8);
+        let settings = &self.settings;
+        match of(records, settings.unfolded_records_max).max(of(inventories, settings.unfolded_inventories_max)) {
+            0..=4 => settings.slice,
+            5 => settings.slice * 2,
+            6 => settings.slice * 4,
+            _ => settings.slice * 8,
+        }
+    }
+
+    fn worked(&self, work: &Work) {
+        let mut memory = self.lock();
+        memory.answered = work.asked;
+        memory.failure = None;
+        self.progress.notify_all();
+    }
+
+    fn failed(&self, failure: StoreError, is_io: bool, back_off: Duration) {
+        let mut memory = self.lock();
+        if is_io {
+            memory.stopped = Some(failure.clone());
+        }
+        memory.answered = memory.asked;
+        memory.failure = Some(failure);
+        self.progress.notify_all();
+        let is_quiet = |memory: &mut Memory| !memory.closing && memory.asked <= memory.answered;
+        drop(self.work.wait_timeout_while(memory, back_off, is_quiet));
+    }
+}
+
+/// What there is to do.
+struct Work {
+    /// Whether to fold, and not only to trim and to look at the log.
+    fold: bool,
+    /// How many folds had been asked for.
+    asked: u64,
+}
+
+/// Without its thread nothing would ever be folded, and commits would wait for ever.
+pub struct StopOnPanic<'a>(pub &'a Shared);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop(StoreError::Unavailable { detail: "the fold's thread panicked".into() });
+        }
+    }
+}
+
+struct Fold<'a> {
+    shared: &'a Shared,
+    connection: &'a Connection,
+}
+
+impl Fold<'_> {
+    fn work(&self, work: &Work) -> Result<(), Halt> {
+        if work.fold {
+            // After a failure there is a generation left over, and what was asked for is in the next.
+            let is_left_over = self.shared.lock().overlay.folding.is_some();
+            for _ in 0..1 + usize::from(is_left_over) {
+                let Some((generation, through)) = self.begin() else { break };
+                self.fold(&generation, through)?;
+                self.end(through);
+            }
+        }
+        self.trim()?;
+        self.look_at_log()
+    }
+
+    /// The generation to fold, and the last journal row that it holds.
+    fn begin(&self) -> Option<(Arc<Generation>, i64)> {
+        let mut memory = self.shared.lock();
+        if memory.overlay.folding.is_none() {
+            if memory.overlay.growing.records == 0 {
+                return None;
+            }
+            drop(memory);
+            // Made before the lock is taken again: a table of this size takes a while to get.
+            let next = Generation::with_capacity(self.shared.settings.round_inventories);
+            memory = self.shared.lock();
+            memory.folding_through = memory.last_seq;
+            let grown = std::mem::replace(&mut memory.overlay.growing, next);
+            memory.overlay.folding = Some(Arc::new(grown));
+        }
+        let through = memory.folding_through;
+        memory.overlay.folding.clone().map(|generation| (generation, through))
+    }
+
+    fn fold(&self, generation: &Generation, through: i64) -> Result<(), Halt> {
+        let mut ids: Vec<&InventoryId> = generation.states.keys().collect();
+        ids.sort_unstable();
+        let mut ids = ids.into_iter();
+        let mut encoded = VecDeque::with_capacity(ROWS_AHEAD);
+        for slice in 1.. {
+            for id in ids.by_ref().take(ROWS_AHEAD - encoded.len()) {
+                let state = generation.states.get(id).and_then(Option::as_ref);
+                encoded.push_back(EncodedRow::new(id, state, generation.born.contains(id)));
+            }
+            if encoded.is_empty() {
+                break;
+            }
+            self.write_slice(&mut encoded).map_err(|error| Halt::Failed { doing: "folding", error })?;
+            self.check_closing()?;
+            if slice % SLICES_PER_LOOK == 0 {
+                self.look_at_log()?;
+            }
+        }
+        let _turn = self.shared.turn.wait();
+        journal::put_number(self.connection, journal::FOLDED_THROUGH, through)
+            .map_err(|error| Halt::Failed { doing: "marking what is folded", error })
+    }
+
+    /// Writes rows from the front until the slice's time is over.
+    fn write_slice(&self, encoded: &mut VecDeque<EncodedRow>) -> rusqlite::Result<()> {
+        let slice_max = self.shared.slice_max();
+        let clock = &self.shared.settings.clock;
+        let _turn = self.shared.turn.wait();
+        let end = clock() + slice_max;
+        let transaction = Transaction::new_unchecked(self.connection, TransactionBehavior::Immediate)?;
+        let mut written = 0;
+        for row in encoded.iter() {
+            row.put(&transaction)?;
+            written += 1;
+            if clock() >= end {
+                break;
+            }
+        }
+        transaction.commit()?;
+        encoded.drain(..written);
+        Ok(())
+    }
+
+    fn end(&self, through: i64) {
+        let mut memory = self.shared.lock();
+        memory.folded_through = through;
+        memory.overlay.folds += 1;
+        let folded = memory.overlay.folding.take();
+        self.shared.progress.notify_all();
+        drop(memory);
+        // Freeing as many states takes a while, and is done here, without the lock.
+        drop(folded);
+    }
+
+    fn trim(&self) -> Result<(), Halt> {
+        loop {
+            let due = {
+                let mut memory = self.shared.lock();
+                let due = self.shared.trim_due(&memory, TRIMMED_ROWS);
+                // First of all: no key that is about to be forgotten may count as new in between.
+                memory.keys.raise_horizon(due.horizon_ms);
+                due
+            };
+            if due.rows == 0 {
+                return Ok(());
+            }
+            let turn = self.shared.turn.wait();
+            journal::trim(self.connection, &due)
+                .map_err(|error| Halt::Failed { doing: "trimming the journal", error })?;
+            drop(turn);
+            for _ in 0..due.rows {
+                self.shared.lock().keys.forget_oldest();
+            }
+            self.check_closing()?;
+        }
+    }
+
+    fn look_at_log(&self) -> Result<(), Halt> {
+        let soft = self.shared.settings.wal_bytes_soft;
+        let log_bytes = checkpoint::if_due(self.connection, &self.shared.turn, soft)
+            .map_err(|error| Halt::Failed { doing: "emptying the write-ahead log", error })?;
+        self.shared.lock().log_bytes = log_bytes;
+        Ok(())
+    }
+
+    fn check_closing(&self) -> Result<(), Halt> {
+        if self.shared.lock().closing { Err(Halt::Closing) } else { Ok(()) }
+    }
+}
+
+/// Bytes that a commit adds to the log, about: its own, and the pages around them.
+pub fn log_bytes_of(batch: &[u8]) -> u64 {
+    batch.len() as u64 + 3 * PAGE_BYTES
+}

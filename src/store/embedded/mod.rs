@@ -1,0 +1,316 @@
+//! The embedded store: one SQLite file, and an append-only journal in it.
+//!
+//! A commit appends one journal row that holds the whole batch, and nothing else; [`fold`] brings the table of
+//! inventories up to date behind it. Memory holds what is not folded yet ([`overlay`]) and where each idempotency key's
+//! record is ([`keys`]); both are made anew from the journal at opening ([`replay`]). Formats and crash safety are
+//! SQLite's, plus checksums of our own, since SQLite has none.
+//!
+//! Threads: callers read with connections of their own; one at a time commits; the fold has a thread. Those that write
+//! take turns ([`turn`]).
+
+mod checkpoint;
+mod failure;
+mod fold;
+mod journal;
+mod keys;
+mod open;
+mod overlay;
+mod reading;
+mod replay;
+mod settings;
+mod table;
+mod turn;
+
+pub use open::{APPLICATION_ID, FORMAT_VERSION, OpenError};
+pub use settings::{Clock, EmbeddedSettings, Statistics};
+
+use super::{CommitError, Key, ListQuery, Loaded, Store, StoreError, Transaction};
+use crate::domain::{Inventory, InventoryId};
+use crate::store::format::BatchWriter;
+use keys::{KeyHasher, KeyIndex};
+use overlay::Overlay;
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use turn::Turn;
+
+/// A store in one file, for one process.
+///
+/// Dropping it stops the fold where it is; the next opening replays what is left. [`Self::close`] leaves nothing.
+#[derive(Debug)]
+pub struct EmbeddedStore {
+    // Dropped in this order: the connections first, then the lock.
+    writer: Mutex<Connection>,
+    shared: Arc<Shared>,
+    fold: Option<JoinHandle<()>>,
+    _lock: File,
+}
+
+/// What callers and the fold have in common.
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    settings: EmbeddedSettings,
+    hasher: KeyHasher,
+    memory: Mutex<Memory>,
+    /// Wakes the fold.
+    work: Condvar,
+    /// Wakes those that wait for the fold.
+    progress: Condvar,
+    turn: Turn,
+    readers: Mutex<Vec<Connection>>,
+}
+
+/// Guarded by one lock that is never held during a write.
+#[derive(Debug)]
+struct Memory {
+    overlay: Overlay,
+    keys: KeyIndex,
+    last_seq: i64,
+    /// The last row of the generation that is being folded.
+    folding_through: i64,
+    folded_through: i64,
+    /// The store's own clock when it was opened.
+    opened_uptime_ms: u64,
+    /// The clock then.
+    opened: Duration,
+    /// How long the log is, about.
+    log_bytes: u64,
+    /// How many folds were asked for, and how many of these are answered.
+    asked: u64,
+    answered: u64,
+    /// The last round's failure, until one succeeds.
+    failure: Option<StoreError>,
+    /// The disk failed: nothing is written any more.
+    stopped: Option<StoreError>,
+    closing: bool,
+}
+
+impl EmbeddedStore {
+    /// Opens the file, or makes it; its folder must exist. Beside it lie SQLite's `-wal` and `-shm`, and `-lock`.
+    ///
+    /// Takes about 2 us for each remembered key and 10 us for each inventory that was not folded, however large the file.
+    pub fn open(path: &Path, settings: EmbeddedSettings) -> Result<Self, OpenError> {
+        let open::Opened { path, lock } = open::prepare(path)?;
+        let writer = open::commit_connection(&path, settings.bytes_max)?;
+        let fold_connection = open::fold_connection(&path, settings.bytes_max)?;
+        let hasher = KeyHasher::default();
+        let memory =
+            replay::replay(&writer, &hasher, (settings.clock)()).map_err(|error| open::damaged(&path, error))?;
+        tracing::info!(
+            path = %path.display(),
+            journal_rows = memory.keys.rows(),
+            remembered_keys = memory.keys.remembered(),
+            replayed_records = memory.overlay.growing.records,
+            replayed_inventories = memory.overlay.growing.states.len(),
+            "opened the store"
+        );
+        let shared = Arc::new(Shared::new(path.clone(), settings, hasher, memory));
+        let for_fold = shared.clone();
+        let fold = std::thread::Builder::new().name("slotcast-fold".into()).spawn(move || {
+            let _guard = fold::StopOnPanic(&for_fold);
+            fold::run(&for_fold, fold_connection);
+        });
+        let fold = fold.map_err(|error| OpenError::Io { path, detail: format!("no thread: {error}") })?;
+        Ok(Self { writer: Mutex::new(writer), shared, fold: Some(fold), _lock: lock })
+    }
+
+    /// Folds everything that was committed before the call, trims what is due, and returns when that is done.
+    pub fn fold(&self) -> Result<(), StoreError> {
+        let mut memory = self.shared.lock();
+        if let Some(stopped) = &memory.stopped {
+            return Err(stopped.clone());
+        }
+        memory.asked += 1;
+        let mine = memory.asked;
+        self.shared.work.notify_all();
+        while memory.answered < mine {
+            memory = self.shared.wait(&self.shared.progress, memory);
+        }
+        memory.failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// Folds everything and closes the file, which then needs no replay.
+    pub fn close(self) -> Result<(), StoreError> {
+        self.fold()
+    }
+
+    pub fn statistics(&self) -> Statistics {
+        let wal_bytes = open::file_bytes(&open::beside(&self.shared.path, "-wal"));
+        let memory = self.shared.lock();
+        let (unfolded_records, unfolded_inventories) = memory.overlay.unfolded();
+        Statistics {
+            journal_rows: memory.keys.rows(),
+            remembered_keys: memory.keys.remembered(),
+            unfolded_records,
+            unfolded_inventories,
+            folds: memory.overlay.folds,
+            wal_bytes,
+        }
+    }
+
+    /// Waits while too much is unfolded: the fold gets the disk for itself until there is room again.
+    fn wait_for_room(&self) -> Result<u64, StoreError> {
+        let mut memory = self.shared.lock();
+        loop {
+            if let Some(stopped) = &memory.stopped {
+                return Err(stopped.clone());
+            }
+            let (records, inventories) = memory.overlay.unfolded();
+            let settings = &self.shared.settings;
+            if records < settings.unfolded_records_max && inventories < settings.unfolded_inventories_max {
+                return Ok(self.shared.uptime_ms(&memory));
+            }
+            if let Some(failure) = &memory.failure {
+                return Err(failure.clone());
+            }
+            self.shared.work.notify_all();
+            memory = self.shared.wait(&self.shared.progress, memory);
+        }
+    }
+
+    /// A row is durable, or the commit failed and it is not there, or nobody knows.
+    fn append(&self, writer: &Connection, seq: i64, sealed: &[u8]) -> Result<(), CommitError> {
+        let _turn = self.shared.turn.wait();
+        if let Some(stopped) = self.shared.lock().stopped.clone() {
+            return Err(CommitError::NotCommitted(stopped));
+        }
+        journal::append(writer, seq, sealed).map_err(|error| {
+            let failed = failure::store_error("committing", &error);
+            if !failure::is_io(&error) {
+                return CommitError::NotCommitted(failed);
+            }
+            tracing::error!(%failed, "the disk failed in a commit: no more commits until the store is opened anew");
+            self.shared.stop(failed.clone());
+            CommitError::Unknown(failed)
+        })
+    }
+}
+
+impl Store for EmbeddedStore {
+    fn load(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, StoreError> {
+        self.shared.load(ids, keys)
+    }
+
+    fn commit(&self, batch: &[Transaction]) -> Result<(), CommitError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let uptime_ms = self.wait_for_room().map_err(CommitError::NotCommitted)?;
+        let mut written = BatchWriter::new(uptime_ms);
+        batch.iter().for_each(|transaction| written.push(transaction));
+        let sealed = written.finish();
+        let seq = self.shared.lock().last_seq + 1;
+        let row = self.shared.hasher.row(seq, uptime_ms, batch.iter().map(|transaction| &transaction.key));
+        self.append(&writer, seq, &sealed)?;
+        self.shared.committed(seq, row, batch, fold::log_bytes_of(&sealed));
+        Ok(())
+    }
+
+    fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
+        self.shared.list(query)
+    }
+}
+
+impl Drop for EmbeddedStore {
+    fn drop(&mut self) {
+        self.shared.lock().closing = true;
+        self.shared.work.notify_all();
+        if self.fold.take().is_some_and(|fold| fold.join().is_err()) {
+            tracing::error!("the fold's thread had panicked");
+        }
+        if self.shared.is_stopped() {
+            keep_log(&self.writer.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
+
+/// After a disk failure the log is the only good copy: it is not to be emptied at closing.
+fn keep_log(connection: &Connection) {
+    if let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
+        tracing::warn!(%error, "closing will checkpoint");
+    }
+}
+
+impl Shared {
+    fn new(path: PathBuf, settings: EmbeddedSettings, hasher: KeyHasher, memory: Memory) -> Self {
+        Self {
+            path,
+            settings,
+            hasher,
+            memory: Mutex::new(memory),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+            turn: Turn::default(),
+            readers: Mutex::default(),
+        }
+    }
+
+    fn committed(&self, seq: i64, row: keys::Row, batch: &[Transaction], log_bytes: u64) {
+        let now = (self.settings.clock)();
+        let mut memory = self.lock();
+        memory.last_seq = seq;
+        memory.keys.push(row);
+        memory.overlay.growing.add(batch, now);
+        memory.log_bytes += log_bytes;
+        if self.has_work(&memory) {
+            self.work.notify_all();
+        }
+    }
+
+    /// The store's own clock: time during which it was open, in milliseconds. No step of the wall clock frees a key.
+    fn uptime_ms(&self, memory: &Memory) -> u64 {
+        memory.opened_uptime_ms + ((self.settings.clock)().saturating_sub(memory.opened)).as_millis() as u64
+    }
+
+    fn stop(&self, failure: StoreError) {
+        self.lock().stopped = Some(failure);
+        self.progress.notify_all();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.lock().stopped.is_some()
+    }
+
+    /// A panic while it was held would have come from a bug; what is in it is still the best that there is.
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, what: &Condvar, memory: MutexGuard<'a, Memory>) -> MutexGuard<'a, Memory> {
+        what.wait(memory).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a store was when it was opened.
+struct Marks {
+    last_seq: i64,
+    folded_through: i64,
+    uptime_ms: u64,
+    opened: Duration,
+}
+
+impl Memory {
+    fn new(overlay: Overlay, keys: KeyIndex, marks: Marks) -> Self {
+        Self {
+            overlay,
+            keys,
+            last_seq: marks.last_seq,
+            folding_through: marks.folded_through,
+            folded_through: marks.folded_through,
+            opened_uptime_ms: marks.uptime_ms,
+            opened: marks.opened,
+            log_bytes: 0,
+            asked: 0,
+            answered: 0,
+            failure: None,
+            stopped: None,
+            closing: false,
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Opening: the journal's rows give the key index back, and those that are not folded give the overlay.
+//!
+//! A fold may have been stopped half-way, so a row of the table may be ahead of what is marked as folded. An inventory
+//! that was created in the tail is built from the tail alone; for any other, changes that its row already has are left
+//! out. Anything that does not follow on what is before it is damage, and is said.
+
+use super::failure::store_error;
+use super::journal;
+use super::keys::{KeyHasher, KeyIndex};
+use super::overlay::{Generation, Overlay, State};
+use super::table;
+use super::{Marks, Memory};
+use crate::domain::{Change, Inventory, InventoryId};
+use crate::store::StoreError;
+use crate::store::format;
+use rusqlite::Connection;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything that the store holds in memory, as the file tells it. Reads each kept journal row once, and the table's row
+/// of each inventory that the tail changed.
+pub fn replay(connection: &Connection, hasher: &KeyHasher, now: Duration) -> Result<Memory, StoreError> {
+    let number = |name| journal::number(connection, name).map_err(|error| store_error("reading the marks", &error));
+    let folded_through = number(journal::FOLDED_THROUGH)?.unwrap_or(0);
+    let horizon_ms = number(journal::FORGOTTEN_BEFORE_MS)?.map(i64::cast_unsigned);
+    let mut tail =
+        Tail { keys: KeyIndex::new(horizon_ms), changes: HashMap::new(), records: 0, last: None, uptime_ms: 0 };
+    journal::scan(connection, |seq, sealed| tail.visit(seq, sealed, folded_through, hasher))?;
+    if tail.last.is_some_and(|last| last < folded_through) {
+        let detail = format!("the journal ends before row {folded_through}, which was folded");
+        return Err(StoreError::Corrupt { detail });
+    }
+    let (last_seq, records) = (tail.last.unwrap_or(folded_through), tail.records);
+    let marks = Marks { last_seq, folded_through, uptime_ms: tail.uptime_ms, opened: now };
+    let mut overlay = Overlay { growing: Generation::with_capacity(tail.changes.len()), ..Overlay::default() };
+    // In order of ids, as the table lies on disk.
+    let mut changed: Vec<_> = std::mem::take(&mut tail.changes).into_iter().collect();
+    changed.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    for (id, changes) in changed {
+        let created = changes.iter().any(|change| matches!(change, Change::Created(_)));
+        let state = latest(&id, &changes, || table::read(connection, &id))?;
+        overlay.growing.put(&id, state, created);
+    }
+    if records > 0 {
+        overlay.growing.records = records;
+        overlay.growing.since = Some(now);
+    }
+    Ok(Memory::new(overlay, tail.keys, marks))
+}
+
+struct Tail {
+    keys: KeyIndex,
+    changes: HashMap<InventoryId, Vec<Change>>,
+    records: usize,
+    last: Option<i64>,
+    uptime_ms: u64,
+}
+
+impl Tail {
+    fn visit(&mut self, seq: i64, sealed: &[u8], folded_through: i64, hasher: &KeyHasher) -> Result<(), StoreError> {
+        let expected = self.last.map_or(seq.min(folded_through + 1), |last| last + 1);
+        if seq != expected {
+            return Err(StoreError::Corrupt { detail: format!("journal row {expected} is missing") });
+        }
+        let bad = |error| super::failure::malformed(&format!("journal row {seq}"), &error);
+        if seq <= folded_through {
+            let (uptime_ms, keys) = format::keys_of(sealed).map_err(bad)?;
+            self.uptime_ms = uptime_ms;
+            self.keys.push(hasher.row(seq, uptime_ms, keys.iter()));
+        } else {
+            let (uptime_ms, entries) = format::entries(sealed).map_err(bad)?;
+            self.uptime_ms = uptime_ms;
+            self.keys.push(hasher.row(seq, uptime_ms, entries.iter().map(|entry| &entry.key)));
+            self.records += entries.len();
+            for change in entries.into_iter().flat_map(|entry| entry.changes) {
+                match self.changes.get_mut(change.id()) {
+                    Some(changes) => changes.push(change),
+                    None => {
+                        self.changes.insert(change.id().clone(), vec![change]);
+                    }
+                }
+            }
+        }
+        self.last = Some(seq);
+        Ok(())
+    }
+}
+
+/// The state after an inventory's changes in the tail.
+fn latest(
+    id: &InventoryId,
+    changes: &[Change],
+    row: impl FnOnce() -> Result<State, StoreError>,
+) -> Result<State, StoreError> {
+    let gap = |what: &str| StoreError::Corrupt { detail: format!("inventory {id:?}: the journal {what}") };
+    if matches!(changes.last(), Some(Change::Deleted { .. })) {
+        return Ok(None);
+    }
+    let creation = changes.iter().rposition(|change| matches!(change, Change::Created(_)));
+    let rest = &changes[creation.map_or(0, |creation| creation + 1)..];
+    let mut state: Arc<Inventory> = match creation.and_then(|creation| changes.get(creation)) {
+        Some(Change::Created(inventory)) => inventory.clone(),
+        Some(Change::Updated { .. } | Change::Deleted { .. }) | None => {
+            row()?.ok_or_else(|| gap("changes it, but it is not there"))?
+        }
+    };
+    for change in rest {
+        let Change::Updated { epoch, revision, edits, .. } = change else {
+            return Err(gap("deletes it twice"));
+        };
+        if *epoch != state.epoch {
+            return Err(gap("is about another epoch of it"));
+        }
+        if *revision <= state.contents.revision() {
+            continue;
+        }
+        if *revision != state.contents.revision().next() {
+            return Err(gap(&format!("has no revision {}", state.contents.revision().next().0)));
+        }
+        state = Arc::new(state.advanced(edits));
+    }
+    Ok(Some(state))
+}

@@ -1,0 +1,248 @@
+//! Batches, records and changes as they are stored.
+
+use super::contents::{contents_of, read_contents, read_stacks, write_stacks};
+use super::stored::ChangeKind;
+use super::{Malformed, seal, stored, unseal};
+use crate::domain::ids::NameError;
+use crate::domain::{
+    Caller, Change, Digest, Epoch, Fingerprint, IdempotencyKey, Inventory, InventoryId, LayoutId, Outcome, PlayerId,
+    Revision, Slot, Version,
+};
+use crate::store::{Key, Reply, Transaction};
+use prost::Message;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// One record of a batch, read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub key: Key,
+    pub payload: Fingerprint,
+    pub reply: Reply,
+    pub changes: Vec<Change>,
+}
+
+/// Collects the records of one batch.
+#[derive(Debug, Default)]
+pub struct BatchWriter {
+    batch: stored::Batch,
+    callers: HashMap<Caller, u32>,
+}
+
+impl BatchWriter {
+    pub fn new(uptime_ms: u64) -> Self {
+        Self { batch: stored::Batch { uptime_ms, ..Default::default() }, callers: HashMap::new() }
+    }
+
+    pub fn push(&mut self, transaction: &Transaction) {
+        let caller = match self.callers.get(&transaction.key.caller) {
+            Some(known) => *known,
+            None => {
+                let next = self.batch.callers.len() as u32;
+                self.batch.callers.push(transaction.key.caller.as_str().to_owned());
+                self.callers.insert(transaction.key.caller.clone(), next);
+                next
+            }
+        };
+        let (uuid_high, uuid_low, key) = match packed_uuid(transaction.key.key.as_str()) {
+            Some((high, low)) => (high, low, String::new()),
+            None => (0, 0, transaction.key.key.as_str().to_owned()),
+        };
+        let versions = &transaction.reply.versions;
+        let changes = transaction.touched.iter().flat_map(|touched| &touched.changes);
+        self.batch.records.push(stored::Record {
+            caller,
+            uuid_high,
+            uuid_low,
+            key,
+            payload: transaction.payload.0,
+            outcomes: transaction.reply.outcomes.iter().map(write_outcome).collect(),
+            versions: versions.iter().map(write_version).collect(),
+            changes: changes.map(|change| write_change(change, versions)).collect(),
+        });
+    }
+
+    /// The batch with its checksum.
+    pub fn finish(self) -> Vec<u8> {
+        seal(&self.batch)
+    }
+}
+
+/// The store's own clock in milliseconds, and the records of a sealed batch.
+pub fn entries(sealed: &[u8]) -> Result<(u64, Vec<Entry>), Malformed> {
+    let batch = stored::Batch::decode(unseal(sealed)?)?;
+    let callers = read_callers(&batch.callers)?;
+    let read = |record| read_record(record, &callers);
+    Ok((batch.uptime_ms, batch.records.iter().map(read).collect::<Result<_, _>>()?))
+}
+
+/// The same with nothing but the keys, which is several times quicker.
+pub fn keys_of(sealed: &[u8]) -> Result<(u64, Vec<Key>), Malformed> {
+    let batch = stored::BatchKeys::decode(unseal(sealed)?)?;
+    let callers = read_callers(&batch.callers)?;
+    let read = |record: &stored::RecordKey| {
+        read_key(record.caller, &callers, (record.uuid_high, record.uuid_low), &record.key)
+    };
+    Ok((batch.uptime_ms, batch.records.iter().map(read).collect::<Result<_, _>>()?))
+}
+
+fn write_outcome(outcome: &Outcome) -> stored::Outcome {
+    let stack = outcome.stack.as_ref().map(|stack| write_stacks(std::iter::once((Slot(0), Some(stack)))));
+    stored::Outcome { count: outcome.count, remainder: outcome.remainder, stack }
+}
+
+fn write_version(version: &Version) -> stored::Version {
+    stored::Version {
+        id: version.id.as_str().to_owned(),
+        epoch: version.epoch.get(),
+        revision: version.revision.0,
+        digest_a: version.digest.a,
+        digest_b: version.digest.b,
+    }
+}
+
+fn write_change(change: &Change, versions: &[Version]) -> stored::Change {
+    let (kind, id, epoch, revision) = match change {
+        Change::Created(created) => {
+            let created = stored::Inventory {
+                id: created.id.as_str().to_owned(),
+                owner: created.owner.as_ref().map(|owner| owner.as_str().to_owned()),
+                layout: created.layout.as_str().to_owned(),
+                epoch: created.epoch.get(),
+                contents: Some(contents_of(&created.contents)),
+            };
+            return stored::Change {
+                kind: ChangeKind::Created as i32,
+                created: Some(created),
+                ..stored::Change::default()
+            };
+        }
+        Change::Updated { id, epoch, revision, .. } => (ChangeKind::Updated, id, *epoch, *revision),
+        Change::Deleted { id, epoch, revision } => (ChangeKind::Deleted, id, *epoch, *revision),
+    };
+    let mut stored = stored::Change { kind: kind as i32, ..stored::Change::default() };
+    let is_same = |version: &Version| version.id == *id && version.epoch == epoch && version.revision == revision;
+    match versions.iter().position(is_same) {
+        Some(index) => stored.version = index as u32 + 1,
+        None => {
+            (stored.id, stored.epoch, stored.revision) = (id.as_str().to_owned(), epoch.get(), revision.0);
+        }
+    }
+    if let Change::Updated { edits, .. } = change {
+        stored.edits = Some(write_stacks(edits.iter().map(|(slot, stack)| (*slot, stack.as_ref()))));
+    }
+    stored
+}
+
+fn read_record(record: &stored::Record, callers: &[Caller]) -> Result<Entry, Malformed> {
+    let key = read_key(record.caller, callers, (record.uuid_high, record.uuid_low), &record.key)?;
+    let outcomes = record.outcomes.iter().map(read_outcome).collect::<Result<_, _>>()?;
+    let versions: Vec<Version> = record.versions.iter().map(read_version).collect::<Result<_, _>>()?;
+    let changes = record.changes.iter().map(|change| read_change(change, &versions)).collect::<Result<_, _>>()?;
+    Ok(Entry { key, payload: Fingerprint(record.payload), reply: Reply { outcomes, versions }, changes })
+}
+
+fn read_outcome(outcome: &stored::Outcome) -> Result<Outcome, Malformed> {
+    let stack = match &outcome.stack {
+        None => None,
+        Some(stacks) => read_stacks(stacks).next().transpose()?.and_then(|(_, stack)| stack),
+    };
+    Ok(Outcome { count: outcome.count, remainder: outcome.remainder, stack })
+}
+
+fn read_version(version: &stored::Version) -> Result<Version, Malformed> {
+    Ok(Version {
+        id: InventoryId::new(&version.id).map_err(bad_name)?,
+        epoch: read_epoch(version.epoch)?,
+        revision: Revision(version.revision),
+        digest: Digest { a: version.digest_a, b: version.digest_b },
+    })
+}
+
+fn read_change(change: &stored::Change, versions: &[Version]) -> Result<Change, Malformed> {
+    let kind = ChangeKind::try_from(change.kind).map_err(|_| Malformed::new("a change of an unknown kind"))?;
+    if let Some(created) = change.created.as_ref().filter(|_| kind == ChangeKind::Created) {
+        return Ok(Change::Created(Arc::new(read_inventory(created)?)));
+    }
+    let (id, epoch, revision) = match (change.version as usize).checked_sub(1) {
+        None => (InventoryId::new(&change.id).map_err(bad_name)?, read_epoch(change.epoch)?, Revision(change.revision)),
+        Some(index) => {
+            let version = versions.get(index).ok_or_else(|| Malformed::new("a change without its version"))?;
+            (version.id.clone(), version.epoch, version.revision)
+        }
+    };
+    match kind {
+        ChangeKind::Updated => {
+            let edits = change.edits.iter().flat_map(read_stacks).collect::<Result<_, _>>()?;
+            Ok(Change::Updated { id, epoch, revision, edits })
+        }
+        ChangeKind::Deleted => Ok(Change::Deleted { id, epoch, revision }),
+        ChangeKind::Created => Err(Malformed::new("a creation of nothing")),
+    }
+}
+
+fn read_inventory(stored: &stored::Inventory) -> Result<Inventory, Malformed> {
+    let contents = stored.contents.as_ref().ok_or_else(|| Malformed::new("an inventory without contents"))?;
+    Ok(Inventory {
+        id: InventoryId::new(&stored.id).map_err(bad_name)?,
+        owner: stored.owner.as_deref().map(PlayerId::new).transpose().map_err(bad_name)?,
+        layout: LayoutId::new(&stored.layout).map_err(bad_name)?,
+        epoch: read_epoch(stored.epoch)?,
+        contents: read_contents(contents)?,
+    })
+}
+
+fn read_callers(callers: &[String]) -> Result<Vec<Caller>, Malformed> {
+    callers.iter().map(|caller| Caller::new(caller).map_err(bad_name)).collect()
+}
+
+fn read_key(caller: u32, callers: &[Caller], uuid: (u64, u64), key: &str) -> Result<Key, Malformed> {
+    let caller = callers.get(caller as usize).ok_or_else(|| Malformed::new("a record without its caller"))?.clone();
+    let key = if key.is_empty() { IdempotencyKey::new(&unpacked_uuid(uuid)) } else { IdempotencyKey::new(key) };
+    Ok(Key { caller, key: key.map_err(bad_name)? })
+}
+
+fn read_epoch(epoch: u32) -> Result<Epoch, Malformed> {
+    Epoch::new(epoch).ok_or_else(|| Malformed::new("an epoch of 0"))
+}
+
+fn bad_name(error: NameError) -> Malformed {
+    Malformed(format!("a name {error}"))
+}
+
+const HYPHENS: [usize; 4] = [8, 13, 18, 23];
+
+/// The 128 bits of a UUID that is written as they usually are: with hyphens and in lower case.
+fn packed_uuid(text: &str) -> Option<(u64, u64)> {
+    let bytes: &[u8; 36] = text.as_bytes().try_into().ok()?;
+    let mut bits = 0_u128;
+    for (at, byte) in bytes.iter().enumerate() {
+        if HYPHENS.contains(&at) {
+            if *byte != b'-' {
+                return None;
+            }
+            continue;
+        }
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            _ => return None,
+        };
+        bits = bits << 4 | u128::from(digit);
+    }
+    Some(((bits >> 64) as u64, bits as u64))
+}
+
+fn unpacked_uuid((high, low): (u64, u64)) -> String {
+    let bits = u128::from(high) << 64 | u128::from(low);
+    let mut text = String::with_capacity(36);
+    let mut shift = 128;
+    while shift > 0 {
+        if HYPHENS.contains(&text.len()) {
+            text.push('-');
+        }
+        shift -= 4;
+        text.push(char::from(b"0123456789abcdef"[(bits >> shift & 0xF) as usize]));
+    }
+    text
+}

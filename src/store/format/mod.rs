@@ -1,0 +1,61 @@
+//! What stored bytes mean: the same for every store that keeps bytes. Protobuf, so that fields can be added; numbers that
+//! belong to slots stand in packed columns, so that an inventory of 36 slots takes a few hundred bytes, and the record of
+//! a one-slot change with its key and reply about 100.
+//!
+//! [`stored`] has the messages, [`change`] and [`contents`] turn them into the domain and back. Reading checks
+//! everything: what does not fit is [`Malformed`], never a wrong item.
+
+pub mod change;
+pub mod contents;
+pub mod stored;
+
+pub use change::{BatchWriter, Entry, entries, keys_of};
+pub use contents::{contents_of, decode_contents, encode_contents};
+
+/// Why stored bytes do not make sense.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed(pub String);
+
+impl Malformed {
+    pub fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+impl From<prost::DecodeError> for Malformed {
+    fn from(error: prost::DecodeError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A checksum in front of the bytes it is of.
+pub fn seal(message: &impl prost::Message) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(SEAL_BYTES + message.encoded_len());
+    bytes.extend_from_slice(&[0; SEAL_BYTES]);
+    message.encode(&mut bytes).expect("a vector grows as needed");
+    let checksum = crc32fast::hash(&bytes[SEAL_BYTES..]);
+    bytes[..SEAL_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// The bytes behind a checksum that fits them.
+pub fn unseal(bytes: &[u8]) -> Result<&[u8], Malformed> {
+    let Some((checksum, message)) = bytes.split_first_chunk::<SEAL_BYTES>() else {
+        return Err(Malformed::new("too short for its checksum"));
+    };
+    if u32::from_le_bytes(*checksum) == crc32fast::hash(message) {
+        Ok(message)
+    } else {
+        Err(Malformed::new("its checksum does not fit"))
+    }
+}
+
+const SEAL_BYTES: usize = 4;

@@ -1,0 +1,264 @@
+//! What every store must hold to. The same laws for all: a new store is one more line at the end.
+
+mod store_support;
+
+use slotcast::domain::{Inventory, Slot};
+use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
+use slotcast::store::faulty::{Fault, FaultyStore};
+use slotcast::store::{CommitError, ListQuery, Recall, Store, StoreError};
+use std::path::Path;
+use std::sync::Arc;
+use store_support::*;
+
+/// A store whose content lasts: opened again, it has what it had.
+trait Reopen {
+    fn open(&self) -> Box<dyn Store>;
+}
+
+fn conformance(place: &dyn Reopen) {
+    an_empty_store_knows_nothing(&*place.open());
+    what_was_committed_is_loaded_in_the_order_asked_for(place);
+    a_deleted_inventory_is_gone_and_may_come_back(place);
+    a_batch_builds_upon_itself(place);
+    keys_are_recalled_with_their_payload_and_reply(place);
+    lists_are_in_order_of_bytes_and_paged(place);
+    random_histories_agree_with_a_model(place);
+}
+
+fn an_empty_store_knows_nothing(store: &dyn Store) {
+    let loaded = store.load(&[id("nobody")], &[key("never")]).expect("it loads");
+    assert_eq!(loaded.inventories, [None]);
+    assert_eq!(loaded.keys, [Recall::New]);
+    assert_eq!(store.list(&ListQuery { limit: 10, ..ListQuery::default() }), Ok(vec![]));
+    assert_eq!(store.commit(&[]), Ok(()));
+}
+
+fn what_was_committed_is_loaded_in_the_order_asked_for(place: &dyn Reopen) {
+    let (one, two) = (full_inventory("order-1"), inventory("order-2", None, 2, 3, &[]));
+    let store = place.open();
+    store.commit(&[transaction(key("order"), vec![created(&one), created(&two)])]).expect("it commits");
+    let ids = [id("order-2"), id("nobody"), id("order-1"), id("order-2")];
+    let wanted = vec![Some(two.clone()), None, Some(one), Some(two)];
+    assert_eq!(store.load(&ids, &[]).expect("it loads").inventories, wanted);
+    drop(store);
+    assert_eq!(place.open().load(&ids, &[]).expect("it loads").inventories, wanted);
+}
+
+/// All that an inventory may have: an owner, attributes, full and empty slots, stamps of several revisions.
+fn full_inventory(name: &str) -> Arc<Inventory> {
+    let first = inventory(name, Some("ann"), u32::MAX, 36, &[(Slot(0), stack(1, 64)), (Slot(35), stack(7, 1))]);
+    let edits = vec![(Slot(3), stack_with(5, 1, &[0; 1024])), (Slot(0), stack(1, 63))];
+    let second = updated(&first, edits).state.expect("it is there");
+    let third = updated(&second, vec![(Slot(35), None), (Slot(4), stack_with(u32::MAX, u32::MAX, b"\0x"))]);
+    // As if it had been restored like this: its creation keeps the stamps.
+    third.state.expect("it is there")
+}
+
+fn a_deleted_inventory_is_gone_and_may_come_back(place: &dyn Reopen) {
+    let first = inventory("phoenix", Some("ann"), 1, 9, &[(Slot(1), stack(2, 3))]);
+    let second = inventory("phoenix", Some("bob"), 2, 27, &[]);
+    let third = inventory("phoenix", None, 3, 27, &[(Slot(26), stack(4, 4))]);
+    let ids = [id("phoenix")];
+    let load = |store: &dyn Store| store.load(&ids, &[]).expect("it loads").inventories;
+    let of_ann = ListQuery { owner: Some(player("ann")), prefix: "phoenix".into(), limit: 9, ..ListQuery::default() };
+
+    let store = place.open();
+    store.commit(&[transaction(key("phoenix-1"), vec![created(&first)])]).expect("it commits");
+    assert_eq!(store.list(&of_ann), Ok(vec![first.clone()]));
+    store.commit(&[transaction(key("phoenix-2"), vec![deleted(&first)])]).expect("it commits");
+    assert_eq!(load(&*store), [None]);
+    assert_eq!(store.list(&of_ann), Ok(vec![]));
+    drop(store);
+    let store = place.open();
+    assert_eq!(load(&*store), [None]);
+    store.commit(&[transaction(key("phoenix-3"), vec![created(&second)])]).expect("it commits");
+    store.commit(&[transaction(key("phoenix-4"), vec![recreated(&second, &third)])]).expect("it commits");
+    assert_eq!(load(&*store), [Some(third.clone())]);
+    drop(store);
+    let store = place.open();
+    assert_eq!(load(&*store), [Some(third)]);
+    assert_eq!(store.list(&of_ann), Ok(vec![]));
+}
+
+fn a_batch_builds_upon_itself(place: &dyn Reopen) {
+    let first = inventory("chain", None, 1, 9, &[(Slot(0), stack(1, 10))]);
+    let mut batch = vec![transaction(key("chain-0"), vec![created(&first)])];
+    let mut state = first;
+    for count in 1..200 {
+        let next = updated(&state, vec![(Slot(count % 9), stack(1, u32::from(count)))]);
+        state = next.state.clone().expect("it is there");
+        batch.push(transaction(key(&format!("chain-{count}")), vec![next]));
+    }
+    let store = place.open();
+    store.commit(&batch).expect("it commits");
+    assert_eq!(store.load(&[id("chain")], &[]).expect("it loads").inventories, [Some(state.clone())]);
+    drop(store);
+    assert_eq!(place.open().load(&[id("chain")], &[]).expect("it loads").inventories, [Some(state)]);
+}
+
+fn keys_are_recalled_with_their_payload_and_reply(place: &dyn Reopen) {
+    let state = inventory("keyed", None, 1, 9, &[]);
+    let transactions = [
+        transaction(key("plain text, and a long one of them"), vec![created(&state)]),
+        transaction(uuid_key(1_700_000_000_000, 7), vec![]),
+        transaction(key("01890A5D-AC96-774B-BCCE-B302099A8057"), vec![]),
+        transaction(key("00000000-0000-0000-0000-000000000000"), vec![]),
+    ];
+    let store = place.open();
+    store.commit(&transactions).expect("it commits");
+    let mut keys: Vec<_> = transactions.iter().map(|transaction| transaction.key.clone()).collect();
+    let mut another_caller = keys[0].clone();
+    another_caller.caller = slotcast::domain::Caller::new("server-2").expect("a name");
+    keys.extend([another_caller, uuid_key(1_700_000_000_001, 8)]);
+    let applied = |transaction: &slotcast::store::Transaction| Recall::Applied {
+        payload: transaction.payload,
+        reply: transaction.reply.clone(),
+    };
+    let mut wanted: Vec<_> = transactions.iter().map(applied).collect();
+    wanted.extend([Recall::New, Recall::New]);
+    assert_eq!(store.load(&[], &keys).expect("it loads").keys, wanted);
+    drop(store);
+    assert_eq!(place.open().load(&[id("keyed")], &keys).expect("it loads").keys, wanted);
+}
+
+fn lists_are_in_order_of_bytes_and_paged(place: &dyn Reopen) {
+    let names = ["l/Z", "l/a", "l/a-1", "l/a/1", "l/é", "l/𝄞", "l/\u{FFFD}", "l/b", "l/a\u{10FFFF}x"];
+    let store = place.open();
+    for (number, name) in names.iter().enumerate() {
+        let owner = (number % 2 == 0).then_some("zoe");
+        let state = inventory(name, owner, 1, 3, &[]);
+        store.commit(&[transaction(key(name), vec![created(&state)])]).expect("it commits");
+    }
+    let mut sorted = names.to_vec();
+    sorted.sort_unstable();
+    let listed = |query: ListQuery| -> Vec<String> {
+        list_all(&*store, query).iter().map(|state| state.id.as_str().to_owned()).collect()
+    };
+    for limit in [1, 2, 3, 100] {
+        let query = ListQuery { prefix: "l/".into(), limit, ..ListQuery::default() };
+        assert_eq!(listed(query.clone()), sorted);
+        let query = ListQuery { prefix: "l/a".into(), ..query };
+        let with_a: Vec<_> = sorted.iter().filter(|name| name.starts_with("l/a")).copied().collect();
+        assert_eq!(listed(query.clone()), with_a);
+        assert_eq!(listed(ListQuery { after: Some(id("l/a")), ..query.clone() }), with_a[1..]);
+        assert_eq!(listed(ListQuery { after: Some(id("a")), ..query.clone() }), with_a);
+        assert_eq!(listed(ListQuery { after: Some(id("m")), ..query.clone() }), [""; 0]);
+        let zoe = ListQuery { owner: Some(player("zoe")), prefix: "l/".into(), limit, ..ListQuery::default() };
+        let of_zoe = |name: &&str| names.iter().position(|other| other == name).is_some_and(|at| at % 2 == 0);
+        assert_eq!(listed(zoe), sorted.iter().copied().filter(of_zoe).collect::<Vec<_>>());
+        assert_eq!(listed(ListQuery { prefix: "l".repeat(200), limit, ..ListQuery::default() }), [""; 0]);
+    }
+    assert_eq!(store.list(&ListQuery::default()), Ok(vec![]), "a limit of 0");
+}
+
+fn random_histories_agree_with_a_model(place: &dyn Reopen) {
+    let mut store = place.open();
+    let all = ListQuery { limit: 10_000, ..ListQuery::default() };
+    let mut history = History::new(7, 12);
+    // What other laws have left behind is part of the model.
+    for there in store.list(&all).expect("it lists") {
+        history.model.ids.insert(there.id.clone(), ());
+        history.model.inventories.insert(there.id.clone(), there);
+    }
+    for round in 0..60 {
+        let batch = history.batch();
+        store.commit(&batch).expect("it commits");
+        if round % 10 == 9 {
+            drop(store);
+            store = place.open();
+        }
+        history.model.check(&*store);
+    }
+}
+
+struct Embedded<'a>(&'a Path);
+
+impl Reopen for Embedded<'_> {
+    fn open(&self) -> Box<dyn Store> {
+        Box::new(EmbeddedStore::open(self.0, EmbeddedSettings::default()).expect("it opens"))
+    }
+}
+
+#[test]
+fn the_embedded_store_conforms() {
+    let folder = tempfile::tempdir().expect("a folder");
+    conformance(&Embedded(&folder.path().join("slotcast.db")));
+}
+
+/// Folds after every commit, so that everything is read from the table.
+struct AlwaysFolded<'a>(&'a Path);
+
+struct FoldingStore(EmbeddedStore);
+
+impl Reopen for AlwaysFolded<'_> {
+    fn open(&self) -> Box<dyn Store> {
+        Box::new(FoldingStore(EmbeddedStore::open(self.0, EmbeddedSettings::default()).expect("it opens")))
+    }
+}
+
+impl Store for FoldingStore {
+    fn load(
+        &self,
+        ids: &[slotcast::domain::InventoryId],
+        keys: &[slotcast::store::Key],
+    ) -> Result<slotcast::store::Loaded, StoreError> {
+        self.0.load(ids, keys)
+    }
+
+    fn commit(&self, batch: &[slotcast::store::Transaction]) -> Result<(), CommitError> {
+        self.0.commit(batch)?;
+        self.0.fold().map_err(CommitError::Unknown)
+    }
+
+    fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
+        self.0.list(query)
+    }
+}
+
+#[test]
+fn the_embedded_store_conforms_when_everything_is_folded_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    conformance(&AlwaysFolded(&folder.path().join("slotcast.db")));
+}
+
+struct Decorated<'a>(Embedded<'a>);
+
+impl Reopen for Decorated<'_> {
+    fn open(&self) -> Box<dyn Store> {
+        let inner = EmbeddedStore::open(self.0.0, EmbeddedSettings::default()).expect("it opens");
+        Box::new(FaultyStore::new(inner))
+    }
+}
+
+#[test]
+fn the_faulty_store_conforms_while_no_fault_is_asked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    conformance(&Decorated(Embedded(&folder.path().join("slotcast.db"))));
+}
+
+#[test]
+fn the_faulty_store_fails_before_or_after_the_commit_inside() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("slotcast.db");
+    let store = FaultyStore::new(EmbeddedStore::open(&path, EmbeddedSettings::default()).expect("it opens"));
+    let error = StoreError::Unavailable { detail: "as asked".into() };
+    store.pass_next_commit();
+    store.fail_next_commit(Fault::NotCommitted(error.clone()));
+    store.fail_next_commit(Fault::UnknownBefore(error.clone()));
+    store.fail_next_commit(Fault::UnknownAfter(error.clone()));
+    let commit = |name: &str| {
+        let state = inventory(name, None, 1, 3, &[]);
+        store.commit(&[transaction(key(name), vec![created(&state)])])
+    };
+    assert_eq!(commit("passes"), Ok(()));
+    assert_eq!(commit("not"), Err(CommitError::NotCommitted(error.clone())));
+    assert_eq!(commit("before"), Err(CommitError::Unknown(error.clone())));
+    assert_eq!(commit("after"), Err(CommitError::Unknown(error.clone())));
+    let loaded = store.load(&[id("passes"), id("not"), id("before"), id("after")], &[]).expect("it loads");
+    let there: Vec<bool> = loaded.inventories.iter().map(Option::is_some).collect();
+    assert_eq!(there, [true, false, false, true]);
+    store.fail_reads(Some(error.clone()));
+    assert_eq!(store.load(&[], &[]), Err(error));
+    store.fail_reads(None);
+    assert!(store.load(&[], &[]).is_ok());
+}

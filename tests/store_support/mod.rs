@@ -1,0 +1,228 @@
+//! What the store tests share: mutations to commit, and a model of what a store must know afterwards.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use slotcast::domain::{
+    Attributes, Caller, Change, Contents, Count, Digest, Edit, Epoch, Fingerprint, IdempotencyKey, Inventory,
+    InventoryId, ItemCode, LayoutId, Outcome, PlayerId, Revision, Slot, Stack, Touched, Version,
+};
+use slotcast::store::{Key, ListQuery, Recall, Reply, Store, Transaction};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+pub fn id(name: &str) -> InventoryId {
+    InventoryId::new(name).expect("a name")
+}
+
+pub fn player(name: &str) -> PlayerId {
+    PlayerId::new(name).expect("a name")
+}
+
+pub fn key(name: &str) -> Key {
+    Key { caller: Caller::new("server-1").expect("a name"), key: IdempotencyKey::new(name).expect("a name") }
+}
+
+/// A UUIDv7 of this time; the number makes it one of its own.
+pub fn uuid_key(unix_ms: u64, number: u32) -> Key {
+    let (high, low) = (unix_ms >> 16, unix_ms & 0xFFFF);
+    key(&format!("{high:08x}-{low:04x}-7000-8000-{number:012x}"))
+}
+
+pub fn epoch(number: u32) -> Epoch {
+    Epoch::new(number).expect("not 0")
+}
+
+pub fn stack(item: u32, count: u32) -> Option<Stack> {
+    Some(Stack { item: ItemCode::new(item)?, count: Count::new(count)?, attributes: Attributes::NONE })
+}
+
+pub fn stack_with(item: u32, count: u32, attributes: &[u8]) -> Option<Stack> {
+    Some(Stack { attributes: Attributes::new(attributes)?, ..stack(item, count)? })
+}
+
+pub fn inventory(name: &str, owner: Option<&str>, with_epoch: u32, slots: usize, edits: &[Edit]) -> Arc<Inventory> {
+    Arc::new(Inventory {
+        id: id(name),
+        owner: owner.map(player),
+        layout: LayoutId::new("player").expect("a name"),
+        epoch: epoch(with_epoch),
+        contents: Contents::new(slots, Revision::CREATED, edits),
+    })
+}
+
+pub fn created(state: &Arc<Inventory>) -> Touched {
+    Touched { version: state.version(), state: Some(state.clone()), changes: vec![Change::Created(state.clone())] }
+}
+
+pub fn updated(before: &Inventory, edits: Vec<Edit>) -> Touched {
+    let state = Arc::new(before.advanced(&edits));
+    let Version { id, epoch, revision, .. } = state.version();
+    let changes = vec![Change::Updated { id, epoch, revision, edits }];
+    Touched { version: state.version(), state: Some(state), changes }
+}
+
+pub fn deleted(before: &Inventory) -> Touched {
+    let version = Version { revision: before.contents.revision().next(), digest: Digest::EMPTY, ..before.version() };
+    let Version { id, epoch, revision, .. } = version.clone();
+    Touched { version, state: None, changes: vec![Change::Deleted { id, epoch, revision }] }
+}
+
+pub fn recreated(before: &Inventory, after: &Arc<Inventory>) -> Touched {
+    let mut touched = deleted(before);
+    touched.changes.push(Change::Created(after.clone()));
+    Touched { version: after.version(), state: Some(after.clone()), changes: touched.changes }
+}
+
+pub fn transaction(key: Key, touched: Vec<Touched>) -> Transaction {
+    let versions = touched.iter().map(|touched| touched.version.clone()).collect();
+    let dropped = Outcome { count: 3, remainder: 1, stack: stack_with(9, 3, b"sharp") };
+    let payload = Fingerprint::of(key.key.as_str().as_bytes());
+    Transaction { key, payload, reply: Reply { outcomes: vec![Outcome::default(), dropped], versions }, touched }
+}
+
+/// What a store must know after all that was committed.
+#[derive(Debug, Clone, Default)]
+pub struct Model {
+    pub inventories: BTreeMap<InventoryId, Arc<Inventory>>,
+    pub keys: HashMap<Key, Recall>,
+    /// Every id there ever was.
+    pub ids: BTreeMap<InventoryId, ()>,
+}
+
+impl Model {
+    pub fn apply(&mut self, batch: &[Transaction]) {
+        for transaction in batch {
+            let Transaction { key, payload, reply, touched } = transaction.clone();
+            self.keys.insert(key, Recall::Applied { payload, reply });
+            for touched in touched {
+                self.ids.insert(touched.version.id.clone(), ());
+                match touched.state {
+                    Some(state) => self.inventories.insert(touched.version.id, state),
+                    None => self.inventories.remove(&touched.version.id),
+                };
+            }
+        }
+    }
+
+    pub fn commit(&mut self, store: &dyn Store, batch: &[Transaction]) {
+        store.commit(batch).expect("it commits");
+        self.apply(batch);
+    }
+
+    /// Compares everything: each inventory, each key, and the lists.
+    pub fn check(&self, store: &dyn Store) {
+        self.check_inventories(store);
+        let keys: Vec<Key> = self.keys.keys().cloned().collect();
+        let loaded = store.load(&[], &keys).expect("it loads");
+        for (key, recall) in keys.iter().zip(loaded.keys) {
+            assert_eq!(Some(&recall), self.keys.get(key), "{key:?}");
+        }
+    }
+
+    pub fn check_inventories(&self, store: &dyn Store) {
+        let ids: Vec<InventoryId> = self.ids.keys().cloned().collect();
+        let loaded = store.load(&ids, &[]).expect("it loads");
+        for (id, found) in ids.iter().zip(loaded.inventories) {
+            assert_eq!(found.as_ref(), self.inventories.get(id), "{id:?}");
+        }
+        for limit in [1_000, 7] {
+            let all = ListQuery { limit, ..ListQuery::default() };
+            assert_eq!(list_all(store, all), self.inventories.values().cloned().collect::<Vec<_>>());
+        }
+        let owned = ListQuery { owner: Some(player("ann")), limit: 3, ..ListQuery::default() };
+        let of_ann = |state: &&Arc<Inventory>| state.owner == Some(player("ann"));
+        assert_eq!(list_all(store, owned), self.inventories.values().filter(of_ann).cloned().collect::<Vec<_>>());
+    }
+
+    /// How many items there are, of all kinds.
+    pub fn items(&self) -> u64 {
+        let stacks = self.inventories.values().flat_map(|state| state.contents.stacks());
+        stacks.map(|(_, stack)| u64::from(stack.count.get())).sum()
+    }
+}
+
+/// All pages of a list, one after the other.
+pub fn list_all(store: &dyn Store, mut query: ListQuery) -> Vec<Arc<Inventory>> {
+    let mut all = Vec::new();
+    loop {
+        let page = store.list(&query).expect("it lists");
+        assert!(page.len() <= query.limit);
+        let is_last = page.len() < query.limit;
+        all.extend(page);
+        if is_last {
+            return all;
+        }
+        query.after = all.last().map(|last| last.id.clone());
+    }
+}
+
+/// Random mutations over a few inventories: creations, changes, transfers, deletions, re-creations.
+pub struct History {
+    pub random: fastrand::Rng,
+    pub model: Model,
+    names: usize,
+    next: u32,
+}
+
+impl History {
+    pub fn new(seed: u64, names: usize) -> Self {
+        Self { random: fastrand::Rng::with_seed(seed), model: Model::default(), names, next: 1 }
+    }
+
+    /// The next batch, each mutation built upon the ones before it. It is already in the model.
+    pub fn batch(&mut self) -> Vec<Transaction> {
+        let size = 1 + self.random.usize(..6);
+        (0..size).map(|_| self.transaction()).collect()
+    }
+
+    fn transaction(&mut self) -> Transaction {
+        self.next += 1;
+        let name = format!("inv-{:03}", self.random.usize(..self.names));
+        let owner = self.random.bool().then_some("ann");
+        let fresh = inventory(&name, owner, self.next, 12, &[(Slot(0), stack(1, self.random.u32(1..99)))]);
+        let other = self.random.usize(..self.names);
+        let other = self.model.inventories.get(&id(&format!("inv-{other:03}"))).cloned();
+        let touched = match self.model.inventories.get(&id(&name)).cloned() {
+            None => vec![created(&fresh)],
+            Some(there) => match self.random.u32(..20) {
+                0 => vec![deleted(&there)],
+                1 => vec![recreated(&there, &fresh)],
+                2 => vec![],
+                3..=7 => match other.filter(|other| other.id != there.id) {
+                    Some(other) => self.transfer(&there, &other),
+                    None => vec![],
+                },
+                _ => vec![self.edit(&there)],
+            },
+        };
+        let key = if self.random.bool() {
+            key(&format!("key-{}", self.next))
+        } else {
+            uuid_key(u64::from(self.next), self.next)
+        };
+        let transaction = transaction(key, touched);
+        self.model.apply(std::slice::from_ref(&transaction));
+        transaction
+    }
+
+    fn edit(&mut self, there: &Inventory) -> Touched {
+        let slots = 1 + self.random.usize(..3);
+        let mut edits: Vec<Edit> = Vec::new();
+        for _ in 0..slots {
+            let slot = Slot(self.random.u16(..12));
+            if edits.iter().all(|(edited, _)| *edited != slot) {
+                let count = self.random.u32(..4);
+                let attributes = vec![self.random.u8(..); self.random.usize(..3)];
+                edits.push((slot, stack_with(self.random.u32(1..5), count, &attributes)));
+            }
+        }
+        updated(there, edits)
+    }
+
+    /// The first stack of one goes into an empty slot of the other; nothing is made or lost.
+    fn transfer(&mut self, from: &Inventory, to: &Inventory) -> Vec<Touched> {
+        let taken = from.contents.stacks().next().map(|(slot, stack)| (slot, stack.clone()));
+        let empty = to.contents.slots().iter().position(|slot| slot.stack.is_none());
+        let (Some((slot, stack)), Some(empty)) = (taken, empty) else { return vec![] };
+        vec![updated(from, vec![(slot, None)]), updated(to, vec![(Slot(empty as u16), Some(stack))])]
+    }
+}
