@@ -8,10 +8,11 @@ use slotcast::domain::{
 };
 use slotcast::engine::{Answer, Call, Engine, EngineSettings, Refusal};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
+use slotcast::store::faulty::{Fault, FaultyStore};
 use slotcast::store::{CommitError, Key, ListQuery, Loaded, Store, StoreError, Transaction};
 use std::future::Future;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -23,7 +24,7 @@ struct World {
 }
 
 fn open(folder: &Path) -> EmbeddedStore {
-    EmbeddedStore::open(folder.join("slotcast.db"), EmbeddedSettings::default()).unwrap()
+    EmbeddedStore::open(&folder.join("slotcast.db"), EmbeddedSettings::default()).unwrap()
 }
 
 fn world() -> World {
@@ -257,8 +258,8 @@ async fn a_key_from_the_future_is_refused() {
 async fn case_44_a_full_disk_refuses_mutations_serves_reads_and_recovers() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("slotcast.db");
-    let settings = |bytes_max| EmbeddedSettings { bytes_max, ..EmbeddedSettings::default() };
-    let store = EmbeddedStore::open(&path, settings(Some(512 * 1024))).unwrap();
+    let settings = EmbeddedSettings { bytes_max: Some(512 * 1024), ..EmbeddedSettings::default() };
+    let store = EmbeddedStore::open(&path, settings).unwrap();
     let (engine, catalog) = start(Arc::new(store), EngineSettings::default());
     let world = World { folder, engine, catalog };
     let mut chests = 0;
@@ -278,53 +279,18 @@ async fn case_44_a_full_disk_refuses_mutations_serves_reads_and_recovers() {
     assert_eq!(world.engine.read(&id(&format!("chest-{chests}"))).await, Ok(None), "nothing of it is there");
 
     let World { folder, engine, catalog } = world;
-    let store = loop {
-        drop(restart(engine, folder.path()).await);
-        break EmbeddedStore::open(&path, settings(None)).unwrap();
-    };
-    let (engine, _) = start(Arc::new(store), EngineSettings::default());
+    let store = restart(engine, folder.path()).await;
+    let (engine, _) = start(store, EngineSettings::default());
     let world = World { folder, engine, catalog };
     assert_eq!(world.held("chest-0").await, 27 * 64);
     world.chest("one more", 1).await;
     assert_eq!(world.held("one more").await, 1);
 }
 
-/// A store whose next commits end as told, or wait.
-struct Scripted {
-    inner: EmbeddedStore,
-    next: Mutex<Vec<Script>>,
-}
-
-enum Script {
-    Fail(CommitError),
-    Wait(std::sync::mpsc::Receiver<()>),
-}
-
-impl Store for Scripted {
-    fn load(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, StoreError> {
-        self.inner.load(ids, keys)
-    }
-
-    fn commit(&self, batch: &[Transaction]) -> Result<(), CommitError> {
-        let next = self.next.lock().unwrap().pop();
-        match next {
-            Some(Script::Fail(error)) => return Err(error),
-            Some(Script::Wait(until)) => until.recv().unwrap_or_default(),
-            None => {}
-        }
-        self.inner.commit(batch)
-    }
-
-    fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
-        self.inner.list(query)
-    }
-}
-
-fn scripted(settings: EngineSettings) -> (World, Arc<Scripted>) {
+fn faulty() -> (TempDir, Arc<FaultyStore<EmbeddedStore>>) {
     let folder = tempfile::tempdir().unwrap();
-    let store = Arc::new(Scripted { inner: open(folder.path()), next: Mutex::default() });
-    let (engine, catalog) = start(store.clone(), settings);
-    (World { folder, engine, catalog }, store)
+    let store = FaultyStore::new(open(folder.path()));
+    (folder, Arc::new(store))
 }
 
 fn away() -> StoreError {
@@ -333,12 +299,14 @@ fn away() -> StoreError {
 
 #[tokio::test]
 async fn a_commit_that_fails_changes_nothing_and_is_seen_by_nobody() {
-    let (world, store) = scripted(EngineSettings::default());
+    let (folder, store) = faulty();
+    let (engine, catalog) = start(store.clone(), EngineSettings::default());
+    let world = World { folder, engine, catalog };
     world.chest("a", 10).await;
     world.chest("b", 0).await;
     let mut watched = world.engine.watch(vec![id("a"), id("b")]).await.unwrap();
     let before = watched.states();
-    store.next.lock().unwrap().push(Script::Fail(CommitError::NotCommitted(away())));
+    store.fail_next_commit(Fault::NotCommitted(away()));
     let call = fresh(world.transfer("a", "b", 10));
     assert_eq!(world.engine.mutate(call.clone()).await, Err(Refusal::Store(away())));
     assert_eq!(watched.states(), before);
@@ -352,13 +320,12 @@ async fn a_commit_that_fails_changes_nothing_and_is_seen_by_nobody() {
 
 #[tokio::test]
 async fn case_45_after_a_commit_of_unknown_end_nothing_more_is_written() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Arc::new(Scripted { inner: open(folder.path()), next: Mutex::default() });
+    let (folder, store) = faulty();
     let catalog = Arc::new(default_catalog());
     let (engine, mut commit_loop) = Engine::start(store.clone(), catalog.clone(), EngineSettings::default());
     let world = World { folder, engine, catalog };
     world.chest("a", 10).await;
-    store.next.lock().unwrap().push(Script::Fail(CommitError::Unknown(away())));
+    store.fail_next_commit(Fault::UnknownAfter(away()));
     assert_eq!(world.engine.mutate(fresh(world.add("a", 1))).await, Err(Refusal::Unknown));
     commit_loop.failed().await;
     let after = world.engine.mutate(fresh(world.add("a", 1))).await;
@@ -366,16 +333,41 @@ async fn case_45_after_a_commit_of_unknown_end_nothing_more_is_written() {
     assert_eq!(world.held("a").await, 10, "what was durable is still read");
 }
 
+/// A store whose commits wait until the other end of the channel is gone.
+struct Gated {
+    inner: EmbeddedStore,
+    gate: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Store for Gated {
+    fn load(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, StoreError> {
+        self.inner.load(ids, keys)
+    }
+
+    fn commit(&self, batch: &[Transaction]) -> Result<(), CommitError> {
+        while self.gate.lock().unwrap().recv().is_ok() {}
+        self.inner.commit(batch)
+    }
+
+    fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
+        self.inner.list(query)
+    }
+}
+
 #[tokio::test]
 async fn a_full_queue_refuses_instead_of_growing() {
     let settings = EngineSettings { queue_max: 4, queue_wait: Duration::from_millis(20), ..EngineSettings::default() };
-    let (world, store) = scripted(settings);
-    world.chest("a", 0).await;
-    let (release, until) = std::sync::mpsc::channel();
-    store.next.lock().unwrap().push(Script::Wait(until));
+    let folder = tempfile::tempdir().unwrap();
+    let (release, gate) = mpsc::channel::<()>();
+    let store = Gated { inner: open(folder.path()), gate: Mutex::new(gate) };
+    let (engine, catalog) = start(Arc::new(store), settings);
+    let world = World { folder, engine, catalog };
+    let chest = LayoutId::new("chest").unwrap();
     let calls: Vec<_> = (0..20)
-        .map(|_| {
-            let (engine, call) = (world.engine.clone(), fresh(world.add("a", 1)));
+        .map(|n| {
+            let create =
+                Operation::Create { id: id(&format!("chest-{n}")), owner: None, layout: chest.clone(), stacks: vec![] };
+            let (engine, call) = (world.engine.clone(), fresh(create));
             tokio::spawn(async move { engine.mutate(call).await })
         })
         .collect();
@@ -393,7 +385,8 @@ async fn a_full_queue_refuses_instead_of_growing() {
         }
     }
     assert!((4..=8).contains(&done), "{done} done, {refused} refused");
-    assert_eq!(world.held("a").await, done);
+    let listed = world.engine.list(ListQuery { limit: 100, ..ListQuery::default() }).await.unwrap();
+    assert_eq!(listed.len(), done, "those refused did nothing");
 }
 
 #[tokio::test]

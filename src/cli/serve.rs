@@ -72,7 +72,7 @@ impl Serve {
             key_window: Duration::from_secs(self.key_window_s),
             ..EmbeddedSettings::default()
         };
-        let store = EmbeddedStore::open(self.data.join("slotcast.db"), settings)?;
+        let store = EmbeddedStore::open(&self.data.join("slotcast.db"), settings)?;
         let listener = TcpListener::bind(self.listen)
             .await
             .map_err(|error| format!("{} cannot be listened on: {error}; choose another with --listen", self.listen))?;

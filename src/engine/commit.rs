@@ -41,9 +41,12 @@ pub(super) fn spawn(
         while requests.blocking_recv_many(&mut batch, settings.batch_max) > 0 {
             // Unbounded, yet bounded: it holds no more than the callers that wait.
             if results.send(writer.run(batch.drain(..))).is_err() {
-                return;
+                break;
             }
         }
+        // First the store is let go of, then the end is told: whoever waits for the end may open it again.
+        drop(writer);
+        drop(results);
     };
     let started = std::thread::Builder::new().name("commit".into()).spawn(run);
     // Without a thread every call is answered with `Stopped`, since its queue is gone.
