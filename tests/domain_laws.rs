@@ -1,0 +1,290 @@
+//! Laws of the domain, over random worlds and mutations: valid ones, absurd ones, and lists of both.
+
+mod support;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use slotcast::domain::{
+    Attributes, Change, Contents, Digest, Effect, Inventory, ItemCode, Mutation, Operation, Outcome, Rejection,
+    RejectionCause, Revision, SlotState, Stack,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use support::random::{History, config, history};
+use support::{Totals, World};
+
+proptest! {
+    #![proptest_config(config(256))]
+
+    #[test]
+    fn nothing_is_made_or_lost(History { mut world, mutations } in history()) {
+        for operation in mutations.into_iter().flat_map(|mutation| mutation.operations) {
+            let before = world.clone();
+            let result = world.run(operation.clone());
+            let change = world.totals().minus(&before.totals());
+            match result {
+                Ok(effect) => check_balance(&operation, &effect.outcomes[0], &before, &change)?,
+                Err(_) => prop_assert_eq!(&world.inventories, &before.inventories),
+            }
+        }
+    }
+
+    #[test]
+    fn a_mutation_is_its_operations_one_after_another(History { mut world, mutations } in history()) {
+        for mutation in mutations {
+            let (mut singly, before) = (world.clone(), world.clone());
+            let result = world.mutate(&mutation);
+            if let Err(rejection @ Rejection { cause: RejectionCause::StaleRevision { .. }, .. }) = &result {
+                prop_assert_eq!(rejection.operation, 0);
+                prop_assert!(mutation.expected.iter().any(|(id, at)| before.inventories[id].contents.revision() != *at));
+            } else if result.as_ref().is_err_and(|_| missing_expected(&mutation, &before)) {
+                // The inventory that should have been at some revision is not there at all.
+            } else {
+                check_same_as_singly(&mutation, &mut singly, &world, &result)?;
+            }
+            if result.is_err() {
+                prop_assert_eq!(&world.inventories, &before.inventories, "a rejection changes nothing");
+            }
+        }
+    }
+
+    #[test]
+    fn revisions_stamps_and_digests_are_exact(History { mut world, mutations } in history()) {
+        for mutation in mutations {
+            let before = world.clone();
+            let Ok(effect) = world.mutate(&mutation) else { continue };
+            for touched in &effect.touched {
+                let old = before.inventories.get(&touched.version.id);
+                match (&touched.state, old) {
+                    (Some(new), Some(old)) if new.epoch == old.epoch => check_advanced(&old.contents, &new.contents)?,
+                    (Some(new), _) => check_created(&before, new)?,
+                    (None, old) => {
+                        let revision = old.expect("it was there").contents.revision();
+                        prop_assert_eq!(touched.version.revision, revision.next());
+                        prop_assert_eq!(touched.version.digest, Digest::EMPTY);
+                    }
+                }
+                if let Some(new) = &touched.state {
+                    prop_assert_eq!(&new.version(), &touched.version);
+                    let restored = Contents::restored(new.contents.revision(), new.contents.slots().to_vec());
+                    prop_assert_eq!(&restored, &new.contents, "the digest from scratch is the one kept up to date");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_changes_replayed_on_the_old_state_give_the_new_one(History { mut world, mutations } in history()) {
+        for mutation in mutations {
+            let mut replayed = world.inventories.clone();
+            let Ok(effect) = world.mutate(&mutation) else { continue };
+            check_touched(&mutation, &effect)?;
+            for change in effect.touched.iter().flat_map(|touched| &touched.changes) {
+                let old = replayed.remove(change.id());
+                match change {
+                    Change::Created(inventory) => {
+                        prop_assert!(old.is_none());
+                        replayed.insert(change.id().clone(), inventory.clone());
+                    }
+                    Change::Updated { epoch, revision, edits, .. } => {
+                        let new = old.expect("it was there").advanced(edits);
+                        prop_assert_eq!((new.epoch, new.contents.revision()), (*epoch, *revision));
+                        prop_assert!(!edits.is_empty());
+                        replayed.insert(change.id().clone(), Arc::new(new));
+                    }
+                    Change::Deleted { epoch, revision, .. } => {
+                        let old = old.expect("it was there");
+                        prop_assert_eq!((old.epoch, old.contents.revision().next()), (*epoch, *revision));
+                    }
+                }
+            }
+            prop_assert_eq!(&replayed, &world.inventories);
+        }
+    }
+
+    #[test]
+    fn no_stack_grows_above_its_limit(History { mut world, mutations } in history()) {
+        for mutation in mutations {
+            let largest = |world: &World, code| {
+                let stacks = world.inventories.values().flat_map(|inventory| inventory.contents.stacks());
+                stacks.filter(|(_, stack)| stack.item == code).map(|(_, stack)| stack.count.get()).max()
+            };
+            let before = world.clone();
+            if world.mutate(&mutation).is_err() {
+                continue;
+            }
+            for code in world.totals().kinds().map(|(item, _, _)| item) {
+                let limit = world.catalog.item_by_code(code).map_or(0, |item| item.max_stack.get());
+                // What an older catalog left above its limit may stay so.
+                let allowed = largest(&before, code).unwrap_or(0).max(limit);
+                prop_assert!(largest(&world, code).unwrap_or(0) <= allowed, "{:?}: {:?}", code, mutation);
+            }
+        }
+    }
+}
+
+/// `change` is what an operation did to all inventories together; it must be what its outcome says.
+fn check_balance(
+    operation: &Operation,
+    outcome: &Outcome,
+    before: &World,
+    change: &Totals,
+) -> Result<(), TestCaseError> {
+    let mut expected = Totals::default();
+    match operation {
+        Operation::Create { stacks, .. } => stacks.iter().for_each(|(_, stack)| expected.add_stack(stack, 1)),
+        Operation::Delete { id } => expected.add_contents(&before.inventories[id].contents, -1),
+        Operation::Add { item, attributes, count, allow_partial, .. } => {
+            prop_assert_eq!(u64::from(outcome.count) + u64::from(outcome.remainder), u64::from(count.get()));
+            prop_assert!(outcome.remainder == 0 || *allow_partial);
+            expected.add(*item, attributes, i64::from(outcome.count));
+        }
+        Operation::Remove { item, attributes, count, .. } => {
+            prop_assert_eq!(outcome.count, count.get());
+            let Some(attributes) = attributes else { return check_removed_of_any_kind(*item, outcome.count, change) };
+            expected.add(*item, attributes, -i64::from(outcome.count));
+        }
+        Operation::Drop { count, .. } => {
+            let dropped = outcome.stack.as_ref().expect("a drop hands the stack out");
+            prop_assert!(count.is_none_or(|count| count == dropped.count));
+            prop_assert_eq!(dropped.count.get(), outcome.count);
+            expected.add_stack(dropped, -1);
+        }
+        Operation::Craft { recipe, times, .. } => {
+            prop_assert_eq!(outcome.count, times.get());
+            let sides = [(-1, &recipe.inputs), (1, &recipe.outputs)];
+            for (sign, (item, count)) in sides.into_iter().flat_map(|(sign, side)| side.iter().map(move |p| (sign, p)))
+            {
+                expected.add(*item, &Attributes::NONE, sign * i64::from(count.get()) * i64::from(times.get()));
+            }
+        }
+        Operation::Set { stack, .. } => {
+            outcome.stack.iter().for_each(|replaced| expected.add_stack(replaced, -1));
+            stack.iter().for_each(|stack| expected.add_stack(stack, 1));
+        }
+        Operation::Move { .. } | Operation::Transfer { .. } | Operation::Rearrange { .. } => {}
+    }
+    prop_assert_eq!(change, &expected, "{:?}", operation);
+    Ok(())
+}
+
+fn check_removed_of_any_kind(item: ItemCode, count: u32, change: &Totals) -> Result<(), TestCaseError> {
+    let mut removed = 0;
+    for (kind, _, change) in change.kinds() {
+        prop_assert!(kind == item && change < 0);
+        removed -= change;
+    }
+    prop_assert_eq!(removed, i64::from(count));
+    Ok(())
+}
+
+fn missing_expected(mutation: &Mutation, before: &World) -> bool {
+    mutation.expected.iter().any(|(id, _)| !before.inventories.contains_key(id))
+}
+
+/// The same operations as mutations of their own end in the same stacks, and fail at the same place for the same reason.
+fn check_same_as_singly(
+    mutation: &Mutation,
+    singly: &mut World,
+    world: &World,
+    result: &Result<Effect, Rejection>,
+) -> Result<(), TestCaseError> {
+    for (position, operation) in mutation.operations.iter().enumerate() {
+        match (singly.run(operation.clone()), result) {
+            (Ok(one), Ok(all)) => prop_assert_eq!(&one.outcomes[0], &all.outcomes[position]),
+            (Ok(_), Err(rejection)) => prop_assert!(rejection.operation > position),
+            (Err(one), Err(all)) => {
+                prop_assert_eq!((position, one.cause), (all.operation, all.cause.clone()));
+                return Ok(());
+            }
+            (Err(one), Ok(_)) => prop_assert!(false, "only alone it is refused: {:?}", one),
+        }
+    }
+    let stacks = |world: &World| -> Vec<_> {
+        let of =
+            |inventory: &Arc<Inventory>| (inventory.id.clone(), inventory.layout.clone(), stacks(&inventory.contents));
+        world.inventories.values().map(of).collect()
+    };
+    prop_assert_eq!(stacks(singly), stacks(world));
+    Ok(())
+}
+
+fn stacks(contents: &Contents) -> Vec<Option<Stack>> {
+    contents.slots().iter().map(|state| state.stack.clone()).collect()
+}
+
+fn check_created(before: &World, new: &Inventory) -> Result<(), TestCaseError> {
+    prop_assert_eq!(new.contents.revision(), Revision::CREATED);
+    prop_assert!(before.inventories.values().all(|old| old.epoch != new.epoch));
+    for state in new.contents.slots() {
+        prop_assert_eq!((state.changed_at, state.identity_at), (Revision::CREATED, Revision::CREATED));
+    }
+    Ok(())
+}
+
+/// One revision more and stamps on just the slots that differ; or nothing differs and it is the same to the last bit.
+fn check_advanced(old: &Contents, new: &Contents) -> Result<(), TestCaseError> {
+    if stacks(old) == stacks(new) {
+        prop_assert_eq!(old, new);
+        return Ok(());
+    }
+    prop_assert_eq!(new.revision(), old.revision().next());
+    for (was, is) in old.slots().iter().zip(new.slots()) {
+        let expected = SlotState {
+            stack: is.stack.clone(),
+            changed_at: if was.stack == is.stack { was.changed_at } else { new.revision() },
+            identity_at: if kind(was) == kind(is) { was.identity_at } else { new.revision() },
+        };
+        prop_assert_eq!(is, &expected);
+        prop_assert!(is.identity_at <= is.changed_at && is.changed_at <= new.revision());
+    }
+    Ok(())
+}
+
+fn kind(state: &SlotState) -> Option<(ItemCode, &Attributes)> {
+    state.stack.as_ref().map(|stack| (stack.item, &stack.attributes))
+}
+
+/// Each inventory once, in order of first mention.
+fn check_touched(mutation: &Mutation, effect: &Effect) -> Result<(), TestCaseError> {
+    prop_assert_eq!(effect.outcomes.len(), mutation.operations.len());
+    let operations = Mutation { expected: vec![], ..mutation.clone() };
+    let mut mentioned: Vec<_> = Vec::new();
+    for id in operations.inventories() {
+        if !mentioned.contains(id) {
+            mentioned.push(id.clone());
+        }
+    }
+    let touched: Vec<_> = effect.touched.iter().map(|touched| touched.version.id.clone()).collect();
+    mentioned.retain(|id| touched.contains(id));
+    prop_assert_eq!(touched, mentioned);
+    Ok(())
+}
+
+/// The laws above mean little if hardly anything is accepted.
+#[test]
+fn operations_of_every_kind_are_both_accepted_and_refused() {
+    let mut runner = TestRunner::deterministic();
+    let mut seen: BTreeMap<String, [u32; 2]> = BTreeMap::new();
+    for _ in 0..300 {
+        let History { mut world, mutations } = history().new_tree(&mut runner).unwrap().current();
+        for mutation in mutations {
+            let mut singly = world.clone();
+            for operation in &mutation.operations {
+                let accepted = singly.run(operation.clone()).is_ok();
+                seen.entry(kind_of_operation(operation)).or_default()[usize::from(accepted)] += 1;
+            }
+            let accepted = world.mutate(&mutation).is_ok();
+            if mutation.operations.len() > 1 {
+                seen.entry("a list of several".to_owned()).or_default()[usize::from(accepted)] += 1;
+            }
+        }
+    }
+    assert_eq!(seen.len(), 11, "{seen:?}");
+    assert!(seen.values().all(|[refused, accepted]| *refused >= 10 && *accepted >= 10), "{seen:?}");
+}
+
+fn kind_of_operation(operation: &Operation) -> String {
+    format!("{operation:?}").split(' ').next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,244 @@
+//! Random catalogs, worlds and mutations: few names and few kinds of items, so that they meet often, and both sensible
+//! and absurd numbers.
+
+use super::{World, attributes, count, id, item, layout_id};
+use proptest::prelude::*;
+use proptest::sample::select;
+use slotcast::catalog_file::default_catalog;
+use slotcast::domain::catalog::{CatalogSource, RecipeSource};
+use slotcast::domain::mutation::Taken;
+use slotcast::domain::{
+    Attributes, Catalog, Count, Inventory, InventoryId, ItemCode, Mutation, Operation, Recipe, Revision, Slot, Stack,
+};
+use std::sync::Arc;
+
+/// Each inventory begins with a layout of its own, and the last one not at all; the pouch has 3 slots, so that room runs
+/// out.
+const NAMES: [&str; 4] = ["anna", "chest", "pouch", "new"];
+const LAYOUTS: [&str; 3] = ["player", "chest", "pouch"];
+const SLOTS_MAX: u16 = 36;
+/// Planks, log, stick, torch, coal, sword (some more often), and one that no catalog has.
+const CODES: [u32; 10] = [1, 1, 1, 15, 15, 21, 23, 24, 29, 99];
+
+/// Never gone from a catalog, so that there is always a recipe.
+const COAL: u32 = 24;
+
+/// `PROPTEST_CASES` of them, or as many as suit a build without optimisation.
+pub fn config(cases: u32) -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
+    // A failure prints its whole input; what it shows becomes a test of its own, so no regression file is kept.
+    ProptestConfig { cases: asked.unwrap_or(cases), failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// A world, and mutations to apply to it in order.
+#[derive(Debug, Clone)]
+pub struct History {
+    pub world: World,
+    pub mutations: Vec<Mutation>,
+}
+
+pub fn history() -> impl Strategy<Value = History> {
+    catalog().prop_flat_map(|catalog| {
+        let mutations = prop::collection::vec(steps(catalog.recipes().to_vec()), 1..16);
+        (world(catalog), mutations).prop_map(|(world, list)| History { mutations: settled(&world, list), world })
+    })
+}
+
+/// The built-in one with some items gone, other stack limits, a small layout and two recipes that go to the bounds.
+fn catalog() -> impl Strategy<Value = Catalog> {
+    let limit = prop_oneof![5 => Just(None), 1 => select(vec![Some(1), Some(5), Some(u32::MAX)])];
+    let kept = prop_oneof![9 => Just(true), 1 => Just(false)];
+    prop::collection::vec((kept, limit), default_catalog().items().len()).prop_map(|choices| {
+        let default = default_catalog();
+        let mut source = source_without_items(&default);
+        for (known, (_, limit)) in
+            default.items().iter().zip(&choices).filter(|(known, (kept, _))| *kept || known.code.get() == COAL)
+        {
+            source.items.push((known.id.to_string(), known.code.get(), limit.unwrap_or(known.max_stack.get())));
+        }
+        let has = |name: &str| source.items.iter().any(|(id, _, _)| id == name);
+        let met = |name: &str| default.item(name).is_some_and(|item| CODES.contains(&item.code.get()));
+        source.recipes.retain(|recipe| {
+            recipe.inputs.iter().all(|(id, _)| has(id) && met(id)) && recipe.outputs.iter().all(|(id, _)| has(id))
+        });
+
+        Catalog::new(source).expect("a valid catalog")
+    })
+}
+
+fn source_without_items(catalog: &Catalog) -> CatalogSource {
+    let name = |code: &ItemCode| catalog.item_by_code(*code).unwrap().id.to_string();
+    let side = |parts: &[(ItemCode, Count)]| parts.iter().map(|(code, count)| (name(code), count.get())).collect();
+    let mut recipes: Vec<RecipeSource> = catalog
+        .recipes()
+        .iter()
+        .map(|recipe| RecipeSource {
+            id: recipe.id.to_string(),
+            inputs: side(&recipe.inputs),
+            outputs: side(&recipe.outputs),
+        })
+        .collect();
+    let one = |id: &str, count| vec![(id.to_owned(), count)];
+    recipes.push(RecipeSource { id: "flood".into(), inputs: vec![], outputs: one("coal", u32::MAX) });
+    recipes.push(RecipeSource { id: "burn".into(), inputs: one("stick", 3), outputs: vec![] });
+    let mut layouts: Vec<_> = catalog
+        .layouts()
+        .map(|layout| (layout.id.to_string(), vec![("all".to_owned(), layout.slots() as u64)]))
+        .collect();
+    layouts.push(("pouch".to_owned(), vec![("all".to_owned(), 3)]));
+    CatalogSource { items: vec![], recipes, layouts }
+}
+
+/// Inventories as an older catalog may have left them: stacks above their limit, items that are gone.
+fn world(catalog: Catalog) -> impl Strategy<Value = World> {
+    let stored = prop::collection::vec((slot(), stack()), 2..14);
+    let inventory = prop_oneof![6 => (1_u64..4, stored).prop_map(Some), 1 => Just(None)];
+    prop::collection::vec(inventory, LAYOUTS.len()).prop_map(move |inventories| {
+        let mut world = World::new(catalog.clone());
+        for ((name, layout), stored) in NAMES.into_iter().zip(LAYOUTS).zip(inventories) {
+            let Some((revision, stacks)) = stored else { continue };
+            let edits: Vec<_> = stacks.into_iter().map(|(slot, stack)| (slot, Some(stack))).collect();
+            world.put(name, layout, revision, &edits);
+        }
+        world
+    })
+}
+
+/// An operation, or one that depends on the state it meets.
+#[derive(Debug, Clone)]
+enum Step {
+    Plain(Operation),
+    /// Rearranges the inventory's own stacks in some order.
+    Shuffle {
+        id: InventoryId,
+        seed: u64,
+    },
+}
+
+#[derive(Debug, Clone)]
+struct Steps {
+    steps: Vec<Step>,
+    expected: Vec<(InventoryId, Revision)>,
+    /// Leaves out what would be refused; otherwise hardly any list of several were accepted.
+    only_accepted: bool,
+}
+
+fn steps(recipes: Vec<Arc<Recipe>>) -> impl Strategy<Value = Steps> {
+    let one = prop::collection::vec(step(recipes.clone()), 1);
+    let list = prop_oneof![2 => one, 1 => prop::collection::vec(step(recipes), 2..8)];
+    let some = (inventory_id(), 0_u64..6).prop_map(|(id, revision)| vec![(id, Revision(revision))]);
+    let expected = prop_oneof![15 => Just(vec![]), 1 => some];
+    (list, expected, any::<bool>()).prop_map(|(steps, expected, only_accepted)| Steps {
+        steps,
+        expected,
+        only_accepted,
+    })
+}
+
+/// Settles what depends on the state, in a copy of the world that sees what comes before.
+fn settled(world: &World, list: Vec<Steps>) -> Vec<Mutation> {
+    let mut world = world.clone();
+    let mutation = |Steps { steps, expected, only_accepted }| {
+        let mut during = world.clone();
+        let mut operations = Vec::new();
+        for step in steps {
+            let operation = match step {
+                Step::Plain(operation) => operation,
+                Step::Shuffle { id, seed } => Operation::Rearrange { stacks: shuffled(&during, &id, seed), id },
+            };
+            let accepted = during.run(operation.clone()).is_ok();
+            if accepted || !only_accepted {
+                operations.push(operation);
+            }
+        }
+        let mutation = Mutation { operations, expected };
+        let _ = world.mutate(&mutation);
+        mutation
+    };
+    list.into_iter().map(mutation).collect()
+}
+
+fn step(recipes: Vec<Arc<Recipe>>) -> impl Strategy<Value = Step> {
+    let shuffle = (inventory_id(), 0_u64..99).prop_map(|(id, seed)| Step::Shuffle { id, seed });
+    prop_oneof![24 => operation(recipes).prop_map(Step::Plain), 1 => shuffle]
+}
+
+fn operation(recipes: Vec<Arc<Recipe>>) -> impl Strategy<Value = Operation> {
+    prop_oneof![
+        2 => create(),
+        1 => inventory_id().prop_map(|id| Operation::Delete { id }),
+        6 => (inventory_id(), code(), bytes(), number(), any::<bool>()).prop_map(
+            |(id, item, attributes, count, allow_partial)| Operation::Add { id, item, attributes, count, allow_partial }
+        ),
+        6 => (inventory_id(), code(), prop::option::of(bytes()), number())
+            .prop_map(|(id, item, attributes, count)| Operation::Remove { id, item, attributes, count }),
+        6 => (inventory_id(), slot(), slot(), prop::option::of(number()))
+            .prop_map(|(id, from, to, count)| Operation::Move { id, from, to, count }),
+        4 => (inventory_id(), slot(), prop::option::of(number()))
+            .prop_map(|(id, slot, count)| Operation::Drop { id, slot, count }),
+        6 => (inventory_id(), select(recipes), prop_oneof![Just(count(1)), number()])
+            .prop_map(|(id, recipe, times)| Operation::Craft { id, recipe, times }),
+        8 => transfer(),
+        4 => (inventory_id(), slot(), prop::option::of(stack()))
+            .prop_map(|(id, slot, stack)| Operation::Set { id, slot, stack }),
+        1 => (inventory_id(), prop::collection::vec((slot(), stack()), 0..4))
+            .prop_map(|(id, stacks)| Operation::Rearrange { id, stacks }),
+    ]
+}
+
+fn create() -> impl Strategy<Value = Operation> {
+    let layout = select(vec!["player", "chest", "pouch", "pouch", "nowhere"]);
+    let stacks = prop::collection::vec((slot(), stack()), 0..2);
+    (prop_oneof![select(vec!["new"]).prop_map(id), inventory_id()], layout, stacks)
+        .prop_map(|(id, layout, stacks)| Operation::Create { id, owner: None, layout: layout_id(layout), stacks })
+}
+
+fn transfer() -> impl Strategy<Value = Operation> {
+    let what = prop_oneof![
+        (slot(), prop::option::of(number())).prop_map(|(slot, count)| Taken::Slot { slot, count }),
+        (code(), prop::option::of(bytes()), number()).prop_map(|(item, attributes, count)| Taken::Item {
+            item,
+            attributes,
+            count
+        }),
+    ];
+    (inventory_id(), what, inventory_id(), prop::option::of(slot()), any::<bool>()).prop_map(
+        |(from, what, to, to_slot, allow_partial)| Operation::Transfer { from, what, to, to_slot, allow_partial },
+    )
+}
+
+fn inventory_id() -> impl Strategy<Value = InventoryId> {
+    prop_oneof![30 => select(NAMES.to_vec()), 1 => Just("nobody")].prop_map(id)
+}
+
+fn slot() -> impl Strategy<Value = Slot> {
+    prop_oneof![20 => 0_u16..3, 4 => 0..SLOTS_MAX, 1 => select(vec![SLOTS_MAX, u16::MAX])].prop_map(Slot)
+}
+
+fn code() -> impl Strategy<Value = ItemCode> {
+    select(CODES.to_vec()).prop_map(item)
+}
+
+fn number() -> impl Strategy<Value = Count> {
+    prop_oneof![12 => 1_u32..=3, 4 => 1_u32..=70, 2 => 63_u32..=65, 1 => u32::MAX - 1..=u32::MAX].prop_map(count)
+}
+
+fn bytes() -> impl Strategy<Value = Attributes> {
+    prop_oneof![12 => Just(vec![]), 2 => Just(vec![7]), 1 => Just(vec![7; Attributes::BYTES_MAX])]
+        .prop_map(|bytes| attributes(&bytes))
+}
+
+fn stack() -> impl Strategy<Value = Stack> {
+    (code(), number(), bytes()).prop_map(|(item, count, attributes)| Stack { item, count, attributes })
+}
+
+/// The inventory's own stacks, in slots shuffled by `seed`; none of an inventory that is not there.
+fn shuffled(world: &World, id: &InventoryId, seed: u64) -> Vec<(Slot, Stack)> {
+    let Some(Inventory { contents, .. }) = world.inventories.get(id).map(|inventory| &**inventory) else {
+        return vec![];
+    };
+    let slots = contents.slots().len() as u64;
+    // Minus one has no divisor in common with anything, so each slot is reached once.
+    let place = |slot: Slot| Slot(((seed + (slots - 1) * u64::from(slot.0)) % slots) as u16);
+    contents.stacks().map(|(slot, stack)| (place(slot), stack.clone())).collect()
+}
