@@ -82,7 +82,7 @@ pub fn frame_since(inventory: &Inventory, cursor: Option<Cursor>, delta_slots_ma
         return full(FullReason::DeltaOff);
     }
     let base = cursor.revision;
-    let changes: Vec<SlotChange> = changes_since(contents, base).take(delta_slots_max + 1).collect();
+    let changes: Vec<SlotChange> = changes_since(contents, base).take(delta_slots_max.saturating_add(1)).collect();
     if changes.len() > delta_slots_max {
         return full(FullReason::ManyChanges);
     }

@@ -84,8 +84,8 @@ impl Subscription {
 
     /// When to call [`Self::poll_frame`] at the latest, if nothing changes until then.
     pub fn poll_timeout(&self, now: Moment) -> Moment {
-        let heartbeat = self.sent_at.unwrap_or(now) + self.settings.heartbeat;
-        self.pacer.poll_timeout(now).map_or(heartbeat, |due| due.min(heartbeat))
+        // While a change waits no heartbeat is due, even if the window is the longer of the two.
+        self.pacer.poll_timeout(now).unwrap_or_else(|| self.sent_at.unwrap_or(now) + self.settings.heartbeat)
     }
 
     /// The frame that is due now, if one is. `states`, asked only then, are in the order of the request and of one moment.

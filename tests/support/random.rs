@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// Each inventory begins with a layout of its own, and the last one not at all; the pouch has 3 slots, so that room runs
 /// out.
-const NAMES: [&str; 4] = ["anna", "chest", "pouch", "new"];
+pub const NAMES: [&str; 4] = ["anna", "chest", "pouch", "new"];
 const LAYOUTS: [&str; 3] = ["player", "chest", "pouch"];
 const SLOTS_MAX: u16 = 36;
 /// Planks, log, stick, torch, coal, sword (some more often), and one that no catalog has.
