@@ -5,6 +5,7 @@ mod support;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
+use slotcast::domain::mutation::Taken;
 use slotcast::domain::{
     Attributes, Change, Contents, Digest, Effect, Inventory, ItemCode, Mutation, Operation, Outcome, Rejection,
     RejectionCause, Revision, SlotState, Stack,
@@ -163,7 +164,16 @@ fn check_balance(
             outcome.stack.iter().for_each(|replaced| expected.add_stack(replaced, -1));
             stack.iter().for_each(|stack| expected.add_stack(stack, 1));
         }
-        Operation::Move { .. } | Operation::Transfer { .. } | Operation::Rearrange { .. } => {}
+        Operation::Transfer { what, allow_partial, .. } => {
+            let asked = match what {
+                Taken::Item { count, .. } => Some(*count),
+                Taken::Slot { count, .. } => *count,
+            };
+            let in_all = u64::from(outcome.count) + u64::from(outcome.remainder);
+            prop_assert!(asked.is_none_or(|count| u64::from(count.get()) == in_all));
+            prop_assert!(outcome.remainder == 0 || *allow_partial);
+        }
+        Operation::Move { .. } | Operation::Rearrange { .. } => {}
     }
     prop_assert_eq!(change, &expected, "{:?}", operation);
     Ok(())

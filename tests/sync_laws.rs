@@ -245,6 +245,7 @@ struct Stream {
     settings: SyncSettings,
     subscription: Subscription,
     replicas: Vec<Option<Replica>>,
+    told_deleted: Vec<bool>,
     now: Moment,
     sync_at: Option<Moment>,
     frame_at: Option<Moment>,
@@ -265,6 +266,7 @@ impl Stream {
             world,
             settings,
             subscription: Subscription::new(settings, resume),
+            told_deleted: vec![false; replicas.len()],
             replicas,
             now: Moment::ZERO,
             sync_at: None,
@@ -335,10 +337,12 @@ impl Stream {
 
     fn apply(&mut self, frame: &Frame) -> Result<(), TestCaseError> {
         for (position, part) in &frame.changed {
+            self.told_deleted[*position] = false;
             let replica = &mut self.replicas[*position];
             *replica = Some(Replica::apply(replica.as_ref(), part).unwrap());
         }
         for position in &frame.deleted {
+            prop_assert!(!std::mem::replace(&mut self.told_deleted[*position], true), "a deletion is told once");
             self.replicas[*position] = None;
         }
         Ok(())
