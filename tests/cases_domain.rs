@@ -1,0 +1,352 @@
+//! The adversarial cases 1 to 17, 23 and 24 where the domain can show them; each has the number it has on the list. What
+//! only a request on the wire can hold (negative numbers, bad UTF-8, missing fields) is tested at the gRPC edge.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use slotcast::domain::catalog::{CatalogSource, RecipeSource};
+use slotcast::domain::ids::NameError;
+use slotcast::domain::mutation::Taken;
+use slotcast::domain::{
+    Attributes, Catalog, Count, Edit, IdempotencyKey, Item, ItemCode, LayoutId, Mutation, Operation, Outcome,
+    RejectionCause, Revision, Slot,
+};
+use support::{World, attributes, count, filled, id, item, stack, stack_with};
+
+const PLANKS: u32 = 1;
+const LOG: u32 = 2;
+const SWORD: u32 = 3;
+/// Its stack limit is the largest number there is.
+const DUST: u32 = 4;
+/// Not in the catalog.
+const GONE: u32 = 99;
+
+/// "a" has 4 slots, "b" has 2.
+fn world(a: &[Edit], b: &[Edit]) -> World {
+    let named = |id: &str, code, max_stack| (id.to_owned(), code, max_stack);
+    let side = |id: &str, count| vec![(id.to_owned(), count)];
+    let layout = |id: &str, slots| (id.to_owned(), vec![("all".to_owned(), slots)]);
+    let source = CatalogSource {
+        items: vec![
+            named("planks", PLANKS, 64),
+            named("log", LOG, 64),
+            named("sword", SWORD, 1),
+            named("dust", DUST, u32::MAX),
+        ],
+        recipes: vec![
+            RecipeSource { id: "planks".into(), inputs: side("log", 1), outputs: side("planks", 4) },
+            RecipeSource { id: "flood".into(), inputs: vec![], outputs: side("dust", u32::MAX) },
+        ],
+        layouts: vec![layout("four", 4), layout("two", 2)],
+    };
+    let mut world = World::new(Catalog::new(source).unwrap());
+    world.put("a", "four", 5, a);
+    world.put("b", "two", 7, b);
+    world
+}
+
+fn add(code: u32, number: u32, allow_partial: bool) -> Operation {
+    Operation::Add { id: id("a"), item: item(code), attributes: Attributes::NONE, count: count(number), allow_partial }
+}
+
+fn remove(code: u32, number: u32) -> Operation {
+    Operation::Remove { id: id("a"), item: item(code), attributes: None, count: count(number) }
+}
+
+fn shift(from: u16, to: u16, number: Option<u32>) -> Operation {
+    Operation::Move { id: id("a"), from: Slot(from), to: Slot(to), count: number.map(count) }
+}
+
+fn craft(world: &World, recipe: &str, times: u32) -> Operation {
+    Operation::Craft { id: id("a"), recipe: world.catalog.recipe(recipe).unwrap().clone(), times: count(times) }
+}
+
+fn transfer_slot(slot: u16, number: Option<u32>, to_slot: Option<u16>, allow_partial: bool) -> Operation {
+    let what = Taken::Slot { slot: Slot(slot), count: number.map(count) };
+    Operation::Transfer { from: id("a"), what, to: id("b"), to_slot: to_slot.map(Slot), allow_partial }
+}
+
+/// The filled slots as (slot, item code, count).
+fn slots(world: &World, name: &str) -> Vec<(u16, u32, u32)> {
+    world.get(name).contents.stacks().map(|(slot, stack)| (slot.0, stack.item.get(), stack.count.get())).collect()
+}
+
+/// Accepted, changing "a" by one revision; what the operation did.
+fn accepted(world: &mut World, operation: Operation) -> Outcome {
+    let before = world.get("a").contents.revision();
+    let mut effect = world.run(operation).expect("it is within the rules");
+    assert_eq!(world.get("a").contents.revision(), before.next());
+    effect.outcomes.remove(0)
+}
+
+/// Accepted, changing nothing.
+fn idle(world: &mut World, operation: Operation) -> Outcome {
+    let before = world.clone();
+    let mut effect = world.run(operation).expect("it is within the rules");
+    assert_eq!(world.inventories, before.inventories, "no new revision");
+    assert!(effect.touched.iter().all(|touched| touched.changes.is_empty()));
+    effect.outcomes.remove(0)
+}
+
+/// Refused, changing nothing.
+fn refused(world: &mut World, operation: Operation) -> RejectionCause {
+    let before = world.clone();
+    let rejection = world.run(operation).expect_err("it is against the rules");
+    assert_eq!(world.inventories, before.inventories, "a rejection changes nothing");
+    rejection.cause
+}
+
+#[test]
+fn case_01_a_count_of_0_cannot_be_said() {
+    assert_eq!(Count::new(0), None);
+    assert_eq!(stack(PLANKS, 5).with_count(0), None, "no stack of nothing");
+}
+
+#[test]
+fn case_02_the_largest_count_there_is_is_refused_without_wrapping() {
+    let mut world = world(&[filled(0, stack(PLANKS, 60))], &[]);
+    let cause = refused(&mut world, add(PLANKS, u32::MAX, false));
+    assert_eq!(
+        cause,
+        RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), wanted: u64::from(u32::MAX), room: 4 + 3 * 64 }
+    );
+    let cause = refused(&mut world, remove(PLANKS, u32::MAX));
+    assert_eq!(
+        cause,
+        RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), wanted: u64::from(u32::MAX), held: 60 }
+    );
+    for operation in [
+        shift(0, 1, Some(u32::MAX)),
+        Operation::Drop { id: id("a"), slot: Slot(0), count: Some(count(u32::MAX)) },
+        transfer_slot(0, Some(u32::MAX), None, true),
+    ] {
+        assert!(matches!(refused(&mut world, operation), RejectionCause::NotEnough { held: 60, .. }));
+    }
+    let set = Operation::Set { id: id("a"), slot: Slot(0), stack: Some(stack(PLANKS, u32::MAX)) };
+    assert!(matches!(refused(&mut world, set), RejectionCause::StackTooLarge { max_stack: 64, .. }));
+    assert_eq!(accepted(&mut world, add(PLANKS, u32::MAX, true)).remainder, u32::MAX - 196, "or as much as fits");
+}
+
+#[test]
+fn case_03_max_minus_one_plus_two_splits_without_wrapping() {
+    for (code, max) in [(PLANKS, 64), (DUST, u32::MAX)] {
+        let mut world = world(&[filled(1, stack(code, max - 1))], &[]);
+        let outcome = accepted(&mut world, add(code, 2, false));
+        assert_eq!(outcome, Outcome { count: 2, ..Outcome::default() });
+        assert_eq!(slots(&world, "a"), [(0, code, 1), (1, code, max)]);
+    }
+}
+
+#[test]
+fn case_04_an_unknown_item_recipe_or_layout_is_refused() {
+    let mut world = world(&[], &[]);
+    let unknown = RejectionCause::UnknownItemCode { item: item(GONE) };
+    assert_eq!(ItemCode::new(0), None);
+    assert_eq!(refused(&mut world, add(GONE, 1, true)), unknown);
+    let set = Operation::Set { id: id("a"), slot: Slot(0), stack: Some(stack(GONE, 1)) };
+    assert_eq!(refused(&mut world, set), unknown);
+    assert!(world.catalog.item("mithril").is_none() && world.catalog.recipe("mithril").is_none());
+    let layout = LayoutId::new("palace").unwrap();
+    let create =
+        |layout: &LayoutId, stacks| Operation::Create { id: id("c"), owner: None, layout: layout.clone(), stacks };
+    assert_eq!(refused(&mut world, create(&layout, vec![])), RejectionCause::UnknownLayout { layout });
+    assert_eq!(refused(&mut world, create(&support::layout_id("two"), vec![(Slot(0), stack(GONE, 1))])), unknown);
+}
+
+#[test]
+fn case_05_an_item_gone_from_the_catalog_is_kept_and_can_be_moved_but_not_made() {
+    let mut world = world(&[filled(0, stack(GONE, 80)), filled(1, stack(GONE, 5)), filled(2, stack(PLANKS, 1))], &[]);
+    assert_eq!(slots(&world, "a"), [(0, GONE, 80), (1, GONE, 5), (2, PLANKS, 1)]);
+    refused(&mut world, add(GONE, 1, true));
+    assert_eq!(idle(&mut world, shift(1, 0, None)).count, 0, "nothing merges onto it: its limit is not known");
+    accepted(&mut world, shift(0, 3, None));
+    accepted(&mut world, shift(3, 2, None));
+    assert_eq!(slots(&world, "a"), [(1, GONE, 5), (2, GONE, 80), (3, PLANKS, 1)], "moved, then swapped");
+    accepted(&mut world, remove(GONE, 2));
+    assert_eq!(accepted(&mut world, transfer_slot(2, None, None, false)).count, 80);
+    assert_eq!(slots(&world, "b"), [(0, GONE, 80)]);
+    let drop = Operation::Drop { id: id("a"), slot: Slot(1), count: None };
+    assert_eq!(accepted(&mut world, drop).stack, Some(stack(GONE, 3)));
+}
+
+#[test]
+fn case_06_a_slot_that_is_not_there_is_refused() {
+    for slot in [4, u16::MAX] {
+        let mut world = world(&[filled(0, stack(PLANKS, 9))], &[filled(0, stack(LOG, 1))]);
+        let out_of_range = RejectionCause::SlotOutOfRange { id: id("a"), slot: Slot(slot), slots: 4 };
+        for operation in [
+            shift(0, slot, None),
+            shift(slot, 0, None),
+            shift(slot, slot, None),
+            Operation::Drop { id: id("a"), slot: Slot(slot), count: None },
+            Operation::Set { id: id("a"), slot: Slot(slot), stack: None },
+            Operation::Rearrange { id: id("a"), stacks: vec![(Slot(slot), stack(PLANKS, 9))] },
+            transfer_slot(slot, None, None, false),
+        ] {
+            assert_eq!(refused(&mut world, operation), out_of_range);
+        }
+        let cause = refused(&mut world, transfer_slot(0, None, Some(slot), true));
+        assert_eq!(cause, RejectionCause::SlotOutOfRange { id: id("b"), slot: Slot(slot), slots: 2 });
+    }
+}
+
+#[test]
+fn case_07_a_move_onto_itself_is_ok_and_makes_no_revision() {
+    let mut world = world(&[filled(0, stack(PLANKS, 9)), filled(1, stack(PLANKS, 64))], &[]);
+    for number in [None, Some(1), Some(u32::MAX)] {
+        assert_eq!(idle(&mut world, shift(0, 0, number)), Outcome::default());
+    }
+    assert_eq!(idle(&mut world, shift(0, 1, None)), Outcome::default(), "and so is one onto a full stack of the same");
+}
+
+#[test]
+fn case_08_a_partial_move_onto_another_item_is_refused_and_a_whole_one_swaps() {
+    let mut world = world(&[filled(0, stack(PLANKS, 9)), filled(1, stack(LOG, 5))], &[]);
+    let cause = refused(&mut world, shift(0, 1, Some(8)));
+    assert_eq!(cause, RejectionCause::SlotOccupied { id: id("a"), slot: Slot(1) });
+    assert_eq!(accepted(&mut world, shift(0, 1, Some(9))).count, 9, "all of it, though as a number");
+    assert_eq!(slots(&world, "a"), [(0, LOG, 5), (1, PLANKS, 9)]);
+}
+
+#[test]
+fn case_09_the_same_item_with_other_attributes_never_merges() {
+    let named = stack_with(PLANKS, 3, b"oiled");
+    let mut world = world(&[filled(0, named.clone()), filled(1, stack(PLANKS, 5))], &[filled(0, named.clone())]);
+    accepted(&mut world, add(PLANKS, 1, false));
+    assert_eq!(slots(&world, "a"), [(0, PLANKS, 3), (1, PLANKS, 6)], "passes by the stack with attributes");
+    assert!(matches!(refused(&mut world, shift(0, 1, Some(1))), RejectionCause::SlotOccupied { .. }));
+    accepted(&mut world, shift(0, 1, None));
+    assert_eq!(slots(&world, "a"), [(0, PLANKS, 6), (1, PLANKS, 3)], "swapped as two things");
+    let cause = refused(&mut world, transfer_slot(0, None, Some(0), false));
+    assert_eq!(cause, RejectionCause::SlotOccupied { id: id("b"), slot: Slot(0) });
+    accepted(&mut world, transfer_slot(0, None, None, false));
+    assert_eq!(slots(&world, "b"), [(0, PLANKS, 3), (1, PLANKS, 6)]);
+    accepted(&mut world, transfer_slot(1, None, None, false));
+    assert_eq!(slots(&world, "b"), [(0, PLANKS, 6), (1, PLANKS, 6)], "only onto the same attributes");
+}
+
+#[test]
+fn case_10_an_add_that_fits_partly_adds_nothing_or_names_the_remainder_if_asked() {
+    let mut world = world(&[0, 1, 2, 3].map(|slot| filled(slot, stack(PLANKS, 60))), &[]);
+    let cause = refused(&mut world, add(PLANKS, 20, false));
+    assert_eq!(cause, RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), wanted: 20, room: 16 });
+    let outcome = accepted(&mut world, add(PLANKS, 20, true));
+    assert_eq!(outcome, Outcome { count: 16, remainder: 4, stack: None });
+    assert_eq!(idle(&mut world, add(PLANKS, 4, true)), Outcome { count: 0, remainder: 4, stack: None });
+}
+
+#[test]
+fn case_11_removing_more_than_is_held_removes_nothing() {
+    let mut world = world(&[filled(0, stack(PLANKS, 60)), filled(2, stack(PLANKS, 3))], &[]);
+    let cause = refused(&mut world, remove(PLANKS, 64));
+    assert_eq!(cause, RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), wanted: 64, held: 63 });
+    assert_eq!(accepted(&mut world, remove(PLANKS, 63)).count, 63);
+    assert_eq!(slots(&world, "a"), []);
+}
+
+#[test]
+fn case_12_a_craft_without_room_for_its_output_leaves_the_inputs_intact() {
+    let full =
+        [filled(0, stack(LOG, 5)), filled(1, stack(PLANKS, 62)), filled(2, stack(SWORD, 1)), filled(3, stack(DUST, 1))];
+    let mut world = world(&full, &[]);
+    let craft = craft(&world, "planks", 1);
+    let cause = refused(&mut world, craft);
+    assert_eq!(cause, RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), wanted: 4, room: 2 });
+    assert_eq!(slots(&world, "a")[0], (0, LOG, 5));
+}
+
+#[test]
+fn case_13_a_craft_times_the_largest_number_is_refused_by_a_product_that_does_not_wrap() {
+    let mut world = world(&[filled(0, stack(LOG, 64))], &[]);
+    let wanted = u64::from(u32::MAX);
+    let operation = craft(&world, "planks", u32::MAX);
+    let cause = refused(&mut world, operation);
+    assert_eq!(cause, RejectionCause::NotEnough { id: id("a"), item: item(LOG), wanted, held: 64 });
+    let operation = craft(&world, "flood", u32::MAX);
+    let cause = refused(&mut world, operation);
+    assert_eq!(
+        cause,
+        RejectionCause::NoRoom { id: id("a"), item: item(DUST), wanted: wanted * wanted, room: 3 * wanted },
+        "in 32 bits this product is 1"
+    );
+}
+
+#[test]
+fn case_14_a_transfer_to_itself_is_refused() {
+    let mut world = world(&[filled(0, stack(PLANKS, 9))], &[]);
+    let what = Taken::Slot { slot: Slot(0), count: None };
+    let transfer =
+        Operation::Transfer { from: id("a"), what, to: id("a"), to_slot: Some(Slot(1)), allow_partial: true };
+    assert_eq!(refused(&mut world, transfer), RejectionCause::TransferToItself { id: id("a") });
+}
+
+#[test]
+fn case_15_attributes_that_are_too_large_cannot_be_said() {
+    assert_eq!(Attributes::BYTES_MAX, 1_024);
+    assert!(Attributes::new(&[1; 1_024]).is_some());
+    assert_eq!(Attributes::new(&[1; 1_025]), None);
+    assert_eq!(Attributes::new(&[]), Some(Attributes::NONE), "empty attributes are none");
+    assert_ne!(attributes(&[0]), Attributes::NONE);
+}
+
+#[test]
+fn case_16_names_that_are_no_names_are_told_as_such() {
+    use slotcast::domain::InventoryId;
+    assert_eq!(InventoryId::new(""), Err(NameError::Empty));
+    assert_eq!(InventoryId::new("a\0b"), Err(NameError::ControlCharacter));
+    assert_eq!(InventoryId::new("a\u{85}b"), Err(NameError::ControlCharacter));
+    assert_eq!(InventoryId::new(&"ä".repeat(65)), Err(NameError::TooLong { bytes_max: 128 }));
+    assert!(InventoryId::new(&"ä".repeat(64)).is_ok(), "the bound is in bytes");
+}
+
+#[test]
+fn case_17_an_idempotency_key_has_1_to_255_bytes() {
+    assert_eq!(IdempotencyKey::new(""), Err(NameError::Empty));
+    assert!(IdempotencyKey::new(&"k".repeat(255)).is_ok());
+    assert_eq!(IdempotencyKey::new(&"k".repeat(256)), Err(NameError::TooLong { bytes_max: 255 }));
+}
+
+#[test]
+fn case_23_a_stale_expected_revision_is_refused_with_the_current_one() {
+    let mut world = world(&[filled(0, stack(PLANKS, 9))], &[]);
+    let at = |revision| Mutation {
+        operations: vec![add(PLANKS, 1, false)],
+        expected: vec![(id("b"), Revision(7)), (id("a"), Revision(revision))],
+    };
+    let epoch = world.get("a").epoch;
+    for stale in [4, 6] {
+        let rejection = world.mutate(&at(stale)).unwrap_err();
+        let expected = Revision(stale);
+        assert_eq!(
+            rejection.cause,
+            RejectionCause::StaleRevision { id: id("a"), expected, current: Revision(5), epoch }
+        );
+    }
+    assert_eq!(world.mutate(&at(5)).unwrap().touched[0].version.revision, Revision(6));
+    world.mutate(&at(5)).expect_err("it was used up");
+}
+
+#[test]
+fn case_24_when_the_third_operation_fails_none_is_applied() {
+    let mut world = world(&[filled(0, stack(PLANKS, 9))], &[]);
+    let before = world.inventories.clone();
+    let operations =
+        vec![add(LOG, 3, false), transfer_slot(0, None, None, false), remove(PLANKS, 1), add(LOG, 1, false)];
+    let rejection = world.mutate(&Mutation { operations, expected: vec![] }).unwrap_err();
+    assert_eq!(rejection.operation, 2);
+    assert_eq!(rejection.cause, RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), wanted: 1, held: 0 });
+    assert_eq!(world.inventories, before);
+}
+
+#[test]
+fn a_stack_above_its_limit_stays_whole_and_its_parts_keep_to_the_limit() {
+    let mut world = world(&[filled(0, stack(PLANKS, 200))], &[]);
+    let Some(Item { max_stack, .. }) = world.catalog.item_by_code(item(PLANKS)) else { panic!("it is there") };
+    assert_eq!(max_stack.get(), 64);
+    let outcome = accepted(&mut world, transfer_slot(0, Some(100), Some(0), true));
+    assert_eq!(outcome, Outcome { count: 64, remainder: 36, stack: None });
+    assert_eq!((slots(&world, "a"), slots(&world, "b")), (vec![(0, PLANKS, 136)], vec![(0, PLANKS, 64)]));
+    accepted(&mut world, transfer_slot(0, None, Some(1), false));
+    assert_eq!(slots(&world, "b"), [(0, PLANKS, 64), (1, PLANKS, 136)], "whole as it is");
+}
