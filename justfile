@@ -1,0 +1,43 @@
+# The commands of the README. `just` alone lists them.
+
+buf_bin := ".cache/buf/node_modules/.bin/buf"
+
+_list:
+    @just --list
+
+# The scenarios of the plan, before and after, side by side
+demo *arguments:
+    cargo run --release -- demo {{ arguments }}
+
+# Everything that has to pass: formatting, lints, buf, tests
+test:
+    ./test
+
+# Lints of Rust and proto
+lint:
+    cargo fmt --check
+    cargo clippy --all-targets -- -D warnings
+    just buf
+
+# Formats Rust and, once ./test has fetched buf, proto
+fmt:
+    cargo fmt
+    if [ -x {{ buf_bin }} ]; then {{ buf_bin }} format --write; fi
+
+# Load against a service of its own
+bench *arguments:
+    cargo run --release -- bench {{ arguments }}
+
+# Kills the service N times at random moments and checks that nothing was lost or made
+crash n="50":
+    SLOTCAST_CRASHES={{ n }} cargo test --release --test crash -- --nocapture
+
+# Licenses, advisories, bans and sources of dependencies (cargo install cargo-deny)
+deny:
+    cargo deny check
+
+# Lints proto and compares it with main; ./test fetches buf
+buf:
+    {{ buf_bin }} lint
+    {{ buf_bin }} format --diff --exit-code
+    {{ buf_bin }} breaking --against '.git#branch=main'
