@@ -24,13 +24,17 @@ fmt:
     cargo fmt
     if [ -x {{ buf_bin }} ]; then {{ buf_bin }} format --write; fi
 
-# Load against a service of its own
+# Throughput and latency of the store, next to a plain log
 bench *arguments:
-    cargo run --release -- bench {{ arguments }}
+    cargo bench {{ arguments }}
 
 # Kills the service N times at random moments and checks that nothing was lost or made
 crash n="50":
     SLOTCAST_CRASHES={{ n }} cargo test --release --test crash -- --nocapture
+
+# Memory under idle subscriptions and a stalled reader, at full size
+memory mutations="200000" subscriptions="2000":
+    SLOTCAST_MUTATIONS={{ mutations }} SLOTCAST_SUBSCRIPTIONS={{ subscriptions }} cargo test --release --test memory -- --nocapture
 
 # Licenses, advisories, bans and sources of dependencies (cargo install cargo-deny)
 deny:

@@ -2,6 +2,8 @@
 //!
 //! `SLOTCAST_CRASHES` sets how many times (5 by default; `just crash 100` for a campaign).
 
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 mod process;
 
 use process::ServerProcess;

@@ -3,6 +3,8 @@
 //! `SLOTCAST_MUTATIONS` and `SLOTCAST_SUBSCRIPTIONS` set the size (4,000 and 200 by default; `just memory` for 200,000 and
 //! 2,000).
 
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 mod process;
 
 use process::ServerProcess;

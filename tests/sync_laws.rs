@@ -298,7 +298,7 @@ impl Stream {
         let started = self.now;
         loop {
             let states = states(&self.world);
-            while let Some(frame) = self.subscription.poll_frame(self.now, &states) {
+            while let Some(frame) = self.subscription.poll_frame(self.now, || states.clone()) {
                 self.receive(frame, started)?;
             }
             let next = self.subscription.poll_timeout(self.now);

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(super) type Answering = oneshot::Sender<Result<Answer, Refusal>>;
-pub(super) type Watching = oneshot::Sender<Result<Vec<watch::Receiver<State>>, Refusal>>;
+pub(super) type Receivers = Result<Vec<watch::Receiver<State>>, Refusal>;
+pub(super) type Watching = oneshot::Sender<Receivers>;
 
 pub(super) enum Request {
     Mutate { call: Box<Call>, answer: Answering },
@@ -21,7 +22,7 @@ pub(super) enum Request {
 struct Results {
     wakes: Vec<Wake>,
     answers: Vec<(Answering, Result<Answer, Refusal>)>,
-    watches: Vec<(Watching, Result<Vec<watch::Receiver<State>>, Refusal>)>,
+    watches: Vec<(Watching, Receivers)>,
 }
 
 pub(super) fn spawn(

@@ -114,8 +114,11 @@ impl HotTable {
     pub(super) fn evict(&self, hot_max: usize, order: &mut EvictionOrder) {
         let mut entries = self.write();
         let over = entries.len().saturating_sub(hot_max);
-        for _ in 0..over.saturating_mul(2).min(order.0.len()) {
-            let Some(id) = order.0.pop_front() else { return };
+        for _ in 0..2 * over {
+            if entries.len() <= hot_max {
+                break;
+            }
+            let Some(id) = order.0.pop_front() else { break };
             let Some(hot) = entries.get(&id) else { continue };
             if hot.state.receiver_count() > 0 || hot.used.swap(false, Ordering::Relaxed) {
                 order.0.push_back(id);

@@ -27,11 +27,12 @@ impl ServerProcess {
         Self { uri, child }
     }
 
-    #[allow(dead_code, reason = "not every test that uses a process needs it")]
+    #[allow(dead_code, reason = "not every test needs all of it")]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
+    #[allow(dead_code, reason = "not every test needs all of it")]
     /// As `kill -9` does; waits until it is gone.
     pub fn kill(&mut self) {
         self.child.kill().expect("it runs");
