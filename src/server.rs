@@ -3,8 +3,7 @@
 use crate::domain::Catalog;
 use crate::engine::{CommitLoop, Engine, EngineSettings};
 use crate::grpc::service::Service;
-use crate::grpc::v1::FILE_DESCRIPTOR_SET;
-use crate::grpc::v1::inventory_service_server::InventoryServiceServer;
+use crate::grpc::{FILE_DESCRIPTOR_SET, InventoryServiceServer};
 use crate::middleware::IdentityLayer;
 use crate::store::Store;
 use crate::sync::SyncSettings;
@@ -155,14 +154,13 @@ fn build_router(
     let service = Service { engine, catalog_version, sync: settings.sync, draining };
     let reflection =
         || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
-    let server = tonic::transport::Server::builder()
+    let mut server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(CONNECTION_STREAMS_MAX)
         // From the outside in:
         // 1. who calls; nothing goes further without.
         .layer(IdentityLayer);
-    let mut server = server;
     Ok(server
         .add_service(InventoryServiceServer::new(service))
         .add_service(health)

@@ -15,3 +15,6 @@ pub mod v1 {
     /// For reflection, and for whoever wants to build messages by name.
     pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/slotcast.bin"));
 }
+
+pub use v1::FILE_DESCRIPTOR_SET;
+pub use v1::inventory_service_server::InventoryServiceServer;
