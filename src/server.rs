@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tonic::transport::server::{Router, TcpIncoming};
 use tower::layer::util::{Identity, Stack};
 
@@ -151,7 +152,7 @@ fn build_router(
     + 'static,
 ) -> Result<Router<Layers>, ServerError> {
     let catalog_version = crate::catalog_file::version(engine.catalog());
-    let service = Service { engine, catalog_version, sync: settings.sync, draining };
+    let service = Service { engine, catalog_version, sync: settings.sync, draining, start: Instant::now() };
     let reflection =
         || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
     let mut server = tonic::transport::Server::builder()

@@ -52,7 +52,8 @@ fn count(count: u32) -> Count {
 fn call(key: &str, operation: Operation) -> Call {
     let key = Key { caller: Caller::new("test").unwrap(), key: IdempotencyKey::new(key).unwrap() };
     let payload = Fingerprint::of(format!("{operation:?}").as_bytes());
-    Call { key, payload, mutation: Mutation { operations: vec![operation], expected: vec![] } }
+    let mutation = Mutation { operations: vec![operation], expected: vec![] };
+    Call { key, payload, mutation, session: None, predicted: vec![], reason: "".into() }
 }
 
 fn fresh(operation: Operation) -> Call {
@@ -228,7 +229,7 @@ async fn case_26_the_same_key_in_flight_and_after_a_restart_gets_the_same_reply(
     let World { folder, engine, .. } = world;
     let store = restart(engine, folder.path()).await;
     let (engine, _) = start(store, EngineSettings::default());
-    assert_eq!(engine.mutate(call.clone()).await, Ok(Answer { reply: one.reply, replayed: true }));
+    assert_eq!(engine.mutate(call.clone()).await, Ok(Answer { replayed: true, ..one }));
     let other_payload = Call { payload: Fingerprint(1), ..call };
     assert_eq!(engine.mutate(other_payload).await, Err(Refusal::KeyReused));
     assert_eq!(held(engine.read(&id("a")).await.unwrap().as_deref()), 5);

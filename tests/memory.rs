@@ -43,7 +43,8 @@ async fn create(client: &Client, id: &str) {
 
 async fn subscribe(client: &Client, id: &str) -> Streaming<v1::SubscribeInventoryResponse> {
     let inventories = vec![v1::Watch { inventory_id: id.into(), resume: None }];
-    client.rpc().subscribe_inventory(v1::SubscribeInventoryRequest { inventories }).await.unwrap().into_inner()
+    let request = v1::SubscribeInventoryRequest { inventories, ..v1::SubscribeInventoryRequest::default() };
+    client.rpc().subscribe_inventory(request).await.unwrap().into_inner()
 }
 
 /// Sets the count of the first slot of `id`, so many times, with so many calls in flight.

@@ -7,8 +7,8 @@ mod support;
 use proptest::prelude::*;
 use slotcast::domain::{Contents, Epoch, Inventory, Mutation, Revision, Slot, Stack, View};
 use slotcast::sync::{
-    Cursor, Frame, FrameBody, FullReason, InventoryFrame, Moment, Replica, SlotChange, State, Subscription,
-    SyncSettings, frame_since,
+    Cursor, Frame, FrameBody, FullReason, InventoryFrame, Moment, Published, Replica, SlotChange, State, Subscription,
+    SyncSettings, Windows, Wishes, frame_since,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,10 +97,8 @@ proptest! {
             let now = life.last().unwrap();
             for (position, then) in life.iter().enumerate() {
                 let Some(frame) = frame_since(now, Some(Cursor::of(then)), usize::MAX) else { continue };
-                prop_assert_eq!(
-                    frame.body,
-                    FrameBody::Delta { base: then.contents.revision(), revision: now.contents.revision() }
-                );
+                let base = then.contents.revision();
+                prop_assert_eq!(frame.body, FrameBody::Delta { told: base, base, revision: now.contents.revision() });
                 let since = &life[position..];
                 let mut changes = frame.changes.iter().peekable();
                 for slot in (0..now.contents.slots().len() as u16).map(Slot) {
@@ -159,10 +157,20 @@ proptest! {
             let [first, second, .., last] = life.as_slice() else { continue };
             let delta = frame_since(last, Some(Cursor::of(second)), usize::MAX).unwrap();
             prop_assert!(Replica::apply(Some(&replica_of(first)), &delta).is_err());
-            prop_assert!(Replica::apply(Some(&replica_of(last)), &delta).is_err());
             prop_assert!(Replica::apply(None, &delta).is_err());
             let damaged = InventoryFrame { check: delta.check ^ flip, ..delta };
             prop_assert!(Replica::apply(Some(&replica_of(second)), &damaged).is_err());
+        }
+    }
+
+    #[test]
+    fn a_delta_fits_a_replica_anywhere_from_its_base_to_its_end(history in history()) {
+        for life in lives(history) {
+            let (first, last) = (&life[0], life.last().unwrap());
+            let Some(delta) = frame_since(last, Some(Cursor::of(first)), usize::MAX) else { continue };
+            for between in &life {
+                check_equal(&Replica::apply(Some(&replica_of(between)), &delta).unwrap(), last)?;
+            }
         }
     }
 
@@ -183,10 +191,10 @@ proptest! {
             }
             stream.mutate(mutation);
         }
-        stream.poll_until(stream.now + settings.window)?;
+        stream.poll_until(stream.now + settings.windows.news)?;
         prop_assert!(stream.shows_the_truth(), "after quiet the reader has everything");
         let sent = stream.syncs;
-        stream.poll_until(stream.now + settings.heartbeat * 3 + settings.window)?;
+        stream.poll_until(stream.now + settings.heartbeat * 3 + settings.windows.news)?;
         prop_assert_eq!(stream.syncs, sent, "nothing is sent when nothing changes");
         prop_assert!(stream.heartbeats >= 2, "but a sign of life");
     }
@@ -204,7 +212,7 @@ fn delta_slots_max() -> impl Strategy<Value = usize> {
 fn settings() -> impl Strategy<Value = SyncSettings> {
     let window = prop_oneof![Just(0), Just(100), Just(1_000), Just(30_000)].prop_map(Duration::from_millis);
     (window, delta_slots_max()).prop_map(|(window, delta_slots_max)| SyncSettings {
-        window,
+        windows: Windows { news: window, echo: window, tick: Duration::ZERO },
         delta_slots_max,
         ..SyncSettings::default()
     })
@@ -258,14 +266,14 @@ struct Stream {
 impl Stream {
     fn new(world: World, settings: SyncSettings, starts: &[Start]) -> Self {
         let states = states(&world);
-        let at = |state: &State| state.as_deref().map(replica_of);
+        let at = |state: &State| state.inventory.as_deref().map(replica_of);
         let replica = |(state, start)| if matches!(start, &Start::AtTheState) { at(state) } else { None };
         let replicas: Vec<_> = states.iter().zip(starts).map(replica).collect();
         let resume = states.iter().zip(starts).map(|(state, start)| resumed(state, start)).collect();
         Self {
             world,
             settings,
-            subscription: Subscription::new(settings, resume),
+            subscription: Subscription::new(settings, Wishes { resume, ..Wishes::default() }),
             told_deleted: vec![false; replicas.len()],
             replicas,
             now: Moment::ZERO,
@@ -280,13 +288,13 @@ impl Stream {
     fn mutate(&mut self, mutation: &Mutation) {
         let Ok(effect) = self.world.mutate(mutation) else { return };
         if effect.touched.iter().any(|touched| !touched.changes.is_empty()) {
-            self.subscription.handle_change();
+            self.subscription.handle_states(&states(&self.world));
             self.waiting_since.get_or_insert(self.now);
         }
     }
 
     fn shows_the_truth(&self) -> bool {
-        states(&self.world).iter().zip(&self.replicas).all(|(state, replica)| match (state, replica) {
+        states(&self.world).iter().zip(&self.replicas).all(|(state, replica)| match (&state.inventory, replica) {
             (None, None) => true,
             (Some(state), Some(replica)) => check_equal(replica, state).is_ok(),
             (None, Some(_)) | (Some(_), None) => false,
@@ -316,7 +324,7 @@ impl Stream {
         let states = states(&self.world);
         if frame.caught_up || !frame.changed.is_empty() || !frame.deleted.is_empty() {
             prop_assert!(frame.versions.is_empty());
-            let window_over = self.sync_at.map_or(Moment::ZERO, |at| at + self.settings.window);
+            let window_over = self.sync_at.map_or(Moment::ZERO, |at| at + self.settings.windows.news);
             prop_assert!(self.now >= window_over, "never within the window");
             let due = self.waiting_since.expect("something waits").max(window_over);
             prop_assert_eq!(self.now, due.max(watching_since), "and at once when it may");
@@ -325,7 +333,8 @@ impl Stream {
             self.syncs += 1;
         } else {
             prop_assert!(self.now >= self.frame_at.unwrap() + self.settings.heartbeat, "only when idle");
-            let versions = states.iter().enumerate().filter_map(|(at, state)| Some((at, state.as_ref()?.version())));
+            let versions =
+                states.iter().enumerate().filter_map(|(at, state)| Some((at, state.inventory.as_ref()?.version())));
             prop_assert_eq!(frame.versions, versions.collect::<Vec<_>>());
             self.heartbeats += 1;
         }
@@ -350,11 +359,11 @@ impl Stream {
 }
 
 fn states(world: &World) -> Vec<State> {
-    NAMES.iter().map(|name| world.inventory(&support::id(name))).collect()
+    NAMES.iter().map(|name| Arc::new(Published::new(world.inventory(&support::id(name))))).collect()
 }
 
 fn resumed(state: &State, start: &Start) -> Option<Cursor> {
-    let at = Cursor::of(state.as_ref()?);
+    let at = Cursor::of(state.inventory.as_ref()?);
     match start {
         Start::WithNothing => None,
         Start::AtTheState => Some(at),

@@ -104,7 +104,13 @@ impl Follow {
         };
         let watch = |(id, replica): (&String, _)| v1::Watch { inventory_id: id.clone(), resume: resume(replica) };
         let inventories = self.ids.iter().zip(&self.replicas).map(watch).collect();
-        let opened = self.rpc.subscribe_inventory(v1::SubscribeInventoryRequest { inventories }).await?;
+        let opened = self
+            .rpc
+            .subscribe_inventory(v1::SubscribeInventoryRequest {
+                inventories,
+                ..v1::SubscribeInventoryRequest::default()
+            })
+            .await?;
         self.stream.insert(opened.into_inner()).message().await
     }
 

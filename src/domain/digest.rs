@@ -11,7 +11,7 @@
 //! A sum needs no order and can be kept up to date: take the old slot's hash away, add the new one's. Two 32-bit lanes
 //! serve languages without 64-bit integers. It finds accidents, it is no signature.
 
-use super::ids::Slot;
+use super::ids::{IdempotencyKey, KeyTag, Slot};
 use super::stack::Stack;
 
 const SEED_A: u32 = 0x5107_0CA5;
@@ -59,6 +59,12 @@ impl Fingerprint {
     pub fn of(bytes: &[u8]) -> Self {
         let lane = |seed| u64::from(murmur3(seed, [], bytes));
         Self(lane(SEED_A) << 32 | lane(SEED_B))
+    }
+}
+
+impl KeyTag {
+    pub fn of(key: &IdempotencyKey) -> Self {
+        Self(murmur3(SEED_A, [], key.as_str().as_bytes()))
     }
 }
 

@@ -90,6 +90,11 @@ name!(
     255
 );
 name!(
+    /// A client's own id, given on its stream and on its mutations, to tell an echo from news; 1 to 128 bytes.
+    SessionId,
+    128
+);
+name!(
     /// Names a layout of the catalog; 1 to 64 bytes.
     LayoutId,
     64
@@ -115,6 +120,10 @@ impl IdempotencyKey {
         Some(ms)
     }
 }
+
+/// Names an idempotency key in a frame, in 32 bits: the MurmurHash3_x86_32 of its bytes with seed 0x51070CA5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyTag(pub u32);
 
 /// The stable number of an item; never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,9 +1,10 @@
 //! The commit loop: one thread, one linear order, no lock in the domain.
 
-use super::hot::{EvictionOrder, HotTable, State, Wake};
+use super::hot::{EvictionOrder, HotTable, Staged, Wake};
 use super::{Answer, Call, EngineSettings, Refusal};
-use crate::domain::{self, Catalog, Epoch, Inventory, InventoryId, View};
+use crate::domain::{self, Caller, Catalog, Effect, Epoch, Inventory, InventoryId, KeyTag, SessionId, Touched, View};
 use crate::store::{CommitError, Key, Loaded, Recall, Reply, Store, StoreError, Transaction};
+use crate::sync::{ChangeKind, Note, State, Verdict};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -15,6 +16,7 @@ pub(super) type Watching = oneshot::Sender<Receivers>;
 pub(super) enum Request {
     Mutate { call: Box<Call>, answer: Answering },
     Watch { ids: Vec<InventoryId>, answer: Watching },
+    Correct { session: SessionId, caller: Caller, id: InventoryId },
 }
 
 /// What is handed from the commit thread to the runtime, once a batch: one wake-up for all of it.
@@ -83,18 +85,22 @@ struct Writer {
 
 impl Writer {
     fn run(&mut self, requests: impl Iterator<Item = Request>) -> Results {
-        let (mut calls, mut watches) = (Vec::new(), Vec::new());
+        let (mut calls, mut watches, mut corrections) = (Vec::new(), Vec::new(), Vec::new());
         for request in requests {
             match request {
                 Request::Mutate { call, answer } => calls.push((*call, answer)),
                 Request::Watch { ids, answer } => watches.push((ids, answer)),
+                Request::Correct { session, caller, id } => corrections.push((session, caller, id)),
             }
         }
         let recalled = if *self.failed.borrow() { Err(gave_up()) } else { self.load(&calls, &watches) };
-        let (wakes, answers) = match &recalled {
+        let (mut wakes, answers) = match &recalled {
             Ok(recalled) => self.mutate(&calls, recalled),
             Err(refusal) => (Vec::new(), calls.iter().map(|_| Err(refusal.clone())).collect()),
         };
+        for (session, caller, id) in corrections {
+            wakes.extend(self.hot.note(&id, |inventory| correction(session, caller, inventory)));
+        }
         let watches = watches
             .into_iter()
             .map(|(ids, answer)| {
@@ -113,14 +119,18 @@ impl Writer {
         calls: &[(Call, Answering)],
         watches: &[(Vec<InventoryId>, Watching)],
     ) -> Result<Vec<Recall>, Refusal> {
-        let of_calls = calls.iter().flat_map(|(call, _)| call.mutation.inventories());
+        let of_calls = calls.iter().flat_map(|(call, _)| {
+            let predicted = call.predicted.iter().map(|(id, _)| id);
+            call.mutation.inventories().chain(predicted)
+        });
         let of_watches = watches.iter().flat_map(|(ids, _)| ids);
         let mut seen = HashSet::new();
         let cold: Vec<InventoryId> =
             of_calls.chain(of_watches).filter(|id| seen.insert(*id) && !self.hot.contains(id)).cloned().collect();
         let keys: Vec<Key> = calls.iter().map(|(call, _)| call.key.clone()).collect();
         let Loaded { inventories, keys } = self.store.load(&cold, &keys).map_err(Refusal::Store)?;
-        let found = cold.into_iter().zip(inventories).filter(|(_, state)| state.is_some());
+        let staged = |inventory| Staged { inventory, notes: Vec::new() };
+        let found = cold.into_iter().zip(inventories.into_iter().map(staged));
         // Nobody watches a cold inventory: there is no one to wake.
         self.hot.publish(found, &mut self.order);
         Ok(keys)
@@ -143,8 +153,8 @@ impl Writer {
             let refusal = self.refusal(error);
             return (Vec::new(), calls.iter().map(|_| Err(refusal.clone())).collect());
         }
-        let states = batch.states;
-        (self.hot.publish(states.into_iter(), &mut self.order), answers)
+        let staged = batch.staged;
+        (self.hot.publish(staged.into_iter(), &mut self.order), answers)
     }
 
     fn refusal(&self, error: CommitError) -> Refusal {
@@ -173,47 +183,119 @@ fn gave_up() -> Refusal {
 struct Batch<'a> {
     hot: &'a HotTable,
     /// What the batch has made of the inventories so far.
-    states: HashMap<InventoryId, State>,
+    staged: HashMap<InventoryId, Staged>,
     transactions: Vec<Transaction>,
     by_key: HashMap<Key, usize>,
 }
 
 impl View for Batch<'_> {
     fn inventory(&self, id: &InventoryId) -> Option<Arc<Inventory>> {
-        match self.states.get(id) {
-            Some(state) => state.clone(),
-            None => self.hot.state(id).flatten(),
+        match self.staged.get(id) {
+            Some(staged) => staged.inventory.clone(),
+            None => self.hot.inventory(id).flatten(),
         }
     }
 }
 
 impl<'a> Batch<'a> {
     fn new(hot: &'a HotTable) -> Self {
-        Self { hot, states: HashMap::new(), transactions: Vec::new(), by_key: HashMap::new() }
+        Self { hot, staged: HashMap::new(), transactions: Vec::new(), by_key: HashMap::new() }
     }
 
     fn run(&mut self, call: &Call, recalled: &Recall, catalog: &Catalog) -> Result<Answer, Refusal> {
+        let ran = self.recall(call, recalled).unwrap_or_else(|| self.apply(call, catalog));
+        if ran.is_err() && call.session.is_some() {
+            self.note_refusal(call);
+        }
+        ran
+    }
+
+    /// The answer to a call that is known already.
+    fn recall(&self, call: &Call, recalled: &Recall) -> Option<Result<Answer, Refusal>> {
         let in_this_batch = self.by_key.get(&call.key).map(|at| &self.transactions[*at]);
-        let earlier = match (in_this_batch, recalled) {
-            (Some(earlier), _) => Some((earlier.payload, &earlier.reply)),
-            (None, Recall::Applied { payload, reply }) => Some((*payload, reply)),
-            (None, Recall::Forgotten) => return Err(Refusal::KeyForgotten),
-            (None, Recall::New) => None,
+        let (payload, reply) = match (in_this_batch, recalled) {
+            (Some(earlier), _) => (earlier.payload, &earlier.reply),
+            (None, Recall::Applied { payload, reply }) => (*payload, reply),
+            (None, Recall::Forgotten) => return Some(Err(Refusal::KeyForgotten)),
+            (None, Recall::New) => return None,
         };
-        if let Some((payload, reply)) = earlier {
-            let same = payload == call.payload;
-            return if same { Ok(Answer { reply: reply.clone(), replayed: true }) } else { Err(Refusal::KeyReused) };
+        if payload != call.payload {
+            return Some(Err(Refusal::KeyReused));
         }
+        Some(Ok(Answer { reply: reply.clone(), replayed: true, prediction_confirmed: false }))
+    }
+
+    fn apply(&mut self, call: &Call, catalog: &Catalog) -> Result<Answer, Refusal> {
         let effect = domain::apply(&call.mutation, catalog, &*self, &mut new_epoch).map_err(Refusal::Rejected)?;
-        let versions = effect.touched.iter().map(|touched| touched.version.clone()).collect();
-        let reply = Reply { outcomes: effect.outcomes, versions };
-        for touched in effect.touched.iter().filter(|touched| !touched.changes.is_empty()) {
-            self.states.insert(touched.version.id.clone(), touched.state.clone());
+        let prediction_confirmed = !call.predicted.is_empty() && self.is_as_predicted(call, &effect);
+        let Effect { outcomes, touched } = effect;
+        for one in &touched {
+            let predicted = call.predicted.iter().any(|(id, _)| *id == one.version.id);
+            let verdict = match (predicted, prediction_confirmed) {
+                (false, _) => Verdict::Committed,
+                (true, true) => Verdict::Confirmed,
+                (true, false) => Verdict::Mispredicted,
+            };
+            if predicted || !one.changes.is_empty() {
+                self.stage(call, one, verdict);
+            }
         }
+        let versions = touched.iter().map(|touched| touched.version.clone()).collect();
+        let reply = Reply { outcomes, versions };
         self.by_key.insert(call.key.clone(), self.transactions.len());
-        let (key, payload, touched) = (call.key.clone(), call.payload, effect.touched);
+        let (key, payload) = (call.key.clone(), call.payload);
         self.transactions.push(Transaction { key, payload, reply: reply.clone(), touched });
-        Ok(Answer { reply, replayed: false })
+        Ok(Answer { reply, replayed: false, prediction_confirmed })
+    }
+
+    fn is_as_predicted(&self, call: &Call, effect: &Effect) -> bool {
+        call.predicted.iter().all(|(id, digest)| {
+            let touched = effect.touched.iter().find(|touched| touched.version.id == *id);
+            let untouched = || self.inventory(id).map(|inventory| inventory.contents.digest());
+            touched.map(|touched| touched.version.digest).or_else(untouched) == Some(*digest)
+        })
+    }
+
+    fn stage(&mut self, call: &Call, touched: &Touched, verdict: Verdict) {
+        let note = Note {
+            session: call.session.clone(),
+            epoch: touched.version.epoch,
+            revision: touched.version.revision,
+            verdict,
+            key: KeyTag::of(&call.key.key),
+            caller: call.key.caller.clone(),
+            kind: ChangeKind::of(&call.mutation),
+            reason: call.reason.clone(),
+        };
+        let empty = || Staged { inventory: None, notes: Vec::new() };
+        let staged = self.staged.entry(touched.version.id.clone()).or_insert_with(empty);
+        staged.inventory.clone_from(&touched.state);
+        staged.notes.push(note);
+    }
+
+    /// What the session has predicted is not so: its streams are to be corrected.
+    fn note_refusal(&mut self, call: &Call) {
+        let Some(session) = &call.session else { return };
+        for (id, _) in &call.predicted {
+            let Some(inventory) = self.inventory(id) else { continue };
+            let note = correction(session.clone(), call.key.caller.clone(), &inventory);
+            let unchanged = || Staged { inventory: Some(inventory), notes: Vec::new() };
+            self.staged.entry(id.clone()).or_insert_with(unchanged).notes.push(note);
+        }
+    }
+}
+
+fn correction(session: SessionId, caller: Caller, inventory: &Inventory) -> Note {
+    Note {
+        session: Some(session),
+        epoch: inventory.epoch,
+        revision: inventory.contents.revision(),
+        verdict: Verdict::Refused,
+        // It covers no mutation.
+        key: KeyTag(0),
+        caller,
+        kind: ChangeKind::Correction,
+        reason: "".into(),
     }
 }
 

@@ -4,13 +4,11 @@
 //! subscription copies its states under the read lock: so nobody sees half of a commit. Watchers are woken afterwards.
 
 use crate::domain::{Inventory, InventoryId};
+use crate::sync::{Note, Published, State};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::watch;
-
-/// The newest durable state; none when there is no such inventory (any more).
-pub type State = Option<Arc<Inventory>>;
 
 #[derive(Debug, Default)]
 pub struct HotTable {
@@ -24,6 +22,14 @@ struct Hot {
     used: AtomicBool,
 }
 
+/// What is to be published of one inventory.
+#[derive(Debug)]
+pub(super) struct Staged {
+    /// None: there is no such inventory (any more).
+    pub inventory: Option<Arc<Inventory>>,
+    pub notes: Vec<Note>,
+}
+
 /// Watchers to wake after the lock is gone.
 #[derive(Debug)]
 pub struct Wake(watch::Sender<State>);
@@ -35,13 +41,13 @@ impl Wake {
 }
 
 impl HotTable {
-    /// None when the inventory is not hot; it may exist all the same.
-    pub fn state(&self, id: &InventoryId) -> Option<State> {
+    /// None when it is not known here: then it may exist all the same.
+    pub fn inventory(&self, id: &InventoryId) -> Option<Option<Arc<Inventory>>> {
         let entries = self.read();
         let hot = entries.get(id)?;
         hot.used.store(true, Ordering::Relaxed);
-        let state = hot.state.borrow().clone();
-        Some(state)
+        let inventory = hot.state.borrow().inventory.clone();
+        Some(inventory)
     }
 
     pub fn len(&self) -> usize {
@@ -68,7 +74,7 @@ impl HotTable {
         let receiver = |id: &InventoryId| {
             let hot = entries.entry(id.clone()).or_insert_with(|| {
                 order.0.push_back(id.clone());
-                Hot::new(None)
+                Hot::new(Published::default())
             });
             hot.used.store(true, Ordering::Relaxed);
             hot.state.subscribe()
@@ -79,27 +85,29 @@ impl HotTable {
     /// Puts all states in at once; gives back whom to wake.
     pub(super) fn publish(
         &self,
-        states: impl Iterator<Item = (InventoryId, State)>,
+        staged: impl Iterator<Item = (InventoryId, Staged)>,
         order: &mut EvictionOrder,
     ) -> Vec<Wake> {
         let mut wakes = Vec::new();
         let mut entries = self.write();
-        for (id, state) in states {
+        for (id, Staged { inventory, notes }) in staged {
             let Some(hot) = entries.get(&id) else {
-                if state.is_some() {
+                if inventory.is_some() {
                     order.0.push_back(id.clone());
-                    entries.insert(id, Hot::new(state));
+                    entries.insert(id, Hot::new(Published::new(inventory)));
                 }
                 continue;
             };
             let watched = hot.state.receiver_count() > 0;
-            if !watched && state.is_none() {
+            if !watched && inventory.is_none() {
                 entries.remove(&id);
                 continue;
             }
             hot.used.store(true, Ordering::Relaxed);
             hot.state.send_if_modified(|current| {
-                *current = state;
+                // Notes are for streams that are open.
+                let next = if watched { current.followed_by(inventory, notes) } else { Published::new(inventory) };
+                *current = Arc::new(next);
                 false
             });
             if watched {
@@ -107,6 +115,21 @@ impl HotTable {
             }
         }
         wakes
+    }
+
+    /// Adds a note about the state as it is, if anybody watches.
+    pub(super) fn note(&self, id: &InventoryId, note: impl FnOnce(&Inventory) -> Note) -> Option<Wake> {
+        // Under the write lock, like everything that is published.
+        let entries = self.write();
+        let hot = entries.get(id).filter(|hot| hot.state.receiver_count() > 0)?;
+        hot.state.send_if_modified(|current| {
+            if let Some(inventory) = current.inventory.clone() {
+                let note = note(&inventory);
+                *current = Arc::new(current.followed_by(Some(inventory), [note]));
+            }
+            false
+        });
+        Some(Wake(hot.state.clone()))
     }
 
     /// Second chance: goes through the oldest entries until no more than `hot_max` are left, or a bounded number was
@@ -144,8 +167,8 @@ impl HotTable {
 }
 
 impl Hot {
-    fn new(state: State) -> Self {
-        Self { state: watch::Sender::new(state), used: AtomicBool::new(true) }
+    fn new(published: Published) -> Self {
+        Self { state: watch::Sender::new(Arc::new(published)), used: AtomicBool::new(true) }
     }
 }
 
@@ -162,7 +185,7 @@ mod tests {
         InventoryId::new(name).unwrap()
     }
 
-    fn state(name: &str) -> State {
+    fn inventory(name: &str) -> Option<Arc<Inventory>> {
         Some(Arc::new(Inventory {
             id: id(name),
             owner: None,
@@ -172,17 +195,25 @@ mod tests {
         }))
     }
 
+    fn staged(name: &str) -> (InventoryId, Staged) {
+        (id(name), Staged { inventory: inventory(name), notes: vec![] })
+    }
+
+    fn shown(table: &HotTable, receivers: &[watch::Receiver<State>]) -> Vec<Option<Arc<Inventory>>> {
+        table.snapshot(receivers).iter().map(|state| state.inventory.clone()).collect()
+    }
+
     #[test]
     fn eviction_keeps_what_is_watched_and_bounds_the_rest() {
         let (table, mut order) = (HotTable::default(), EvictionOrder::default());
         let names: Vec<String> = (0..100).map(|n| format!("inv-{n}")).collect();
-        table.publish(names.iter().map(|name| (id(name), state(name))), &mut order);
+        table.publish(names.iter().map(|name| staged(name)), &mut order);
         let watched = table.receivers(&[id("inv-3")], &mut order);
         for _ in 0..20 {
             table.evict(10, &mut order);
         }
         assert_eq!(table.len(), 10);
-        assert_eq!(table.snapshot(&watched), [state("inv-3")]);
+        assert_eq!(shown(&table, &watched), [inventory("inv-3")]);
         assert!(table.contains(&id("inv-3")));
     }
 
@@ -191,8 +222,8 @@ mod tests {
         let (table, mut order) = (HotTable::default(), EvictionOrder::default());
         for n in 0..5_000 {
             let name = format!("inv-{n}");
-            table.publish([(id(&name), state(&name))].into_iter(), &mut order);
-            table.publish([(id(&name), None)].into_iter(), &mut order);
+            table.publish([staged(&name)].into_iter(), &mut order);
+            table.publish([(id(&name), Staged { inventory: None, notes: vec![] })].into_iter(), &mut order);
             table.evict(10, &mut order);
         }
         assert!(table.is_empty());
@@ -203,8 +234,8 @@ mod tests {
     fn a_watcher_sees_the_new_state_before_it_is_woken_and_is_woken_after() {
         let (table, mut order) = (HotTable::default(), EvictionOrder::default());
         let mut receivers = table.receivers(&[id("a")], &mut order);
-        let wakes = table.publish([(id("a"), state("a"))].into_iter(), &mut order);
-        assert_eq!(table.snapshot(&receivers), [state("a")]);
+        let wakes = table.publish([staged("a")].into_iter(), &mut order);
+        assert_eq!(shown(&table, &receivers), [inventory("a")]);
         assert!(!receivers[0].has_changed().unwrap());
         wakes.into_iter().for_each(Wake::wake);
         assert!(receivers[0].has_changed().unwrap());

@@ -11,7 +11,9 @@ mod watched;
 pub use hot::HotTable;
 pub use watched::Watched;
 
-use crate::domain::{Catalog, Fingerprint, Inventory, InventoryId, Mutation, Rejection};
+use crate::domain::{
+    Caller, Catalog, Digest, Fingerprint, Inventory, InventoryId, Mutation, Rejection, SessionId, Version,
+};
 use crate::store::{Key, ListQuery, Reply, Store, StoreError};
 use commit::Request;
 use std::sync::Arc;
@@ -39,12 +41,21 @@ impl Default for EngineSettings {
     }
 }
 
+/// What digests are to be afterwards.
+pub type Predicted = Vec<(InventoryId, Digest)>;
+
 /// A mutation as it comes in: what to do, and how to recognise it when it comes again.
 #[derive(Debug, Clone)]
 pub struct Call {
     pub key: Key,
     pub payload: Fingerprint,
     pub mutation: Mutation,
+    /// Who asks for it, as named on a stream.
+    pub session: Option<SessionId>,
+    /// What that session expects the digests to be afterwards; empty: it has predicted nothing.
+    pub predicted: Predicted,
+    /// For those who want to be told why.
+    pub reason: Arc<str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +63,8 @@ pub struct Answer {
     pub reply: Reply,
     /// The mutation had been applied before; this is the reply of then.
     pub replayed: bool,
+    /// Digests were predicted, and all of them are right.
+    pub prediction_confirmed: bool,
 }
 
 /// Why a call was not carried out. Only [`Refusal::Unknown`] leaves open whether it was.
@@ -115,11 +128,23 @@ impl Engine {
 
     /// The current state of an inventory; sees every mutation acknowledged before.
     pub async fn read(&self, id: &InventoryId) -> Result<Option<Arc<Inventory>>, Refusal> {
-        if let Some(state) = self.hot.state(id) {
-            return Ok(state);
+        if let Some(known) = self.hot.inventory(id) {
+            return Ok(known);
         }
         let watched = self.watch(vec![id.clone()]).await?;
-        Ok(watched.states().into_iter().next().flatten())
+        Ok(watched.states().into_iter().next().and_then(|state| state.inventory.clone()))
+    }
+
+    /// Has the streams of a session that follow an inventory sent all its slots at once. Gives back what is there.
+    pub async fn correct(
+        &self,
+        session: SessionId,
+        caller: Caller,
+        id: InventoryId,
+    ) -> Result<Option<Version>, Refusal> {
+        let current = self.read(&id).await?.map(|inventory| inventory.version());
+        self.enqueue(Request::Correct { session, caller, id }).await?;
+        Ok(current)
     }
 
     /// Inventories to follow, in the order asked for. Those that are not there have no state yet.

@@ -1,6 +1,7 @@
 //! The inventories that one subscription follows.
 
-use super::hot::{HotTable, State};
+use super::hot::HotTable;
+use crate::sync::State;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;

@@ -6,11 +6,11 @@ use super::convert::{Invalid, frame, reply, request};
 use super::stream::FrameStream;
 use super::v1::operation::Operation as Wire;
 use super::{status, v1};
-use crate::domain::{Caller, Fingerprint, InventoryId, Outcome};
-use crate::engine::{Answer, Call, Engine};
+use crate::domain::{Caller, Fingerprint, InventoryId, Outcome, SessionId};
+use crate::engine::{Call, Engine, Predicted};
 use crate::store::{Key, ListQuery};
 use crate::sync::subscription::SUBSCRIPTION_SLOTS_MAX;
-use crate::sync::{Subscription, SyncSettings};
+use crate::sync::{Subscription, SyncSettings, Wishes};
 use futures_util::stream::BoxStream;
 use prost::Message;
 use tokio::sync::watch;
@@ -26,6 +26,8 @@ pub struct Service {
     pub sync: SyncSettings,
     /// Becomes true when the service ends.
     pub draining: watch::Receiver<bool>,
+    /// The moment that all streams count from.
+    pub start: Instant,
 }
 
 /// A mutation carried out: the receipt, and what each operation did.
@@ -67,25 +69,53 @@ impl Service {
         single: bool,
     ) -> Result<Done, Status> {
         let context = context.unwrap_or_default();
-        let key = request::idempotency_key(&context).map_err(|invalid| status::invalid(&invalid))?;
-        let mutation = request::mutation(self.engine.catalog(), &context, &operations, single)
-            .map_err(|invalid| status::invalid(&invalid))?;
-        let payload = payload(context.expected, operations);
-        let reason = context.reason;
-        let call = Call { key: Key { caller, key }, payload, mutation };
+        let (session, predicted) = prediction(&context).map_err(|invalid| status::invalid(&invalid))?;
+        let call = match self.call(caller.clone(), context, operations, single) {
+            Ok(call) => Call { session, predicted, ..call },
+            Err(invalid) => {
+                self.correct(session, &caller, predicted).await;
+                return Err(status::invalid(&invalid));
+            }
+        };
         let answer = self.engine.mutate(call).await.map_err(|refusal| {
-            tracing::debug!(?refusal, reason, "a mutation was refused");
+            tracing::debug!(?refusal, "a mutation was refused");
             status::refusal(&refusal)
         })?;
         let receipt = Some(reply::receipt(&answer));
-        let Answer { reply, replayed } = answer;
-        tracing::debug!(reason, replayed, "a mutation was carried out");
-        Ok(Done { receipt, outcomes: reply.outcomes })
+        Ok(Done { receipt, outcomes: answer.reply.outcomes })
+    }
+
+    fn call(
+        &self,
+        caller: Caller,
+        context: v1::MutationContext,
+        operations: Vec<v1::Operation>,
+        single: bool,
+    ) -> Result<Call, Invalid> {
+        let key = request::idempotency_key(&context)?;
+        let mutation = request::mutation(self.engine.catalog(), &context, &operations, single)?;
+        let payload = payload(context.expected, operations);
+        let reason = context.reason.into();
+        Ok(Call { key: Key { caller, key }, payload, mutation, session: None, predicted: Vec::new(), reason })
+    }
+
+    /// What a session has predicted of a malformed mutation is not so.
+    async fn correct(&self, session: Option<SessionId>, caller: &Caller, predicted: Predicted) {
+        let Some(session) = session else { return };
+        for (id, _) in predicted {
+            if let Err(refusal) = self.engine.correct(session.clone(), caller.clone(), id).await {
+                tracing::debug!(?refusal, "a correction was refused");
+            }
+        }
     }
 
     fn stack(&self, outcome: &Outcome) -> Option<v1::Stack> {
         outcome.stack.as_ref().map(|stack| reply::stack(self.engine.catalog(), stack))
     }
+}
+
+fn prediction(context: &v1::MutationContext) -> Result<(Option<SessionId>, Predicted), Invalid> {
+    Ok((request::session("context.session", &context.session)?, request::predicted(context)?))
 }
 
 /// What makes two calls with one key the same: the operations and what they expect, not the context around them.
@@ -240,16 +270,38 @@ impl v1::inventory_service_server::InventoryService for Service {
         let watched = self.engine.watch(ids.clone()).await.map_err(|refusal| status::refusal(&refusal))?;
         let mut slots = 0;
         for (id, state) in ids.iter().zip(watched.states()) {
-            slots += state.ok_or_else(|| status::inventory_not_found(id))?.contents.slots().len();
+            let inventory = state.inventory.as_ref().ok_or_else(|| status::inventory_not_found(id))?;
+            slots += inventory.contents.slots().len();
         }
         if slots > SUBSCRIPTION_SLOTS_MAX {
             let text = format!("{slots} slots together are more than {SUBSCRIPTION_SLOTS_MAX}; use several streams");
             return Err(status::invalid(&Invalid::new("inventories", "INVALID_SUBSCRIPTION", text)));
         }
-        let subscription = Subscription::new(self.sync, resume);
-        let (draining, start) = (self.draining.clone(), Instant::now());
+        let v1::SubscribeInventoryRequest { session, notices, .. } = request.into_inner();
+        let session = request::session("session", &session).map_err(|invalid| status::invalid(&invalid))?;
+        let subscription = Subscription::new(self.sync, Wishes { resume, session, notices });
+        let (draining, start) = (self.draining.clone(), self.start);
         let stream = FrameStream { watched, subscription, draining, start }.into_stream();
         Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn report_desync(
+        &self,
+        request: Request<v1::ReportDesyncRequest>,
+    ) -> Result<Response<v1::ReportDesyncResponse>, Status> {
+        let caller = caller(&request)?;
+        let v1::ReportDesyncRequest { inventory_id, session, epoch, revision, digest } = request.into_inner();
+        let parse = || {
+            let missing = || Invalid::new("session", "MISSING", "name the session of the stream that disagrees");
+            let session = request::session("session", &session)?.ok_or_else(missing)?;
+            Ok((request::inventory_id("inventory_id", &inventory_id)?, session))
+        };
+        let (id, session) = parse().map_err(|invalid| status::invalid(&invalid))?;
+        let current = self.engine.correct(session.clone(), caller, id.clone()).await;
+        let current = current.map_err(|refusal| status::refusal(&refusal))?;
+        let current = current.ok_or_else(|| status::inventory_not_found(&id))?;
+        tracing::warn!(%id, %session, epoch, revision, ?digest, ?current, "a reader reports a desync");
+        Ok(Response::new(v1::ReportDesyncResponse { current: Some(reply::version(&current)) }))
     }
 
     async fn get_catalog(&self, _: Request<v1::GetCatalogRequest>) -> Result<Response<v1::GetCatalogResponse>, Status> {

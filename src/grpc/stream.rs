@@ -15,7 +15,7 @@ pub struct FrameStream {
     pub subscription: Subscription,
     /// Becomes true when the service ends.
     pub draining: watch::Receiver<bool>,
-    /// The moment that the subscription counts from.
+    /// The moment that all streams count from.
     pub start: Instant,
 }
 
@@ -42,7 +42,7 @@ impl FrameStream {
             tokio::select! {
                 biased;
                 _ = self.draining.wait_for(|draining| *draining) => return None,
-                () = self.watched.changed() => self.subscription.handle_change(),
+                () = self.watched.changed() => self.subscription.handle_states(&self.watched.states()),
                 () = tokio::time::sleep_until(due) => {}
             }
         }

@@ -28,6 +28,8 @@ pub enum FullReason {
     FromTheFuture,
     /// Deltas are switched off.
     DeltaOff,
+    /// The reader believes something that is not so: a prediction failed or was refused, or it reported a desync.
+    Correction,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,8 +61,13 @@ pub struct InventoryFrame {
 pub enum FrameBody {
     /// Replaces everything; slots without a change are empty.
     Full { epoch: Epoch, revision: Revision, slots: usize, reason: FullReason },
-    /// Applies only to a reader at exactly `base`.
-    Delta { base: Revision, revision: Revision },
+    /// From `base` to `revision`. Values are absolute, so it fits a reader anywhere from its base to its end.
+    Delta {
+        /// What the stream brought its reader to before; `base` is past it where predictions were confirmed since.
+        told: Revision,
+        base: Revision,
+        revision: Revision,
+    },
 }
 
 /// What brings a reader at `cursor` to the state of `inventory`; none if it is there. A delta never holds more than
@@ -86,7 +93,7 @@ pub fn frame_since(inventory: &Inventory, cursor: Option<Cursor>, delta_slots_ma
     if changes.len() > delta_slots_max {
         return full(FullReason::ManyChanges);
     }
-    let body = FrameBody::Delta { base, revision: contents.revision() };
+    let body = FrameBody::Delta { told: base, base, revision: contents.revision() };
     Some(InventoryFrame { body, changes, check: contents.digest().folded() })
 }
 

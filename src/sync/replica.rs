@@ -41,7 +41,8 @@ impl fmt::Display for Desync {
 impl std::error::Error for Desync {}
 
 impl Replica {
-    /// The replica after a frame; `before` stays as it is when the frame does not fit.
+    /// The replica after a frame; `before` stays as it is when the frame does not fit. A delta fits a replica anywhere from
+    /// its base to its end; one that is past its end has no use for it.
     pub fn apply(before: Option<&Self>, frame: &InventoryFrame) -> Result<Self, Desync> {
         let after = match frame.body {
             FrameBody::Full { epoch, revision, slots, .. } => {
@@ -49,11 +50,14 @@ impl Replica {
                 let edits = edits(&empty, &frame.changes)?;
                 Self { epoch, contents: Contents::new(slots, revision, &edits) }
             }
-            FrameBody::Delta { base, revision } => {
+            FrameBody::Delta { base, revision, .. } => {
                 let before = before.ok_or(Desync::NoBase)?;
                 let have = before.contents.revision();
-                if have != base {
+                if have < base {
                     return Err(Desync::WrongBase { base, have });
+                }
+                if have > revision {
+                    return Ok(before.clone());
                 }
                 let edits = edits(&before.contents, &frame.changes)?;
                 Self { epoch: before.epoch, contents: before.contents.advanced(revision, &edits) }

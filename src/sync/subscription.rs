@@ -1,10 +1,13 @@
 //! One stream over several inventories, as a pure state machine: a cursor for each, and a pacer.
 //!
-//! The states handed in must be of one moment, so that a commit on several of them is never split.
+//! The states handed in must be of one moment, so that a commit on several of them is never split. They are looked at
+//! anew whenever something may have changed; nothing is kept of them but cursors.
 
-use super::frame::{Cursor, InventoryFrame, frame_since};
-use super::pacer::{Moment, Pacer};
-use crate::domain::{Inventory, Version};
+use super::frame::{Cursor, FrameBody, FullReason, InventoryFrame, frame_since, full_frame};
+use super::pacer::{Moment, Pacer, Waiting, Windows};
+use super::published::{Note, Published, Verdict};
+use crate::domain::{Inventory, KeyTag, Revision, SessionId, Version};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,40 +16,59 @@ use std::time::Duration;
 pub const SUBSCRIPTION_SLOTS_MAX: usize = 3_072;
 /// The most inventories on one stream.
 pub const SUBSCRIPTION_INVENTORIES_MAX: usize = 64;
+/// The most keys, and the most notices, that one frame names; beyond, the oldest are left out.
+pub const NAMED_MAX: usize = 64;
 
-/// An inventory's state as published; none once it is deleted.
-pub type State = Option<Arc<Inventory>>;
+/// An inventory as published.
+pub type State = Arc<Published>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncSettings {
-    /// Changes within this time after a frame go out together.
-    pub window: Duration,
+    pub windows: Windows,
     /// A frame with more changed slots is sent full; 0 sends every frame full.
     pub delta_slots_max: usize,
+    /// A confirmed prediction needs no frame.
+    pub prediction: bool,
     /// A stream on which nothing was sent for this long tells its revisions and digests.
     pub heartbeat: Duration,
 }
 
 impl Default for SyncSettings {
     fn default() -> Self {
-        Self { window: Duration::from_millis(100), delta_slots_max: 10, heartbeat: Duration::from_secs(15) }
+        let heartbeat = Duration::from_secs(15);
+        Self { windows: Windows::default(), delta_slots_max: 10, prediction: true, heartbeat }
     }
 }
 
 impl SyncSettings {
     /// As the old game did it: every change at once, all slots.
     pub fn immediate_full() -> Self {
-        Self { window: Duration::ZERO, delta_slots_max: 0, ..Self::default() }
+        Self { windows: Windows::NONE, delta_slots_max: 0, prediction: false, ..Self::default() }
     }
+}
+
+/// What a reader asks for when it opens a stream.
+#[derive(Debug, Clone, Default)]
+pub struct Wishes {
+    /// For each inventory the cursor from which the reader resumes, if it has one.
+    pub resume: Vec<Option<Cursor>>,
+    pub session: Option<SessionId>,
+    /// Whether it wants to be told what kind of changes there were, by whom and why.
+    pub notices: bool,
 }
 
 /// One message of a stream. The position of an inventory is the one it had in the request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Frame {
+    pub trigger: Waiting,
     pub changed: Vec<(usize, InventoryFrame)>,
     pub deleted: Vec<usize>,
     /// The reader now has all that was there when it subscribed.
     pub caught_up: bool,
+    /// The keys of the session's own mutations that this frame takes its reader past.
+    pub covered: Vec<KeyTag>,
+    pub notices: Vec<(usize, Arc<Note>)>,
+    pub notices_dropped: u64,
     /// A heartbeat: the versions that the reader has.
     pub versions: Vec<(usize, Version)>,
 }
@@ -54,91 +76,242 @@ pub struct Frame {
 #[derive(Debug)]
 pub struct Subscription {
     settings: SyncSettings,
-    cursors: Vec<Reader>,
+    session: Option<SessionId>,
+    wants_notices: bool,
+    readers: Vec<Reader>,
     pacer: Pacer,
     caught_up: bool,
     sent_at: Option<Moment>,
+    covered: VecDeque<KeyTag>,
+    notices: VecDeque<(usize, Arc<Note>)>,
+    notices_dropped: u64,
 }
 
 /// What the reader has of one inventory.
+#[derive(Debug)]
+struct Reader {
+    has: Has,
+    /// The revision that the stream itself has brought it to: what deltas on the wire are counted from.
+    told: Revision,
+    /// How many of the inventory's notes were looked at.
+    seen: u64,
+    /// What it has may be wrong.
+    wrong: bool,
+    /// Revisions since they were last asked for.
+    passed: u64,
+    /// The newest revision that is in `passed`.
+    counted: Option<Cursor>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reader {
+enum Has {
     Nothing,
     At(Cursor),
     KnowsItIsDeleted,
 }
 
 impl Subscription {
-    /// For each inventory the cursor from which the reader resumes, if it has one.
-    pub fn new(settings: SyncSettings, resume: Vec<Option<Cursor>>) -> Self {
-        let cursors = resume.into_iter().map(|cursor| cursor.map_or(Reader::Nothing, Reader::At)).collect();
-        let mut pacer = Pacer::new(settings.window);
-        pacer.handle_change();
-        Self { settings, cursors, pacer, caught_up: false, sent_at: None }
+    pub fn new(settings: SyncSettings, wishes: Wishes) -> Self {
+        let readers = wishes.resume.into_iter().map(Reader::new).collect();
+        let mut pacer = Pacer::default();
+        pacer.handle_waiting(Waiting::Initial);
+        Self {
+            settings,
+            session: wishes.session,
+            wants_notices: wishes.notices,
+            readers,
+            pacer,
+            caught_up: false,
+            sent_at: None,
+            covered: VecDeque::new(),
+            notices: VecDeque::new(),
+            notices_dropped: 0,
+        }
     }
 
-    /// One of the inventories may have a new state.
-    pub fn handle_change(&mut self) {
-        self.pacer.handle_change();
+    /// Holds from the next frame on.
+    pub fn handle_settings(&mut self, settings: SyncSettings) {
+        self.settings = settings;
+    }
+
+    /// The inventories may have new states; `states` are in the order of the request and of one moment.
+    pub fn handle_states(&mut self, states: &[State]) {
+        if !self.caught_up {
+            return;
+        }
+        let mut waiting = Waiting::Nothing;
+        for (position, state) in states.iter().enumerate() {
+            self.read_notes(position, state);
+            let reader = &mut self.readers[position];
+            reader.count(state);
+            waiting = waiting.max(reader.waiting(state, self.session.as_ref()));
+        }
+        self.pacer.handle_waiting(waiting);
     }
 
     /// When to call [`Self::poll_frame`] at the latest, if nothing changes until then.
     pub fn poll_timeout(&self, now: Moment) -> Moment {
-        // While a change waits no heartbeat is due, even if the window is the longer of the two.
-        self.pacer.poll_timeout(now).unwrap_or_else(|| self.sent_at.unwrap_or(now) + self.settings.heartbeat)
+        self.pacer.poll_timeout(now, &self.settings.windows).unwrap_or_else(|| self.heartbeat_at(now))
     }
 
-    /// The frame that is due now, if one is. `states`, asked only then, are in the order of the request and of one moment.
+    /// The frame that is due now, if one is. `states` is asked only then.
     pub fn poll_frame(&mut self, now: Moment, states: impl Fn() -> Vec<State>) -> Option<Frame> {
-        if self.pacer.is_due(now) {
-            if let Some(frame) = self.changes(&states()) {
+        if self.pacer.is_due(now, &self.settings.windows) {
+            let states = states();
+            self.handle_states(&states);
+            if let Some(frame) = self.changes(&states) {
                 self.pacer.handle_sent(now);
                 self.sent_at = Some(now);
                 return Some(frame);
             }
-            self.pacer.handle_nothing_to_send();
+            self.pacer.handle_waiting(Waiting::Nothing);
         }
-        if self.pacer.poll_timeout(now).is_none() && self.sent_at? + self.settings.heartbeat <= now {
-            self.sent_at = Some(now);
-            return Some(Frame { versions: versions(&states()), ..Frame::default() });
+        if self.pacer.waiting() > Waiting::Nothing || self.heartbeat_at(now) > now {
+            return None;
         }
-        None
+        let states = states();
+        self.handle_states(&states);
+        if self.pacer.waiting() > Waiting::Nothing {
+            // Something has changed after all, and will be sent when it is due.
+            return None;
+        }
+        self.sent_at = Some(now);
+        Some(Frame { versions: versions(&states), ..Frame::default() })
+    }
+
+    /// For each inventory the revisions that the reader was taken past since the last call, with or without a frame:
+    /// what immediate full syncs would have sent.
+    pub fn take_passed(&mut self) -> impl Iterator<Item = (usize, u64)> {
+        let passed = self.readers.iter_mut().map(|reader| std::mem::take(&mut reader.passed));
+        passed.enumerate().filter(|(_, revisions)| *revisions > 0)
+    }
+
+    fn heartbeat_at(&self, now: Moment) -> Moment {
+        self.sent_at.unwrap_or(now) + self.settings.heartbeat
+    }
+
+    fn read_notes(&mut self, position: usize, state: &State) {
+        let reader = &mut self.readers[position];
+        let (lost, notes) = state.notes_since(reader.seen);
+        reader.seen = state.noted();
+        // Among those lost there may be a correction.
+        reader.wrong |= lost > 0 && self.session.is_some();
+        self.notices_dropped += if self.wants_notices { lost } else { 0 };
+        for note in notes {
+            if note.session.is_some() && note.session == self.session {
+                reader.handle_verdict(note, self.settings.prediction);
+                if note.verdict != Verdict::Refused && !self.covered.contains(&note.key) {
+                    push_bounded(&mut self.covered, note.key);
+                }
+            }
+            if self.wants_notices {
+                self.notices_dropped += push_bounded(&mut self.notices, (position, note.clone()));
+            }
+        }
     }
 
     fn changes(&mut self, states: &[State]) -> Option<Frame> {
-        let mut frame = Frame { caught_up: !self.caught_up, ..Frame::default() };
-        for (position, (reader, state)) in self.cursors.iter_mut().zip(states).enumerate() {
-            match (state, *reader) {
-                (None, Reader::KnowsItIsDeleted) => {}
-                (None, Reader::Nothing | Reader::At(_)) => {
+        let initial = !self.caught_up;
+        let mut frame = Frame { trigger: self.pacer.waiting(), caught_up: initial, ..Frame::default() };
+        for (position, (reader, state)) in self.readers.iter_mut().zip(states).enumerate() {
+            if initial {
+                reader.seen = state.noted();
+            }
+            match &state.inventory {
+                None if reader.has == Has::KnowsItIsDeleted => {}
+                None => {
                     frame.deleted.push(position);
-                    *reader = Reader::KnowsItIsDeleted;
+                    reader.has = Has::KnowsItIsDeleted;
                 }
-                (Some(inventory), before) => {
-                    let cursor = before.cursor();
-                    if let Some(part) = frame_since(inventory, cursor, self.settings.delta_slots_max) {
-                        frame.changed.push((position, part));
-                    }
-                    *reader = Reader::At(Cursor::of(inventory));
+                Some(inventory) => {
+                    frame.changed.extend(reader.frame(inventory, &self.settings).map(|part| (position, part)));
                 }
             }
         }
-        let worth_sending = frame.caught_up || !frame.changed.is_empty() || !frame.deleted.is_empty();
         self.caught_up = true;
-        worth_sending.then_some(frame)
+        if !initial && frame.changed.is_empty() && frame.deleted.is_empty() {
+            return None;
+        }
+        frame.covered = self.covered.drain(..).collect();
+        frame.notices = self.notices.drain(..).collect();
+        frame.notices_dropped = std::mem::take(&mut self.notices_dropped);
+        Some(frame)
     }
 }
 
 impl Reader {
-    fn cursor(self) -> Option<Cursor> {
-        match self {
-            Self::At(cursor) => Some(cursor),
-            Self::Nothing | Self::KnowsItIsDeleted => None,
+    fn new(resume: Option<Cursor>) -> Self {
+        let has = resume.map_or(Has::Nothing, Has::At);
+        let told = resume.map_or(Revision(0), |cursor| cursor.revision);
+        Self { has, told, seen: 0, wrong: false, passed: 0, counted: None }
+    }
+
+    fn handle_verdict(&mut self, note: &Note, prediction: bool) {
+        match (note.verdict, self.has) {
+            (Verdict::Mispredicted | Verdict::Refused, _) => self.wrong = true,
+            (Verdict::Confirmed, Has::At(cursor)) if prediction && cursor.epoch == note.epoch => {
+                // It has the whole state of that revision, whatever it had before.
+                self.wrong = false;
+                self.has = Has::At(Cursor { revision: note.revision.max(cursor.revision), ..cursor });
+            }
+            (Verdict::Confirmed | Verdict::Committed, _) => {}
         }
+    }
+
+    fn waiting(&self, state: &State, session: Option<&SessionId>) -> Waiting {
+        match (&state.inventory, self.has) {
+            (None, Has::KnowsItIsDeleted) => Waiting::Nothing,
+            (None, Has::Nothing | Has::At(_)) | (Some(_), Has::Nothing | Has::KnowsItIsDeleted) => Waiting::News,
+            (Some(_), Has::At(_)) if self.wrong => Waiting::Correction,
+            (Some(inventory), Has::At(cursor)) if Cursor::of(inventory) == cursor => Waiting::Nothing,
+            (Some(inventory), Has::At(cursor)) => {
+                let of_others = state.news_at(session) > cursor.revision || inventory.epoch != cursor.epoch;
+                if of_others { Waiting::News } else { Waiting::Echo }
+            }
+        }
+    }
+
+    /// What brings the reader up to date; none if it is.
+    fn frame(&mut self, inventory: &Inventory, settings: &SyncSettings) -> Option<InventoryFrame> {
+        let cursor = match self.has {
+            Has::At(cursor) => Some(cursor),
+            Has::Nothing | Has::KnowsItIsDeleted => None,
+        };
+        let mut part = if self.wrong {
+            full_frame(inventory.epoch, &inventory.contents, FullReason::Correction)
+        } else {
+            frame_since(inventory, cursor, settings.delta_slots_max)?
+        };
+        if let FrameBody::Delta { told, .. } = &mut part.body {
+            *told = self.told;
+        }
+        let now = Cursor::of(inventory);
+        (self.has, self.told, self.wrong) = (Has::At(now), now.revision, false);
+        self.counted.get_or_insert(now);
+        Some(part)
+    }
+
+    fn count(&mut self, state: &State) {
+        let Some(now) = state.inventory.as_deref().map(Cursor::of) else { return };
+        let before = self.counted.replace(now);
+        self.passed += match before {
+            Some(before) if before.epoch == now.epoch => now.revision.0.saturating_sub(before.revision.0),
+            Some(_) | None => 0,
+        };
     }
 }
 
+/// Gives back how many were pushed out.
+fn push_bounded<T>(queue: &mut VecDeque<T>, one: T) -> u64 {
+    let full = queue.len() == NAMED_MAX;
+    if full {
+        queue.pop_front();
+    }
+    queue.push_back(one);
+    u64::from(full)
+}
+
 fn versions(states: &[State]) -> Vec<(usize, Version)> {
-    let version = |(position, state): (usize, &State)| Some((position, state.as_ref()?.version()));
+    let version = |(position, state): (usize, &State)| Some((position, state.inventory.as_ref()?.version()));
     states.iter().enumerate().filter_map(version).collect()
 }

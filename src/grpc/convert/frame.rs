@@ -4,7 +4,7 @@ use super::{Invalid, reply, request};
 use crate::domain::{Attributes, Count, Digest, Epoch, InventoryId, ItemCode, Revision, Slot, Stack};
 use crate::grpc::v1;
 use crate::sync::subscription::SUBSCRIPTION_INVENTORIES_MAX;
-use crate::sync::{Cursor, Frame, FrameBody, FullReason, InventoryFrame, SlotChange};
+use crate::sync::{ChangeKind, Cursor, Frame, FrameBody, FullReason, InventoryFrame, Note, SlotChange};
 use std::collections::HashSet;
 
 /// The inventories to follow, each with the cursor from which its reader resumes.
@@ -48,6 +48,9 @@ pub fn message(frame: &Frame) -> v1::SubscribeInventoryResponse {
         changes: changed.chain(deleted).collect(),
         caught_up: frame.caught_up,
         marks: marks.collect(),
+        covered: frame.covered.iter().map(|key| key.0).collect(),
+        notices: frame.notices.iter().map(|(position, note)| notice(*position, note)).collect(),
+        notices_dropped: frame.notices_dropped,
     }
 }
 
@@ -55,7 +58,9 @@ fn change(position: usize, frame: &InventoryFrame) -> v1::InventoryChange {
     let mut wire =
         v1::InventoryChange { inventory: position as u32, check: frame.check, ..v1::InventoryChange::default() };
     match frame.body {
-        FrameBody::Delta { base, revision } => wire.advance = revision.0 - base.0,
+        FrameBody::Delta { told, base, revision } => {
+            (wire.skipped, wire.advance) = (base.0.saturating_sub(told.0), revision.0 - base.0);
+        }
         FrameBody::Full { epoch, revision, slots, reason } => {
             let (epoch, revision, slots) = (epoch.get(), revision.0, slots as u32);
             wire.full = Some(v1::FullState { epoch, revision, slots, reason: full_reason(reason).into() });
@@ -91,11 +96,39 @@ fn full_reason(reason: FullReason) -> v1::FullReason {
         FullReason::EpochChanged => v1::FullReason::EpochChanged,
         FullReason::FromTheFuture => v1::FullReason::FromTheFuture,
         FullReason::DeltaOff => v1::FullReason::DeltaOff,
+        FullReason::Correction => v1::FullReason::Correction,
     }
 }
 
-/// What a change does to the reader that was brought to `base` before. `None` if it makes no sense.
-pub fn inventory_frame(change: &v1::InventoryChange, base: Option<Revision>) -> Option<InventoryFrame> {
+fn notice(position: usize, note: &Note) -> v1::Notice {
+    v1::Notice {
+        inventory: position as u32,
+        revision: note.revision.0,
+        kind: change_kind(note.kind).into(),
+        caller: note.caller.to_string(),
+        reason: note.reason.to_string(),
+    }
+}
+
+fn change_kind(kind: ChangeKind) -> v1::ChangeKind {
+    match kind {
+        ChangeKind::Create => v1::ChangeKind::Create,
+        ChangeKind::Delete => v1::ChangeKind::Delete,
+        ChangeKind::Add => v1::ChangeKind::Add,
+        ChangeKind::Remove => v1::ChangeKind::Remove,
+        ChangeKind::Move => v1::ChangeKind::Move,
+        ChangeKind::Drop => v1::ChangeKind::Drop,
+        ChangeKind::Craft => v1::ChangeKind::Craft,
+        ChangeKind::Transfer => v1::ChangeKind::Transfer,
+        ChangeKind::Set => v1::ChangeKind::Set,
+        ChangeKind::Rearrange => v1::ChangeKind::Rearrange,
+        ChangeKind::Transact => v1::ChangeKind::Transact,
+        ChangeKind::Correction => v1::ChangeKind::Correction,
+    }
+}
+
+/// What a change does to a reader whom the stream, or its cursor, had brought to `told`. None if it makes no sense.
+pub fn inventory_frame(change: &v1::InventoryChange, told: Option<Revision>) -> Option<InventoryFrame> {
     let body = match &change.full {
         Some(full) => FrameBody::Full {
             epoch: Epoch::new(full.epoch)?,
@@ -104,8 +137,9 @@ pub fn inventory_frame(change: &v1::InventoryChange, base: Option<Revision>) -> 
             reason: read_reason(full.reason()),
         },
         None => {
-            let base = base?;
-            FrameBody::Delta { base, revision: Revision(base.0.checked_add(change.advance)?) }
+            let told = told?;
+            let base = Revision(told.0.checked_add(change.skipped)?);
+            FrameBody::Delta { told, base, revision: Revision(base.0.checked_add(change.advance)?) }
         }
     };
     if change.slots.len() != change.counts.len() || change.attributes.len() != change.attribute_slots.len() {
@@ -143,6 +177,7 @@ fn read_reason(reason: v1::FullReason) -> FullReason {
         v1::FullReason::EpochChanged => FullReason::EpochChanged,
         v1::FullReason::FromTheFuture => FullReason::FromTheFuture,
         v1::FullReason::DeltaOff => FullReason::DeltaOff,
+        v1::FullReason::Correction => FullReason::Correction,
     }
 }
 

@@ -6,7 +6,8 @@ use crate::grpc::v1;
 
 pub fn receipt(answer: &Answer) -> v1::MutationReceipt {
     let inventories = answer.reply.versions.iter().map(version).collect();
-    v1::MutationReceipt { inventories, replayed: answer.replayed }
+    let Answer { replayed, prediction_confirmed, .. } = *answer;
+    v1::MutationReceipt { inventories, replayed, prediction_confirmed }
 }
 
 pub fn version(version: &Version) -> v1::InventoryVersion {

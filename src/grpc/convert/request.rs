@@ -3,11 +3,12 @@
 use super::Invalid;
 use crate::domain::mutation::{OPERATIONS_MAX, Taken};
 use crate::domain::{
-    Attributes, Catalog, Count, IdempotencyKey, InventoryId, ItemCode, LayoutId, Mutation, Operation, PlayerId,
-    Revision, Slot, Stack,
+    Attributes, Catalog, Count, Digest, IdempotencyKey, InventoryId, ItemCode, LayoutId, Mutation, Operation, PlayerId,
+    Revision, SessionId, Slot, Stack,
 };
 use crate::grpc::v1;
 use crate::grpc::v1::operation::Operation as Wire;
+use crate::sync::subscription::SUBSCRIPTION_INVENTORIES_MAX;
 
 /// The most a `reason` may have, in bytes.
 const REASON_BYTES_MAX: usize = 256;
@@ -21,6 +22,31 @@ pub fn idempotency_key(context: &v1::MutationContext) -> Parsed<IdempotencyKey> 
     }
     IdempotencyKey::new(&context.idempotency_key)
         .map_err(|error| Invalid::new("context.idempotency_key", "INVALID_IDEMPOTENCY_KEY", error))
+}
+
+/// Empty: no session.
+pub fn session(field: &str, text: &str) -> Parsed<Option<SessionId>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    SessionId::new(text).map(Some).map_err(|error| Invalid::new(field, "INVALID_SESSION", error))
+}
+
+/// What the session expects; only a session can.
+pub fn predicted(context: &v1::MutationContext) -> Parsed<Vec<(InventoryId, Digest)>> {
+    let invalid = |text: &str| Invalid::new("context.predicted", "INVALID_PREDICTION", text);
+    if context.predicted.len() > SUBSCRIPTION_INVENTORIES_MAX {
+        return Err(invalid("names more inventories than a stream can follow"));
+    }
+    if context.session.is_empty() && !context.predicted.is_empty() {
+        return Err(invalid("needs the session that predicts"));
+    }
+    let parse = |predicted: &v1::PredictedDigest| {
+        let id = inventory_id("context.predicted.inventory_id", &predicted.inventory_id)?;
+        let digest = predicted.digest.as_ref().ok_or_else(|| invalid("has no digest"))?;
+        Ok((id, super::frame::read_digest(digest)))
+    };
+    context.predicted.iter().map(parse).collect()
 }
 
 /// The mutation of a list of operations. `single`: it comes from an RPC of its own, so that fields have no index.

@@ -1,0 +1,140 @@
+//! What is published of an inventory: its newest durable state, and who changed it lately.
+//!
+//! Whose changes a reader is missing is told by two stamps, exactly and for any session: who made the newest revision, and
+//! the newest revision that somebody else made. The notes beside them are a short memory for streams that are open: they
+//! may be lost without harm, and their loss is noticed.
+
+use crate::domain::{Caller, Epoch, Inventory, KeyTag, Mutation, Operation, Revision, SessionId};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Notes kept of one inventory. A stream that has missed some gets a full frame where that could matter.
+pub const NOTES_MAX: usize = 64;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Published {
+    /// None: there is no such inventory (any more).
+    pub inventory: Option<Arc<Inventory>>,
+    /// The session that made the newest revision; none if it gave none, or if that is not known.
+    author: Option<SessionId>,
+    /// The newest revision that was made by another than `author`.
+    others_at: u64,
+    notes: VecDeque<Arc<Note>>,
+    /// How many notes there ever were.
+    noted: u64,
+}
+
+/// What one mutation meant for one inventory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    pub session: Option<SessionId>,
+    pub epoch: Epoch,
+    /// Afterwards.
+    pub revision: Revision,
+    pub verdict: Verdict,
+    pub key: KeyTag,
+    pub caller: Caller,
+    pub kind: ChangeKind,
+    pub reason: Arc<str>,
+}
+
+/// How a mutation ended, as seen by the session that asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Committed; the session had predicted nothing.
+    Committed,
+    /// Committed, and the session has the whole state already.
+    Confirmed,
+    /// Committed, but the session expected something else.
+    Mispredicted,
+    /// Refused although the session counted on it, or the session reported a desync: it has to be corrected.
+    Refused,
+}
+
+/// What kind of change it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    Create,
+    Delete,
+    Add,
+    Remove,
+    Move,
+    Drop,
+    Craft,
+    Transfer,
+    Set,
+    Rearrange,
+    /// Several operations in one mutation.
+    Transact,
+    /// No change: a reader is wrong and will be told so.
+    Correction,
+}
+
+impl ChangeKind {
+    pub fn of(mutation: &Mutation) -> Self {
+        match mutation.operations.as_slice() {
+            [Operation::Create { .. }] => Self::Create,
+            [Operation::Delete { .. }] => Self::Delete,
+            [Operation::Add { .. }] => Self::Add,
+            [Operation::Remove { .. }] => Self::Remove,
+            [Operation::Move { .. }] => Self::Move,
+            [Operation::Drop { .. }] => Self::Drop,
+            [Operation::Craft { .. }] => Self::Craft,
+            [Operation::Transfer { .. }] => Self::Transfer,
+            [Operation::Set { .. }] => Self::Set,
+            [Operation::Rearrange { .. }] => Self::Rearrange,
+            [] | [_, ..] => Self::Transact,
+        }
+    }
+}
+
+impl Published {
+    /// Of a state of which nothing else is known: to every session it is news.
+    pub fn new(inventory: Option<Arc<Inventory>>) -> Self {
+        Self { inventory, ..Self::default() }
+    }
+
+    /// What is published next: the state after the mutations that the notes tell of, in order.
+    #[must_use]
+    pub fn followed_by(&self, inventory: Option<Arc<Inventory>>, notes: impl IntoIterator<Item = Note>) -> Self {
+        let mut next = Self { inventory, ..self.clone() };
+        for note in notes {
+            next.note(note);
+        }
+        next
+    }
+
+    fn note(&mut self, note: Note) {
+        let committed = note.verdict != Verdict::Refused;
+        if committed && (note.session.is_none() || note.session != self.author) {
+            self.others_at = note.revision.0.saturating_sub(1);
+            self.author.clone_from(&note.session);
+        }
+        if self.notes.len() == NOTES_MAX {
+            self.notes.pop_front();
+        }
+        self.notes.push_back(Arc::new(note));
+        self.noted += 1;
+    }
+
+    /// The newest revision that the session did not make itself.
+    pub fn news_at(&self, session: Option<&SessionId>) -> Revision {
+        match (&self.inventory, &self.author, session) {
+            (Some(_), Some(author), Some(session)) if author == session => Revision(self.others_at),
+            (Some(inventory), _, _) => inventory.contents.revision(),
+            (None, _, _) => Revision(0),
+        }
+    }
+
+    /// How many notes there ever were; a reader that has seen them all is at this number.
+    pub fn noted(&self) -> u64 {
+        self.noted
+    }
+
+    /// The notes after the first `seen`, and how many of them are lost.
+    pub fn notes_since(&self, seen: u64) -> (u64, impl Iterator<Item = &Arc<Note>>) {
+        let first = self.noted - self.notes.len() as u64;
+        let skip = seen.saturating_sub(first) as usize;
+        (first.saturating_sub(seen), self.notes.iter().skip(skip))
+    }
+}
