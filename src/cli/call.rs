@@ -1,16 +1,123 @@
-//! `slotcast call`.
-use super::{CommandResult, Target};
+//! `slotcast call`: any RPC by its name, with requests and replies as JSON.
+//!
+//! Everything that it knows of the RPCs it reads from the service's descriptors, so a new RPC needs nothing here.
 
-/// Calls an RPC with a request in JSON and prints the reply.
+mod codec;
+pub(super) mod failure;
+mod request;
+mod rpcs;
+
+use super::{CommandResult, Target};
+use codec::DynamicCodec;
+use failure::Failure;
+use futures_util::StreamExt;
+use prost_reflect::{DynamicMessage, SerializeOptions};
+use rpcs::Rpcs;
+use std::io::{ErrorKind, IsTerminal, Read, Write};
+use tonic::Request;
+use tonic::client::Grpc;
+
+const EXAMPLES: &str = r#"Examples:
+  slotcast call --list
+  slotcast call AddItem --list
+  slotcast call CreateInventory '{"create": {"inventoryId": "steve", "owner": "steve", "layout": "player"}}'
+  slotcast call AddItem '{"add": {"inventoryId": "steve", "stack": {"item": "cobblestone", "count": 100}}}'
+  slotcast call MoveItem '{"move": {"inventoryId": "steve", "fromSlot": 0, "toSlot": 8}}' --key order-17
+  slotcast call GetInventory '{"inventoryId": "steve"}' | jq .inventory.stacks
+  slotcast call SubscribeInventory '{"inventories": [{"inventoryId": "steve"}]}'
+  slotcast call slotcast.v1.InventoryService/Transact - < trade.json
+
+JSON is proto3's: names in camelCase or as in the protos, 64-bit numbers as strings, bytes in base64."#;
+
+/// Calls an RPC by its name, with a request in JSON, and prints the reply.
+///
+/// A streaming RPC prints one line of JSON for each message, until it ends or Ctrl-C. A mutation without an idempotency
+/// key gets a fresh one; should its end remain unknown, the key is printed, so that the same call can be made again. An
+/// error goes to standard error with all its details, and the exit status is 1.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Call {
+    /// The RPC: `AddItem`, or in full `slotcast.v1.InventoryService/AddItem`.
+    #[arg(required_unless_present = "list")]
+    rpc: Option<String>,
+    /// The request. `-` reads standard input; so does leaving it out, unless that is a terminal: then it is `{}`.
+    json: Option<String>,
+    /// The mutation's idempotency key: the same call with the same key applies once.
+    #[arg(long)]
+    key: Option<String>,
+    /// List the RPCs with the fields of their requests; with an RPC, print a request to fill in.
+    #[arg(long)]
+    list: bool,
     #[command(flatten)]
     target: Target,
 }
 
 impl Call {
     pub async fn run(self) -> CommandResult {
-        drop(self.target.client()?);
-        Ok(())
+        let rpcs = Rpcs::of_the_service()?;
+        let Some(name) = &self.rpc else {
+            return print(&rpcs.list());
+        };
+        let rpc = rpcs.find(name)?;
+        if self.list {
+            return print(&request::skeleton(&rpc.input()));
+        }
+        let json = self.json()?;
+        let mut message = request::parse(&rpc.input(), &json)?;
+        let key = request::put_key(&mut message, self.key.as_deref())?;
+
+        let mut grpc = Grpc::new(self.target.client()?.channel());
+        let failed = |status| Failure::new(status, &self.target.server).of_call(key.clone());
+        grpc.ready().await.map_err(|error| failed(tonic::Status::from_error(error.into())))?;
+        let (path, codec) = (rpcs::path(&rpc)?, DynamicCodec::new(rpc.output()));
+        if !rpc.is_server_streaming() {
+            let reply = grpc.unary(Request::new(message), path, codec).await.map_err(failed)?;
+            return print(&json_of(reply.get_ref(), true)?);
+        }
+        let mut stream = grpc.server_streaming(Request::new(message), path, codec).await.map_err(failed)?.into_inner();
+        loop {
+            tokio::select! {
+                message = stream.next() => match message {
+                    Some(message) => print(&json_of(&message.map_err(failed)?, false)?)?,
+                    None => return Ok(()),
+                },
+                interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
+            }
+        }
+    }
+
+    fn json(&self) -> Result<String, Box<dyn std::error::Error>> {
+        let mut stdin = std::io::stdin();
+        match self.json.as_deref() {
+            Some("-") => {}
+            Some(json) => return Ok(json.to_owned()),
+            None if stdin.is_terminal() => return Ok("{}".to_owned()),
+            None => {}
+        }
+        let mut json = String::new();
+        stdin.read_to_string(&mut json).map_err(|error| format!("standard input cannot be read: {error}"))?;
+        // Nothing at all, as from /dev/null, is no request that could be meant otherwise.
+        Ok(if json.trim().is_empty() { "{}".to_owned() } else { json })
+    }
+}
+
+/// What is 0, false or empty is printed too: slot 0 is a slot like any other.
+fn json_of(message: &DynamicMessage, pretty: bool) -> Result<String, Box<dyn std::error::Error>> {
+    let options = SerializeOptions::new().skip_default_fields(false);
+    let mut json = Vec::new();
+    if pretty {
+        message.serialize_with_options(&mut serde_json::Serializer::pretty(&mut json), &options)?;
+    } else {
+        message.serialize_with_options(&mut serde_json::Serializer::new(&mut json), &options)?;
+    }
+    Ok(String::from_utf8(json)?)
+}
+
+/// A reader that has seen enough (`| head -1`) is no error.
+fn print(text: &str) -> CommandResult {
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        written => Ok(written?),
     }
 }

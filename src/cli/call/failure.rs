@@ -1,0 +1,154 @@
+//! A status as a person wants to read it: code, text, and every detail it carries.
+
+use std::error::Error;
+use std::fmt;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+#[derive(Debug)]
+pub struct Failure {
+    status: Box<Status>,
+    server: String,
+    key: Option<String>,
+}
+
+impl Failure {
+    pub fn new(status: Status, server: &str) -> Self {
+        Self { status: Box::new(status), server: server.to_owned(), key: None }
+    }
+
+    /// It was a call with this idempotency key.
+    pub fn of_call(self, key: Option<String>) -> Self {
+        Self { key, ..self }
+    }
+}
+
+impl Error for Failure {}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = &self.status;
+        // A status that the service sent has no source; one that was made here says what went wrong.
+        if let Some(cause) = innermost(status.source()) {
+            write!(f, "{}: {} does not answer: {cause}", code_name(status.code()), self.server)?;
+            write!(f, "\n  start one with `slotcast serve`, or give the address of another with --server")?;
+        } else {
+            write!(f, "{}: {}", code_name(status.code()), status.message())?;
+            for (name, text) in details(&status.get_error_details()) {
+                write!(f, "\n  {name:9} {text}")?;
+            }
+        }
+        match &self.key {
+            Some(key) if is_open(status.code()) => {
+                write!(f, "\n  the same call again with --key {key} applies once, whether this one did or not")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn innermost<'a>(mut error: Option<&'a (dyn Error + 'static)>) -> Option<&'a (dyn Error + 'static)> {
+    while let Some(source) = error.and_then(Error::source) {
+        error = Some(source);
+    }
+    error
+}
+
+fn details(details: &ErrorDetails) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    if let Some(info) = details.error_info() {
+        lines.push(("reason", format!("{} ({})", info.reason, info.domain)));
+        let mut metadata: Vec<_> = info.metadata.iter().collect();
+        metadata.sort();
+        lines.extend(metadata.into_iter().map(|(name, value)| ("metadata", format!("{name} = {value}"))));
+    }
+    for violation in details.bad_request().into_iter().flat_map(|bad| &bad.field_violations) {
+        lines.push(("field", format!("{}: {}", violation.field, violation.description)));
+    }
+    for violation in details.precondition_failure().into_iter().flat_map(|failure| &failure.violations) {
+        lines.push(("rule", format!("{} of {}: {}", violation.r#type, violation.subject, violation.description)));
+    }
+    for violation in details.quota_failure().into_iter().flat_map(|failure| &failure.violations) {
+        lines.push(("quota", format!("{}: {}", violation.subject, violation.description)));
+    }
+    if let Some(resource) = details.resource_info() {
+        lines.push(("resource", format!("{} {:?}", resource.resource_type, resource.resource_name)));
+    }
+    if let Some(delay) = details.retry_info().and_then(|retry| retry.retry_delay) {
+        lines.push(("retry in", format!("{} ms", delay.as_millis())));
+    }
+    lines
+}
+
+/// Whether a call that ended like this may have been carried out.
+fn is_open(code: Code) -> bool {
+    matches!(code, Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::Unavailable)
+}
+
+/// As the gRPC specification writes it.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{InventoryId, ItemCode, Rejection, RejectionCause};
+    use crate::engine::Refusal;
+    use crate::grpc::convert::Invalid;
+    use crate::grpc::status;
+
+    fn told(status: Status) -> String {
+        Failure::new(status, "http://localhost:1").of_call(Some("k1".into())).to_string()
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_its_reason_and_figures() {
+        let (id, item) = (InventoryId::new("steve").unwrap(), ItemCode::new(24).unwrap());
+        let cause = RejectionCause::NotEnough { id, item, wanted: 5, held: 2 };
+        let text = told(status::refusal(&Refusal::Rejected(Rejection { operation: 1, cause })));
+        let expected = "FAILED_PRECONDITION: inventory \"steve\" holds 2 of item code 24, 5 are needed\n  \
+                        reason    NOT_ENOUGH (slotcast)\n  \
+                        metadata  held = 2\n  \
+                        metadata  inventory_id = steve\n  \
+                        metadata  item_code = 24\n  \
+                        metadata  operation = 1\n  \
+                        metadata  wanted = 5\n  \
+                        rule      NOT_ENOUGH of steve: inventory \"steve\" holds 2 of item code 24, 5 are needed";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_malformed_request_is_told_with_its_field() {
+        let text = told(status::invalid(&Invalid::new("add.stack.count", "INVALID_COUNT", "must be at least 1")));
+        let expected = "INVALID_ARGUMENT: add.stack.count: must be at least 1\n  \
+                        reason    INVALID_COUNT (slotcast)\n  \
+                        field     add.stack.count: must be at least 1";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn when_the_end_is_unknown_the_key_is_given_back() {
+        let text = told(status::refusal(&Refusal::Unknown));
+        assert!(text.contains("\n  retry in  1000 ms\n"), "{text}");
+        assert!(text.ends_with("with --key k1 applies once, whether this one did or not"), "{text}");
+    }
+}

@@ -1,0 +1,170 @@
+//! A request from JSON, and what a request looks like.
+
+use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, ReflectMessage, Value};
+use uuid::Uuid;
+
+const CONTEXT: &str = "context";
+const KEY: &str = "idempotency_key";
+/// How deep the list of RPCs looks into a request.
+const LISTED_DEPTH_MAX: usize = 3;
+
+/// Reads a request; an error says where it is wrong, and shows what was expected.
+pub fn parse(wanted: &MessageDescriptor, json: &str) -> Result<DynamicMessage, String> {
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let parsed = DynamicMessage::deserialize(wanted.clone(), &mut deserializer)
+        .and_then(|message| deserializer.end().map(|()| message));
+    parsed.map_err(|error| {
+        let place = error.line().checked_sub(1).and_then(|line| json.lines().nth(line));
+        // The column counts bytes up to where reading stopped.
+        let shown = place.map(|line| {
+            let before = line.get(..error.column().saturating_sub(1)).unwrap_or(line).chars().count();
+            format!("\n\n  {line}\n  {:before$}^", "")
+        });
+        let (name, shown, skeleton) = (wanted.name(), shown.unwrap_or_default(), skeleton(wanted));
+        format!("the JSON is no {name}: {error}{shown}\n\n{name} looks like this:\n\n{skeleton}")
+    })
+}
+
+/// Sees to it that a mutation has an idempotency key: the one given, the request's own, or a fresh one. Returns it; none
+/// for an RPC that takes none.
+pub fn put_key(message: &mut DynamicMessage, given: Option<&str>) -> Result<Option<String>, String> {
+    let name = message.descriptor().name().to_owned();
+    let context = message.descriptor().get_field_by_name(CONTEXT);
+    let Some(context) = context.filter(takes_a_key) else {
+        return given.map_or(Ok(None), |_| Err(format!("a {name} takes no idempotency key; leave out --key")));
+    };
+    let Value::Message(context) = message.get_field_mut(&context) else { return Ok(None) };
+    let own = context.get_field_by_name(KEY).and_then(|key| key.as_str().map(str::to_owned)).unwrap_or_default();
+    let key = match given {
+        Some(given) => given.to_owned(),
+        None if own.is_empty() => Uuid::now_v7().to_string(),
+        None => own,
+    };
+    context.set_field_by_name(KEY, Value::String(key.clone()));
+    Ok(Some(key))
+}
+
+fn takes_a_key(field: &FieldDescriptor) -> bool {
+    field.kind().as_message().is_some_and(|message| message.get_field_by_name(KEY).is_some())
+}
+
+/// A request with every field, to be filled in; of alternatives the first. The context is left out: `call` gives one.
+pub fn skeleton(wanted: &MessageDescriptor) -> String {
+    let mut message = example(wanted, &mut Vec::new());
+    message.clear_field_by_name(CONTEXT);
+    super::json_of(&message, true).unwrap_or_default()
+}
+
+/// `within` are the messages around this one: one that holds itself ends there.
+fn example(wanted: &MessageDescriptor, within: &mut Vec<String>) -> DynamicMessage {
+    let mut message = DynamicMessage::new(wanted.clone());
+    if within.iter().any(|outer| outer == wanted.full_name()) {
+        return message;
+    }
+    within.push(wanted.full_name().to_owned());
+    for field in wanted.fields().filter(is_first_alternative) {
+        let kind = field.kind();
+        let one = match kind.as_message() {
+            Some(inner) => Value::Message(example(inner, within)),
+            None => Value::default_value(&kind),
+        };
+        // Set, so that it is printed although it may be a default.
+        message.set_field(&field, if field.is_list() { Value::List(vec![one]) } else { one });
+    }
+    within.pop();
+    message
+}
+
+fn is_first_alternative(field: &FieldDescriptor) -> bool {
+    field.containing_oneof().and_then(|oneof| oneof.fields().next()).is_none_or(|first| first == *field)
+}
+
+/// The names of a request's fields on one line: `add { inventoryId, stack { item, count } }`.
+pub fn fields(message: &MessageDescriptor) -> String {
+    let names = message.fields().filter(|field| field.name() != CONTEXT);
+    names.map(|field| with_fields(&field, 1)).collect::<Vec<_>>().join(", ")
+}
+
+fn with_fields(field: &FieldDescriptor, depth: usize) -> String {
+    let kind = field.kind();
+    let inner = match kind.as_message() {
+        Some(_) if depth >= LISTED_DEPTH_MAX => " { … }".to_owned(),
+        // Alternatives are named only: looked at in full they would fill a screen.
+        Some(message) if are_alternatives(message) => {
+            let names: Vec<String> = message.fields().map(|inner| inner.json_name().to_owned()).collect();
+            format!(" {{ {} }}", names.join(" | "))
+        }
+        Some(message) => {
+            let names: Vec<String> = message.fields().map(|inner| with_fields(&inner, depth + 1)).collect();
+            format!(" {{ {} }}", names.join(", "))
+        }
+        None => String::new(),
+    };
+    let name = field.json_name();
+    match (field.is_list(), inner.strip_prefix(' ')) {
+        (true, Some(inner)) => format!("{name} [{inner}]"),
+        (true, None) => format!("{name} []"),
+        (false, _) => format!("{name}{inner}"),
+    }
+}
+
+/// Whether a message is nothing but a choice.
+fn are_alternatives(message: &MessageDescriptor) -> bool {
+    message.fields().len() > 1 && message.oneofs().any(|oneof| oneof.fields().len() == message.fields().len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::v1;
+    use prost::Message;
+    use prost_reflect::DescriptorPool;
+
+    fn message(name: &str) -> MessageDescriptor {
+        let pool = DescriptorPool::decode(v1::FILE_DESCRIPTOR_SET).unwrap();
+        pool.get_message_by_name(&format!("slotcast.v1.{name}")).unwrap()
+    }
+
+    #[test]
+    fn json_becomes_the_message_that_a_generated_client_would_send() {
+        let json = r#"{"move": {"inventoryId": "steve", "from_slot": 3, "toSlot": 0, "count": 0}}"#;
+        let parsed = parse(&message("MoveItemRequest"), json).unwrap();
+        let sent = v1::MoveItemRequest::decode(parsed.encode_to_vec().as_slice()).unwrap();
+        let wanted = v1::MoveItem { inventory_id: "steve".into(), from_slot: 3, to_slot: 0, count: Some(0) };
+        assert_eq!(sent.r#move, Some(wanted), "a count of 0 that was given is not one that was left out");
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_its_place_and_what_was_expected() {
+        let told = parse(&message("DropItemRequest"), "{\n  \"drop\": {\"slots\": 1}\n}").unwrap_err();
+        let expected = "the JSON is no DropItemRequest: unrecognized field name 'slots' at line 2 column 18\n\n  \
+                        \x20 \"drop\": {\"slots\": 1}\n                   ^\n\n\
+                        DropItemRequest looks like this:\n\n\
+                        {\n  \"drop\": {\n    \"inventoryId\": \"\",\n    \"slot\": 0,\n    \"count\": 0\n  }\n}";
+        assert_eq!(told, expected);
+        let told = parse(&message("GetCatalogRequest"), "{} x").unwrap_err();
+        assert!(told.contains("trailing characters at line 1 column 4"), "{told}");
+    }
+
+    #[test]
+    fn every_skeleton_is_itself_a_request() {
+        let pool = DescriptorPool::decode(v1::FILE_DESCRIPTOR_SET).unwrap();
+        for rpc in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
+            let json = skeleton(&rpc.input());
+            parse(&rpc.input(), &json).unwrap_or_else(|error| panic!("{}: {error}", rpc.name()));
+        }
+    }
+
+    #[test]
+    fn a_mutation_gets_a_key_unless_it_has_one() {
+        let add = message("AddItemRequest");
+        let with_key = |json: &str, given| put_key(&mut parse(&add, json).unwrap(), given).unwrap().unwrap();
+        assert_eq!(Uuid::parse_str(&with_key("{}", None)).unwrap().get_version_num(), 7);
+        let own = r#"{"context": {"idempotencyKey": "own", "reason": "loot"}}"#;
+        assert_eq!(with_key(own, None), "own");
+        assert_eq!(with_key(own, Some("given")), "given");
+        let mut get = parse(&message("GetInventoryRequest"), "{}").unwrap();
+        assert_eq!(put_key(&mut get, None), Ok(None));
+        assert!(put_key(&mut get, Some("given")).is_err());
+    }
+}

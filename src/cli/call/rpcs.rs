@@ -1,0 +1,79 @@
+//! The RPCs that there are, read from the descriptors that the service was built with.
+
+use super::request::fields;
+use crate::grpc::v1::FILE_DESCRIPTOR_SET;
+use http::uri::PathAndQuery;
+use prost_reflect::{DescriptorPool, MethodDescriptor};
+
+pub struct Rpcs(DescriptorPool);
+
+impl Rpcs {
+    pub fn of_the_service() -> Result<Self, String> {
+        DescriptorPool::decode(FILE_DESCRIPTOR_SET)
+            .map(Self)
+            .map_err(|error| format!("the built-in descriptors cannot be read: {error}"))
+    }
+
+    fn all(&self) -> impl Iterator<Item = MethodDescriptor> {
+        self.0.services().flat_map(|service| service.methods().collect::<Vec<_>>())
+    }
+
+    /// By method name, or by `package.Service/Method`. An error lists what there is.
+    pub fn find(&self, name: &str) -> Result<MethodDescriptor, String> {
+        let name = name.trim_start_matches('/');
+        self.all().find(|rpc| rpc.name() == name || full_name(rpc) == name).ok_or_else(|| {
+            let near = self.all().find(|rpc| rpc.name().eq_ignore_ascii_case(name));
+            let hint = near.map(|rpc| format!("; did you mean {}?", rpc.name())).unwrap_or_default();
+            format!("there is no RPC {name:?}{hint}\n\n{}", self.list())
+        })
+    }
+
+    /// A line for each RPC with the fields of its request.
+    pub fn list(&self) -> String {
+        let width = self.all().map(|rpc| rpc.name().len()).max().unwrap_or_default();
+        let mut text = String::new();
+        for service in self.0.services() {
+            text.push_str(&format!("{}\n", service.full_name()));
+            for rpc in service.methods() {
+                let streams = if rpc.is_server_streaming() { "  (streams)" } else { "" };
+                let line = format!("  {:width$}  {}{streams}", rpc.name(), fields(&rpc.input()));
+                text.push_str(line.trim_end());
+                text.push('\n');
+            }
+        }
+        text.push_str("\n`slotcast call RPC --list` prints a request to fill in.");
+        text
+    }
+}
+
+fn full_name(rpc: &MethodDescriptor) -> String {
+    format!("{}/{}", rpc.parent_service().full_name(), rpc.name())
+}
+
+pub fn path(rpc: &MethodDescriptor) -> Result<PathAndQuery, http::uri::InvalidUri> {
+    format!("/{}", full_name(rpc)).parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_rpc_is_found_by_its_name_and_by_its_full_name() {
+        let rpcs = Rpcs::of_the_service().unwrap();
+        for name in ["AddItem", "slotcast.v1.InventoryService/AddItem", "/slotcast.v1.InventoryService/AddItem"] {
+            let rpc = rpcs.find(name).unwrap();
+            assert_eq!(path(&rpc).unwrap(), "/slotcast.v1.InventoryService/AddItem");
+        }
+    }
+
+    #[test]
+    fn an_unknown_rpc_is_answered_with_those_there_are() {
+        let told = Rpcs::of_the_service().unwrap().find("additem").unwrap_err();
+        assert!(told.starts_with("there is no RPC \"additem\"; did you mean AddItem?\n"), "{told}");
+        assert!(told.contains("\n  GetCatalog\n"), "{told}");
+        let subscribe =
+            "\n  SubscribeInventory  inventories [{ inventoryId, resume { epoch, revision } }]  (streams)\n";
+        assert!(told.contains(subscribe), "{told}");
+    }
+}
