@@ -6,6 +6,7 @@ use crate::grpc::convert::frame;
 use crate::grpc::v1;
 use crate::sync::{Cursor, FrameBody, Replica};
 use prost::Message;
+use tokio::sync::watch;
 use tonic::{Code, Status, Streaming};
 
 /// gRPC's prefix of each message: a flag and the length.
@@ -16,8 +17,20 @@ pub struct Follow {
     ids: Vec<String>,
     replicas: Vec<Option<Replica>>,
     stream: Option<Streaming<v1::SubscribeInventoryResponse>>,
+    was_open: bool,
     backoff: Backoff,
     counts: FollowCounts,
+    connection: watch::Sender<Connection>,
+}
+
+/// Whether frames can arrive now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connection {
+    /// The stream is being opened, for the first time or again.
+    Connecting,
+    Open,
+    /// The stream was lost; another is opened after a short wait.
+    Lost,
 }
 
 /// What has come in since the start.
@@ -52,7 +65,9 @@ pub struct Update {
 impl Follow {
     pub(super) fn new(rpc: Rpc, ids: Vec<String>) -> Self {
         let replicas = vec![None; ids.len()];
-        Self { rpc, ids, replicas, stream: None, backoff: Backoff::default(), counts: FollowCounts::default() }
+        let (backoff, counts) = (Backoff::default(), FollowCounts::default());
+        let connection = watch::Sender::new(Connection::Connecting);
+        Self { rpc, ids, replicas, stream: None, was_open: false, backoff, counts, connection }
     }
 
     pub fn ids(&self) -> &[String] {
@@ -68,6 +83,11 @@ impl Follow {
         self.counts
     }
 
+    /// Tells of the connection while [`Self::next`] waits.
+    pub fn connection(&self) -> watch::Receiver<Connection> {
+        self.connection.subscribe()
+    }
+
     /// Drops the connection; the next call to [`Self::next`] opens another and resumes.
     pub fn disconnect(&mut self) {
         self.stream = None;
@@ -78,12 +98,14 @@ impl Follow {
     pub async fn next(&mut self) -> Result<Update, Status> {
         loop {
             match self.message().await {
-                Ok(Some(message)) => {
-                    self.backoff.handle_success();
-                    if let Some(update) = self.apply(&message) {
+                Ok(Some(message)) => match self.apply(&message) {
+                    Some(update) => {
+                        self.backoff.handle_success();
                         return Ok(update);
                     }
-                }
+                    // Healed by a new stream, but not in a tight loop should that one not fit either.
+                    None => self.wait_after_loss().await,
+                },
                 Ok(None) => self.wait_after_loss().await,
                 Err(status) if is_final(status.code()) => return Err(status),
                 Err(status) => {
@@ -98,25 +120,24 @@ impl Follow {
         if let Some(stream) = &mut self.stream {
             return stream.message().await;
         }
+        self.connection.send_replace(Connection::Connecting);
         let resume = |replica: &Option<Replica>| {
             let Cursor { epoch, revision } = replica.as_ref()?.cursor();
             Some(v1::Cursor { epoch: epoch.get(), revision: revision.0 })
         };
         let watch = |(id, replica): (&String, _)| v1::Watch { inventory_id: id.clone(), resume: resume(replica) };
         let inventories = self.ids.iter().zip(&self.replicas).map(watch).collect();
-        let opened = self
-            .rpc
-            .subscribe_inventory(v1::SubscribeInventoryRequest {
-                inventories,
-                ..v1::SubscribeInventoryRequest::default()
-            })
-            .await?;
+        let request = v1::SubscribeInventoryRequest { inventories, ..v1::SubscribeInventoryRequest::default() };
+        let opened = self.rpc.subscribe_inventory(request).await?;
+        self.connection.send_replace(Connection::Open);
+        self.counts.reconnects += u64::from(self.was_open);
+        self.was_open = true;
         self.stream.insert(opened.into_inner()).message().await
     }
 
     async fn wait_after_loss(&mut self) {
         self.stream = None;
-        self.counts.reconnects += 1;
+        self.connection.send_replace(Connection::Lost);
         tokio::time::sleep(self.backoff.handle_failure()).await;
     }
 
@@ -169,7 +190,6 @@ impl Follow {
     fn handle_desync(&mut self, position: usize) -> Option<Update> {
         self.counts.desyncs += 1;
         self.replicas[position] = None;
-        self.stream = None;
         None
     }
 }

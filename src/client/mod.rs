@@ -18,7 +18,7 @@ mod calls;
 mod follow;
 
 pub use backoff::Backoff;
-pub use follow::{Follow, FollowCounts, Update};
+pub use follow::{Connection, Follow, FollowCounts, Update};
 
 use crate::grpc::v1;
 use crate::grpc::v1::inventory_service_client::InventoryServiceClient;
