@@ -1,0 +1,282 @@
+//! What is known of the inventories that are watched, and what has come in. Pure: `now` is the time since the start.
+
+use crate::client::{Connection, FollowCounts, Update};
+use crate::domain::{ItemCode, Slot, Stack};
+use crate::sync::Replica;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// How long a slot stays marked after it has changed.
+pub const MARKED: Duration = Duration::from_millis(1_500);
+/// The section that players know as the lowest row of their screen, although its slots come first.
+const LOWEST_SECTION: &str = "hotbar";
+
+#[derive(Debug, Clone)]
+pub struct Board {
+    names: HashMap<ItemCode, String>,
+    pub panels: Vec<Panel>,
+    pub traffic: Traffic,
+    pub connection: Connection,
+}
+
+/// One inventory.
+#[derive(Debug, Clone)]
+pub struct Panel {
+    pub id: String,
+    sections: Vec<Section>,
+    pub state: PanelState,
+    changed_at: HashMap<Slot, Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PanelState {
+    /// Nothing has come in yet.
+    Waiting,
+    Known(Replica),
+    Deleted,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Section {
+    pub name: String,
+    pub first: u16,
+    pub slots: u16,
+}
+
+/// What has come over the stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub counts: FollowCounts,
+    /// Of the first messages, up to when all was known.
+    pub initial_bytes: u64,
+    /// Frames after that, and their bytes; heartbeats apart.
+    pub syncs: u64,
+    pub sync_bytes: u64,
+    initial_is_over: bool,
+}
+
+/// What one update did to one inventory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PanelChange {
+    pub panel: usize,
+    /// The slots that differ from before.
+    pub slots: Vec<Slot>,
+}
+
+/// What one update was, as one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Full,
+    Delta,
+    Mixed,
+    Deleted,
+    Heartbeat,
+    /// Nothing was missing after a resume.
+    CaughtUp,
+}
+
+impl Board {
+    pub fn new(names: HashMap<ItemCode, String>, panels: Vec<Panel>) -> Self {
+        Self { names, panels, traffic: Traffic::default(), connection: Connection::Connecting }
+    }
+
+    /// Takes in one update; `replica` gives the state of an inventory after it. Tells what has changed.
+    pub fn handle_update<'a>(
+        &mut self,
+        now: Duration,
+        update: &Update,
+        counts: FollowCounts,
+        replica: impl Fn(usize) -> Option<&'a Replica>,
+    ) -> (Kind, Vec<PanelChange>) {
+        let kind = kind(update, self.traffic.counts, counts);
+        self.traffic.handle_update(update, counts);
+        for position in &update.deleted {
+            let Some(panel) = self.panels.get_mut(*position) else { continue };
+            panel.state = PanelState::Deleted;
+            panel.changed_at.clear();
+        }
+        let mut changes = Vec::new();
+        for position in &update.changed {
+            let (Some(panel), Some(after)) = (self.panels.get_mut(*position), replica(*position)) else { continue };
+            changes.push(PanelChange { panel: *position, slots: panel.handle_state(now, after) });
+        }
+        (kind, changes)
+    }
+
+    /// The item's id, or its code if it has left the catalog.
+    pub fn name(&self, stack: &Stack) -> String {
+        self.names.get(&stack.item).cloned().unwrap_or_else(|| format!("#{}", stack.item.get()))
+    }
+}
+
+impl Panel {
+    pub fn new(id: &str, sections: Vec<Section>) -> Self {
+        Self { id: id.to_owned(), sections, state: PanelState::Waiting, changed_at: HashMap::new() }
+    }
+
+    fn handle_state(&mut self, now: Duration, after: &Replica) -> Vec<Slot> {
+        let before = match &self.state {
+            PanelState::Known(before) => Some(&before.contents),
+            PanelState::Waiting | PanelState::Deleted => None,
+        };
+        let slots = (0..after.contents.slots().len() as u16).map(Slot);
+        let had = |slot| before.and_then(|before| before.stack(slot));
+        let changed: Vec<Slot> = slots.filter(|slot| had(*slot) != after.contents.stack(*slot)).collect();
+        self.changed_at.retain(|_, changed_at| *changed_at + MARKED > now);
+        // The first state is no change that anyone has to notice.
+        if before.is_some() {
+            self.changed_at.extend(changed.iter().map(|slot| (*slot, now)));
+        }
+        self.state = PanelState::Known(after.clone());
+        changed
+    }
+
+    pub fn stack(&self, slot: Slot) -> Option<&Stack> {
+        match &self.state {
+            PanelState::Known(replica) => replica.contents.stack(slot),
+            PanelState::Waiting | PanelState::Deleted => None,
+        }
+    }
+
+    pub fn is_marked(&self, slot: Slot, now: Duration) -> bool {
+        self.changed_at.get(&slot).is_some_and(|changed_at| *changed_at + MARKED > now)
+    }
+
+    /// The sections from top to bottom as players know them: the hotbar is the lowest row.
+    pub fn sections(&self) -> Vec<Section> {
+        let known: usize = self.sections.iter().map(|section| usize::from(section.slots)).sum();
+        let have = match &self.state {
+            PanelState::Known(replica) => replica.contents.slots().len(),
+            PanelState::Waiting | PanelState::Deleted => known,
+        };
+        if known != have {
+            // Recreated with a layout that was not asked for: shown all the same.
+            return vec![Section { name: "slots".into(), first: 0, slots: have as u16 }];
+        }
+        let (lowest, mut above): (Vec<_>, Vec<_>) =
+            self.sections.iter().cloned().partition(|section| section.name == LOWEST_SECTION);
+        above.extend(lowest);
+        above
+    }
+}
+
+impl Traffic {
+    fn handle_update(&mut self, update: &Update, counts: FollowCounts) {
+        self.counts = counts;
+        let bytes = update.bytes as u64;
+        if !self.initial_is_over {
+            self.initial_bytes += bytes;
+            self.initial_is_over = update.caught_up;
+        } else if !update.changed.is_empty() || !update.deleted.is_empty() {
+            self.syncs += 1;
+            self.sync_bytes += bytes;
+        }
+    }
+
+    /// Of those after the initial ones; none before the first.
+    pub fn bytes_per_sync(&self) -> Option<f64> {
+        (self.syncs > 0).then(|| self.sync_bytes as f64 / self.syncs as f64)
+    }
+}
+
+fn kind(update: &Update, before: FollowCounts, after: FollowCounts) -> Kind {
+    match (after.fulls > before.fulls, after.deltas > before.deltas) {
+        (true, true) => Kind::Mixed,
+        (true, false) => Kind::Full,
+        (false, true) => Kind::Delta,
+        (false, false) if !update.deleted.is_empty() => Kind::Deleted,
+        (false, false) if update.heartbeat => Kind::Heartbeat,
+        (false, false) => Kind::CaughtUp,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::domain::{Attributes, Contents, Count, Edit, Epoch, Revision};
+
+    pub fn stack(item: u32, count: u32) -> Stack {
+        let (item, count) = (ItemCode::new(item).unwrap(), Count::new(count).unwrap());
+        Stack { item, count, attributes: Attributes::NONE }
+    }
+
+    pub fn replica(revision: u64, slots: usize, stacks: &[(u16, Stack)]) -> Replica {
+        let edits: Vec<Edit> = stacks.iter().map(|(slot, stack)| (Slot(*slot), Some(stack.clone()))).collect();
+        Replica { epoch: Epoch::new(0x00c0_ffee).unwrap(), contents: Contents::new(slots, Revision(revision), &edits) }
+    }
+
+    /// A player named steve and a chest, both unknown yet.
+    pub fn board() -> Board {
+        let section = |name: &str, first, slots| Section { name: name.into(), first, slots };
+        let names = [(1, "oak_planks"), (4, "dark_oak_planks"), (7, "cobblestone"), (26, "diamond_pickaxe")];
+        let names = names.into_iter().map(|(code, name)| (ItemCode::new(code).unwrap(), name.to_owned())).collect();
+        let player = Panel::new("steve", vec![section("hotbar", 0, 9), section("main", 9, 27)]);
+        Board::new(names, vec![player, Panel::new("chest-1", vec![section("chest", 0, 27)])])
+    }
+
+    /// Takes in a full frame or a delta of some bytes for one inventory.
+    pub fn update(
+        board: &mut Board,
+        ms: u64,
+        position: usize,
+        state: &Replica,
+        bytes: usize,
+    ) -> (Kind, Vec<PanelChange>) {
+        let caught_up = board.traffic.counts.fulls == 0;
+        let mut counts = board.traffic.counts;
+        counts.bytes += bytes as u64;
+        if caught_up {
+            counts.fulls += 1
+        } else {
+            counts.deltas += 1
+        }
+        let update = Update { changed: vec![position], bytes, caught_up, ..Update::default() };
+        board.handle_update(Duration::from_millis(ms), &update, counts, |_| Some(state))
+    }
+
+    #[test]
+    fn what_changed_is_marked_for_a_moment_but_the_first_state_is_not() {
+        let mut board = board();
+        let (kind, first) = update(&mut board, 0, 0, &replica(1, 36, &[(0, stack(1, 64))]), 40);
+        assert_eq!((kind, first), (Kind::Full, vec![PanelChange { panel: 0, slots: vec![Slot(0)] }]));
+        let (kind, then) = update(&mut board, 500, 0, &replica(2, 36, &[(0, stack(1, 63))]), 17);
+        assert_eq!((kind, then), (Kind::Delta, vec![PanelChange { panel: 0, slots: vec![Slot(0)] }]));
+        let is_marked = |ms| board.panels[0].is_marked(Slot(0), Duration::from_millis(ms));
+        assert_eq!([500, 1_999, 2_000].map(is_marked), [true, true, false]);
+        assert!(!board.panels[0].is_marked(Slot(1), Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn bytes_a_sync_leave_out_the_initial_frames_and_heartbeats() {
+        let mut board = board();
+        assert_eq!(board.traffic.bytes_per_sync(), None);
+        update(&mut board, 0, 0, &replica(1, 36, &[]), 140);
+        for (revision, bytes) in [(2, 16), (3, 20)] {
+            update(&mut board, 10, 0, &replica(revision, 36, &[]), bytes);
+        }
+        let heartbeat = Update { heartbeat: true, bytes: 30, ..Update::default() };
+        let counts = FollowCounts { heartbeats: 1, ..board.traffic.counts };
+        let (kind, changes) = board.handle_update(Duration::ZERO, &heartbeat, counts, |_| None);
+        assert_eq!((kind, changes), (Kind::Heartbeat, vec![]));
+        assert_eq!((board.traffic.initial_bytes, board.traffic.bytes_per_sync()), (140, Some(18.0)));
+    }
+
+    #[test]
+    fn the_hotbar_is_below_and_an_unknown_layout_is_one_block() {
+        let mut board = board();
+        let names = |panel: &Panel| panel.sections().into_iter().map(|section| section.name).collect::<Vec<_>>();
+        assert_eq!(names(&board.panels[0]), ["main", "hotbar"]);
+        update(&mut board, 0, 0, &replica(1, 54, &[]), 40);
+        assert_eq!(board.panels[0].sections(), [Section { name: "slots".into(), first: 0, slots: 54 }]);
+    }
+
+    #[test]
+    fn a_deletion_empties_the_panel() {
+        let mut board = board();
+        update(&mut board, 0, 0, &replica(1, 36, &[(0, stack(1, 64))]), 40);
+        let deleted = Update { deleted: vec![0], ..Update::default() };
+        let counts = board.traffic.counts;
+        assert_eq!(board.handle_update(Duration::ZERO, &deleted, counts, |_| None).0, Kind::Deleted);
+        assert_eq!((&board.panels[0].state, board.panels[0].stack(Slot(0))), (&PanelState::Deleted, None));
+    }
+}

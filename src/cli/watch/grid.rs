@@ -1,0 +1,272 @@
+//! The board as a picture: a header, then for each inventory its sections in rows of nine.
+
+use super::board::{Board, Panel, PanelState, Section};
+use crate::client::Connection;
+use crate::domain::{Slot, Stack};
+use ratatui::Frame;
+use ratatui::buffer::Buffer;
+use ratatui::layout::{Position, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use std::time::Duration;
+
+/// Slots in a row, as in the game.
+const COLUMNS: u16 = 9;
+/// What a cell is at most wide, its border apart: the longest item names fit.
+const CELL_WIDTH_MAX: u16 = 15;
+const CELL_WIDTH_MIN: u16 = 3;
+/// Name, count and the border below.
+const CELL_HEIGHT: u16 = 3;
+/// Three lines and an empty one.
+const HEADER_HEIGHT: u16 = 4;
+
+/// What is shown of the picture, should it be too high for the terminal.
+#[derive(Debug, Clone)]
+pub struct View {
+    server: String,
+    /// The first line of the picture that is shown.
+    scroll: u16,
+}
+
+impl View {
+    pub fn new(server: &str) -> Self {
+        Self { server: server.to_owned(), scroll: 0 }
+    }
+
+    pub fn scroll_by(&mut self, lines: i16) {
+        self.scroll = self.scroll.saturating_add_signed(lines);
+    }
+}
+
+pub fn draw(frame: &mut Frame<'_>, board: &Board, view: &mut View, now: Duration) {
+    let area = frame.area();
+    let buffer = frame.buffer_mut();
+    let picture = picture(board, area.width, now);
+    let room = area.height.saturating_sub(HEADER_HEIGHT);
+    let hidden = picture.area.height.saturating_sub(room);
+    view.scroll = view.scroll.min(hidden);
+    header(board, view, hidden, area, buffer);
+    for y in 0..room.min(picture.area.height) {
+        for x in 0..area.width.min(picture.area.width) {
+            buffer[(x, y + HEADER_HEIGHT)] = picture[(x, y + view.scroll)].clone();
+        }
+    }
+}
+
+fn header(board: &Board, view: &View, hidden: u16, area: Rect, buffer: &mut Buffer) {
+    let traffic = &board.traffic;
+    let counts = &traffic.counts;
+    let (state, style) = match board.connection {
+        Connection::Connecting => ("connecting", Style::new().fg(Color::Yellow)),
+        Connection::Open => ("connected", Style::new().fg(Color::Green)),
+        Connection::Lost => ("connection lost, trying again", Style::new().fg(Color::Red)),
+    };
+    let desyncs = if counts.desyncs > 0 { Style::new().fg(Color::Red) } else { Style::new() };
+    let per_sync = traffic.bytes_per_sync().map_or("-".to_owned(), |bytes| format!("{bytes:.1}"));
+    let scrolled = if hidden > 0 { format!("  ↑ ↓ for {hidden} more lines") } else { String::new() };
+    let lines = [
+        Line::from(vec![
+            Span::styled("slotcast", Style::new().add_modifier(Modifier::BOLD)),
+            Span::raw(format!(" {}  ", view.server)),
+            Span::styled(state, style),
+            Span::raw(format!("  q quits{scrolled}")),
+        ]),
+        Line::raw(format!(
+            "syncs {}  bytes {}  bytes/sync {per_sync}  initial bytes {}",
+            traffic.syncs, counts.bytes, traffic.initial_bytes
+        )),
+        Line::from(vec![
+            Span::raw(format!("heartbeats {}  reconnects {}  ", counts.heartbeats, counts.reconnects)),
+            Span::styled(format!("desyncs {}", counts.desyncs), desyncs),
+        ]),
+    ];
+    for (y, line) in lines.iter().enumerate().filter(|(y, _)| (*y as u16) < area.height) {
+        buffer.set_line(0, y as u16, line, area.width);
+    }
+}
+
+/// All panels, one below the other, as high as they need to be.
+fn picture(board: &Board, width: u16, now: Duration) -> Buffer {
+    let blocks: Vec<(&Panel, Vec<Section>)> = board.panels.iter().map(|panel| (panel, panel.sections())).collect();
+    let height = |(_, sections): &(&Panel, Vec<Section>)| 2 + sections.iter().map(section_height).sum::<u16>();
+    let mut buffer = Buffer::empty(Rect::new(0, 0, width, blocks.iter().map(height).sum()));
+    let mut y = 0;
+    for (panel, sections) in &blocks {
+        buffer.set_line(0, y, &title(panel), width);
+        y += 1;
+        for section in sections {
+            draw_section(&mut buffer, y, board, panel, section, now);
+            y += section_height(section);
+        }
+        y += 1;
+    }
+    buffer
+}
+
+fn title(panel: &Panel) -> Line<'static> {
+    let name = Span::styled(panel.id.clone(), Style::new().add_modifier(Modifier::BOLD));
+    let state = match &panel.state {
+        PanelState::Waiting => "  waiting for the first frame".to_owned(),
+        PanelState::Deleted => "  deleted; should it be created again, it is shown".to_owned(),
+        PanelState::Known(replica) => {
+            let (contents, epoch) = (&replica.contents, replica.epoch.get());
+            let (revision, digest) = (contents.revision().0, contents.digest());
+            format!("  epoch {epoch:08x}  revision {revision}  digest {:08x} {:08x}", digest.a, digest.b)
+        }
+    };
+    Line::from(vec![name, Span::raw(state)])
+}
+
+/// The border above, then the rows; each has a border below.
+fn section_height(section: &Section) -> u16 {
+    1 + section.slots.div_ceil(COLUMNS) * CELL_HEIGHT
+}
+
+fn draw_section(buffer: &mut Buffer, top: u16, board: &Board, panel: &Panel, section: &Section, now: Duration) {
+    let width = (buffer.area.width.saturating_sub(1) / COLUMNS).saturating_sub(1);
+    let width = width.clamp(CELL_WIDTH_MIN, CELL_WIDTH_MAX);
+    let border = Style::new().fg(Color::DarkGray);
+    let columns = section.slots.min(COLUMNS);
+    let horizontal = |left: &str, middle: &str, right: &str| {
+        let parts = vec!["─".repeat(usize::from(width)); usize::from(columns)];
+        format!("{left}{}{right}", parts.join(middle))
+    };
+    put(buffer, 0, top, &horizontal("┌", "┬", "┐"), border);
+    let last = section.first + section.slots.saturating_sub(1);
+    put(buffer, 2, top, &format!(" {} {}-{last} ", section.name, section.first), Style::new().fg(Color::Cyan));
+    let rows = section.slots.div_ceil(COLUMNS);
+    for row in 0..rows {
+        let y = top + 1 + row * CELL_HEIGHT;
+        for column in 0..columns {
+            let x = column * (width + 1);
+            let index = row * COLUMNS + column;
+            (0..2).for_each(|line| put(buffer, x, y + line, "│", border));
+            // The last row may end early.
+            let slot = (index < section.slots).then(|| Slot(section.first + index));
+            draw_cell(buffer, Rect::new(x + 1, y, width, 2), board, panel, slot, now);
+        }
+        (0..2).for_each(|line| put(buffer, columns * (width + 1), y + line, "│", border));
+        let is_last = row + 1 == rows;
+        let below = if is_last { horizontal("└", "┴", "┘") } else { horizontal("├", "┼", "┤") };
+        put(buffer, 0, y + 2, &below, border);
+    }
+}
+
+fn draw_cell(buffer: &mut Buffer, area: Rect, board: &Board, panel: &Panel, slot: Option<Slot>, now: Duration) {
+    let stack = slot.and_then(|slot| panel.stack(slot));
+    let (name, count) = match stack {
+        Some(stack) => (short_name(&board.name(stack), usize::from(area.width)), count_text(stack)),
+        None => (String::new(), String::new()),
+    };
+    let is_marked = slot.is_some_and(|slot| panel.is_marked(slot, now));
+    let style = if is_marked { Style::new().fg(Color::Black).bg(Color::Yellow) } else { Style::new() };
+    let width = usize::from(area.width);
+    put(buffer, area.x, area.y, &format!("{name:width$}"), style);
+    put(buffer, area.x, area.y + 1, &format!("{count:>width$}"), style.add_modifier(Modifier::BOLD));
+}
+
+/// An asterisk marks attributes: the stack does not merge with plain ones.
+fn count_text(stack: &Stack) -> String {
+    let mark = if stack.attributes.is_none() { "" } else { "*" };
+    format!("{mark}{}", stack.count.get())
+}
+
+/// An item's id in so many columns: in words if they fit, else each word shortened, the longest first, so that
+/// `oak_planks` and `oak_log` stay apart.
+fn short_name(id: &str, width: usize) -> String {
+    let mut words: Vec<Vec<char>> = id.split('_').map(|word| word.chars().collect()).collect();
+    let spaced = words.iter().map(Vec::len).sum::<usize>() + words.len().saturating_sub(1);
+    if spaced <= width {
+        return id.replace('_', " ");
+    }
+    while words.iter().map(Vec::len).sum::<usize>() > width {
+        let Some(longest) = words.iter_mut().rev().max_by_key(|word| word.len()) else { break };
+        longest.pop();
+    }
+    let mut short = String::new();
+    for word in words {
+        let mut letters = word.into_iter();
+        short.extend(letters.next().into_iter().flat_map(char::to_uppercase));
+        short.extend(letters);
+    }
+    short
+}
+
+/// Writes what fits; the rest is cut off.
+fn put(buffer: &mut Buffer, x: u16, y: u16, text: &str, style: Style) {
+    if buffer.area.contains(Position::new(x, y)) {
+        buffer.set_stringn(x, y, text, usize::from(buffer.area.width - x), style);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::board::tests::{board, replica, stack, update};
+    use super::*;
+    use crate::domain::Attributes;
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    fn drawn(board: &Board, view: &mut View, width: u16, height: u16, ms: u64) -> Buffer {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| draw(frame, board, view, Duration::from_millis(ms))).unwrap();
+        terminal.backend().buffer().clone()
+    }
+
+    fn text(buffer: &Buffer) -> String {
+        let line =
+            |y| (0..buffer.area.width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
+        (0..buffer.area.height).map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Steve has a few things, drops one, and the chest is not known yet.
+    fn played() -> Board {
+        let mut board = board();
+        let pickaxe = crate::domain::Stack { attributes: Attributes::new(b"sharp").unwrap(), ..stack(26, 1) };
+        let kit =
+            |cobblestone| vec![(0, stack(1, 64)), (8, pickaxe.clone()), (9, stack(4, 64)), (35, stack(7, cobblestone))];
+        update(&mut board, 0, 0, &replica(1, 36, &kit(64)), 61);
+        update(&mut board, 1_000, 0, &replica(2, 36, &kit(63)), 16);
+        board.connection = Connection::Open;
+        board
+    }
+
+    #[test]
+    fn a_player_is_drawn_as_players_know_it_with_the_hotbar_below() {
+        let buffer = drawn(&played(), &mut View::new("http://127.0.0.1:7400"), 80, 24, 1_100);
+        insta::assert_snapshot!(text(&buffer));
+    }
+
+    #[test]
+    fn only_the_cell_that_changed_is_marked_and_only_for_a_moment() {
+        let mut view = View::new("http://127.0.0.1:7400");
+        let marked = |buffer: Buffer| buffer.content.iter().filter(|cell| cell.bg == Color::Yellow).count();
+        assert_eq!(marked(drawn(&played(), &mut view, 80, 24, 1_100)), 2 * 7, "name and count of one cell");
+        assert_eq!(marked(drawn(&played(), &mut view, 80, 24, 2_500)), 0);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_reached_by_scrolling() {
+        let mut view = View::new("http://127.0.0.1:7400");
+        assert!(!text(&drawn(&played(), &mut view, 80, 20, 0)).contains("chest-1"));
+        view.scroll_by(i16::MAX);
+        let bottom = text(&drawn(&played(), &mut view, 80, 24, 0));
+        assert!(bottom.contains("chest 0-26") && bottom.contains("waiting for the first frame"), "{bottom}");
+        view.scroll_by(i16::MIN);
+        assert!(text(&drawn(&played(), &mut view, 80, 24, 0)).contains("main 9-35"));
+    }
+
+    #[test]
+    fn a_tiny_terminal_shows_what_fits() {
+        for (width, height) in [(1, 1), (10, 2), (20, 5), (300, 100)] {
+            drawn(&played(), &mut View::new("http://127.0.0.1:7400"), width, height, 0);
+        }
+    }
+
+    #[test]
+    fn names_are_shortened_so_that_they_stay_apart() {
+        let short = ["dirt", "oak_log", "oak_planks", "dark_oak_planks", "diamond_pickaxe", "cobblestone", ""];
+        let expected = ["dirt", "oak log", "OakPlan", "DaOaPla", "DiaPick", "Cobbles", ""];
+        assert_eq!(short.map(|id| short_name(id, 7)), expected);
+    }
+}

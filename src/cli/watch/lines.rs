@@ -1,0 +1,99 @@
+//! One line for each update, for pipes and logs.
+
+use super::Ended;
+use super::board::{Board, Kind, PanelChange, PanelState};
+use crate::client::Follow;
+use crate::domain::Slot;
+use std::io::{ErrorKind, Write};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// More changed slots than this are only counted.
+const SLOTS_NAMED_MAX: usize = 12;
+
+/// Prints until Ctrl-C, or until nobody reads any more.
+pub async fn run(mut board: Board, mut follow: Follow) -> Result<(), Ended> {
+    let start = Instant::now();
+    loop {
+        let update = tokio::select! {
+            update = follow.next() => update?,
+            interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
+        };
+        let now = start.elapsed();
+        let (kind, changes) = board.handle_update(now, &update, follow.counts(), |position| follow.replica(position));
+        let text = line(&board, now, kind, update.bytes, &changes, &update.deleted);
+        match writeln!(std::io::stdout(), "{text}") {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+            written => written?,
+        }
+    }
+}
+
+fn line(board: &Board, now: Duration, kind: Kind, bytes: usize, changes: &[PanelChange], deleted: &[usize]) -> String {
+    let kind = match kind {
+        Kind::Full => "full",
+        Kind::Delta => "delta",
+        Kind::Mixed => "mixed",
+        Kind::Deleted => "deleted",
+        Kind::Heartbeat => "heartbeat",
+        Kind::CaughtUp => "caught-up",
+    };
+    let mut text = format!("{:9.3} s  {kind:9} {bytes:5} B", now.as_secs_f64());
+    for change in changes {
+        text.push_str(&format!("  {}", changed(board, change)));
+    }
+    for panel in deleted.iter().filter_map(|position| board.panels.get(*position)) {
+        text.push_str(&format!("  {} is deleted", panel.id));
+    }
+    text
+}
+
+/// As in `steve r4: 3=stone*63 7=-`.
+fn changed(board: &Board, change: &PanelChange) -> String {
+    let panel = &board.panels[change.panel];
+    let revision = match &panel.state {
+        PanelState::Known(replica) => replica.contents.revision().0,
+        PanelState::Waiting | PanelState::Deleted => 0,
+    };
+    let content = |slot: &Slot| match panel.stack(*slot) {
+        Some(stack) => format!("{}={}*{}", slot.0, board.name(stack), stack.count.get()),
+        None => format!("{}=-", slot.0),
+    };
+    let slots = match change.slots.len() {
+        0 => "no slot".to_owned(),
+        1..=SLOTS_NAMED_MAX => change.slots.iter().map(content).collect::<Vec<_>>().join(" "),
+        many => format!("{many} slots"),
+    };
+    format!("{} r{revision}: {slots}", panel.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::board::tests::{board, replica, stack, update};
+    use super::*;
+
+    #[test]
+    fn a_line_has_time_kind_bytes_and_the_changed_slots() {
+        let mut board = board();
+        let mut told = Vec::new();
+        let kit: Vec<_> = (0..20).map(|slot| (slot, stack(7, 64))).collect();
+        for (ms, state, bytes) in [
+            (2, replica(1, 36, &kit), 140),
+            (1_500, replica(2, 36, &[&kit[1..], &[(35, stack(99, 3))]].concat()), 21),
+            (1_700, replica(3, 36, &[&kit[1..], &[(35, stack(99, 3))]].concat()), 16),
+        ] {
+            let (kind, changes) = update(&mut board, ms, 0, &state, bytes);
+            told.push(line(&board, Duration::from_millis(ms), kind, bytes, &changes, &[]));
+        }
+        told.push(line(&board, Duration::from_secs(20), Kind::Heartbeat, 33, &[], &[]));
+        told.push(line(&board, Duration::from_secs(21), Kind::Deleted, 9, &[], &[1]));
+        let expected = [
+            "    0.002 s  full        140 B  steve r1: 20 slots",
+            "    1.500 s  delta        21 B  steve r2: 0=- 35=#99*3",
+            "    1.700 s  delta        16 B  steve r3: no slot",
+            "   20.000 s  heartbeat    33 B",
+            "   21.000 s  deleted       9 B  chest-1 is deleted",
+        ];
+        assert_eq!(told, expected);
+    }
+}
