@@ -1,0 +1,614 @@
+#!/usr/bin/env python3
+"""The service judged from outside: a client in another language, written from the protos alone.
+
+Its replica applies frames as stream.proto documents them and computes the digest with digest.py, so it shares no code with
+the service. Every mutation is sent, a stream is followed, and what it ends at is compared with GetInventory.
+
+    SLOTCAST_BIN=target/debug/slotcast tests/python/test_stream.py
+
+Needs the packages of requirements.txt. The gRPC code is generated into a temporary folder.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import pathlib
+import queue
+import random
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import uuid
+
+import grpc
+import grpc_tools
+from grpc_tools import protoc
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(HERE))
+from digest import digest  # noqa: E402
+
+PREFIX_BYTES = 5
+WAIT_S = 5
+# What google.rpc says of errors, as far as it is read here; the full files need a package of their own.
+RICH_ERRORS = """
+syntax = "proto3";
+package google.rpc;
+import "google/protobuf/any.proto";
+import "google/protobuf/duration.proto";
+message Status { int32 code = 1; string message = 2; repeated google.protobuf.Any details = 3; }
+message ErrorInfo { string reason = 1; string domain = 2; map<string, string> metadata = 3; }
+message RetryInfo { google.protobuf.Duration retry_delay = 1; }
+message BadRequest {
+  message FieldViolation { string field = 1; string description = 2; }
+  repeated FieldViolation field_violations = 1;
+}
+"""
+
+
+def generate(folder):
+    """Compiles the protos; returns the modules of messages, of stubs, and of rich errors."""
+    (folder / "rich_errors.proto").write_text(RICH_ERRORS)
+    protos = sorted(str(path.relative_to(ROOT / "proto")) for path in (ROOT / "proto").rglob("*.proto"))
+    includes = [ROOT / "proto", folder, pathlib.Path(grpc_tools.__file__).parent / "_proto"]
+    arguments = [f"-I{path}" for path in includes] + [f"--python_out={folder}", f"--grpc_python_out={folder}"]
+    assert protoc.main(["protoc", *arguments, "rich_errors.proto", *protos]) == 0, "the protos do not compile"
+    sys.path.insert(0, str(folder))
+    names = ["slotcast.v1.inventory_pb2", "slotcast.v1.mutations_pb2", "slotcast.v1.stream_pb2"]
+    modules = [importlib.import_module(name) for name in [*names, "slotcast.v1.service_pb2"]]
+    messages = type("Messages", (), {})
+    for module in modules:
+        for name in dir(module):
+            setattr(messages, name, getattr(module, name))
+    return messages, importlib.import_module("slotcast.v1.service_pb2_grpc"), importlib.import_module("rich_errors_pb2")
+
+
+class Server:
+    """`slotcast serve` on a free port over a folder."""
+
+    def __init__(self, data):
+        command = [os.environ["SLOTCAST_BIN"], "serve", "--listen", "127.0.0.1:0", "--data", str(data)]
+        quiet = {**os.environ, "SLOTCAST_LOG": "warn"}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=quiet)
+        ready, _, _ = select.select([self.process.stdout], [], [], WAIT_S)
+        line = self.process.stdout.readline() if ready else ""
+        if not line.startswith("listening on http://"):
+            self.kill()
+            raise AssertionError(f"instead of where it listens the server said {line!r}")
+        self.address = line.removeprefix("listening on http://").strip()
+
+    def terminate(self):
+        """SIGTERM, and the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=15)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+class Client:
+    """Calls with a fresh idempotency key each, and notes which RPCs were called."""
+
+    def __init__(self, address, caller, called):
+        self.channel = grpc.insecure_channel(address)
+        self.stub = stubs.InventoryServiceStub(self.channel)
+        self.metadata = [("slotcast-caller", caller)]
+        self.called = called
+
+    def call(self, rpc, request):
+        self.called.add(rpc)
+        return getattr(self.stub, rpc)(request, metadata=self.metadata, timeout=WAIT_S)
+
+    def mutate(self, rpc, key=None, **fields):
+        """`fields` is the one field beside the context; its value as keyword arguments of its message."""
+        context = pb.MutationContext(idempotency_key=key or uuid7())
+        return self.call(rpc, getattr(pb, f"{rpc}Request")(context=context, **fields))
+
+    def get(self, inventory_id):
+        return self.call("GetInventory", pb.GetInventoryRequest(inventory_id=inventory_id)).inventory
+
+    def close(self):
+        self.channel.close()
+
+
+def uuid7():
+    ms, noise = time.time_ns() // 1_000_000, random.getrandbits(74)
+    return str(uuid.UUID(int=ms << 80 | 7 << 76 | (noise >> 62 & 0xFFF) << 64 | 2 << 62 | noise & (1 << 62) - 1))
+
+
+class Replica:
+    """One inventory, as far as the stream has told of it."""
+
+    def __init__(self):
+        self.epoch = self.revision = self.size = None
+        self.slots = {}
+
+    def apply(self, change):
+        """As stream.proto says at InventoryChange."""
+        if change.deleted:
+            self.__init__()
+            return
+        if change.HasField("full"):
+            self.epoch, self.revision, self.size = change.full.epoch, change.full.revision, change.full.slots
+            self.slots = {}
+        else:
+            assert self.revision is not None, "a delta came before any full state"
+            self.revision += change.advance
+        assert len(change.slots) == len(change.counts) >= len(change.items)
+        kept = len(change.slots) - len(change.items)
+        for index, (slot, count) in enumerate(zip(change.slots, change.counts)):
+            assert slot < self.size, f"slot {slot} of {self.size}"
+            if index >= kept:
+                assert count > 0, "filled anew with nothing"
+                self.slots[slot] = (change.items[index - kept], count, b"")
+            elif count == 0:
+                self.slots.pop(slot, None)
+            else:
+                item, _, attributes = self.slots[slot]
+                self.slots[slot] = (item, count, attributes)
+        assert len(change.attribute_slots) == len(change.attributes)
+        for slot, attributes in zip(change.attribute_slots, change.attributes):
+            item, count, _ = self.slots[slot]
+            self.slots[slot] = (item, count, attributes)
+        have = self.digest()["folded"]
+        assert have == change.check, f"DESYNC: the digest should be {change.check:08x} and is {have:08x}"
+
+    def digest(self):
+        return digest(
+            {"slot": slot, "item_code": item, "count": count, "attributes_hex": attributes.hex()}
+            for slot, (item, count, attributes) in self.slots.items()
+        )
+
+    def is_at(self, inventory):
+        """Whether this is what GetInventory tells, wholly."""
+        version = inventory.version
+        if (self.epoch, self.revision) != (version.epoch, version.revision):
+            return False
+        held = {s.slot: (s.stack.item_code, s.stack.count, s.stack.attributes) for s in inventory.stacks}
+        mine = self.digest()
+        assert (mine["a"], mine["b"]) == (version.digest.a, version.digest.b), "DESYNC: same revision, other digest"
+        assert self.slots == held and self.size == inventory.slots, "DESYNC: same digest, other content"
+        return True
+
+
+class Follower:
+    """A subscription, read by a thread; messages are applied when they are taken."""
+
+    def __init__(self, client, ids, cursors=None, replicas=None):
+        client.called.add("SubscribeInventory")
+        self.client, self.ids = client, ids
+        self.replicas = replicas or [Replica() for _ in ids]
+        self.sizes, self.error = [], None
+        self.messages = queue.Queue()
+        watches = [pb.Watch(inventory_id=name) for name in ids]
+        for watch, cursor in zip(watches, cursors or []):
+            watch.resume.epoch, watch.resume.revision = cursor
+        # The bytes as they came, not as Python would write them.
+        self.stream = client.channel.unary_stream(
+            "/slotcast.v1.InventoryService/SubscribeInventory",
+            request_serializer=pb.SubscribeInventoryRequest.SerializeToString,
+            response_deserializer=lambda raw: (len(raw), pb.SubscribeInventoryResponse.FromString(raw)),
+        )(pb.SubscribeInventoryRequest(inventories=watches), metadata=client.metadata)
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        try:
+            for message in self.stream:
+                self.messages.put(message)
+        except grpc.RpcError as error:
+            self.error = error
+        self.messages.put(None)
+
+    def take(self, wait_s=WAIT_S):
+        """Applies the next message and returns it; None at the end of the stream."""
+        taken = self.messages.get(timeout=wait_s)
+        if taken is None:
+            return None
+        size, message = taken
+        self.sizes.append(size + PREFIX_BYTES)
+        for change in message.changes:
+            self.replicas[change.inventory].apply(change)
+        for mark in message.marks:
+            replica = self.replicas[mark.inventory]
+            mine = replica.digest()
+            state = (replica.epoch, replica.revision, mine["a"], mine["b"])
+            assert state == (mark.epoch, mark.revision, mark.digest.a, mark.digest.b), "DESYNC: not at the heartbeat's"
+        return message
+
+    def caught_up(self):
+        """Takes what there was when it subscribed; returns all the changes."""
+        changes = []
+        while True:
+            message = self.take()
+            changes.extend(message.changes)
+            if message.caught_up:
+                return changes
+
+    def converge(self, each=lambda: None):
+        """Takes messages until all replicas are what GetInventory tells; `each` is checked after every message."""
+        wanted = [self.client.get(name) for name in self.ids]
+        while not all(replica.is_at(inventory) for replica, inventory in zip(self.replicas, wanted)):
+            assert self.take() is not None, f"the stream ended: {self.error}"
+            each()
+
+    def cursors(self):
+        return [(replica.epoch, replica.revision) for replica in self.replicas]
+
+    def cancel(self):
+        self.stream.cancel()
+
+
+@contextlib.contextmanager
+def refused(code, reason, **metadata):
+    """The call inside must fail with this code and this google.rpc.ErrorInfo."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        assert error.code() == code, f"{error.code()} instead of {code}: {error.details()}"
+        info = detail(error, "ErrorInfo")
+        assert (info.domain, info.reason) == ("slotcast", reason), f"{info.domain}/{info.reason}, not {reason}"
+        have = {name: info.metadata.get(name) for name in metadata}
+        assert have == metadata, f"metadata {dict(info.metadata)}, not {metadata}"
+    else:
+        raise AssertionError(f"it was not refused with {reason}")
+
+
+def detail(error, name):
+    """A detail of an error, from the trailer that every gRPC implementation knows."""
+    trailers = {key: value for key, value in error.trailing_metadata()}
+    status = rich.Status.FromString(trailers["grpc-status-details-bin"])
+    assert status.code == error.code().value[0] and status.message == error.details()
+    found = getattr(rich, name)()
+    unpacked = [packed for packed in status.details if packed.Unpack(found)]
+    assert len(unpacked) == 1, f"{len(unpacked)} {name} in {[packed.type_url for packed in status.details]}"
+    return found
+
+
+class World:
+    """What the checks share: a server, a client, and the catalog."""
+
+    def __init__(self, data):
+        self.data, self.called = data, set()
+        self.server = Server(data)
+        self.client = Client(self.server.address, "judge", self.called)
+        self.catalog = self.client.call("GetCatalog", pb.GetCatalogRequest())
+        self.code = {item.id: item.code for item in self.catalog.items}
+        self.recipes = {recipe.id: recipe for recipe in self.catalog.recipes}
+
+    def restart(self):
+        self.client.close()
+        self.server = Server(self.data)
+        self.client = Client(self.server.address, "judge", self.called)
+
+    def create(self, inventory_id, layout="chest", stacks=()):
+        stacks = [slot_stack(slot, *stack) for slot, stack in stacks]
+        create = pb.CreateInventory(inventory_id=inventory_id, layout=layout, owner="", stacks=stacks)
+        self.client.mutate("CreateInventory", create=create)
+
+    def kit(self):
+        world = json.loads((ROOT / "src" / "cli" / "traces" / "world.json").read_text())
+        return [(entry["slot"], (entry["item"], entry["count"])) for entry in world["starting"]["player"]["slots"]]
+
+
+def slot_stack(slot, item, count, attributes=b""):
+    return pb.SlotStack(slot=slot, stack=pb.Stack(item=item, count=count, attributes=attributes))
+
+
+def frames_are_small(world):
+    """the starter kit is at most 150 bytes, one changed count at most 24"""
+    world.create("kit", "player", world.kit())
+    follower = Follower(world.client, ["kit"])
+    follower.caught_up()
+    assert len(follower.sizes) == 1 and follower.sizes[0] <= 150, follower.sizes
+    assert len(follower.replicas[0].slots) == 33
+    for _ in range(5):
+        world.client.mutate("DropItem", drop=pb.DropItem(inventory_id="kit", slot=28, count=1))
+        follower.converge()
+    assert len(follower.sizes) > 1 and max(follower.sizes[1:]) <= 24, follower.sizes
+    follower.cancel()
+    return f"{follower.sizes[0]} and {max(follower.sizes[1:])}"
+
+
+def mutations_converge(world):
+    """random mutations by every RPC: replicas equal GetInventory, and no item is made or lost"""
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    names, items = ["left", "right"], ["oak_log", "oak_planks", "stick", "coal", "torch", "diamond_axe"]
+    for name in names:
+        world.create(name, "player", [(0, ("oak_log", 64)), (9, ("coal", 10))])
+    total = {world.code[item]: 0 for item in items}
+    total[world.code["oak_log"]], total[world.code["coal"]] = 128, 20
+    follower = Follower(world.client, names)
+    follower.caught_up()
+    done = refusals = 0
+    for step in range(400):
+        try:
+            for item, count in one_mutation(world, chance, names, items):
+                total[item] += count
+            done += 1
+        except grpc.RpcError as error:
+            assert error.code() == grpc.StatusCode.FAILED_PRECONDITION, f"seed {seed}, step {step}: {error.details()}"
+            assert detail(error, "ErrorInfo").reason in ("NOT_ENOUGH", "NO_ROOM", "SLOT_EMPTY", "SLOT_OCCUPIED")
+            refusals += 1
+        if step % 20 == 19:
+            follower.converge()
+            held = dict.fromkeys(total, 0)
+            for replica in follower.replicas:
+                for item, count, _ in replica.slots.values():
+                    held[item] += count
+            assert held == total, f"seed {seed}, step {step}: {held} instead of {total}"
+    follower.cancel()
+    assert done > 100, f"seed {seed}: only {done} were carried out"
+    return f"{done} done, {refusals} refused, {len(follower.sizes)} messages, seed {seed}"
+
+
+def one_mutation(world, chance, names, items):
+    """Carries out one; returns what it made (+) and unmade (-), as (item code, count)."""
+    client, code, name = world.client, world.code, chance.choice(names)
+    other = names[1 - names.index(name)]
+    item, count, slot = chance.choice(items), chance.randint(1, 40), chance.randrange(36)
+    attributes = chance.choice([b"", b"", b"sharp", bytes(range(200))])
+    quantity = pb.ItemQuantity(item=item, count=count)
+    kind = chance.choice(["add", "add", "remove", "move", "move", "drop", "craft", "transfer", "set", "sort", "transact"])
+    if kind == "add":
+        stack = pb.Stack(item=item, count=count, attributes=attributes)
+        add = pb.AddItem(inventory_id=name, stack=stack, allow_partial=True)
+        reply = client.mutate("AddItem", add=add)
+        assert reply.added + reply.remainder == count
+        return [(code[item], reply.added)]
+    if kind == "remove":
+        client.mutate("RemoveItem", remove=pb.RemoveItem(inventory_id=name, what=quantity))
+        return [(code[item], -count)]
+    if kind == "move":
+        client.mutate("MoveItem", move=pb.MoveItem(inventory_id=name, from_slot=slot, to_slot=chance.randrange(36)))
+        return []
+    if kind == "drop":
+        dropped = client.mutate("DropItem", drop=pb.DropItem(inventory_id=name, slot=slot)).dropped
+        return [(dropped.item_code, -dropped.count)]
+    if kind == "craft":
+        recipe, times = world.recipes[chance.choice(["oak_planks", "stick", "torch"])], chance.randint(1, 3)
+        client.mutate("CraftItem", craft=pb.CraftItem(inventory_id=name, recipe=recipe.id, times=times))
+        made = [(part.item_code, part.count * times) for part in recipe.outputs]
+        return made + [(part.item_code, -part.count * times) for part in recipe.inputs]
+    if kind == "transfer":
+        transfer = pb.TransferItem(from_inventory_id=name, to_inventory_id=other, item=quantity, allow_partial=True)
+        client.mutate("TransferItem", transfer=transfer)
+        return []
+    if kind == "set":
+        wanted = pb.Stack(item=item, count=1, attributes=attributes)
+        replaced = client.mutate("SetSlot", set=pb.SetSlot(inventory_id=name, slot=slot, stack=wanted)).replaced
+        return [(code[item], 1)] + ([(replaced.item_code, -replaced.count)] if replaced.count else [])
+    if kind == "sort":
+        stacks = sorted(client.get(name).stacks, key=lambda entry: (entry.stack.item_code, entry.stack.count))
+        sorted_stacks = [pb.SlotStack(slot=index, stack=entry.stack) for index, entry in enumerate(stacks)]
+        client.mutate("RearrangeInventory", rearrange=pb.RearrangeInventory(inventory_id=name, stacks=sorted_stacks))
+        return []
+    operations = [
+        pb.Operation(add=pb.AddItem(inventory_id=name, stack=pb.Stack(item=item, count=1))),
+        pb.Operation(remove=pb.RemoveItem(inventory_id=other, what=quantity)),
+    ]
+    client.mutate("Transact", operations=operations)
+    return [(code[item], 1 - count)]
+
+
+def transfers_are_whole(world):
+    """a transfer is never seen half: the sum over both sides is the same after every message"""
+    world.create("here", stacks=[(0, ("stone", 64)), (1, ("stone", 64))])
+    world.create("there")
+    follower = Follower(world.client, ["here", "there"])
+    follower.caught_up()
+
+    def whole():
+        held = sum(count for replica in follower.replicas for _, count, _ in replica.slots.values())
+        assert held == 128, f"{held} of 128"
+
+    def trade(forth, back):
+        client = Client(world.server.address, f"judge-{forth}", world.called)
+        for _ in range(60):
+            what = pb.ItemQuantity(item="stone", count=1)
+            for source, target in [(forth, back), (back, forth)]:
+                transfer = pb.TransferItem(from_inventory_id=source, to_inventory_id=target, item=what)
+                with contextlib.suppress(grpc.RpcError):
+                    client.mutate("TransferItem", transfer=transfer)
+        client.close()
+
+    traders = [threading.Thread(target=trade, args=sides) for sides in [("here", "there"), ("there", "here")]]
+    for trader in traders:
+        trader.start()
+    taken = 0
+    while any(trader.is_alive() for trader in traders) or taken == 0:
+        with contextlib.suppress(queue.Empty):
+            follower.take(wait_s=0.2)
+            taken += 1
+        whole()
+    follower.converge(whole)
+    follower.cancel()
+    return f"{len(follower.sizes)} messages"
+
+
+def a_reader_resumes(world):
+    """a reader resumes with what it is missing; from nowhere it gets all, with the reason"""
+    world.create("book", stacks=[(0, ("stone", 64)), (3, ("dirt", 5))])
+    first = Follower(world.client, ["book"])
+    first.caught_up()
+    first.cancel()
+    for slot in (0, 3):
+        world.client.mutate("DropItem", drop=pb.DropItem(inventory_id="book", slot=slot, count=1))
+    epoch, revision = first.cursors()[0]
+    again = Follower(world.client, ["book"], first.cursors(), first.replicas)
+    (change,) = again.caught_up()
+    assert not change.HasField("full") and change.advance == 2 and list(change.slots) == [0, 3]
+    again.converge()
+    again.cancel()
+    same = Follower(world.client, ["book"], again.cursors(), again.replicas)
+    assert same.caught_up() == [], "nothing was missing"
+    same.cancel()
+    for cursor, reason in [((epoch, revision + 99), "FROM_THE_FUTURE"), ((epoch ^ 1, revision), "EPOCH_CHANGED")]:
+        other = Follower(world.client, ["book"], [cursor])
+        (change,) = other.caught_up()
+        assert change.full.reason == pb.FullReason.Value(f"FULL_REASON_{reason}")
+        other.converge()
+        other.cancel()
+    return "2 slots by a delta"
+
+
+def a_deletion_is_told(world):
+    """a deletion and what is created anew under the same id reach the reader, in a new epoch"""
+    world.create("short", stacks=[(0, ("stone", 1))])
+    follower = Follower(world.client, ["short"])
+    follower.caught_up()
+    epoch = follower.replicas[0].epoch
+    world.client.mutate("DeleteInventory", delete=pb.DeleteInventory(inventory_id="short"))
+    message = follower.take()
+    assert [change.deleted for change in message.changes] == [True]
+    with refused(grpc.StatusCode.NOT_FOUND, "INVENTORY_NOT_FOUND", inventory_id="short"):
+        world.client.get("short")
+    world.create("short", "player")
+    follower.converge()
+    assert follower.replicas[0].epoch != epoch and follower.replicas[0].size == 36
+    follower.cancel()
+    return None
+
+
+def a_retry_applies_once(world):
+    """the same key and payload again is replayed; with another payload it is refused; other callers have their own"""
+    world.create("retry")
+    add = pb.AddItem(inventory_id="retry", stack=pb.Stack(item="stone", count=5))
+    first = world.client.mutate("AddItem", key="k1", add=add)
+    again = world.client.mutate("AddItem", key="k1", add=add)
+    assert not first.receipt.replayed and again.receipt.replayed
+    assert list(first.receipt.inventories) == list(again.receipt.inventories)
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, "IDEMPOTENCY_KEY_REUSED"):
+        other = pb.AddItem(inventory_id="retry", stack=pb.Stack(item="stone", count=6))
+        world.client.mutate("AddItem", key="k1", add=other)
+    stranger = Client(world.server.address, "somebody-else", world.called)
+    assert not stranger.mutate("AddItem", key="k1", add=add).receipt.replayed
+    stranger.close()
+    assert sum(entry.stack.count for entry in world.client.get("retry").stacks) == 10
+    return None
+
+
+def errors_are_rich(world):
+    """errors carry google.rpc details: the reason, the figures, the field"""
+    world.create("poor", stacks=[(0, ("coal", 2))])
+    what = pb.ItemQuantity(item="coal", count=3)
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, "NOT_ENOUGH", inventory_id="poor", wanted="3", held="2"):
+        world.client.mutate("RemoveItem", remove=pb.RemoveItem(inventory_id="poor", what=what))
+    with refused(grpc.StatusCode.ALREADY_EXISTS, "INVENTORY_EXISTS", inventory_id="poor"):
+        world.create("poor")
+    context = pb.MutationContext(idempotency_key=uuid7())
+    context.expected.add(inventory_id="poor", revision=7)
+    drop = pb.DropItemRequest(context=context, drop=pb.DropItem(inventory_id="poor", slot=0))
+    with refused(grpc.StatusCode.ABORTED, "STALE_REVISION", current_revision="1"):
+        world.client.call("DropItem", drop)
+    try:
+        world.client.mutate("AddItem", add=pb.AddItem(inventory_id="poor", stack=pb.Stack(item="zinc", count=1)))
+    except grpc.RpcError as error:
+        (violation,) = detail(error, "BadRequest").field_violations
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and violation.field == "add.stack.item", violation
+    else:
+        raise AssertionError("zinc was accepted")
+    assert world.client.get("poor").version.revision == 1, "a refusal changes nothing"
+    return None
+
+
+def inventories_are_listed(world):
+    """lists come in pages, in order, each inventory once"""
+    for number in range(5):
+        world.create(f"page-{number}")
+    found, token = [], ""
+    while True:
+        request = pb.ListInventoriesRequest(prefix="page-", page_size=2, page_token=token)
+        page = world.client.call("ListInventories", request)
+        found += [summary.version.inventory_id for summary in page.inventories]
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == [f"page-{number}" for number in range(5)], found
+    return None
+
+
+def sigterm_drains(world):
+    """SIGTERM ends streams with UNAVAILABLE and a delay to retry after, and the server with exit code 0"""
+    follower = Follower(world.client, ["left", "right"])
+    follower.caught_up()
+    add = pb.AddItem(inventory_id="left", stack=pb.Stack(item="oak_log", count=1), allow_partial=True)
+    before = world.client.mutate("AddItem", key="before-the-end", add=add).receipt
+    follower.converge()
+    code = world.server.terminate()
+    while follower.take() is not None:
+        pass
+    assert follower.error.code() == grpc.StatusCode.UNAVAILABLE, follower.error
+    assert detail(follower.error, "ErrorInfo").reason == "DRAINING"
+    assert detail(follower.error, "RetryInfo").retry_delay.ToMilliseconds() > 0
+    assert code == 0, f"exit code {code}"
+
+    # And after it: the same states, keys and cursors.
+    world.restart()
+    resumed = Follower(world.client, ["left", "right"], follower.cursors(), follower.replicas)
+    assert resumed.caught_up() == [], "the server has forgotten what it had sent"
+    resumed.converge()
+    again = world.client.mutate("AddItem", key="before-the-end", add=add).receipt
+    assert again.replayed and list(again.inventories) == list(before.inventories)
+    resumed.cancel()
+    return None
+
+
+def every_rpc_was_called(world):
+    """every RPC of the service was called"""
+    service = pb.DESCRIPTOR.services_by_name["InventoryService"]
+    missing = {method.name for method in service.methods} - world.called
+    assert not missing, f"not called: {', '.join(sorted(missing))}"
+    return f"{len(service.methods)} RPCs"
+
+
+CHECKS = [
+    frames_are_small,
+    mutations_converge,
+    transfers_are_whole,
+    a_reader_resumes,
+    a_deletion_is_told,
+    a_retry_applies_once,
+    errors_are_rich,
+    inventories_are_listed,
+    sigterm_drains,
+    every_rpc_was_called,
+]
+
+
+def main():
+    if "SLOTCAST_BIN" not in os.environ:
+        sys.exit("give the server to judge: SLOTCAST_BIN=target/debug/slotcast tests/python/test_stream.py")
+    global pb, stubs, rich
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="slotcast-judge-") as folder:
+        folder = pathlib.Path(folder)
+        (folder / "generated").mkdir()
+        pb, stubs, rich = generate(folder / "generated")
+        world = World(folder / "data")
+        try:
+            for check in CHECKS:
+                started = time.monotonic()
+                try:
+                    note = check(world)
+                except Exception:
+                    print(f"FAILED {check.__doc__}", flush=True)
+                    traceback.print_exc()
+                    sys.exit(1)
+                note = f" ({note})" if note else ""
+                print(f"ok {check.__doc__}{note}: {time.monotonic() - started:.1f} s", flush=True)
+        finally:
+            world.server.kill()
+    print(f"ok, {len(CHECKS)} checks in {time.monotonic() - began:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
