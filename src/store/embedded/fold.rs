@@ -173,9 +173,10 @@ impl Fold<'_> {
             if memory.overlay.growing.records == 0 {
                 return None;
             }
+            // As large as the last one: made before the lock is taken again, since a large table takes a while to get.
+            let inventories = memory.overlay.growing.states.len();
             drop(memory);
-            // Made before the lock is taken again: a table of this size takes a while to get.
-            let next = Generation::with_capacity(self.shared.settings.round_inventories);
+            let next = Generation::with_capacity(inventories);
             memory = self.shared.lock();
             memory.folding_through = memory.last_seq;
             let grown = std::mem::replace(&mut memory.overlay.growing, next);

@@ -122,13 +122,13 @@ impl EmbeddedStore {
     /// Folds everything that was committed before the call, trims what is due, and returns when that is done.
     pub fn fold(&self) -> Result<(), StoreError> {
         let mut memory = self.shared.lock();
-        if let Some(stopped) = &memory.stopped {
-            return Err(stopped.clone());
-        }
         memory.asked += 1;
         let mine = memory.asked;
         self.shared.work.notify_all();
         while memory.answered < mine {
+            if let Some(stopped) = &memory.stopped {
+                return Err(stopped.clone());
+            }
             memory = self.shared.wait(&self.shared.progress, memory);
         }
         memory.failure.clone().map_or(Ok(()), Err)
