@@ -266,8 +266,10 @@ impl Fold<'_> {
 
     fn look_at_log(&self) -> Result<(), Halt> {
         let soft = self.shared.settings.wal_bytes_soft;
+        let checkpoint = self.shared.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
         let log_bytes = checkpoint::if_due(self.connection, &self.shared.turn, soft)
             .map_err(|error| Halt::Failed { doing: "emptying the write-ahead log", error })?;
+        drop(checkpoint);
         self.shared.lock().log_bytes = log_bytes;
         Ok(())
     }

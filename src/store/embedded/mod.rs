@@ -62,6 +62,8 @@ struct Shared {
     /// Wakes those that wait for the fold.
     progress: Condvar,
     turn: Turn,
+    /// Held while the log is copied into the file. Taken before the turn by whoever needs both.
+    checkpoint: Mutex<()>,
     readers: Mutex<Vec<Connection>>,
 }
 
@@ -137,6 +139,14 @@ impl EmbeddedStore {
     /// Folds everything and closes the file, which then needs no replay.
     pub fn close(self) -> Result<(), StoreError> {
         self.fold()
+    }
+
+    /// Does something while nothing is written: a copy of the file and its `-wal`, made then, opens to exactly what is
+    /// committed now. Commits and the fold wait meanwhile.
+    pub fn paused<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _no_checkpoint = self.shared.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.shared.turn.wait();
+        work()
     }
 
     pub fn statistics(&self) -> Statistics {
@@ -247,6 +257,7 @@ impl Shared {
             work: Condvar::new(),
             progress: Condvar::new(),
             turn: Turn::default(),
+            checkpoint: Mutex::default(),
             readers: Mutex::default(),
         }
     }

@@ -1,0 +1,658 @@
+//! The embedded store's own promises: fold, replay, crashes, forgetting, a full disk, damaged files.
+
+mod store_support;
+
+use slotcast::domain::{InventoryId, Slot};
+use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore, OpenError};
+use slotcast::store::{CommitError, Key, ListQuery, Recall, Store, StoreError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use store_support::*;
+
+/// A clock that stands still until it is moved.
+#[derive(Clone, Default)]
+struct DrivenClock(Arc<AtomicU64>);
+
+impl DrivenClock {
+    fn pass(&self, time: Duration) {
+        self.0.fetch_add(time.as_micros() as u64, Ordering::SeqCst);
+    }
+
+    /// Nothing is folded or trimmed by itself while this clock stands.
+    fn settings(&self) -> EmbeddedSettings {
+        let now = self.0.clone();
+        let clock = Arc::new(move || Duration::from_micros(now.load(Ordering::SeqCst)));
+        EmbeddedSettings { clock, ..EmbeddedSettings::default() }
+    }
+}
+
+struct Place {
+    folder: tempfile::TempDir,
+    clock: DrivenClock,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a folder"), clock: DrivenClock::default() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("slotcast.db")
+    }
+
+    fn open(&self) -> EmbeddedStore {
+        self.open_with(self.clock.settings())
+    }
+
+    fn open_with(&self, settings: EmbeddedSettings) -> EmbeddedStore {
+        EmbeddedStore::open(&self.path(), settings).expect("it opens")
+    }
+
+    fn refusal(&self) -> OpenError {
+        EmbeddedStore::open(&self.path(), self.clock.settings()).expect_err("it is to be refused")
+    }
+}
+
+/// The files as they are at this moment: what a crash of the machine would leave at most, of the process at least.
+fn copy_of(path: &Path, folder: &Path) -> PathBuf {
+    let copy = folder.join("slotcast.db");
+    for suffix in ["-wal", ""] {
+        let of = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+        if of(path).exists() {
+            std::fs::copy(of(path), of(&copy)).expect("it is copied");
+        }
+    }
+    copy
+}
+
+#[test]
+fn a_cold_inventory_is_read_from_the_table_and_a_warm_one_from_the_overlay() {
+    let place = Place::new();
+    let store = place.open();
+    let mut model = Model::default();
+    let (cold, warm) = (inventory("cold", None, 1, 36, &[(Slot(1), stack(1, 1))]), inventory("warm", None, 2, 36, &[]));
+    model.commit(&store, &[transaction(key("1"), vec![created(&cold), created(&warm)])]);
+    store.fold().expect("it folds");
+    assert_eq!(store.statistics().unfolded_inventories, 0);
+    model.commit(&store, &[transaction(key("2"), vec![updated(&warm, vec![(Slot(2), stack(3, 4))])])]);
+    assert_eq!(store.statistics().unfolded_inventories, 1);
+    model.check(&store);
+}
+
+#[test]
+fn opening_replays_what_was_not_folded() {
+    let place = Place::new();
+    let mut history = History::new(1, 20);
+    for _ in 0..5 {
+        let store = place.open();
+        history.model.check(&store);
+        for _ in 0..20 {
+            store.commit(&history.batch()).expect("it commits");
+        }
+        assert!(store.statistics().unfolded_records > 0);
+    }
+    let store = place.open();
+    assert!(store.statistics().unfolded_records > 0, "nothing was folded by itself");
+    history.model.check(&store);
+    store.close().expect("it closes");
+    let store = place.open();
+    assert_eq!(store.statistics().unfolded_records, 0);
+    history.model.check(&store);
+}
+
+#[test]
+fn random_histories_with_folds_and_reopenings_agree_with_a_model() {
+    for seed in 0..8 {
+        let place = Place::new();
+        let mut history = History::new(seed, 6);
+        let mut store = place.open();
+        for _ in 0..120 {
+            match history.random.u32(..8) {
+                0 => store.fold().expect("it folds"),
+                1 => {
+                    drop(store);
+                    store = place.open();
+                }
+                _ => store.commit(&history.batch()).expect("it commits"),
+            }
+            history.model.check(&store);
+        }
+    }
+}
+
+/// Settings under which rounds, checkpoints and waiting for room come all the time.
+fn hasty() -> EmbeddedSettings {
+    EmbeddedSettings {
+        round_records: 20,
+        round_inventories: 10,
+        slice: Duration::ZERO,
+        unfolded_records_max: 200,
+        unfolded_inventories_max: 100,
+        wal_bytes_soft: 64 << 10,
+        ..EmbeddedSettings::default()
+    }
+}
+
+#[test]
+fn reads_and_lists_are_right_while_folds_run() {
+    let place = Place::new();
+    let store = Arc::new(place.open_with(hasty()));
+    // Two inventories in each commit, always equal: whoever reads both must see them equal.
+    let twins = [inventory("twin-a", Some("ann"), 1, 9, &[]), inventory("twin-b", Some("ann"), 1, 9, &[])];
+    store.commit(&[transaction(key("twins"), twins.iter().map(created).collect())]).expect("it commits");
+    let stop = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..2).map(|_| spawn_reader(store.clone(), stop.clone())).collect();
+    let mut history = History::new(3, 40);
+    let mut states = twins;
+    for round in 0..1_500_u32 {
+        let touched: Vec<_> =
+            states.iter().map(|twin| updated(twin, vec![(Slot((round % 9) as u16), stack(1, round + 1))])).collect();
+        states = [0, 1].map(|twin: usize| touched[twin].state.clone().expect("it is there"));
+        let mut batch = vec![transaction(key(&format!("twins-{round}")), touched)];
+        batch.extend(history.batch());
+        store.commit(&batch).expect("it commits");
+    }
+    stop.store(true, Ordering::SeqCst);
+    let reads: u64 = readers.into_iter().map(|reader| reader.join().expect("no reader saw anything wrong")).sum();
+    assert!(reads > 0);
+    assert!(store.statistics().folds > 0);
+    history.model.apply(&[transaction(key("twins-last"), states.iter().map(created).collect())]);
+    history.model.keys.clear();
+    history.model.check(&*store);
+    let wal_bytes = store.statistics().wal_bytes;
+    assert!(wal_bytes < 4 << 20, "the log has grown to {wal_bytes} bytes");
+}
+
+fn spawn_reader(store: Arc<EmbeddedStore>, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<u64> {
+    let ids = [id("twin-a"), id("twin-b")];
+    let query = ListQuery { owner: Some(player("ann")), prefix: "twin".into(), limit: 5, ..ListQuery::default() };
+    std::thread::spawn(move || {
+        let (mut reads, mut last) = (0, 0);
+        while !stop.load(Ordering::SeqCst) {
+            let loaded = store.load(&ids, &[key("twins")]).expect("it loads");
+            let revisions: Vec<u64> =
+                loaded.inventories.iter().flatten().map(|twin| twin.contents.revision().0).collect();
+            assert_eq!(revisions[0], revisions[1]);
+            assert!(revisions[0] >= last, "a read went back");
+            let listed: Vec<u64> =
+                store.list(&query).expect("it lists").iter().map(|twin| twin.contents.revision().0).collect();
+            assert_eq!(listed.len(), 2);
+            assert!(listed[0] >= revisions[0] && listed[1] >= revisions[1], "a list was older than a read before it");
+            last = revisions[0];
+            reads += 1;
+        }
+        reads
+    })
+}
+
+#[test]
+fn a_copy_of_the_files_at_any_point_opens_to_all_that_was_committed() {
+    for seed in 0..6 {
+        let place = Place::new();
+        let mut history = History::new(100 + seed, 8);
+        let store = place.open_with(hasty());
+        for _ in 0..12 {
+            for _ in 0..history.random.usize(1..12) {
+                store.commit(&history.batch()).expect("it commits");
+            }
+            // Without the fold's turn the files may change while they are copied, which no crash does.
+            store.fold().expect("it folds");
+            for _ in 0..history.random.usize(..3) {
+                store.commit(&history.batch()).expect("it commits");
+            }
+            let elsewhere = Place::new();
+            let copy = store.paused(|| copy_of(&place.path(), elsewhere.folder.path()));
+            let opened = EmbeddedStore::open(&copy, elsewhere.clock.settings()).expect("the copy opens");
+            history.model.check(&opened);
+            let items: u64 = list_all(&opened, ListQuery { limit: 3, ..ListQuery::default() })
+                .iter()
+                .flat_map(|state| {
+                    state.contents.stacks().map(|(_, stack)| u64::from(stack.count.get())).collect::<Vec<_>>()
+                })
+                .sum();
+            assert_eq!(items, history.model.items());
+        }
+    }
+}
+
+/// Case 46. The end of the log is cut off block by block: what is left is always a prefix of the commits.
+#[test]
+fn case_46_a_torn_log_opens_to_the_old_or_the_new_commit() {
+    let place = Place::new();
+    let store = place.open();
+    let mut history = History::new(5, 4);
+    let mut models = vec![history.model.clone()];
+    for _ in 0..6 {
+        store.commit(&history.batch()).expect("it commits");
+        models.push(history.model.clone());
+    }
+    let elsewhere = Place::new();
+    let copy = copy_of(&place.path(), elsewhere.folder.path());
+    let wal = PathBuf::from(format!("{}-wal", copy.display()));
+    let (database, log) = (std::fs::read(&copy).expect("it is there"), std::fs::read(&wal).expect("it is there"));
+    let mut before = models.len();
+    for bytes in (0..=log.len()).rev().step_by(512) {
+        std::fs::write(&copy, &database).expect("it is written");
+        std::fs::write(&wal, &log[..bytes]).expect("it is written");
+        let opened = EmbeddedStore::open(&copy, place.clock.settings()).expect("it opens");
+        let rows = opened.statistics().journal_rows;
+        assert!(rows < models.len() && rows <= before);
+        models[rows].check_inventories(&opened);
+        before = rows;
+    }
+    assert_eq!(before, 0, "all was cut off in the end");
+}
+
+/// Case 47. Stopped while it was being opened, again and again.
+#[test]
+fn case_47_a_crash_during_recovery_loses_nothing() {
+    let place = Place::new();
+    let store = place.open_with(hasty());
+    let mut history = History::new(6, 8);
+    for _ in 0..50 {
+        store.commit(&history.batch()).expect("it commits");
+    }
+    let mut before = Place::new();
+    let mut copy = store.paused(|| copy_of(&place.path(), before.folder.path()));
+    for _ in 0..5 {
+        let opened = EmbeddedStore::open(&copy, hasty()).expect("it opens");
+        let next = Place::new();
+        let again = opened.paused(|| copy_of(&copy, next.folder.path()));
+        history.model.check(&opened);
+        drop(opened);
+        (copy, before) = (again, next);
+    }
+    drop(before);
+}
+
+#[test]
+fn a_key_is_remembered_for_its_window_and_then_forgotten() {
+    let place = Place::new();
+    let store = place.open();
+    let (early, late) = (uuid_key(1_000, 1), uuid_key(2_000, 2));
+    let plain = key("no time inside");
+    store.commit(&[transaction(early.clone(), vec![]), transaction(plain.clone(), vec![])]).expect("it commits");
+    place.clock.pass(Duration::from_secs(10 * 60));
+    store.commit(&[transaction(late.clone(), vec![])]).expect("it commits");
+    let recall =
+        |store: &EmbeddedStore, key: &Key| store.load(&[], std::slice::from_ref(key)).expect("it loads").keys.remove(0);
+    let is_applied = |recall: Recall| matches!(recall, Recall::Applied { .. });
+
+    place.clock.pass(Duration::from_secs(5 * 60));
+    store.fold().expect("it folds");
+    assert!(is_applied(recall(&store, &early)), "its window is not over");
+    place.clock.pass(Duration::from_millis(1));
+    store.fold().expect("it folds");
+    assert_eq!(recall(&store, &early), Recall::Forgotten);
+    assert_eq!(recall(&store, &uuid_key(1_000, 3)), Recall::Forgotten, "as old as one that was forgotten");
+    assert_eq!(recall(&store, &uuid_key(1_001, 3)), Recall::New);
+    assert_eq!(recall(&store, &plain), Recall::New);
+    assert!(is_applied(recall(&store, &late)));
+
+    drop(store);
+    let store = place.open();
+    assert_eq!(recall(&store, &early), Recall::Forgotten, "after a restart too");
+    assert!(is_applied(recall(&store, &late)));
+    // The time during which the store was closed does not count; what was open before does.
+    place.clock.pass(Duration::from_secs(14 * 60));
+    store.fold().expect("it folds");
+    assert!(is_applied(recall(&store, &late)));
+    place.clock.pass(Duration::from_secs(2 * 60));
+    store.fold().expect("it folds");
+    assert_eq!(recall(&store, &late), Recall::Forgotten);
+    assert_eq!(store.statistics().journal_rows, 0);
+    drop(store);
+    assert_eq!(recall(&place.open(), &late), Recall::Forgotten);
+}
+
+#[test]
+fn keys_above_the_number_are_forgotten_oldest_first() {
+    let place = Place::new();
+    let store = place.open_with(EmbeddedSettings { keys_max: 10, ..place.clock.settings() });
+    for number in 1..=30 {
+        store.commit(&[transaction(uuid_key(u64::from(number), number), vec![])]).expect("it commits");
+    }
+    assert_eq!(store.statistics().remembered_keys, 30, "what is not folded is remembered in any case");
+    store.fold().expect("it folds");
+    assert_eq!(store.statistics().remembered_keys, 10);
+    let keys: Vec<Key> = (1..=31).map(|number| uuid_key(u64::from(number), number)).collect();
+    let recalls = store.load(&[], &keys).expect("it loads").keys;
+    assert!(recalls[..20].iter().all(|recall| *recall == Recall::Forgotten));
+    assert!(recalls[20..30].iter().all(|recall| matches!(recall, Recall::Applied { .. })));
+    assert_eq!(recalls[30], Recall::New);
+}
+
+/// Case 44. The quota stands for the disk.
+#[test]
+fn case_44_a_full_disk_refuses_commits_keeps_reads_and_recovers() {
+    let place = Place::new();
+    let store = place.open_with(EmbeddedSettings { bytes_max: Some(400 << 10), ..place.clock.settings() });
+    let mut model = Model::default();
+    let state = inventory("chest", Some("ann"), 1, 36, &[(Slot(0), stack(1, 5))]);
+    model.commit(&store, &[transaction(uuid_key(1, 0), vec![created(&state)])]);
+    let mut state = state;
+    let mut refused = None;
+    for number in 1..10_000_u32 {
+        let next = updated(&state, vec![(Slot(1), stack_with(2, number, &[number as u8; 1024]))]);
+        let after = next.state.clone().expect("it is there");
+        let batch = [transaction(uuid_key(u64::from(number), number), vec![next])];
+        match store.commit(&batch) {
+            Ok(()) => {
+                model.apply(&batch);
+                state = after;
+            }
+            Err(error) => {
+                refused = Some((error, batch));
+                break;
+            }
+        }
+    }
+    let (error, batch) = refused.expect("the quota is reached");
+    assert!(matches!(error, CommitError::NotCommitted(StoreError::Full { .. })), "{error:?}");
+    model.check(&store);
+    let unwritten = store.load(&[], &[batch[0].key.clone()]).expect("it loads").keys;
+    assert_eq!(unwritten, [Recall::New], "what was refused has not happened");
+
+    // Room comes as keys are forgotten, without a restart.
+    place.clock.pass(Duration::from_secs(16 * 60));
+    store.fold().expect("it folds");
+    store.commit(&batch).expect("there is room again");
+    model.apply(&batch);
+    model.check_inventories(&store);
+    drop(store);
+    model.check_inventories(&place.open());
+}
+
+#[test]
+fn case_44_a_fold_without_room_loses_nothing_and_goes_on_when_there_is_room() {
+    let place = Place::new();
+    let store = place.open();
+    let mut history = History::new(8, 200);
+    for _ in 0..400 {
+        store.commit(&history.batch()).expect("it commits");
+    }
+    drop(store);
+    let bytes = std::fs::metadata(place.path()).expect("it is there").len();
+    // No page more than there are: the journal is there, the table has no room.
+    let store = place.open_with(EmbeddedSettings { bytes_max: Some(bytes), ..place.clock.settings() });
+    let failed = store.fold().expect_err("there is no room");
+    assert!(matches!(failed, StoreError::Full { .. }), "{failed:?}");
+    history.model.check(&store);
+    drop(store);
+    let store = place.open();
+    history.model.check(&store);
+    store.fold().expect("there is room");
+    history.model.check(&store);
+}
+
+#[test]
+fn case_49_a_truncated_file_is_refused_and_says_why() {
+    let place = Place::new();
+    let store = place.open();
+    let mut history = History::new(9, 300);
+    for _ in 0..300 {
+        store.commit(&history.batch()).expect("it commits");
+    }
+    store.close().expect("it closes");
+    let whole = std::fs::read(place.path()).expect("it is there");
+    for bytes in [50, 99, 4096, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(place.path(), &whole[..bytes]).expect("it is written");
+        let refusal = place.refusal();
+        assert!(matches!(refusal, OpenError::Truncated { .. }), "{bytes}: {refusal:?}");
+        assert!(refusal.to_string().contains("restore it from a backup"), "{refusal}");
+        assert_eq!(std::fs::read(place.path()).expect("it is there"), &whole[..bytes], "it was left as it was");
+    }
+    std::fs::write(place.path(), &whole).expect("it is written");
+    history.model.check(&place.open());
+}
+
+#[test]
+fn case_49_a_file_of_a_newer_format_is_refused_and_says_why() {
+    let place = Place::new();
+    drop(place.open());
+    let connection = rusqlite::Connection::open(place.path()).expect("it opens");
+    connection.pragma_update(None, "user_version", 99).expect("it is written");
+    drop(connection);
+    let refusal = place.refusal();
+    assert!(matches!(refusal, OpenError::NewerFormat { found: 99, .. }), "{refusal:?}");
+    assert!(refusal.to_string().contains("has format 99, this program knows formats up to 1"), "{refusal}");
+}
+
+#[test]
+fn case_49_a_file_that_is_open_already_is_refused_and_says_why() {
+    let place = Place::new();
+    let store = place.open();
+    let refusal = place.refusal();
+    assert!(matches!(refusal, OpenError::AlreadyOpen { .. }), "{refusal:?}");
+    assert!(refusal.to_string().contains("already open in another process"), "{refusal}");
+    store.commit(&[transaction(key("still works"), vec![])]).expect("the first one is not disturbed");
+    drop(store);
+    drop(place.open());
+}
+
+#[test]
+fn case_49_a_file_that_is_not_ours_is_refused_and_left_alone() {
+    let place = Place::new();
+    std::fs::write(place.path(), "just some notes, long enough for a head of a hundred bytes".repeat(3))
+        .expect("written");
+    let refusal = place.refusal();
+    assert!(matches!(refusal, OpenError::NotSlotcast { .. }), "{refusal:?}");
+    std::fs::remove_file(place.path()).expect("it is removed");
+
+    let connection = rusqlite::Connection::open(place.path()).expect("it opens");
+    connection.execute_batch("CREATE TABLE recipes (name TEXT)").expect("it is written");
+    drop(connection);
+    let before = std::fs::read(place.path()).expect("it is there");
+    let refusal = place.refusal();
+    assert!(matches!(refusal, OpenError::NotSlotcast { .. }), "{refusal:?}");
+    assert_eq!(std::fs::read(place.path()).expect("it is there"), before);
+
+    let missing = place.folder.path().join("no such folder/slotcast.db");
+    let refusal = EmbeddedStore::open(&missing, place.clock.settings()).expect_err("there is no folder");
+    assert!(matches!(refusal, OpenError::Io { .. }), "{refusal:?}");
+}
+
+/// Case 48. Any bit of a row, of a journal row, of the marks around them.
+#[test]
+fn case_48_a_flipped_bit_is_an_error_and_never_a_wrong_item() {
+    let place = Place::new();
+    let state =
+        inventory("chest-of-ann", Some("ann"), 7, 36, &[(Slot(0), stack(1, 5)), (Slot(9), stack_with(3, 1, b"sharp"))]);
+    let next = updated(&state, vec![(Slot(4), stack(77, 33))]);
+    let store = place.open();
+    store.commit(&[transaction(key("1"), vec![created(&state)])]).expect("it commits");
+    store.close().expect("it closes");
+    let truth = next.state.clone().expect("it is there");
+    let store = place.open();
+    store.commit(&[transaction(key("2"), vec![next])]).expect("it commits");
+    drop(store);
+    let whole = std::fs::read(place.path()).expect("it is there");
+    let mut random = fastrand::Rng::with_seed(48);
+    let (mut refused, mut corrupt) = (0, 0);
+    for _ in 0..1_500 {
+        let mut damaged = whole.clone();
+        // Where there is something: an empty page's bits mean nothing.
+        let at = loop {
+            let at = random.usize(100..damaged.len());
+            if damaged[at] != 0 {
+                break at;
+            }
+        };
+        damaged[at] ^= 1 << random.u32(..8);
+        std::fs::write(place.path(), &damaged).expect("it is written");
+        let Ok(opened) = EmbeddedStore::open(&place.path(), place.clock.settings()) else {
+            refused += 1;
+            continue;
+        };
+        match opened.load(&[state.id.clone()], &[]) {
+            Ok(loaded) => {
+                assert!(loaded.inventories == [Some(truth.clone())] || loaded.inventories == [None], "byte {at}")
+            }
+            Err(StoreError::Corrupt { .. }) => corrupt += 1,
+            Err(error) => panic!("byte {at}: {error}"),
+        }
+    }
+    assert!(refused + corrupt > 500, "{refused} refused, {corrupt} corrupt");
+}
+
+#[test]
+fn case_48_a_row_with_a_flipped_bit_is_corrupt() {
+    let place = Place::new();
+    let state = inventory("chest", Some("ann"), 7, 36, &[(Slot(0), stack(1, 5))]);
+    let store = place.open();
+    store.commit(&[transaction(key("1"), vec![created(&state)])]).expect("it commits");
+    store.close().expect("it closes");
+    for damage in [
+        "owner = 'eve'",
+        "owner = NULL",
+        "layout = 'chest'",
+        "epoch = epoch + 1",
+        "revision = 2",
+        "checksum = checksum + 1",
+        "contents = contents || x'00'",
+        "contents = substr(contents, 2)",
+    ] {
+        let connection = rusqlite::Connection::open(place.path()).expect("it opens");
+        connection.execute_batch(&format!("BEGIN; UPDATE inventories SET {damage}; COMMIT")).expect("it is damaged");
+        drop(connection);
+        let store = place.open();
+        let loaded = store.load(&[id("chest")], &[]);
+        assert!(matches!(loaded, Err(StoreError::Corrupt { .. })), "{damage}: {loaded:?}");
+        let listed = store.list(&ListQuery { limit: 9, ..ListQuery::default() });
+        assert!(matches!(listed, Err(StoreError::Corrupt { .. })), "{damage}: {listed:?}");
+        // Written whole again, it is what it was.
+        let repaired = updated(&state, vec![(Slot(0), stack(1, 5))]);
+        let recreated = recreated(&state, &state);
+        drop(repaired);
+        store.commit(&[transaction(key(damage), vec![recreated])]).expect("it commits");
+        store.close().expect("it closes");
+    }
+}
+
+#[test]
+fn a_journal_with_a_row_missing_is_refused() {
+    let place = Place::new();
+    let store = place.open();
+    let mut history = History::new(11, 5);
+    for _ in 0..9 {
+        store.commit(&history.batch()).expect("it commits");
+    }
+    drop(store);
+    let connection = rusqlite::Connection::open(place.path()).expect("it opens");
+    connection.execute("DELETE FROM journal WHERE seq = 5", []).expect("it is deleted");
+    drop(connection);
+    let refusal = place.refusal();
+    assert!(matches!(refusal, OpenError::Corrupt { .. }), "{refusal:?}");
+    assert!(refusal.to_string().contains("journal row 5 is missing"), "{refusal}");
+}
+
+#[test]
+fn stored_records_and_rows_are_small() {
+    let place = Place::new();
+    let store = place.open();
+    let edits: Vec<_> = (0..20).map(|slot| (Slot(slot), stack(100 + u32::from(slot), 40))).collect();
+    let state = inventory("player-0012345", Some("player-0012345"), 7_000_000, 36, &edits);
+    store.commit(&[transaction(uuid_key(1, 1), vec![created(&state)])]).expect("it commits");
+    let mut state = state;
+    let batch: Vec<_> = (2..130)
+        .map(|number| {
+            let next = updated(&state, vec![(Slot(3), stack(103, number))]);
+            state = next.state.clone().expect("it is there");
+            let mut one = transaction(uuid_key(u64::from(number), number), vec![next]);
+            one.reply.outcomes.truncate(1);
+            one
+        })
+        .collect();
+    store.commit(&batch).expect("it commits");
+    store.close().expect("it closes");
+    let connection = rusqlite::Connection::open(place.path()).expect("it opens");
+    let bytes = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, u32>(0)).expect("it is there");
+    let record = bytes("SELECT max(length(batch)) FROM journal") / 128;
+    assert!(record <= 120, "a record has {record} bytes");
+    let row = bytes("SELECT length(contents) FROM inventories");
+    assert!(row <= 300, "a row's contents have {row} bytes");
+}
+
+/// Prints what it was promised, until it is killed. Only ever run by the test below.
+fn child(path: &Path) -> ! {
+    let settings = EmbeddedSettings { round_records: 500, wal_bytes_soft: 256 << 10, ..EmbeddedSettings::default() };
+    let store = EmbeddedStore::open(path, settings).expect("it opens");
+    let ids: Vec<InventoryId> = (0..50).map(|number| id(&format!("inv-{number:02}"))).collect();
+    let mut states = store.load(&ids, &[]).expect("it loads").inventories;
+    for round in std::process::id().. {
+        let mut batch = Vec::new();
+        let mut promised = String::new();
+        for number in 0..16 {
+            let at = fastrand::usize(..states.len());
+            let touched = match &states[at] {
+                None => created(&inventory(ids[at].as_str(), None, 1, 9, &[])),
+                Some(there) => updated(there, vec![(Slot(fastrand::u16(..9)), stack(1, fastrand::u32(1..1_000)))]),
+            };
+            states[at] = touched.state.clone();
+            promised += &format!("{at} {} {:08x};", touched.version.revision.0, touched.version.digest.a);
+            batch.push(transaction(uuid_key(u64::from(round), fastrand::u32(..) ^ number), vec![touched]));
+        }
+        store.commit(&batch).expect("it commits");
+        println!("promised {promised}");
+    }
+    unreachable!("it is killed before");
+}
+
+const CHILD: &str = "SLOTCAST_TEST_CHILD";
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
+    if let Some(path) = std::env::var_os(CHILD) {
+        child(Path::new(&path));
+    }
+    let crashes: usize = std::env::var("SLOTCAST_CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
+    let place = Place::new();
+    let mut promised = vec![(0_u64, String::new()); 50];
+    for _ in 0..crashes {
+        let (_, output) = run_and_kill(&place.path(), Duration::from_millis(fastrand::u64(50..400)));
+        let promises = output.lines().filter_map(|line| line.split_once("promised ")?.1.strip_suffix(';'));
+        for promise in promises.flat_map(|line| line.split(';')) {
+            let mut parts = promise.split(' ');
+            let mut next = || parts.next().expect("three parts");
+            let (at, revision, digest) = (next(), next(), next());
+            let at: usize = at.parse().expect("a number");
+            promised[at] = (revision.parse().expect("a number"), digest.to_owned());
+        }
+        let store = place.open();
+        for (at, (revision, digest)) in promised.iter_mut().enumerate() {
+            let found = store.load(&[id(&format!("inv-{at:02}"))], &[]).expect("it loads").inventories.remove(0);
+            let Some(found) = found else {
+                assert_eq!(*revision, 0, "inventory {at} was lost");
+                continue;
+            };
+            let (found_revision, found_digest) =
+                (found.contents.revision().0, format!("{:08x}", found.contents.digest().a));
+            assert!(found_revision >= *revision, "inventory {at} went back from {revision} to {found_revision}");
+            assert!(found_revision > *revision || found_digest == *digest, "inventory {at} is another");
+            (*revision, *digest) = (found_revision, found_digest);
+        }
+    }
+    assert!(promised.iter().any(|(revision, _)| *revision > 0), "no child came to commit anything");
+}
+
+fn run_and_kill(path: &Path, after: Duration) -> (std::process::ExitStatus, String) {
+    use std::process::{Command, Stdio};
+    let mut child = Command::new(std::env::current_exe().expect("it has a path"))
+        .args(["--exact", "nothing_acknowledged_is_lost_when_the_process_is_killed", "--nocapture"])
+        .env(CHILD, path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut stdout = child.stdout.take().expect("it is piped");
+    let reader = std::thread::spawn(move || {
+        let mut output = Vec::new();
+        std::io::Read::read_to_end(&mut stdout, &mut output).map(|_| output)
+    });
+    std::thread::sleep(after);
+    child.kill().expect("it is killed");
+    let status = child.wait().expect("it ends");
+    let output = reader.join().expect("it reads").expect("it reads");
+    (status, String::from_utf8(output).expect("it is text"))
+}
