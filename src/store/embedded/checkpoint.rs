@@ -12,6 +12,8 @@ use std::time::Duration;
 /// So many pages at most are copied while commits wait.
 const PAGES_LEFT_MAX: u64 = 128;
 const ATTEMPTS_MAX: usize = 6;
+const READER_WAIT: Duration = Duration::from_micros(100);
+const READER_WAITS_MAX: usize = 20;
 
 /// How far a log is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,14 +41,28 @@ fn start_over(connection: &Connection, turn: &Turn) -> rusqlite::Result<()> {
         }
     }
     let my_turn = turn.wait();
-    // A reader that is in the way is gone at the next attempt; commits shall not wait for it.
+    // SQLite's own way of waiting is too coarse for this.
     connection.busy_timeout(Duration::ZERO)?;
-    let end = run(connection, "RESTART");
+    let end = restart(connection);
     connection.busy_timeout(super::open::BUSY_MAX)?;
     drop(my_turn);
     let Progress { busy, pages, copied } = end?;
     tracing::trace!(busy, pages, copied, "checkpoint");
     Ok(())
+}
+
+/// Readers that began before the last page was copied are in the way; those that come now are not, so it is soon over.
+/// A reader that stays longer (a curious `sqlite3`) is tried again at the next checkpoint: commits do not wait for it.
+fn restart(connection: &Connection) -> rusqlite::Result<Progress> {
+    let mut progress = run(connection, "RESTART")?;
+    for _ in 0..READER_WAITS_MAX {
+        if !progress.busy {
+            break;
+        }
+        std::thread::sleep(READER_WAIT);
+        progress = run(connection, "RESTART")?;
+    }
+    Ok(progress)
 }
 
 fn run(connection: &Connection, mode: &str) -> rusqlite::Result<Progress> {

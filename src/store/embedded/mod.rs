@@ -99,7 +99,8 @@ impl EmbeddedStore {
     pub fn open(path: &Path, settings: EmbeddedSettings) -> Result<Self, OpenError> {
         let open::Opened { path, lock } = open::prepare(path)?;
         let writer = open::commit_connection(&path, settings.bytes_max)?;
-        let fold_connection = open::fold_connection(&path, settings.bytes_max)?;
+        let fold_connection =
+            open::fold_connection(&path, settings.bytes_max.map(|bytes| bytes + settings.fold_reserve_bytes))?;
         let hasher = KeyHasher::default();
         let memory =
             replay::replay(&writer, &hasher, (settings.clock)()).map_err(|error| open::damaged(&path, error))?;

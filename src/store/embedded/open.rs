@@ -56,15 +56,25 @@ pub fn prepare(path: &Path) -> Result<Opened, OpenError> {
 
 /// The connection that commits: durable when a transaction returns. It also makes the schema.
 pub fn commit_connection(path: &Path, bytes_max: Option<u64>) -> Result<Connection, OpenError> {
-    let connection = write_connection(path, "FULL", bytes_max).map_err(|error| refused(path, &error))?;
+    let failed = |error| refused(path, &error);
+    let connection = connect(path).map_err(failed)?;
+    let identity = identify(path, &connection)?;
     check_size(path, &connection)?;
-    make_schema(path, &connection)?;
+    configure(&connection, "FULL", bytes_max).map_err(failed)?;
+    match identity {
+        Identity::New => make_schema(&connection).map_err(failed)?,
+        Identity::Ours => check_journal(path, &connection)?,
+    }
     Ok(connection)
 }
 
 /// The fold's connection: its transactions become durable with the next commit or checkpoint.
 pub fn fold_connection(path: &Path, bytes_max: Option<u64>) -> Result<Connection, OpenError> {
-    write_connection(path, "NORMAL", bytes_max).map_err(|error| refused(path, &error))
+    let configured = connect(path).and_then(|connection| {
+        configure(&connection, "NORMAL", bytes_max)?;
+        Ok(connection)
+    });
+    configured.map_err(|error| refused(path, &error))
 }
 
 pub fn read_connection(path: &Path) -> rusqlite::Result<Connection> {
@@ -79,10 +89,15 @@ pub fn read_connection(path: &Path) -> rusqlite::Result<Connection> {
 /// Inside the process writers take turns; this is for a curious `sqlite3` beside it.
 pub const BUSY_MAX: Duration = Duration::from_secs(5);
 
-fn write_connection(path: &Path, synchronous: &str, bytes_max: Option<u64>) -> rusqlite::Result<Connection> {
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_MAX)?;
+    Ok(connection)
+}
+
+/// Only for a file that is known to be ours: the journal mode is written into it.
+fn configure(connection: &Connection, synchronous: &str, bytes_max: Option<u64>) -> rusqlite::Result<()> {
     connection.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
@@ -97,7 +112,7 @@ fn write_connection(path: &Path, synchronous: &str, bytes_max: Option<u64>) -> r
         let pages = (bytes_max / PAGE_BYTES).max(1);
         connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
     }
-    Ok(connection)
+    Ok(())
 }
 
 /// The same file under the same name, whatever links lead to it: the lock's name depends on it.
@@ -187,28 +202,47 @@ fn check_size(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     Err(truncated(path, format!("it has {bytes} bytes and its log {wal_bytes} of {}", pages * PAGE_BYTES)))
 }
 
-fn make_schema(path: &Path, connection: &Connection) -> Result<(), OpenError> {
+enum Identity {
+    New,
+    Ours,
+}
+
+/// Decides by what SQLite reads, the log included, and writes nothing.
+fn identify(path: &Path, connection: &Connection) -> Result<Identity, OpenError> {
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u32>(0));
     let read = || Ok((pragma("application_id")?, pragma("user_version")?, tables(connection)?));
     match read().map_err(|error| refused(path, &error))? {
         (APPLICATION_ID, found, _) if found > FORMAT_VERSION => {
             Err(OpenError::NewerFormat { path: path.to_owned(), found, known: FORMAT_VERSION })
         }
-        (APPLICATION_ID, _, _) => Ok(()),
-        (0, 0, 0) => {
-            let script = format!(
-                "BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID};
-                 PRAGMA user_version = {FORMAT_VERSION}; COMMIT;"
-            );
-            // Into the file itself at once: its head tells what it is.
-            let script = format!("{script} PRAGMA wal_checkpoint(TRUNCATE);");
-            connection.execute_batch(&script).map_err(|error| refused(path, &error))
-        }
+        (APPLICATION_ID, _, _) => Ok(Identity::Ours),
+        (0, 0, 0) => Ok(Identity::New),
         (_, _, _) => {
             let detail = "it is a SQLite database without our mark".into();
             Err(OpenError::NotSlotcast { path: path.to_owned(), detail })
         }
     }
+}
+
+fn make_schema(connection: &Connection) -> rusqlite::Result<()> {
+    // Into the file itself at once: its head tells what it is.
+    connection.execute_batch(&format!(
+        "BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT_VERSION};
+         COMMIT; PRAGMA wal_checkpoint(TRUNCATE);"
+    ))
+}
+
+/// Checks the pages of the journal, which are read now anyway: a damaged one could hide its last rows, and nothing else
+/// would tell. The table is too large for that; its rows have checksums.
+fn check_journal(path: &Path, connection: &Connection) -> Result<(), OpenError> {
+    for table in ["journal", "meta"] {
+        let found = connection.query_row(&format!("PRAGMA quick_check({table})"), [], |row| row.get::<_, String>(0));
+        let detail = found.map_err(|error| refused(path, &error))?;
+        if detail != "ok" {
+            return Err(OpenError::Corrupt { path: path.to_owned(), detail });
+        }
+    }
+    Ok(())
 }
 
 fn tables(connection: &Connection) -> rusqlite::Result<u32> {

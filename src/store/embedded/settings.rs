@@ -11,6 +11,9 @@ pub struct EmbeddedSettings {
     /// The most bytes that the file may take; commits are refused as full above it. The write-ahead log beside it is not
     /// counted. None: as much as the disk has.
     pub bytes_max: Option<u64>,
+    /// What the fold may use above that: it has to put away what is committed already, or no journal row could ever be
+    /// trimmed and no room come back.
+    pub fold_reserve_bytes: u64,
     /// How long an idempotency key is remembered, by the store's own clock, unless there are too many.
     pub key_window: Duration,
     /// How many keys are remembered, beside those of records that are not folded yet.
@@ -37,6 +40,7 @@ impl Default for EmbeddedSettings {
         let start = Instant::now();
         Self {
             bytes_max: None,
+            fold_reserve_bytes: 64 << 20,
             key_window: Duration::from_secs(15 * 60),
             keys_max: 1_000_000,
             round_records: 250_000,
