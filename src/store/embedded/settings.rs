@@ -30,7 +30,8 @@ pub struct EmbeddedSettings {
     pub unfolded_records_max: usize,
     /// and this the memory. An inventory that changes again while it is folded counts twice.
     pub unfolded_inventories_max: usize,
-    /// The write-ahead log is emptied when it is longer than this; it may become about twice as long meanwhile.
+    /// The write-ahead log is emptied when it is longer than this, and a little longer meanwhile. Each time the disk's
+    /// flush delays a commit, so it is not to be short; and opening after a crash reads all of it.
     pub wal_bytes_soft: u64,
     pub clock: Clock,
 }
@@ -46,10 +47,10 @@ impl Default for EmbeddedSettings {
             round_records: 250_000,
             round_inventories: 50_000,
             round_after: Duration::from_secs(5),
-            slice: Duration::from_micros(400),
-            unfolded_records_max: 1_000_000,
+            slice: Duration::from_micros(250),
+            unfolded_records_max: 500_000,
             unfolded_inventories_max: 131_072,
-            wal_bytes_soft: 32 << 20,
+            wal_bytes_soft: 64 << 20,
             clock: Arc::new(move || start.elapsed()),
         }
     }

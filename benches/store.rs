@@ -1,0 +1,273 @@
+//! What the embedded store costs: durable records a second while folds and checkpoints run beside, and how long opening
+//! takes after an abrupt stop. `cargo bench --bench store`; sizes can be scaled down:
+//!
+//! - `SLOTCAST_BENCH_INVENTORIES` (100000), `SLOTCAST_BENCH_SECONDS` (15), `SLOTCAST_BENCH_BATCH` (128)
+//! - `SLOTCAST_BENCH_OPEN_INVENTORIES` (1000000), `SLOTCAST_BENCH_OPEN_TAIL` (records that are not folded; all there may be)
+//! - `SLOTCAST_BENCH_FOLDER`: the disk to measure
+
+use slotcast::domain::{
+    Attributes, Caller, Change, Contents, Count, Edit, Epoch, Fingerprint, IdempotencyKey, Inventory, InventoryId,
+    ItemCode, LayoutId, Outcome, PlayerId, Revision, Slot, Stack, Touched, Version,
+};
+use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore, Statistics};
+use slotcast::store::{Key, Reply, Store, Transaction};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The allocator that the server has.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() {
+    let folder = match std::env::var_os("SLOTCAST_BENCH_FOLDER") {
+        Some(folder) => tempfile::tempdir_in(folder),
+        None => tempfile::tempdir(),
+    };
+    let folder = folder.expect("a folder");
+    commits(folder.path());
+    opening(folder.path());
+}
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn commits(folder: &Path) {
+    let (inventories, batch) = (number("SLOTCAST_BENCH_INVENTORIES", 100_000), number("SLOTCAST_BENCH_BATCH", 128));
+    let seconds = Duration::from_secs(number("SLOTCAST_BENCH_SECONDS", 15) as u64);
+    let path = folder.join("commits.db");
+    let store = EmbeddedStore::open(&path, EmbeddedSettings::default()).expect("it opens");
+    let mut world = World::new(inventories);
+    world.create_all(&store);
+    store.fold().expect("it folds");
+
+    let folds = store.statistics().folds;
+    let mut yardstick = Yardstick::new(folder, batch);
+    let (start, mut took, mut making) = (Instant::now(), Vec::new(), Duration::ZERO);
+    let (mut wal_bytes_max, mut unfolded_max) = (0, 0);
+    while start.elapsed() < seconds + yardstick.took {
+        let begin = Instant::now();
+        let transactions = world.changes(batch);
+        making += begin.elapsed();
+        let begin = Instant::now();
+        store.commit(&transactions).expect("it commits");
+        took.push(begin.elapsed());
+        if took.len() % 64 == 0 {
+            let Statistics { wal_bytes, unfolded_records, .. } = store.statistics();
+            wal_bytes_max = wal_bytes.max(wal_bytes_max);
+            unfolded_max = unfolded_records.max(unfolded_max);
+        }
+        // In between, so that it meets the same disk; it is a tenth of the time.
+        if took.len() % 512 == 0 {
+            yardstick.run(51);
+        }
+    }
+
+    let in_commits: Duration = took.iter().sum();
+    took.sort_unstable();
+    let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3;
+    let records = (took.len() * batch) as f64;
+    let (rate, with_making) = (records / in_commits.as_secs_f64(), records / (in_commits + making).as_secs_f64());
+    println!(
+        "commits: {inventories} inventories, {batch} one-slot changes a batch, {:.1} s",
+        start.elapsed().as_secs_f64()
+    );
+    println!("  {rate:.0} durable records/s in commit; {with_making:.0} with making them on the same thread");
+    println!(
+        "  commit p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, max {:.2} ms",
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(1.0)
+    );
+    let plain = yardstick.records_per_second();
+    println!(
+        "  yardstick, the same bytes appended to a plain file with fdatasync: {plain:.0} records/s; ratio {:.2}",
+        rate / plain
+    );
+    let Statistics { journal_rows, remembered_keys, folds: folded, .. } = store.statistics();
+    println!(
+        "  folds {}, log at most {} MiB, unfolded at most {unfolded_max} records, then {journal_rows} journal rows with {remembered_keys} keys",
+        folded - folds,
+        wal_bytes_max >> 20
+    );
+    println!("  file {} MiB", std::fs::metadata(&path).map_or(0, |file| file.len()) >> 20);
+}
+
+/// The same bytes appended to a plain file, each batch made durable. One record is about 100 bytes.
+struct Yardstick {
+    file: File,
+    bytes: Vec<u8>,
+    batch: usize,
+    batches: usize,
+    took: Duration,
+}
+
+impl Yardstick {
+    fn new(folder: &Path, batch: usize) -> Self {
+        let file = File::create(folder.join("plain")).expect("a file");
+        Self { file, bytes: vec![0x5A; batch * 100], batch, batches: 0, took: Duration::ZERO }
+    }
+
+    fn run(&mut self, batches: usize) {
+        let start = Instant::now();
+        for _ in 0..batches {
+            self.file.write_all(&self.bytes).and_then(|()| self.file.sync_data()).expect("it is written");
+        }
+        self.batches += batches;
+        self.took += start.elapsed();
+    }
+
+    fn records_per_second(&self) -> f64 {
+        (self.batches * self.batch) as f64 / self.took.as_secs_f64()
+    }
+}
+
+fn opening(folder: &Path) {
+    let inventories = number("SLOTCAST_BENCH_OPEN_INVENTORIES", 1_000_000);
+    let path = folder.join("opening.db");
+    let store = EmbeddedStore::open(&path, EmbeddedSettings::default()).expect("it opens");
+    let mut world = World::new(inventories);
+    let start = Instant::now();
+    world.create_all(&store);
+    store.close().expect("it closes");
+    println!("opening: {inventories} inventories created and folded in {:.1} s", start.elapsed().as_secs_f64());
+
+    // Nothing is folded any more, so the tail becomes as long as it may.
+    let default = EmbeddedSettings::default();
+    let never = EmbeddedSettings {
+        round_records: usize::MAX,
+        round_inventories: usize::MAX,
+        round_after: Duration::MAX,
+        ..default.clone()
+    };
+    let store = EmbeddedStore::open(&path, never).expect("it opens");
+    let tail = number("SLOTCAST_BENCH_OPEN_TAIL", default.unfolded_records_max);
+    let hot = default.unfolded_inventories_max.min(inventories);
+    let mut records = 0;
+    while records + 128 < tail && store.statistics().unfolded_inventories + 128 < default.unfolded_inventories_max {
+        let transactions = world.changes_of(128, hot);
+        store.commit(&transactions).expect("it commits");
+        records += 128;
+    }
+    let Statistics { unfolded_inventories, remembered_keys, wal_bytes, .. } = store.statistics();
+    let copy = abruptly_stopped(&path, folder);
+    drop(store);
+    for attempt in 1..=3 {
+        // A copy of the copy: opening recovers the log.
+        let again = abruptly_stopped(&copy, &folder.join(format!("{attempt}")));
+        let start = Instant::now();
+        let opened = EmbeddedStore::open(&again, EmbeddedSettings::default()).expect("it opens");
+        let took = start.elapsed();
+        println!(
+            "  open {:.2} s: {remembered_keys} keys, {records} records of {unfolded_inventories} inventories to replay, log {} MiB, file {} MiB",
+            took.as_secs_f64(),
+            wal_bytes >> 20,
+            std::fs::metadata(&again).map_or(0, |file| file.len()) >> 20
+        );
+        world.check(&opened);
+    }
+}
+
+/// The files as they are while the store is open: what a crash leaves.
+fn abruptly_stopped(path: &Path, folder: &Path) -> PathBuf {
+    std::fs::create_dir_all(folder).expect("a folder");
+    let copy = folder.join("copy.db");
+    for suffix in ["", "-wal"] {
+        let of = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+        if of(path).exists() {
+            std::fs::copy(of(path), of(&copy)).expect("it is copied");
+        }
+    }
+    copy
+}
+
+/// Inventories of 36 slots, 20 of them filled, and their random changes.
+struct World {
+    random: fastrand::Rng,
+    states: Vec<Arc<Inventory>>,
+    caller: Caller,
+    key_ms: u64,
+}
+
+impl World {
+    fn new(inventories: usize) -> Self {
+        let mut random = fastrand::Rng::with_seed(1);
+        let states = (0..inventories).map(|number| inventory(number, &mut random)).collect();
+        Self { random, states, caller: Caller::new("game-server-1").expect("a name"), key_ms: 1_700_000_000_000 }
+    }
+
+    fn create_all(&mut self, store: &EmbeddedStore) {
+        let states = self.states.clone();
+        for some in states.chunks(1_000) {
+            let created = some.iter().map(|state| {
+                let changes = vec![Change::Created(state.clone())];
+                self.transaction(Touched { version: state.version(), state: Some(state.clone()), changes })
+            });
+            let batch: Vec<_> = created.collect();
+            store.commit(&batch).expect("it commits");
+        }
+    }
+
+    fn changes(&mut self, batch: usize) -> Vec<Transaction> {
+        self.changes_of(batch, self.states.len())
+    }
+
+    /// Changes of any of the first `hot` inventories.
+    fn changes_of(&mut self, batch: usize, hot: usize) -> Vec<Transaction> {
+        (0..batch).map(|_| self.change(hot)).collect()
+    }
+
+    fn change(&mut self, hot: usize) -> Transaction {
+        let number = self.random.usize(..hot);
+        let edits: Vec<Edit> = vec![(Slot(self.random.u16(..36)), stack(&mut self.random))];
+        let state = Arc::new(self.states[number].advanced(&edits));
+        self.states[number] = state.clone();
+        let Version { id, epoch, revision, .. } = state.version();
+        let changes = vec![Change::Updated { id, epoch, revision, edits }];
+        self.transaction(Touched { version: state.version(), state: Some(state), changes })
+    }
+
+    fn transaction(&mut self, touched: Touched) -> Transaction {
+        self.key_ms += 1;
+        let (high, low) = (self.key_ms >> 16, self.key_ms & 0xFFFF);
+        let key =
+            format!("{high:08x}-{low:04x}-7{:03x}-8{:03x}-{:012x}", self.random.u16(..4096), 7, self.random.u32(..));
+        let key = Key { caller: self.caller.clone(), key: IdempotencyKey::new(&key).expect("a name") };
+        let reply = Reply {
+            outcomes: vec![Outcome { count: 5, ..Outcome::default() }],
+            versions: vec![touched.version.clone()],
+        };
+        Transaction { key, payload: Fingerprint(self.random.u64(..)), reply, touched: vec![touched] }
+    }
+
+    /// Some of the inventories must be what they are to be.
+    fn check(&mut self, store: &EmbeddedStore) {
+        let some: Vec<Arc<Inventory>> =
+            (0..1_000).map(|_| self.states[self.random.usize(..self.states.len())].clone()).collect();
+        let ids: Vec<InventoryId> = some.iter().map(|state| state.id.clone()).collect();
+        let loaded = store.load(&ids, &[]).expect("it loads");
+        assert!(loaded.inventories.into_iter().flatten().eq(some), "something was lost");
+    }
+}
+
+fn inventory(number: usize, random: &mut fastrand::Rng) -> Arc<Inventory> {
+    // Players do not come in order of their ids.
+    let name = format!("player-{:016x}", (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let edits: Vec<Edit> = (0..20).map(|slot| (Slot(slot), stack(random))).collect();
+    Arc::new(Inventory {
+        id: InventoryId::new(&name).expect("a name"),
+        owner: PlayerId::new(&name).ok(),
+        layout: LayoutId::new("player").expect("a name"),
+        epoch: Epoch::new(random.u32(1..)).expect("not 0"),
+        contents: Contents::new(36, Revision::CREATED, &edits),
+    })
+}
+
+fn stack(random: &mut fastrand::Rng) -> Option<Stack> {
+    let item = ItemCode::new(random.u32(1..2_000))?;
+    Some(Stack { item, count: Count::new(random.u32(1..65))?, attributes: Attributes::NONE })
+}
