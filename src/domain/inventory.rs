@@ -132,6 +132,13 @@ impl Inventory {
     }
 }
 
+impl Inventory {
+    /// [`Self::advanced`] in place, for whoever holds it alone: a store that replays many revisions.
+    pub fn advance(&mut self, edits: &[Edit]) {
+        self.contents.set(self.contents.revision.next(), edits);
+    }
+}
+
 /// Which state of an inventory is meant, and how to check that one has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
