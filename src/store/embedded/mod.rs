@@ -103,7 +103,7 @@ impl EmbeddedStore {
             open::fold_connection(&path, settings.bytes_max.map(|bytes| bytes + settings.fold_reserve_bytes))?;
         let hasher = KeyHasher::default();
         let memory =
-            replay::replay(&writer, &hasher, (settings.clock)()).map_err(|error| open::damaged(&path, error))?;
+            replay::replay(&path, &writer, &hasher, (settings.clock)()).map_err(|error| open::damaged(&path, error))?;
         tracing::info!(
             path = %path.display(),
             journal_rows = memory.keys.rows(),

@@ -7,6 +7,7 @@
 use super::failure::store_error;
 use super::journal;
 use super::keys::{KeyHasher, KeyIndex};
+use super::open;
 use super::overlay::{Generation, Overlay, State};
 use super::table;
 use super::{Marks, Memory};
@@ -15,12 +16,13 @@ use crate::store::StoreError;
 use crate::store::format;
 use rusqlite::Connection;
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything that the store holds in memory, as the file tells it. Reads each kept journal row once, and the table's row
 /// of each inventory that the tail changed.
-pub fn replay(connection: &Connection, hasher: &KeyHasher, now: Duration) -> Result<Memory, StoreError> {
+pub fn replay(path: &Path, connection: &Connection, hasher: &KeyHasher, now: Duration) -> Result<Memory, StoreError> {
     let number = |name| journal::number(connection, name).map_err(|error| store_error("reading the marks", &error));
     let folded_through = number(journal::FOLDED_THROUGH)?.unwrap_or(0);
     let horizon_ms = number(journal::FORGOTTEN_BEFORE_MS)?.map(i64::cast_unsigned);
@@ -37,16 +39,45 @@ pub fn replay(connection: &Connection, hasher: &KeyHasher, now: Duration) -> Res
     // In order of ids, as the table lies on disk.
     let mut changed: Vec<_> = std::mem::take(&mut tail.changes).into_iter().collect();
     changed.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-    for (id, changes) in changed {
-        let created = changes.iter().any(|change| matches!(change, Change::Created(_)));
-        let state = latest(&id, &changes, || table::read(connection, &id))?;
-        overlay.growing.put(&id, state, created);
+    for Replayed { id, state, created } in replay_all(path, &changed)? {
+        overlay.growing.put(id, state, created);
     }
     if records > 0 {
         overlay.growing.records = records;
         overlay.growing.since = Some(now);
     }
     Ok(Memory::new(overlay, tail.keys, marks))
+}
+
+struct Replayed<'a> {
+    id: &'a InventoryId,
+    state: State,
+    created: bool,
+}
+
+/// Threads that replay beside each other, each with a part of the ids.
+const THREADS: usize = 2;
+
+fn replay_all<'a>(path: &Path, changed: &'a [(InventoryId, Vec<Change>)]) -> Result<Vec<Replayed<'a>>, StoreError> {
+    let part = |changed: &'a [(InventoryId, Vec<Change>)]| {
+        let connection = open::read_connection(path).map_err(|error| store_error("reading", &error))?;
+        let replayed = changed.iter().map(|(id, changes)| {
+            let created = changes.iter().any(|change| matches!(change, Change::Created(_)));
+            let state = latest(id, changes, || table::read(&connection, id))?;
+            Ok(Replayed { id, state, created })
+        });
+        replayed.collect::<Result<Vec<_>, _>>()
+    };
+    std::thread::scope(|scope| {
+        let parts = changed.chunks(changed.len().div_ceil(THREADS).max(1));
+        let threads: Vec<_> = parts.map(|changed| scope.spawn(move || part(changed))).collect();
+        let mut all = Vec::with_capacity(changed.len());
+        for thread in threads {
+            let panicked = |_| StoreError::Unavailable { detail: "the replay panicked".into() };
+            all.extend(thread.join().map_err(panicked)??);
+        }
+        Ok(all)
+    })
 }
 
 struct Tail {
@@ -118,7 +149,7 @@ fn latest(
         if *revision != state.contents.revision().next() {
             return Err(gap(&format!("has no revision {}", state.contents.revision().next().0)));
         }
-        state = Arc::new(state.advanced(edits));
+        Arc::make_mut(&mut state).advance(edits);
     }
     Ok(Some(state))
 }
