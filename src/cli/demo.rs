@@ -1,11 +1,11 @@
 //! `slotcast demo`: the main job, seen at work.
 
 use super::CommandResult;
-use super::play::{PlayError, Played, play};
+use super::play::{Play, Played};
 use super::trace::{Trace, World, plain_bytes};
 use crate::catalog_file;
 use crate::client::Client;
-use crate::domain::InventoryId;
+use crate::domain::{Inventory, InventoryId};
 use crate::server::{RunningServer, ServerSettings};
 use crate::store::Store;
 use crate::store::embedded::{EmbeddedSettings, EmbeddedStore};
@@ -14,6 +14,7 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use futures_util::future::try_join_all;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -22,8 +23,9 @@ use tokio::net::TcpListener;
 /// Plays recorded player behaviour on a real server, the old way and the new way, and compares what was sent.
 ///
 /// Starts the server on a free loopback port over a temporary store, plays six traces through its RPCs in real time, each
-/// on its own inventories with one subscription, once with a full frame for every change at once and once with debounced
-/// deltas. In the end the stores are opened again and compared with what the subscribers have. Takes about 5 seconds.
+/// on its own inventories with one subscription: once with a full frame for every change at once, once with debounced
+/// deltas for a client that names its session. In the end the stores are opened again and compared with what the
+/// subscribers have. Takes about 5 seconds.
 #[derive(Debug, clap::Args)]
 pub struct Demo {
     /// Print the figures as JSON, for machines.
@@ -55,6 +57,39 @@ struct Sent {
     desyncs: u64,
 }
 
+const EXPLANATION: &str = "
+syncs / bytes: gRPC messages as sent, with their 5-byte prefix, initial frames apart.
+old game:      every slot as JSON for each operation, in bytes.
+full frames:   all slots as protobuf, for each operation at once.
+deltas:        what changed, debounced, for a client that names its session.
+saved:         bytes of deltas against the old game, and against full frames.
+The stores were opened again in the end: who does not have what they hold is counted as a desync.";
+
+/// How a trace is played.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// A full frame for every change at once.
+    Before,
+    /// Debounced deltas, for a client that names its session.
+    After,
+}
+
+impl Way {
+    fn sync(self) -> SyncSettings {
+        match self {
+            Self::Before => SyncSettings::immediate_full(),
+            Self::After => SyncSettings::default(),
+        }
+    }
+
+    fn session(self, trace: &Trace) -> &str {
+        match self {
+            Self::Before => "",
+            Self::After => &trace.name,
+        }
+    }
+}
+
 impl Demo {
     pub async fn run(self) -> CommandResult {
         let traces = Trace::built_in()?;
@@ -62,8 +97,8 @@ impl Demo {
         let operations: usize = traces.iter().map(|trace| trace.steps.len()).sum();
         let progress = progress_bar(2 * operations as u64);
         let (before, after) = tokio::try_join!(
-            run_way(SyncSettings::immediate_full(), &traces, &world, &progress),
-            run_way(SyncSettings::default(), &traces, &world, &progress),
+            run_way(Way::Before, &traces, &world, &progress),
+            run_way(Way::After, &traces, &world, &progress),
         )?;
         progress.finish_and_clear();
         let mut rows = Vec::new();
@@ -87,23 +122,23 @@ impl Demo {
 
 /// Plays all traces side by side on a server of their own that syncs in one way.
 async fn run_way(
-    sync: SyncSettings,
+    way: Way,
     traces: &[Trace],
     world: &World,
     progress: &ProgressBar,
-) -> Result<Vec<Sent>, Box<dyn std::error::Error>> {
+) -> Result<Vec<Sent>, Box<dyn Error>> {
     let folder = TempDir::with_prefix("slotcast-demo-")?;
     let path = folder.path().join("slotcast.db");
     let store = Arc::new(EmbeddedStore::open(&path, EmbeddedSettings::default())?);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let settings = ServerSettings { sync, ..ServerSettings::default() };
+    let settings = ServerSettings { sync: way.sync(), ..ServerSettings::default() };
     let server = RunningServer::start(listener, store, Arc::new(catalog_file::default_catalog()), settings)?;
     let uri = server.uri();
     let plays = traces.iter().map(async |trace| {
         let client = Client::new(&uri, "demo")?;
         let prefix = format!("{}/", trace.name);
-        let played: Result<Played, PlayError> = play(&client, trace, world, &prefix, progress).await;
-        Ok::<_, Box<dyn std::error::Error>>(played?)
+        let play = Play { client: &client, trace, world, prefix: &prefix, session: way.session(trace), progress };
+        Ok::<_, Box<dyn Error>>(play.run().await?)
     });
     let played = try_join_all(plays).await?;
     server.stop().await?;
@@ -111,7 +146,7 @@ async fn run_way(
 }
 
 /// Opens the store again and counts every replica that differs from it as a desync.
-fn compare(path: &Path, played: Played) -> Result<Sent, Box<dyn std::error::Error>> {
+fn compare(path: &Path, played: Played) -> Result<Sent, Box<dyn Error>> {
     let store = EmbeddedStore::open(path, EmbeddedSettings::default())?;
     let ids: Vec<InventoryId> = played
         .replicas
@@ -119,17 +154,18 @@ fn compare(path: &Path, played: Played) -> Result<Sent, Box<dyn std::error::Erro
         .map(|(id, _)| InventoryId::new(id).map_err(|error| error.to_string()))
         .collect::<Result<_, _>>()?;
     let stored = store.load(&ids, &[])?.inventories;
-    let agrees = |replica: &Replica, stored: &crate::domain::Inventory| {
-        replica.epoch == stored.epoch
-            && replica.contents.revision() == stored.contents.revision()
-            && replica.contents.stacks().eq(stored.contents.stacks())
-    };
     let differing = played.replicas.iter().zip(&stored).filter(|((_, replica), stored)| {
         let stored = stored.as_deref();
         !stored.is_some_and(|stored| agrees(replica, stored))
     });
     let desyncs = played.desyncs + differing.count() as u64;
     Ok(Sent { syncs: played.syncs, bytes: played.bytes, desyncs })
+}
+
+fn agrees(replica: &Replica, stored: &Inventory) -> bool {
+    replica.epoch == stored.epoch
+        && replica.contents.revision() == stored.contents.revision()
+        && replica.contents.stacks().eq(stored.contents.stacks())
 }
 
 fn progress_bar(steps: u64) -> ProgressBar {
@@ -140,43 +176,30 @@ fn progress_bar(steps: u64) -> ProgressBar {
 
 fn print_table(report: &Report) {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header([
-        "trace",
-        "operations",
-        "old game,\nJSON bytes",
-        "full frames:\nsyncs",
-        "\nbytes",
-        "debounced deltas:\nsyncs",
-        "\nbytes",
-        "less than\nthe old game",
-        "less than\nfull frames",
-        "desyncs",
-    ]);
+    table.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(["trace", "ops", "old game", "full frames", "deltas", "saved", "desyncs"].map(Cell::new));
     for row in &report.traces {
         let desyncs = row.before.desyncs + row.after.desyncs;
-        table.add_row(
-            [
-                row.name.clone(),
-                row.ops.to_string(),
-                row.plain_bytes.to_string(),
-                row.before.syncs.to_string(),
-                row.before.bytes.to_string(),
-                row.after.syncs.to_string(),
-                row.after.bytes.to_string(),
-                saved(row.plain_bytes, row.after.bytes),
-                saved(row.before.bytes, row.after.bytes),
-                desyncs.to_string(),
-            ]
-            .map(Cell::new),
-        );
+        let cells = [
+            row.name.clone(),
+            row.ops.to_string(),
+            row.plain_bytes.to_string(),
+            syncs_and_bytes(row.before),
+            syncs_and_bytes(row.after),
+            format!("{} {}", saved(row.plain_bytes, row.after.bytes), saved(row.before.bytes, row.after.bytes)),
+            desyncs.to_string(),
+        ];
+        table.add_row(cells.map(Cell::new));
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     println!("{table}");
-    println!("Bytes are gRPC messages as sent, 5-byte prefix included, initial frames apart.");
-    println!("Both stores were opened again: every inventory is what its subscriber has, but for the desyncs counted.");
+    println!("{EXPLANATION}");
+}
+
+fn syncs_and_bytes(sent: Sent) -> String {
+    format!("{} / {:>5}", sent.syncs, sent.bytes)
 }
 
 fn saved(before: u64, after: u64) -> String {

@@ -2,6 +2,7 @@
 
 use super::trace::{Trace, TraceError, World};
 use crate::client::{Client, Follow, FollowCounts, fresh_context};
+use crate::grpc::v1;
 use crate::sync::Replica;
 use indicatif::ProgressBar;
 use std::collections::HashMap;
@@ -32,68 +33,82 @@ pub struct Played {
     pub replicas: Vec<(String, Replica)>,
 }
 
-/// Creates the inventories of the trace with ids that begin with `prefix`, plays it in real time, and follows it to the
-/// end. One step of progress for each operation.
-pub async fn play(
-    client: &Client,
-    trace: &Trace,
-    world: &World,
-    prefix: &str,
-    progress: &ProgressBar,
-) -> Result<Played, PlayError> {
-    let id = |inventory: &str| format!("{prefix}{inventory}");
-    let mut ids = Vec::new();
-    for inventory in trace.inventories() {
-        client.mutate(fresh_context(), world.create(trace, inventory, &id(inventory))?).await?;
-        ids.push(id(inventory));
-    }
-    let mut follow = client.follow(ids);
-    while !follow.next().await?.caught_up {}
-    let initial = follow.counts();
-    let (done, mut last_versions) = oneshot::channel();
-    let mutating = async {
-        let versions = mutate(client, trace, id, progress).await;
-        // The receiver waits for this very message.
-        let _ = done.send(());
-        versions
-    };
-    let following = async {
-        loop {
-            tokio::select! {
-                update = follow.next() => drop(update?),
-                _ = &mut last_versions => return Ok::<Follow, PlayError>(follow),
-            }
-        }
-    };
-    let (versions, followed) = tokio::join!(mutating, following);
-    let (versions, mut follow) = (versions?, followed?);
-    let deadline = Instant::now() + LAST_FRAME_WAIT;
-    while !has_reached(&follow, &versions) {
-        let late = |_| PlayError::Late { name: trace.name.clone() };
-        tokio::time::timeout_at(deadline, follow.next()).await.map_err(late)??;
-    }
-    let FollowCounts { syncs, bytes, desyncs, .. } = follow.counts();
-    let replicas = follow.ids().iter().enumerate();
-    let replicas = replicas.filter_map(|(at, id)| Some((id.clone(), follow.replica(at)?.clone()))).collect();
-    Ok(Played { syncs: syncs - initial.syncs, bytes: bytes - initial.bytes, desyncs, replicas })
+/// One play of a trace.
+pub struct Play<'a> {
+    pub client: &'a Client,
+    pub trace: &'a Trace,
+    pub world: &'a World,
+    /// What the ids of its inventories begin with.
+    pub prefix: &'a str,
+    /// Named on the stream and on the mutations, if it is not empty.
+    pub session: &'a str,
+    /// One step for each operation.
+    pub progress: &'a ProgressBar,
 }
 
-/// The revisions of all inventories in the end.
-async fn mutate(
-    client: &Client,
-    trace: &Trace,
-    id: impl Fn(&str) -> String,
-    progress: &ProgressBar,
-) -> Result<HashMap<String, u64>, PlayError> {
-    let start = Instant::now();
-    let mut versions = HashMap::new();
-    for step in &trace.steps {
-        tokio::time::sleep_until(start + Duration::from_millis(step.at_ms)).await;
-        let receipt = client.mutate(fresh_context(), step.operation(&id)).await?;
-        versions.extend(receipt.inventories.into_iter().map(|version| (version.inventory_id, version.revision)));
-        progress.inc(1);
+impl Play<'_> {
+    /// Creates the inventories, plays the trace in real time, and follows it to the end.
+    pub async fn run(&self) -> Result<Played, PlayError> {
+        let ids = self.create().await?;
+        let mut follow = self.client.follow(ids).of_session(self.session);
+        while !follow.next().await?.caught_up {}
+        let initial = follow.counts();
+        let (done, mut is_done) = oneshot::channel();
+        let mutating = async {
+            let versions = self.mutate().await;
+            // The receiver waits for this very message.
+            let _ = done.send(());
+            versions
+        };
+        let following = async {
+            loop {
+                tokio::select! {
+                    update = follow.next() => drop(update?),
+                    _ = &mut is_done => return Ok::<Follow, PlayError>(follow),
+                }
+            }
+        };
+        let (versions, followed) = tokio::join!(mutating, following);
+        let (versions, mut follow) = (versions?, followed?);
+        let deadline = Instant::now() + LAST_FRAME_WAIT;
+        while !has_reached(&follow, &versions) {
+            let late = |_| PlayError::Late { name: self.trace.name.clone() };
+            tokio::time::timeout_at(deadline, follow.next()).await.map_err(late)??;
+        }
+        let FollowCounts { syncs, bytes, desyncs, .. } = follow.counts();
+        let replicas = follow.ids().iter().enumerate();
+        let replicas = replicas.filter_map(|(at, id)| Some((id.clone(), follow.replica(at)?.clone()))).collect();
+        Ok(Played { syncs: syncs - initial.syncs, bytes: bytes - initial.bytes, desyncs, replicas })
     }
-    Ok(versions)
+
+    fn id(&self, inventory: &str) -> String {
+        format!("{}{inventory}", self.prefix)
+    }
+
+    /// Creates the inventories that the trace starts with; gives back their ids.
+    pub async fn create(&self) -> Result<Vec<String>, PlayError> {
+        let mut ids = Vec::new();
+        for inventory in self.trace.inventories() {
+            let id = self.id(inventory);
+            self.client.mutate(fresh_context(), self.world.create(self.trace, inventory, &id)?).await?;
+            ids.push(id);
+        }
+        Ok(ids)
+    }
+
+    /// The revisions of all inventories in the end.
+    async fn mutate(&self) -> Result<HashMap<String, u64>, PlayError> {
+        let start = Instant::now();
+        let mut versions = HashMap::new();
+        for step in &self.trace.steps {
+            tokio::time::sleep_until(start + Duration::from_millis(step.at_ms)).await;
+            let context = v1::MutationContext { session: self.session.to_owned(), ..fresh_context() };
+            let receipt = self.client.mutate(context, step.operation(|inventory| self.id(inventory))).await?;
+            versions.extend(receipt.inventories.into_iter().map(|version| (version.inventory_id, version.revision)));
+            self.progress.inc(1);
+        }
+        Ok(versions)
+    }
 }
 
 fn has_reached(follow: &Follow, versions: &HashMap<String, u64>) -> bool {

@@ -1,6 +1,6 @@
 //! `slotcast replay`: a trace on a running service.
 
-use super::play::play;
+use super::play::Play;
 use super::trace::{Trace, World, plain_bytes};
 use super::{CommandResult, Target};
 use crate::client::fresh_context;
@@ -23,6 +23,9 @@ pub struct Replay {
     /// Leave the inventories as they are in the end.
     #[arg(long)]
     keep: bool,
+    /// Name a session on the stream and on the operations, as a player's own client would: its echoes can wait.
+    #[arg(long)]
+    as_session: bool,
     /// Print the figures as JSON, for machines.
     #[arg(long)]
     json: bool,
@@ -39,7 +42,10 @@ impl Replay {
             .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
             .with_message(trace.name.clone());
         let prefix = format!("replay/{}/", Uuid::now_v7());
-        let played = play(&client, &trace, &world, &prefix, &progress).await?;
+        let session = if self.as_session { prefix.as_str() } else { "" };
+        let play =
+            Play { client: &client, trace: &trace, world: &world, prefix: &prefix, session, progress: &progress };
+        let played = play.run().await?;
         progress.finish_and_clear();
         if !self.keep {
             for (id, _) in &played.replicas {

@@ -15,6 +15,7 @@ const MESSAGE_PREFIX_BYTES: usize = 5;
 pub struct Follow {
     rpc: Rpc,
     ids: Vec<String>,
+    session: String,
     replicas: Vec<Option<Replica>>,
     stream: Option<Streaming<v1::SubscribeInventoryResponse>>,
     was_open: bool,
@@ -67,7 +68,14 @@ impl Follow {
         let replicas = vec![None; ids.len()];
         let (backoff, counts) = (Backoff::default(), FollowCounts::default());
         let connection = watch::Sender::new(Connection::Connecting);
-        Self { rpc, ids, replicas, stream: None, was_open: false, backoff, counts, connection }
+        Self { rpc, ids, session: String::new(), replicas, stream: None, was_open: false, backoff, counts, connection }
+    }
+
+    /// As the session that names itself on mutations too: what it changed itself is an echo, which can wait.
+    #[must_use]
+    pub fn of_session(mut self, session: &str) -> Self {
+        self.session = session.to_owned();
+        self
     }
 
     pub fn ids(&self) -> &[String] {
@@ -127,7 +135,7 @@ impl Follow {
         };
         let watch = |(id, replica): (&String, _)| v1::Watch { inventory_id: id.clone(), resume: resume(replica) };
         let inventories = self.ids.iter().zip(&self.replicas).map(watch).collect();
-        let request = v1::SubscribeInventoryRequest { inventories, ..v1::SubscribeInventoryRequest::default() };
+        let request = v1::SubscribeInventoryRequest { inventories, session: self.session.clone(), notices: false };
         let opened = self.rpc.subscribe_inventory(request).await?;
         self.connection.send_replace(Connection::Open);
         self.counts.reconnects += u64::from(self.was_open);
