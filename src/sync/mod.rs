@@ -1,15 +1,18 @@
 //! Ring 1: what a reader is missing, and when to send it. Pure: no I/O, no async, and `now` is an argument.
 //!
-//! [`published`] is what a stream looks at; [`frame`] computes what a reader at some cursor lacks; [`replica`] is that reader; [`pacer`] decides when a frame is
-//! due; [`subscription`] puts them together for a stream of several inventories.
+//! [`published`] is what a stream looks at; [`frame`] computes what a reader at some cursor lacks; [`replica`] is that
+//! reader; [`pacer`] decides when a frame is due; [`subscription`] puts them together for a stream of several inventories;
+//! [`limit`] is what all streams of one player share.
 
 pub mod frame;
+pub mod limit;
 pub mod pacer;
 pub mod published;
 pub mod replica;
 pub mod subscription;
 
 pub use frame::{Cursor, FrameBody, FullReason, InventoryFrame, SlotChange, frame_since};
+pub use limit::{SyncLimit, Ticket, Turn};
 pub use pacer::{Moment, Pacer, Waiting, Windows};
 pub use published::{ChangeKind, Note, Published, Verdict};
 pub use replica::{Desync, Replica};
