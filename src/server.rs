@@ -3,8 +3,9 @@
 use crate::domain::Catalog;
 use crate::engine::{CommitLoop, Engine, EngineSettings};
 use crate::grpc::service::Service;
+use crate::grpc::streams::{OpenStreams, StreamSettings};
 use crate::grpc::{FILE_DESCRIPTOR_SET, InventoryServiceServer};
-use crate::middleware::IdentityLayer;
+use crate::middleware::{Admission, AdmissionLayer, AdmissionSettings, IdentityLayer, SyncLimitLayer, SyncRate};
 use crate::store::Store;
 use crate::sync::SyncSettings;
 use std::future::Future;
@@ -13,27 +14,42 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tonic::transport::server::{Router, TcpIncoming};
+use tower::ServiceBuilder;
 use tower::layer::util::{Identity, Stack};
+use tower::util::Either;
 
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Streams on one connection; a further one waits at the client until another ends.
 const CONNECTION_STREAMS_MAX: u32 = 16_384;
+/// How often the layers forget whom they need not remember any more.
+const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
     pub engine: EngineSettings,
     pub sync: SyncSettings,
+    /// Syncs a second for each player; may be changed while the server runs, through any clone.
+    pub sync_rate: SyncRate,
+    pub streams: StreamSettings,
+    pub admission: AdmissionSettings,
     /// How long calls may take to end after the signal to stop; then they are cut off.
     pub drain_limit: Duration,
 }
 
 impl Default for ServerSettings {
     fn default() -> Self {
-        Self { engine: EngineSettings::default(), sync: SyncSettings::default(), drain_limit: Duration::from_secs(10) }
+        Self {
+            engine: EngineSettings::default(),
+            sync: SyncSettings::default(),
+            sync_rate: SyncRate::default(),
+            streams: StreamSettings::default(),
+            admission: AdmissionSettings::default(),
+            drain_limit: Duration::from_secs(10),
+        }
     }
 }
 
@@ -101,7 +117,13 @@ pub async fn serve(
     let (draining, is_draining) = watch::channel(false);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<InventoryServiceServer<Service>>().await;
-    let router = build_router(engine, &settings, is_draining.clone(), health_service)?;
+    let admission = Admission::new(settings.admission);
+    let sync_limit = SyncLimitLayer::new(settings.sync_rate.clone());
+    let layers = build_layers(admission.as_ref(), &sync_limit);
+    let router = build_router(engine, &settings, layers, is_draining.clone(), health_service)?;
+    // Ends when it is dropped, with this function.
+    let mut background = JoinSet::new();
+    background.spawn(forget(admission, sync_limit));
 
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let mut close = is_draining;
@@ -134,11 +156,36 @@ async fn finish(commit_loop: CommitLoop, limit: Duration) {
     }
 }
 
-type Layers = Stack<IdentityLayer, Identity>;
+/// What the layers remember of players and callers that are gone is dropped from time to time.
+async fn forget(admission: Option<Admission>, sync_limit: SyncLimitLayer) {
+    let mut interval = tokio::time::interval(FORGET_INTERVAL);
+    loop {
+        interval.tick().await;
+        if let Some(admission) = &admission {
+            admission.forget_rested();
+        }
+        sync_limit.forget_gone();
+    }
+}
+
+type Layers = Stack<SyncLimitLayer, Stack<Either<AdmissionLayer, Identity>, Stack<IdentityLayer, Identity>>>;
+
+/// Around every service, from the outside in.
+fn build_layers(admission: Option<&Admission>, sync_limit: &SyncLimitLayer) -> Layers {
+    ServiceBuilder::new()
+        // 1. Who calls, and for which player; nothing goes further without.
+        .layer(IdentityLayer)
+        // 2. How many requests that caller may send.
+        .option_layer(admission.map(Admission::layer))
+        // 3. How many syncs the player of a stream gets.
+        .layer(sync_limit.clone())
+        .into_inner()
+}
 
 fn build_router(
     engine: Engine,
     settings: &ServerSettings,
+    layers: Layers,
     draining: watch::Receiver<bool>,
     health: impl tonic::codegen::Service<
         http::Request<tonic::body::Body>,
@@ -150,18 +197,17 @@ fn build_router(
     + Send
     + Sync
     + 'static,
-) -> Result<Router<Layers>, ServerError> {
+) -> Result<Router<Stack<Layers, Identity>>, ServerError> {
     let catalog_version = crate::catalog_file::version(engine.catalog());
-    let service = Service { engine, catalog_version, sync: settings.sync, draining, start: Instant::now() };
+    let streams = OpenStreams::new(settings.streams);
+    let service = Service { engine, catalog_version, sync: settings.sync, streams, draining, start: Instant::now() };
     let reflection =
         || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
     let mut server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(CONNECTION_STREAMS_MAX)
-        // From the outside in:
-        // 1. who calls; nothing goes further without.
-        .layer(IdentityLayer);
+        .layer(layers);
     Ok(server
         .add_service(InventoryServiceServer::new(service))
         .add_service(health)

@@ -2,6 +2,8 @@
 
 use super::CommandResult;
 use crate::catalog_file;
+use crate::grpc::streams::StreamSettings;
+use crate::middleware::{AdmissionSettings, SyncRate};
 use crate::server::{ServerSettings, serve};
 use crate::store::embedded::{EmbeddedSettings, EmbeddedStore};
 use std::net::SocketAddr;
@@ -41,6 +43,21 @@ pub struct Serve {
     /// The most idempotency keys that are remembered; beyond, the oldest are forgotten earlier.
     #[arg(long, default_value_t = 1_000_000, env = "SLOTCAST_KEYS_MAX")]
     keys_max: usize,
+    /// Syncs for each player in any second at most, over all its streams; 0 is no limit.
+    #[arg(long, default_value_t = SyncRate::default().get(), env = "SLOTCAST_SYNC_LIMIT")]
+    sync_limit: u32,
+    /// Streams that may be open for one player.
+    #[arg(long, default_value_t = StreamSettings::default().per_player_max, env = "SLOTCAST_STREAMS_PER_PLAYER")]
+    streams_per_player: u32,
+    /// Streams that one caller may have open without naming a player.
+    #[arg(long, default_value_t = StreamSettings::default().per_caller_max, env = "SLOTCAST_STREAMS_PER_CALLER")]
+    streams_per_caller: u32,
+    /// Requests that one caller may send in a second, in the long run; 0 is no limit.
+    #[arg(long, default_value_t = AdmissionSettings::default().per_second, env = "SLOTCAST_REQUESTS_PER_SECOND")]
+    requests_per_second: u32,
+    /// Requests that one caller may send at once, after a rest.
+    #[arg(long, default_value_t = AdmissionSettings::default().burst, env = "SLOTCAST_REQUESTS_BURST")]
+    requests_burst: u32,
     /// Log lines as JSON.
     #[arg(long, env = "SLOTCAST_LOG_JSON")]
     log_json: bool,
@@ -77,11 +94,22 @@ impl Serve {
             .await
             .map_err(|error| format!("{} cannot be listened on: {error}; choose another with --listen", self.listen))?;
         println!("listening on http://{}", listener.local_addr()?);
-        let settings =
-            ServerSettings { drain_limit: Duration::from_millis(self.drain_limit_ms), ..ServerSettings::default() };
-        serve(listener, Arc::new(store), Arc::new(catalog), settings, stop_signal()?).await?;
+        serve(listener, Arc::new(store), Arc::new(catalog), self.server_settings(), stop_signal()?).await?;
         tracing::info!("stopped");
         Ok(())
+    }
+
+    fn server_settings(&self) -> ServerSettings {
+        ServerSettings {
+            sync_rate: SyncRate::new(self.sync_limit),
+            streams: StreamSettings {
+                per_player_max: self.streams_per_player,
+                per_caller_max: self.streams_per_caller,
+            },
+            admission: AdmissionSettings { per_second: self.requests_per_second, burst: self.requests_burst },
+            drain_limit: Duration::from_millis(self.drain_limit_ms),
+            ..ServerSettings::default()
+        }
     }
 
     fn log(&self) {

@@ -22,7 +22,7 @@ pub use follow::{Connection, Follow, FollowCounts, Update};
 
 use crate::grpc::v1;
 use crate::grpc::v1::inventory_service_client::InventoryServiceClient;
-use crate::middleware::identity::CALLER_METADATA;
+use crate::middleware::identity::{CALLER_METADATA, PLAYER_METADATA};
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -45,11 +45,17 @@ pub struct Client {
 }
 
 #[derive(Debug, Clone)]
-pub struct NameCaller(MetadataValue<Ascii>);
+pub struct NameCaller {
+    caller: MetadataValue<Ascii>,
+    player: Option<MetadataValue<Ascii>>,
+}
 
 impl Interceptor for NameCaller {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert(CALLER_METADATA, self.0.clone());
+        request.metadata_mut().insert(CALLER_METADATA, self.caller.clone());
+        if let Some(player) = &self.player {
+            request.metadata_mut().insert(PLAYER_METADATA, player.clone());
+        }
         Ok(request)
     }
 }
@@ -60,6 +66,8 @@ pub enum ClientError {
     Address { uri: String },
     #[error("{caller:?} cannot name a caller; use 1 to 128 visible ASCII characters")]
     Caller { caller: String },
+    #[error("{player:?} cannot name a player; use 1 to 128 visible ASCII characters")]
+    Player { player: String },
 }
 
 impl Client {
@@ -73,7 +81,14 @@ impl Client {
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_while_idle(true)
             .connect_lazy();
-        Ok(Self { channel, name: NameCaller(name) })
+        Ok(Self { channel, name: NameCaller { caller: name, player: None } })
+    }
+
+    /// The same connection for calls and streams on behalf of a player: they count against the player's limits.
+    pub fn for_player(&self, player: &str) -> Result<Self, ClientError> {
+        let named = MetadataValue::try_from(player).map_err(|_| ClientError::Player { player: player.into() })?;
+        let name = NameCaller { player: Some(named), ..self.name.clone() };
+        Ok(Self { channel: self.channel.clone(), name })
     }
 
     /// The generated client, for every RPC there is.

@@ -6,6 +6,7 @@ pub mod convert;
 pub mod service;
 pub mod status;
 pub mod stream;
+pub mod streams;
 
 /// Generated from `proto/slotcast/v1`.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]

@@ -4,14 +4,15 @@
 
 use super::convert::{Invalid, frame, reply, request};
 use super::stream::FrameStream;
+use super::streams::{Counted, OpenStreams};
 use super::v1::operation::Operation as Wire;
 use super::{status, v1};
 use crate::domain::{Caller, Fingerprint, InventoryId, Outcome, SessionId};
 use crate::engine::{Call, Engine, Predicted};
+use crate::middleware::{Identity, LimitedPlayer};
 use crate::store::{Key, ListQuery};
 use crate::sync::subscription::SUBSCRIPTION_SLOTS_MAX;
-use crate::sync::{Subscription, SyncSettings, Wishes};
-use futures_util::stream::BoxStream;
+use crate::sync::{Subscription, SyncSettings};
 use prost::Message;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -24,6 +25,7 @@ pub struct Service {
     pub engine: Engine,
     pub catalog_version: String,
     pub sync: SyncSettings,
+    pub streams: OpenStreams,
     /// Becomes true when the service ends.
     pub draining: watch::Receiver<bool>,
     /// The moment that all streams count from.
@@ -44,8 +46,12 @@ impl Done {
 }
 
 /// Who calls; the identity layer has put it there.
+fn identity<T>(request: &Request<T>) -> Result<&Identity, Status> {
+    request.extensions().get().ok_or_else(status::unknown_caller)
+}
+
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    request.extensions().get().cloned().ok_or_else(status::unknown_caller)
+    identity(request).map(|identity| identity.caller.clone())
 }
 
 impl Service {
@@ -259,14 +265,15 @@ impl v1::inventory_service_server::InventoryService for Service {
         Ok(Response::new(v1::TransactResponse { receipt: done.receipt, outcomes }))
     }
 
-    type SubscribeInventoryStream = BoxStream<'static, Result<v1::SubscribeInventoryResponse, Status>>;
+    type SubscribeInventoryStream = Counted<Result<v1::SubscribeInventoryResponse, Status>>;
 
     async fn subscribe_inventory(
         &self,
         request: Request<v1::SubscribeInventoryRequest>,
     ) -> Result<Response<Self::SubscribeInventoryStream>, Status> {
-        let watches = frame::watches(request.get_ref()).map_err(|invalid| status::invalid(&invalid))?;
-        let (ids, resume): (Vec<InventoryId>, Vec<_>) = watches.into_iter().unzip();
+        let identity = identity(&request)?;
+        let open = self.streams.open(identity).map_err(|refused| status::too_many_streams(&refused))?;
+        let (ids, wishes) = frame::wishes(request.get_ref()).map_err(|invalid| status::invalid(&invalid))?;
         let watched = self.engine.watch(ids.clone()).await.map_err(|refusal| status::refusal(&refusal))?;
         let mut slots = 0;
         for (id, state) in ids.iter().zip(watched.states()) {
@@ -277,12 +284,14 @@ impl v1::inventory_service_server::InventoryService for Service {
             let text = format!("{slots} slots together are more than {SUBSCRIPTION_SLOTS_MAX}; use several streams");
             return Err(status::invalid(&Invalid::new("inventories", "INVALID_SUBSCRIPTION", text)));
         }
-        let v1::SubscribeInventoryRequest { session, notices, .. } = request.into_inner();
-        let session = request::session("session", &session).map_err(|invalid| status::invalid(&invalid))?;
-        let subscription = Subscription::new(self.sync, Wishes { resume, session, notices });
+        let subscription = Subscription::new(self.sync, wishes);
         let (draining, start) = (self.draining.clone(), self.start);
         let stream = FrameStream { watched, subscription, draining, start }.into_stream();
-        Ok(Response::new(Box::pin(stream)))
+        let mut response = Response::new(open.count(Box::pin(stream)));
+        if let Some(player) = &identity.player {
+            response.extensions_mut().insert(LimitedPlayer(player.clone()));
+        }
+        Ok(response)
     }
 
     async fn report_desync(

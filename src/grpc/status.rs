@@ -3,6 +3,7 @@
 //! No text of an inner error reaches a caller, only what the caller can act upon.
 
 use super::convert::Invalid;
+use super::streams::TooManyStreams;
 use crate::domain::{InventoryId, Rejection, RejectionCause};
 use crate::engine::Refusal;
 use crate::store::StoreError;
@@ -27,6 +28,23 @@ pub fn inventory_not_found(id: &InventoryId) -> Status {
 pub fn unknown_caller() -> Status {
     let text = "name the caller in the metadata slotcast-caller: 1 to 128 bytes, no control characters";
     Status::with_error_details(Code::Unauthenticated, text, details("UNKNOWN_CALLER", []))
+}
+
+pub fn unknown_player() -> Status {
+    let text =
+        "name the player in the metadata slotcast-player: 1 to 128 bytes, no control characters; or leave it out";
+    Status::with_error_details(Code::Unauthenticated, text, details("UNKNOWN_PLAYER", []))
+}
+
+/// The caller sends requests faster than it may; after `retry_after` one more is accepted.
+pub fn rate_limited(retry_after: Duration) -> Status {
+    quota("RATE_LIMITED", "caller", "too many requests from this caller; send them more slowly", retry_after)
+}
+
+pub fn too_many_streams(refused: &TooManyStreams) -> Status {
+    let streams_max = refused.streams_max;
+    let text = format!("at most {streams_max} streams may be open at once; close one, or follow more on each");
+    quota("TOO_MANY_STREAMS", &refused.opener, &text, Duration::from_secs(1))
 }
 
 /// The service ends; another replica, or the same after its restart, goes on.
@@ -68,9 +86,7 @@ fn store(error: &StoreError) -> Status {
     match error {
         StoreError::Full { .. } => {
             let text = "the service has no room to store this; reads go on, mutations again once there is room";
-            let mut details = details("STORE_FULL", []);
-            details.add_quota_failure_violation("store", text).set_retry_info(Some(Duration::from_secs(1)));
-            Status::with_error_details(Code::ResourceExhausted, text, details)
+            quota("STORE_FULL", "store", text, Duration::from_secs(1))
         }
         StoreError::Unavailable { .. } => {
             retry(Code::Unavailable, "STORE_UNAVAILABLE", "the store is away; try again", Duration::from_secs(1))
@@ -174,6 +190,12 @@ fn retry(code: Code, reason: &'static str, text: &str, after: Duration) -> Statu
     let mut details = details(reason, []);
     details.set_retry_info(Some(after));
     Status::with_error_details(code, text, details)
+}
+
+fn quota(reason: &'static str, subject: &str, text: &str, retry_after: Duration) -> Status {
+    let mut details = details(reason, []);
+    details.add_quota_failure_violation(subject, text).set_retry_info(Some(retry_after));
+    Status::with_error_details(Code::ResourceExhausted, text, details)
 }
 
 fn details(reason: &'static str, metadata: impl IntoIterator<Item = (&'static str, String)>) -> ErrorDetails {

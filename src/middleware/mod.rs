@@ -1,5 +1,9 @@
 //! Tower layers around the service, one a file. Their order is one list, in `server.rs`.
 
+pub mod admission;
 pub mod identity;
+pub mod sync_limit;
 
-pub use identity::IdentityLayer;
+pub use admission::{Admission, AdmissionLayer, AdmissionSettings};
+pub use identity::{Identity, IdentityLayer};
+pub use sync_limit::{LimitedPlayer, SyncLimitLayer, SyncRate};

@@ -4,11 +4,11 @@ use super::{Invalid, reply, request};
 use crate::domain::{Attributes, Count, Digest, Epoch, InventoryId, ItemCode, Revision, Slot, Stack};
 use crate::grpc::v1;
 use crate::sync::subscription::SUBSCRIPTION_INVENTORIES_MAX;
-use crate::sync::{ChangeKind, Cursor, Frame, FrameBody, FullReason, InventoryFrame, Note, SlotChange};
+use crate::sync::{ChangeKind, Cursor, Frame, FrameBody, FullReason, InventoryFrame, Note, SlotChange, Wishes};
 use std::collections::HashSet;
 
-/// The inventories to follow, each with the cursor from which its reader resumes.
-pub fn watches(request: &v1::SubscribeInventoryRequest) -> Result<Vec<(InventoryId, Option<Cursor>)>, Invalid> {
+/// The inventories to follow, and how.
+pub fn wishes(request: &v1::SubscribeInventoryRequest) -> Result<(Vec<InventoryId>, Wishes), Invalid> {
     let wanted = request.inventories.len();
     if wanted == 0 || wanted > SUBSCRIPTION_INVENTORIES_MAX {
         let text = format!("1 to {SUBSCRIPTION_INVENTORIES_MAX} inventories are possible on one stream, not {wanted}");
@@ -28,7 +28,10 @@ pub fn watches(request: &v1::SubscribeInventoryRequest) -> Result<Vec<(Inventory
             .and_then(|cursor| Some(Cursor { epoch: Epoch::new(cursor.epoch)?, revision: Revision(cursor.revision) }));
         Ok((id, cursor))
     };
-    request.inventories.iter().enumerate().map(parse).collect()
+    let watches = request.inventories.iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let (ids, resume) = watches.into_iter().unzip();
+    let session = request::session("session", &request.session)?;
+    Ok((ids, Wishes { resume, session, notices: request.notices }))
 }
 
 pub fn message(frame: &Frame) -> v1::SubscribeInventoryResponse {

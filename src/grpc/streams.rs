@@ -1,0 +1,147 @@
+//! How many streams are open, counted by whoever opened them: the player named, else the caller.
+
+use crate::domain::{Caller, PlayerId};
+use crate::middleware::Identity;
+use futures_util::stream::{BoxStream, Stream};
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamSettings {
+    /// Streams that may be open for one player.
+    pub per_player_max: u32,
+    /// Streams that a caller may have open without naming a player.
+    pub per_caller_max: u32,
+}
+
+impl Default for StreamSettings {
+    fn default() -> Self {
+        Self { per_player_max: 16, per_caller_max: 10_000 }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct OpenStreams {
+    settings: StreamSettings,
+    counts: Arc<Mutex<HashMap<Opener, u32>>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Opener {
+    Player(PlayerId),
+    Caller(Caller),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TooManyStreams {
+    /// The player or caller, as `player:NAME` or `caller:NAME`.
+    pub opener: String,
+    pub streams_max: u32,
+}
+
+/// One open stream: it counts until this is dropped.
+#[derive(Debug)]
+pub struct OpenStream {
+    opener: Opener,
+    counts: Arc<Mutex<HashMap<Opener, u32>>>,
+}
+
+/// A stream that counts for as long as it is there.
+pub struct Counted<T> {
+    stream: BoxStream<'static, T>,
+    _open: OpenStream,
+}
+
+impl OpenStreams {
+    pub fn new(settings: StreamSettings) -> Self {
+        Self { settings, counts: Arc::default() }
+    }
+
+    pub fn open(&self, identity: &Identity) -> Result<OpenStream, TooManyStreams> {
+        let (opener, streams_max) = match &identity.player {
+            Some(player) => (Opener::Player(player.clone()), self.settings.per_player_max),
+            None => (Opener::Caller(identity.caller.clone()), self.settings.per_caller_max),
+        };
+        let mut counts = lock(&self.counts);
+        let open = counts.get(&opener).copied().unwrap_or_default();
+        if open >= streams_max {
+            return Err(TooManyStreams { opener: opener.to_string(), streams_max });
+        }
+        counts.insert(opener.clone(), open + 1);
+        drop(counts);
+        Ok(OpenStream { opener, counts: self.counts.clone() })
+    }
+}
+
+impl OpenStream {
+    pub fn count<T>(self, stream: BoxStream<'static, T>) -> Counted<T> {
+        Counted { stream, _open: self }
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let mut counts = lock(&self.counts);
+        match counts.get_mut(&self.opener) {
+            Some(open) if *open > 1 => *open -= 1,
+            Some(_) | None => {
+                counts.remove(&self.opener);
+            }
+        }
+    }
+}
+
+impl<T> Stream for Counted<T> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
+        self.stream.as_mut().poll_next(context)
+    }
+}
+
+impl std::fmt::Display for Opener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Player(player) => write!(f, "player:{player}"),
+            Self::Caller(caller) => write!(f, "caller:{caller}"),
+        }
+    }
+}
+
+/// No count is ever left half changed, so a panic elsewhere spoils nothing.
+fn lock(counts: &Mutex<HashMap<Opener, u32>>) -> MutexGuard<'_, HashMap<Opener, u32>> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(caller: &str, player: Option<&str>) -> Identity {
+        let player = player.map(|player| PlayerId::new(player).expect("a name"));
+        Identity { caller: Caller::new(caller).expect("a name"), player }
+    }
+
+    #[test]
+    fn streams_count_for_the_player_whoever_opens_them_and_without_one_for_the_caller() {
+        let streams = OpenStreams::new(StreamSettings { per_player_max: 2, per_caller_max: 1 });
+        let first = streams.open(&identity("lobby", Some("steve"))).expect("the first");
+        let _second = streams.open(&identity("arena", Some("steve"))).expect("the second");
+        let third = streams.open(&identity("lobby", Some("steve")));
+        assert_eq!(third.err(), Some(TooManyStreams { opener: "player:steve".into(), streams_max: 2 }));
+        let _other = streams.open(&identity("lobby", Some("alex"))).expect("another player");
+        let _own = streams.open(&identity("lobby", None)).expect("the caller's own");
+        assert!(streams.open(&identity("lobby", None)).is_err());
+        drop(first);
+        assert!(streams.open(&identity("lobby", Some("steve"))).is_ok(), "one was closed");
+    }
+
+    #[test]
+    fn nothing_is_kept_of_who_has_closed_all() {
+        let streams = OpenStreams::new(StreamSettings::default());
+        drop((streams.open(&identity("lobby", Some("steve"))), streams.open(&identity("lobby", Some("steve")))));
+        assert!(lock(&streams.counts).is_empty());
+    }
+}

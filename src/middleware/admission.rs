@@ -1,0 +1,87 @@
+//! How many requests a caller may send: so many a second, and a burst. Beyond, RESOURCE_EXHAUSTED says when to come back.
+
+use super::Identity;
+use crate::domain::Caller;
+use crate::grpc::status;
+use governor::clock::QuantaInstant;
+use governor::middleware::NoOpMiddleware;
+use http::Request;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::body::Body;
+use tower_governor::GovernorLayer;
+use tower_governor::errors::GovernorError;
+use tower_governor::governor::{GovernorConfig, GovernorConfigBuilder};
+use tower_governor::key_extractor::KeyExtractor;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdmissionSettings {
+    /// Requests that one caller may send in a second, in the long run; 0 is no limit.
+    pub per_second: u32,
+    /// Requests that it may send at once, after a rest.
+    pub burst: u32,
+}
+
+impl Default for AdmissionSettings {
+    fn default() -> Self {
+        Self { per_second: 20_000, burst: 4_000 }
+    }
+}
+
+type NoMiddleware = NoOpMiddleware<QuantaInstant>;
+pub type AdmissionLayer = GovernorLayer<ByCaller, NoMiddleware, Body>;
+
+/// Counts requests by caller.
+pub struct Admission {
+    config: Arc<GovernorConfig<ByCaller, NoMiddleware>>,
+    period: Duration,
+}
+
+impl Admission {
+    /// None without a limit.
+    pub fn new(settings: AdmissionSettings) -> Option<Self> {
+        // The interval after which one more request may come: `per_second` of the builder is that one in seconds.
+        let period = Duration::from_secs(1).checked_div(settings.per_second)?;
+        let mut builder = GovernorConfigBuilder::default().key_extractor(ByCaller);
+        let config = builder.period(period).burst_size(settings.burst.max(1)).finish()?;
+        Some(Self { config: Arc::new(config), period })
+    }
+
+    pub fn layer(&self) -> AdmissionLayer {
+        // The error tells the wait in whole seconds only. Whoever is refused waits for one more request to be due, so at
+        // most one interval.
+        let retry_after = Duration::from_millis(self.period.as_micros().div_ceil(1_000).max(1) as u64);
+        GovernorLayer::new(self.config.clone()).error_handler(move |error| {
+            let status = match error {
+                GovernorError::TooManyRequests { .. } => status::rate_limited(retry_after),
+                GovernorError::UnableToExtractKey | GovernorError::Other { .. } => status::unknown_caller(),
+            };
+            status.into_http()
+        })
+    }
+
+    /// Forgets the callers that have rested. The limiter never does so by itself.
+    pub fn forget_rested(&self) {
+        let limiter = self.config.limiter();
+        limiter.retain_recent();
+        limiter.shrink_to_fit();
+    }
+
+    /// Callers that are remembered.
+    pub fn callers(&self) -> usize {
+        self.config.limiter().len()
+    }
+}
+
+/// The identity layer has put the caller there.
+#[derive(Debug, Clone, Copy)]
+pub struct ByCaller;
+
+impl KeyExtractor for ByCaller {
+    type Key = Caller;
+
+    fn extract<T>(&self, request: &Request<T>) -> Result<Caller, GovernorError> {
+        let identity = request.extensions().get::<Identity>().ok_or(GovernorError::UnableToExtractKey)?;
+        Ok(identity.caller.clone())
+    }
+}

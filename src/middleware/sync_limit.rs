@@ -1,0 +1,306 @@
+//! The limit of syncs per player, around the bodies of responses: a stream is not asked for its next frame before its
+//! player has a permit. So the limit only makes frames later, and what is computed later holds the newest state.
+//!
+//! The handler names the player in the response's extensions, as a [`LimitedPlayer`]; a response without one passes as it
+//! is. A permit is taken only when a body frame really comes, and one message is one body frame (`grpc::codec`).
+
+use crate::domain::PlayerId;
+use crate::sync::{Moment, SyncLimit, Ticket, Turn, limit::GRANT_LIFE};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use pin_project_lite::pin_project;
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use tokio::time::{Instant, Sleep};
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+/// In a response's extensions: its body frames are this player's syncs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitedPlayer(pub PlayerId);
+
+/// The limit, in syncs a second for each player; 0 is none. Clones share it. A change holds for frames that are asked for
+/// from then on; a stream that waits notices within a second.
+#[derive(Debug, Clone)]
+pub struct SyncRate(Arc<AtomicU32>);
+
+impl SyncRate {
+    pub fn new(per_second_max: u32) -> Self {
+        Self(Arc::new(AtomicU32::new(per_second_max)))
+    }
+
+    pub fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub fn set(&self, per_second_max: u32) {
+        self.0.store(per_second_max, Ordering::Relaxed);
+    }
+}
+
+impl Default for SyncRate {
+    fn default() -> Self {
+        Self::new(10)
+    }
+}
+
+/// The players that have streams open, or had within the last second. Clones share them.
+#[derive(Debug, Clone)]
+pub struct SyncLimitLayer(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    rate: SyncRate,
+    /// The moment that the limits count from.
+    start: Instant,
+    players: Mutex<Players>,
+}
+
+#[derive(Debug, Default)]
+struct Players {
+    open: HashMap<PlayerId, Entry>,
+    /// Players whose last stream has ended, and when they may be forgotten; the earliest first. Not before their last
+    /// grant is over, or to reconnect would be to begin anew.
+    left: VecDeque<(Moment, PlayerId)>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    player: Arc<Mutex<Player>>,
+    streams: usize,
+}
+
+#[derive(Debug, Default)]
+struct Player {
+    limit: SyncLimit,
+    /// Of the streams that wait.
+    wakers: Vec<(Ticket, Waker)>,
+}
+
+impl SyncLimitLayer {
+    pub fn new(rate: SyncRate) -> Self {
+        Self(Arc::new(Shared { rate, start: Instant::now(), players: Mutex::default() }))
+    }
+
+    /// Forgets the players that have been gone for a second. Every stream that opens or ends does so too; this is for
+    /// when none does any more.
+    pub fn forget_gone(&self) {
+        let now = self.0.now();
+        lock(&self.0.players).forget_gone(now);
+    }
+
+    /// Players that are remembered.
+    pub fn players(&self) -> usize {
+        lock(&self.0.players).open.len()
+    }
+}
+
+impl<S> Layer<S> for SyncLimitLayer {
+    type Service = SyncLimited<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SyncLimited { inner, shared: self.0.clone() }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct SyncLimited<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S, B> Service<Request<B>> for SyncLimited<S>
+where
+    S: Service<Request<B>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = LimitedFuture<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        LimitedFuture { inner: self.inner.call(request), shared: self.shared.clone() }
+    }
+}
+
+pin_project! {
+    pub struct LimitedFuture<F> {
+        #[pin]
+        inner: F,
+        shared: Arc<Shared>,
+    }
+}
+
+impl<F, E> Future for LimitedFuture<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.inner.poll(context))?;
+        let Some(LimitedPlayer(player)) = response.extensions_mut().remove() else { return Poll::Ready(Ok(response)) };
+        let place = this.shared.open(player);
+        Poll::Ready(Ok(response.map(|inner| Body::new(LimitedBody { inner, place, wait: None }))))
+    }
+}
+
+impl Shared {
+    fn now(&self) -> Moment {
+        self.start.elapsed()
+    }
+
+    fn open(self: &Arc<Self>, id: PlayerId) -> Place {
+        let mut players = lock(&self.players);
+        players.forget_gone(self.now());
+        let entry = players.open.entry(id.clone()).or_default();
+        entry.streams += 1;
+        Place { shared: self.clone(), id, player: entry.player.clone(), ticket: None }
+    }
+
+    fn close(&self, id: &PlayerId) {
+        let mut players = lock(&self.players);
+        let now = self.now();
+        if let Some(entry) = players.open.get_mut(id) {
+            entry.streams -= 1;
+            if entry.streams == 0 {
+                players.left.push_back((now + GRANT_LIFE, id.clone()));
+            }
+        }
+        players.forget_gone(now);
+    }
+}
+
+impl Players {
+    fn forget_gone(&mut self, now: Moment) {
+        while let Some((_, id)) = self.left.pop_front_if(|(due, _)| *due <= now) {
+            let gone = |entry: &Entry| entry.streams == 0 && lock(&entry.player).limit.is_idle(now);
+            if self.open.get(&id).is_some_and(gone) {
+                self.open.remove(&id);
+            }
+        }
+    }
+}
+
+/// One stream's place among those of its player; given up when it is dropped.
+#[derive(Debug)]
+struct Place {
+    shared: Arc<Shared>,
+    id: PlayerId,
+    player: Arc<Mutex<Player>>,
+    /// Of a stream that waits.
+    ticket: Option<Ticket>,
+}
+
+/// A permit is missing until then.
+struct Wait(Moment);
+
+impl Place {
+    /// Asks for a frame if the player has a permit for it.
+    ///
+    /// The player's lock is held meanwhile, so that between the look at the limit and the record of the frame there is no
+    /// other stream's frame. The time that counts is the one afterwards, when the frame is there.
+    fn poll_inner(&mut self, inner: Pin<&mut Body>, context: &mut Context<'_>) -> Result<PolledFrame, Wait> {
+        let mut player = lock(&self.player);
+        player.limit.handle_setting(self.shared.rate.get());
+        if let Turn::Wait { ticket, until } = player.limit.poll_turn(self.ticket, self.shared.now()) {
+            self.ticket = Some(ticket);
+            player.wake_with(ticket, context.waker());
+            return Err(Wait(until));
+        }
+        let polled = http_body::Body::poll_frame(inner, context);
+        let ticket = self.ticket.take();
+        let is_sync = matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data());
+        let move_up = if is_sync {
+            player.handle_sent(ticket, self.shared.now());
+            Vec::new()
+        } else {
+            player.handle_left(ticket)
+        };
+        drop(player);
+        move_up.into_iter().for_each(Waker::wake);
+        Ok(polled)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let move_up = lock(&self.player).handle_left(self.ticket);
+        move_up.into_iter().for_each(Waker::wake);
+        self.shared.close(&self.id);
+    }
+}
+
+impl Player {
+    fn wake_with(&mut self, ticket: Ticket, waker: &Waker) {
+        match self.wakers.iter_mut().find(|(waiting, _)| *waiting == ticket) {
+            Some((_, known)) => known.clone_from(waker),
+            None => self.wakers.push((ticket, waker.clone())),
+        }
+    }
+
+    fn handle_sent(&mut self, ticket: Option<Ticket>, now: Moment) {
+        self.limit.handle_sent(ticket, now);
+        self.wakers.retain(|(waiting, _)| Some(*waiting) != ticket);
+    }
+
+    /// Those who wait behind a stream that left the row without sending: they may look again.
+    fn handle_left(&mut self, ticket: Option<Ticket>) -> Vec<Waker> {
+        let left = self.limit.handle_left(ticket);
+        self.wakers.retain(|(waiting, _)| Some(*waiting) != ticket);
+        let behind = self.wakers.iter().filter(|(waiting, _)| left && Some(*waiting) > ticket);
+        behind.map(|(_, waker)| waker.clone()).collect()
+    }
+}
+
+type PolledFrame = Poll<Option<Result<Frame<Bytes>, Status>>>;
+
+/// A body that waits for its player's permits.
+struct LimitedBody {
+    inner: Body,
+    place: Place,
+    /// Made when the stream has to wait for the first time; most never do.
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+impl http_body::Body for LimitedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> PolledFrame {
+        let this = self.get_mut();
+        loop {
+            let until = match this.place.poll_inner(Pin::new(&mut this.inner), context) {
+                Ok(polled) => return polled,
+                Err(Wait(until)) => this.place.shared.start + until,
+            };
+            let wait = this.wait.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+            if wait.deadline() != until {
+                wait.as_mut().reset(until);
+            }
+            ready!(wait.as_mut().poll(context));
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// What is under these locks is changed in steps that cannot fail; a panic in a stream's own code spoils none of it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
