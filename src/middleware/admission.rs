@@ -85,3 +85,32 @@ impl KeyExtractor for ByCaller {
         Ok(identity.caller.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Response;
+    use std::convert::Infallible;
+    use tower::{Layer, ServiceExt, service_fn};
+
+    #[tokio::test]
+    async fn a_caller_that_has_rested_is_forgotten() {
+        let admission = Admission::new(AdmissionSettings { per_second: 1_000, burst: 1 }).expect("a limit");
+        let handler =
+            service_fn(|_: Request<()>| std::future::ready(Ok::<_, Infallible>(Response::new(Body::empty()))));
+        let mut request = Request::new(());
+        let caller = Caller::new("lobby").expect("a name");
+        request.extensions_mut().insert(Identity { caller, player: None });
+        admission.layer().layer(handler).oneshot(request).await.expect("infallible");
+        assert_eq!(admission.callers(), 1);
+        // The limiter's clock is its own and cannot be paused.
+        std::thread::sleep(Duration::from_millis(5));
+        admission.forget_rested();
+        assert_eq!(admission.callers(), 0);
+    }
+
+    #[test]
+    fn no_requests_a_second_is_no_limit() {
+        assert!(Admission::new(AdmissionSettings { per_second: 0, burst: 1 }).is_none());
+    }
+}
