@@ -1,8 +1,10 @@
 //! The protobuf codec with small buffers: an idle stream holds little, and one message is one body frame.
 
+use super::status;
 use prost::Message;
 use std::marker::PhantomData;
-use tonic::codec::{BufferSettings, Codec};
+use tonic::Status;
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 /// What a stream's buffers hold at first, in bytes; they grow with a larger message. A delta frame is smaller.
@@ -27,13 +29,36 @@ where
     type Encode = T;
     type Decode = U;
     type Encoder = ProstEncoder<T>;
-    type Decoder = ProstDecoder<U>;
+    type Decoder = SmallBufferDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
         ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER_BYTES, YIELD_BYTES))
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER_BYTES, YIELD_BYTES))
+        SmallBufferDecoder(ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)))
     }
+}
+
+/// A request that cannot be read is its caller's mistake and no internal error; a reply that cannot be read stays one.
+#[derive(Debug, Clone)]
+pub struct SmallBufferDecoder<U>(ProstDecoder<U>);
+
+impl<U: Message + Default> Decoder for SmallBufferDecoder<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        let decoded = self.0.decode(buffer);
+        decoded.map_err(|error| if is_request::<U>() { status::malformed(error.message()) } else { error })
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        self.0.buffer_settings()
+    }
+}
+
+/// The generated code has one codec for both directions. buf's lint sees to it that requests, and only they, are named so.
+fn is_request<U>() -> bool {
+    std::any::type_name::<U>().ends_with("Request")
 }

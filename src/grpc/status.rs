@@ -21,6 +21,11 @@ pub fn invalid(invalid: &Invalid) -> Status {
     Status::with_error_details(Code::InvalidArgument, invalid.to_string(), details)
 }
 
+/// Bytes that are no request at all; `problem` says where they went wrong.
+pub fn malformed(problem: &str) -> Status {
+    Status::with_error_details(Code::InvalidArgument, problem, details("MALFORMED", []))
+}
+
 pub fn inventory_not_found(id: &InventoryId) -> Status {
     rejection(&Rejection { operation: 0, cause: RejectionCause::InventoryNotFound { id: id.clone() } })
 }
