@@ -1,6 +1,6 @@
 //! The catalog as a TOML file. The format is told at the head of `catalog_file/default.toml`, the catalog that is built in.
 
-use crate::domain::catalog::{CatalogSource, RecipeSource};
+use crate::domain::catalog::{COUNT_MAX, CatalogSource, RecipeSource};
 use crate::domain::{Catalog, Count, Fingerprint, ItemCode, Recipe};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -45,7 +45,18 @@ fn parse(text: &str, path: &Path) -> Result<Catalog, CatalogFileError> {
         path: path.to_owned(),
         problem: error.to_string().trim_end().to_owned(),
     })?;
-    Catalog::new(file.into()).map_err(|problems| CatalogFileError::Invalid { path: path.to_owned(), problems })
+    let mut problems: Vec<String> = file.items.iter().filter_map(unsayable).collect();
+    match Catalog::new(file.into()) {
+        Ok(catalog) if problems.is_empty() => return Ok(catalog),
+        Ok(_) => {}
+        Err(more) => problems.extend(more),
+    }
+    Err(CatalogFileError::Invalid { path: path.to_owned(), problems })
+}
+
+/// A stack that no request could name.
+fn unsayable(item: &ItemEntry) -> Option<String> {
+    (item.max_stack > COUNT_MAX).then(|| format!("item {:?}: max_stack must be at most {COUNT_MAX}", item.id))
 }
 
 fn counted(problems: &[String]) -> String {
@@ -211,6 +222,8 @@ mod tests {
     fn a_misspelt_key_a_negative_number_and_a_missing_file_are_told_with_their_place() {
         let told = problem("items = []\nlayuots = []");
         assert!(told.contains("line 2") && told.contains("layuots"), "{told}");
+        let told = problem("items = [{ id = 'a', code = 1, max_stack = 2147483648 }]\nlayouts = []");
+        assert!(told.contains("item \"a\": max_stack must be at most 2147483647"), "{told}");
         let told = problem("items = [{ id = 'a', code = -1, max_stack = 1 }]\nlayouts = []");
         assert!(told.contains("line 1") && told.contains("-1"), "{told}");
         let told = read("/no/such/catalog.toml").expect_err("there is none").to_string();

@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 /// The most slots a layout may have; it bounds the size of a frame.
 pub const LAYOUT_SLOTS_MAX: usize = 1024;
+/// The most items of one stack or of one request, held to where catalogs and requests come in. What a language without
+/// unsigned numbers sends as negative lies above it.
+pub const COUNT_MAX: u32 = i32::MAX as u32;
 /// The longest id of an item, recipe or section, in bytes.
 pub const CATALOG_NAME_BYTES_MAX: usize = 64;
 

@@ -1,6 +1,7 @@
 //! From requests to mutations. Everything is parsed here, once; what cannot be said is refused with the field's name.
 
 use super::Invalid;
+use crate::domain::catalog::COUNT_MAX;
 use crate::domain::mutation::{OPERATIONS_MAX, Taken};
 use crate::domain::{
     Attributes, Catalog, Count, Digest, IdempotencyKey, InventoryId, ItemCode, LayoutId, Mutation, Operation, PlayerId,
@@ -187,6 +188,10 @@ fn slot(field: &str, slot: u32) -> Parsed<Slot> {
 }
 
 fn count(field: &str, count: u32) -> Parsed<Count> {
+    if count > COUNT_MAX {
+        let text = format!("must be at most {COUNT_MAX}; {count} may have been a negative number");
+        return Err(Invalid::new(field, "INVALID_COUNT", text));
+    }
     Count::new(count).ok_or_else(|| Invalid::new(field, "INVALID_COUNT", "must be at least 1"))
 }
 
