@@ -33,6 +33,13 @@ use uuid::Uuid;
 
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What may lie unread on one stream. Beyond, the service waits and conflates: a reader that was away for long finds few
+/// frames instead of a long history.
+const STREAM_WINDOW_BYTES: u32 = 65_535;
+/// All that HTTP/2 allows. What lies unread is bounded by the streams' windows; this one also tells h2 how many small unread
+/// frames are no attack. By default about 10,900, and one stream that nobody reads could bring more and cost all others their
+/// connection; so it takes about 1,000 streams that nobody reads.
+const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 
 /// The generated client, with the caller's name on every call.
 pub type Rpc = InventoryServiceClient<InterceptedService<Channel, NameCaller>>;
@@ -78,6 +85,8 @@ impl Client {
         let channel = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_while_idle(true)
             .connect_lazy();
