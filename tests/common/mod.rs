@@ -1,0 +1,267 @@
+//! A server in this process, over a store in memory, and the words that the tests of it share.
+
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its own part, and may fail where it stands")]
+
+mod memory_store;
+
+pub use memory_store::MemoryStore;
+
+use slotcast::catalog_file::default_catalog;
+use slotcast::client::{Client, fresh_context};
+use slotcast::domain::{Edit, Revision};
+use slotcast::grpc::convert::frame::inventory_frame;
+use slotcast::grpc::v1;
+use slotcast::grpc::v1::operation::Operation;
+use slotcast::server::{RunningServer, ServerSettings};
+use slotcast::sync::{Replica, SyncSettings, Windows};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt;
+
+/// Longer than anything here takes; only a failure waits for it.
+const WAIT: Duration = Duration::from_secs(10);
+
+pub struct TestServer {
+    pub running: RunningServer,
+    pub store: Arc<MemoryStore>,
+    pub client: Client,
+}
+
+/// Every change at once, as a delta while it is small: what happens is seen as it is.
+pub fn at_once() -> SyncSettings {
+    SyncSettings { windows: Windows::NONE, ..SyncSettings::default() }
+}
+
+impl TestServer {
+    pub async fn start(sync: SyncSettings) -> Self {
+        let store = Arc::new(MemoryStore::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let settings = ServerSettings { sync, ..ServerSettings::default() };
+        let running = RunningServer::start(listener, store.clone(), Arc::new(default_catalog()), settings).unwrap();
+        let client = Client::new(&running.uri(), "test").unwrap();
+        Self { running, store, client }
+    }
+
+    pub fn client_named(&self, caller: &str) -> Client {
+        Client::new(&self.running.uri(), caller).unwrap()
+    }
+
+    pub async fn create(&self, id: &str, layout: &str, stacks: &[(u32, &str, u32)]) -> v1::InventoryVersion {
+        let stacks = stacks.iter().map(|(slot, item, count)| slot_stack(*slot, item, *count)).collect();
+        let create =
+            v1::CreateInventory { inventory_id: id.into(), layout: layout.into(), stacks, owner: String::new() };
+        let receipt = self.mutate(Operation::Create(create)).await.unwrap();
+        receipt.inventories.into_iter().next().unwrap()
+    }
+
+    /// With a key of its own.
+    pub async fn mutate(&self, operation: Operation) -> Result<v1::MutationReceipt, Status> {
+        self.client.mutate(fresh_context(), operation).await
+    }
+
+    /// Several at once, in one commit.
+    pub async fn transact(&self, operations: Vec<Operation>) -> Result<v1::TransactResponse, Status> {
+        let operations = operations.into_iter().map(|operation| v1::Operation { operation: Some(operation) }).collect();
+        let request = v1::TransactRequest { context: Some(fresh_context()), operations };
+        self.client.rpc().transact(request).await.map(tonic::Response::into_inner)
+    }
+
+    pub async fn get(&self, id: &str) -> v1::Inventory {
+        let request = v1::GetInventoryRequest { inventory_id: id.into() };
+        self.client.rpc().get_inventory(request).await.unwrap().into_inner().inventory.unwrap()
+    }
+
+    pub async fn version(&self, id: &str) -> v1::InventoryVersion {
+        self.get(id).await.version.unwrap()
+    }
+
+    /// How many items of any kind there are in it.
+    pub async fn held(&self, id: &str) -> u32 {
+        self.get(id).await.stacks.iter().filter_map(|entry| entry.stack.as_ref()).map(|stack| stack.count).sum()
+    }
+
+    pub async fn subscribe(&self, watches: &[(&str, Option<v1::Cursor>)]) -> Subscriber {
+        self.subscribe_as(v1::SubscribeInventoryRequest::default(), watches).await
+    }
+
+    /// As a session, or with other wishes.
+    pub async fn subscribe_as(
+        &self,
+        wishes: v1::SubscribeInventoryRequest,
+        watches: &[(&str, Option<v1::Cursor>)],
+    ) -> Subscriber {
+        let watch = |(id, resume): &(&str, _)| v1::Watch { inventory_id: (*id).to_owned(), resume: *resume };
+        let request = v1::SubscribeInventoryRequest { inventories: watches.iter().map(watch).collect(), ..wishes };
+        let stream = self.client.rpc().subscribe_inventory(request).await.unwrap().into_inner();
+        let mut subscriber = Subscriber::new(stream, watches.len());
+        for (told, (_, resume)) in subscriber.told.iter_mut().zip(watches) {
+            *told = resume.map(|cursor| Revision(cursor.revision));
+        }
+        subscriber
+    }
+}
+
+/// A stream, and what its reader has by it.
+pub struct Subscriber {
+    stream: Streaming<v1::SubscribeInventoryResponse>,
+    pub replicas: Vec<Option<Replica>>,
+    /// The revision that the stream itself, or the cursor, has brought each to; predictions may be ahead of it.
+    told: Vec<Option<Revision>>,
+}
+
+impl Subscriber {
+    pub fn new(stream: Streaming<v1::SubscribeInventoryResponse>, inventories: usize) -> Self {
+        Self { stream, replicas: vec![None; inventories], told: vec![None; inventories] }
+    }
+
+    /// The next message, applied; a frame that does not fit fails the test.
+    pub async fn next(&mut self) -> v1::SubscribeInventoryResponse {
+        self.end_or_next().await.expect("the stream goes on")
+    }
+
+    pub async fn end_or_next(&mut self) -> Result<v1::SubscribeInventoryResponse, Status> {
+        let message = tokio::time::timeout(WAIT, self.stream.message()).await.expect("a message in time")?;
+        let message = message.expect("a stream ends with a status only");
+        for change in &message.changes {
+            let position = change.inventory as usize;
+            let replica = &mut self.replicas[position];
+            if change.deleted {
+                *replica = None;
+                continue;
+            }
+            let frame = inventory_frame(change, self.told[position]).expect("a change that makes sense");
+            *replica = Some(Replica::apply(replica.as_ref(), &frame).expect("a frame that fits"));
+            self.told[position] = replica.as_ref().map(|replica| replica.contents.revision());
+        }
+        Ok(message)
+    }
+
+    pub fn revision(&self, position: usize) -> u64 {
+        self.replicas[position].as_ref().map_or(0, |replica| replica.contents.revision().0)
+    }
+
+    pub async fn read_until(&mut self, position: usize, revision: u64) {
+        while self.revision(position) < revision {
+            self.next().await;
+        }
+    }
+
+    /// Nothing comes for as long as this.
+    pub async fn expect_silence(&mut self, wait: Duration) {
+        let message = tokio::time::timeout(wait, self.stream.message()).await;
+        assert!(message.is_err(), "nothing was due, but {message:?} came");
+    }
+
+    /// Applies a change before the service has, as a client that predicts it; the digest that it expects.
+    pub fn predict(&mut self, position: usize, edits: &[Edit]) -> v1::Digest {
+        let replica = self.replicas[position].as_mut().unwrap();
+        replica.contents = replica.contents.advanced(replica.contents.revision().next(), edits);
+        let digest = replica.contents.digest();
+        v1::Digest { a: digest.a, b: digest.b }
+    }
+
+    pub fn cursor(&self, position: usize) -> v1::Cursor {
+        let cursor = self.replicas[position].as_ref().unwrap().cursor();
+        v1::Cursor { epoch: cursor.epoch.get(), revision: cursor.revision.0 }
+    }
+
+    /// Whether the reader has exactly this: epoch, revision, digest and content.
+    pub fn assert_is_at(&self, position: usize, inventory: &v1::Inventory) {
+        let replica = self.replicas[position].as_ref().unwrap();
+        let version = inventory.version.as_ref().unwrap();
+        let digest = replica.contents.digest();
+        assert_eq!((replica.epoch.get(), self.revision(position)), (version.epoch, version.revision));
+        assert_eq!(Some(v1::Digest { a: digest.a, b: digest.b }), version.digest);
+        let held: Vec<_> =
+            replica.contents.stacks().map(|(slot, stack)| (u32::from(slot.0), stack.count.get())).collect();
+        let stacks = inventory.stacks.iter().map(|entry| (entry.slot, entry.stack.as_ref().unwrap().count));
+        assert_eq!(held, stacks.collect::<Vec<_>>());
+    }
+}
+
+pub fn stack(item: &str, count: u32) -> v1::Stack {
+    v1::Stack { item: item.into(), count, ..v1::Stack::default() }
+}
+
+pub fn slot_stack(slot: u32, item: &str, count: u32) -> v1::SlotStack {
+    v1::SlotStack { slot, stack: Some(stack(item, count)) }
+}
+
+pub fn add(id: &str, item: &str, count: u32) -> Operation {
+    let stack = Some(stack(item, count));
+    Operation::Add(v1::AddItem { inventory_id: id.into(), stack, allow_partial: false })
+}
+
+pub fn remove(id: &str, item: &str, count: u32) -> Operation {
+    let what = Some(quantity(item, count));
+    Operation::Remove(v1::RemoveItem { inventory_id: id.into(), what })
+}
+
+pub fn quantity(item: &str, count: u32) -> v1::ItemQuantity {
+    v1::ItemQuantity { item: item.into(), count, ..v1::ItemQuantity::default() }
+}
+
+pub fn shift(id: &str, from_slot: u32, to_slot: u32, count: Option<u32>) -> Operation {
+    Operation::Move(v1::MoveItem { inventory_id: id.into(), from_slot, to_slot, count })
+}
+
+pub fn drop(id: &str, slot: u32, count: Option<u32>) -> Operation {
+    Operation::Drop(v1::DropItem { inventory_id: id.into(), slot, count })
+}
+
+pub fn craft(id: &str, recipe: &str, times: u32) -> Operation {
+    Operation::Craft(v1::CraftItem { inventory_id: id.into(), recipe: recipe.into(), times })
+}
+
+pub fn set(id: &str, slot: u32, stack: Option<v1::Stack>) -> Operation {
+    Operation::Set(v1::SetSlot { inventory_id: id.into(), slot, stack })
+}
+
+pub fn delete(id: &str) -> Operation {
+    Operation::Delete(v1::DeleteInventory { inventory_id: id.into() })
+}
+
+pub fn transfer(from: &str, to: &str, item: &str, count: u32) -> Operation {
+    Operation::Transfer(v1::TransferItem {
+        from_inventory_id: from.into(),
+        to_inventory_id: to.into(),
+        what: Some(v1::transfer_item::What::Item(quantity(item, count))),
+        ..v1::TransferItem::default()
+    })
+}
+
+pub fn with_key(key: &str) -> v1::MutationContext {
+    v1::MutationContext { idempotency_key: key.into(), ..v1::MutationContext::default() }
+}
+
+/// Code, reason and the field that is at fault, if one is.
+pub type Told = (Code, String, Option<String>);
+
+pub fn told(status: &Status) -> Told {
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap_or_else(|| panic!("{status:?} gives no reason"));
+    assert_eq!(info.domain, "slotcast");
+    let field = details.bad_request().map(|bad| bad.field_violations[0].field.clone());
+    (status.code(), info.reason.clone(), field)
+}
+
+pub fn metadata(status: &Status, name: &str) -> Option<String> {
+    status.get_error_details().error_info()?.metadata.get(name).cloned()
+}
+
+/// What a malformed request is told.
+pub fn invalid(reason: &str, field: &str) -> Told {
+    (Code::InvalidArgument, reason.to_owned(), Some(field.to_owned()))
+}
+
+/// What a request is told that the rules refuse.
+pub fn precondition(reason: &str) -> Told {
+    (Code::FailedPrecondition, reason.to_owned(), None)
+}
+
+pub fn create_named(id: &str) -> Operation {
+    let (inventory_id, layout) = (id.into(), "chest".into());
+    Operation::Create(v1::CreateInventory { inventory_id, layout, ..v1::CreateInventory::default() })
+}

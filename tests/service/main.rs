@@ -1,0 +1,13 @@
+//! The service as its callers have it: real gRPC over loopback. The numbers are those of the adversarial cases.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+#![allow(clippy::needless_update, reason = "messages may get more fields")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod input;
+mod mutations;
+mod raw;
+mod sessions;
+mod statuses;
+mod streams;

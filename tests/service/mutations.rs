@@ -1,0 +1,164 @@
+//! Expectations, transactions and retries.
+
+use crate::common::{
+    TestServer, add, at_once, create_named, drop, metadata, precondition, remove, set, told, transfer, with_key,
+};
+use slotcast::client::fresh_context;
+use slotcast::grpc::v1;
+use std::time::Duration;
+use tonic::Code;
+
+/// A chest `a` with 60 stones and an empty chest `b`.
+async fn world() -> TestServer {
+    let server = TestServer::start(at_once()).await;
+    server.create("a", "chest", &[(0, "stone", 60)]).await;
+    server.create("b", "chest", &[]).await;
+    server
+}
+
+#[tokio::test]
+async fn case_23_a_stale_expected_revision_is_aborted_with_the_current_one() {
+    let server = world().await;
+    let expecting = |revision| {
+        let expected = vec![v1::ExpectedRevision { inventory_id: "a".into(), revision }];
+        v1::MutationContext { expected, ..fresh_context() }
+    };
+    server.client.mutate(expecting(1), drop("a", 0, Some(1))).await.unwrap();
+    for stale in [0, 1, 3] {
+        let status = server.client.mutate(expecting(stale), drop("a", 0, Some(1))).await.unwrap_err();
+        assert_eq!(told(&status), (Code::Aborted, "STALE_REVISION".into(), None));
+        assert_eq!(metadata(&status, "current_revision").as_deref(), Some("2"));
+        let epoch = server.version("a").await.epoch.to_string();
+        assert_eq!(metadata(&status, "epoch"), Some(epoch));
+    }
+    assert_eq!(server.held("a").await, 59);
+}
+
+#[tokio::test]
+async fn case_24_when_the_third_operation_fails_none_is_applied() {
+    let server = world().await;
+    let operations =
+        vec![remove("a", "stone", 10), add("b", "stone", 10), remove("a", "stone", 51), add("b", "coal", 1)];
+    let status = server.transact(operations).await.unwrap_err();
+    assert_eq!(told(&status), precondition("NOT_ENOUGH"));
+    assert_eq!(metadata(&status, "operation").as_deref(), Some("2"));
+    assert_eq!(metadata(&status, "held").as_deref(), Some("50"), "as the operations before it had left it");
+    assert_eq!((server.version("a").await.revision, server.version("b").await.revision), (1, 1));
+
+    let reply = server.transact(vec![remove("a", "stone", 10), add("b", "stone", 10), remove("a", "stone", 50)]).await;
+    let receipt = reply.unwrap().receipt.unwrap();
+    let revisions: Vec<_> =
+        receipt.inventories.iter().map(|version| (version.inventory_id.as_str(), version.revision)).collect();
+    assert_eq!(revisions, [("a", 2), ("b", 2)], "one revision each");
+    assert_eq!((server.held("a").await, server.held("b").await), (0, 10));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_26_the_same_key_in_flight_twice_has_one_effect_and_one_reply() {
+    let server = world().await;
+    for (round, ahead) in [false, true].into_iter().enumerate() {
+        let before = (server.held("a").await, server.store.commits());
+        let context = with_key(&format!("key-{round}"));
+        // While commits are held both calls are in flight; with another one ahead of them they come in one batch.
+        server.store.hold_commits();
+        let send = |context, operation| {
+            let client = server.client.clone();
+            tokio::spawn(async move { client.mutate(context, operation).await })
+        };
+        let first = ahead.then(|| send(fresh_context(), add("b", "stone", 1)));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let twice = [(); 2].map(|()| send(context.clone(), drop("a", 0, Some(7))));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(twice.iter().all(|call| !call.is_finished()), "nothing is answered before it is durable");
+        server.store.release_commits();
+        let [one, other] = twice.map(async |call| call.await.unwrap().unwrap());
+        let (one, other) = (one.await, other.await);
+        assert_eq!(one.inventories, other.inventories);
+        assert_eq!(u8::from(one.replayed) + u8::from(other.replayed), 1, "one of them was the first");
+        if let Some(first) = first {
+            first.await.unwrap().unwrap();
+        }
+        let after = (server.held("a").await, server.store.commits());
+        assert_eq!(after, (before.0 - 7, before.1 + 1 + usize::from(ahead)));
+    }
+}
+
+#[tokio::test]
+async fn case_26_a_retry_gets_the_reply_of_then_whatever_came_after() {
+    let server = world().await;
+    let request = |context: v1::MutationContext| v1::DropItemRequest {
+        context: Some(context),
+        drop: Some(v1::DropItem { inventory_id: "a".into(), slot: 0, count: None }),
+    };
+    let mut rpc = server.client.rpc();
+    let first = rpc.drop_item(request(with_key("k"))).await.unwrap().into_inner();
+    assert_eq!(first.dropped.as_ref().unwrap().count, 60);
+    server.mutate(add("a", "coal", 3)).await.unwrap();
+    let mut again = rpc.drop_item(request(with_key("k"))).await.unwrap().into_inner();
+    assert!(again.receipt.as_ref().unwrap().replayed);
+    again.receipt.as_mut().unwrap().replayed = false;
+    assert_eq!(again, first);
+    // What no revision came of is remembered all the same.
+    let nothing = server.client.mutate(with_key("n"), set("b", 3, None)).await.unwrap();
+    assert_eq!((nothing.replayed, nothing.inventories[0].revision), (false, 1));
+    assert!(server.client.mutate(with_key("n"), set("b", 3, None)).await.unwrap().replayed);
+    // A refusal is not: the same call may succeed later.
+    let wanted = || remove("a", "coal", 5);
+    assert_eq!(told(&server.client.mutate(with_key("r"), wanted()).await.unwrap_err()), precondition("NOT_ENOUGH"));
+    server.mutate(add("a", "coal", 2)).await.unwrap();
+    assert!(!server.client.mutate(with_key("r"), wanted()).await.unwrap().replayed);
+}
+
+#[tokio::test]
+async fn case_27_the_same_key_with_another_payload_is_refused() {
+    let server = world().await;
+    server.client.mutate(with_key("k"), drop("a", 0, Some(1))).await.unwrap();
+    for other in [drop("a", 0, Some(2)), drop("a", 0, None), add("a", "stone", 1), create_named("c")] {
+        let status = server.client.mutate(with_key("k"), other).await.unwrap_err();
+        assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"));
+    }
+    let expected = vec![v1::ExpectedRevision { inventory_id: "a".into(), revision: 2 }];
+    let context = v1::MutationContext { expected, ..with_key("k") };
+    let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
+    assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"), "what is expected is part of the payload");
+    // Why it is done is not.
+    let context = v1::MutationContext { reason: "again".into(), ..with_key("k") };
+    assert!(server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap().replayed);
+    assert_eq!(server.held("a").await, 59);
+}
+
+#[tokio::test]
+async fn case_28_an_expired_key_is_refused_and_never_run_again() {
+    let server = world().await;
+    let context = fresh_context();
+    server.client.mutate(context.clone(), drop("a", 0, Some(1))).await.unwrap();
+    server.store.forget_keys();
+    let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
+    assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_EXPIRED"));
+    assert_eq!(server.held("a").await, 59);
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    server.mutate(drop("a", 0, Some(1))).await.unwrap();
+}
+
+#[tokio::test]
+async fn case_29_two_callers_with_the_same_key_are_independent() {
+    let server = world().await;
+    let other = server.client_named("another server");
+    let one = server.client.mutate(with_key("k"), drop("a", 0, Some(1))).await.unwrap();
+    let two = other.mutate(with_key("k"), drop("a", 0, Some(2))).await.unwrap();
+    assert!(!one.replayed && !two.replayed);
+    assert_eq!(server.held("a").await, 57);
+}
+
+#[tokio::test]
+async fn a_transfer_is_one_commit_on_both_sides() {
+    let server = world().await;
+    let receipt = server.mutate(transfer("a", "b", "stone", 25)).await.unwrap();
+    let versions: Vec<_> =
+        receipt.inventories.iter().map(|version| (version.inventory_id.as_str(), version.revision)).collect();
+    assert_eq!(versions, [("a", 2), ("b", 2)]);
+    assert_eq!(receipt.inventories, [server.version("a").await, server.version("b").await]);
+    assert_eq!((server.held("a").await, server.held("b").await), (35, 25));
+    // Two inventories' creations, and this.
+    assert_eq!(server.store.commits(), 3);
+}

@@ -1,0 +1,93 @@
+//! Every reason for which the service refuses, with its code and the details that go with it: callers rely on them.
+
+use slotcast::domain::{Epoch, InventoryId, ItemCode, LayoutId, Rejection, RejectionCause, Revision, Slot};
+use slotcast::engine::Refusal;
+use slotcast::grpc::convert::Invalid;
+use slotcast::grpc::status;
+use slotcast::store::StoreError;
+use std::time::Duration;
+use tonic::Status;
+use tonic_types::{ErrorDetails, StatusExt};
+
+fn causes() -> Vec<RejectionCause> {
+    use RejectionCause as Cause;
+    let id = || InventoryId::new("steve").unwrap();
+    let item = ItemCode::new(24).unwrap();
+    let slot = Slot(7);
+    vec![
+        Cause::InventoryNotFound { id: id() },
+        Cause::InventoryExists { id: id() },
+        Cause::UnknownLayout { layout: LayoutId::new("barrel").unwrap() },
+        Cause::SlotOutOfRange { id: id(), slot, slots: 5 },
+        Cause::DuplicateSlot { slot },
+        Cause::StackTooLarge { item, count: 65, max_stack: 64 },
+        Cause::UnknownItemCode { item },
+        Cause::TransferToItself { id: id() },
+        Cause::NotEnough { id: id(), item, wanted: 3, held: 2 },
+        Cause::NoRoom { id: id(), item, wanted: 3, room: 2 },
+        Cause::SlotEmpty { id: id(), slot },
+        Cause::SlotOccupied { id: id(), slot },
+        Cause::NotARearrangement { id: id() },
+        Cause::StaleRevision { id: id(), expected: Revision(1), current: Revision(2), epoch: Epoch::new(9).unwrap() },
+    ]
+}
+
+fn refusals() -> Vec<Refusal> {
+    let secret = || "/var/lib/secret.db".to_owned();
+    let rejected = causes().into_iter().map(|cause| Refusal::Rejected(Rejection { operation: 2, cause }));
+    let others = [
+        Refusal::KeyReused,
+        Refusal::KeyForgotten,
+        Refusal::KeyFromTheFuture { ahead_ms: 90_000 },
+        Refusal::QueueFull { retry_after: Duration::from_millis(250) },
+        Refusal::Store(StoreError::Full { detail: secret() }),
+        Refusal::Store(StoreError::Unavailable { detail: secret() }),
+        Refusal::Store(StoreError::Corrupt { detail: secret() }),
+        Refusal::Unknown,
+        Refusal::Stopped,
+    ];
+    rejected.chain(others).collect()
+}
+
+fn statuses() -> Vec<Status> {
+    let invalid = Invalid::new("add.stack.count", "INVALID_COUNT", "must be at least 1");
+    let edge = [status::invalid(&invalid), status::malformed("a field is cut off"), status::unknown_caller()];
+    edge.into_iter().chain(refusals().iter().map(status::refusal)).collect()
+}
+
+/// Reason, code, and the kinds of details beside `ErrorInfo`, with the names of its metadata.
+fn row(status: &Status) -> String {
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap();
+    assert_eq!(info.domain, "slotcast");
+    let mut names: Vec<&str> = info.metadata.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    let code = format!("{:?}", status.code());
+    format!("{:32} {code:18} {:22} {}", info.reason, kinds(&details).join("+"), names.join(" ")).trim_end().to_owned()
+}
+
+fn kinds(details: &ErrorDetails) -> Vec<String> {
+    let retry = details.retry_info().and_then(|retry| retry.retry_delay);
+    let kinds = [
+        details.bad_request().map(|_| "BadRequest".to_owned()),
+        details.precondition_failure().map(|_| "PreconditionFailure".to_owned()),
+        details.resource_info().map(|_| "ResourceInfo".to_owned()),
+        details.quota_failure().map(|_| "QuotaFailure".to_owned()),
+        retry.map(|delay| format!("RetryInfo({} ms)", delay.as_millis())),
+    ];
+    kinds.into_iter().flatten().collect()
+}
+
+#[test]
+fn every_reason_has_its_code_and_details() {
+    let table: Vec<String> = statuses().iter().map(row).collect();
+    insta::assert_snapshot!(table.join("\n"));
+}
+
+#[test]
+fn no_text_of_an_inner_error_reaches_a_caller() {
+    for status in statuses() {
+        assert!(!format!("{status:?}").contains("secret"), "{status:?}");
+        assert!(!status.message().is_empty() && status.message().len() < 200, "{status:?}");
+    }
+}
