@@ -33,7 +33,7 @@ from grpc_tools import protoc
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE))
-from digest import digest  # noqa: E402
+from digest import SEED_A, digest, murmur3_x86_32  # noqa: E402
 
 PREFIX_BYTES = 5
 WAIT_S = 5
@@ -107,9 +107,9 @@ class Client:
         self.called.add(rpc)
         return getattr(self.stub, rpc)(request, metadata=self.metadata, timeout=WAIT_S)
 
-    def mutate(self, rpc, key=None, **fields):
-        """`fields` is the one field beside the context; its value as keyword arguments of its message."""
-        context = pb.MutationContext(idempotency_key=key or uuid7())
+    def mutate(self, rpc, key=None, session="", predicted=(), **fields):
+        """`fields` is the one field beside the context."""
+        context = pb.MutationContext(idempotency_key=key or uuid7(), session=session, predicted=predicted)
         return self.call(rpc, getattr(pb, f"{rpc}Request")(context=context, **fields))
 
     def get(self, inventory_id):
@@ -129,6 +129,8 @@ class Replica:
 
     def __init__(self):
         self.epoch = self.revision = self.size = None
+        # The revision that the stream has brought it to; predictions may be ahead of it.
+        self.told = None
         self.slots = {}
 
     def apply(self, change):
@@ -140,8 +142,11 @@ class Replica:
             self.epoch, self.revision, self.size = change.full.epoch, change.full.revision, change.full.slots
             self.slots = {}
         else:
-            assert self.revision is not None, "a delta came before any full state"
-            self.revision += change.advance
+            assert self.told is not None, "a delta came before any full state"
+            base = self.told + change.skipped
+            assert base <= self.revision <= base + change.advance, "the base is not what the reader has"
+            self.revision = base + change.advance
+        self.told = self.revision
         assert len(change.slots) == len(change.counts) >= len(change.items)
         kept = len(change.slots) - len(change.items)
         for index, (slot, count) in enumerate(zip(change.slots, change.counts)):
@@ -160,6 +165,13 @@ class Replica:
             self.slots[slot] = (item, count, attributes)
         have = self.digest()["folded"]
         assert have == change.check, f"DESYNC: the digest should be {change.check:08x} and is {have:08x}"
+
+    def predict(self, changed):
+        """Applies what the service is about to; the digest that it will have then."""
+        self.slots |= changed
+        self.revision += 1
+        mine = self.digest()
+        return pb.Digest(a=mine["a"], b=mine["b"])
 
     def digest(self):
         return digest(
@@ -182,7 +194,7 @@ class Replica:
 class Follower:
     """A subscription, read by a thread; messages are applied when they are taken."""
 
-    def __init__(self, client, ids, cursors=None, replicas=None):
+    def __init__(self, client, ids, cursors=None, replicas=None, session=""):
         client.called.add("SubscribeInventory")
         self.client, self.ids = client, ids
         self.replicas = replicas or [Replica() for _ in ids]
@@ -196,7 +208,7 @@ class Follower:
             "/slotcast.v1.InventoryService/SubscribeInventory",
             request_serializer=pb.SubscribeInventoryRequest.SerializeToString,
             response_deserializer=lambda raw: (len(raw), pb.SubscribeInventoryResponse.FromString(raw)),
-        )(pb.SubscribeInventoryRequest(inventories=watches), metadata=client.metadata)
+        )(pb.SubscribeInventoryRequest(inventories=watches, session=session), metadata=client.metadata)
         threading.Thread(target=self.read, daemon=True).start()
 
     def read(self):
@@ -478,6 +490,47 @@ def a_deletion_is_told(world):
     return None
 
 
+def predictions_are_checked(world):
+    """a right prediction needs no frame; a wrong one, and a reported desync, are healed by a full one at once"""
+    world.create("foretold", stacks=[(0, ("stone", 9))])
+    stone = world.code["stone"]
+    follower = Follower(world.client, ["foretold"], session="oracle")
+    follower.caught_up()
+    replica = follower.replicas[0]
+
+    def drop(left, key):
+        expected = replica.predict({0: (stone, left, b"")})
+        predicted = [pb.PredictedDigest(inventory_id="foretold", digest=expected)]
+        wanted = pb.DropItem(inventory_id="foretold", slot=0, count=1)
+        reply = world.client.mutate("DropItem", key=key, session="oracle", predicted=predicted, drop=wanted)
+        return reply.receipt.prediction_confirmed
+
+    def reason_of_next():
+        (change,) = follower.take().changes
+        return pb.FullReason.Name(change.full.reason)
+
+    assert drop(8, "first") and drop(7, "second")
+    world.client.mutate("AddItem", add=pb.AddItem(inventory_id="foretold", stack=pb.Stack(item="coal", count=1)))
+    message = follower.take()
+    (change,) = message.changes
+    assert (change.skipped, change.advance, list(change.slots)) == (2, 1, [1]), change
+    assert list(message.covered) == [murmur3_x86_32(SEED_A, key) for key in (b"first", b"second")]
+    follower.converge()
+    assert not drop(1, "third")
+    assert reason_of_next() == "FULL_REASON_CORRECTION"
+    follower.converge()
+    replica.slots[3] = (stone, 64, b"")
+    mine = replica.digest()
+    report = pb.ReportDesyncRequest(inventory_id="foretold", session="oracle", epoch=replica.epoch)
+    report.revision, report.digest.a, report.digest.b = replica.revision, mine["a"], mine["b"]
+    current = world.client.call("ReportDesync", report).current
+    assert current == world.client.get("foretold").version
+    assert reason_of_next() == "FULL_REASON_CORRECTION"
+    follower.converge()
+    follower.cancel()
+    return f"{len(follower.sizes) - 1} frames"
+
+
 def a_retry_applies_once(world):
     """the same key and payload again is replayed; with another payload it is refused; other callers have their own"""
     world.create("retry")
@@ -576,6 +629,7 @@ CHECKS = [
     transfers_are_whole,
     a_reader_resumes,
     a_deletion_is_told,
+    predictions_are_checked,
     a_retry_applies_once,
     errors_are_rich,
     inventories_are_listed,
