@@ -72,8 +72,8 @@ mod tests {
         let told = Rpcs::of_the_service().unwrap().find("additem").unwrap_err();
         assert!(told.starts_with("there is no RPC \"additem\"; did you mean AddItem?\n"), "{told}");
         assert!(told.contains("\n  GetCatalog\n"), "{told}");
-        let subscribe =
-            "\n  SubscribeInventory  inventories [{ inventoryId, resume { epoch, revision } }]  (streams)\n";
-        assert!(told.contains(subscribe), "{told}");
+        let subscribe = told.lines().find(|line| line.contains("SubscribeInventory ")).unwrap();
+        assert!(subscribe.contains("  inventories [{ inventoryId, resume { epoch, revision } }]"), "{subscribe}");
+        assert!(subscribe.ends_with("  (streams)"), "{subscribe}");
     }
 }
