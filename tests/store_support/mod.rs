@@ -1,6 +1,11 @@
 //! What the store tests share: mutations to commit, and a model of what a store must know afterwards.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+mod place;
+
+#[allow(unused_imports, reason = "each test file uses its own part")]
+pub use place::*;
+
 use slotcast::domain::{
     Attributes, Caller, Change, Contents, Count, Digest, Edit, Epoch, Fingerprint, IdempotencyKey, Inventory,
     InventoryId, ItemCode, LayoutId, Outcome, PlayerId, Revision, Slot, Stack, Touched, Version,
