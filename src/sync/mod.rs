@@ -2,13 +2,14 @@
 //!
 //! [`published`] is what a stream looks at; [`frame`] computes what a reader at some cursor lacks; [`replica`] is that
 //! reader; [`pacer`] decides when a frame is due; [`subscription`] puts them together for a stream of several inventories;
-//! [`limit`] is what all streams of one player share.
+//! [`rollout`] says how, and for whom; [`limit`] is what all streams of one player share.
 
 pub mod frame;
 pub mod limit;
 pub mod pacer;
 pub mod published;
 pub mod replica;
+pub mod rollout;
 pub mod subscription;
 
 pub use frame::{Cursor, FrameBody, FullReason, InventoryFrame, SlotChange, frame_since};
@@ -16,4 +17,5 @@ pub use limit::{SyncLimit, Ticket, Turn};
 pub use pacer::{Moment, Pacer, Waiting, Windows};
 pub use published::{ChangeKind, Note, Published, Verdict};
 pub use replica::{Desync, Replica};
+pub use rollout::{Bucket, Field, OutOfBounds, Percent, Rollout, StreamMode};
 pub use subscription::{Frame, State, Subscription, SyncSettings, Wishes};

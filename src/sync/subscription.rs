@@ -216,6 +216,8 @@ impl Subscription {
         for (position, (reader, state)) in self.readers.iter_mut().zip(states).enumerate() {
             if initial {
                 reader.seen = state.noted();
+                // Also for one that resumes and misses nothing, which gets no frame.
+                reader.counted = state.inventory.as_deref().map(Cursor::of);
             }
             match &state.inventory {
                 None if reader.has == Has::KnowsItIsDeleted => {}
