@@ -11,5 +11,6 @@ pub mod engine;
 pub mod grpc;
 pub mod middleware;
 pub mod server;
+pub mod statistics;
 pub mod store;
 pub mod sync;

@@ -1,0 +1,24 @@
+//! What is counted while the service runs. Plain counters, never labelled by player or inventory: adding to one is an
+//! atomic instruction, and reading them stops nobody.
+
+mod histogram;
+mod streams;
+
+pub use histogram::{Histogram, HistogramBucket, percentile};
+pub use streams::{Count, FrameKind, OpenStream, ShadowCounts, StreamCounts, StreamStatistics};
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Only ever grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

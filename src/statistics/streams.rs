@@ -1,0 +1,197 @@
+//! What streams were sent, what the old game would have sent instead, and what the new way would send.
+
+use super::Counter;
+use crate::sync::Waiting;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Of one server, over all its streams since it started.
+#[derive(Debug, Default)]
+pub struct StreamStatistics {
+    open: AtomicU64,
+    /// By kind, then by trigger.
+    syncs: [[Counters; TRIGGERS.len()]; 2],
+    quiet: Counters,
+    immediate_full: Counters,
+    shadow_sent: Counters,
+    shadow_computed: Counters,
+    shadow_mismatches: Counter,
+    shadow_unverified: Counter,
+    desyncs_reported: Counter,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    messages: Counter,
+    bytes: Counter,
+}
+
+/// What a frame with changes holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrameKind {
+    /// All slots of at least one inventory.
+    Full,
+    Delta,
+}
+
+const KINDS: [FrameKind; 2] = [FrameKind::Full, FrameKind::Delta];
+const TRIGGERS: [Waiting; 4] = [Waiting::Initial, Waiting::News, Waiting::Echo, Waiting::Correction];
+
+/// Messages, and their bytes with gRPC's prefix of 5 for each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    pub messages: u64,
+    pub bytes: u64,
+}
+
+/// All of it at about one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StreamCounts {
+    pub open: u64,
+    pub syncs: Vec<(FrameKind, Waiting, Count)>,
+    /// Messages without a change: heartbeats, and the caught-up mark of a reader that resumes and misses nothing.
+    pub quiet: Count,
+    /// What immediate full syncs would have cost: each revision that a reader was taken past, times the size that all
+    /// slots of the inventory have when it is counted. A transfer between two inventories of a stream is one sync with
+    /// the bytes of both: of several inventories the one with the most revisions gives the number of syncs, so that it is
+    /// rather too low than too high.
+    pub immediate_full: Count,
+    pub shadow: ShadowCounts,
+    pub desyncs_reported: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ShadowCounts {
+    /// Syncs sent on streams while they were shadowed.
+    pub sent: Count,
+    /// What the new way would have sent on them.
+    pub computed: Count,
+    /// Times that a shadow's replica was not what it should have been.
+    pub mismatches: u64,
+    /// Times that it could not be told, since the reader knew what only it knew: it had resumed or predicted.
+    pub unverified: u64,
+}
+
+/// Counts a stream for as long as it is there.
+#[derive(Debug)]
+pub struct OpenStream(Arc<StreamStatistics>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl StreamStatistics {
+    pub fn open(self: &Arc<Self>) -> OpenStream {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        OpenStream(self.clone())
+    }
+
+    pub fn add_sync(&self, kind: FrameKind, trigger: Waiting, bytes: u64) {
+        self.syncs[kind as usize][trigger_index(trigger)].add(1, bytes);
+    }
+
+    pub fn add_quiet(&self, bytes: u64) {
+        self.quiet.add(1, bytes);
+    }
+
+    pub fn add_immediate_full(&self, syncs: u64, bytes: u64) {
+        self.immediate_full.add(syncs, bytes);
+    }
+
+    pub fn add_shadow_sent(&self, bytes: u64) {
+        self.shadow_sent.add(1, bytes);
+    }
+
+    pub fn add_shadow_computed(&self, bytes: u64) {
+        self.shadow_computed.add(1, bytes);
+    }
+
+    pub fn add_shadow_checks(&self, mismatches: u64, unverified: u64) {
+        self.shadow_mismatches.add(mismatches);
+        self.shadow_unverified.add(unverified);
+    }
+
+    pub fn add_desync_reported(&self) {
+        self.desyncs_reported.add(1);
+    }
+
+    pub fn counts(&self) -> StreamCounts {
+        let syncs = KINDS.into_iter().flat_map(|kind| {
+            TRIGGERS.map(|trigger| (kind, trigger, self.syncs[kind as usize][trigger_index(trigger)].get()))
+        });
+        StreamCounts {
+            open: self.open.load(Ordering::Relaxed),
+            syncs: syncs.collect(),
+            quiet: self.quiet.get(),
+            immediate_full: self.immediate_full.get(),
+            shadow: ShadowCounts {
+                sent: self.shadow_sent.get(),
+                computed: self.shadow_computed.get(),
+                mismatches: self.shadow_mismatches.get(),
+                unverified: self.shadow_unverified.get(),
+            },
+            desyncs_reported: self.desyncs_reported.get(),
+        }
+    }
+}
+
+impl StreamCounts {
+    /// All syncs, whatever they held and why.
+    pub fn sent(&self) -> Count {
+        self.syncs.iter().fold(Count::default(), |sum, (_, _, one)| Count {
+            messages: sum.messages + one.messages,
+            bytes: sum.bytes + one.bytes,
+        })
+    }
+}
+
+impl Counters {
+    fn add(&self, messages: u64, bytes: u64) {
+        self.messages.add(messages);
+        self.bytes.add(bytes);
+    }
+
+    fn get(&self) -> Count {
+        Count { messages: self.messages.get(), bytes: self.bytes.get() }
+    }
+}
+
+/// Where `TRIGGERS` has it.
+fn trigger_index(trigger: Waiting) -> usize {
+    match trigger {
+        Waiting::Initial => 0,
+        // A frame with changes is always triggered by something.
+        Waiting::News | Waiting::Nothing => 1,
+        Waiting::Echo => 2,
+        Waiting::Correction => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_sync_is_counted_once_under_its_kind_and_trigger() {
+        let statistics = Arc::new(StreamStatistics::default());
+        let guards = (statistics.open(), statistics.open());
+        for (kind, trigger, bytes) in [
+            (FrameKind::Full, Waiting::Initial, 300),
+            (FrameKind::Delta, Waiting::Echo, 20),
+            (FrameKind::Delta, Waiting::Echo, 30),
+        ] {
+            statistics.add_sync(kind, trigger, bytes);
+        }
+        drop(guards.0);
+        let counts = statistics.counts();
+        assert_eq!(counts.open, 1);
+        assert_eq!(counts.sent(), Count { messages: 3, bytes: 350 });
+        let echoes =
+            counts.syncs.iter().find(|(kind, trigger, _)| (*kind, *trigger) == (FrameKind::Delta, Waiting::Echo));
+        assert_eq!(echoes.map(|(_, _, count)| *count), Some(Count { messages: 2, bytes: 50 }));
+        let places = TRIGGERS.map(trigger_index);
+        assert_eq!(places, [0, 1, 2, 3]);
+    }
+}
