@@ -6,6 +6,7 @@
 pub mod catalog_file;
 pub mod cli;
 pub mod client;
+pub mod config;
 pub mod domain;
 pub mod engine;
 pub mod grpc;

@@ -1,12 +1,14 @@
 //! The commit loop: one thread, one linear order, no lock in the domain.
 
 use super::hot::{EvictionOrder, HotTable, Staged, Wake};
+use super::statistics::CommitCounters;
 use super::{Answer, Call, EngineSettings, Refusal};
 use crate::domain::{self, Caller, Catalog, Effect, Epoch, Inventory, InventoryId, KeyTag, SessionId, Touched, View};
 use crate::store::{CommitError, Key, Loaded, Recall, Reply, Store, StoreError, Transaction};
 use crate::sync::{ChangeKind, Note, State, Verdict};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(super) type Answering = oneshot::Sender<Result<Answer, Refusal>>;
@@ -32,13 +34,15 @@ pub(super) fn spawn(
     catalog: Arc<Catalog>,
     settings: EngineSettings,
     hot: Arc<HotTable>,
+    counters: Arc<CommitCounters>,
     mut requests: mpsc::Receiver<Request>,
 ) -> (oneshot::Receiver<()>, watch::Receiver<bool>) {
     let (results, handing_out) = mpsc::unbounded_channel();
     let (ended, has_ended) = oneshot::channel();
     let (failed, has_failed) = watch::channel(false);
     tokio::spawn(hand_out(handing_out, ended));
-    let mut writer = Writer { store, catalog, hot, order: EvictionOrder::default(), failed, hot_max: settings.hot_max };
+    let order = EvictionOrder::default();
+    let mut writer = Writer { store, catalog, hot, counters, order, failed, hot_max: settings.hot_max };
     let run = move || {
         let mut batch = Vec::new();
         while requests.blocking_recv_many(&mut batch, settings.batch_max) > 0 {
@@ -78,6 +82,7 @@ struct Writer {
     store: Arc<dyn Store>,
     catalog: Arc<Catalog>,
     hot: Arc<HotTable>,
+    counters: Arc<CommitCounters>,
     order: EvictionOrder,
     failed: watch::Sender<bool>,
     hot_max: usize,
@@ -148,13 +153,23 @@ impl Writer {
         let answers: Vec<_> =
             calls.iter().zip(recalled).map(|((call, _), recalled)| batch.run(call, recalled, &self.catalog)).collect();
         if !batch.transactions.is_empty()
-            && let Err(error) = self.store.commit(&batch.transactions)
+            && let Err(error) = self.commit(&batch.transactions)
         {
             let refusal = self.refusal(error);
             return (Vec::new(), calls.iter().map(|_| Err(refusal.clone())).collect());
         }
         let staged = batch.staged;
         (self.hot.publish(staged.into_iter(), &mut self.order), answers)
+    }
+
+    fn commit(&self, transactions: &[Transaction]) -> Result<(), CommitError> {
+        let began = Instant::now();
+        let committed = self.store.commit(transactions);
+        match committed {
+            Ok(()) => self.counters.add_commit(transactions.len(), began.elapsed()),
+            Err(_) => self.counters.add_failure(),
+        }
+        committed
     }
 
     fn refusal(&self, error: CommitError) -> Refusal {

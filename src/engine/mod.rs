@@ -6,9 +6,11 @@
 
 mod commit;
 mod hot;
+mod statistics;
 mod watched;
 
 pub use hot::HotTable;
+pub use statistics::EngineStatistics;
 pub use watched::Watched;
 
 use crate::domain::{
@@ -16,6 +18,7 @@ use crate::domain::{
 };
 use crate::store::{Key, ListQuery, Reply, Store, StoreError};
 use commit::Request;
+use statistics::CommitCounters;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -95,6 +98,7 @@ pub struct Engine {
     hot: Arc<HotTable>,
     store: Arc<dyn Store>,
     catalog: Arc<Catalog>,
+    counters: Arc<CommitCounters>,
     settings: EngineSettings,
 }
 
@@ -109,8 +113,10 @@ impl Engine {
     pub fn start(store: Arc<dyn Store>, catalog: Arc<Catalog>, settings: EngineSettings) -> (Self, CommitLoop) {
         let (queue, requests) = mpsc::channel(settings.queue_max);
         let hot = Arc::new(HotTable::default());
-        let (ended, failed) = commit::spawn(store.clone(), catalog.clone(), settings.clone(), hot.clone(), requests);
-        (Self { queue, hot, store, catalog, settings }, CommitLoop { ended, failed })
+        let counters = Arc::new(CommitCounters::default());
+        let (ended, failed) =
+            commit::spawn(store.clone(), catalog.clone(), settings.clone(), hot.clone(), counters.clone(), requests);
+        (Self { queue, hot, store, catalog, counters, settings }, CommitLoop { ended, failed })
     }
 
     pub fn catalog(&self) -> &Arc<Catalog> {
@@ -160,6 +166,17 @@ impl Engine {
         let store = self.store.clone();
         let listed = tokio::task::spawn_blocking(move || store.list(&query)).await;
         listed.map_err(|_| Refusal::Stopped)?.map_err(Refusal::Store)
+    }
+
+    /// What was committed since the start, and what waits now.
+    pub fn statistics(&self) -> EngineStatistics {
+        let queue_max = self.queue.max_capacity() as u64;
+        EngineStatistics {
+            hot_inventories: self.hot.len() as u64,
+            queue: queue_max - self.queue.capacity() as u64,
+            queue_max,
+            ..self.counters.read()
+        }
     }
 
     async fn enqueue(&self, request: Request) -> Result<(), Refusal> {

@@ -1,0 +1,75 @@
+//! What the commit loop counts.
+
+use crate::statistics::{Counter, Histogram, HistogramBucket};
+use std::time::Duration;
+
+#[derive(Debug, Default)]
+pub(super) struct CommitCounters {
+    transactions: Counter,
+    failed: Counter,
+    /// Microseconds.
+    latency: Histogram,
+    /// Transactions committed together.
+    batch: Histogram,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EngineStatistics {
+    /// Batches that are durable.
+    pub commits: u64,
+    /// Mutations in them.
+    pub transactions: u64,
+    /// Batches that were not committed, or of which that is not known.
+    pub commits_failed: u64,
+    /// How long the store took for a batch, in microseconds; failed ones apart.
+    pub latency_us: Vec<HistogramBucket>,
+    /// Mutations committed together.
+    pub batch: Vec<HistogramBucket>,
+    /// Inventories in memory.
+    pub hot_inventories: u64,
+    /// What waits for the commit loop.
+    pub queue: u64,
+    /// The most that may wait.
+    pub queue_max: u64,
+}
+
+impl CommitCounters {
+    pub fn add_commit(&self, transactions: usize, took: Duration) {
+        self.transactions.add(transactions as u64);
+        self.batch.record(transactions as u64);
+        self.latency.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    pub fn add_failure(&self) {
+        self.failed.add(1);
+    }
+
+    pub fn read(&self) -> EngineStatistics {
+        let latency_us = self.latency.buckets();
+        EngineStatistics {
+            commits: latency_us.iter().map(|bucket| bucket.count).sum(),
+            transactions: self.transactions.get(),
+            commits_failed: self.failed.get(),
+            latency_us,
+            batch: self.batch.buckets(),
+            ..EngineStatistics::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::statistics::percentile;
+
+    #[test]
+    fn commits_are_counted_with_what_is_in_them_and_failures_apart() {
+        let counters = CommitCounters::default();
+        counters.add_commit(3, Duration::from_micros(100));
+        counters.add_commit(1, Duration::from_micros(900));
+        counters.add_failure();
+        let read = counters.read();
+        assert_eq!((read.commits, read.transactions, read.commits_failed), (2, 4, 1));
+        assert_eq!((percentile(&read.latency_us, 50), percentile(&read.batch, 99)), (111, 3));
+    }
+}
