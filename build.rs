@@ -4,13 +4,16 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::{env, fs};
 
+/// Each with a service; what they import comes along.
+const FILES: [&str; 2] = ["slotcast/v1/service.proto", "slotcast/v1/admin.proto"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = protox::compile(["slotcast/v1/service.proto"], ["proto"])?;
+    let files = protox::compile(FILES, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // For server reflection and for `slotcast call`.
     let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.include_imports(true).include_source_info(false).open_file("slotcast/v1/service.proto")?;
+    compiler.include_imports(true).include_source_info(false).open_files(FILES)?;
     fs::write(out.join("slotcast.bin"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure().codec_path("crate::grpc::codec::SmallBufferCodec").compile_fds(files)?;
     Ok(())

@@ -1,19 +1,22 @@
 //! The one place that wires everything: store, engine, layers, services, and how it all ends.
 
+use crate::config::LiveRollout;
 use crate::domain::Catalog;
 use crate::engine::{CommitLoop, Engine, EngineSettings};
+use crate::grpc::admin::Admin;
 use crate::grpc::service::Service;
 use crate::grpc::streams::{OpenStreams, StreamSettings};
-use crate::grpc::{FILE_DESCRIPTOR_SET, InventoryServiceServer};
+use crate::grpc::{AdminServiceServer, FILE_DESCRIPTOR_SET, InventoryServiceServer};
 use crate::middleware::{Admission, AdmissionLayer, AdmissionSettings, IdentityLayer, SyncLimitLayer, SyncRate};
+use crate::statistics::StreamStatistics;
 use crate::store::Store;
-use crate::sync::SyncSettings;
+use crate::sync::Rollout;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tonic::transport::server::{Router, TcpIncoming};
@@ -31,9 +34,8 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
     pub engine: EngineSettings,
-    pub sync: SyncSettings,
-    /// Syncs a second for each player; may be changed while the server runs, through any clone.
-    pub sync_rate: SyncRate,
+    /// May be changed while the server runs, through any clone.
+    pub rollout: LiveRollout,
     pub streams: StreamSettings,
     pub admission: AdmissionSettings,
     /// How long calls may take to end after the signal to stop; then they are cut off.
@@ -44,8 +46,7 @@ impl Default for ServerSettings {
     fn default() -> Self {
         Self {
             engine: EngineSettings::default(),
-            sync: SyncSettings::default(),
-            sync_rate: SyncRate::default(),
+            rollout: LiveRollout::default(),
             streams: StreamSettings::default(),
             admission: AdmissionSettings::default(),
             drain_limit: Duration::from_secs(10),
@@ -117,13 +118,17 @@ pub async fn serve(
     let (draining, is_draining) = watch::channel(false);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<InventoryServiceServer<Service>>().await;
+    health.set_serving::<AdminServiceServer<Admin>>().await;
     let admission = Admission::new(settings.admission);
-    let sync_limit = SyncLimitLayer::new(settings.sync_rate.clone());
+    let sync_rate = SyncRate::new(settings.rollout.current().syncs_per_second);
+    let sync_limit = SyncLimitLayer::new(sync_rate.clone());
     let layers = build_layers(admission.as_ref(), &sync_limit);
-    let router = build_router(engine, &settings, layers, is_draining.clone(), health_service)?;
+    let drain = Arc::new(Notify::new());
+    let router = build_router(engine, &settings, layers, is_draining.clone(), drain.clone(), health_service)?;
     // Ends when it is dropped, with this function.
     let mut background = JoinSet::new();
     background.spawn(forget(admission, sync_limit));
+    background.spawn(follow_rate(settings.rollout.subscribe(), sync_rate));
 
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let mut close = is_draining;
@@ -136,10 +141,12 @@ pub async fn serve(
     let failed = tokio::select! {
         ended = &mut server => return Ok(ended?),
         () = stop => false,
+        () = drain.notified() => false,
         () = commit_loop.failed() => true,
     };
     tracing::info!(limit_ms = settings.drain_limit.as_millis() as u64, "draining");
     health.set_not_serving::<InventoryServiceServer<Service>>().await;
+    health.set_not_serving::<AdminServiceServer<Admin>>().await;
     draining.send_replace(true);
     match tokio::time::timeout(settings.drain_limit, server).await {
         Ok(ended) => ended?,
@@ -147,6 +154,13 @@ pub async fn serve(
     }
     finish(commit_loop, settings.drain_limit).await;
     if failed { Err(ServerError::CommitUnknown) } else { Ok(()) }
+}
+
+/// The limit of syncs is a setting of the rollout.
+async fn follow_rate(mut rollout: watch::Receiver<Arc<Rollout>>, rate: SyncRate) {
+    while rollout.changed().await.is_ok() {
+        rate.set(rollout.borrow_and_update().syncs_per_second);
+    }
 }
 
 /// All that was queued is committed and answered before the store is closed.
@@ -187,6 +201,7 @@ fn build_router(
     settings: &ServerSettings,
     layers: Layers,
     draining: watch::Receiver<bool>,
+    drain: Arc<Notify>,
     health: impl tonic::codegen::Service<
         http::Request<tonic::body::Body>,
         Response = http::Response<tonic::body::Body>,
@@ -199,8 +214,18 @@ fn build_router(
     + 'static,
 ) -> Result<Router<Stack<Layers, Identity>>, ServerError> {
     let catalog_version = crate::catalog_file::version(engine.catalog());
+    let (rollout, start) = (settings.rollout.clone(), Instant::now());
+    let statistics = Arc::new(StreamStatistics::default());
+    let admin = Admin {
+        engine: engine.clone(),
+        rollout: rollout.clone(),
+        statistics: statistics.clone(),
+        drain,
+        drain_limit: settings.drain_limit,
+        start,
+    };
     let streams = OpenStreams::new(settings.streams);
-    let service = Service { engine, catalog_version, sync: settings.sync, streams, draining, start: Instant::now() };
+    let service = Service { engine, catalog_version, rollout, statistics, streams, draining, start };
     let reflection =
         || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
     let mut server = tonic::transport::Server::builder()
@@ -210,6 +235,7 @@ fn build_router(
         .layer(layers);
     Ok(server
         .add_service(InventoryServiceServer::new(service))
+        .add_service(AdminServiceServer::new(admin))
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))

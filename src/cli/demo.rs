@@ -5,11 +5,12 @@ use super::play::{Play, Played};
 use super::trace::{Trace, World, plain_bytes};
 use crate::catalog_file;
 use crate::client::Client;
+use crate::config::LiveRollout;
 use crate::domain::{Inventory, InventoryId};
 use crate::server::{RunningServer, ServerSettings};
 use crate::store::Store;
 use crate::store::embedded::{EmbeddedSettings, EmbeddedStore};
-use crate::sync::{Replica, SyncSettings};
+use crate::sync::{Replica, Rollout};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use futures_util::future::try_join_all;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -75,10 +76,10 @@ enum Way {
 }
 
 impl Way {
-    fn sync(self) -> SyncSettings {
+    fn rollout(self) -> Rollout {
         match self {
-            Self::Before => SyncSettings::immediate_full(),
-            Self::After => SyncSettings::default(),
+            Self::Before => Rollout::immediate_full(),
+            Self::After => Rollout::default(),
         }
     }
 
@@ -131,7 +132,7 @@ async fn run_way(
     let path = folder.path().join("slotcast.db");
     let store = Arc::new(EmbeddedStore::open(&path, EmbeddedSettings::default())?);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let settings = ServerSettings { sync: way.sync(), ..ServerSettings::default() };
+    let settings = ServerSettings { rollout: LiveRollout::new(way.rollout()), ..ServerSettings::default() };
     let server = RunningServer::start(listener, store, Arc::new(catalog_file::default_catalog()), settings)?;
     let uri = server.uri();
     let plays = traces.iter().map(async |trace| {

@@ -3,7 +3,7 @@
 use super::CommandResult;
 use crate::catalog_file;
 use crate::grpc::streams::StreamSettings;
-use crate::middleware::{AdmissionSettings, SyncRate};
+use crate::middleware::AdmissionSettings;
 use crate::server::{ServerSettings, serve};
 use crate::store::embedded::{EmbeddedSettings, EmbeddedStore};
 use std::net::SocketAddr;
@@ -43,9 +43,6 @@ pub struct Serve {
     /// The most idempotency keys that are remembered; beyond, the oldest are forgotten earlier.
     #[arg(long, default_value_t = 1_000_000, env = "SLOTCAST_KEYS_MAX")]
     keys_max: usize,
-    /// Syncs for each player in any second at most, over all its streams; 0 is no limit.
-    #[arg(long, default_value_t = SyncRate::default().get(), env = "SLOTCAST_SYNC_LIMIT")]
-    sync_limit: u32,
     /// Streams that may be open for one player.
     #[arg(long, default_value_t = StreamSettings::default().per_player_max, env = "SLOTCAST_STREAMS_PER_PLAYER")]
     streams_per_player: u32,
@@ -101,7 +98,6 @@ impl Serve {
 
     fn server_settings(&self) -> ServerSettings {
         ServerSettings {
-            sync_rate: SyncRate::new(self.sync_limit),
             streams: StreamSettings {
                 per_player_max: self.streams_per_player,
                 per_caller_max: self.streams_per_caller,

@@ -1,9 +1,11 @@
 //! Ring 3: gRPC, kept thin. [`convert`] is the only file that knows both the wire and the domain, [`status`] the only one
 //! that turns an error into a status.
 
+pub mod admin;
 pub mod codec;
 pub mod convert;
 pub mod service;
+pub mod shadow;
 pub mod status;
 pub mod stream;
 pub mod streams;
@@ -18,4 +20,5 @@ pub mod v1 {
 }
 
 pub use v1::FILE_DESCRIPTOR_SET;
+pub use v1::admin_service_server::AdminServiceServer;
 pub use v1::inventory_service_server::InventoryServiceServer;

@@ -3,17 +3,20 @@
 //! A mutation of its own RPC is the same as a `Transact` of that one operation: same path, same payload fingerprint.
 
 use super::convert::{Invalid, frame, reply, request};
-use super::stream::FrameStream;
+use super::stream::{FrameStream, Opening};
 use super::streams::{Counted, OpenStreams};
 use super::v1::operation::Operation as Wire;
 use super::{status, v1};
+use crate::config::LiveRollout;
 use crate::domain::{Caller, Fingerprint, InventoryId, Outcome, SessionId};
 use crate::engine::{Call, Engine, Predicted};
 use crate::middleware::{Identity, LimitedPlayer};
+use crate::statistics::StreamStatistics;
 use crate::store::{Key, ListQuery};
+use crate::sync::Bucket;
 use crate::sync::subscription::SUBSCRIPTION_SLOTS_MAX;
-use crate::sync::{Subscription, SyncSettings};
 use prost::Message;
+use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -24,7 +27,8 @@ const PAGE_SIZE_MAX: u32 = 1_000;
 pub struct Service {
     pub engine: Engine,
     pub catalog_version: String,
-    pub sync: SyncSettings,
+    pub rollout: LiveRollout,
+    pub statistics: Arc<StreamStatistics>,
     pub streams: OpenStreams,
     /// Becomes true when the service ends.
     pub draining: watch::Receiver<bool>,
@@ -275,18 +279,27 @@ impl v1::inventory_service_server::InventoryService for Service {
         let open = self.streams.open(identity).map_err(|refused| status::too_many_streams(&refused))?;
         let (ids, wishes) = frame::wishes(request.get_ref()).map_err(|invalid| status::invalid(&invalid))?;
         let watched = self.engine.watch(ids.clone()).await.map_err(|refusal| status::refusal(&refusal))?;
-        let mut slots = 0;
+        let (mut slots, mut owner) = (0, None);
         for (id, state) in ids.iter().zip(watched.states()) {
             let inventory = state.inventory.as_ref().ok_or_else(|| status::inventory_not_found(id))?;
             slots += inventory.contents.slots().len();
+            owner = owner.or_else(|| inventory.owner.clone());
         }
         if slots > SUBSCRIPTION_SLOTS_MAX {
             let text = format!("{slots} slots together are more than {SUBSCRIPTION_SLOTS_MAX}; use several streams");
             return Err(status::invalid(&Invalid::new("inventories", "INVALID_SUBSCRIPTION", text)));
         }
-        let subscription = Subscription::new(self.sync, wishes);
-        let (draining, start) = (self.draining.clone(), self.start);
-        let stream = FrameStream { watched, subscription, draining, start }.into_stream();
+        let player = identity.player.as_ref().or(owner.as_ref());
+        let opening = Opening {
+            watched,
+            bucket: Bucket::of_stream(player, wishes.session.as_ref(), &identity.caller),
+            wishes,
+            rollout: self.rollout.subscribe(),
+            statistics: self.statistics.clone(),
+            draining: self.draining.clone(),
+            start: self.start,
+        };
+        let stream = FrameStream::open(opening).into_stream();
         let mut response = Response::new(open.count(Box::pin(stream)));
         if let Some(player) = &identity.player {
             response.extensions_mut().insert(LimitedPlayer(player.clone()));
@@ -309,6 +322,7 @@ impl v1::inventory_service_server::InventoryService for Service {
         let current = self.engine.correct(session.clone(), caller, id.clone()).await;
         let current = current.map_err(|refusal| status::refusal(&refusal))?;
         let current = current.ok_or_else(|| status::inventory_not_found(&id))?;
+        self.statistics.add_desync_reported();
         tracing::warn!(%id, %session, epoch, revision, ?digest, ?current, "a reader reports a desync");
         Ok(Response::new(v1::ReportDesyncResponse { current: Some(reply::version(&current)) }))
     }

@@ -26,6 +26,16 @@ pub fn malformed(problem: &str) -> Status {
     Status::with_error_details(Code::InvalidArgument, problem, details("MALFORMED", []))
 }
 
+/// Several at once; there is at least one. The first gives the reason.
+pub fn all_invalid(invalid: &[Invalid]) -> Status {
+    let mut details = details(invalid.first().map_or("INVALID", |first| first.reason), []);
+    for one in invalid {
+        details.add_bad_request_violation(&one.field, &one.description);
+    }
+    let text: Vec<String> = invalid.iter().map(ToString::to_string).collect();
+    Status::with_error_details(Code::InvalidArgument, text.join("; "), details)
+}
+
 pub fn inventory_not_found(id: &InventoryId) -> Status {
     rejection(&Rejection { operation: 0, cause: RejectionCause::InventoryNotFound { id: id.clone() } })
 }

@@ -1,50 +1,206 @@
 //! The body of `SubscribeInventory`: pulled by the transport, never pushed. A frame is computed when it is polled, so a
-//! slow reader just gets it later and smaller.
+//! slow reader just gets it later and smaller. How, the rollout says at that very moment.
 
 use super::convert::frame;
+use super::shadow::{Computed, Shadow};
 use super::{status, v1};
+use crate::domain::{Inventory, SessionId};
 use crate::engine::Watched;
-use crate::sync::{Frame, Subscription};
+use crate::statistics::{FrameKind, OpenStream, StreamStatistics};
+use crate::sync::frame::full_frame;
+use crate::sync::{Bucket, Frame, FrameBody, FullReason, Moment, Rollout, StreamMode, Subscription, Waiting, Wishes};
 use futures_util::stream::{self, Stream};
+use prost::Message;
+use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
 
-pub struct FrameStream {
+/// gRPC's prefix of each message: a flag and the length.
+const MESSAGE_PREFIX_BYTES: usize = 5;
+
+/// What a stream is opened with.
+pub struct Opening {
     pub watched: Watched,
-    pub subscription: Subscription,
+    pub wishes: Wishes,
+    /// Where its player is among all.
+    pub bucket: Bucket,
+    pub rollout: watch::Receiver<Arc<Rollout>>,
+    pub statistics: Arc<StreamStatistics>,
     /// Becomes true when the service ends.
     pub draining: watch::Receiver<bool>,
     /// The moment that all streams count from.
     pub start: Instant,
 }
 
+pub struct FrameStream {
+    watched: Watched,
+    subscription: Subscription,
+    /// The new way, while the old way is sent.
+    shadow: Option<Box<Shadow>>,
+    session: Option<SessionId>,
+    notices: bool,
+    bucket: Bucket,
+    rollout: watch::Receiver<Arc<Rollout>>,
+    statistics: Arc<StreamStatistics>,
+    draining: watch::Receiver<bool>,
+    start: Instant,
+    _open: OpenStream,
+}
+
 impl FrameStream {
+    pub fn open(opening: Opening) -> Self {
+        let Opening { watched, wishes, bucket, mut rollout, statistics, draining, start } = opening;
+        let StreamMode { sync, shadow } = rollout.borrow_and_update().settings_for(bucket);
+        let (session, notices) = (wishes.session.clone(), wishes.notices);
+        let shadow = shadow.map(|settings| Box::new(Shadow::new(settings, wishes.clone())));
+        let subscription = Subscription::new(sync, wishes);
+        let _open = statistics.open();
+        Self { watched, subscription, shadow, session, notices, bucket, rollout, statistics, draining, start, _open }
+    }
+
     /// Ends with UNAVAILABLE when the service does; never otherwise.
     pub fn into_stream(self) -> impl Stream<Item = Result<v1::SubscribeInventoryResponse, Status>> + Send + 'static {
         stream::unfold(Some(self), async |state| {
             let mut this = state?;
             match this.next().await {
-                Some(frame) => Some((Ok(frame::message(&frame)), Some(this))),
+                Some(message) => Some((Ok(message), Some(this))),
                 None => Some((Err(status::draining()), None)),
             }
         })
     }
 
-    /// The next frame, as soon as one is due; none when the service ends.
-    async fn next(&mut self) -> Option<Frame> {
+    /// The next message, as soon as one is due; none when the service ends.
+    async fn next(&mut self) -> Option<v1::SubscribeInventoryResponse> {
         loop {
+            self.follow_rollout();
             let now = self.start.elapsed();
+            self.poll_shadow(now);
             if let Some(frame) = self.subscription.poll_frame(now, || self.watched.states()) {
-                return Some(frame);
+                let message = frame::message(&frame);
+                self.count(&frame, bytes(&message));
+                return Some(message);
             }
-            let due = self.start + self.subscription.poll_timeout(now);
-            tokio::select! {
+            let due = self.start + self.poll_timeout(now);
+            let changed = tokio::select! {
                 biased;
                 _ = self.draining.wait_for(|draining| *draining) => return None,
-                () = self.watched.changed() => self.subscription.handle_states(&self.watched.states()),
-                () = tokio::time::sleep_until(due) => {}
+                () = self.watched.changed() => true,
+                Ok(()) = self.rollout.changed() => {
+                    // It is looked at above.
+                    self.rollout.mark_changed();
+                    false
+                }
+                () = tokio::time::sleep_until(due) => false,
+            };
+            if changed {
+                self.handle_states();
             }
         }
     }
+
+    fn handle_states(&mut self) {
+        let states = self.watched.states();
+        self.subscription.handle_states(&states);
+        if let Some(shadow) = &mut self.shadow {
+            shadow.handle_states(&states);
+        }
+    }
+
+    fn poll_timeout(&self, now: Moment) -> Moment {
+        let due = self.subscription.poll_timeout(now);
+        self.shadow.as_ref().map_or(due, |shadow| due.min(shadow.poll_timeout(now)))
+    }
+
+    /// What has changed holds from the next frame on.
+    fn follow_rollout(&mut self) {
+        // An error would mean that nobody can change it any more.
+        if !self.rollout.has_changed().unwrap_or(false) {
+            return;
+        }
+        let StreamMode { sync, shadow } = self.rollout.borrow_and_update().settings_for(self.bucket);
+        self.subscription.handle_settings(sync);
+        match (shadow, &mut self.shadow) {
+            (None, shadow) => *shadow = None,
+            (Some(settings), Some(shadow)) => shadow.handle_settings(settings),
+            (Some(settings), none @ None) => {
+                let (session, notices) = (self.session.clone(), self.notices);
+                let wishes = Wishes { session, notices, ..Wishes::default() };
+                *none = Some(Box::new(Shadow::join(settings, wishes, &self.watched.states())));
+            }
+        }
+    }
+
+    fn poll_shadow(&mut self, now: Moment) {
+        let Some(shadow) = &mut self.shadow else { return };
+        let Some(Computed { message, checked }) = shadow.poll_message(now, || self.watched.states()) else { return };
+        if !message.changes.is_empty() {
+            self.statistics.add_shadow_computed(bytes(&message));
+        }
+        self.statistics.add_shadow_checks(checked.mismatches, checked.unverified);
+        if checked.mismatches > 0 {
+            tracing::error!(
+                ?checked,
+                ?message,
+                "the new way would have left a reader with something else than there is"
+            );
+        }
+    }
+
+    fn count(&mut self, frame: &Frame, bytes: u64) {
+        let is_full = |body: &FrameBody| matches!(body, FrameBody::Full { .. });
+        if frame.changed.is_empty() && frame.deleted.is_empty() {
+            self.statistics.add_quiet(bytes);
+        } else {
+            let full = frame.changed.iter().any(|(_, part)| is_full(&part.body));
+            let kind = if full { FrameKind::Full } else { FrameKind::Delta };
+            self.statistics.add_sync(kind, frame.trigger, bytes);
+            if self.shadow.is_some() {
+                self.statistics.add_shadow_sent(bytes);
+            }
+        }
+        if frame.trigger == Waiting::Initial {
+            let states = self.watched.states();
+            let present = states.iter().enumerate().filter_map(|(at, state)| Some((at, state.inventory.as_deref()?)));
+            let parts: u64 = present.map(|(at, inventory)| full_bytes(at, inventory)).sum();
+            let mark = v1::SubscribeInventoryResponse { caught_up: true, ..Default::default() };
+            self.statistics.add_immediate_full(1, parts + self::bytes(&mark));
+        }
+        self.count_passed();
+    }
+
+    /// What immediate full syncs would have sent for the revisions since the last time.
+    fn count_passed(&mut self) {
+        let mut passed = self.subscription.take_passed().peekable();
+        if passed.peek().is_none() {
+            return;
+        }
+        let states = self.watched.states();
+        let (mut syncs, mut bytes) = (0, 0);
+        for (position, revisions) in passed {
+            syncs = syncs.max(revisions);
+            let inventory = states.get(position).and_then(|state| state.inventory.as_deref());
+            bytes += revisions * inventory.map_or(0, |inventory| full_bytes(position, inventory));
+        }
+        self.statistics.add_immediate_full(syncs, bytes + syncs * MESSAGE_PREFIX_BYTES as u64);
+    }
+}
+
+impl Drop for FrameStream {
+    fn drop(&mut self) {
+        // What was predicted rightly, or waited, would have been sent.
+        self.handle_states();
+        self.count_passed();
+    }
+}
+
+fn bytes(message: &v1::SubscribeInventoryResponse) -> u64 {
+    (message.encoded_len() + MESSAGE_PREFIX_BYTES) as u64
+}
+
+/// What all slots of an inventory take in a message.
+fn full_bytes(position: usize, inventory: &Inventory) -> u64 {
+    let part = full_frame(inventory.epoch, &inventory.contents, FullReason::DeltaOff);
+    let frame = Frame { changed: vec![(position, part)], ..Frame::default() };
+    frame::message(&frame).encoded_len() as u64
 }

@@ -1,0 +1,163 @@
+//! The messages of `AdminService`.
+
+use super::Invalid;
+use crate::engine::EngineStatistics;
+use crate::grpc::v1;
+use crate::statistics::{Count, FrameKind, HistogramBucket, StreamCounts, percentile};
+use crate::sync::{Field, OutOfBounds, Rollout, Waiting};
+
+/// The most a `reason` may have, in bytes.
+const REASON_BYTES_MAX: usize = 256;
+
+pub fn rollout(rollout: &Rollout) -> v1::Rollout {
+    // No value is out of its bounds, and all of those fit.
+    let read = |field: Field| field.read(rollout) as u32;
+    v1::Rollout {
+        delta_percent: read(Field::DeltaPercent),
+        debounce_percent: read(Field::DebouncePercent),
+        prediction_percent: read(Field::PredictionPercent),
+        shadow_percent: read(Field::ShadowPercent),
+        news_ms: read(Field::NewsMs),
+        echo_ms: read(Field::EchoMs),
+        tick_ms: read(Field::TickMs),
+        delta_slots_max: read(Field::DeltaSlotsMax),
+        syncs_per_second: read(Field::SyncsPerSecond),
+        heartbeat_ms: read(Field::HeartbeatMs),
+    }
+}
+
+/// What a request sets.
+pub fn values(request: &v1::UpdateRolloutRequest) -> Vec<(Field, u64)> {
+    let value = |field: Field| {
+        let set = match field {
+            Field::DeltaPercent => request.delta_percent,
+            Field::DebouncePercent => request.debounce_percent,
+            Field::PredictionPercent => request.prediction_percent,
+            Field::ShadowPercent => request.shadow_percent,
+            Field::NewsMs => request.news_ms,
+            Field::EchoMs => request.echo_ms,
+            Field::TickMs => request.tick_ms,
+            Field::DeltaSlotsMax => request.delta_slots_max,
+            Field::SyncsPerSecond => request.syncs_per_second,
+            Field::HeartbeatMs => request.heartbeat_ms,
+        };
+        set.map(|set| (field, u64::from(set)))
+    };
+    Field::ALL.into_iter().filter_map(value).collect()
+}
+
+/// A request that sets these values; one that does not fit the wire is beyond every bound, and becomes the largest.
+pub fn update(reason: &str, values: &[(Field, u64)]) -> v1::UpdateRolloutRequest {
+    let mut request = v1::UpdateRolloutRequest { reason: reason.to_owned(), ..v1::UpdateRolloutRequest::default() };
+    for (field, value) in values {
+        let place = match field {
+            Field::DeltaPercent => &mut request.delta_percent,
+            Field::DebouncePercent => &mut request.debounce_percent,
+            Field::PredictionPercent => &mut request.prediction_percent,
+            Field::ShadowPercent => &mut request.shadow_percent,
+            Field::NewsMs => &mut request.news_ms,
+            Field::EchoMs => &mut request.echo_ms,
+            Field::TickMs => &mut request.tick_ms,
+            Field::DeltaSlotsMax => &mut request.delta_slots_max,
+            Field::SyncsPerSecond => &mut request.syncs_per_second,
+            Field::HeartbeatMs => &mut request.heartbeat_ms,
+        };
+        *place = Some(u32::try_from(*value).unwrap_or(u32::MAX));
+    }
+    request
+}
+
+/// What is to be logged with what is done.
+pub fn reason(text: &str) -> Result<(), Invalid> {
+    match text.trim().len() {
+        0 => Err(Invalid::new("reason", "MISSING", "say why; it is logged")),
+        _ if text.len() > REASON_BYTES_MAX => {
+            let text = format!("must have at most {REASON_BYTES_MAX} bytes");
+            Err(Invalid::new("reason", "REASON_TOO_LONG", text))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub fn out_of_bounds(problem: &OutOfBounds) -> Invalid {
+    let bounds = problem.field.bounds();
+    let text = format!("must be {} to {}, not {}", bounds.start(), bounds.end(), problem.value);
+    Invalid::new(problem.field.name(), "OUT_OF_BOUNDS", text)
+}
+
+pub fn streams(counts: &StreamCounts) -> v1::StreamStatistics {
+    let sync = |(kind, trigger, sent): &(FrameKind, Waiting, Count)| v1::SyncStatistics {
+        kind: sync_kind(*kind).into(),
+        trigger: sync_trigger(*trigger).into(),
+        count: count(sent),
+    };
+    v1::StreamStatistics {
+        open: counts.open,
+        syncs: counts.syncs.iter().map(sync).collect(),
+        quiet: count(&counts.quiet),
+        immediate_full: count(&counts.immediate_full),
+        shadow: Some(v1::ShadowStatistics {
+            sent: count(&counts.shadow.sent),
+            computed: count(&counts.shadow.computed),
+            mismatches: counts.shadow.mismatches,
+            unverified: counts.shadow.unverified,
+        }),
+        desyncs_reported: counts.desyncs_reported,
+    }
+}
+
+pub fn commits(statistics: &EngineStatistics) -> v1::CommitStatistics {
+    let bucket = |bucket: &HistogramBucket| v1::HistogramBucket { upper: bucket.upper, count: bucket.count };
+    v1::CommitStatistics {
+        commits: statistics.commits,
+        transactions: statistics.transactions,
+        commits_failed: statistics.commits_failed,
+        latency_p50_us: percentile(&statistics.latency_us, 50),
+        latency_p99_us: percentile(&statistics.latency_us, 99),
+        latency_us: statistics.latency_us.iter().map(bucket).collect(),
+        batch_p50: percentile(&statistics.batch, 50),
+        batch_p99: percentile(&statistics.batch, 99),
+        hot_inventories: statistics.hot_inventories,
+        queue: statistics.queue,
+        queue_max: statistics.queue_max,
+    }
+}
+
+fn count(count: &Count) -> Option<v1::MessageCount> {
+    Some(v1::MessageCount { messages: count.messages, bytes: count.bytes })
+}
+
+fn sync_kind(kind: FrameKind) -> v1::SyncKind {
+    match kind {
+        FrameKind::Full => v1::SyncKind::Full,
+        FrameKind::Delta => v1::SyncKind::Delta,
+    }
+}
+
+fn sync_trigger(trigger: Waiting) -> v1::SyncTrigger {
+    match trigger {
+        Waiting::Nothing => v1::SyncTrigger::Unspecified,
+        Waiting::Initial => v1::SyncTrigger::Initial,
+        Waiting::News => v1::SyncTrigger::News,
+        Waiting::Echo => v1::SyncTrigger::Echo,
+        Waiting::Correction => v1::SyncTrigger::Correction,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_value_is_read_where_it_is_written() {
+        for field in Field::ALL {
+            let request = update("a test", &[(field, 100)]);
+            assert_eq!(values(&request), [(field, 100)]);
+        }
+        let all = Field::ALL.map(|field| (field, 100));
+        let wire = rollout(&Rollout::default().with(all).expect("100 is within all bounds"));
+        let request = update("", &all);
+        assert_eq!(Some(wire.delta_percent), request.delta_percent);
+        assert_eq!(Some(wire.heartbeat_ms), request.heartbeat_ms);
+    }
+}

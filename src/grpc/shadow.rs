@@ -1,0 +1,287 @@
+//! The new way, computed and checked beside what is sent: a subscription of its own, and what its reader would have.
+//!
+//! It runs when its stream is polled, so that a reader that does not read costs nothing more here either.
+
+use super::convert::frame;
+use super::v1;
+use crate::domain::Inventory;
+use crate::sync::{Cursor, Moment, Replica, State, Subscription, SyncSettings, Wishes};
+use std::cell::RefCell;
+
+pub struct Shadow {
+    subscription: Subscription,
+    /// What the reader would have, of each inventory.
+    copies: Vec<Held>,
+    predicts: bool,
+}
+
+#[derive(Debug)]
+enum Held {
+    Nothing,
+    Known(Replica),
+    /// Only the reader knows: it has resumed, or predicted.
+    Unknown,
+}
+
+/// What would be sent now, and how it was found when it was applied.
+#[derive(Debug)]
+pub struct Computed {
+    pub message: v1::SubscribeInventoryResponse,
+    pub checked: Checked,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Checked {
+    /// Inventories of which the reader would have something else than there is.
+    pub mismatches: u64,
+    /// Inventories of which that cannot be told.
+    pub unverified: u64,
+}
+
+impl Shadow {
+    /// Beside a stream that is just opened.
+    pub fn new(settings: SyncSettings, wishes: Wishes) -> Self {
+        let held = |resume: &Option<Cursor>| if resume.is_some() { Held::Unknown } else { Held::Nothing };
+        let copies = wishes.resume.iter().map(held).collect();
+        let predicts = wishes.session.is_some();
+        Self { subscription: Subscription::new(settings, wishes), copies, predicts }
+    }
+
+    /// Beside a stream that is under way: as if its reader had all that there is now.
+    pub fn join(settings: SyncSettings, wishes: Wishes, states: &[State]) -> Self {
+        let resume = states.iter().map(|state| state.inventory.as_deref().map(Cursor::of)).collect();
+        let copies = states.iter().map(|state| state.inventory.as_deref().into()).collect();
+        let predicts = wishes.session.is_some();
+        Self { subscription: Subscription::new(settings, Wishes { resume, ..wishes }), copies, predicts }
+    }
+
+    pub fn handle_settings(&mut self, settings: SyncSettings) {
+        self.subscription.handle_settings(settings);
+    }
+
+    pub fn handle_states(&mut self, states: &[State]) {
+        self.subscription.handle_states(states);
+    }
+
+    pub fn poll_timeout(&self, now: Moment) -> Moment {
+        self.subscription.poll_timeout(now)
+    }
+
+    /// What would be sent now, applied to what the reader would have.
+    pub fn poll_message(&mut self, now: Moment, states: impl Fn() -> Vec<State>) -> Option<Computed> {
+        // The truth has to be of the same moment as the frame.
+        let truth = RefCell::new(Vec::new());
+        let frame = self.subscription.poll_frame(now, || {
+            let states = states();
+            truth.borrow_mut().clone_from(&states);
+            states
+        })?;
+        let message = frame::message(&frame);
+        let checked = self.apply(&message, &truth.into_inner());
+        Some(Computed { message, checked })
+    }
+
+    /// As a reader would, from the wire on. Whatever is found wrong is put right, so that it is counted once.
+    fn apply(&mut self, message: &v1::SubscribeInventoryResponse, truth: &[State]) -> Checked {
+        let mut checked = Checked::default();
+        for change in &message.changes {
+            let position = change.inventory as usize;
+            let inventory = truth.get(position).and_then(|state| state.inventory.as_deref());
+            let Some(held) = self.copies.get_mut(position) else {
+                checked.mismatches += 1;
+                continue;
+            };
+            checked.count(held.change(change, inventory, self.predicts));
+            *held = inventory.into();
+        }
+        for mark in &message.marks {
+            let position = mark.inventory as usize;
+            let inventory = truth.get(position).and_then(|state| state.inventory.as_deref());
+            let Some(held) = self.copies.get_mut(position) else {
+                checked.mismatches += 1;
+                continue;
+            };
+            checked.count(held.compare(mark, self.predicts));
+            *held = inventory.into();
+        }
+        checked
+    }
+}
+
+/// What a comparison has told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finding {
+    Same,
+    Different,
+    CannotTell,
+}
+
+impl Checked {
+    fn count(&mut self, finding: Finding) {
+        match finding {
+            Finding::Same => {}
+            Finding::Different => self.mismatches += 1,
+            Finding::CannotTell => self.unverified += 1,
+        }
+    }
+}
+
+impl Held {
+    /// Whether a change brings the reader to what there is.
+    fn change(&self, change: &v1::InventoryChange, truth: Option<&Inventory>, predicts: bool) -> Finding {
+        if change.deleted {
+            return if truth.is_none() { Finding::Same } else { Finding::Different };
+        }
+        let is_delta = change.full.is_none();
+        let before = match self {
+            Self::Unknown if is_delta => return Finding::CannotTell,
+            Self::Known(_) if is_delta && predicts && change.skipped > 0 => return Finding::CannotTell,
+            Self::Known(replica) => Some(replica),
+            Self::Unknown | Self::Nothing => None,
+        };
+        let told = before.map(|replica| replica.contents.revision());
+        let frame = frame::inventory_frame(change, told);
+        let after = frame.and_then(|frame| Replica::apply(before, &frame).ok());
+        let is_true = |(after, truth): (&Replica, &Inventory)| {
+            after.cursor() == Cursor::of(truth) && after.contents.digest() == truth.contents.digest()
+        };
+        if after.as_ref().zip(truth).is_some_and(is_true) { Finding::Same } else { Finding::Different }
+    }
+
+    /// Whether the reader has what a heartbeat says.
+    fn compare(&self, mark: &v1::Mark, predicts: bool) -> Finding {
+        let replica = match self {
+            Self::Unknown => return Finding::CannotTell,
+            Self::Nothing => return Finding::Different,
+            Self::Known(replica) => replica,
+        };
+        let digest = mark.digest.as_ref().map(frame::read_digest);
+        let Cursor { epoch, revision } = replica.cursor();
+        let same_epoch = epoch.get() == mark.epoch;
+        if same_epoch && revision.0 == mark.revision && digest == Some(replica.contents.digest()) {
+            return Finding::Same;
+        }
+        // What the reader predicted rightly it was not sent.
+        if predicts && same_epoch && revision.0 < mark.revision { Finding::CannotTell } else { Finding::Different }
+    }
+}
+
+impl From<Option<&Inventory>> for Held {
+    fn from(truth: Option<&Inventory>) -> Self {
+        truth.map_or(Self::Nothing, |truth| {
+            Self::Known(Replica { epoch: truth.epoch, contents: truth.contents.clone() })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Attributes, Contents, Count, Epoch, InventoryId, ItemCode, LayoutId, Revision, Slot, Stack};
+    use crate::sync::Published;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn stack(count: u32) -> Stack {
+        Stack { item: ItemCode::new(1).unwrap(), count: Count::new(count).unwrap(), attributes: Attributes::NONE }
+    }
+
+    /// Each revision has one item less in slot 0.
+    fn states(revision: u32) -> Vec<State> {
+        let edit = |revision| [(Slot(0), Some(stack(64 - revision)))];
+        let first = Contents::new(27, Revision(1), &edit(1));
+        let contents = (2..=revision).fold(first, |before, at| before.advanced(Revision(at.into()), &edit(at)));
+        let inventory = Inventory {
+            id: InventoryId::new("steve").unwrap(),
+            owner: None,
+            layout: LayoutId::new("chest").unwrap(),
+            epoch: Epoch::new(7).unwrap(),
+            contents,
+        };
+        vec![Arc::new(Published::new(Some(Arc::new(inventory))))]
+    }
+
+    fn shadow() -> Shadow {
+        Shadow::new(SyncSettings::default(), Wishes { resume: vec![None], ..Wishes::default() })
+    }
+
+    /// What is computed at a moment, in place of which `broken` is then applied.
+    fn checked_with(
+        shadow: &mut Shadow,
+        now: Duration,
+        states: &[State],
+        broken: impl Fn(&mut v1::SubscribeInventoryResponse),
+    ) -> Checked {
+        shadow.handle_states(states);
+        let frame = shadow.subscription.poll_frame(now, || states.to_vec()).expect("one is due");
+        let mut message = frame::message(&frame);
+        broken(&mut message);
+        shadow.apply(&message, states)
+    }
+
+    #[test]
+    fn a_right_frame_is_found_right_and_a_broken_one_is_found_once() {
+        let mut shadow = shadow();
+        let (one, two, three) = (states(1), states(2), states(3));
+        assert_eq!(checked_with(&mut shadow, SECOND, &one, |_| {}), Checked::default());
+        let mismatch = Checked { mismatches: 1, unverified: 0 };
+        let broken = checked_with(&mut shadow, 2 * SECOND, &two, |message| message.changes[0].counts[0] += 1);
+        assert_eq!(broken, mismatch);
+        assert_eq!(checked_with(&mut shadow, 3 * SECOND, &three, |_| {}), Checked::default(), "it was put right");
+    }
+
+    #[test]
+    fn whatever_is_wrong_with_a_frame_is_a_mismatch() {
+        type Breaking = fn(&mut v1::SubscribeInventoryResponse);
+        let breakings: [Breaking; 6] = [
+            |message| message.changes[0].check ^= 1,
+            |message| message.changes[0].advance += 1,
+            |message| message.changes[0].slots[0] = 9,
+            |message| message.changes[0].counts.clear(),
+            |message| message.changes[0].inventory = 1,
+            |message| message.changes[0].deleted = true,
+        ];
+        for (index, breaking) in breakings.into_iter().enumerate() {
+            let mut shadow = shadow();
+            checked_with(&mut shadow, SECOND, &states(1), |_| {});
+            let checked = checked_with(&mut shadow, 2 * SECOND, &states(2), breaking);
+            assert_eq!(checked, Checked { mismatches: 1, unverified: 0 }, "breaking {index}");
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_finds_a_reader_that_missed_a_frame() {
+        let mut shadow = shadow();
+        checked_with(&mut shadow, SECOND, &states(1), |_| {});
+        let lost = checked_with(&mut shadow, 2 * SECOND, &states(2), |message| message.changes.clear());
+        assert_eq!(lost, Checked::default(), "nothing came, so that nothing is compared");
+        let beat = checked_with(&mut shadow, 60 * SECOND, &states(2), |_| {});
+        assert_eq!(beat, Checked { mismatches: 1, unverified: 0 });
+        let beat = checked_with(&mut shadow, 120 * SECOND, &states(2), |_| {});
+        assert_eq!(beat, Checked::default());
+    }
+
+    #[test]
+    fn what_only_a_resumed_reader_knows_is_not_judged_once() {
+        let before = Cursor { epoch: Epoch::new(7).unwrap(), revision: Revision(1) };
+        let wishes = Wishes { resume: vec![Some(before)], ..Wishes::default() };
+        let mut shadow = Shadow::new(SyncSettings::default(), wishes);
+        let resumed = checked_with(&mut shadow, SECOND, &states(2), |_| {});
+        assert_eq!(resumed, Checked { mismatches: 0, unverified: 1 });
+        assert_eq!(checked_with(&mut shadow, 2 * SECOND, &states(3), |_| {}), Checked::default());
+    }
+
+    #[test]
+    fn a_shadow_that_joins_later_computes_nothing_until_something_changes() {
+        let now = states(4);
+        let mut shadow = Shadow::join(SyncSettings::default(), Wishes::default(), &now);
+        let first = shadow.poll_message(SECOND, || now.clone()).expect("it has caught up");
+        assert!(first.message.changes.is_empty() && first.checked == Checked::default());
+        let next = states(5);
+        shadow.handle_states(&next);
+        let next = shadow.poll_message(3 * SECOND, || next.clone()).expect("it is due");
+        assert_eq!((next.message.changes.len(), next.checked), (1, Checked::default()));
+    }
+}
