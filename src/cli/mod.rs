@@ -4,7 +4,9 @@ mod call;
 mod demo;
 mod play;
 mod replay;
+mod rollout;
 mod serve;
+mod top;
 pub mod trace;
 mod watch;
 
@@ -28,6 +30,8 @@ enum Command {
     Replay(replay::Replay),
     Watch(watch::Watch),
     Call(call::Call),
+    Rollout(rollout::Rollout),
+    Top(top::Top),
 }
 
 /// Which service a command talks to.
@@ -64,6 +68,8 @@ pub fn run() -> ExitCode {
             Command::Replay(command) => command.run().await,
             Command::Watch(command) => command.run().await,
             Command::Call(command) => command.run().await,
+            Command::Rollout(command) => command.run().await,
+            Command::Top(command) => command.run().await,
         }
     });
     // What a drain limit has cut off is not waited for.

@@ -2,6 +2,7 @@
 
 use super::CommandResult;
 use crate::catalog_file;
+use crate::config::{self, LiveRollout, Reload};
 use crate::grpc::streams::StreamSettings;
 use crate::middleware::AdmissionSettings;
 use crate::server::{ServerSettings, serve};
@@ -28,6 +29,12 @@ pub struct Serve {
     /// The catalog of items, recipes and layouts, as TOML; without, the built-in one.
     #[arg(long, env = "SLOTCAST_CATALOG")]
     catalog: Option<PathBuf>,
+    /// How streams are served, as TOML; read again when it changes and on SIGHUP.
+    #[arg(long, env = "SLOTCAST_CONFIG")]
+    config: Option<PathBuf>,
+    /// Print a documented settings file with what holds without one, and end.
+    #[arg(long)]
+    print_config: bool,
     /// How long calls may take to end after SIGTERM, in milliseconds.
     #[arg(long, default_value_t = 10_000, env = "SLOTCAST_DRAIN_LIMIT_MS")]
     drain_limit_ms: u64,
@@ -62,6 +69,10 @@ pub struct Serve {
 
 impl Serve {
     pub async fn run(self) -> CommandResult {
+        if self.print_config {
+            print!("{}", config::DEFAULT);
+            return Ok(());
+        }
         self.log();
         if !self.listen.ip().is_loopback() && !self.without_authentication {
             return Err(format!(
@@ -78,6 +89,7 @@ impl Serve {
             Some(path) => catalog_file::read(path)?,
             None => catalog_file::default_catalog(),
         };
+        let rollout = self.rollout()?;
         std::fs::create_dir_all(&self.data)
             .map_err(|error| format!("the folder {} cannot be made: {error}", self.data.display()))?;
         let settings = EmbeddedSettings {
@@ -91,7 +103,8 @@ impl Serve {
             .await
             .map_err(|error| format!("{} cannot be listened on: {error}; choose another with --listen", self.listen))?;
         println!("listening on http://{}", listener.local_addr()?);
-        serve(listener, Arc::new(store), Arc::new(catalog), self.server_settings(), stop_signal()?).await?;
+        let settings = ServerSettings { rollout, ..self.server_settings() };
+        serve(listener, Arc::new(store), Arc::new(catalog), settings, stop_signal()?).await?;
         tracing::info!("stopped");
         Ok(())
     }
@@ -106,6 +119,15 @@ impl Serve {
             drain_limit: Duration::from_millis(self.drain_limit_ms),
             ..ServerSettings::default()
         }
+    }
+
+    /// As the settings file says, now and whenever it changes.
+    fn rollout(&self) -> Result<LiveRollout, Box<dyn std::error::Error>> {
+        let Some(path) = &self.config else { return Ok(LiveRollout::default()) };
+        let reload = Reload::open(path.clone())?;
+        let rollout = reload.rollout().clone();
+        tokio::spawn(config::follow(reload)?);
+        Ok(rollout)
     }
 
     fn log(&self) {

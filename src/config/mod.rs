@@ -26,13 +26,7 @@ pub enum ConfigError {
     Invalid { path: PathBuf, problems: Vec<String> },
 }
 
-/// Reads and checks a settings file; the error tells every problem at once.
-pub fn read(path: &Path) -> Result<Rollout, ConfigError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
-    parse(&text, path)
-}
-
+/// Checks a file's text; the error tells every problem at once.
 fn parse(text: &str, path: &Path) -> Result<Rollout, ConfigError> {
     let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Malformed {
         path: path.to_owned(),

@@ -5,9 +5,11 @@
 //! changed holds once it was the same twice, so that a file that is just being written is not taken by half.
 
 use super::{ConfigError, LiveRollout, parse};
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -25,10 +27,16 @@ pub struct Reload {
 }
 
 impl Reload {
-    /// Of a file that was read and set just before.
-    pub fn new(path: PathBuf, live: LiveRollout) -> Self {
-        let judged = std::fs::read_to_string(&path).map_err(|error| error.kind());
-        Self { path, live, judged, changed: None }
+    /// Reads and checks the file, and makes the rollout that it will be set on from now on.
+    pub fn open(path: PathBuf) -> Result<Self, ConfigError> {
+        let unreadable = |error| ConfigError::Unreadable { path: path.clone(), error };
+        let text = std::fs::read_to_string(&path).map_err(unreadable)?;
+        let live = LiveRollout::new(parse(&text, &path)?);
+        Ok(Self { path, live, judged: Ok(text), changed: None })
+    }
+
+    pub fn rollout(&self) -> &LiveRollout {
+        &self.live
     }
 
     /// Sets what the file says if it has changed and stands still, or in any case if `asked`. A file that is wrong changes nothing, and is
@@ -55,17 +63,20 @@ impl Reload {
     }
 }
 
-/// Sets what the file says whenever it changes, and on SIGHUP. Never ends.
-pub async fn follow(mut reload: Reload) -> std::io::Result<std::convert::Infallible> {
+/// Sets what the file says whenever it changes, and on SIGHUP, which from this call on does not end the process. Never
+/// ends.
+pub fn follow(mut reload: Reload) -> std::io::Result<impl Future<Output = Infallible> + Send + 'static> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut interval = tokio::time::interval(LOOK_INTERVAL);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => reload.look(true).await,
-            _ = interval.tick() => reload.look(false).await,
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => reload.look(true).await,
+                _ = interval.tick() => reload.look(false).await,
+            }
         }
-    }
+    })
 }
 
 #[cfg(test)]
@@ -84,8 +95,8 @@ mod tests {
         let path = folder.path().join("slotcast.toml");
         let write = |text: &str| std::fs::write(&path, text).unwrap();
         write("");
-        let live = LiveRollout::default();
-        let mut reload = Reload::new(path.clone(), live.clone());
+        let mut reload = Reload::open(path.clone()).unwrap();
+        let live = reload.rollout().clone();
         let news_ms = || Field::NewsMs.read(&live.current());
 
         write("");
@@ -115,8 +126,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("slotcast.toml");
         std::fs::write(&path, "[sync]\nnews_ms = 70\n").unwrap();
-        let live = LiveRollout::default();
-        let mut reload = Reload::new(path, live.clone());
+        let mut reload = Reload::open(path).unwrap();
+        let live = reload.rollout().clone();
+        assert_eq!(Field::NewsMs.read(&live.current()), 70);
         live.change("me", "a test", |_| Ok(Rollout::immediate_full())).unwrap();
         reload.look(false).await;
         assert_eq!(*live.current(), Rollout::immediate_full());

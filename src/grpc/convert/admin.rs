@@ -26,6 +26,23 @@ pub fn rollout(rollout: &Rollout) -> v1::Rollout {
     }
 }
 
+/// All values as another service has told them, which may have other bounds.
+pub fn read_rollout(rollout: &v1::Rollout) -> Vec<(Field, u64)> {
+    let value = |field: Field| match field {
+        Field::DeltaPercent => rollout.delta_percent,
+        Field::DebouncePercent => rollout.debounce_percent,
+        Field::PredictionPercent => rollout.prediction_percent,
+        Field::ShadowPercent => rollout.shadow_percent,
+        Field::NewsMs => rollout.news_ms,
+        Field::EchoMs => rollout.echo_ms,
+        Field::TickMs => rollout.tick_ms,
+        Field::DeltaSlotsMax => rollout.delta_slots_max,
+        Field::SyncsPerSecond => rollout.syncs_per_second,
+        Field::HeartbeatMs => rollout.heartbeat_ms,
+    };
+    Field::ALL.into_iter().map(|field| (field, u64::from(value(field)))).collect()
+}
+
 /// What a request sets.
 pub fn values(request: &v1::UpdateRolloutRequest) -> Vec<(Field, u64)> {
     let value = |field: Field| {
@@ -154,10 +171,9 @@ mod tests {
             let request = update("a test", &[(field, 100)]);
             assert_eq!(values(&request), [(field, 100)]);
         }
-        let all = Field::ALL.map(|field| (field, 100));
-        let wire = rollout(&Rollout::default().with(all).expect("100 is within all bounds"));
-        let request = update("", &all);
-        assert_eq!(Some(wire.delta_percent), request.delta_percent);
-        assert_eq!(Some(wire.heartbeat_ms), request.heartbeat_ms);
+        let distinct = Field::ALL.into_iter().zip(1..).map(|(field, n)| (field, *field.bounds().start() + n));
+        let distinct: Vec<_> = distinct.collect();
+        let set = Rollout::default().with(distinct.iter().copied()).expect("they are within bounds");
+        assert_eq!(read_rollout(&rollout(&set)), distinct);
     }
 }

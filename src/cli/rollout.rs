@@ -1,0 +1,116 @@
+//! `slotcast rollout`: how streams are served, for operators.
+
+use super::{CommandResult, Target};
+use crate::grpc::convert::admin;
+use crate::grpc::v1;
+use crate::grpc::v1::admin_service_client::AdminServiceClient;
+use crate::sync::{Field, Rollout as Values};
+use clap::Subcommand;
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use serde_json::{Map, Value};
+
+/// Shows or sets how streams are served: flags in percent of players, windows, limits.
+///
+/// What is set holds from the next frame of every open stream on, until the next change, a restart, or a reload of the
+/// settings file. `slotcast rollout set delta_percent=0 debounce_percent=0 prediction_percent=0` is the way back to full
+/// syncs for every change.
+#[derive(Debug, clap::Args)]
+pub struct Rollout {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Shows all values.
+    Get {
+        #[command(flatten)]
+        target: Target,
+        /// Print them as JSON, for machines.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Sets some values, all of them or none.
+    Set {
+        /// As in `delta_percent=50`; `slotcast rollout get` names them all.
+        #[arg(required = true, value_name = "KEY=VALUE", value_parser = setting)]
+        values: Vec<(Field, u64)>,
+        /// Why; the service logs it.
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        target: Target,
+        /// Print all values as JSON afterwards, for machines.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Rollout {
+    pub async fn run(self) -> CommandResult {
+        let (target, json, values) = match self.action {
+            Action::Get { target, json } => (target, json, None),
+            Action::Set { values, reason, target, json } => (target, json, Some((values, reason))),
+        };
+        let mut admin = AdminServiceClient::new(target.client()?.channel());
+        let refused = |status: tonic::Status| format!("the service refused: {}", status.message());
+        let rollout = match values {
+            None => admin.get_rollout(v1::GetRolloutRequest {}).await.map_err(refused)?.into_inner().rollout,
+            Some((values, reason)) => {
+                let request = admin::update(&reason, &values);
+                admin.update_rollout(request).await.map_err(refused)?.into_inner().rollout
+            }
+        };
+        let rollout = admin::read_rollout(&rollout.unwrap_or_default());
+        println!("{}", if json { as_json(&rollout).to_string() } else { as_table(&rollout) });
+        Ok(())
+    }
+}
+
+fn setting(text: &str) -> Result<(Field, u64), String> {
+    let (name, value) = text.split_once('=').ok_or("write KEY=VALUE, as in delta_percent=50")?;
+    let names = || Field::ALL.map(Field::name).join(", ");
+    let field = Field::named(name.trim()).ok_or_else(|| format!("there are {}", names()))?;
+    let value = value.trim().parse().map_err(|_| format!("{value:?} is no whole number"))?;
+    if !field.bounds().contains(&value) {
+        return Err(crate::sync::OutOfBounds { field, value }.to_string());
+    }
+    Ok((field, value))
+}
+
+fn as_json(rollout: &[(Field, u64)]) -> Value {
+    Value::Object(
+        rollout.iter().map(|(field, value)| (field.name().to_owned(), (*value).into())).collect::<Map<_, _>>(),
+    )
+}
+
+fn as_table(rollout: &[(Field, u64)]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["setting", "value", "without a file"]);
+    for (field, value) in rollout {
+        let usual = field.read(&Values::default());
+        table.add_row([field.name().to_owned(), value.to_string(), usual.to_string()].map(Cell::new));
+    }
+    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_read_and_what_is_wrong_with_it_told() {
+        assert_eq!(setting("delta_percent=50"), Ok((Field::DeltaPercent, 50)));
+        assert_eq!(setting(" echo_ms = 7 "), Ok((Field::EchoMs, 7)));
+        for (text, told) in [
+            ("delta", "write KEY=VALUE, as in delta_percent=50"),
+            ("delta=50", "there are delta_percent, debounce_percent"),
+            ("delta_percent=half", "\"half\" is no whole number"),
+            ("delta_percent=101", "delta_percent must be 0 to 100, not 101"),
+        ] {
+            let error = setting(text).expect_err("it is wrong");
+            assert!(error.starts_with(told), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! `slotcast top`: what the service does, live.
+
+mod reading;
+mod view;
+
+use super::{CommandResult, Target};
+use crate::client::NameCaller;
+use crate::grpc::v1;
+use crate::grpc::v1::admin_service_client::AdminServiceClient;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use reading::Reading;
+use serde_json::json;
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tonic::Status;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use view::View;
+
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long a reading may take.
+const READING_LIMIT: Duration = Duration::from_secs(5);
+/// How often the keyboard is asked whether it is still needed.
+const KEYS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Shows live what the service sends, saves and commits, and how the shadow compares.
+///
+/// On a terminal q, Esc or Ctrl-C quits. Elsewhere a line is printed every second.
+#[derive(Debug, clap::Args)]
+pub struct Top {
+    #[command(flatten)]
+    target: Target,
+    /// Print one reading, with what was counted since the service started.
+    #[arg(long)]
+    once: bool,
+    /// Print readings as JSON, one a line, for machines.
+    #[arg(long)]
+    json: bool,
+}
+
+type Admin = AdminServiceClient<InterceptedService<Channel, NameCaller>>;
+
+impl Top {
+    pub async fn run(self) -> CommandResult {
+        let mut admin = AdminServiceClient::new(self.target.client()?.channel());
+        let mut view = View::new(&self.target.server);
+        // The first has to succeed: a wrong address is told as an error.
+        view.handle_reading(read(&mut admin).await.map_err(|status| away(&status))?);
+        if self.once {
+            self.print(&view)?;
+        } else if self.json || !std::io::stdout().is_terminal() {
+            self.print_lines(&mut admin, view).await?;
+        } else {
+            let terminal = Screen::open()?;
+            show(terminal, &mut admin, view).await?;
+        }
+        Ok(())
+    }
+
+    async fn print_lines(&self, admin: &mut Admin, mut view: View) -> CommandResult {
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            view.handle_reading(read(admin).await.map_err(|status| away(&status))?);
+            if self.print(&view).is_err() {
+                // Whoever reads has read enough, as `head` does.
+                return Ok(());
+            }
+        }
+    }
+
+    fn print(&self, view: &View) -> std::io::Result<()> {
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            let told = json!({"since_start": view.reading, "rates": view.rates, "saved_percent": view.reading.saved_percent()});
+            writeln!(out, "{told}")
+        } else {
+            writeln!(out, "{}", view.line())
+        }
+    }
+}
+
+/// The terminal while it is ours; given back when this is dropped, and by a hook before a panic is told.
+struct Screen(ratatui::DefaultTerminal);
+
+impl Screen {
+    fn open() -> std::io::Result<Self> {
+        ratatui::try_init().map(Self)
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        ratatui::restore();
+    }
+}
+
+async fn show(mut screen: Screen, admin: &mut Admin, mut view: View) -> std::io::Result<()> {
+    let mut events = events();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interval = tokio::time::interval(INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval.reset();
+    loop {
+        screen.0.draw(|frame| view.draw(frame))?;
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) if !quits(&event) => {}
+                Some(_) | None => return Ok(()),
+            },
+            _ = terminate.recv() => return Ok(()),
+            told = async { interval.tick().await; read(admin).await } => match told {
+                Ok(reading) => view.handle_reading(reading),
+                Err(status) => view.away = Some(away(&status)),
+            },
+        }
+    }
+}
+
+async fn read(admin: &mut Admin) -> Result<Reading, Status> {
+    let told = tokio::time::timeout(READING_LIMIT, admin.get_statistics(v1::GetStatisticsRequest {})).await;
+    let told = told.map_err(|_| Status::deadline_exceeded("it does not answer"))??;
+    Ok(Reading::of(told.into_inner()))
+}
+
+fn away(status: &Status) -> String {
+    format!("no statistics: {}", status.message())
+}
+
+/// What happens at the terminal and matters: it is to end, or has another size. A thread of its own, since asking blocks; it ends soon after the receiver.
+fn events() -> mpsc::Receiver<Event> {
+    let (sender, events) = mpsc::channel(16);
+    std::thread::spawn(move || {
+        while !sender.is_closed() {
+            match event::poll(KEYS_INTERVAL).and_then(|waits| waits.then(event::read).transpose()) {
+                Ok(Some(event)) if !quits(&event) && !matches!(event, Event::Resize(..)) => {}
+                Ok(Some(event)) => drop(sender.blocking_send(event)),
+                Ok(None) => {}
+                Err(_) => return,
+            }
+        }
+    });
+    events
+}
+
+fn quits(event: &Event) -> bool {
+    let Event::Key(key) = event else { return false };
+    let control = key.modifiers.contains(KeyModifiers::CONTROL);
+    let quits = matches!(key.code, KeyCode::Esc | KeyCode::Char('q')) || control && key.code == KeyCode::Char('c');
+    quits && key.kind != KeyEventKind::Release
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ratatui::crossterm::event::KeyEvent;
+
+    #[test]
+    fn q_escape_and_control_c_quit_and_nothing_else() {
+        let key = |code, modifiers| Event::Key(KeyEvent::new(code, modifiers));
+        let (none, control) = (KeyModifiers::NONE, KeyModifiers::CONTROL);
+        assert!(quits(&key(KeyCode::Char('q'), none)) && quits(&key(KeyCode::Esc, none)));
+        assert!(quits(&key(KeyCode::Char('c'), control)));
+        assert!(!quits(&key(KeyCode::Char('c'), none)) && !quits(&Event::Resize(1, 1)));
+    }
+}
