@@ -13,6 +13,7 @@ use slotcast::grpc::v1::operation::Operation;
 use slotcast::middleware::AdmissionSettings;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
+use slotcast::sync::{Field, Rollout};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -149,8 +150,12 @@ async fn fifty_writers_and_eight_streams_of_one_player_stay_within_ten_frames_a_
 #[tokio::test]
 async fn the_limit_of_a_running_server_can_be_changed() {
     let settings = ServerSettings::default();
-    let rate = settings.sync_rate.clone();
-    rate.set(1);
+    let rollout = settings.rollout.clone();
+    let limit = |syncs_per_second| {
+        let next = |current: &Rollout| current.with([(Field::SyncsPerSecond, syncs_per_second)]);
+        rollout.change("test", "as the test says", next).unwrap();
+    };
+    limit(1);
     let served = Served::start(settings).await;
     let service = served.client("lobby");
     create(&service, "chest").await;
@@ -160,7 +165,7 @@ async fn the_limit_of_a_running_server_can_be_changed() {
     let begin = Instant::now();
     follow.next().await.unwrap();
     assert!(begin.elapsed() > Duration::from_secs(1) - DELIVERY_MAX, "{:?}", begin.elapsed());
-    rate.set(0);
+    limit(0);
     // It waits already, for its next permit, and notices when it looks again.
     change(&service, "chest", 1).await.unwrap();
     follow.next().await.unwrap();

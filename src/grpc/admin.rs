@@ -5,6 +5,7 @@ use super::{status, v1};
 use crate::config::LiveRollout;
 use crate::domain::Caller;
 use crate::engine::Engine;
+use crate::middleware::Identity;
 use crate::statistics::StreamStatistics;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,8 @@ pub struct Admin {
 }
 
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    request.extensions().get().cloned().ok_or_else(status::unknown_caller)
+    let identity: Option<&Identity> = request.extensions().get();
+    identity.map(|identity| identity.caller.clone()).ok_or_else(status::unknown_caller)
 }
 
 #[tonic::async_trait]

@@ -8,9 +8,9 @@ use super::pacer::Moment;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A grant counts for this long. A millisecond more than a second, so that a count with both edges included, or by a
-/// clock of whole milliseconds, finds no more than the limit either.
-pub const GRANT_LIFE: Duration = Duration::from_millis(1_001);
+/// A grant counts for this long: 50 ms more than a second, so that a reader finds no more than the limit in any second
+/// either, while the time that frames take to reach it varies by less than that.
+pub const GRANT_LIFE: Duration = Duration::from_millis(1_050);
 /// A waiter that does not come this long after it was told to keeps its place in the row, but holds up nobody behind it:
 /// a reader that stalls must not keep a permit from the others.
 const PATIENCE: Duration = Duration::from_millis(100);
