@@ -415,7 +415,8 @@ async fn commits_and_reported_desyncs_are_counted() {
     assert!((2..=51).contains(&commits.commits) && commits.latency_p50_us > 0);
     assert_eq!(commits.latency_us.iter().map(|bucket| bucket.count).sum::<u64>(), commits.commits);
     assert!(commits.latency_p99_us >= commits.latency_p50_us && commits.batch_p99 >= commits.batch_p50);
-    assert_eq!((commits.queue, commits.queue_max), (0, 8_192));
+    // The correction for the desync is answered before the commit loop has taken it.
+    assert!(commits.queue <= 1 && commits.queue_max == 8_192);
     assert_eq!((streams.open, streams.desyncs_reported), (0, 1));
     served.server.stop().await.unwrap();
 }
