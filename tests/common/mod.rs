@@ -8,12 +8,13 @@ pub use memory_store::MemoryStore;
 
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, fresh_context};
+use slotcast::config::LiveRollout;
 use slotcast::domain::{Edit, Revision};
 use slotcast::grpc::convert::frame::inventory_frame;
 use slotcast::grpc::v1;
 use slotcast::grpc::v1::operation::Operation;
 use slotcast::server::{RunningServer, ServerSettings};
-use slotcast::sync::{Replica, SyncSettings, Windows};
+use slotcast::sync::{Percent, Replica, Rollout, SyncSettings, Windows};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -38,7 +39,7 @@ impl TestServer {
     pub async fn start(sync: SyncSettings) -> Self {
         let store = Arc::new(MemoryStore::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let settings = ServerSettings { sync, ..ServerSettings::default() };
+        let settings = ServerSettings { rollout: rollout(sync), ..ServerSettings::default() };
         let running = RunningServer::start(listener, store.clone(), Arc::new(default_catalog()), settings).unwrap();
         let client = Client::new(&running.uri(), "test").unwrap();
         Self { running, store, client }
@@ -264,4 +265,18 @@ pub fn precondition(reason: &str) -> Told {
 pub fn create_named(id: &str) -> Operation {
     let (inventory_id, layout) = (id.into(), "chest".into());
     Operation::Create(v1::CreateInventory { inventory_id, layout, ..v1::CreateInventory::default() })
+}
+
+/// All players are served like this.
+fn rollout(sync: SyncSettings) -> LiveRollout {
+    let SyncSettings { windows, delta_slots_max, prediction, heartbeat } = sync;
+    let all_or_none = |all: bool| Percent::new(if all { 100 } else { 0 }).unwrap();
+    LiveRollout::new(Rollout {
+        delta: all_or_none(delta_slots_max > 0),
+        prediction: all_or_none(prediction),
+        windows,
+        delta_slots_max,
+        heartbeat,
+        ..Rollout::default()
+    })
 }
