@@ -172,16 +172,16 @@ mod tests {
         // With a window that starts anew each second, ten at 990 ms and ten at 1,010 ms pass: twenty in 20 ms.
         let mut limit = limit(10);
         assert!((0..10).all(|_| sends(&mut limit, at_ms(990))));
-        assert!((1_000..1_991).all(|ms| !sends(&mut limit, at_ms(ms))));
-        assert!((0..10).all(|_| sends(&mut limit, at_ms(1_991))));
+        assert!((1_000..2_040).all(|ms| !sends(&mut limit, at_ms(ms))));
+        assert!((0..10).all(|_| sends(&mut limit, at_ms(2_040))));
     }
 
     #[test]
-    fn two_grants_exactly_a_second_apart_are_within_one_second() {
+    fn a_grant_counts_for_a_little_more_than_a_second() {
         let mut limit = limit(1);
         assert!(sends(&mut limit, at_ms(5)));
-        assert!(!sends(&mut limit, at_ms(1_005)));
-        assert!(sends(&mut limit, at_ms(1_006)));
+        assert!(!sends(&mut limit, at_ms(1_054)));
+        assert!(sends(&mut limit, at_ms(1_055)));
     }
 
     #[test]
@@ -191,13 +191,13 @@ mod tests {
             assert!(sends(&mut limit, at_ms(ms)));
         }
         let (first, until) = waits(&mut limit, None, at_ms(200));
-        assert_eq!(until, at_ms(1_001));
+        assert_eq!(until, at_ms(1_050));
         let (second, until) = waits(&mut limit, None, at_ms(200));
-        assert_eq!(until, at_ms(1_101));
-        assert_eq!(limit.poll_turn(Some(first), at_ms(1_001)), Turn::Now);
-        limit.handle_sent(Some(first), at_ms(1_001));
-        assert_eq!(waits(&mut limit, Some(second), at_ms(1_100)).1, at_ms(1_101));
-        assert_eq!(limit.poll_turn(Some(second), at_ms(1_101)), Turn::Now);
+        assert_eq!(until, at_ms(1_150));
+        assert_eq!(limit.poll_turn(Some(first), at_ms(1_050)), Turn::Now);
+        limit.handle_sent(Some(first), at_ms(1_050));
+        assert_eq!(waits(&mut limit, Some(second), at_ms(1_149)).1, at_ms(1_150));
+        assert_eq!(limit.poll_turn(Some(second), at_ms(1_150)), Turn::Now);
     }
 
     #[test]
@@ -205,8 +205,8 @@ mod tests {
         let mut limit = limit(1);
         assert!(sends(&mut limit, at_ms(0)));
         let (first, _) = waits(&mut limit, None, at_ms(1));
-        assert!(!sends(&mut limit, at_ms(1_001)), "the permit belongs to the one who waits");
-        assert_eq!(limit.poll_turn(Some(first), at_ms(1_001)), Turn::Now);
+        assert!(!sends(&mut limit, at_ms(1_050)), "the permit belongs to the one who waits");
+        assert_eq!(limit.poll_turn(Some(first), at_ms(1_050)), Turn::Now);
     }
 
     #[test]
@@ -217,8 +217,8 @@ mod tests {
         let (second, _) = waits(&mut limit, None, at_ms(1));
         assert!(limit.handle_left(Some(first)));
         assert!(!limit.handle_left(Some(first)), "it waits no longer");
-        assert_eq!(waits(&mut limit, Some(second), at_ms(2)).1, at_ms(1_001));
-        assert_eq!(limit.poll_turn(Some(second), at_ms(1_001)), Turn::Now);
+        assert_eq!(waits(&mut limit, Some(second), at_ms(2)).1, at_ms(1_050));
+        assert_eq!(limit.poll_turn(Some(second), at_ms(1_050)), Turn::Now);
     }
 
     #[test]
@@ -227,13 +227,13 @@ mod tests {
         assert!(sends(&mut limit, at_ms(0)));
         let (stalled, _) = waits(&mut limit, None, at_ms(1));
         let (second, _) = waits(&mut limit, None, at_ms(1));
-        waits(&mut limit, Some(second), at_ms(1_101));
-        assert_eq!(limit.poll_turn(Some(second), at_ms(1_102)), Turn::Now);
-        limit.handle_sent(Some(second), at_ms(1_102));
+        waits(&mut limit, Some(second), at_ms(1_150));
+        assert_eq!(limit.poll_turn(Some(second), at_ms(1_151)), Turn::Now);
+        limit.handle_sent(Some(second), at_ms(1_151));
         let (third, _) = waits(&mut limit, None, at_ms(1_200));
         waits(&mut limit, Some(stalled), at_ms(1_300));
-        waits(&mut limit, Some(third), at_ms(2_103));
-        assert_eq!(limit.poll_turn(Some(stalled), at_ms(2_103)), Turn::Now, "its ticket is the older");
+        waits(&mut limit, Some(third), at_ms(2_201));
+        assert_eq!(limit.poll_turn(Some(stalled), at_ms(2_201)), Turn::Now, "its ticket is the older");
     }
 
     #[test]
@@ -243,10 +243,10 @@ mod tests {
         limit.handle_setting(6);
         assert!((0..2).all(|_| sends(&mut limit, at_ms(1))) && !sends(&mut limit, at_ms(1)));
         limit.handle_setting(2);
-        assert!(!sends(&mut limit, at_ms(1_001)), "two of the last second are all there may be");
-        assert!(sends(&mut limit, at_ms(1_002)));
+        assert!(!sends(&mut limit, at_ms(1_050)), "two of the last second are all there may be");
+        assert!(sends(&mut limit, at_ms(1_051)));
         limit.handle_setting(0);
-        assert!((0..100).all(|_| sends(&mut limit, at_ms(1_003))));
+        assert!((0..100).all(|_| sends(&mut limit, at_ms(1_052))));
     }
 
     #[test]
@@ -254,7 +254,7 @@ mod tests {
         let mut limit = limit(1);
         assert!(limit.is_idle(at_ms(0)));
         assert!(sends(&mut limit, at_ms(0)));
-        assert!(!limit.is_idle(at_ms(1_000)) && limit.is_idle(at_ms(1_001)));
+        assert!(!limit.is_idle(at_ms(1_049)) && limit.is_idle(at_ms(1_050)));
         let (ticket, _) = waits(&mut limit, None, at_ms(1));
         assert!(!limit.is_idle(at_ms(5_000)));
         limit.handle_left(Some(ticket));
