@@ -5,7 +5,7 @@ use super::statistics::CommitCounters;
 use super::{Answer, Call, EngineSettings, Refusal};
 use crate::domain::{self, Caller, Catalog, Effect, Epoch, Inventory, InventoryId, KeyTag, SessionId, Touched, View};
 use crate::store::{CommitError, Key, Loaded, Recall, Reply, Store, StoreError, Transaction};
-use crate::sync::{ChangeKind, Note, State, Verdict};
+use crate::sync::{Asked, ChangeKind, Note, State};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -104,7 +104,7 @@ impl Writer {
             Err(refusal) => (Vec::new(), calls.iter().map(|_| Err(refusal.clone())).collect()),
         };
         for (session, caller, id) in corrections {
-            wakes.extend(self.hot.note(&id, |inventory| correction(session, caller, inventory)));
+            wakes.extend(self.hot.note(&id, |inventory| Note::correction(session, caller, inventory)));
         }
         let watches = watches
             .into_iter()
@@ -242,17 +242,13 @@ impl<'a> Batch<'a> {
 
     fn apply(&mut self, call: &Call, catalog: &Catalog) -> Result<Answer, Refusal> {
         let effect = domain::apply(&call.mutation, catalog, &*self, &mut new_epoch).map_err(Refusal::Rejected)?;
-        let prediction_confirmed = !call.predicted.is_empty() && self.is_as_predicted(call, &effect);
+        let asked = asked(call);
+        let current = |id: &InventoryId| self.inventory(id).map(|inventory| inventory.contents.digest());
+        let prediction_confirmed = asked.is_confirmed(&effect, current);
         let Effect { outcomes, touched } = effect;
         for one in &touched {
-            let predicted = call.predicted.iter().any(|(id, _)| *id == one.version.id);
-            let verdict = match (predicted, prediction_confirmed) {
-                (false, _) => Verdict::Committed,
-                (true, true) => Verdict::Confirmed,
-                (true, false) => Verdict::Mispredicted,
-            };
-            if predicted || !one.changes.is_empty() {
-                self.stage(call, one, verdict);
+            if let Some(note) = asked.note(one, prediction_confirmed) {
+                self.stage(one, note);
             }
         }
         let versions = touched.iter().map(|touched| touched.version.clone()).collect();
@@ -263,25 +259,7 @@ impl<'a> Batch<'a> {
         Ok(Answer { reply, replayed: false, prediction_confirmed })
     }
 
-    fn is_as_predicted(&self, call: &Call, effect: &Effect) -> bool {
-        call.predicted.iter().all(|(id, digest)| {
-            let touched = effect.touched.iter().find(|touched| touched.version.id == *id);
-            let untouched = || self.inventory(id).map(|inventory| inventory.contents.digest());
-            touched.map(|touched| touched.version.digest).or_else(untouched) == Some(*digest)
-        })
-    }
-
-    fn stage(&mut self, call: &Call, touched: &Touched, verdict: Verdict) {
-        let note = Note {
-            session: call.session.clone(),
-            epoch: touched.version.epoch,
-            revision: touched.version.revision,
-            verdict,
-            key: KeyTag::of(&call.key.key),
-            caller: call.key.caller.clone(),
-            kind: ChangeKind::of(&call.mutation),
-            reason: call.reason.clone(),
-        };
+    fn stage(&mut self, touched: &Touched, note: Note) {
         let empty = || Staged { inventory: None, notes: Vec::new() };
         let staged = self.staged.entry(touched.version.id.clone()).or_insert_with(empty);
         staged.inventory.clone_from(&touched.state);
@@ -293,24 +271,21 @@ impl<'a> Batch<'a> {
         let Some(session) = &call.session else { return };
         for (id, _) in &call.predicted {
             let Some(inventory) = self.inventory(id) else { continue };
-            let note = correction(session.clone(), call.key.caller.clone(), &inventory);
+            let note = Note::correction(session.clone(), call.key.caller.clone(), &inventory);
             let unchanged = || Staged { inventory: Some(inventory), notes: Vec::new() };
             self.staged.entry(id.clone()).or_insert_with(unchanged).notes.push(note);
         }
     }
 }
 
-fn correction(session: SessionId, caller: Caller, inventory: &Inventory) -> Note {
-    Note {
-        session: Some(session),
-        epoch: inventory.epoch,
-        revision: inventory.contents.revision(),
-        verdict: Verdict::Refused,
-        // It covers no mutation.
-        key: KeyTag(0),
-        caller,
-        kind: ChangeKind::Correction,
-        reason: "".into(),
+fn asked(call: &Call) -> Asked<'_> {
+    Asked {
+        session: call.session.as_ref(),
+        predicted: &call.predicted,
+        key: KeyTag::of(&call.key.key),
+        caller: &call.key.caller,
+        kind: ChangeKind::of(&call.mutation),
+        reason: &call.reason,
     }
 }
 

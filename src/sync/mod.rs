@@ -15,7 +15,7 @@ pub mod subscription;
 pub use frame::{Cursor, FrameBody, FullReason, InventoryFrame, SlotChange, frame_since};
 pub use limit::{SyncLimit, Ticket, Turn};
 pub use pacer::{Moment, Pacer, Waiting, Windows};
-pub use published::{ChangeKind, Note, Published, Verdict};
+pub use published::{Asked, ChangeKind, Note, Published, Verdict};
 pub use replica::{Desync, Replica};
 pub use rollout::{Bucket, Field, OutOfBounds, Percent, Rollout, StreamMode};
 pub use subscription::{Frame, State, Subscription, SyncSettings, Wishes};

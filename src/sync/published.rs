@@ -4,7 +4,9 @@
 //! the newest revision that somebody else made. The notes beside them are a short memory for streams that are open: they
 //! may be lost without harm, and their loss is noticed.
 
-use crate::domain::{Caller, Epoch, Inventory, KeyTag, Mutation, Operation, Revision, SessionId};
+use crate::domain::{
+    Caller, Digest, Effect, Epoch, Inventory, InventoryId, KeyTag, Mutation, Operation, Revision, SessionId, Touched,
+};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -84,6 +86,66 @@ impl ChangeKind {
             [Operation::Set { .. }] => Self::Set,
             [Operation::Rearrange { .. }] => Self::Rearrange,
             [] | [_, ..] => Self::Transact,
+        }
+    }
+}
+
+/// A mutation as streams see it: who asked for it, and what that session expects of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    pub session: Option<&'a SessionId>,
+    /// What digests are to be afterwards; empty: nothing was predicted.
+    pub predicted: &'a [(InventoryId, Digest)],
+    pub key: KeyTag,
+    pub caller: &'a Caller,
+    pub kind: ChangeKind,
+    pub reason: &'a Arc<str>,
+}
+
+impl Asked<'_> {
+    /// Whether digests were predicted and all are right. `current` tells those of inventories that were not touched.
+    pub fn is_confirmed(&self, effect: &Effect, current: impl Fn(&InventoryId) -> Option<Digest>) -> bool {
+        let is_right = |(id, digest): &(InventoryId, Digest)| {
+            let touched = effect.touched.iter().find(|touched| touched.version.id == *id);
+            touched.map(|touched| touched.version.digest).or_else(|| current(id)) == Some(*digest)
+        };
+        !self.predicted.is_empty() && self.predicted.iter().all(is_right)
+    }
+
+    /// What is noted of one inventory that the mutation touched; none if no stream has to look at it.
+    pub fn note(&self, touched: &Touched, confirmed: bool) -> Option<Note> {
+        let predicted = self.predicted.iter().any(|(id, _)| *id == touched.version.id);
+        let verdict = match (predicted, confirmed) {
+            (false, _) => Verdict::Committed,
+            (true, true) => Verdict::Confirmed,
+            (true, false) => Verdict::Mispredicted,
+        };
+        (predicted || !touched.changes.is_empty()).then(|| Note {
+            session: self.session.cloned(),
+            epoch: touched.version.epoch,
+            revision: touched.version.revision,
+            verdict,
+            key: self.key,
+            caller: self.caller.clone(),
+            kind: self.kind,
+            reason: self.reason.clone(),
+        })
+    }
+}
+
+impl Note {
+    /// What the session believes of an inventory is not so.
+    pub fn correction(session: SessionId, caller: Caller, inventory: &Inventory) -> Self {
+        Self {
+            session: Some(session),
+            epoch: inventory.epoch,
+            revision: inventory.contents.revision(),
+            verdict: Verdict::Refused,
+            // It covers no mutation.
+            key: KeyTag(0),
+            caller,
+            kind: ChangeKind::Correction,
+            reason: "".into(),
         }
     }
 }
