@@ -219,8 +219,8 @@ impl<'a> Batch<'a> {
 
     fn run(&mut self, call: &Call, recalled: &Recall, catalog: &Catalog) -> Result<Answer, Refusal> {
         let ran = self.recall(call, recalled).unwrap_or_else(|| self.apply(call, catalog));
-        if ran.is_err() && call.session.is_some() {
-            self.note_refusal(call);
+        if ran.is_err() {
+            call.predicted.iter().for_each(|(id, _)| self.note_wrong(call, id));
         }
         ran
     }
@@ -251,6 +251,9 @@ impl<'a> Batch<'a> {
                 self.stage(one, note);
             }
         }
+        if !prediction_confirmed {
+            asked.untouched(&touched).for_each(|id| self.note_wrong(call, id));
+        }
         let versions = touched.iter().map(|touched| touched.version.clone()).collect();
         let reply = Reply { outcomes, versions };
         self.by_key.insert(call.key.clone(), self.transactions.len());
@@ -266,15 +269,12 @@ impl<'a> Batch<'a> {
         staged.notes.push(note);
     }
 
-    /// What the session has predicted is not so: its streams are to be corrected.
-    fn note_refusal(&mut self, call: &Call) {
-        let Some(session) = &call.session else { return };
-        for (id, _) in &call.predicted {
-            let Some(inventory) = self.inventory(id) else { continue };
-            let note = Note::correction(session.clone(), call.key.caller.clone(), &inventory);
-            let unchanged = || Staged { inventory: Some(inventory), notes: Vec::new() };
-            self.staged.entry(id.clone()).or_insert_with(unchanged).notes.push(note);
-        }
+    /// What the session has predicted of an inventory is not so: its streams are to be corrected.
+    fn note_wrong(&mut self, call: &Call, id: &InventoryId) {
+        let (Some(session), Some(inventory)) = (&call.session, self.inventory(id)) else { return };
+        let note = Note::correction(session.clone(), call.key.caller.clone(), &inventory);
+        let unchanged = || Staged { inventory: Some(inventory), notes: Vec::new() };
+        self.staged.entry(id.clone()).or_insert_with(unchanged).notes.push(note);
     }
 }
 

@@ -4,6 +4,7 @@
 //! the newest revision that somebody else made. The notes beside them are a short memory for streams that are open: they
 //! may be lost without harm, and their loss is noticed.
 
+use super::frame::Cursor;
 use crate::domain::{
     Caller, Digest, Effect, Epoch, Inventory, InventoryId, KeyTag, Mutation, Operation, Revision, SessionId, Touched,
 };
@@ -112,6 +113,12 @@ impl Asked<'_> {
         !self.predicted.is_empty() && self.predicted.iter().all(is_right)
     }
 
+    /// Inventories of which digests were predicted although the mutation did not touch them, so that no note tells of them.
+    pub fn untouched<'a>(&'a self, touched: &'a [Touched]) -> impl Iterator<Item = &'a InventoryId> {
+        let ids = self.predicted.iter().map(|(id, _)| id);
+        ids.filter(move |id| touched.iter().all(|touched| touched.version.id != **id))
+    }
+
     /// What is noted of one inventory that the mutation touched; none if no stream has to look at it.
     pub fn note(&self, touched: &Touched, confirmed: bool) -> Option<Note> {
         let predicted = self.predicted.iter().any(|(id, _)| *id == touched.version.id);
@@ -160,15 +167,18 @@ impl Published {
     #[must_use]
     pub fn followed_by(&self, inventory: Option<Arc<Inventory>>, notes: impl IntoIterator<Item = Note>) -> Self {
         let mut next = Self { inventory, ..self.clone() };
+        let mut newest = self.inventory.as_deref().map(Cursor::of);
         for note in notes {
-            next.note(note);
+            // What changed nothing made no revision, and has no part in whose revision it is.
+            let at = Cursor { epoch: note.epoch, revision: note.revision };
+            let made = note.verdict != Verdict::Refused && newest.replace(at) != Some(at);
+            next.note(note, made);
         }
         next
     }
 
-    fn note(&mut self, note: Note) {
-        let committed = note.verdict != Verdict::Refused;
-        if committed && (note.session.is_none() || note.session != self.author) {
+    fn note(&mut self, note: Note, made: bool) {
+        if made && (note.session.is_none() || note.session != self.author) {
             self.others_at = note.revision.0.saturating_sub(1);
             self.author.clone_from(&note.session);
         }
@@ -198,5 +208,36 @@ impl Published {
         let first = self.noted - self.notes.len() as u64;
         let skip = seen.saturating_sub(first) as usize;
         (first.saturating_sub(seen), self.notes.iter().skip(skip))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Contents, LayoutId};
+
+    fn inventory(revision: u64) -> Arc<Inventory> {
+        Arc::new(Inventory {
+            id: InventoryId::new("chest").unwrap(),
+            owner: None,
+            layout: LayoutId::new("chest").unwrap(),
+            epoch: Epoch::new(1).unwrap(),
+            contents: Contents::new(3, Revision(revision), &[]),
+        })
+    }
+
+    fn note(session: &SessionId, revision: u64) -> Note {
+        let caller = Caller::new("test").unwrap();
+        let note = Note::correction(session.clone(), caller, &inventory(revision));
+        Note { verdict: Verdict::Confirmed, ..note }
+    }
+
+    #[test]
+    fn a_mutation_that_changed_nothing_does_not_take_over_the_revision_of_another() {
+        let [ann, bob] = ["ann", "bob"].map(|name| SessionId::new(name).unwrap());
+        let of_ann = Published::new(Some(inventory(5))).followed_by(Some(inventory(6)), [note(&ann, 6)]);
+        let then = of_ann.followed_by(Some(inventory(6)), [note(&bob, 6)]);
+        assert_eq!(then.news_at(Some(&bob)), Revision(6), "to bob it is news");
+        assert_eq!(then.news_at(Some(&ann)), Revision(5), "to ann it is an echo");
     }
 }
