@@ -2,10 +2,13 @@
 //!
 //! [`published`] is what a stream looks at; [`frame`] computes what a reader at some cursor lacks; [`replica`] is that
 //! reader; [`pacer`] decides when a frame is due; [`subscription`] puts them together for a stream of several inventories;
-//! [`rollout`] says how, and for whom; [`limit`] is what all streams of one player share.
+//! [`rollout`] says how, and for whom; [`limit`] is what all streams of one player share;
+//! [`mirror`] is a reader that does not wait for the service before it shows its own changes.
 
+mod followed;
 pub mod frame;
 pub mod limit;
+pub mod mirror;
 pub mod pacer;
 pub mod published;
 pub mod replica;
@@ -14,6 +17,7 @@ pub mod subscription;
 
 pub use frame::{Cursor, FrameBody, FullReason, InventoryFrame, SlotChange, frame_since};
 pub use limit::{SyncLimit, Ticket, Turn};
+pub use mirror::{Mirror, NotPredicted, Prediction, Shown};
 pub use pacer::{Moment, Pacer, Waiting, Windows};
 pub use published::{Asked, ChangeKind, Note, Published, Verdict};
 pub use replica::{Desync, Replica};

@@ -1,7 +1,7 @@
 //! The stream's messages, in both directions: the service writes them, the client library reads them.
 
 use super::{Invalid, reply, request};
-use crate::domain::{Attributes, Count, Digest, Epoch, InventoryId, ItemCode, Revision, Slot, Stack};
+use crate::domain::{Attributes, Count, Digest, Epoch, InventoryId, ItemCode, KeyTag, Revision, Slot, Stack, Version};
 use crate::grpc::v1;
 use crate::sync::subscription::SUBSCRIPTION_INVENTORIES_MAX;
 use crate::sync::{ChangeKind, Cursor, Frame, FrameBody, FullReason, InventoryFrame, Note, SlotChange, Wishes};
@@ -128,6 +128,43 @@ fn change_kind(kind: ChangeKind) -> v1::ChangeKind {
         ChangeKind::Transact => v1::ChangeKind::Transact,
         ChangeKind::Correction => v1::ChangeKind::Correction,
     }
+}
+
+/// A message as its reader sees it: notices apart, which are for whoever asked for them.
+pub fn read(
+    message: &v1::SubscribeInventoryResponse,
+    ids: &[InventoryId],
+    told: impl Fn(usize) -> Option<Revision>,
+) -> Read {
+    let (mut frame, mut unreadable) = (Frame { caught_up: message.caught_up, ..Frame::default() }, Vec::new());
+    for change in &message.changes {
+        let position = change.inventory as usize;
+        if change.deleted {
+            frame.deleted.push(position);
+            continue;
+        }
+        match inventory_frame(change, told(position)) {
+            Some(part) => frame.changed.push((position, part)),
+            None => unreadable.push(position),
+        }
+    }
+    let version = |mark: &v1::Mark| {
+        let id = ids.get(mark.inventory as usize)?.clone();
+        let (epoch, digest) = (Epoch::new(mark.epoch)?, read_digest(mark.digest.as_ref()?));
+        Some((mark.inventory as usize, Version { id, epoch, revision: Revision(mark.revision), digest }))
+    };
+    frame.versions = message.marks.iter().filter_map(version).collect();
+    frame.covered = message.covered.iter().map(|tag| KeyTag(*tag)).collect();
+    frame.notices_dropped = message.notices_dropped;
+    Read { frame, unreadable }
+}
+
+/// A message that was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Read {
+    pub frame: Frame,
+    /// Positions of inventories whose change makes no sense.
+    pub unreadable: Vec<usize>,
 }
 
 /// What a change does to a reader whom the stream, or its cursor, had brought to `told`. None if it makes no sense.
