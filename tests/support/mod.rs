@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub mod random;
+pub mod service;
 
 use slotcast::domain::{
     Attributes, Catalog, Contents, Count, Edit, Effect, Epoch, Inventory, InventoryId, ItemCode, LayoutId, Mutation,

@@ -1,0 +1,378 @@
+//! A client that applies its own mutations at once, step by step: what comes before what, and what it shows meanwhile.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod support;
+
+use slotcast::catalog_file::default_catalog;
+use slotcast::domain::mutation::Taken;
+use slotcast::domain::{
+    Attributes, IdempotencyKey, InventoryId, KeyTag, Mutation, Operation, RejectionCause, SessionId, Slot, Version,
+};
+use slotcast::sync::mirror::PENDING_MAX;
+use slotcast::sync::{
+    Frame, FrameBody, FullReason, Mirror, Moment, NotPredicted, Prediction, Replica, Shown, Subscription, SyncSettings,
+    Waiting, Wishes,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use support::service::{Call, Service};
+use support::{World, count, filled, id, item, layout_id, stack};
+
+const PLANKS: u32 = 1;
+
+/// A service, a session, and its stream, in the hands of the test.
+struct Table {
+    service: Service,
+    mirror: Mirror,
+    stream: Subscription,
+    ids: Vec<InventoryId>,
+    now: Moment,
+    calls: u32,
+}
+
+/// A player with ten planks in slots 0 and 1 each, and an empty chest; the first frame has come.
+fn table() -> Table {
+    let mut world = World::new(default_catalog());
+    world.put("anna", "player", 5, &[filled(0, stack(PLANKS, 10)), filled(1, stack(PLANKS, 10))]);
+    world.put("chest", "chest", 3, &[]);
+    let ids = vec![id("anna"), id("chest")];
+    let mirror = Mirror::new(ids.clone(), Arc::new(default_catalog()));
+    let (service, stream) = (Service::new(world), subscription(vec![None, None]));
+    let mut table = Table { service, mirror, stream, ids, now: Moment::ZERO, calls: 0 };
+    table.deliver();
+    table
+}
+
+fn session() -> SessionId {
+    SessionId::new("session").unwrap()
+}
+
+fn subscription(resume: Vec<Option<slotcast::sync::Cursor>>) -> Subscription {
+    Subscription::new(SyncSettings::default(), Wishes { resume, session: Some(session()), notices: false })
+}
+
+fn drop_one(slot: u16) -> Operation {
+    Operation::Drop { id: id("anna"), slot: Slot(slot), count: Some(count(1)) }
+}
+
+fn store(slot: u16) -> Operation {
+    let what = Taken::Slot { slot: Slot(slot), count: None };
+    Operation::Transfer { from: id("anna"), what, to: id("chest"), to_slot: None, allow_partial: false }
+}
+
+fn add(to: &str, number: u32) -> Operation {
+    let attributes = Attributes::NONE;
+    Operation::Add { id: id(to), item: item(PLANKS), attributes, count: count(number), allow_partial: false }
+}
+
+fn just(operation: Operation) -> Mutation {
+    Mutation { operations: vec![operation], expected: vec![] }
+}
+
+impl Table {
+    fn key(&mut self) -> IdempotencyKey {
+        self.calls += 1;
+        IdempotencyKey::new(&format!("key-{}", self.calls)).unwrap()
+    }
+
+    /// Shown at once; the call is still to be made.
+    fn predict(&mut self, operation: Operation) -> Call {
+        let (key, mutation) = (self.key(), just(operation));
+        let Ok(Prediction::Made(predicted)) = self.mirror.predict(KeyTag::of(&key), mutation.clone()) else { panic!() };
+        Call { key, mutation, session: Some(session()), predicted }
+    }
+
+    fn by_another(&mut self, operation: Operation) {
+        let key = self.key();
+        self.service.mutate(&Call { key, mutation: just(operation), session: None, predicted: vec![] }).unwrap();
+    }
+
+    fn reply(&mut self, call: &Call, versions: &[Version]) {
+        self.mirror.handle_reply(KeyTag::of(&call.key), versions);
+    }
+
+    /// The next frame before the next heartbeat, if there is one.
+    fn frame(&mut self) -> Option<Frame> {
+        let states = self.service.states(&self.ids);
+        self.stream.handle_states(&states);
+        let due = self.stream.poll_timeout(self.now).max(self.now);
+        if due > self.now + Duration::from_secs(5) {
+            return None;
+        }
+        self.now = due;
+        self.stream.poll_frame(self.now, || states.clone())
+    }
+
+    fn deliver(&mut self) -> Shown {
+        let frame = self.frame().expect("something to send");
+        self.mirror.handle_frame(&frame)
+    }
+
+    fn shown(&self, position: usize, slot: u16) -> u32 {
+        self.mirror.view(position).unwrap().stack(Slot(slot)).map_or(0, |stack| stack.count.get())
+    }
+
+    fn assert_truth(&self) {
+        assert_eq!((self.mirror.pending(), self.mirror.desyncs()), (0, 0));
+        for (position, id) in self.ids.iter().enumerate() {
+            let (view, truth) = (self.mirror.view(position).unwrap(), self.service.world.get(id.as_str()).version());
+            assert_eq!((view.revision(), view.digest()), (truth.revision, truth.digest), "{id}");
+        }
+    }
+}
+
+#[test]
+fn a_right_prediction_needs_no_frame_and_the_next_news_builds_upon_it() {
+    let mut table = table();
+    for _ in 0..8 {
+        let call = table.predict(drop_one(0));
+        let versions = table.service.mutate(&call).unwrap();
+        table.reply(&call, &versions);
+    }
+    assert_eq!(table.frame(), None);
+    table.assert_truth();
+    table.by_another(add("chest", 3));
+    table.by_another(add("anna", 1));
+    let frame = table.frame().unwrap();
+    let FrameBody::Delta { told, base, revision } = frame.changed[0].1.body else { panic!("{frame:?}") };
+    assert_eq!((told.0, base.0, revision.0), (5, 13, 14), "what was predicted is skipped");
+    table.mirror.handle_frame(&frame);
+    table.assert_truth();
+}
+
+#[test]
+fn a_frame_that_comes_before_the_reply_builds_upon_the_prediction() {
+    let mut table = table();
+    let calls = [table.predict(drop_one(0)), table.predict(store(1))];
+    let replies = calls.each_ref().map(|call| table.service.mutate(call).unwrap());
+    table.by_another(add("anna", 1));
+    assert_eq!(table.deliver(), Shown { changed: vec![0], ..Shown::default() });
+    assert_eq!((table.shown(0, 0), table.shown(0, 1), table.shown(1, 0)), (10, 0, 10), "nothing is shown twice");
+    // The later reply comes first.
+    table.reply(&calls[1], &replies[1]);
+    table.reply(&calls[0], &replies[0]);
+    table.assert_truth();
+}
+
+#[test]
+fn a_prediction_on_top_of_another_s_change_is_corrected_and_the_next_one_is_right_again() {
+    let mut table = table();
+    table.by_another(add("anna", 5));
+    let first = table.predict(drop_one(0));
+    let second = table.predict(drop_one(0));
+    assert_eq!(table.shown(0, 0), 8);
+    let replies = [&first, &second].map(|call| table.service.mutate(call).unwrap());
+    table.reply(&first, &replies[0]);
+    assert_eq!(table.shown(0, 0), 8, "it is shown until the frame comes that its reply speaks of");
+    let frame = table.frame().unwrap();
+    assert_eq!((frame.trigger, frame.covered.len()), (Waiting::Correction, 2));
+    assert_eq!(table.mirror.handle_frame(&frame).corrected, [0]);
+    assert_eq!(table.shown(0, 0), 13);
+    table.reply(&second, &replies[1]);
+    table.assert_truth();
+    let third = table.predict(drop_one(0));
+    let versions = table.service.mutate(&third).unwrap();
+    table.reply(&third, &versions);
+    assert_eq!(table.frame(), None);
+    table.assert_truth();
+}
+
+#[test]
+fn a_refused_prediction_is_taken_back_with_what_depends_on_it() {
+    let mut table = table();
+    table.by_another(Operation::Set { id: id("anna"), slot: Slot(0), stack: None });
+    let (refused, next) = (table.predict(drop_one(0)), table.predict(store(1)));
+    assert_eq!((table.shown(0, 0), table.shown(1, 0)), (9, 10));
+    assert_eq!(table.service.mutate(&refused), Err(()));
+    let versions = table.service.mutate(&next).unwrap();
+    table.mirror.handle_refusal(KeyTag::of(&refused.key));
+    assert_eq!((table.shown(0, 0), table.shown(0, 1)), (10, 0), "the other one stays");
+    assert_eq!(table.deliver().corrected, [0, 1]);
+    table.reply(&next, &versions);
+    assert_eq!((table.shown(0, 0), table.shown(0, 1), table.shown(1, 0)), (0, 0, 10));
+    table.assert_truth();
+}
+
+#[test]
+fn case_43_a_window_whose_changes_cancel_out_over_a_wrong_prediction_is_corrected() {
+    let mut table = table();
+    let first = table.frame();
+    assert_eq!(first, None);
+    let before = table.service.world.get("anna").clone();
+    // A reader with one copy only, in which it drops what the service does not.
+    let believed = before.contents.advanced(before.contents.revision(), &[filled(1, stack(PLANKS, 9))]);
+    let naive = Replica { epoch: before.epoch, contents: believed };
+    let (key, nothing) = (table.key(), Operation::Move { id: id("anna"), from: Slot(1), to: Slot(1), count: None });
+    let predicted = vec![(id("anna"), naive.contents.digest())];
+    let wrong = Call { key, mutation: just(nothing), session: Some(session()), predicted };
+    table.service.mutate(&wrong).unwrap();
+    table.by_another(add("anna", 1));
+    table.by_another(Operation::Drop { id: id("anna"), slot: Slot(0), count: Some(count(1)) });
+    let after = table.service.world.get("anna");
+    assert_eq!(after.contents.digest(), before.contents.digest(), "the changes cancel out");
+    let now = table.now;
+    let frame = table.frame().unwrap();
+    assert_eq!((table.now, frame.trigger), (now, Waiting::Correction), "at once");
+    let (_, part) = &frame.changed[0];
+    assert!(matches!(part.body, FrameBody::Full { reason: FullReason::Correction, .. }), "{part:?}");
+    let corrected = Replica::apply(Some(&naive), part).unwrap();
+    assert_eq!(corrected.contents.digest(), before.contents.digest());
+    table.mirror.handle_frame(&frame);
+    table.assert_truth();
+}
+
+#[test]
+fn a_retry_after_a_lost_reply_proves_what_the_first_try_did_also_over_a_new_stream() {
+    let mut table = table();
+    let (first, second) = (table.predict(drop_one(0)), table.predict(drop_one(0)));
+    let lost = table.service.mutate(&first).unwrap();
+    let versions = table.service.mutate(&second).unwrap();
+    let cursors = table.mirror.handle_connecting();
+    table.stream = subscription(cursors);
+    let frame = table.frame().unwrap();
+    assert!(frame.caught_up && frame.covered.is_empty());
+    table.mirror.handle_frame(&frame);
+    assert_eq!(table.shown(0, 0), 8, "what the state has in it is not applied again");
+    let replayed = table.service.mutate(&first).unwrap();
+    assert_eq!(replayed, lost);
+    table.reply(&first, &replayed);
+    table.reply(&second, &versions);
+    table.assert_truth();
+}
+
+#[test]
+fn a_full_frame_that_a_reply_has_overtaken_does_not_take_the_reader_back() {
+    let mut table = table();
+    table.by_another(Operation::Rearrange { id: id("anna"), stacks: vec![(Slot(7), stack(PLANKS, 20))] });
+    table.stream.handle_settings(SyncSettings { delta_slots_max: 0, ..SyncSettings::default() });
+    let late = table.frame().unwrap();
+    table.mirror.handle_frame(&late);
+    table.by_another(add("anna", 1));
+    let late = table.frame().unwrap();
+    // Predicted right without the frame's news, since another has taken them back.
+    let call = table.predict(drop_one(7));
+    table.by_another(Operation::Drop { id: id("anna"), slot: Slot(7), count: Some(count(1)) });
+    let versions = table.service.mutate(&call).unwrap();
+    table.reply(&call, &versions);
+    table.mirror.handle_frame(&late);
+    table.assert_truth();
+    table.by_another(add("anna", 2));
+    table.deliver();
+    table.assert_truth();
+}
+
+#[test]
+fn a_reply_from_an_epoch_that_is_yet_to_come_waits_for_it() {
+    let mut table = table();
+    let call = table.predict(add("chest", 4));
+    let layout = layout_id("chest");
+    table.by_another(Operation::Delete { id: id("chest") });
+    table.by_another(Operation::Create { id: id("chest"), owner: None, layout, stacks: vec![] });
+    let recreated = table.frame().unwrap();
+    let versions = table.service.mutate(&call).unwrap();
+    table.reply(&call, &versions);
+    assert_eq!(table.mirror.pending(), 1);
+    table.mirror.handle_frame(&recreated);
+    table.assert_truth();
+    table.by_another(add("chest", 1));
+    table.deliver();
+    table.assert_truth();
+}
+
+#[test]
+fn one_side_of_a_transfer_that_a_frame_has_brought_is_not_shown_without_the_other() {
+    let mut table = table();
+    let call = table.predict(store(0));
+    let versions = table.service.mutate(&call).unwrap();
+    table.by_another(add("chest", 5));
+    table.deliver();
+    assert_eq!((table.shown(0, 0), table.shown(1, 0)), (0, 15));
+    table.reply(&call, &versions);
+    table.assert_truth();
+}
+
+#[test]
+fn what_cannot_be_predicted_or_is_refused_here_leaves_nothing_pending() {
+    let mut table = table();
+    let key = KeyTag(1);
+    let what = Taken::Slot { slot: Slot(0), count: None };
+    let to_unknown =
+        Operation::Transfer { from: id("anna"), what, to: id("barrel"), to_slot: None, allow_partial: false };
+    assert_eq!(table.mirror.predict(key, just(to_unknown)), Ok(Prediction::Impossible));
+    assert_eq!(table.mirror.predict(key, just(Operation::Delete { id: id("chest") })), Ok(Prediction::Impossible));
+    let refused = table.mirror.predict(key, just(drop_one(20)));
+    let Err(NotPredicted::Rejected(rejection)) = refused else { panic!("{refused:?}") };
+    assert!(matches!(rejection.cause, RejectionCause::SlotEmpty { .. }));
+    table.assert_truth();
+}
+
+#[test]
+fn no_more_than_a_bounded_number_is_pending() {
+    let mut table = table();
+    for n in 0..PENDING_MAX as u32 {
+        table.mirror.predict(KeyTag(n), just(add("chest", 1))).unwrap();
+    }
+    assert_eq!(table.mirror.predict(KeyTag(0xFFFF), just(add("chest", 1))), Err(NotPredicted::Full));
+    assert_eq!(table.mirror.pending(), PENDING_MAX);
+}
+
+#[test]
+fn a_desync_is_counted_once_and_healed_by_the_full_frame_that_is_asked_for() {
+    let mut table = table();
+    table.by_another(add("anna", 1));
+    let mut damaged = table.frame().unwrap();
+    damaged.changed[0].1.check ^= 1;
+    assert_eq!(table.mirror.handle_frame(&damaged).desyncs, [0]);
+    table.by_another(add("anna", 1));
+    assert_eq!(table.deliver().desyncs, [] as [usize; 0], "it is known");
+    assert_eq!(table.mirror.predict(KeyTag(1), just(drop_one(0))), Ok(Prediction::Impossible), "upon what?");
+    table.service.correct(&session(), &id("anna"));
+    assert_eq!(table.deliver().corrected, [0]);
+    assert_eq!((table.mirror.desyncs(), table.shown(0, 0)), (1, 12));
+    table.by_another(add("anna", 1));
+    table.deliver();
+    assert_eq!((table.mirror.desyncs(), table.shown(0, 0)), (1, 13));
+}
+
+// What the plan's own code got wrong.
+
+#[test]
+fn the_plan_s_partial_add_said_true_and_lost_the_rest_ours_names_it_or_adds_nothing() {
+    let mut world = World::new(default_catalog());
+    let planks: Vec<_> = (0..27).map(|slot| filled(slot, stack(PLANKS, 60))).collect();
+    world.put("chest", "chest", 1, &planks);
+    let before = world.totals();
+    world.run(add("chest", 27 * 4 + 1)).unwrap_err();
+    assert_eq!(world.totals(), before);
+    let attributes = Attributes::NONE;
+    let (item, count) = (item(PLANKS), count(27 * 4 + 1));
+    let effect = world.run(Operation::Add { id: id("chest"), item, attributes, count, allow_partial: true }).unwrap();
+    assert_eq!((effect.outcomes[0].count, effect.outcomes[0].remainder), (27 * 4, 1));
+}
+
+#[test]
+fn the_plan_s_dirty_marks_lost_what_changed_during_the_send_a_cursor_does_not() {
+    let mut table = table();
+    table.by_another(add("anna", 1));
+    let under_way = table.frame().unwrap();
+    // The same slot again, after the frame was made and before it is delivered.
+    table.by_another(add("anna", 1));
+    table.mirror.handle_frame(&under_way);
+    assert_eq!(table.shown(0, 0), 11);
+    table.deliver();
+    assert_eq!(table.shown(0, 0), 12);
+    table.assert_truth();
+}
+
+#[test]
+fn the_plan_s_reader_stayed_wrong_after_one_lost_sync_ours_notices_with_the_next_and_is_healed() {
+    let mut table = table();
+    table.by_another(add("anna", 1));
+    table.frame().expect("a frame that nobody gets");
+    table.by_another(Operation::Set { id: id("anna"), slot: Slot(5), stack: Some(stack(PLANKS, 2)) });
+    assert_eq!(table.deliver().desyncs, [0]);
+    table.service.correct(&session(), &id("anna"));
+    table.deliver();
+    assert_eq!((table.shown(0, 0), table.shown(0, 5)), (11, 2));
+}

@@ -1,0 +1,113 @@
+//! A model of the service for tests in virtual time: no store, no transport, no threads. What its streams are told of a
+//! mutation is decided by the very code that the service runs.
+
+use super::World;
+use slotcast::domain::{
+    Caller, Digest, Effect, Epoch, IdempotencyKey, InventoryId, KeyTag, Mutation, Revision, SessionId, Slot, Stack,
+    Version, View,
+};
+use slotcast::sync::{Asked, ChangeKind, Note, Published, State};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub key: IdempotencyKey,
+    pub mutation: Mutation,
+    pub session: Option<SessionId>,
+    pub predicted: Vec<(InventoryId, Digest)>,
+}
+
+/// Every state there ever was, by what names it.
+pub type Ages = HashMap<(InventoryId, Epoch, Revision), Vec<(Slot, Stack)>>;
+
+pub struct Service {
+    pub world: World,
+    pub ages: Ages,
+    published: BTreeMap<InventoryId, State>,
+    replies: HashMap<IdempotencyKey, Vec<Version>>,
+}
+
+impl Service {
+    pub fn new(world: World) -> Self {
+        let published = |(id, inventory): (&InventoryId, &Arc<_>)| {
+            (id.clone(), Arc::new(Published::new(Some(Arc::clone(inventory)))))
+        };
+        let published = world.inventories.iter().map(published).collect();
+        let mut service = Self { world, ages: Ages::new(), published, replies: HashMap::new() };
+        service.remember();
+        service
+    }
+
+    /// States of one moment.
+    pub fn states(&self, ids: &[InventoryId]) -> Vec<State> {
+        ids.iter().map(|id| self.published.get(id).cloned().unwrap_or_default()).collect()
+    }
+
+    /// The reply's versions; of a mutation that was applied before, those of then. An error: refused.
+    pub fn mutate(&mut self, call: &Call) -> Result<Vec<Version>, ()> {
+        if let Some(versions) = self.replies.get(&call.key) {
+            return Ok(versions.clone());
+        }
+        let Ok(effect) = self.world.mutate(&call.mutation) else {
+            self.refuse(call);
+            return Err(());
+        };
+        self.publish(call, &effect);
+        self.remember();
+        let versions: Vec<Version> = effect.touched.into_iter().map(|touched| touched.version).collect();
+        self.replies.insert(call.key.clone(), versions.clone());
+        Ok(versions)
+    }
+
+    fn publish(&mut self, call: &Call, effect: &Effect) {
+        let (caller, reason) = (caller(), "".into());
+        let (key, kind) = (KeyTag::of(&call.key), ChangeKind::of(&call.mutation));
+        let asked = Asked {
+            session: call.session.as_ref(),
+            predicted: &call.predicted,
+            key,
+            caller: &caller,
+            kind,
+            reason: &reason,
+        };
+        let current = |id: &InventoryId| self.world.inventory(id).map(|inventory| inventory.contents.digest());
+        let confirmed = asked.is_confirmed(effect, current);
+        for touched in &effect.touched {
+            if let Some(note) = asked.note(touched, confirmed) {
+                let state = self.published.entry(touched.version.id.clone()).or_default();
+                *state = Arc::new(state.followed_by(touched.state.clone(), [note]));
+            }
+        }
+        if let (Some(session), false) = (&call.session, confirmed) {
+            asked.untouched(&effect.touched).for_each(|id| self.correct(session, id));
+        }
+    }
+
+    fn refuse(&mut self, call: &Call) {
+        let Some(session) = &call.session else { return };
+        for (id, _) in &call.predicted {
+            self.correct(session, id);
+        }
+    }
+
+    /// As a client asks for that reports a desync.
+    pub fn correct(&mut self, session: &SessionId, id: &InventoryId) {
+        let Some(inventory) = self.world.inventory(id) else { return };
+        let note = Note::correction(session.clone(), caller(), &inventory);
+        let state = self.published.entry(id.clone()).or_default();
+        *state = Arc::new(state.followed_by(Some(inventory), [note]));
+    }
+
+    fn remember(&mut self) {
+        for (id, inventory) in &self.world.inventories {
+            let key = (id.clone(), inventory.epoch, inventory.contents.revision());
+            let stacks = || inventory.contents.stacks().map(|(slot, stack)| (slot, stack.clone())).collect();
+            self.ages.entry(key).or_insert_with(stacks);
+        }
+    }
+}
+
+pub fn caller() -> Caller {
+    Caller::new("model").unwrap()
+}
