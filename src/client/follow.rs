@@ -1,37 +1,19 @@
 //! Inventories followed over any number of connections: replicas that are checked with every frame, resumed after a
 //! loss, and healed by a full frame when they do not agree with the service.
 
-use super::{Backoff, Rpc};
+use super::Rpc;
+use super::stream::{Connection, MESSAGE_PREFIX_BYTES, Stream};
 use crate::grpc::convert::frame;
 use crate::grpc::v1;
 use crate::sync::{Cursor, FrameBody, Replica};
 use prost::Message;
 use tokio::sync::watch;
-use tonic::{Code, Status, Streaming};
-
-/// gRPC's prefix of each message: a flag and the length.
-const MESSAGE_PREFIX_BYTES: usize = 5;
+use tonic::Status;
 
 pub struct Follow {
-    rpc: Rpc,
-    ids: Vec<String>,
-    session: String,
+    stream: Stream,
     replicas: Vec<Option<Replica>>,
-    stream: Option<Streaming<v1::SubscribeInventoryResponse>>,
-    was_open: bool,
-    backoff: Backoff,
     counts: FollowCounts,
-    connection: watch::Sender<Connection>,
-}
-
-/// Whether frames can arrive now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Connection {
-    /// The stream is being opened, for the first time or again.
-    Connecting,
-    Open,
-    /// The stream was lost; another is opened after a short wait.
-    Lost,
 }
 
 /// What has come in since the start.
@@ -66,20 +48,18 @@ pub struct Update {
 impl Follow {
     pub(super) fn new(rpc: Rpc, ids: Vec<String>) -> Self {
         let replicas = vec![None; ids.len()];
-        let (backoff, counts) = (Backoff::default(), FollowCounts::default());
-        let connection = watch::Sender::new(Connection::Connecting);
-        Self { rpc, ids, session: String::new(), replicas, stream: None, was_open: false, backoff, counts, connection }
+        Self { stream: Stream::new(rpc, ids, String::new(), false), replicas, counts: FollowCounts::default() }
     }
 
     /// As the session that names itself on mutations too: what it changed itself is an echo, which can wait.
     #[must_use]
     pub fn of_session(mut self, session: &str) -> Self {
-        self.session = session.to_owned();
+        self.stream.set_session(session);
         self
     }
 
     pub fn ids(&self) -> &[String] {
-        &self.ids
+        self.stream.ids()
     }
 
     /// The newest state known; none before the first frame and after a deletion.
@@ -88,65 +68,31 @@ impl Follow {
     }
 
     pub fn counts(&self) -> FollowCounts {
-        self.counts
+        FollowCounts { reconnects: self.stream.reopened(), ..self.counts }
     }
 
     /// Tells of the connection while [`Self::next`] waits.
     pub fn connection(&self) -> watch::Receiver<Connection> {
-        self.connection.subscribe()
+        self.stream.connection()
     }
 
     /// Drops the connection; the next call to [`Self::next`] opens another and resumes.
     pub fn disconnect(&mut self) {
-        self.stream = None;
+        self.stream.close();
     }
 
     /// Waits for the next message and applies it. Reconnects by itself for as long as it takes; an error is one that no
     /// retry can heal (no such inventory, not allowed, malformed).
     pub async fn next(&mut self) -> Result<Update, Status> {
         loop {
-            match self.message().await {
-                Ok(Some(message)) => match self.apply(&message) {
-                    Some(update) => {
-                        self.backoff.handle_success();
-                        return Ok(update);
-                    }
-                    // Healed by a new stream, but not in a tight loop should that one not fit either.
-                    None => self.wait_after_loss().await,
-                },
-                Ok(None) => self.wait_after_loss().await,
-                Err(status) if is_final(status.code()) => return Err(status),
-                Err(status) => {
-                    tracing::debug!(%status, "the stream was lost");
-                    self.wait_after_loss().await;
-                }
+            let replicas = &self.replicas;
+            let resume = || replicas.iter().map(|replica| Some(replica.as_ref()?.cursor())).collect();
+            if let Some(message) = self.stream.next(resume).await?
+                && let Some(update) = self.apply(&message)
+            {
+                return Ok(update);
             }
         }
-    }
-
-    async fn message(&mut self) -> Result<Option<v1::SubscribeInventoryResponse>, Status> {
-        if let Some(stream) = &mut self.stream {
-            return stream.message().await;
-        }
-        self.connection.send_replace(Connection::Connecting);
-        let resume = |replica: &Option<Replica>| {
-            let Cursor { epoch, revision } = replica.as_ref()?.cursor();
-            Some(v1::Cursor { epoch: epoch.get(), revision: revision.0 })
-        };
-        let watch = |(id, replica): (&String, _)| v1::Watch { inventory_id: id.clone(), resume: resume(replica) };
-        let inventories = self.ids.iter().zip(&self.replicas).map(watch).collect();
-        let request = v1::SubscribeInventoryRequest { inventories, session: self.session.clone(), notices: false };
-        let opened = self.rpc.subscribe_inventory(request).await?;
-        self.connection.send_replace(Connection::Open);
-        self.counts.reconnects += u64::from(self.was_open);
-        self.was_open = true;
-        self.stream.insert(opened.into_inner()).message().await
-    }
-
-    async fn wait_after_loss(&mut self) {
-        self.stream = None;
-        self.connection.send_replace(Connection::Lost);
-        tokio::time::sleep(self.backoff.handle_failure()).await;
     }
 
     /// None when the message did not fit: then the replicas that disagree start anew.
@@ -198,6 +144,8 @@ impl Follow {
     fn handle_desync(&mut self, position: usize) -> Option<Update> {
         self.counts.desyncs += 1;
         self.replicas[position] = None;
+        // Healed by a new stream, but not in a tight loop should that one not fit either.
+        self.stream.reopen_later();
         None
     }
 }
@@ -207,27 +155,4 @@ fn agrees(replica: Option<&Replica>, mark: &v1::Mark) -> bool {
     let Cursor { epoch, revision } = replica.cursor();
     let digest = mark.digest.as_ref().map(frame::read_digest);
     epoch.get() == mark.epoch && revision.0 == mark.revision && digest == Some(replica.contents.digest())
-}
-
-/// Whether trying again cannot help.
-fn is_final(code: Code) -> bool {
-    match code {
-        Code::InvalidArgument
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::PermissionDenied
-        | Code::Unauthenticated
-        | Code::FailedPrecondition
-        | Code::OutOfRange
-        | Code::Unimplemented
-        | Code::DataLoss => true,
-        Code::Ok
-        | Code::Cancelled
-        | Code::Unknown
-        | Code::DeadlineExceeded
-        | Code::ResourceExhausted
-        | Code::Aborted
-        | Code::Internal
-        | Code::Unavailable => false,
-    }
 }

@@ -16,9 +16,11 @@
 mod backoff;
 mod calls;
 mod follow;
+mod stream;
 
 pub use backoff::Backoff;
-pub use follow::{Connection, Follow, FollowCounts, Update};
+pub use follow::{Follow, FollowCounts, Update};
+pub use stream::Connection;
 
 use crate::grpc::v1;
 use crate::grpc::v1::inventory_service_client::InventoryServiceClient;
