@@ -1,4 +1,10 @@
-//! The client library: calls with idempotency keys, and inventories followed over reconnects.
+//! The client library: calls with idempotency keys, inventories followed over reconnects, and sessions that show their
+//! own changes at once.
+//!
+//! - [`Client::mutate`] makes one call and waits for its answer.
+//! - [`Client::follow`] follows inventories as the service has them.
+//! - [`Client::session`] does both, and does not wait: [`Session::apply`] shows a change at once and makes the call in the
+//!   background, and what the service sees otherwise is corrected.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,15 +22,21 @@
 mod backoff;
 mod calls;
 mod follow;
+mod outbox;
+mod session;
+mod shared;
 mod stream;
 
 pub use backoff::Backoff;
 pub use follow::{Follow, FollowCounts, Update};
+pub use session::{Applied, Event, Session, SessionCounts, SessionError, SessionOptions};
 pub use stream::Connection;
 
-use crate::grpc::v1;
+use crate::domain::Catalog;
 use crate::grpc::v1::inventory_service_client::InventoryServiceClient;
+use crate::grpc::{convert, v1};
 use crate::middleware::identity::{CALLER_METADATA, PLAYER_METADATA};
+use std::sync::Arc;
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -115,6 +127,18 @@ impl Client {
     /// Follows inventories, from scratch.
     pub fn follow(&self, ids: Vec<String>) -> Follow {
         Follow::new(self.rpc(), ids)
+    }
+
+    /// The items, recipes and layouts that the service goes by. Fetch it once; a service changes it with a restart only.
+    pub async fn catalog(&self) -> Result<Arc<Catalog>, Status> {
+        let reply = self.rpc().get_catalog(v1::GetCatalogRequest {}).await?.into_inner();
+        let read = convert::catalog::read(&reply);
+        read.map(Arc::new).map_err(|problems| Status::data_loss(format!("the catalog: {}", problems.join("; "))))
+    }
+
+    /// Follows inventories and applies changes to them at once, in this runtime, until it is dropped. See [`Session`].
+    pub fn session(&self, options: SessionOptions, catalog: Arc<Catalog>) -> Result<Session, SessionError> {
+        Session::start(self.rpc(), options, catalog)
     }
 }
 

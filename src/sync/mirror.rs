@@ -88,6 +88,11 @@ impl Mirror {
         self.followed.iter().position(|followed| followed.id == *id)
     }
 
+    /// The inventories that are followed, in the order of the stream.
+    pub fn ids(&self) -> Vec<InventoryId> {
+        self.followed.iter().map(|followed| followed.id.clone()).collect()
+    }
+
     /// What is confirmed with all that is pending on top; none before the first frame and after a deletion. Its revision
     /// counts what is pending, so it is the service's only while nothing is.
     pub fn view(&self, position: usize) -> Option<&Contents> {
@@ -173,8 +178,8 @@ impl Mirror {
         shown
     }
 
-    /// A part of a frame makes no sense: what is confirmed cannot be trusted any more.
-    pub fn handle_unreadable(&mut self, position: usize) -> Shown {
+    /// What is confirmed cannot be trusted: a part of a frame makes no sense, or the caller knows better.
+    pub fn handle_doubt(&mut self, position: usize) -> Shown {
         let desyncs = if position < self.followed.len() { Vec::from_iter(self.doubt(position)) } else { Vec::new() };
         Shown { desyncs, ..Shown::default() }
     }

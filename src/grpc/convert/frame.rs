@@ -224,3 +224,10 @@ fn read_reason(reason: v1::FullReason) -> FullReason {
 pub fn read_digest(digest: &v1::Digest) -> Digest {
     Digest { a: digest.a, b: digest.b }
 }
+
+/// None if it makes no sense.
+pub fn read_version(version: &v1::InventoryVersion) -> Option<Version> {
+    let id = InventoryId::new(&version.inventory_id).ok()?;
+    let (epoch, digest) = (Epoch::new(version.epoch)?, read_digest(version.digest.as_ref()?));
+    Some(Version { id, epoch, revision: Revision(version.revision), digest })
+}

@@ -1,9 +1,11 @@
 //! The only place that knows both the wire and the domain.
 //!
 //! [`request`] parses what comes in, [`reply`] writes what goes out, [`frame`] does both for the stream, since the client
-//! library reads with it what the service wrote. [`admin`] has the messages of operators.
+//! library reads with it what the service wrote; with [`catalog`] it reads the rules that it predicts by. [`admin`] has the
+//! messages of operators.
 
 pub mod admin;
+pub mod catalog;
 pub mod frame;
 pub mod reply;
 pub mod request;
