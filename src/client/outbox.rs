@@ -1,9 +1,9 @@
-//! The calls of a session on their way: in order, a few at a time, each until its end is known.
+//! The calls of a session on their way: in order, each until its end is known.
 //!
-//! Up to `in_flight_max` calls are under way at once, and the service may see these in another order: two that leave
-//! together travel apart. While a call is being tried again no further one leaves, so a retry is overtaken by no more than
-//! those that were under way with it. What is overtaken is judged without what it was predicted upon: it is refused or
-//! corrected, never lost or done twice. With `in_flight_max` 1 nothing is ever overtaken.
+//! One is under way at a time, unless [`SessionOptions::in_flight_max`] says otherwise: then the service may see those that
+//! are under way together in another order, since they travel apart. While a call is being tried again no further one
+//! leaves, so a retry is overtaken by no more than those that were under way with it. What is overtaken is judged without
+//! what it was predicted upon: it is refused or corrected, never lost or done twice.
 
 use super::session::SessionOptions;
 use super::shared::Shared;

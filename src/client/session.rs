@@ -26,8 +26,9 @@ pub struct SessionOptions {
     pub session: String,
     /// Be told what kind of changes there were, by whom and why.
     pub notices: bool,
-    /// Calls under way at once. 1 keeps strict order; with more, two that leave together may change places, and a
-    /// prediction may fail for it.
+    /// Calls under way at once, at least 1. With 1 the service sees them in the order in which they were applied, at most
+    /// one a round trip. With more, two that leave together may change places, and a prediction fails for it: that costs
+    /// a full frame, never an item.
     pub in_flight_max: usize,
     /// How long one try of a call may take.
     pub try_timeout: Duration,
@@ -37,11 +38,11 @@ pub struct SessionOptions {
 }
 
 impl SessionOptions {
-    /// A new session over these inventories: 8 calls under way, 5 s a try, tried again for 10 minutes.
+    /// A new session over these inventories: one call at a time, 5 s a try, tried again for 10 minutes.
     pub fn new(ids: Vec<String>) -> Self {
         let (session, notices) = (Uuid::now_v7().to_string(), false);
         let (try_timeout, retry_for) = (Duration::from_secs(5), Duration::from_secs(600));
-        Self { ids, session, notices, in_flight_max: 8, try_timeout, retry_for }
+        Self { ids, session, notices, in_flight_max: 1, try_timeout, retry_for }
     }
 }
 

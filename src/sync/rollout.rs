@@ -116,6 +116,19 @@ impl Default for Rollout {
 }
 
 impl Rollout {
+    /// Every player is served in this one way.
+    pub fn for_all(sync: SyncSettings) -> Self {
+        let all_or_none = |all: bool| if all { Percent::ALL } else { Percent::NONE };
+        Self {
+            delta: all_or_none(sync.delta_slots_max > 0),
+            prediction: all_or_none(sync.prediction),
+            windows: sync.windows,
+            delta_slots_max: sync.delta_slots_max,
+            heartbeat: sync.heartbeat,
+            ..Self::default()
+        }
+    }
+
     /// All flags off: as the old game did it.
     pub fn immediate_full() -> Self {
         let off = Percent::NONE;

@@ -14,7 +14,7 @@ use slotcast::grpc::convert::frame::inventory_frame;
 use slotcast::grpc::v1;
 use slotcast::grpc::v1::operation::Operation;
 use slotcast::server::{RunningServer, ServerSettings};
-use slotcast::sync::{Percent, Replica, Rollout, SyncSettings, Windows};
+use slotcast::sync::{Replica, Rollout, SyncSettings, Windows};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -39,7 +39,8 @@ impl TestServer {
     pub async fn start(sync: SyncSettings) -> Self {
         let store = Arc::new(MemoryStore::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let settings = ServerSettings { rollout: rollout(sync), ..ServerSettings::default() };
+        let settings =
+            ServerSettings { rollout: LiveRollout::new(Rollout::for_all(sync)), ..ServerSettings::default() };
         let running = RunningServer::start(listener, store.clone(), Arc::new(default_catalog()), settings).unwrap();
         let client = Client::new(&running.uri(), "test").unwrap();
         Self { running, store, client }
@@ -265,18 +266,4 @@ pub fn precondition(reason: &str) -> Told {
 pub fn create_named(id: &str) -> Operation {
     let (inventory_id, layout) = (id.into(), "chest".into());
     Operation::Create(v1::CreateInventory { inventory_id, layout, ..v1::CreateInventory::default() })
-}
-
-/// All players are served like this.
-fn rollout(sync: SyncSettings) -> LiveRollout {
-    let SyncSettings { windows, delta_slots_max, prediction, heartbeat } = sync;
-    let all_or_none = |all: bool| Percent::new(if all { 100 } else { 0 }).unwrap();
-    LiveRollout::new(Rollout {
-        delta: all_or_none(delta_slots_max > 0),
-        prediction: all_or_none(prediction),
-        windows,
-        delta_slots_max,
-        heartbeat,
-        ..Rollout::default()
-    })
 }
