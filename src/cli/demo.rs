@@ -1,16 +1,16 @@
 //! `slotcast demo`: the main job, seen at work.
 
 use super::CommandResult;
-use super::play::{Play, Played};
+use super::play::{Play, PlayError, Played};
 use super::trace::{Trace, World, plain_bytes};
 use crate::catalog_file;
 use crate::client::Client;
 use crate::config::LiveRollout;
-use crate::domain::{Inventory, InventoryId};
+use crate::domain::{Contents, InventoryId};
 use crate::server::{RunningServer, ServerSettings};
 use crate::store::Store;
 use crate::store::embedded::{EmbeddedSettings, EmbeddedStore};
-use crate::sync::{Replica, Rollout};
+use crate::sync::Rollout;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use futures_util::future::try_join_all;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -25,8 +25,8 @@ use tokio::net::TcpListener;
 ///
 /// Starts the server on a free loopback port over a temporary store, plays six traces through its RPCs in real time, each
 /// on its own inventories with one subscription: once with a full frame for every change at once, once with debounced
-/// deltas for a client that names its session. In the end the stores are opened again and compared with what the
-/// subscribers have. Takes about 5 seconds.
+/// deltas for a client that names its session, and once for a client that predicts. In the end the stores are opened
+/// again and compared with what the subscribers have. Takes about 6 seconds.
 #[derive(Debug, clap::Args)]
 pub struct Demo {
     /// Print the figures as JSON, for machines.
@@ -47,6 +47,13 @@ struct Row {
     plain_bytes: u64,
     before: Sent,
     after: Sent,
+    predicted: Sent,
+}
+
+impl Row {
+    fn desyncs(&self) -> u64 {
+        self.before.desyncs + self.after.desyncs + self.predicted.desyncs
+    }
 }
 
 /// What came over one trace's stream, initial frames apart.
@@ -63,6 +70,7 @@ syncs / bytes: gRPC messages as sent, with their 5-byte prefix, initial frames a
 old game:      every slot as JSON for each operation, in bytes.
 full frames:   all slots as protobuf, for each operation at once.
 deltas:        what changed, debounced, for a client that names its session.
+predicted:     the same for a client that shows its own changes at once and tells what it expects.
 saved:         bytes of deltas against the old game, and against full frames.
 The stores were opened again in the end: who does not have what they hold is counted as a desync.";
 
@@ -73,20 +81,26 @@ enum Way {
     Before,
     /// Debounced deltas, for a client that names its session.
     After,
+    /// The same for one that shows its own changes at once, and tells the service what it expects.
+    Predicted,
 }
 
 impl Way {
     fn rollout(self) -> Rollout {
         match self {
             Self::Before => Rollout::immediate_full(),
-            Self::After => Rollout::default(),
+            Self::After | Self::Predicted => Rollout::default(),
         }
     }
 
-    fn session(self, trace: &Trace) -> &str {
+    async fn play(self, mut play: Play<'_>) -> Result<Played, PlayError> {
         match self {
-            Self::Before => "",
-            Self::After => &trace.name,
+            Self::Before => play.run().await,
+            Self::After => {
+                play.session = &play.trace.name;
+                play.run().await
+            }
+            Self::Predicted => play.run_predicted().await,
         }
     }
 }
@@ -96,16 +110,17 @@ impl Demo {
         let traces = Trace::built_in()?;
         let world = World::built_in();
         let operations: usize = traces.iter().map(|trace| trace.steps.len()).sum();
-        let progress = progress_bar(2 * operations as u64);
-        let (before, after) = tokio::try_join!(
+        let progress = progress_bar(3 * operations as u64);
+        let (before, after, predicted) = tokio::try_join!(
             run_way(Way::Before, &traces, &world, &progress),
             run_way(Way::After, &traces, &world, &progress),
+            run_way(Way::Predicted, &traces, &world, &progress),
         )?;
         progress.finish_and_clear();
         let mut rows = Vec::new();
-        for ((trace, before), after) in traces.iter().zip(before).zip(after) {
+        for (((trace, before), after), predicted) in traces.iter().zip(before).zip(after).zip(predicted) {
             let plain_bytes = plain_bytes(trace, &world)?;
-            rows.push(Row { name: trace.name.clone(), ops: trace.steps.len(), plain_bytes, before, after });
+            rows.push(Row { name: trace.name.clone(), ops: trace.steps.len(), plain_bytes, before, after, predicted });
         }
         let report = Report { traces: rows };
         if self.json {
@@ -113,7 +128,7 @@ impl Demo {
         } else {
             print_table(&report);
         }
-        let desyncs: u64 = report.traces.iter().map(|row| row.before.desyncs + row.after.desyncs).sum();
+        let desyncs: u64 = report.traces.iter().map(Row::desyncs).sum();
         if desyncs > 0 {
             return Err(format!("{desyncs} desyncs: this must not happen, please report it").into());
         }
@@ -138,8 +153,8 @@ async fn run_way(
     let plays = traces.iter().map(async |trace| {
         let client = Client::new(&uri, "demo")?;
         let prefix = format!("{}/", trace.name);
-        let play = Play { client: &client, trace, world, prefix: &prefix, session: way.session(trace), progress };
-        Ok::<_, Box<dyn Error>>(play.run().await?)
+        let play = Play { client: &client, trace, world, prefix: &prefix, session: "", progress };
+        Ok::<_, Box<dyn Error>>(way.play(play).await?)
     });
     let played = try_join_all(plays).await?;
     server.stop().await?;
@@ -157,20 +172,18 @@ fn compare(path: &Path, played: Played) -> Result<Sent, Box<dyn Error>> {
     let stored = store.load(&ids, &[])?.inventories;
     let differing = played.replicas.iter().zip(&stored).filter(|((_, replica), stored)| {
         let stored = stored.as_deref();
-        !stored.is_some_and(|stored| agrees(replica, stored))
+        !stored.is_some_and(|stored| agrees(replica, &stored.contents))
     });
     let desyncs = played.desyncs + differing.count() as u64;
     Ok(Sent { syncs: played.syncs, bytes: played.bytes, desyncs })
 }
 
-fn agrees(replica: &Replica, stored: &Inventory) -> bool {
-    replica.epoch == stored.epoch
-        && replica.contents.revision() == stored.contents.revision()
-        && replica.contents.stacks().eq(stored.contents.stacks())
+fn agrees(replica: &Contents, stored: &Contents) -> bool {
+    replica.revision() == stored.revision() && replica.stacks().eq(stored.stacks())
 }
 
 fn progress_bar(steps: u64) -> ProgressBar {
-    let template = "{spinner} playing six traces, the old way and the new way {wide_bar} {pos}/{len} operations";
+    let template = "{spinner} playing six traces in three ways {wide_bar} {pos}/{len} operations";
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(steps).with_style(style)
 }
@@ -178,9 +191,10 @@ fn progress_bar(steps: u64) -> ProgressBar {
 fn print_table(report: &Report) {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["trace", "ops", "old game", "full frames", "deltas", "saved", "desyncs"].map(Cell::new));
+    table.set_header(
+        ["trace", "ops", "old game", "full frames", "deltas", "saved", "predicted", "desyncs"].map(Cell::new),
+    );
     for row in &report.traces {
-        let desyncs = row.before.desyncs + row.after.desyncs;
         let cells = [
             row.name.clone(),
             row.ops.to_string(),
@@ -188,7 +202,8 @@ fn print_table(report: &Report) {
             syncs_and_bytes(row.before),
             syncs_and_bytes(row.after),
             format!("{} {}", saved(row.plain_bytes, row.after.bytes), saved(row.before.bytes, row.after.bytes)),
-            desyncs.to_string(),
+            syncs_and_bytes(row.predicted),
+            row.desyncs().to_string(),
         ];
         table.add_row(cells.map(Cell::new));
     }

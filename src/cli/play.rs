@@ -1,9 +1,9 @@
 //! Plays a trace on a running service through its RPCs, followed by one subscription on all of its inventories.
 
 use super::trace::{Trace, TraceError, World};
-use crate::client::{Client, Follow, FollowCounts, fresh_context};
+use crate::client::{Client, Follow, FollowCounts, SessionError, SessionOptions, fresh_context};
+use crate::domain::Contents;
 use crate::grpc::v1;
-use crate::sync::Replica;
 use indicatif::ProgressBar;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,6 +13,8 @@ use tonic::Status;
 
 /// How long the last frame may take to arrive after the last operation.
 const LAST_FRAME_WAIT: Duration = Duration::from_secs(10);
+/// Longer than anything may wait on a stream: what was not sent by then, was not needed.
+const NO_MORE_FRAMES_AFTER: Duration = Duration::from_millis(1_200);
 
 #[derive(Debug, thiserror::Error)]
 pub enum PlayError {
@@ -20,6 +22,8 @@ pub enum PlayError {
     Trace(#[from] TraceError),
     #[error("the service refused: {}", .0.message())]
     Refused(#[from] Status),
+    #[error(transparent)]
+    Session(#[from] SessionError),
     #[error("the stream of {name} did not reach the last state within {} s", LAST_FRAME_WAIT.as_secs())]
     Late { name: String },
 }
@@ -30,7 +34,7 @@ pub struct Played {
     pub syncs: u64,
     pub bytes: u64,
     pub desyncs: u64,
-    pub replicas: Vec<(String, Replica)>,
+    pub replicas: Vec<(String, Contents)>,
 }
 
 /// One play of a trace.
@@ -77,8 +81,34 @@ impl Play<'_> {
         }
         let FollowCounts { syncs, bytes, desyncs, .. } = follow.counts();
         let replicas = follow.ids().iter().enumerate();
-        let replicas = replicas.filter_map(|(at, id)| Some((id.clone(), follow.replica(at)?.clone()))).collect();
+        let replicas =
+            replicas.filter_map(|(at, id)| Some((id.clone(), follow.replica(at)?.contents.clone()))).collect();
         Ok(Played { syncs: syncs - initial.syncs, bytes: bytes - initial.bytes, desyncs, replicas })
+    }
+
+    /// The same by a client that shows its own changes at once, and tells the service what it expects.
+    pub async fn run_predicted(&self) -> Result<Played, PlayError> {
+        let ids = self.create().await?;
+        let catalog = self.client.catalog().await?;
+        let session = self.client.session(SessionOptions::new(ids.clone()), catalog)?;
+        session.caught_up().await?;
+        let initial = session.counts();
+        let start = Instant::now();
+        for step in &self.trace.steps {
+            tokio::time::sleep_until(start + Duration::from_millis(step.at_ms)).await;
+            session.apply(step.operation(|inventory| self.id(inventory)))?;
+            self.progress.inc(1);
+        }
+        session.settled().await?;
+        tokio::time::sleep(NO_MORE_FRAMES_AFTER).await;
+        let last = session.counts();
+        let confirmed = ids.into_iter().enumerate().filter_map(|(at, id)| Some((id, session.confirmed(at)?)));
+        Ok(Played {
+            syncs: last.syncs - initial.syncs,
+            bytes: last.bytes - initial.bytes,
+            desyncs: last.desyncs,
+            replicas: confirmed.collect(),
+        })
     }
 
     fn id(&self, inventory: &str) -> String {
