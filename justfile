@@ -32,6 +32,10 @@ bench *arguments:
 crash n="50":
     SLOTCAST_CRASHES={{ n }} cargo test --release --test crash -- --nocapture
 
+# Random histories of clients that predict, in virtual time
+simulate histories="10000":
+    SLOTCAST_HISTORIES={{ histories }} cargo test --test mirror_sim -- --nocapture
+
 # Memory under idle subscriptions and a stalled reader, at full size
 memory mutations="200000" subscriptions="2000":
     SLOTCAST_MUTATIONS={{ mutations }} SLOTCAST_SUBSCRIPTIONS={{ subscriptions }} cargo test --release --test memory -- --nocapture
