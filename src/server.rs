@@ -158,8 +158,11 @@ pub async fn serve(
 
 /// The limit of syncs is a setting of the rollout.
 async fn follow_rate(mut rollout: watch::Receiver<Arc<Rollout>>, rate: SyncRate) {
-    while rollout.changed().await.is_ok() {
+    loop {
         rate.set(rollout.borrow_and_update().syncs_per_second);
+        if rollout.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `slotcast demo`: the main job, seen at work.
 
 use super::CommandResult;
-use super::play::{Play, PlayError, Played};
+use super::play::{Play, PlayError, Played, progress_bar};
 use super::trace::{Trace, World, plain_bytes};
 use crate::catalog_file;
 use crate::client::Client;
@@ -13,7 +13,7 @@ use crate::store::embedded::{EmbeddedSettings, EmbeddedStore};
 use crate::sync::Rollout;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use futures_util::future::try_join_all;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 use std::error::Error;
 use std::path::Path;
@@ -110,7 +110,7 @@ impl Demo {
         let traces = Trace::built_in()?;
         let world = World::built_in();
         let operations: usize = traces.iter().map(|trace| trace.steps.len()).sum();
-        let progress = progress_bar(3 * operations as u64);
+        let progress = progress_bar(3 * operations, "playing six traces in three ways");
         let (before, after, predicted) = tokio::try_join!(
             run_way(Way::Before, &traces, &world, &progress),
             run_way(Way::After, &traces, &world, &progress),
@@ -180,12 +180,6 @@ fn compare(path: &Path, played: Played) -> Result<Sent, Box<dyn Error>> {
 
 fn agrees(replica: &Contents, stored: &Contents) -> bool {
     replica.revision() == stored.revision() && replica.stacks().eq(stored.stacks())
-}
-
-fn progress_bar(steps: u64) -> ProgressBar {
-    let template = "{spinner} playing six traces in three ways {wide_bar} {pos}/{len} operations";
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(steps).with_style(style)
 }
 
 fn print_table(report: &Report) {

@@ -4,7 +4,7 @@ use super::trace::{Trace, TraceError, World};
 use crate::client::{Client, Follow, FollowCounts, SessionError, SessionOptions, fresh_context};
 use crate::domain::Contents;
 use crate::grpc::v1;
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -139,6 +139,13 @@ impl Play<'_> {
         }
         Ok(versions)
     }
+}
+
+/// One step for each operation; shown on a terminal only.
+pub fn progress_bar(operations: usize, what: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {msg} {wide_bar} {pos}/{len} operations");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(operations as u64).with_style(style).with_message(what.to_owned())
 }
 
 fn has_reached(follow: &Follow, versions: &HashMap<String, u64>) -> bool {

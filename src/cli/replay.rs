@@ -1,12 +1,11 @@
 //! `slotcast replay`: a trace on a running service.
 
-use super::play::Play;
+use super::play::{Play, progress_bar};
 use super::trace::{Trace, World, plain_bytes};
 use super::{CommandResult, Target};
 use crate::client::fresh_context;
 use crate::grpc::v1;
 use crate::grpc::v1::operation::Operation;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -37,10 +36,7 @@ impl Replay {
         let world = World::built_in();
         let plain_bytes = plain_bytes(&trace, &world)?;
         let client = self.target.client()?;
-        let style = ProgressStyle::with_template("{spinner} {msg} {wide_bar} {pos}/{len} operations");
-        let progress = ProgressBar::new(trace.steps.len() as u64)
-            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-            .with_message(trace.name.clone());
+        let progress = progress_bar(trace.steps.len(), &trace.name);
         let prefix = format!("replay/{}/", Uuid::now_v7());
         let session = if self.as_session { prefix.as_str() } else { "" };
         let play =

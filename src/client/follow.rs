@@ -2,7 +2,8 @@
 //! loss, and healed by a full frame when they do not agree with the service.
 
 use super::Rpc;
-use super::stream::{Connection, MESSAGE_PREFIX_BYTES, Stream};
+use super::stream::{Connection, Stream};
+use crate::grpc::codec::MESSAGE_PREFIX_BYTES;
 use crate::grpc::convert::frame;
 use crate::grpc::v1;
 use crate::sync::{Cursor, FrameBody, Replica};

@@ -3,8 +3,9 @@
 use super::Rpc;
 use super::outbox::Call;
 use super::session::{Event, SessionCounts};
-use super::stream::{MESSAGE_PREFIX_BYTES, Stream};
+use super::stream::Stream;
 use crate::domain::{Epoch, IdempotencyKey, KeyTag, Revision};
+use crate::grpc::codec::MESSAGE_PREFIX_BYTES;
 use crate::grpc::convert::{frame, reply};
 use crate::grpc::v1;
 use crate::sync::{FrameBody, FullReason, Mirror, Shown};

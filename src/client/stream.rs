@@ -7,9 +7,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tonic::{Code, Status, Streaming};
 
-/// gRPC's prefix of each message: a flag and the length.
-pub(super) const MESSAGE_PREFIX_BYTES: usize = 5;
-
 pub(super) struct Stream {
     rpc: Rpc,
     ids: Vec<String>,

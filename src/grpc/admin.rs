@@ -1,11 +1,10 @@
 //! `AdminService`: the rollout, the statistics, the end.
 
 use super::convert::{Invalid, admin};
+use super::service::caller;
 use super::{status, v1};
 use crate::config::LiveRollout;
-use crate::domain::Caller;
 use crate::engine::Engine;
-use crate::middleware::Identity;
 use crate::statistics::StreamStatistics;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +21,6 @@ pub struct Admin {
     pub drain_limit: Duration,
     /// When the service started.
     pub start: Instant,
-}
-
-fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    let identity: Option<&Identity> = request.extensions().get();
-    identity.map(|identity| identity.caller.clone()).ok_or_else(status::unknown_caller)
 }
 
 #[tonic::async_trait]

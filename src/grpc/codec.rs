@@ -7,6 +7,8 @@ use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
+/// What gRPC puts before each message: a flag and the length.
+pub const MESSAGE_PREFIX_BYTES: usize = 5;
 /// What a stream's buffers hold at first, in bytes; they grow with a larger message. A delta frame is smaller.
 const BUFFER_BYTES: usize = 256;
 /// A body frame goes out as soon as it holds this many bytes: after each message, whatever its size.

@@ -54,7 +54,7 @@ fn identity<T>(request: &Request<T>) -> Result<&Identity, Status> {
     request.extensions().get().ok_or_else(status::unknown_caller)
 }
 
-fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     identity(request).map(|identity| identity.caller.clone())
 }
 

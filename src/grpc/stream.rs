@@ -1,6 +1,7 @@
 //! The body of `SubscribeInventory`: pulled by the transport, never pushed. A frame is computed when it is polled, so a
 //! slow reader just gets it later and smaller. How, the rollout says at that very moment.
 
+use super::codec::MESSAGE_PREFIX_BYTES;
 use super::convert::frame;
 use super::shadow::{Computed, Shadow};
 use super::{status, v1};
@@ -15,9 +16,6 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
-
-/// gRPC's prefix of each message: a flag and the length.
-const MESSAGE_PREFIX_BYTES: usize = 5;
 
 /// What a stream is opened with.
 pub struct Opening {
