@@ -15,6 +15,7 @@ use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
 use slotcast::sync::{Field, Rollout};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tonic::{Code, Status, Streaming};
@@ -49,9 +50,11 @@ async fn create(client: &Client, id: &str) {
     client.mutate(fresh_context(), Operation::Create(create)).await.unwrap();
 }
 
-/// Sets a slot to a random count.
+/// Puts a stack into a slot that is like none before: a change that changes nothing would send nothing.
 async fn change(client: &Client, id: &str, slot: u32) -> Result<v1::MutationReceipt, Status> {
-    let stack = Some(v1::Stack { item: "cobblestone".into(), count: fastrand::u32(1..=64), ..v1::Stack::default() });
+    static CHANGES: AtomicU32 = AtomicU32::new(0);
+    let attributes = CHANGES.fetch_add(1, Ordering::Relaxed).to_le_bytes().to_vec();
+    let stack = Some(v1::Stack { item: "cobblestone".into(), count: 1, attributes, ..v1::Stack::default() });
     let set = v1::SetSlot { inventory_id: id.into(), slot, stack };
     client.mutate(fresh_context(), Operation::Set(set)).await
 }
