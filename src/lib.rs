@@ -9,6 +9,7 @@ pub mod client;
 pub mod config;
 pub mod domain;
 pub mod engine;
+pub mod file_watch;
 pub mod grpc;
 pub mod middleware;
 pub mod server;

@@ -66,7 +66,8 @@ async fn mutate(client: &Client, id: &str, times: usize) {
 async fn case_38_idle_subscriptions_and_a_stalled_reader_cost_nothing_more_however_much_changes() {
     let (mutations, subscriptions) = (size("SLOTCAST_MUTATIONS", 4_000), size("SLOTCAST_SUBSCRIPTIONS", 200));
     let folder = tempfile::tempdir().unwrap();
-    let server = ServerProcess::start(folder.path(), &["--keys-max", KEYS_MAX, "--requests-per-second", "0"]);
+    let server =
+        ServerProcess::start(folder.path(), &["--store-keys-max", KEYS_MAX, "--limits-requests-per-second", "0"]);
     let client = Client::new(&server.uri, "memory-test").unwrap();
     create(&client, "busy").await;
     let mut idle = Vec::new();

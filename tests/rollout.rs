@@ -507,9 +507,13 @@ fn a_service_does_not_start_with_a_bad_settings_file_and_tells_all_that_is_wrong
     let refused = slotcast().args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&path).output().unwrap();
     let told = String::from_utf8(refused.stderr).unwrap();
     assert!(
-        !refused.status.success() && told.contains("no setting news\n") && told.contains("echo_ms must be"),
+        !refused.status.success() && told.contains("no setting sync.news\n") && told.contains("echo_ms must be"),
         "{told}"
     );
-    let printed = slotcast().args(["serve", "--print-config"]).output().unwrap().stdout;
-    assert_eq!(String::from_utf8(printed).unwrap(), slotcast::config::DEFAULT);
+    let same = slotcast().args(["config", "--config"]).arg(&path).output().unwrap();
+    assert_eq!(
+        (same.status.success(), String::from_utf8(same.stderr).unwrap()),
+        (false, told),
+        "`config` says the same"
+    );
 }

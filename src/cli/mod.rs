@@ -1,11 +1,13 @@
 //! The commands, one a file.
 
 mod call;
+mod config;
 mod demo;
 mod play;
 mod replay;
 mod rollout;
 mod serve;
+mod settings;
 mod top;
 pub mod trace;
 mod watch;
@@ -26,6 +28,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Config(config::Config),
     Demo(demo::Demo),
     Replay(replay::Replay),
     Watch(watch::Watch),
@@ -64,6 +67,7 @@ pub fn run() -> ExitCode {
     let ended = runtime.block_on(async {
         match cli.command {
             Command::Serve(command) => command.run().await,
+            Command::Config(command) => command.run(),
             Command::Demo(command) => command.run().await,
             Command::Replay(command) => command.run().await,
             Command::Watch(command) => command.run().await,

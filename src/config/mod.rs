@@ -1,71 +1,115 @@
-//! Settings that may change while the service runs: as a TOML file, and as shared by all who serve by them. The format is
-//! told at the head of `config/default.toml`.
+//! Settings: one table of them ([`settings`]), said by a TOML file, the environment and flags ([`layers`]), checked
+//! together, and followed while the service runs ([`reload`]).
 
+mod kind;
+mod layers;
 mod live;
+mod print;
 mod reload;
+mod settings;
 
+pub use kind::Kind;
+pub use layers::{Layers, Values};
 pub use live::LiveRollout;
-pub use reload::{Reload, follow};
+pub use print::{documented, effective};
+pub use reload::{Changed, Reload, follow};
+pub use settings::{SECTIONS, SETTINGS, Setting};
 
+use crate::grpc::streams::StreamSettings;
+use crate::middleware::AdmissionSettings;
+use crate::store::embedded::EmbeddedSettings;
 use crate::sync::{Field, Rollout};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use toml::{Table, Value};
+use std::time::Duration;
+use toml::Table;
 
-/// A file that says what holds without a file.
-pub const DEFAULT: &str = include_str!("default.toml");
-const SECTION: &str = "sync";
-
-/// What is wrong with a settings file, and what to do about it.
+/// What is wrong with the settings, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read the settings {}: {error}\nGive the path of a readable TOML file.", path.display())]
-    Unreadable { path: PathBuf, error: std::io::Error },
+    #[error("{0}\nGive the path of a readable TOML file.")]
+    Unreadable(#[from] crate::file_watch::Unreadable),
     #[error("the settings {} are no TOML:\n{problem}\nCorrect it there and try again.", path.display())]
     Malformed { path: PathBuf, problem: String },
-    #[error("the settings {} cannot hold:\n{}\nCorrect them all; `slotcast serve --print-config` shows what there is.", path.display(), listed(problems))]
-    Invalid { path: PathBuf, problems: Vec<String> },
+    #[error(
+        "the settings cannot hold:\n{}\nCorrect them all; `slotcast config --documented` shows what there is.",
+        listed(problems)
+    )]
+    Invalid { problems: Vec<String> },
 }
 
-/// Checks a file's text; the error tells every problem at once.
-fn parse(text: &str, path: &Path) -> Result<Rollout, ConfigError> {
-    let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Malformed {
-        path: path.to_owned(),
-        problem: error.to_string().trim_end().to_owned(),
-    })?;
-    let (mut values, mut problems) = (Vec::new(), Vec::new());
-    for (name, value) in &table {
-        match value {
-            Value::Table(section) if name == SECTION => {
-                section.iter().for_each(|(name, value)| match setting(name, value) {
-                    Ok(value) => values.push(value),
-                    Err(problem) => problems.push(problem),
-                })
-            }
-            Value::Table(_) => problems.push(format!("there is no section [{name}], only [{SECTION}]")),
-            Value::String(_)
-            | Value::Integer(_)
-            | Value::Float(_)
-            | Value::Boolean(_)
-            | Value::Datetime(_)
-            | Value::Array(_) => problems.push(format!("{name} has to stand in the section [{SECTION}]")),
-        }
-    }
-    // Those that are well said are checked even if others are not: all problems are told at once.
-    match Rollout::default().with(values) {
-        Ok(rollout) if problems.is_empty() => Ok(rollout),
-        checked => {
-            let out_of_bounds = checked.err().unwrap_or_default();
-            problems.extend(out_of_bounds.iter().map(ToString::to_string));
-            Err(ConfigError::Invalid { path: path.to_owned(), problems })
-        }
-    }
+/// All that a service is told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where each came from.
+    pub values: Values,
+    pub listen: SocketAddr,
+    pub data: PathBuf,
+    pub catalog: Option<PathBuf>,
+    pub store: EmbeddedSettings,
+    pub streams: StreamSettings,
+    pub admission: AdmissionSettings,
+    pub drain_limit: Duration,
+    pub rollout: Rollout,
 }
 
-fn setting(name: &str, value: &Value) -> Result<(Field, u64), String> {
-    let field = Field::named(name).ok_or_else(|| format!("there is no setting {name}"))?;
-    let number = value.as_integer().ok_or_else(|| format!("{name} must be a whole number, not {value}"))?;
-    let number = u64::try_from(number).map_err(|_| format!("{name} must not be negative, as {number} is"))?;
-    Ok((field, number))
+impl Config {
+    /// What holds with a file of this text; the error tells every problem at once.
+    pub fn read(layers: &Layers, file: Option<(&Path, &str)>) -> Result<Self, ConfigError> {
+        let table = match file {
+            None => Table::new(),
+            Some((path, text)) => text.parse().map_err(|error: toml::de::Error| ConfigError::Malformed {
+                path: path.to_owned(),
+                problem: error.to_string().trim_end().to_owned(),
+            })?,
+        };
+        let (values, mut problems) = layers.values(&table);
+        let config = Self::of(values);
+        problems.extend(config.contradictions());
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid { problems }) }
+    }
+
+    /// What must not be said together.
+    fn contradictions(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !self.listen.ip().is_loopback() && !self.values.is_set("without_authentication") {
+            problems.push(format!(
+                "{} can be reached from other machines, and callers are not verified: listen on 127.0.0.1, or say \
+                 without_authentication if the network keeps strangers out",
+                self.listen
+            ));
+        }
+        problems
+    }
+
+    /// Every setting with a default has a value of its kind and within its bounds: `SETTINGS` and `Kind::check` see to it.
+    fn of(values: Values) -> Self {
+        let number = |key: &str| values.number(key).unwrap_or_default();
+        let small = |key: &str| u32::try_from(number(key)).unwrap_or(u32::MAX);
+        let fields = Field::ALL.map(|field| (field, number(&format!("sync.{}", field.name()))));
+        Self {
+            listen: values.address("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))),
+            data: values.path("data").unwrap_or_default(),
+            catalog: values.path("catalog"),
+            store: EmbeddedSettings {
+                bytes_max: values.number("store.bytes_max"),
+                keys_max: number("store.keys_max") as usize,
+                key_window: Duration::from_secs(number("store.key_window_s")),
+                ..EmbeddedSettings::default()
+            },
+            streams: StreamSettings {
+                per_player_max: small("limits.streams_per_player"),
+                per_caller_max: small("limits.streams_per_caller"),
+            },
+            admission: AdmissionSettings {
+                per_second: small("limits.requests_per_second"),
+                burst: small("limits.requests_burst"),
+            },
+            drain_limit: Duration::from_millis(number("drain.limit_ms")),
+            rollout: Rollout::default().with(fields).unwrap_or_default(),
+            values,
+        }
+    }
 }
 
 fn listed(problems: &[String]) -> String {
@@ -76,37 +120,40 @@ fn listed(problems: &[String]) -> String {
 mod tests {
     use super::*;
 
-    fn parsed(text: &str) -> Result<Rollout, String> {
-        parse(text, Path::new("FILE")).map_err(|error| error.to_string())
+    fn read(text: &str) -> Result<Config, String> {
+        Config::read(&Layers::default(), Some((Path::new("FILE"), text))).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn the_documented_file_names_every_setting_and_says_what_holds_without_it() {
-        assert_eq!(parsed(DEFAULT), Ok(Rollout::default()));
-        assert_eq!(parsed(""), Ok(Rollout::default()));
-        for field in Field::ALL {
-            assert!(DEFAULT.contains(&format!("\n{} = ", field.name())), "{}", field.name());
-        }
+    fn without_a_word_the_defaults_of_the_code_hold() {
+        let config = read("").unwrap();
+        assert_eq!(config.rollout, Rollout::default());
+        assert_eq!(config.streams, StreamSettings::default());
+        assert_eq!(config.admission, AdmissionSettings::default());
+        let store = EmbeddedSettings::default();
+        assert_eq!((config.store.keys_max, config.store.key_window), (store.keys_max, store.key_window));
+        assert_eq!(config.drain_limit, Duration::from_secs(10));
     }
 
     #[test]
     fn what_a_file_names_is_set() {
-        let rollout = parsed("[sync]\ndelta_percent = 25\nnews_ms = 250\n").unwrap();
+        let rollout = read("[sync]\ndelta_percent = 25\nnews_ms = 250\n").unwrap().rollout;
         let values = Field::ALL.map(|field| field.read(&rollout));
         assert_eq!(values, [25, 100, 100, 0, 250, 1_000, 10, 10, 10, 15_000]);
     }
 
     #[test]
     fn all_problems_are_told_at_once() {
-        let told = parsed(
-            "news_ms = 1\n[sync]\ndelta = 1\nnews_ms = 'slow'\nshadow_percent = 101\necho_ms = -1\nheartbeat_ms = 1\n[sink]\n",
+        let told = read(
+            "news_ms = 1\nlisten = '0.0.0.0:1'\nlimits = 3\n[sync]\ndelta = 1\nnews_ms = 'slow'\nshadow_percent = 101\n\
+             echo_ms = -1\n[sink]\n",
         );
         insta::assert_snapshot!(told.unwrap_err());
     }
 
     #[test]
     fn what_is_no_toml_is_told_with_its_place() {
-        let told = parsed("[sync\n").unwrap_err();
+        let told = read("[sync\n").unwrap_err();
         assert!(told.contains("line 1"), "{told}");
     }
 }

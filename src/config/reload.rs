@@ -1,79 +1,86 @@
-//! A settings file, followed while the service runs.
-//!
-//! Its content is compared every second instead of asking the system for events: a mounted ConfigMap, an editor that
-//! renames and a network share all come out the same, and a file of a few hundred bytes costs nothing to read. What has
-//! changed holds once it was the same twice, so that a file that is just being written is not taken by half.
+//! The settings file, followed while the service runs.
 
-use super::{ConfigError, LiveRollout, parse};
+use super::{Config, ConfigError, Layers};
+use crate::file_watch::FileWatch;
 use std::convert::Infallible;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::MissedTickBehavior;
 
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-
-type Content = Result<String, std::io::ErrorKind>;
-
-/// What was last read of the file.
+/// A settings file, and what it said last.
 #[derive(Debug)]
 pub struct Reload {
     path: PathBuf,
-    live: LiveRollout,
-    /// What was set or refused.
-    judged: Content,
-    /// What was there at the last look, if it is not that.
-    changed: Option<Content>,
+    layers: Layers,
+    file: FileWatch,
+    current: Config,
+}
+
+/// Settings that were read again, and why.
+#[derive(Debug)]
+pub struct Changed<'a> {
+    pub config: &'a Config,
+    pub path: &'a Path,
+    pub reason: &'static str,
 }
 
 impl Reload {
-    /// Reads and checks the file, and makes the rollout that it will be set on from now on.
-    pub fn open(path: PathBuf) -> Result<Self, ConfigError> {
-        let unreadable = |error| ConfigError::Unreadable { path: path.clone(), error };
-        let text = std::fs::read_to_string(&path).map_err(unreadable)?;
-        let live = LiveRollout::new(parse(&text, &path)?);
-        Ok(Self { path, live, judged: Ok(text), changed: None })
+    /// Reads and checks the file.
+    pub fn open(layers: Layers, path: PathBuf) -> Result<Self, ConfigError> {
+        let (file, contents) = FileWatch::open(vec![path.clone()])?;
+        let current = parse(&layers, &path, &contents)?;
+        Ok(Self { path, layers, file, current })
     }
 
-    pub fn rollout(&self) -> &LiveRollout {
-        &self.live
+    pub fn current(&self) -> &Config {
+        &self.current
     }
 
-    /// Sets what the file says if it has changed and stands still, or in any case if `asked`. A file that is wrong changes nothing, and is
-    /// told of once.
-    pub async fn look(&mut self, asked: bool) {
-        let text = tokio::fs::read_to_string(&self.path).await;
-        let now = text.as_ref().map(Clone::clone).map_err(std::io::Error::kind);
-        let stands_still = self.changed.take().is_some_and(|before| before == now);
-        if !asked && (now == self.judged || !stands_still) {
-            self.changed = Some(now).filter(|now| *now != self.judged);
-            return;
+    /// What the file says if it has changed and stands still, or in any case if `asked`. A file that is wrong changes
+    /// nothing, and is told of once.
+    pub async fn look(&mut self, asked: bool) -> Option<Result<Changed<'_>, ConfigError>> {
+        let contents = self.file.look(asked).await?;
+        let read = contents.map_err(ConfigError::from).and_then(|contents| parse(&self.layers, &self.path, &contents));
+        let config = match read {
+            Ok(config) => config,
+            Err(error) => return Some(Err(error)),
+        };
+        let restart_needed = config.values.restart_needed(&self.current.values);
+        if !restart_needed.is_empty() {
+            tracing::warn!(settings = restart_needed.join(", "), "these have changed, but hold only after a restart");
         }
-        self.judged = now;
-        let unreadable = |error| ConfigError::Unreadable { path: self.path.clone(), error };
-        match text.map_err(unreadable).and_then(|text| parse(&text, &self.path)) {
-            Ok(rollout) => {
-                let who = format!("the file {}", self.path.display());
-                let reason = if asked { "SIGHUP" } else { "the file has changed" };
-                // It was checked when it was read.
-                let _ = self.live.change(&who, reason, |_| Ok(rollout));
-            }
-            Err(error) => tracing::error!(%error, "the settings were refused; nothing has changed"),
-        }
+        self.current = config;
+        let reason = if asked { "SIGHUP" } else { "the file has changed" };
+        Some(Ok(Changed { config: &self.current, path: &self.path, reason }))
     }
 }
 
-/// Sets what the file says whenever it changes, and on SIGHUP, which from this call on does not end the process. Never
+fn parse(layers: &Layers, path: &Path, contents: &[Vec<u8>]) -> Result<Config, ConfigError> {
+    // What is not UTF-8 is no TOML either, and is told with its place.
+    let text = contents.first().map(|content| String::from_utf8_lossy(content)).unwrap_or_default();
+    Config::read(layers, Some((path, &text)))
+}
+
+/// Hands on what the file says whenever it changes, and on SIGHUP, which from this call on does not end the process. Never
 /// ends.
-pub fn follow(mut reload: Reload) -> std::io::Result<impl Future<Output = Infallible> + Send + 'static> {
+pub fn follow(
+    mut reload: Reload,
+    apply: impl Fn(Result<Changed<'_>, &ConfigError>) + Send + 'static,
+) -> std::io::Result<impl Future<Output = Infallible> + Send + 'static> {
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut interval = tokio::time::interval(LOOK_INTERVAL);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     Ok(async move {
+        let mut interval = FileWatch::interval();
         loop {
-            tokio::select! {
-                _ = hangup.recv() => reload.look(true).await,
-                _ = interval.tick() => reload.look(false).await,
+            let asked = tokio::select! {
+                _ = hangup.recv() => true,
+                _ = interval.tick() => false,
+            };
+            match reload.look(asked).await {
+                Some(Ok(changed)) => apply(Ok(changed)),
+                Some(Err(error)) => {
+                    tracing::error!(%error, "the settings were refused; nothing has changed");
+                    apply(Err(&error));
+                }
+                None => {}
             }
         }
     })
@@ -82,57 +89,46 @@ pub fn follow(mut reload: Reload) -> std::io::Result<impl Future<Output = Infall
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::{Field, Rollout};
 
-    async fn look_twice(reload: &mut Reload) {
-        reload.look(false).await;
-        reload.look(false).await;
+    async fn look_twice(reload: &mut Reload) -> Option<Result<u64, String>> {
+        assert!(reload.look(false).await.is_none(), "it may just be written");
+        let told = reload.look(false).await?;
+        Some(
+            told.map(|changed| changed.config.rollout.windows.news.as_millis() as u64)
+                .map_err(|error| error.to_string()),
+        )
     }
 
     #[tokio::test]
-    async fn a_change_of_the_file_is_set_and_a_bad_one_changes_nothing() {
+    async fn a_change_of_the_file_is_told_and_a_bad_one_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("slotcast.toml");
         let write = |text: &str| std::fs::write(&path, text).unwrap();
         write("");
-        let mut reload = Reload::open(path.clone()).unwrap();
-        let live = reload.rollout().clone();
-        let news_ms = || Field::NewsMs.read(&live.current());
-
-        write("");
-        reload.look(false).await;
-        write("[sync]\n");
-        reload.look(false).await;
+        let mut reload = Reload::open(Layers::default(), path.clone()).unwrap();
+        assert_eq!(look_twice(&mut reload).await, None);
         write("[sync]\nnews_ms = 70\n");
-        reload.look(false).await;
-        assert_eq!(news_ms(), 100, "it is just being written");
-        reload.look(false).await;
-        assert_eq!(news_ms(), 70);
+        assert_eq!(look_twice(&mut reload).await, Some(Ok(70)));
         for bad in ["[sync]\nnews_ms = 80\necho = 1\n", "[sync]\nnews_ms = 70000\n", "["] {
             write(bad);
-            look_twice(&mut reload).await;
-            assert_eq!(news_ms(), 70, "{bad}");
+            assert!(look_twice(&mut reload).await.unwrap().is_err(), "{bad}");
+            assert_eq!(reload.current().rollout.windows.news.as_millis(), 70, "{bad}");
         }
         std::fs::remove_file(&path).unwrap();
-        look_twice(&mut reload).await;
-        assert_eq!(news_ms(), 70, "there is no file");
+        assert!(look_twice(&mut reload).await.unwrap().unwrap_err().contains("cannot read"));
         write("[sync]\n");
-        look_twice(&mut reload).await;
-        assert_eq!(news_ms(), 100, "what is not named is as without a file");
+        assert_eq!(look_twice(&mut reload).await, Some(Ok(100)), "what is not named is as without a file");
+        assert!(reload.look(true).await.is_some(), "who asks is told");
     }
 
     #[tokio::test]
-    async fn what_was_set_otherwise_holds_until_the_file_is_asked_for_or_changes() {
+    async fn flags_hold_against_a_file_that_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("slotcast.toml");
+        std::fs::write(&path, "").unwrap();
+        let layers = Layers::new(|_| None, [("sync.news_ms".to_owned(), "42".to_owned())].into());
+        let mut reload = Reload::open(layers, path.clone()).unwrap();
         std::fs::write(&path, "[sync]\nnews_ms = 70\n").unwrap();
-        let mut reload = Reload::open(path).unwrap();
-        let live = reload.rollout().clone();
-        assert_eq!(Field::NewsMs.read(&live.current()), 70);
-        live.change("me", "a test", |_| Ok(Rollout::immediate_full())).unwrap();
-        reload.look(false).await;
-        assert_eq!(*live.current(), Rollout::immediate_full());
-        reload.look(true).await;
-        assert_eq!((live.current().delta.get(), Field::NewsMs.read(&live.current())), (100, 70));
+        assert_eq!(look_twice(&mut reload).await, Some(Ok(42)));
     }
 }

@@ -1,0 +1,94 @@
+//! The settings as flags: one for each of the table, for every command that takes them.
+
+use crate::config::{Config, ConfigError, Kind, Layers, Reload, SETTINGS, Setting};
+use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+const FILE: &str = "config";
+const FILE_VARIABLE: &str = "SLOTCAST_CONFIG";
+
+/// A settings file and what the flags say beside it.
+#[derive(Debug, Clone, Default)]
+pub struct SettingFlags {
+    file: Option<PathBuf>,
+    flags: BTreeMap<String, String>,
+}
+
+/// Settings as read, and the file that they are followed in, if there is one.
+pub enum Settings {
+    Fixed(Box<Config>),
+    Followed(Box<Reload>),
+}
+
+impl SettingFlags {
+    pub fn read(self) -> Result<Settings, ConfigError> {
+        let layers = Layers::new(|variable| std::env::var(variable).ok(), self.flags);
+        match self.file {
+            Some(path) => Reload::open(layers, path).map(|reload| Settings::Followed(Box::new(reload))),
+            None => Config::read(&layers, None).map(|config| Settings::Fixed(Box::new(config))),
+        }
+    }
+}
+
+impl Settings {
+    pub fn config(&self) -> &Config {
+        match self {
+            Self::Fixed(config) => config,
+            Self::Followed(reload) => reload.current(),
+        }
+    }
+}
+
+impl Args for SettingFlags {
+    fn augment_args(command: Command) -> Command {
+        let file = Arg::new(FILE)
+            .long("config")
+            .value_name("FILE")
+            .env(FILE_VARIABLE)
+            .value_parser(clap::value_parser!(PathBuf))
+            .help("The settings as TOML; read again when it changes and on SIGHUP");
+        SETTINGS.iter().filter_map(flag).fold(command.arg(file), Command::arg)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SettingFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        let mut flags = Self::default();
+        flags.update_from_arg_matches(matches)?;
+        Ok(flags)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        self.file = matches.get_one(FILE).cloned();
+        let said = SETTINGS.iter().filter(|setting| !matches!(setting.kind, Kind::Tables(_))).map(Setting::key);
+        let said = said.filter_map(|key| Some((matches.get_one::<String>(&key)?.clone(), key)));
+        self.flags = said.map(|(text, key)| (key, text)).collect();
+        Ok(())
+    }
+}
+
+/// Tables can only be said in a file.
+fn flag(setting: &Setting) -> Option<Arg> {
+    if matches!(setting.kind, Kind::Tables(_)) {
+        return None;
+    }
+    let default = setting.default.as_ref().map(|value| format!(" [default: {}]", value.to_string().trim_matches('"')));
+    let help = format!("{}{} [env: {}]", setting.what, default.unwrap_or_default(), setting.environment());
+    let heading =
+        if setting.section.is_empty() { "Settings".into() } else { format!("Settings [{}]", setting.section) };
+    let arg = Arg::new(setting.key())
+        .long(setting.flag())
+        .value_name(setting.kind.placeholder())
+        .help(help)
+        .help_heading(heading)
+        .hide_default_value(true)
+        .allow_hyphen_values(true);
+    // A flag alone says that it is so.
+    let is_flag = setting.kind == Kind::Flag;
+    Some(if is_flag { arg.num_args(0..=1).require_equals(true).default_missing_value("true") } else { arg })
+}

@@ -1,0 +1,109 @@
+//! Files that are followed while the service runs: settings, certificates, keys.
+//!
+//! Their content is compared every second instead of asking the system for events: a mounted ConfigMap, an editor that
+//! renames and a network share all come out the same, and files of a few kilobytes cost nothing to read. What has changed
+//! is told once it was the same twice, so that files that are just being written are not taken by half; and files that
+//! belong together (a certificate and its key) are told together.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::time::{Interval, MissedTickBehavior};
+
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+type Contents = Vec<Result<Vec<u8>, io::ErrorKind>>;
+
+/// A file that could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {}: {error}", path.display())]
+pub struct Unreadable {
+    pub path: PathBuf,
+    pub error: io::Error,
+}
+
+/// Some files, and what was last told of them.
+#[derive(Debug)]
+pub struct FileWatch {
+    paths: Vec<PathBuf>,
+    told: Contents,
+    /// What was there at the last look, if it is not that.
+    changed: Option<Contents>,
+}
+
+impl FileWatch {
+    /// Reads the files for the first time; the contents are in the order of the paths.
+    pub fn open(paths: Vec<PathBuf>) -> Result<(Self, Vec<Vec<u8>>), Unreadable> {
+        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| Unreadable { path: path.clone(), error });
+        let contents = paths.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let told = contents.iter().cloned().map(Ok).collect();
+        Ok((Self { paths, told, changed: None }, contents))
+    }
+
+    /// When to look.
+    pub fn interval() -> Interval {
+        let mut interval = tokio::time::interval(LOOK_INTERVAL);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        interval
+    }
+
+    /// The contents if they have changed and stand still, or in any case if `asked`; each change is told once.
+    pub async fn look(&mut self, asked: bool) -> Option<Result<Vec<Vec<u8>>, Unreadable>> {
+        let (mut now, mut contents) = (Contents::new(), Ok(Vec::new()));
+        for path in &self.paths {
+            let read = tokio::fs::read(path).await;
+            now.push(read.as_ref().map(Clone::clone).map_err(io::Error::kind));
+            match (read, &mut contents) {
+                (Ok(content), Ok(contents)) => contents.push(content),
+                (Err(error), Ok(_)) => contents = Err(Unreadable { path: path.clone(), error }),
+                (_, Err(_)) => {}
+            }
+        }
+        let stands_still = self.changed.take().is_some_and(|before| before == now);
+        if !asked && (now == self.told || !stands_still) {
+            self.changed = Some(now).filter(|now| *now != self.told);
+            return None;
+        }
+        self.told = now;
+        Some(contents)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_is_told_once_it_stands_still_and_files_are_told_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths: Vec<_> = ["certificate", "key"].map(|name| folder.path().join(name)).into();
+        let write = |at: usize, text: &str| std::fs::write(&paths[at], text).unwrap();
+        write(0, "a");
+        write(1, "b");
+        let (mut watch, first) = FileWatch::open(paths.clone()).unwrap();
+        assert_eq!(first, [b"a", b"b"]);
+        assert!(watch.look(false).await.is_none());
+        write(0, "c");
+        assert!(watch.look(false).await.is_none(), "it may just be written");
+        write(1, "d");
+        assert!(watch.look(false).await.is_none(), "it is just being written");
+        assert_eq!(watch.look(false).await.unwrap().unwrap(), [b"c", b"d"]);
+        assert!(watch.look(false).await.is_none(), "told once");
+        write(0, "e");
+        assert!(watch.look(false).await.is_none());
+        write(0, "c");
+        assert!(watch.look(false).await.is_none(), "it is again what was told");
+        assert!(watch.look(false).await.is_none());
+        assert!(watch.look(true).await.is_some(), "who asks is told");
+        std::fs::remove_file(&paths[1]).unwrap();
+        assert!(watch.look(false).await.is_none());
+        assert_eq!(watch.look(false).await.unwrap().unwrap_err().path, paths[1]);
+        assert!(watch.look(false).await.is_none(), "told once");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let missing = FileWatch::open(vec!["/nonexistent/file".into()]).unwrap_err();
+        assert!(missing.to_string().starts_with("cannot read /nonexistent/file: "), "{missing}");
+    }
+}
