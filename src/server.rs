@@ -7,10 +7,13 @@ use crate::grpc::admin::Admin;
 use crate::grpc::service::Service;
 use crate::grpc::streams::{OpenStreams, StreamSettings};
 use crate::grpc::{AdminServiceServer, FILE_DESCRIPTOR_SET, InventoryServiceServer};
-use crate::middleware::{Admission, AdmissionLayer, AdmissionSettings, IdentityLayer, SyncLimitLayer, SyncRate};
+use crate::middleware::{
+    Admission, AdmissionLayer, AdmissionSettings, DeadlineLayer, EndsOnClosing, IdentityLayer, SyncLimitLayer, SyncRate,
+};
 use crate::statistics::StreamStatistics;
 use crate::store::Store;
 use crate::sync::Rollout;
+use crate::transport::{TlsError, Transport, TransportSettings, TransportStatistics};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,15 +22,14 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
-use tonic::transport::server::{Router, TcpIncoming};
-use tower::ServiceBuilder;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 use tower::layer::util::{Identity, Stack};
 use tower::util::Either;
+use tower::{Layer, ServiceBuilder};
 
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Streams on one connection; a further one waits at the client until another ends.
-const CONNECTION_STREAMS_MAX: u32 = 16_384;
 /// How often the layers forget whom they need not remember any more.
 const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -38,7 +40,11 @@ pub struct ServerSettings {
     pub rollout: LiveRollout,
     pub streams: StreamSettings,
     pub admission: AdmissionSettings,
-    /// How long calls may take to end after the signal to stop; then they are cut off.
+    pub transport: TransportSettings,
+    /// How long after the signal to stop everything is served as before, but for health, which says NOT_SERVING: so that
+    /// whoever sends callers here can stop to do so first.
+    pub drain_delay: Duration,
+    /// How long calls may take to end after that; then they are cut off.
     pub drain_limit: Duration,
 }
 
@@ -49,6 +55,8 @@ impl Default for ServerSettings {
             rollout: LiveRollout::default(),
             streams: StreamSettings::default(),
             admission: AdmissionSettings::default(),
+            transport: TransportSettings::default(),
+            drain_delay: Duration::ZERO,
             drain_limit: Duration::from_secs(10),
         }
     }
@@ -56,8 +64,8 @@ impl Default for ServerSettings {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    #[error("the server ended: {0}")]
-    Transport(#[from] tonic::transport::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("the address of the listener cannot be read: {0}")]
     Listener(std::io::Error),
     #[error("the end of a commit is unknown, so nothing more may be written: check the disk, then start again")]
@@ -69,6 +77,8 @@ pub enum ServerError {
 /// A server that runs in the background.
 pub struct RunningServer {
     pub address: SocketAddr,
+    pub transport: Arc<TransportStatistics>,
+    scheme: &'static str,
     stop: Option<oneshot::Sender<()>>,
     ended: JoinHandle<Result<(), ServerError>>,
 }
@@ -87,12 +97,14 @@ impl RunningServer {
             // A sender that is gone stops the server as well.
             let _ = stopped.await;
         };
-        let ended = tokio::spawn(serve(listener, store, catalog, settings, signal));
-        Ok(Self { address, stop: Some(stop), ended })
+        let opened = Transport::open(settings.transport.clone())?;
+        let (transport, scheme) = (opened.statistics(), opened.scheme());
+        let ended = tokio::spawn(serve_over(opened, listener, store, catalog, settings, signal));
+        Ok(Self { address, transport, scheme, stop: Some(stop), ended })
     }
 
     pub fn uri(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// Drains and ends; afterwards nothing holds the store any more.
@@ -106,8 +118,20 @@ impl RunningServer {
 }
 
 /// Serves until `stop` resolves, then drains: calls in flight are answered, streams end with UNAVAILABLE, and what is
-/// left after the drain limit (silent connections, open health watches) is cut off.
+/// left after the drain limit is cut off.
 pub async fn serve(
+    listener: TcpListener,
+    store: Arc<dyn Store>,
+    catalog: Arc<Catalog>,
+    settings: ServerSettings,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), ServerError> {
+    let transport = Transport::open(settings.transport.clone())?;
+    serve_over(transport, listener, store, catalog, settings, stop).await
+}
+
+async fn serve_over(
+    transport: Transport,
     listener: TcpListener,
     store: Arc<dyn Store>,
     catalog: Arc<Catalog>,
@@ -117,43 +141,49 @@ pub async fn serve(
     let (engine, mut commit_loop) = Engine::start(store, catalog, settings.engine.clone());
     let (draining, is_draining) = watch::channel(false);
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<InventoryServiceServer<Service>>().await;
-    health.set_serving::<AdminServiceServer<Admin>>().await;
+    tell_health(&health, ServingStatus::Serving).await;
     let admission = Admission::new(settings.admission);
     let sync_rate = SyncRate::new(settings.rollout.current().syncs_per_second);
     let sync_limit = SyncLimitLayer::new(sync_rate.clone());
     let layers = build_layers(admission.as_ref(), &sync_limit);
     let drain = Arc::new(Notify::new());
-    let router = build_router(engine, &settings, layers, is_draining.clone(), drain.clone(), health_service)?;
+    let routes = build_routes(engine, &settings, drain.clone(), health_service)?;
     // Ends when it is dropped, with this function.
     let mut background = JoinSet::new();
     background.spawn(forget(admission, sync_limit));
     background.spawn(follow_rate(settings.rollout.subscribe(), sync_rate));
 
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let mut close = is_draining;
-    let closed = async move {
-        // A sender that is gone ends the server as well.
-        let _ = close.wait_for(|draining| *draining).await;
+    let mut server = Box::pin(transport.serve(listener, layers.layer(routes), is_draining));
+    let stopped = async {
+        tokio::select! {
+            () = stop => {}
+            () = drain.notified() => {}
+        }
+        tracing::info!(delay_ms = settings.drain_delay.as_millis() as u64, "about to drain");
+        tell_health(&health, ServingStatus::NotServing).await;
+        tokio::time::sleep(settings.drain_delay).await;
     };
-    let mut server = std::pin::pin!(router.serve_with_incoming_shutdown(incoming, closed));
-
     let failed = tokio::select! {
-        ended = &mut server => return Ok(ended?),
-        () = stop => false,
-        () = drain.notified() => false,
+        () = &mut server => return Ok(()),
+        () = stopped => false,
         () = commit_loop.failed() => true,
     };
     tracing::info!(limit_ms = settings.drain_limit.as_millis() as u64, "draining");
-    health.set_not_serving::<InventoryServiceServer<Service>>().await;
-    health.set_not_serving::<AdminServiceServer<Admin>>().await;
+    tell_health(&health, ServingStatus::NotServing).await;
     draining.send_replace(true);
-    match tokio::time::timeout(settings.drain_limit, server).await {
-        Ok(ended) => ended?,
-        Err(_) => tracing::warn!("the drain limit is over; what is still open is cut off"),
+    if tokio::time::timeout(settings.drain_limit, &mut server).await.is_err() {
+        tracing::warn!("the drain limit is over; what is still open is cut off");
     }
+    drop(server);
     finish(commit_loop, settings.drain_limit).await;
     if failed { Err(ServerError::CommitUnknown) } else { Ok(()) }
+}
+
+/// Of each service, and of all together, which has the empty name.
+async fn tell_health(health: &HealthReporter, status: ServingStatus) {
+    for service in ["", InventoryServiceServer::<Service>::NAME, AdminServiceServer::<Admin>::NAME] {
+        health.set_service_status(service, status).await;
+    }
 }
 
 /// The limit of syncs is a setting of the rollout.
@@ -185,37 +215,43 @@ async fn forget(admission: Option<Admission>, sync_limit: SyncLimitLayer) {
     }
 }
 
-type Layers = Stack<SyncLimitLayer, Stack<Either<AdmissionLayer, Identity>, Stack<IdentityLayer, Identity>>>;
+type Layers = Stack<
+    SyncLimitLayer,
+    Stack<Either<AdmissionLayer, Identity>, Stack<IdentityLayer, Stack<DeadlineLayer, Identity>>>,
+>;
 
 /// Around every service, from the outside in.
 fn build_layers(admission: Option<&Admission>, sync_limit: &SyncLimitLayer) -> Layers {
     ServiceBuilder::new()
-        // 1. Who calls, and for which player; nothing goes further without.
+        // 1. How long the caller waits; then all that follows is dropped.
+        .layer(DeadlineLayer)
+        // 2. Who calls, and for which player; nothing goes further without.
         .layer(IdentityLayer)
-        // 2. How many requests that caller may send.
+        // 3. How many requests that caller may send.
         .option_layer(admission.map(Admission::layer))
-        // 3. How many syncs the player of a stream gets.
+        // 4. How many syncs the player of a stream gets.
         .layer(sync_limit.clone())
         .into_inner()
 }
 
-fn build_router(
+fn build_routes<H>(
     engine: Engine,
     settings: &ServerSettings,
-    layers: Layers,
-    draining: watch::Receiver<bool>,
     drain: Arc<Notify>,
-    health: impl tonic::codegen::Service<
-        http::Request<tonic::body::Body>,
-        Response = http::Response<tonic::body::Body>,
-        Error = std::convert::Infallible,
-        Future: Send + 'static,
-    > + tonic::server::NamedService
-    + Clone
-    + Send
-    + Sync
-    + 'static,
-) -> Result<Router<Stack<Layers, Identity>>, ServerError> {
+    health: H,
+) -> Result<Routes, ServerError>
+where
+    H: tonic::codegen::Service<
+            http::Request<tonic::body::Body>,
+            Response = http::Response<tonic::body::Body>,
+            Error = std::convert::Infallible,
+            Future: Send + 'static,
+        > + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+{
     let catalog_version = crate::catalog_file::version(engine.catalog());
     let (rollout, start) = (settings.rollout.clone(), Instant::now());
     let statistics = Arc::new(StreamStatistics::default());
@@ -228,18 +264,14 @@ fn build_router(
         start,
     };
     let streams = OpenStreams::new(settings.streams);
-    let service = Service { engine, catalog_version, rollout, statistics, streams, draining, start };
+    let service = Service { engine, catalog_version, rollout, statistics, streams, start };
+    let message_bytes_max = settings.transport.message_bytes_max;
     let reflection =
         || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
-    let mut server = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(CONNECTION_STREAMS_MAX)
-        .layer(layers);
-    Ok(server
-        .add_service(InventoryServiceServer::new(service))
-        .add_service(AdminServiceServer::new(admin))
-        .add_service(health)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?))
+    Ok(Routes::new(InventoryServiceServer::new(service).max_decoding_message_size(message_bytes_max))
+        .add_service(AdminServiceServer::new(admin).max_decoding_message_size(message_bytes_max))
+        .add_service(EndsOnClosing::new(health))
+        .add_service(EndsOnClosing::new(reflection().build_v1()?))
+        .add_service(EndsOnClosing::new(reflection().build_v1alpha()?))
+        .prepare())
 }

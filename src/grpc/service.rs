@@ -15,9 +15,9 @@ use crate::statistics::StreamStatistics;
 use crate::store::{Key, ListQuery};
 use crate::sync::Bucket;
 use crate::sync::subscription::SUBSCRIPTION_SLOTS_MAX;
+use crate::transport::Closing;
 use prost::Message;
 use std::sync::Arc;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
@@ -30,8 +30,6 @@ pub struct Service {
     pub rollout: LiveRollout,
     pub statistics: Arc<StreamStatistics>,
     pub streams: OpenStreams,
-    /// Becomes true when the service ends.
-    pub draining: watch::Receiver<bool>,
     /// The moment that all streams count from.
     pub start: Instant,
 }
@@ -296,7 +294,7 @@ impl v1::inventory_service_server::InventoryService for Service {
             wishes,
             rollout: self.rollout.subscribe(),
             statistics: self.statistics.clone(),
-            draining: self.draining.clone(),
+            closing: request.extensions().get().cloned().unwrap_or_else(Closing::never),
             start: self.start,
         };
         let stream = FrameStream::open(opening).into_stream();

@@ -62,9 +62,15 @@ pub fn too_many_streams(refused: &TooManyStreams) -> Status {
     quota("TOO_MANY_STREAMS", &refused.opener, &text, Duration::from_secs(1))
 }
 
-/// The service ends; another replica, or the same after its restart, goes on.
+/// The service ends, or only this connection, which is old. Another replica, or the same after its restart, goes on.
 pub fn draining() -> Status {
-    retry(Code::Unavailable, "DRAINING", "the service is shutting down; connect again", Duration::from_millis(500))
+    retry(Code::Unavailable, "DRAINING", "this connection is being closed; connect again", Duration::from_millis(500))
+}
+
+/// The time that the caller gave is over.
+pub fn deadline_exceeded() -> Status {
+    let text = "the time given with the call is over; the same call with the same key tells whether it was done";
+    Status::with_error_details(Code::DeadlineExceeded, text, details("DEADLINE_EXCEEDED", []))
 }
 
 pub fn refusal(refusal: &Refusal) -> Status {

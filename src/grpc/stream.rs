@@ -10,6 +10,7 @@ use crate::engine::Watched;
 use crate::statistics::{FrameKind, OpenStream, StreamStatistics};
 use crate::sync::frame::full_frame;
 use crate::sync::{Bucket, Frame, FrameBody, FullReason, Moment, Rollout, StreamMode, Subscription, Waiting, Wishes};
+use crate::transport::Closing;
 use futures_util::stream::{self, Stream};
 use prost::Message;
 use std::sync::Arc;
@@ -25,8 +26,7 @@ pub struct Opening {
     pub bucket: Bucket,
     pub rollout: watch::Receiver<Arc<Rollout>>,
     pub statistics: Arc<StreamStatistics>,
-    /// Becomes true when the service ends.
-    pub draining: watch::Receiver<bool>,
+    pub closing: Closing,
     /// The moment that all streams count from.
     pub start: Instant,
 }
@@ -41,23 +41,23 @@ pub struct FrameStream {
     bucket: Bucket,
     rollout: watch::Receiver<Arc<Rollout>>,
     statistics: Arc<StreamStatistics>,
-    draining: watch::Receiver<bool>,
+    closing: Closing,
     start: Instant,
     _open: OpenStream,
 }
 
 impl FrameStream {
     pub fn open(opening: Opening) -> Self {
-        let Opening { watched, wishes, bucket, mut rollout, statistics, draining, start } = opening;
+        let Opening { watched, wishes, bucket, mut rollout, statistics, closing, start } = opening;
         let StreamMode { sync, shadow } = rollout.borrow_and_update().settings_for(bucket);
         let (session, notices) = (wishes.session.clone(), wishes.notices);
         let shadow = shadow.map(|settings| Box::new(Shadow::new(settings, wishes.clone())));
         let subscription = Subscription::new(sync, wishes);
         let _open = statistics.open();
-        Self { watched, subscription, shadow, session, notices, bucket, rollout, statistics, draining, start, _open }
+        Self { watched, subscription, shadow, session, notices, bucket, rollout, statistics, closing, start, _open }
     }
 
-    /// Ends with UNAVAILABLE when the service does; never otherwise.
+    /// Ends with UNAVAILABLE when the service does, or its connection; never otherwise.
     pub fn into_stream(self) -> impl Stream<Item = Result<v1::SubscribeInventoryResponse, Status>> + Send + 'static {
         stream::unfold(Some(self), async |state| {
             let mut this = state?;
@@ -68,7 +68,7 @@ impl FrameStream {
         })
     }
 
-    /// The next message, as soon as one is due; none when the service ends.
+    /// The next message, as soon as one is due; none when the stream has to end.
     async fn next(&mut self) -> Option<v1::SubscribeInventoryResponse> {
         loop {
             self.follow_rollout();
@@ -82,7 +82,7 @@ impl FrameStream {
             let due = self.start + self.poll_timeout(now);
             let changed = tokio::select! {
                 biased;
-                _ = self.draining.wait_for(|draining| *draining) => return None,
+                () = self.closing.wait() => return None,
                 () = self.watched.changed() => true,
                 Ok(()) = self.rollout.changed() => {
                     // It is looked at above.

@@ -1,9 +1,13 @@
 //! Tower layers around the service, one a file. Their order is one list, in `server.rs`.
 
 pub mod admission;
+pub mod closing;
+pub mod deadline;
 pub mod identity;
 pub mod sync_limit;
 
 pub use admission::{Admission, AdmissionLayer, AdmissionSettings};
+pub use closing::EndsOnClosing;
+pub use deadline::DeadlineLayer;
 pub use identity::{Identity, IdentityLayer};
 pub use sync_limit::{LimitedPlayer, SyncLimitLayer, SyncRate};

@@ -1,0 +1,137 @@
+//! The deadline that a caller gives with a call (`grpc-timeout`): when it is over the work is dropped and the call answered
+//! with DEADLINE_EXCEEDED. What was queued by then may still be done; the same call with the same key tells.
+//!
+//! It is kept until the response begins. A stream goes on until its reader ends it.
+
+use crate::grpc::status;
+use http::{HeaderMap, Request, Response};
+use pin_project_lite::pin_project;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::Sleep;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+const TIMEOUT_METADATA: &str = "grpc-timeout";
+const DIGITS_MAX: usize = 8;
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DeadlineLayer;
+
+#[derive(Debug, Clone)]
+pub struct WithDeadline<S> {
+    inner: S,
+}
+
+impl<S> Layer<S> for DeadlineLayer {
+    type Service = WithDeadline<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        WithDeadline { inner }
+    }
+}
+
+impl<S, B> Service<Request<B>> for WithDeadline<S>
+where
+    S: Service<Request<B>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = DeadlineFuture<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let end = timeout(request.headers()).map(tokio::time::sleep);
+        DeadlineFuture { inner: self.inner.call(request), end }
+    }
+}
+
+pin_project! {
+    pub struct DeadlineFuture<F> {
+        #[pin]
+        inner: F,
+        #[pin]
+        end: Option<Sleep>,
+    }
+}
+
+impl<F, E> Future for DeadlineFuture<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(response) = this.inner.poll(context) {
+            return Poll::Ready(response);
+        }
+        let Some(end) = this.end.as_pin_mut() else { return Poll::Pending };
+        ready!(end.poll(context));
+        Poll::Ready(Ok(status::deadline_exceeded().into_http()))
+    }
+}
+
+/// None: there is none, or it makes no sense, and then it is not kept.
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(TIMEOUT_METADATA)?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > DIGITS_MAX || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let value: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(value * 3_600)),
+        "M" => Some(Duration::from_secs(value * 60)),
+        "S" => Some(Duration::from_secs(value)),
+        "m" => Some(Duration::from_millis(value)),
+        "u" => Some(Duration::from_micros(value)),
+        "n" => Some(Duration::from_nanos(value)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use std::convert::Infallible;
+    use tonic::{Code, Status};
+    use tower::ServiceExt;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        let read = |text: &'static str| {
+            timeout(&HeaderMap::from_iter([(
+                TIMEOUT_METADATA.parse().expect("a name"),
+                HeaderValue::from_static(text),
+            )]))
+        };
+        assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3_600)));
+        assert_eq!(read("1M"), Some(Duration::from_secs(60)));
+        assert_eq!(read("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(read("3m"), Some(Duration::from_millis(3)));
+        assert_eq!(read("4u"), Some(Duration::from_micros(4)));
+        assert_eq!(read("5n"), Some(Duration::from_nanos(5)));
+        for wrong in ["", "1", "S", "1X", "-1S", "+1S", "123456789S", "1.5S"] {
+            assert_eq!(read(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_not_answered_by_then_is_told_so() {
+        let slow = tower::service_fn(async |_: Request<()>| {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        });
+        for (given, code) in [("49m", Some(Code::DeadlineExceeded)), ("51m", None)] {
+            let request = Request::builder().header(TIMEOUT_METADATA, given).body(()).expect("a request");
+            let response = DeadlineLayer.layer(slow).oneshot(request).await.expect("no error");
+            assert_eq!(Status::from_header_map(response.headers()).map(|status| status.code()), code, "{given}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The accept loop. It goes on whatever happens to one connection, and when there are no descriptors left it waits until
+//! there are.
+
+use super::admitted::Doorkeeper;
+use super::connection::{self, Common};
+use super::{BoxError, Refused, Serve, TransportSettings, TransportStatistics};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use socket2::SockRef;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_rustls::rustls::ServerConfig;
+
+/// Connections that the system may have ready for us. It may allow fewer (net.core.somaxconn).
+const BACKLOG: i32 = 4_096;
+const WAIT_MIN: Duration = Duration::from_millis(10);
+const WAIT_MAX: Duration = Duration::from_secs(1);
+/// How often at most a problem that lasts is told.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
+
+pub(super) struct Accept<S> {
+    pub listener: TcpListener,
+    pub service: S,
+    pub settings: TransportSettings,
+    pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
+    pub statistics: Arc<TransportStatistics>,
+    pub draining: watch::Receiver<bool>,
+}
+
+/// What happens when a connection could not be accepted.
+#[derive(Debug, Default)]
+struct Trouble {
+    wait: Duration,
+    told: Option<Instant>,
+    untold: u64,
+}
+
+/// Accepts until the service drains; returns when no connection is left.
+pub(super) async fn run<S, B>(accept: Accept<S>)
+where
+    S: Serve<B>,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let Accept { listener, service, settings, tls, statistics, mut draining } = accept;
+    if let Err(error) = SockRef::from(&listener).listen(BACKLOG) {
+        tracing::debug!(%error, "the backlog stays as it is");
+    }
+    let keeper = Doorkeeper::new(&settings, statistics.clone());
+    let http2 = connection::http2(&settings);
+    let common = Common { settings, http2, tls, statistics: statistics.clone(), draining: draining.clone() };
+    let common = Arc::new(common);
+    // Cut off when it is dropped, with this function.
+    let mut connections = JoinSet::new();
+    let mut trouble = Trouble::default();
+    loop {
+        let accepted = tokio::select! {
+            _ = draining.wait_for(|draining| *draining) => break,
+            Some(ended) = connections.join_next() => {
+                tell_panic(ended);
+                continue;
+            }
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, address)) => {
+                trouble.wait = Duration::ZERO;
+                let Ok(admitted) = keeper.admit(address.ip()) else { continue };
+                prepare(&socket, address);
+                connections.spawn(connection::run(common.clone(), service.clone(), socket, address, admitted));
+            }
+            Err(error) if concerns_one_connection(&error) => tracing::debug!(%error, "a connection was not accepted"),
+            Err(error) => {
+                statistics.add_refused(Refused::Descriptors);
+                let wait = trouble.handle(&error, connections.len());
+                tokio::select! {
+                    _ = draining.wait_for(|draining| *draining) => break,
+                    // Its descriptor is free.
+                    Some(ended) = connections.join_next() => tell_panic(ended),
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+        }
+    }
+    // The system refuses new connections from here on.
+    drop(listener);
+    statistics.set_draining();
+    while let Some(ended) = connections.join_next().await {
+        tell_panic(ended);
+    }
+}
+
+fn prepare(socket: &TcpStream, address: SocketAddr) {
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!(%address, %error, "small frames may wait on this connection");
+    }
+}
+
+/// It is gone before it was accepted; the next one may be fine.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
+}
+
+fn tell_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a connection panicked");
+    }
+}
+
+impl Trouble {
+    /// How long to wait before the next try: twice as long each time in a row.
+    fn handle(&mut self, error: &io::Error, connections: usize) -> Duration {
+        self.wait = (self.wait * 2).clamp(WAIT_MIN, WAIT_MAX);
+        self.untold += 1;
+        if self.told.is_none_or(|told| told.elapsed() >= TELL_INTERVAL) {
+            self.told = Some(Instant::now());
+            let tries = std::mem::take(&mut self.untold);
+            tracing::error!(
+                %error,
+                connections,
+                tries,
+                "no connection can be accepted; raise the limit of open files (ulimit -n) or lower connections_max"
+            );
+        }
+        self.wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lasts_is_tried_ever_more_seldom_and_told_now_and_then() {
+        let mut trouble = Trouble::default();
+        let error = io::Error::other("too many open files");
+        let waits: Vec<u128> = (0..9).map(|_| trouble.handle(&error, 3).as_millis()).collect();
+        assert_eq!(waits, [10, 20, 40, 80, 160, 320, 640, 1_000, 1_000]);
+        assert_eq!(trouble.untold, 8, "the first was told");
+        tokio::time::advance(TELL_INTERVAL).await;
+        trouble.handle(&error, 3);
+        assert_eq!(trouble.untold, 0, "and after a while all that came since");
+    }
+}

@@ -1,0 +1,118 @@
+//! How many connections there may be at once, and from one address.
+
+use super::{Refused, TransportSettings, TransportStatistics};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+#[derive(Debug)]
+pub(super) struct Doorkeeper {
+    connections_max: u32,
+    per_address_max: u32,
+    /// By address; empty without a limit for each.
+    from: Mutex<HashMap<IpAddr, u32>>,
+    statistics: Arc<TransportStatistics>,
+}
+
+/// One connection: it counts until this is dropped.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    keeper: Arc<Doorkeeper>,
+    from: IpAddr,
+}
+
+impl Doorkeeper {
+    pub fn new(settings: &TransportSettings, statistics: Arc<TransportStatistics>) -> Arc<Self> {
+        let (connections_max, per_address_max) = (settings.connections_max, settings.connections_per_address_max);
+        Arc::new(Self { connections_max, per_address_max, from: Mutex::default(), statistics })
+    }
+
+    /// Only the accept loop calls it, so nobody is let in between looking and counting.
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admitted, Refused> {
+        let refused = |reason| {
+            self.statistics.add_refused(reason);
+            Err(reason)
+        };
+        if self.connections_max > 0 && self.statistics.connections() >= u64::from(self.connections_max) {
+            return refused(Refused::Limit);
+        }
+        let from = network(address);
+        if self.per_address_max > 0 {
+            let mut counts = self.lock();
+            let open = counts.entry(from).or_default();
+            if *open >= self.per_address_max {
+                return refused(Refused::AddressLimit);
+            }
+            *open += 1;
+        }
+        self.statistics.add_opened();
+        Ok(Admitted { keeper: self.clone(), from })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, u32>> {
+        self.from.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if self.keeper.per_address_max > 0 {
+            let mut counts = self.keeper.lock();
+            match counts.get_mut(&self.from) {
+                Some(open) if *open > 1 => *open -= 1,
+                Some(_) | None => {
+                    counts.remove(&self.from);
+                }
+            }
+        }
+        self.keeper.statistics.add_closed();
+    }
+}
+
+/// Whoever has one IPv6 address has its whole network of 64 bits.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keeper(connections_max: u32, connections_per_address_max: u32) -> Arc<Doorkeeper> {
+        let settings =
+            TransportSettings { connections_max, connections_per_address_max, ..TransportSettings::default() };
+        Doorkeeper::new(&settings, Arc::default())
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn an_address_has_its_limit_and_all_have_one_together_and_both_recover() {
+        let keeper = keeper(3, 2);
+        let admit = |text: &str| keeper.admit(address(text));
+        let first = admit("10.0.0.1").expect("the first");
+        let second = admit("::ffff:10.0.0.1").expect("the second");
+        assert_eq!(admit("10.0.0.1").err(), Some(Refused::AddressLimit), "both were the same address");
+        let third = admit("10.0.0.2").expect("another address");
+        assert_eq!(admit("10.0.0.3").err(), Some(Refused::Limit));
+        drop(first);
+        let again = admit("10.0.0.1").expect("there is room again");
+        drop((second, third, again));
+        assert!(keeper.lock().is_empty(), "nothing is remembered of who is gone");
+        assert_eq!(keeper.statistics.connections(), 0);
+        assert_eq!([Refused::Limit, Refused::AddressLimit].map(|why| keeper.statistics.refused(why)), [1, 1]);
+    }
+
+    #[test]
+    fn all_of_an_ipv6_network_counts_as_one_address() {
+        let keeper = keeper(0, 1);
+        let _held = keeper.admit(address("2001:db8:1:2::1")).expect("the first");
+        assert_eq!(keeper.admit(address("2001:db8:1:2:ffff::9")).err(), Some(Refused::AddressLimit));
+        assert!(keeper.admit(address("2001:db8:1:3::1")).is_ok());
+    }
+}

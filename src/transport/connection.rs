@@ -1,0 +1,183 @@
+//! The life of one connection: handshake, HTTP/2, and an end that loses no call.
+
+use super::admitted::Admitted;
+use super::closing::Phase;
+use super::io::Watched;
+use super::service::{ConnectionService, Peer, PeerCertificate, UnderWay};
+use super::{BoxError, Refused, Serve, TransportSettings, TransportStatistics, tls};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+
+/// What may wait to be sent on one stream before its body is asked for more. Small: what is computed later is newer.
+const SEND_BUFFER_BYTES: usize = 16 * 1024;
+/// Streams that a client has reset before they were looked at, and that we had to; more are an attack (rapid reset).
+const RESETS_MAX: usize = 256;
+/// A connection that ends is cut off when no call is under way on it and nothing was sent for so long...
+const QUIET_TIME: Duration = Duration::from_secs(1);
+const QUIET_LOOKS: u32 = 4;
+/// ...where fewer bytes than this between two looks, as keepalive needs them, are nothing...
+const QUIET_BYTES: u64 = 128;
+/// ...and after this time in any case.
+const ENDING_LIMIT: Duration = Duration::from_secs(30);
+
+/// What all connections share.
+pub(super) struct Common {
+    pub settings: TransportSettings,
+    pub http2: http2::Builder<TokioExecutor>,
+    pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
+    pub statistics: Arc<TransportStatistics>,
+    pub draining: watch::Receiver<bool>,
+}
+
+/// What is going on on a connection.
+#[derive(Debug, Default)]
+pub(super) struct Life {
+    calls: AtomicU32,
+    written: AtomicU64,
+}
+
+pub(super) fn http2(settings: &TransportSettings) -> http2::Builder<TokioExecutor> {
+    let mut http2 = http2::Builder::new(TokioExecutor::new());
+    http2
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Some(settings.keepalive_interval).filter(|interval| !interval.is_zero()))
+        .keep_alive_timeout(settings.keepalive_timeout)
+        .max_concurrent_streams(settings.streams_per_connection_max)
+        .max_header_list_size(settings.header_bytes_max)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_local_error_reset_streams(RESETS_MAX);
+    http2
+}
+
+/// Until it ends, by itself or because the service drains.
+pub(super) async fn run<S, B>(
+    common: Arc<Common>,
+    service: S,
+    socket: TcpStream,
+    address: SocketAddr,
+    _admitted: Admitted,
+) where
+    S: Serve<B>,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let Some(tls) = &common.tls else {
+        return common.speak(service, socket, Peer { address, certificate: None }).await;
+    };
+    // The certificate of this very moment.
+    let handshake = TlsAcceptor::from(tls.load_full()).accept(socket);
+    let shaken = tokio::select! {
+        () = common.drained() => return,
+        shaken = tokio::time::timeout(common.settings.handshake_timeout, handshake) => shaken,
+    };
+    let problem = match shaken {
+        Ok(Ok(stream)) if tls::speaks_http2(&stream) => {
+            let certificate = tls::client_certificate(&stream).map(|der| Arc::new(PeerCertificate(der)));
+            return common.speak(service, stream, Peer { address, certificate }).await;
+        }
+        Ok(Ok(_)) => "the client does not offer h2 (ALPN)".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "not in time".to_owned(),
+    };
+    common.statistics.add_refused(Refused::Handshake);
+    tracing::debug!(%address, problem, "a TLS handshake came to nothing");
+}
+
+impl Common {
+    async fn speak<T, S, B>(&self, service: S, io: T, peer: Peer)
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+        S: Serve<B>,
+        B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let settings = &self.settings;
+        let (address, life) = (peer.address, Arc::new(Life::default()));
+        let (phase, receiver) = watch::channel(Phase::Open);
+        let preface_end = Instant::now() + settings.preface_timeout;
+        let stall_limit = settings.keepalive_interval + settings.keepalive_timeout;
+        let io = Watched::new(io, life.clone(), preface_end, stall_limit, self.statistics.clone());
+        let service = ConnectionService { inner: service, peer, phase: receiver, life: life.clone() };
+        let mut connection = pin!(self.http2.serve_connection(TokioIo::new(io), service));
+        let ended = |ended: hyper::Result<()>| {
+            if let Err(error) = ended {
+                tracing::debug!(%address, error = &error as &dyn std::error::Error, "a connection broke");
+            }
+        };
+        tokio::select! {
+            end = connection.as_mut() => return ended(end),
+            () = self.drained() => {}
+            () = old(settings.connection_age) => {
+                connection.as_mut().graceful_shutdown();
+                let within = settings.connection_age_grace;
+                phase.send_replace(Phase::Old { since: Instant::now(), within });
+                tokio::select! {
+                    end = connection.as_mut() => return ended(end),
+                    () = self.drained() => {}
+                    () = tokio::time::sleep(within) => {}
+                }
+            }
+        }
+        connection.as_mut().graceful_shutdown();
+        phase.send_replace(Phase::Ending);
+        tokio::select! {
+            end = connection.as_mut() => ended(end),
+            () = life.quiet() => tracing::debug!(%address, "a connection that did not end by itself is cut off"),
+        }
+    }
+
+    async fn drained(&self) {
+        // A sender that is gone ends the service as well.
+        let _ = self.draining.clone().wait_for(|draining| *draining).await;
+    }
+}
+
+/// Resolves when a connection that begins now is old: a tenth earlier or later than `age`, so that those that began together
+/// do not end together.
+async fn old(age: Option<Duration>) {
+    match age {
+        Some(age) => tokio::time::sleep(age.mul_f64(0.9 + 0.2 * fastrand::f64())).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Life {
+    pub fn begin_call(self: &Arc<Self>) -> UnderWay {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        UnderWay(self.clone())
+    }
+
+    pub fn end_call(&self) {
+        self.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub fn add_written(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Resolves when nothing happens any more that would be worth waiting for: what is still open is silent, or a stream
+    /// whose reader does not read or whose handler does not end.
+    async fn quiet(&self) {
+        let end = Instant::now() + ENDING_LIMIT;
+        let mut quiet_looks = 0;
+        while quiet_looks < QUIET_LOOKS && Instant::now() < end {
+            let before = self.written.load(Ordering::Relaxed);
+            tokio::time::sleep(QUIET_TIME / QUIET_LOOKS).await;
+            let sent = self.written.load(Ordering::Relaxed).wrapping_sub(before);
+            let is_quiet = self.calls.load(Ordering::Relaxed) == 0 && sent < QUIET_BYTES;
+            quiet_looks = if is_quiet { quiet_looks + 1 } else { 0 };
+        }
+    }
+}

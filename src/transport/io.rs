@@ -1,0 +1,111 @@
+//! What lies between HTTP/2 and the socket: it sees to it that a connection begins to speak in time, and later that the
+//! other side takes what is sent to it.
+
+use super::connection::Life;
+use super::{Refused, TransportStatistics};
+use std::io::{self, ErrorKind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+/// HTTP/2's preface and the head of the first frame after it.
+const PREFACE_BYTES: usize = 24 + 9;
+
+pub(super) struct Watched<T> {
+    inner: T,
+    life: Arc<Life>,
+    /// Until the preface is there: how many of its bytes are missing, and until when.
+    preface: Option<(usize, Pin<Box<Sleep>>)>,
+    /// How long the other side may take nothing.
+    stall_limit: Duration,
+    /// Since when it has, and this long it may still.
+    stall: Option<Pin<Box<Sleep>>>,
+    statistics: Arc<TransportStatistics>,
+}
+
+impl<T> Watched<T> {
+    pub fn new(
+        inner: T,
+        life: Arc<Life>,
+        preface_end: Instant,
+        stall_limit: Duration,
+        statistics: Arc<TransportStatistics>,
+    ) -> Self {
+        let preface = Some((PREFACE_BYTES, Box::pin(tokio::time::sleep_until(preface_end))));
+        Self { inner, life, preface, stall_limit, stall: None, statistics }
+    }
+
+    fn handle_read(&mut self, bytes: usize) {
+        if let Some((missing, _)) = &mut self.preface {
+            *missing = missing.saturating_sub(bytes);
+            if *missing == 0 {
+                self.preface = None;
+            }
+        }
+    }
+
+    fn poll_preface(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        let Some((_, end)) = &mut self.preface else { return Poll::Pending };
+        ready!(end.as_mut().poll(context));
+        self.statistics.add_refused(Refused::Preface);
+        Poll::Ready(io::Error::new(ErrorKind::TimedOut, "no HTTP/2 preface in time"))
+    }
+
+    /// Keepalive alone does not do: what it would send waits behind what is not taken.
+    fn poll_stall<R>(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        if poll.is_ready() {
+            self.stall = None;
+            return poll;
+        }
+        let limit = self.stall_limit;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(stall.as_mut().poll(context));
+        Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the other side takes nothing")))
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        match Pin::new(&mut self.inner).poll_read(context, buffer) {
+            Poll::Ready(read) => {
+                self.handle_read(buffer.filled().len() - before);
+                Poll::Ready(read)
+            }
+            Poll::Pending => self.poll_preface(context).map(Err),
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.life.add_written(bytes);
+        }
+        self.poll_stall(context, written)
+    }
+
+    /// h2 writes DATA above 256 bytes in a write of its own if it can write vectors, and only above 1,024 if it cannot: what
+    /// it copies costs less than another write does.
+    fn is_write_vectored(&self) -> bool {
+        false
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.inner).poll_flush(context);
+        self.poll_stall(context, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.inner).poll_shutdown(context);
+        self.poll_stall(context, shut)
+    }
+}

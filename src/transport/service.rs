@@ -1,0 +1,77 @@
+//! One connection's requests on their way to the service that all connections share.
+
+use super::closing::{Closing, Phase};
+use super::connection::Life;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::sync::watch;
+use tower::util::Oneshot;
+
+/// In a request's extensions: who is on the other side of the connection.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub address: SocketAddr,
+    /// Verified against the roots of `client_ca`. None: the client has shown none, or was not asked.
+    pub certificate: Option<Arc<PeerCertificate>>,
+}
+
+/// A client's certificate: X.509 as DER.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerCertificate(pub Vec<u8>);
+
+#[derive(Debug, Clone)]
+pub(super) struct ConnectionService<S> {
+    pub inner: S,
+    pub peer: Peer,
+    pub phase: watch::Receiver<Phase>,
+    pub life: Arc<Life>,
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for ConnectionService<S>
+where
+    S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone,
+{
+    type Response = Response<B>;
+    type Error = S::Error;
+    type Future = Answer<Oneshot<S, Request<Incoming>>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let extensions = request.extensions_mut();
+        extensions.insert(self.peer.clone());
+        extensions.insert(Closing::new(self.phase.clone()));
+        let inner = Oneshot::new(self.inner.clone(), request);
+        Answer { inner, _call: self.life.begin_call() }
+    }
+}
+
+/// A call that is not answered yet.
+#[derive(Debug)]
+pub(super) struct UnderWay(pub(super) Arc<Life>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.end_call();
+    }
+}
+
+pin_project! {
+    /// Until the response begins.
+    pub(super) struct Answer<F> {
+        #[pin]
+        inner: F,
+        _call: UnderWay,
+    }
+}
+
+impl<F: Future> Future for Answer<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().inner.poll(context)
+    }
+}

@@ -1,0 +1,129 @@
+//! TLS 1.2 and 1.3, with keys and certificates from PEM files.
+
+use super::TlsSettings;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
+use tokio_rustls::server::TlsStream;
+
+const HTTP2: &[u8] = b"h2";
+
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("{} cannot be read: {error}", path.display())]
+    Unreadable { path: PathBuf, error: std::io::Error },
+    #[error("{} holds no certificate; it has to be PEM with at least one block `BEGIN CERTIFICATE`", path.display())]
+    NoCertificate { path: PathBuf },
+    #[error("{} holds a certificate that cannot be read: {problem}", path.display())]
+    BadCertificate { path: PathBuf, problem: String },
+    #[error("{} holds no private key; it has to be PEM with a block `BEGIN PRIVATE KEY`", path.display())]
+    NoKey { path: PathBuf },
+    #[error("the certificate {} and the key {} cannot be used: {error}", certificate.display(), key.display())]
+    Unusable { certificate: PathBuf, key: PathBuf, error: rustls::Error },
+    #[error("the certificate {} is not valid any more, since {not_after} (Unix time)", certificate.display())]
+    Expired { certificate: PathBuf, not_after: i64 },
+    #[error("clients cannot be verified by {}: {problem}", path.display())]
+    ClientRoots { path: PathBuf, problem: String },
+    #[error("client_certificate_required needs client_ca: the roots that the certificates are verified against")]
+    NoClientRoots,
+    #[error("TLS cannot be set up: {0}")]
+    Setup(rustls::Error),
+}
+
+/// What the files hold, as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Files {
+    pub certificate: Vec<u8>,
+    pub key: Vec<u8>,
+    pub client_ca: Option<Vec<u8>>,
+}
+
+/// Checked, and ready for connections.
+#[derive(Debug)]
+pub(super) struct Usable {
+    pub config: Arc<ServerConfig>,
+    /// Seconds of Unix time.
+    pub not_after: i64,
+}
+
+fn ring_provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+/// Whether both sides have agreed upon HTTP/2. Who offers nothing is let through by the handshake, but speaks something else.
+pub(super) fn speaks_http2(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(HTTP2)
+}
+
+/// As verified in the handshake.
+pub(super) fn client_certificate(stream: &TlsStream<TcpStream>) -> Option<Vec<u8>> {
+    stream.get_ref().1.peer_certificates()?.first().map(|leaf| leaf.to_vec())
+}
+
+impl Usable {
+    pub fn new(files: &Files, settings: &TlsSettings) -> Result<Self, TlsError> {
+        let chain = certificates(&files.certificate, &settings.certificate)?;
+        let not_after = not_after(&chain, &settings.certificate)?;
+        let no_key = |_| TlsError::NoKey { path: settings.key.clone() };
+        let key = PrivateKeyDer::from_pem_slice(&files.key).map_err(no_key)?;
+        let builder = ServerConfig::builder_with_provider(ring_provider());
+        let builder = builder.with_protocol_versions(&[&TLS13, &TLS12]).map_err(TlsError::Setup)?;
+        let builder = match (&files.client_ca, &settings.client_ca) {
+            (Some(pem), Some(path)) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots(pem, path)?.into(), ring_provider());
+                let required = settings.client_certificate_required;
+                let verifier = if required { verifier } else { verifier.allow_unauthenticated() };
+                let bad = |error: rustls::server::VerifierBuilderError| TlsError::ClientRoots {
+                    path: path.clone(),
+                    problem: error.to_string(),
+                };
+                builder.with_client_cert_verifier(verifier.build().map_err(bad)?)
+            }
+            _ if settings.client_certificate_required => return Err(TlsError::NoClientRoots),
+            _ => builder.with_no_client_auth(),
+        };
+        let (certificate, key_file) = (settings.certificate.clone(), settings.key.clone());
+        let unusable = |error| TlsError::Unusable { certificate, key: key_file, error };
+        let mut config = builder.with_single_cert(chain, key).map_err(unusable)?;
+        config.alpn_protocols = vec![HTTP2.to_vec()];
+        if settings.client_ca.is_some() {
+            // A session that is resumed would not be verified again.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+        }
+        Ok(Self { config: Arc::new(config), not_after })
+    }
+}
+
+fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let bad = |error: rustls::pki_types::pem::Error| TlsError::BadCertificate {
+        path: path.to_owned(),
+        problem: error.to_string(),
+    };
+    let read = read.map_err(bad)?;
+    if read.is_empty() { Err(TlsError::NoCertificate { path: path.to_owned() }) } else { Ok(read) }
+}
+
+fn roots(pem: &[u8], path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(pem, path)? {
+        let bad = |error: rustls::Error| TlsError::ClientRoots { path: path.to_owned(), problem: error.to_string() };
+        roots.add(certificate).map_err(bad)?;
+    }
+    Ok(roots)
+}
+
+/// Of the first one, which is the server's own.
+fn not_after(chain: &[CertificateDer<'static>], path: &Path) -> Result<i64, TlsError> {
+    let leaf = chain.first().ok_or_else(|| TlsError::NoCertificate { path: path.to_owned() })?;
+    match x509_parser::parse_x509_certificate(leaf) {
+        Ok((_, certificate)) => Ok(certificate.validity().not_after.timestamp()),
+        Err(error) => Err(TlsError::BadCertificate { path: path.to_owned(), problem: error.to_string() }),
+    }
+}
