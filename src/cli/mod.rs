@@ -12,7 +12,9 @@ mod top;
 pub mod trace;
 mod watch;
 
+use crate::client::{Client, ClientError, ClientOptions};
 use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 type CommandResult = Result<(), Box<dyn std::error::Error>>;
@@ -46,11 +48,30 @@ struct Target {
     /// The name that this caller gives itself.
     #[arg(long, default_value = "slotcast-cli", env = "SLOTCAST_CALLER")]
     caller: String,
+    /// PEM file of the roots that the service's certificate is verified against; without, those that the system trusts.
+    #[arg(long, env = "SLOTCAST_CA")]
+    ca: Option<PathBuf>,
+    /// PEM file of the certificate to show to the service, with --certificate-key.
+    #[arg(long, env = "SLOTCAST_CERTIFICATE")]
+    certificate: Option<PathBuf>,
+    /// PEM file of that certificate's private key.
+    #[arg(long, env = "SLOTCAST_CERTIFICATE_KEY")]
+    certificate_key: Option<PathBuf>,
+    /// File with a bearer token to send with each call; it is read again while the command runs.
+    #[arg(long, env = "SLOTCAST_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
 }
 
 impl Target {
-    fn client(&self) -> Result<crate::client::Client, crate::client::ClientError> {
-        crate::client::Client::new(&self.server, &self.caller)
+    fn client(&self) -> Result<Client, ClientError> {
+        Client::open(&ClientOptions {
+            uri: self.server.clone(),
+            caller: self.caller.clone(),
+            ca: self.ca.clone(),
+            certificate: self.certificate.clone(),
+            key: self.certificate_key.clone(),
+            token_file: self.token_file.clone(),
+        })
     }
 }
 

@@ -26,6 +26,8 @@ mod outbox;
 mod session;
 mod shared;
 mod stream;
+mod tls;
+mod token;
 
 pub use backoff::Backoff;
 pub use follow::{Follow, FollowCounts, Update};
@@ -36,12 +38,15 @@ use crate::domain::Catalog;
 use crate::grpc::v1::inventory_service_client::InventoryServiceClient;
 use crate::grpc::{convert, v1};
 use crate::middleware::identity::{CALLER_METADATA, PLAYER_METADATA};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tls::Tls;
+use token::{TOKEN_METADATA, Token};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 use uuid::Uuid;
 
@@ -65,10 +70,29 @@ pub struct Client {
     name: NameCaller,
 }
 
+/// How a service is reached, and by whom.
+#[derive(Debug, Clone, Default)]
+pub struct ClientOptions {
+    /// As in `http://127.0.0.1:7400` or `https://slotcast.example.org`.
+    pub uri: String,
+    /// Names this game server; idempotency keys are its own.
+    pub caller: String,
+    /// A PEM file of the roots that the service's certificate is verified against. Without, those that the system trusts.
+    pub ca: Option<PathBuf>,
+    /// A PEM file of this client's certificate, for a service that asks for one, and of its private key. They are read
+    /// again for each connection, as the roots are.
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    /// A file with a bearer token, sent with each call. It is read again while the client runs.
+    pub token_file: Option<PathBuf>,
+}
+
+/// Puts on each call who makes it.
 #[derive(Debug, Clone)]
 pub struct NameCaller {
     caller: MetadataValue<Ascii>,
     player: Option<MetadataValue<Ascii>>,
+    token: Option<Arc<Token>>,
 }
 
 impl Interceptor for NameCaller {
@@ -76,6 +100,9 @@ impl Interceptor for NameCaller {
         request.metadata_mut().insert(CALLER_METADATA, self.caller.clone());
         if let Some(player) = &self.player {
             request.metadata_mut().insert(PLAYER_METADATA, player.clone());
+        }
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert(TOKEN_METADATA, token.value());
         }
         Ok(request)
     }
@@ -89,22 +116,45 @@ pub enum ClientError {
     Caller { caller: String },
     #[error("{player:?} cannot name a player; use 1 to 128 visible ASCII characters")]
     Player { player: String },
+    #[error("{uri} is not encrypted, so there is no use for certificates; give an address like https://127.0.0.1:7400")]
+    NotEncrypted { uri: String },
+    #[error("a client's certificate and its key go together; give both or none")]
+    HalfCertificate,
+    #[error("{what} cannot be used: {problem}")]
+    Tls { what: String, problem: String },
+    #[error("this system trusts nobody; name the roots of the service's certificate")]
+    NoRoots,
+    #[error("no token can be read from {}: {problem}", path.display())]
+    Token { path: PathBuf, problem: String },
 }
 
 impl Client {
     /// `uri` as in `http://127.0.0.1:7400`; `caller` names this game server, and idempotency keys are its own.
     pub fn new(uri: &str, caller: &str) -> Result<Self, ClientError> {
-        let endpoint = Endpoint::from_shared(uri.to_owned()).map_err(|_| ClientError::Address { uri: uri.into() })?;
-        let name = MetadataValue::try_from(caller).map_err(|_| ClientError::Caller { caller: caller.into() })?;
-        let channel = endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_while_idle(true)
-            .connect_lazy();
-        Ok(Self { channel, name: NameCaller { caller: name, player: None } })
+        Self::open(&ClientOptions { uri: uri.into(), caller: caller.into(), ..ClientOptions::default() })
+    }
+
+    /// With certificates or a token. Connects at the first call.
+    pub fn open(options: &ClientOptions) -> Result<Self, ClientError> {
+        let ClientOptions { uri, caller, .. } = options;
+        let no_address = |_| ClientError::Address { uri: uri.clone() };
+        let named = MetadataValue::try_from(caller).map_err(|_| ClientError::Caller { caller: caller.clone() })?;
+        let token = options.token_file.clone().map(Token::open).transpose()?.map(Arc::new);
+        let name = NameCaller { caller: named, player: None, token };
+        let target: Uri = uri.parse().map_err(|_| ClientError::Address { uri: uri.clone() })?;
+        if target.scheme_str() == Some("https") {
+            let tls = Arc::new(Tls::open(&target, options)?);
+            let connector = tower::service_fn(move |_: Uri| tls.clone().connect());
+            // The connector encrypts; to the endpoint it is a connection like any other.
+            let plain = uri.replacen("https", "http", 1);
+            let endpoint = endpoint(Endpoint::from_shared(plain).map_err(no_address)?).origin(target);
+            return Ok(Self { channel: endpoint.connect_with_connector_lazy(connector), name });
+        }
+        if options.ca.is_some() || options.certificate.is_some() || options.key.is_some() {
+            return Err(ClientError::NotEncrypted { uri: uri.clone() });
+        }
+        let channel = endpoint(Endpoint::from_shared(uri.clone()).map_err(no_address)?).connect_lazy();
+        Ok(Self { channel, name })
     }
 
     /// The same connection for calls and streams on behalf of a player: they count against the player's limits.
@@ -140,6 +190,16 @@ impl Client {
     pub fn session(&self, options: SessionOptions, catalog: Arc<Catalog>) -> Result<Session, SessionError> {
         Session::start(self.rpc(), options, catalog)
     }
+}
+
+fn endpoint(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_while_idle(true)
 }
 
 /// A context with a fresh idempotency key. Keep it for retries of the same call.

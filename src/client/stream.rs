@@ -79,6 +79,10 @@ impl Stream {
                 return Ok(Some(message));
             }
             Ok(None) => {}
+            // A token that has expired may have a successor by now; if not, opening says so.
+            Err(status) if status.code() == Code::Unauthenticated && self.open.is_some() => {
+                tracing::debug!(%status, "the stream is opened again with a newer token");
+            }
             Err(status) if is_final(status.code()) => return Err(status),
             Err(status) => tracing::debug!(%status, "the stream was lost"),
         }

@@ -1,0 +1,81 @@
+//! A bearer token in a file. Tokens expire, and somebody else puts a new one there in time; so it is read again.
+
+use super::ClientError;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tonic::metadata::{Ascii, MetadataValue};
+
+pub(super) const TOKEN_METADATA: &str = "authorization";
+/// How old what was read may be: a file is not read for each of thousands of calls a second.
+const READ_INTERVAL: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Token {
+    path: PathBuf,
+    last: Mutex<(Instant, MetadataValue<Ascii>)>,
+}
+
+impl Token {
+    pub fn open(path: PathBuf) -> Result<Self, ClientError> {
+        let problem = |problem| ClientError::Token { path: path.clone(), problem };
+        let last = Mutex::new((Instant::now(), read(&path).map_err(problem)?));
+        Ok(Self { path, last })
+    }
+
+    /// As metadata. If the file cannot be read any more it stays what it was.
+    pub fn value(&self) -> MetadataValue<Ascii> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0.elapsed() >= READ_INTERVAL {
+            last.0 = Instant::now();
+            match read(&self.path) {
+                Ok(value) => last.1 = value,
+                Err(problem) => tracing::warn!(path = %self.path.display(), problem, "the token stays as it was"),
+            }
+        }
+        last.1.clone()
+    }
+}
+
+fn read(path: &Path) -> Result<MetadataValue<Ascii>, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let token = text.trim();
+    if token.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    let mut value = MetadataValue::try_from(format!("Bearer {token}"))
+        .map_err(|_| "it holds more than one line of visible ASCII characters".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_read_again_and_stays_while_its_file_is_away_or_bad() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("token");
+        let write = |text: &str| std::fs::write(&path, text).expect("it is written");
+        assert!(matches!(Token::open(path.clone()), Err(ClientError::Token { .. })));
+        write("first\n");
+        let token = Token::open(path.clone()).expect("a token");
+        let value_later = || {
+            let mut last = token.last.lock().expect("no panic");
+            last.0 = last.0.checked_sub(READ_INTERVAL).expect("a machine that runs for a second");
+            drop(last);
+            token.value().to_str().expect("text").to_owned()
+        };
+        assert_eq!(value_later(), "Bearer first");
+        write("second");
+        assert_eq!(token.value(), "Bearer first", "it was read just now");
+        assert_eq!(value_later(), "Bearer second");
+        for bad in ["", " \n", "two\nlines", "ü"] {
+            write(bad);
+            assert_eq!(value_later(), "Bearer second", "{bad:?}");
+        }
+        std::fs::remove_file(&path).expect("it is there");
+        assert_eq!(value_later(), "Bearer second");
+    }
+}
