@@ -11,6 +11,7 @@ pub mod domain;
 pub mod engine;
 pub mod file_watch;
 pub mod grpc;
+pub mod identity;
 pub mod middleware;
 pub mod server;
 pub mod statistics;

@@ -7,6 +7,7 @@ use crate::grpc::admin::Admin;
 use crate::grpc::service::Service;
 use crate::grpc::streams::{OpenStreams, StreamSettings};
 use crate::grpc::{AdminServiceServer, FILE_DESCRIPTOR_SET, InventoryServiceServer};
+use crate::identity::Authentication;
 use crate::middleware::{
     Admission, AdmissionLayer, AdmissionSettings, DeadlineLayer, EndsOnClosing, IdentityLayer, SyncLimitLayer, SyncRate,
 };
@@ -44,7 +45,9 @@ pub struct ServerSettings {
     /// How long after the signal to stop everything is served as before, but for health, which says NOT_SERVING: so that
     /// whoever sends callers here can stop to do so first.
     pub drain_delay: Duration,
-    /// How long calls may take to end after that; then they are cut off.
+    /// Without, callers name themselves and may do everything.
+    pub authentication: Authentication,
+    /// How long calls may take to end after the delay; then they are cut off.
     pub drain_limit: Duration,
 }
 
@@ -57,6 +60,7 @@ impl Default for ServerSettings {
             admission: AdmissionSettings::default(),
             transport: TransportSettings::default(),
             drain_delay: Duration::ZERO,
+            authentication: Authentication::None,
             drain_limit: Duration::from_secs(10),
         }
     }
@@ -145,12 +149,15 @@ async fn serve_over(
     let admission = Admission::new(settings.admission);
     let sync_rate = SyncRate::new(settings.rollout.current().syncs_per_second);
     let sync_limit = SyncLimitLayer::new(sync_rate.clone());
-    let layers = build_layers(admission.as_ref(), &sync_limit);
+    let layers = build_layers(&settings.authentication, admission.as_ref(), &sync_limit);
     let drain = Arc::new(Notify::new());
     let routes = build_routes(engine, &settings, drain.clone(), health_service)?;
     // Ends when it is dropped, with this function.
     let mut background = JoinSet::new();
     background.spawn(forget(admission, sync_limit));
+    if let Authentication::Verified(verifier) = settings.authentication.clone() {
+        background.spawn(async move { match verifier.follow().await {} });
+    }
     background.spawn(follow_rate(settings.rollout.subscribe(), sync_rate));
 
     let mut server = Box::pin(transport.serve(listener, layers.layer(routes), is_draining));
@@ -221,12 +228,12 @@ type Layers = Stack<
 >;
 
 /// Around every service, from the outside in.
-fn build_layers(admission: Option<&Admission>, sync_limit: &SyncLimitLayer) -> Layers {
+fn build_layers(authentication: &Authentication, admission: Option<&Admission>, sync_limit: &SyncLimitLayer) -> Layers {
     ServiceBuilder::new()
         // 1. How long the caller waits; then all that follows is dropped.
         .layer(DeadlineLayer)
-        // 2. Who calls, and for which player; nothing goes further without.
-        .layer(IdentityLayer)
+        // 2. Who calls, for which player, and whether that caller may; nothing goes further without.
+        .layer(IdentityLayer::new(authentication.clone()))
         // 3. How many requests that caller may send.
         .option_layer(admission.map(Admission::layer))
         // 4. How many syncs the player of a stream gets.

@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 600;
 
 /// Modules of this crate that a ring may name; every other one is out of its sight.
-const SEES: [(&str, &[&str]); 6] = [
+const SEES: [(&str, &[&str]); 7] = [
     ("domain", &["domain"]),
     ("sync", &["domain", "sync"]),
     ("store", &["domain", "store"]),
     ("feed", &["domain", "feed"]),
+    ("identity", &["domain", "identity", "statistics"]),
     ("catalog_file", &["domain", "catalog_file"]),
     ("transport", &["statistics", "transport"]),
 ];

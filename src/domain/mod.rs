@@ -16,7 +16,8 @@ pub mod stack;
 pub use catalog::{Catalog, Item, Layout, Recipe, Section};
 pub use digest::{Digest, Fingerprint};
 pub use ids::{
-    Caller, Count, Epoch, IdempotencyKey, InventoryId, ItemCode, KeyTag, LayoutId, PlayerId, Revision, SessionId, Slot,
+    Caller, Count, Epoch, IdempotencyKey, InventoryId, ItemCode, KeyTag, LayoutId, NameError, PlayerId, Revision,
+    SessionId, Slot,
 };
 pub use inventory::{Change, Contents, Draft, Edit, Inventory, SlotState, Version};
 pub use mutation::{Effect, Mutation, Operation, Outcome, Touched, View, apply};

@@ -3,6 +3,7 @@
 //! A mutation of its own RPC is the same as a `Transact` of that one operation: same path, same payload fingerprint.
 
 use super::convert::{Invalid, frame, reply, request};
+use super::permit::{self, Permit};
 use super::stream::{FrameStream, Opening};
 use super::streams::{Counted, OpenStreams};
 use super::v1::operation::Operation as Wire;
@@ -151,9 +152,10 @@ impl v1::inventory_service_server::InventoryService for Service {
     ) -> Result<Response<v1::GetInventoryResponse>, Status> {
         let id = request::inventory_id("inventory_id", &request.get_ref().inventory_id)
             .map_err(|invalid| status::invalid(&invalid))?;
+        let identity = identity(&request)?;
         let found = self.engine.read(&id).await.map_err(|refusal| status::refusal(&refusal))?;
-        let found = found.ok_or_else(|| status::inventory_not_found(&id))?;
-        let inventory = Some(reply::inventory(self.engine.catalog(), &found));
+        let found = permit::readable(identity, &id, found.as_deref())?;
+        let inventory = Some(reply::inventory(self.engine.catalog(), found));
         Ok(Response::new(v1::GetInventoryResponse { inventory }))
     }
 
@@ -162,6 +164,7 @@ impl v1::inventory_service_server::InventoryService for Service {
         request: Request<v1::ListInventoriesRequest>,
     ) -> Result<Response<v1::ListInventoriesResponse>, Status> {
         let query = list_query(request.get_ref()).map_err(|invalid| status::invalid(&invalid))?;
+        permit::may_list(identity(&request)?, query.owner.as_ref())?;
         let limit = query.limit;
         // One more than asked for tells whether there is another page.
         let query = ListQuery { limit: limit + 1, ..query };
@@ -279,7 +282,7 @@ impl v1::inventory_service_server::InventoryService for Service {
         let watched = self.engine.watch(ids.clone()).await.map_err(|refusal| status::refusal(&refusal))?;
         let (mut slots, mut owner) = (0, None);
         for (id, state) in ids.iter().zip(watched.states()) {
-            let inventory = state.inventory.as_ref().ok_or_else(|| status::inventory_not_found(id))?;
+            let inventory = permit::readable(identity, id, state.inventory.as_deref())?;
             slots += inventory.contents.slots().len();
             owner = owner.or_else(|| inventory.owner.clone());
         }
@@ -292,6 +295,7 @@ impl v1::inventory_service_server::InventoryService for Service {
             watched,
             bucket: Bucket::of_stream(player, wishes.session.as_ref(), &identity.caller),
             wishes,
+            permit: Permit::of(identity),
             rollout: self.rollout.subscribe(),
             statistics: self.statistics.clone(),
             closing: request.extensions().get().cloned().unwrap_or_else(Closing::never),
@@ -309,7 +313,7 @@ impl v1::inventory_service_server::InventoryService for Service {
         &self,
         request: Request<v1::ReportDesyncRequest>,
     ) -> Result<Response<v1::ReportDesyncResponse>, Status> {
-        let caller = caller(&request)?;
+        let identity = identity(&request)?.clone();
         let v1::ReportDesyncRequest { inventory_id, session, epoch, revision, digest } = request.into_inner();
         let parse = || {
             let missing = || Invalid::new("session", "MISSING", "name the session of the stream that disagrees");
@@ -317,7 +321,9 @@ impl v1::inventory_service_server::InventoryService for Service {
             Ok((request::inventory_id("inventory_id", &inventory_id)?, session))
         };
         let (id, session) = parse().map_err(|invalid| status::invalid(&invalid))?;
-        let current = self.engine.correct(session.clone(), caller, id.clone()).await;
+        let found = self.engine.read(&id).await.map_err(|refusal| status::refusal(&refusal))?;
+        permit::readable(&identity, &id, found.as_deref())?;
+        let current = self.engine.correct(session.clone(), identity.caller, id.clone()).await;
         let current = current.map_err(|refusal| status::refusal(&refusal))?;
         let current = current.ok_or_else(|| status::inventory_not_found(&id))?;
         self.statistics.add_desync_reported();

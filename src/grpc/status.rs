@@ -3,9 +3,11 @@
 //! No text of an inner error reaches a caller, only what the caller can act upon.
 
 use super::convert::Invalid;
+use super::permit::Denied;
 use super::streams::TooManyStreams;
 use crate::domain::{InventoryId, Rejection, RejectionCause};
 use crate::engine::Refusal;
+use crate::identity::{Lapsed, Unverified};
 use crate::store::StoreError;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -49,6 +51,58 @@ pub fn unknown_player() -> Status {
     let text =
         "name the player in the metadata slotcast-player: 1 to 128 bytes, no control characters; or leave it out";
     Status::with_error_details(Code::Unauthenticated, text, details("UNKNOWN_PLAYER", []))
+}
+
+/// Who calls is not known. All that can be wrong with a token is one reason: an answer that told more would help only those
+/// who try.
+pub fn unverified(unverified: Unverified) -> Status {
+    let (reason, text) = match unverified {
+        Unverified::Missing => (
+            "TOKEN_MISSING",
+            "send a token, as `authorization: Bearer TOKEN`, or a client certificate that is known here",
+        ),
+        Unverified::Invalid { .. } => {
+            ("TOKEN_INVALID", "this token is not accepted; get another from your login service")
+        }
+        Unverified::Expired => ("TOKEN_EXPIRED", "this token or certificate has expired; get another"),
+    };
+    Status::with_error_details(Code::Unauthenticated, text, details(reason, []))
+}
+
+/// What was allowed when a stream was opened is so no more.
+pub fn denied(denied: Denied) -> Status {
+    match denied {
+        Denied::Lapsed(Lapsed::Expired) => unverified(Unverified::Expired),
+        Denied::Lapsed(Lapsed::Revoked) => unverified(Unverified::Invalid { why: "its key is not accepted any more" }),
+        Denied::NotYours => not_yours(),
+    }
+}
+
+/// One answer to a player for what belongs to another, to nobody, or is not there.
+pub fn not_yours() -> Status {
+    let text = "you own no such inventory";
+    Status::with_error_details(Code::PermissionDenied, text, details("NOT_YOURS", []))
+}
+
+pub fn role_too_low() -> Status {
+    permission_denied("your role may not call this")
+}
+
+pub fn lists_of_others() -> Status {
+    permission_denied("list your own inventories: set owner to yourself")
+}
+
+pub fn speaks_for_another() -> Status {
+    permission_denied("a player speaks for itself only; leave slotcast-player out")
+}
+
+fn permission_denied(text: &str) -> Status {
+    Status::with_error_details(Code::PermissionDenied, text, details("PERMISSION_DENIED", []))
+}
+
+pub fn unknown_method() -> Status {
+    let text = "there is no such method; ask for them by reflection";
+    Status::with_error_details(Code::Unimplemented, text, details("UNKNOWN_METHOD", []))
 }
 
 /// The caller sends requests faster than it may; after `retry_after` one more is accepted.

@@ -3,6 +3,7 @@
 
 use super::codec::MESSAGE_PREFIX_BYTES;
 use super::convert::frame;
+use super::permit::{Denied, Permit};
 use super::shadow::{Computed, Shadow};
 use super::{status, v1};
 use crate::domain::{Inventory, SessionId};
@@ -22,6 +23,7 @@ use tonic::Status;
 pub struct Opening {
     pub watched: Watched,
     pub wishes: Wishes,
+    pub permit: Permit,
     /// Where its player is among all.
     pub bucket: Bucket,
     pub rollout: watch::Receiver<Arc<Rollout>>,
@@ -31,6 +33,18 @@ pub struct Opening {
     pub start: Instant,
 }
 
+/// Why a stream ends.
+enum End {
+    Draining,
+    Denied(Denied),
+}
+
+impl From<Denied> for End {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
 pub struct FrameStream {
     watched: Watched,
     subscription: Subscription,
@@ -38,6 +52,7 @@ pub struct FrameStream {
     shadow: Option<Box<Shadow>>,
     session: Option<SessionId>,
     notices: bool,
+    permit: Permit,
     bucket: Bucket,
     rollout: watch::Receiver<Arc<Rollout>>,
     statistics: Arc<StreamStatistics>,
@@ -48,42 +63,59 @@ pub struct FrameStream {
 
 impl FrameStream {
     pub fn open(opening: Opening) -> Self {
-        let Opening { watched, wishes, bucket, mut rollout, statistics, closing, start } = opening;
+        let Opening { watched, wishes, permit, bucket, mut rollout, statistics, closing, start } = opening;
         let StreamMode { sync, shadow } = rollout.borrow_and_update().settings_for(bucket);
         let (session, notices) = (wishes.session.clone(), wishes.notices);
         let shadow = shadow.map(|settings| Box::new(Shadow::new(settings, wishes.clone())));
         let subscription = Subscription::new(sync, wishes);
         let _open = statistics.open();
-        Self { watched, subscription, shadow, session, notices, bucket, rollout, statistics, closing, start, _open }
+        Self {
+            watched,
+            subscription,
+            shadow,
+            session,
+            notices,
+            permit,
+            bucket,
+            rollout,
+            statistics,
+            closing,
+            start,
+            _open,
+        }
     }
 
-    /// Ends with UNAVAILABLE when the service does, or its connection; never otherwise.
+    /// Ends with UNAVAILABLE when the service does, and with UNAUTHENTICATED or PERMISSION_DENIED when its reader may read no
+    /// longer; never otherwise.
     pub fn into_stream(self) -> impl Stream<Item = Result<v1::SubscribeInventoryResponse, Status>> + Send + 'static {
         stream::unfold(Some(self), async |state| {
             let mut this = state?;
             match this.next().await {
-                Some(message) => Some((Ok(message), Some(this))),
-                None => Some((Err(status::draining()), None)),
+                Ok(message) => Some((Ok(message), Some(this))),
+                Err(End::Draining) => Some((Err(status::draining()), None)),
+                Err(End::Denied(denied)) => Some((Err(status::denied(denied)), None)),
             }
         })
     }
 
-    /// The next message, as soon as one is due; none when the stream has to end.
-    async fn next(&mut self) -> Option<v1::SubscribeInventoryResponse> {
+    /// The next message, as soon as one is due.
+    async fn next(&mut self) -> Result<v1::SubscribeInventoryResponse, End> {
         loop {
+            self.permit.check()?;
             self.follow_rollout();
             let now = self.start.elapsed();
             self.poll_shadow(now);
-            if let Some(frame) = self.subscription.poll_frame(now, || self.watched.states()) {
+            if let Some(frame) = self.poll_frame(now)? {
                 let message = frame::message(&frame);
                 self.count(&frame, bytes(&message));
-                return Some(message);
+                return Ok(message);
             }
-            let due = self.start + self.poll_timeout(now);
+            let due = self.permit.look_by(self.start + self.poll_timeout(now));
             let changed = tokio::select! {
                 biased;
-                () = self.closing.wait() => return None,
+                () = self.closing.wait() => return Err(End::Draining),
                 () = self.watched.changed() => true,
+                () = self.permit.changed() => false,
                 Ok(()) = self.rollout.changed() => {
                     // It is looked at above.
                     self.rollout.mark_changed();
@@ -92,17 +124,35 @@ impl FrameStream {
                 () = tokio::time::sleep_until(due) => false,
             };
             if changed {
-                self.handle_states();
+                self.handle_states()?;
             }
         }
     }
 
-    fn handle_states(&mut self) {
+    /// The frame that is due, unless something in it is not its reader's any more.
+    fn poll_frame(&mut self, now: Moment) -> Result<Option<Frame>, Denied> {
+        let Self { watched, permit, subscription, .. } = self;
+        let mut seen = Ok(());
+        let mut frame = subscription.poll_frame(now, || {
+            let states = watched.states();
+            seen = seen.and(permit.see(&states));
+            states
+        });
+        seen?;
+        if let Some(frame) = &mut frame {
+            permit.keep_own(frame);
+        }
+        Ok(frame)
+    }
+
+    fn handle_states(&mut self) -> Result<(), Denied> {
         let states = self.watched.states();
+        self.permit.see(&states)?;
         self.subscription.handle_states(&states);
         if let Some(shadow) = &mut self.shadow {
             shadow.handle_states(&states);
         }
+        Ok(())
     }
 
     fn poll_timeout(&self, now: Moment) -> Moment {
@@ -186,9 +236,10 @@ impl FrameStream {
 
 impl Drop for FrameStream {
     fn drop(&mut self) {
-        // What was predicted rightly, or waited, would have been sent.
-        self.handle_states();
-        self.count_passed();
+        // What was predicted rightly, or waited, would have been sent; not what its reader may not read.
+        if self.handle_states().is_ok() {
+            self.count_passed();
+        }
     }
 }
 

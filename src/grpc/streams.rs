@@ -118,10 +118,11 @@ fn lock(counts: &Mutex<HashMap<Opener, u32>>) -> MutexGuard<'_, HashMap<Opener, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::Role;
 
     fn identity(caller: &str, player: Option<&str>) -> Identity {
         let player = player.map(|player| PlayerId::new(player).expect("a name"));
-        Identity { caller: Caller::new(caller).expect("a name"), player }
+        Identity { caller: Caller::new(caller).expect("a name"), player, role: Role::Service, expires: None }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::Identity;
 use crate::domain::Caller;
 use crate::grpc::status;
+use crate::identity::Role;
 use governor::clock::QuantaInstant;
 use governor::middleware::NoOpMiddleware;
 use http::Request;
@@ -73,16 +74,16 @@ impl Admission {
     }
 }
 
-/// The identity layer has put the caller there.
+/// The identity layer has put the caller there. A player that is named like a service is another caller.
 #[derive(Debug, Clone, Copy)]
 pub struct ByCaller;
 
 impl KeyExtractor for ByCaller {
-    type Key = Caller;
+    type Key = (Role, Caller);
 
-    fn extract<T>(&self, request: &Request<T>) -> Result<Caller, GovernorError> {
+    fn extract<T>(&self, request: &Request<T>) -> Result<Self::Key, GovernorError> {
         let identity = request.extensions().get::<Identity>().ok_or(GovernorError::UnableToExtractKey)?;
-        Ok(identity.caller.clone())
+        Ok((identity.role, identity.caller.clone()))
     }
 }
 
@@ -100,7 +101,7 @@ mod tests {
             service_fn(|_: Request<()>| std::future::ready(Ok::<_, Infallible>(Response::new(Body::empty()))));
         let mut request = Request::new(());
         let caller = Caller::new("lobby").expect("a name");
-        request.extensions_mut().insert(Identity { caller, player: None });
+        request.extensions_mut().insert(Identity { caller, player: None, role: Role::Service, expires: None });
         admission.layer().layer(handler).oneshot(request).await.expect("infallible");
         assert_eq!(admission.callers(), 1);
         // The limiter's clock is its own and cannot be paused.

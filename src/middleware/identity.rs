@@ -1,12 +1,18 @@
-//! Who calls, and for which player. The one place that decides it: from here on a request carries an [`Identity`] in its
-//! extensions, or it goes no further.
+//! Who calls, for which player, and whether that caller may call this. The one place that decides it, and by default it
+//! denies: from here on a request carries an [`Identity`] in its extensions, or it goes no further.
 //!
-//! Today both name themselves in the metadata, `slotcast-caller` (default `anonymous`) and `slotcast-player`, which is why
-//! a server without verified identities listens on loopback only, unless it is told otherwise.
+//! Of a verified caller the token decides, or without one the client's certificate. A player speaks for itself; a service
+//! may name the player that a call is for. Without verification both name themselves in the metadata, `slotcast-caller`
+//! (default `anonymous`) and `slotcast-player`, and may do everything; a verified caller's `slotcast-caller` is not looked
+//! at.
 
 use crate::domain::{Caller, PlayerId};
 use crate::grpc::status;
+use crate::identity::permissions::{Access, access};
+use crate::identity::{Authentication, Expiry, Role, Unverified, Verified, Verifier};
+use crate::transport::Peer;
 use futures_util::future::Either;
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response};
 use std::future::{Ready, ready};
 use std::task::{Context, Poll};
@@ -14,32 +20,43 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-/// The metadata in which a caller names itself: 1 to 128 bytes.
+/// The metadata in which a caller names itself that is not verified: 1 to 128 bytes.
 pub const CALLER_METADATA: &str = "slotcast-caller";
 /// The metadata that names the player for whom the call is: by a trusted service, or by the player's own client. 1 to 128
 /// bytes; without, the caller speaks for itself.
 pub const PLAYER_METADATA: &str = "slotcast-player";
 const ANONYMOUS: &str = "anonymous";
+const BEARER: &str = "Bearer ";
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Identity {
     pub caller: Caller,
     pub player: Option<PlayerId>,
+    pub role: Role,
+    /// None: for ever.
+    pub expires: Option<Expiry>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-pub struct IdentityLayer;
+#[derive(Debug, Clone, Default)]
+pub struct IdentityLayer(Authentication);
 
 #[derive(Debug, Clone)]
 pub struct Identified<S> {
     inner: S,
+    authentication: Authentication,
+}
+
+impl IdentityLayer {
+    pub fn new(authentication: Authentication) -> Self {
+        Self(authentication)
+    }
 }
 
 impl<S> Layer<S> for IdentityLayer {
     type Service = Identified<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Identified { inner }
+        Identified { inner, authentication: self.0.clone() }
     }
 }
 
@@ -56,7 +73,11 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match identity(request.headers()) {
+        let identity = match &self.authentication {
+            Authentication::None => as_named(request.headers()),
+            Authentication::Verified(verifier) => permitted(verifier, &request),
+        };
+        match identity {
             Ok(identity) => {
                 request.extensions_mut().insert(identity);
                 Either::Left(self.inner.call(request))
@@ -66,16 +87,80 @@ where
     }
 }
 
-fn identity(headers: &HeaderMap) -> Result<Identity, Status> {
-    let caller = named(headers, CALLER_METADATA).map_err(|_| status::unknown_caller())?.unwrap_or(ANONYMOUS);
-    let player = named(headers, PLAYER_METADATA).map_err(|_| status::unknown_player())?;
-    let caller = Caller::new(caller).map_err(|_| status::unknown_caller())?;
-    let player = player.map(PlayerId::new).transpose().map_err(|_| status::unknown_player())?;
-    Ok(Identity { caller, player })
+/// Who calls, if that caller may call this.
+fn permitted<B>(verifier: &Verifier, request: &Request<B>) -> Result<Identity, Status> {
+    let access = access(request.uri().path());
+    if access == Some(Access::Anybody) {
+        // A role for what is told to everybody. It owns nothing, so a read would be denied.
+        let caller = Caller::new(ANONYMOUS).map_err(|_| status::unknown_caller())?;
+        return Ok(Identity { caller, player: None, role: Role::Player, expires: None });
+    }
+    let verified = verified(verifier, request).map_err(|unverified| {
+        tracing::debug!(?unverified, "a caller was refused");
+        status::unverified(unverified)
+    })?;
+    match access {
+        Some(Access::From(role)) if verified.role >= role => identity(verified, request.headers()),
+        Some(Access::From(_)) => Err(status::role_too_low()),
+        Some(Access::Anybody) | None => Err(status::unknown_method()),
+    }
 }
 
-fn named<'a>(headers: &'a HeaderMap, metadata: &str) -> Result<Option<&'a str>, std::str::Utf8Error> {
-    headers.get(metadata).map(|value| std::str::from_utf8(value.as_bytes())).transpose()
+fn verified<B>(verifier: &Verifier, request: &Request<B>) -> Result<Verified, Unverified> {
+    if let Some(token) = bearer_token(request.headers())? {
+        return verifier.token(token);
+    }
+    let certificate = request.extensions().get::<Peer>().and_then(|peer| peer.certificate.as_deref());
+    verifier.certificate(&certificate.ok_or(Unverified::Missing)?.0)
+}
+
+/// The token, if one was sent.
+fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Unverified> {
+    let mut sent = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = sent.next() else { return Ok(None) };
+    if sent.next().is_some() {
+        return Err(Unverified::Invalid { why: "there are two of them" });
+    }
+    let token = value.to_str().ok().and_then(|value| {
+        let (scheme, token) = value.split_at_checked(BEARER.len())?;
+        scheme.eq_ignore_ascii_case(BEARER).then_some(token.trim_matches(' '))
+    });
+    token.map(Some).ok_or(Unverified::Invalid { why: "it is no bearer token" })
+}
+
+/// A verified caller, and the player that it speaks for.
+fn identity(verified: Verified, headers: &HeaderMap) -> Result<Identity, Status> {
+    let named = player(headers)?;
+    let Verified { caller, player, role, expires } = verified;
+    let player = match (player, named) {
+        (Some(player), Some(named)) if named != player => return Err(status::speaks_for_another()),
+        (Some(player), _) => Some(player),
+        (None, named) => named,
+    };
+    Ok(Identity { caller, player, role, expires: Some(expires) })
+}
+
+/// A caller that is taken for whom it says it is.
+fn as_named(headers: &HeaderMap) -> Result<Identity, Status> {
+    let caller = named(headers, CALLER_METADATA).map_err(|Malformed| status::unknown_caller())?.unwrap_or(ANONYMOUS);
+    let caller = Caller::new(caller).map_err(|_| status::unknown_caller())?;
+    Ok(Identity { caller, player: player(headers)?, role: Role::Admin, expires: None })
+}
+
+fn player(headers: &HeaderMap) -> Result<Option<PlayerId>, Status> {
+    let named = named(headers, PLAYER_METADATA).map_err(|Malformed| status::unknown_player())?;
+    named.map(PlayerId::new).transpose().map_err(|_| status::unknown_player())
+}
+
+struct Malformed;
+
+fn named<'a>(headers: &'a HeaderMap, metadata: &str) -> Result<Option<&'a str>, Malformed> {
+    let mut values = headers.get_all(metadata).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => std::str::from_utf8(value.as_bytes()).map(Some).map_err(|_| Malformed),
+        (Some(_), Some(_)) => Err(Malformed),
+    }
 }
 
 #[cfg(test)]
@@ -84,12 +169,18 @@ mod tests {
     use http::HeaderValue;
     use tonic::Code;
 
-    fn identity_of(named: &[(&'static str, &[u8])]) -> Result<(String, Option<String>), Code> {
+    fn headers(pairs: &[(&'static str, &[u8])]) -> HeaderMap {
+        let value = |value: &[u8]| HeaderValue::from_bytes(value).expect("a header value");
         let mut headers = HeaderMap::new();
-        for (metadata, value) in named {
-            headers.insert(*metadata, HeaderValue::from_bytes(value).expect("a header value"));
+        for (name, bytes) in pairs {
+            headers.append(*name, value(bytes));
         }
-        let identity = identity(&headers).map_err(|status| status.code())?;
+        headers
+    }
+
+    fn identity_of(named: &[(&'static str, &[u8])]) -> Result<(String, Option<String>), Code> {
+        let identity = as_named(&headers(named)).map_err(|status| status.code())?;
+        assert_eq!(identity.role, Role::Admin);
         Ok((identity.caller.to_string(), identity.player.map(|player| player.to_string())))
     }
 
@@ -106,6 +197,31 @@ mod tests {
             for malformed in [b"".as_slice(), b"\xff", &[b'x'; 129]] {
                 assert_eq!(identity_of(&[(metadata, malformed)]), Err(Code::Unauthenticated));
             }
+            assert_eq!(identity_of(&[(metadata, b"one"), (metadata, b"one")]), Err(Code::Unauthenticated));
         }
+    }
+
+    #[test]
+    fn a_token_is_what_stands_after_bearer_in_the_only_authorization_there_is() {
+        let token = |values: &[&'static [u8]]| {
+            let pairs: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();
+            bearer_token(&headers(&pairs)).map(|token| token.map(str::to_owned))
+        };
+        assert_eq!(token(&[]), Ok(None));
+        for good in [b"Bearer abc.def".as_slice(), b"bearer abc.def", b"BEARER  abc.def "] {
+            assert_eq!(token(&[good]), Ok(Some("abc.def".into())));
+        }
+        for bad in [
+            b"".as_slice(),
+            b"Bearer",
+            b"Basic c3RldmU6eA==",
+            b"abc.def",
+            b"Bearer\tabc",
+            b"Bearer \xff",
+            b"Be\xc3\xa9rer x",
+        ] {
+            assert!(matches!(token(&[bad]), Err(Unverified::Invalid { .. })), "{bad:?}");
+        }
+        assert!(matches!(token(&[b"Bearer abc", b"Bearer abc"]), Err(Unverified::Invalid { .. })));
     }
 }

@@ -155,7 +155,7 @@ impl Subscription {
     }
 
     /// The frame that is due now, if one is. `states` is asked only then.
-    pub fn poll_frame(&mut self, now: Moment, states: impl Fn() -> Vec<State>) -> Option<Frame> {
+    pub fn poll_frame(&mut self, now: Moment, mut states: impl FnMut() -> Vec<State>) -> Option<Frame> {
         if self.pacer.is_due(now, &self.settings.windows) {
             let states = states();
             self.handle_states(&states);

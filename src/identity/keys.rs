@@ -1,0 +1,220 @@
+//! The public keys of a JWKS file (RFC 7517), each for the algorithms of its own kind.
+
+use super::Algorithm;
+use super::known::Known;
+use jsonwebtoken::crypto::rust_crypto::DEFAULT_PROVIDER;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::{Algorithm as Jws, DecodingKey, DecodingKeyKind, Validation};
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Of a JWKS file.
+pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
+const KEYS_MAX: usize = 256;
+/// Shorter RSA keys can be broken; longer ones are not implemented.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=4_096;
+const ED25519_BYTES: usize = 32;
+
+/// Why a JWKS file is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    #[error("the keys cannot be read from {path}: {error}; name a JWKS file that this service may read")]
+    Unreadable { path: PathBuf, error: std::io::Error },
+    #[error("{path} is larger than {FILE_BYTES_MAX} bytes; a JWKS file holds public keys only")]
+    TooLarge { path: PathBuf },
+    #[error(
+        "{path} is no JWKS (line {line}, column {column}); it has to be like {{\"keys\": [{{\"kty\": \"OKP\", ...}}]}}"
+    )]
+    NoJwks { path: PathBuf, line: usize, column: usize },
+    #[error("{path} has {keys} keys; at most {KEYS_MAX} are taken")]
+    TooMany { path: PathBuf, keys: usize },
+    #[error(
+        "the key {kid:?} in {path} is a shared secret, with which everybody who checks tokens could mint them; sign with \
+         Ed25519, ES256 or RS256, and put the public key there"
+    )]
+    Symmetric { path: PathBuf, kid: String },
+    #[error(
+        "the key {kid:?} in {path} holds a private key; treat it as lost: make a new one, and put only its public part \
+         there"
+    )]
+    Private { path: PathBuf, kid: String },
+    #[error("the key {kid:?} in {path} is damaged: {problem}; export it again")]
+    Damaged { path: PathBuf, kid: String, problem: &'static str },
+    #[error("{path} has two keys with the id {kid:?}; a `kid` has to name one")]
+    Twice { path: PathBuf, kid: String },
+    #[error(
+        "{path} has no usable key; one is needed with a `kid`, for one of {algorithms}, and not for encryption (`use`)"
+    )]
+    NoneUsable { path: PathBuf, algorithms: String },
+}
+
+/// The keys that hold at one time, and whom they have verified. Whoever takes another one forgets those, too.
+#[derive(Debug, Default)]
+pub(super) struct KeySet {
+    keys: HashMap<String, Arc<Key>>,
+    pub known: Known,
+}
+
+#[derive(Debug)]
+pub(super) struct Key {
+    id: String,
+    jwk: Jwk,
+    /// What it may be used with; not empty.
+    algorithms: Vec<Jws>,
+    pub decoding: DecodingKey,
+    pub validation: Validation,
+}
+
+impl KeySet {
+    /// `validation` is what all tokens have to comply with, whatever has signed them.
+    pub fn parse(
+        text: &str,
+        path: &Path,
+        algorithms: &[Algorithm],
+        validation: &Validation,
+    ) -> Result<Self, KeysError> {
+        #[derive(Deserialize)]
+        struct File {
+            keys: Vec<Value>,
+        }
+        // The text of the error could quote what is in the file.
+        let no_jwks = |error: serde_json::Error| KeysError::NoJwks {
+            path: path.into(),
+            line: error.line(),
+            column: error.column(),
+        };
+        let file: File = serde_json::from_str(text).map_err(no_jwks)?;
+        if file.keys.len() > KEYS_MAX {
+            return Err(KeysError::TooMany { path: path.into(), keys: file.keys.len() });
+        }
+        let mut keys = HashMap::new();
+        for value in file.keys {
+            let Some(key) = Key::parse(value, path, algorithms, validation)? else { continue };
+            let kid = key.id.clone();
+            if keys.insert(kid.clone(), Arc::new(key)).is_some() {
+                return Err(KeysError::Twice { path: path.into(), kid });
+            }
+        }
+        if keys.is_empty() {
+            let names: Vec<String> = algorithms.iter().map(ToString::to_string).collect();
+            return Err(KeysError::NoneUsable { path: path.into(), algorithms: names.join(", ") });
+        }
+        Ok(Self { keys, known: Known::default() })
+    }
+
+    pub fn get(&self, kid: &str) -> Option<&Arc<Key>> {
+        self.keys.get(kid)
+    }
+
+    /// Whether it still is one of them, unchanged.
+    pub fn accepts(&self, key: &Key) -> bool {
+        self.keys.get(&key.id).is_some_and(|now| now.jwk == key.jwk)
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.keys.keys().map(String::as_str)
+    }
+}
+
+impl Key {
+    /// None: it is for something else.
+    fn parse(
+        value: Value,
+        path: &Path,
+        algorithms: &[Algorithm],
+        validation: &Validation,
+    ) -> Result<Option<Self>, KeysError> {
+        let kid = value.get("kid").and_then(Value::as_str).unwrap_or_default().to_owned();
+        if value.get("kty").and_then(Value::as_str) == Some("oct") || value.get("k").is_some() {
+            return Err(KeysError::Symmetric { path: path.into(), kid });
+        }
+        if value.get("d").is_some() {
+            return Err(KeysError::Private { path: path.into(), kid });
+        }
+        let damaged = |problem| KeysError::Damaged { path: path.into(), kid: kid.clone(), problem };
+        let Ok(jwk) = serde_json::from_value::<Jwk>(value) else { return Err(damaged("it is no JWK")) };
+        let usable = usable(&jwk, algorithms);
+        let for_something_else =
+            jwk.common.public_key_use.as_ref().is_some_and(|r#use| *r#use != PublicKeyUse::Signature);
+        if kid.is_empty() || usable.is_empty() || for_something_else {
+            return Ok(None);
+        }
+        let decoding = DecodingKey::from_jwk(&jwk).map_err(|_| damaged("it is not base64url without padding"))?;
+        check(&decoding, &jwk, &usable).map_err(damaged)?;
+        let validation = Validation { algorithms: usable.clone(), ..validation.clone() };
+        Ok(Some(Self { id: kid, jwk, algorithms: usable, decoding, validation }))
+    }
+
+    pub fn takes(&self, algorithm: Jws) -> bool {
+        self.algorithms.contains(&algorithm)
+    }
+}
+
+/// The algorithms that a key is for and that the settings allow. Never another kind's: an RSA key does not check an HMAC.
+fn usable(jwk: &Jwk, allowed: &[Algorithm]) -> Vec<Jws> {
+    let of_its_kind: &[_] = if let AlgorithmParameters::RSA(_) = &jwk.algorithm {
+        &[
+            (Algorithm::RS256, Jws::RS256, KeyAlgorithm::RS256),
+            (Algorithm::RS384, Jws::RS384, KeyAlgorithm::RS384),
+            (Algorithm::RS512, Jws::RS512, KeyAlgorithm::RS512),
+            (Algorithm::PS256, Jws::PS256, KeyAlgorithm::PS256),
+            (Algorithm::PS384, Jws::PS384, KeyAlgorithm::PS384),
+            (Algorithm::PS512, Jws::PS512, KeyAlgorithm::PS512),
+        ]
+    } else {
+        match curve(jwk) {
+            Some(EllipticCurve::Ed25519) => &[(Algorithm::EdDSA, Jws::EdDSA, KeyAlgorithm::EdDSA)],
+            Some(EllipticCurve::P256) => &[(Algorithm::ES256, Jws::ES256, KeyAlgorithm::ES256)],
+            Some(EllipticCurve::P384) => &[(Algorithm::ES384, Jws::ES384, KeyAlgorithm::ES384)],
+            // Another curve, or a kind of key that is not known.
+            Some(_) | None => &[],
+        }
+    };
+    let named = jwk.common.key_algorithm;
+    let fits = |(ours, _, theirs): &&(Algorithm, Jws, KeyAlgorithm)| {
+        allowed.contains(ours) && named.is_none_or(|named| named == *theirs)
+    };
+    of_its_kind.iter().filter(fits).map(|(_, jws, _)| *jws).collect()
+}
+
+/// Of a key on a curve that goes with its kind.
+fn curve(jwk: &Jwk) -> Option<&EllipticCurve> {
+    if let AlgorithmParameters::OctetKeyPair(pair) = &jwk.algorithm {
+        Some(&pair.curve).filter(|curve| **curve == EllipticCurve::Ed25519)
+    } else if let AlgorithmParameters::EllipticCurve(point) = &jwk.algorithm {
+        Some(&point.curve).filter(|curve| **curve != EllipticCurve::Ed25519)
+    } else {
+        None
+    }
+}
+
+/// What the library takes for granted: it would cut an Ed25519 key that is too long, and panic at one that is too short.
+fn check(key: &DecodingKey, jwk: &Jwk, algorithms: &[Jws]) -> Result<(), &'static str> {
+    match key.kind() {
+        DecodingKeyKind::SecretOrDer(bytes) => {
+            let is_ed25519 = matches!(jwk.algorithm, AlgorithmParameters::OctetKeyPair(_));
+            if is_ed25519 && bytes.len() != ED25519_BYTES {
+                return Err("an Ed25519 key has 32 bytes");
+            }
+        }
+        DecodingKeyKind::RsaModulusExponent { n, e } => {
+            if !RSA_BITS.contains(&bits(n)) {
+                return Err("an RSA key has 2,048 to 4,096 bits");
+            }
+            if !(2..=33).contains(&bits(e)) || e.last().is_none_or(|last| last % 2 == 0) {
+                return Err("an RSA key's exponent is an odd number from 3 to 2^33");
+            }
+        }
+    }
+    let verifier = |algorithm: &Jws| (DEFAULT_PROVIDER.verifier_factory)(algorithm, key).is_ok();
+    if algorithms.iter().all(verifier) { Ok(()) } else { Err("it is no point on its curve") }
+}
+
+fn bits(number: &[u8]) -> usize {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    let digits = &number[zeros..];
+    digits.first().map_or(0, |first| digits.len() * 8 - first.leading_zeros() as usize)
+}

@@ -1,0 +1,25 @@
+//! What somebody is. Each role may do what the one before may, and more.
+
+use serde::Deserialize;
+use std::fmt;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Reads its own inventories.
+    Player,
+    /// A game server: reads and changes all inventories, and speaks for players.
+    Service,
+    /// An operator.
+    Admin,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Player => "player",
+            Self::Service => "service",
+            Self::Admin => "admin",
+        })
+    }
+}

@@ -1,0 +1,120 @@
+//! Reads a token: its signature by a known key, its claims, its times.
+
+use super::Role;
+use super::keys::{Key, KeySet};
+use super::known::Person;
+use crate::domain::{Caller, PlayerId};
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm as Jws, Validation, decode, decode_header};
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A longer token is not looked at.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1_024;
+/// A token that holds for longer holds for that long; so far the clock that nobody can set can be reckoned.
+const LIFE_MS_MAX: u64 = 10 * 365 * 24 * 3_600 * 1_000;
+
+/// Why nobody knows who calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unverified {
+    /// Neither a token nor a certificate that stands for somebody.
+    Missing,
+    /// Why is for the log only: a caller that could tell by the answer could try until it is right.
+    Invalid {
+        why: &'static str,
+    },
+    Expired,
+}
+
+/// Others may be in it, and are not looked at.
+#[derive(Debug, Deserialize)]
+struct Claims {
+    sub: String,
+    role: Role,
+    /// A text; the library would take several, too.
+    #[serde(rename = "iss")]
+    _issuer: String,
+    exp: NumericDate,
+    nbf: Option<NumericDate>,
+}
+
+/// Seconds since 1970, which need not be whole.
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct NumericDate(f64);
+
+impl NumericDate {
+    fn ms(self) -> Option<u64> {
+        // What is larger than any time becomes the largest.
+        (self.0 >= 0.0).then_some((self.0 * 1_000.0) as u64)
+    }
+}
+
+/// What every token has to comply with. Its times are checked by our own clock.
+pub(super) fn validation(issuer: &str, audience: &str) -> Validation {
+    let mut validation = Validation::default();
+    validation.algorithms.clear();
+    validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
+    validation.set_issuer(&[issuer]);
+    validation.set_audience(&[audience]);
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation
+}
+
+/// Whom the token shows, at this time.
+pub(super) fn verify(keys: &KeySet, token: &str, now_ms: u64, leeway: Duration) -> Result<Person, Unverified> {
+    let header = decode_header(token).map_err(|_| invalid("it is no JWS"))?;
+    if header.crit.is_some() {
+        return Err(invalid("it has critical headers that are not known here"));
+    }
+    let kid = header.kid.ok_or_else(|| invalid("it names no key"))?;
+    let key = keys.get(&kid).ok_or_else(|| invalid("its key is not known"))?;
+    let claims = signed_claims(key, header.alg, token)?;
+    let leeway_ms = leeway.as_millis() as u64;
+    let until_ms = claims.exp.ms().ok_or_else(|| invalid("exp is no time"))?.saturating_add(leeway_ms);
+    if let Some(from) = claims.nbf {
+        let from_ms = from.ms().ok_or_else(|| invalid("nbf is no time"))?;
+        if from_ms > now_ms.saturating_add(leeway_ms) {
+            return Err(invalid("it does not hold yet"));
+        }
+    }
+    if until_ms <= now_ms {
+        return Err(Unverified::Expired);
+    }
+    person(&claims.sub, claims.role, until_ms, now_ms, Some(key.clone()))
+        .ok_or_else(|| invalid("sub is no name of 1 to 128 bytes"))
+}
+
+/// None: the name is no name.
+pub(super) fn person(name: &str, role: Role, until_ms: u64, now_ms: u64, key: Option<Arc<Key>>) -> Option<Person> {
+    let caller = Caller::new(name).ok()?;
+    let player = if role == Role::Player { Some(PlayerId::new(name).ok()?) } else { None };
+    let life = Duration::from_millis(until_ms.saturating_sub(now_ms).min(LIFE_MS_MAX));
+    Some(Person { caller, player, role, until_ms, deadline: Instant::now() + life, key })
+}
+
+fn signed_claims(key: &Key, algorithm: Jws, token: &str) -> Result<Claims, Unverified> {
+    if !key.takes(algorithm) {
+        return Err(invalid("its algorithm is not one of its key's"));
+    }
+    let decoded = decode::<Claims>(token, &key.decoding, &key.validation);
+    decoded.map(|token| token.claims).map_err(|error| invalid(why(error.kind())))
+}
+
+fn why(error: &ErrorKind) -> &'static str {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the library may get more kinds; this is for the log only")]
+    match error {
+        ErrorKind::InvalidSignature => "its signature is wrong",
+        ErrorKind::InvalidIssuer => "iss is another",
+        ErrorKind::InvalidAudience => "aud is another",
+        ErrorKind::MissingRequiredClaim(_) => "a required claim is missing",
+        ErrorKind::Json(_) => "its claims cannot be read",
+        _ => "it is malformed",
+    }
+}
+
+pub(super) fn invalid(why: &'static str) -> Unverified {
+    Unverified::Invalid { why }
+}

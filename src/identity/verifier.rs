@@ -1,0 +1,184 @@
+//! Tells who calls from what a caller shows, by keys that may change at any time.
+
+use super::certificates::Certificates;
+use super::clock::{self, Clock, WallClock};
+use super::expiry::{Expiry, Lapsed, Live};
+use super::keys::{KeySet, KeysError};
+use super::known::Person;
+use super::reload::KeyFile;
+use super::token::{self, TOKEN_BYTES_MAX, Unverified, invalid};
+use super::{IdentityError, IdentitySettings, Role};
+use crate::domain::{Caller, PlayerId};
+use crate::statistics::Counter;
+use jsonwebtoken::Validation;
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// A wall clock that moves so much against the time that has passed was set.
+const STEP_MS: i64 = 1_000;
+/// So far behind, somebody has to know.
+const BEHIND_MS_TOLD: i64 = 60_000;
+
+#[derive(Debug)]
+pub struct Verifier {
+    settings: IdentitySettings,
+    validation: Validation,
+    certificates: Certificates,
+    live: Arc<Live>,
+    followed: Mutex<Followed>,
+    reloads: Reloads,
+}
+
+/// What is looked at every second.
+#[derive(Debug)]
+struct Followed {
+    file: Option<KeyFile>,
+    /// How far ahead the wall clock was.
+    ahead_ms: i64,
+    told_behind: bool,
+}
+
+#[derive(Debug, Default)]
+struct Reloads {
+    ok: Counter,
+    failed: Counter,
+}
+
+/// How often the JWKS file has changed since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReloadCounts {
+    pub ok: u64,
+    /// It was wrong, so that nothing has changed.
+    pub failed: u64,
+}
+
+/// Somebody who has proved who that is.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    pub caller: Caller,
+    /// Of a player: itself.
+    pub player: Option<PlayerId>,
+    pub role: Role,
+    pub expires: Expiry,
+}
+
+impl Verifier {
+    pub fn open(settings: IdentitySettings) -> Result<Self, IdentityError> {
+        Self::open_at(settings, clock::system())
+    }
+
+    /// By another wall clock than the system's.
+    pub fn open_at(settings: IdentitySettings, wall: WallClock) -> Result<Self, IdentityError> {
+        settings.check()?;
+        let certificates = Certificates::new(&settings.certificates)?;
+        let validation = token::validation(&settings.issuer, &settings.audience);
+        let (file, keys) = match &settings.jwks {
+            None => (None, KeySet::default()),
+            Some(path) => {
+                let (file, text) = KeyFile::open(path.clone())?;
+                (Some(file), KeySet::parse(&text, path, &settings.algorithms, &validation)?)
+            }
+        };
+        let clock = Clock::new(wall);
+        let live = Arc::new(Live { keys: watch::Sender::new(Arc::new(keys)), clock });
+        let followed = Mutex::new(Followed { file, ahead_ms: 0, told_behind: false });
+        Ok(Self { settings, validation, certificates, live, followed, reloads: Reloads::default() })
+    }
+
+    /// Whom a token shows.
+    pub fn token(&self, token: &str) -> Result<Verified, Unverified> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(invalid("it is too long"));
+        }
+        let keys = self.live.keys.borrow().clone();
+        let person = match keys.known.get(token.as_bytes()) {
+            Some(person) => person,
+            None => {
+                let now_ms = self.live.clock.now_ms();
+                let person = Arc::new(token::verify(&keys, token, now_ms, self.settings.leeway)?);
+                keys.known.insert(token.as_bytes(), person.clone());
+                person
+            }
+        };
+        self.verified(person)
+    }
+
+    /// Whom a client certificate shows that was verified against its authority.
+    pub fn certificate(&self, der: &[u8]) -> Result<Verified, Unverified> {
+        self.verified(self.certificates.verify(der, self.live.clock.now_ms())?)
+    }
+
+    fn verified(&self, person: Arc<Person>) -> Result<Verified, Unverified> {
+        let (caller, player, role) = (person.caller.clone(), person.player.clone(), person.role);
+        let expires = Expiry::new(person, self.live.clone());
+        // The keys may have changed since they were looked at.
+        expires.check().map_err(|lapsed| match lapsed {
+            Lapsed::Expired => Unverified::Expired,
+            Lapsed::Revoked => invalid("its key is not accepted any more"),
+        })?;
+        Ok(Verified { caller, player, role, expires })
+    }
+
+    pub fn reloads(&self) -> ReloadCounts {
+        ReloadCounts { ok: self.reloads.ok.get(), failed: self.reloads.failed.get() }
+    }
+
+    /// Follows the JWKS file and the wall clock. Never ends.
+    pub async fn follow(&self) -> Infallible {
+        let mut interval = tokio::time::interval_at(Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            self.look().await;
+        }
+    }
+
+    /// One look at the JWKS file and at the wall clock.
+    pub async fn look(&self) {
+        let mut followed = self.followed.lock().await;
+        self.look_at_clock(&mut followed);
+        let Some(file) = &mut followed.file else { return };
+        let Some(read) = file.look().await else { return };
+        let parsed = read.and_then(|text| self.parse(&text, file.path()));
+        match parsed {
+            Ok(keys) => {
+                let mut ids: Vec<&str> = keys.ids().collect();
+                ids.sort_unstable();
+                tracing::info!(?ids, "the keys of tokens have changed");
+                self.live.keys.send_replace(Arc::new(keys));
+                self.reloads.ok.add(1);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the keys of tokens were refused; those before still hold");
+                self.reloads.failed.add(1);
+            }
+        }
+    }
+
+    fn parse(&self, text: &str, path: &Path) -> Result<KeySet, KeysError> {
+        KeySet::parse(text, path, &self.settings.algorithms, &self.validation)
+    }
+
+    fn look_at_clock(&self, followed: &mut Followed) {
+        let ahead_ms = self.live.clock.ahead_ms();
+        if ahead_ms > followed.ahead_ms + STEP_MS {
+            // Whoever goes on for long looks at its expiry again.
+            self.live.keys.send_modify(|_| ());
+        }
+        if ahead_ms < -BEHIND_MS_TOLD && !followed.told_behind {
+            let behind_s = -ahead_ms / 1_000;
+            tracing::warn!(
+                behind_s,
+                "the system's clock was set back; tokens are judged by the time that has passed since the start. If the \
+                 clock was wrong at the start, start again"
+            );
+            followed.told_behind = true;
+        }
+        followed.ahead_ms = ahead_ms;
+    }
+}

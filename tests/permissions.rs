@@ -1,0 +1,65 @@
+//! The table of permissions against all methods that the server has.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use prost_reflect::DescriptorPool;
+use slotcast::grpc::FILE_DESCRIPTOR_SET;
+use slotcast::identity::Role;
+use slotcast::identity::permissions::{Access, access};
+
+/// All methods of all services in a set, as paths.
+fn paths(descriptors: &[u8]) -> Vec<String> {
+    let pool = DescriptorPool::decode(descriptors).unwrap();
+    let services: Vec<_> = pool.services().collect();
+    let path =
+        |method: prost_reflect::MethodDescriptor| format!("/{}/{}", method.parent_service().full_name(), method.name());
+    services.iter().flat_map(prost_reflect::ServiceDescriptor::methods).map(path).collect()
+}
+
+#[test]
+fn every_method_of_the_service_stands_in_the_table() {
+    let reflection = tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET;
+    let reflection_alpha = tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET;
+    let mut seen = 0;
+    for set in [FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET, reflection, reflection_alpha] {
+        for path in paths(set) {
+            assert!(access(&path).is_some(), "{path} has no entry: say in permissions.rs who may call it");
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "{seen} methods were found");
+}
+
+#[test]
+fn whoever_is_no_reader_by_name_changes_something() {
+    let reads = ["GetInventory", "ListInventories", "SubscribeInventory", "ReportDesync", "GetCatalog"];
+    for path in paths(FILE_DESCRIPTOR_SET) {
+        let (service, method) = path[1..].split_once('/').unwrap();
+        let role = match service {
+            "slotcast.v1.AdminService" => Role::Admin,
+            _ if reads.contains(&method) => Role::Player,
+            _ => Role::Service,
+        };
+        assert_eq!(access(&path), Some(Access::From(role)), "{path}");
+    }
+}
+
+#[test]
+fn what_is_not_in_the_table_is_denied() {
+    for path in [
+        "",
+        "/",
+        "//",
+        "AddItem",
+        "/slotcast.v1.InventoryService",
+        "/slotcast.v1.InventoryService/",
+        "/slotcast.v1.InventoryService/additem",
+        "/slotcast.v1.InventoryService/GetInventory/",
+        "//slotcast.v1.InventoryService/GetInventory",
+        "/slotcast.v1.InventoryService/%47etInventory",
+        "/slotcast.v2.InventoryService/GetInventory",
+        "/slotcast.v1.AdminService/GetInventory",
+    ] {
+        assert_eq!(access(path), None, "{path}");
+    }
+}
