@@ -17,4 +17,5 @@ pub mod server;
 pub mod statistics;
 pub mod store;
 pub mod sync;
+pub mod telemetry;
 pub mod transport;

@@ -2,22 +2,25 @@
 
 use crate::config::LiveRollout;
 use crate::domain::Catalog;
-use crate::engine::{CommitLoop, Engine, EngineSettings};
+use crate::engine::{CommitLoop, Engine, EngineReading, EngineSettings};
 use crate::grpc::admin::Admin;
 use crate::grpc::service::Service;
 use crate::grpc::streams::{OpenStreams, StreamSettings};
 use crate::grpc::{AdminServiceServer, FILE_DESCRIPTOR_SET, InventoryServiceServer};
 use crate::identity::Authentication;
 use crate::middleware::{
-    Admission, AdmissionLayer, AdmissionSettings, DeadlineLayer, EndsOnClosing, IdentityLayer, SyncLimitLayer, SyncRate,
+    Admission, AdmissionLayer, AdmissionSettings, DeadlineLayer, EndsOnClosing, IdentityLayer, SyncLimitLayer,
+    SyncRate, TelemetryLayer,
 };
-use crate::statistics::StreamStatistics;
+use crate::statistics::{Reloads, StreamStatistics};
 use crate::store::Store;
 use crate::sync::Rollout;
+use crate::telemetry::listener::{self, Phase, Readiness};
+use crate::telemetry::{Sources, Telemetry};
 use crate::transport::{TlsError, Transport, TransportSettings, TransportStatistics};
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot, watch};
@@ -42,11 +45,17 @@ pub struct ServerSettings {
     pub streams: StreamSettings,
     pub admission: AdmissionSettings,
     pub transport: TransportSettings,
+    /// Without, callers name themselves and may do everything.
+    pub authentication: Authentication,
+    /// Of this server alone.
+    pub telemetry: Telemetry,
+    /// Where `/metrics`, `/livez`, `/readyz` and gRPC health are told in plaintext; nowhere without.
+    pub admin_listener: Option<Arc<TcpListener>>,
+    /// Counts how often settings were read again, for the meters.
+    pub config_reloads: Arc<Reloads>,
     /// How long after the signal to stop everything is served as before, but for health, which says NOT_SERVING: so that
     /// whoever sends callers here can stop to do so first.
     pub drain_delay: Duration,
-    /// Without, callers name themselves and may do everything.
-    pub authentication: Authentication,
     /// How long calls may take to end after the delay; then they are cut off.
     pub drain_limit: Duration,
 }
@@ -59,8 +68,11 @@ impl Default for ServerSettings {
             streams: StreamSettings::default(),
             admission: AdmissionSettings::default(),
             transport: TransportSettings::default(),
-            drain_delay: Duration::ZERO,
             authentication: Authentication::None,
+            telemetry: Telemetry::default(),
+            admin_listener: None,
+            config_reloads: Arc::default(),
+            drain_delay: Duration::ZERO,
             drain_limit: Duration::from_secs(10),
         }
     }
@@ -101,7 +113,7 @@ impl RunningServer {
             // A sender that is gone stops the server as well.
             let _ = stopped.await;
         };
-        let opened = Transport::open(settings.transport.clone())?;
+        let opened = Transport::open(settings.transport.clone(), settings.telemetry.transport().clone())?;
         let (transport, scheme) = (opened.statistics(), opened.scheme());
         let ended = tokio::spawn(serve_over(opened, listener, store, catalog, settings, signal));
         Ok(Self { address, transport, scheme, stop: Some(stop), ended })
@@ -130,7 +142,7 @@ pub async fn serve(
     settings: ServerSettings,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), ServerError> {
-    let transport = Transport::open(settings.transport.clone())?;
+    let transport = Transport::open(settings.transport.clone(), settings.telemetry.transport().clone())?;
     serve_over(transport, listener, store, catalog, settings, stop).await
 }
 
@@ -142,18 +154,29 @@ async fn serve_over(
     settings: ServerSettings,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), ServerError> {
-    let (engine, mut commit_loop) = Engine::start(store, catalog, settings.engine.clone());
+    let usage = Arc::downgrade(&store);
+    let engine_settings = EngineSettings { telemetry: settings.telemetry.commits(), ..settings.engine.clone() };
+    let (engine, mut commit_loop) = Engine::start(store, catalog, engine_settings);
+    let (reading, readiness) = (engine.reading(), Readiness::default());
     let (draining, is_draining) = watch::channel(false);
     let (health, health_service) = tonic_health::server::health_reporter();
     tell_health(&health, ServingStatus::Serving).await;
     let admission = Admission::new(settings.admission);
     let sync_rate = SyncRate::new(settings.rollout.current().syncs_per_second);
-    let sync_limit = SyncLimitLayer::new(sync_rate.clone());
-    let layers = build_layers(&settings.authentication, admission.as_ref(), &sync_limit);
+    let sync_limit = SyncLimitLayer::measured(sync_rate.clone(), settings.telemetry.sync_limit());
+    let measured = TelemetryLayer::new(settings.telemetry.clone());
+    let statistics = Arc::new(StreamStatistics::default());
+    observe(&settings, &measured, &statistics, reading, usage, &readiness);
+    let layers = build_layers(measured, &settings.authentication, admission.as_ref(), &sync_limit);
     let drain = Arc::new(Notify::new());
-    let routes = build_routes(engine, &settings, drain.clone(), health_service)?;
     // Ends when it is dropped, with this function.
     let mut background = JoinSet::new();
+    if let Some(listener) = settings.admin_listener.clone() {
+        let health = Routes::new(health_service.clone()).prepare().into_axum_router();
+        let pages = listener::router(settings.telemetry.clone(), readiness.clone(), health);
+        background.spawn(listener::serve(listener, pages));
+    }
+    let routes = build_routes(engine, &settings, statistics, drain.clone(), health_service)?;
     background.spawn(forget(admission, sync_limit));
     if let Authentication::Verified(verifier) = settings.authentication.clone() {
         background.spawn(async move { match verifier.follow().await {} });
@@ -167,14 +190,17 @@ async fn serve_over(
             () = drain.notified() => {}
         }
         tracing::info!(delay_ms = settings.drain_delay.as_millis() as u64, "about to drain");
+        readiness.set(Phase::Draining);
         tell_health(&health, ServingStatus::NotServing).await;
         tokio::time::sleep(settings.drain_delay).await;
     };
+    readiness.set(Phase::Serving);
     let failed = tokio::select! {
         () = &mut server => return Ok(()),
         () = stopped => false,
         () = commit_loop.failed() => true,
     };
+    readiness.set(if failed { Phase::StoreFailed } else { Phase::Draining });
     tracing::info!(limit_ms = settings.drain_limit.as_millis() as u64, "draining");
     tell_health(&health, ServingStatus::NotServing).await;
     draining.send_replace(true);
@@ -222,21 +248,57 @@ async fn forget(admission: Option<Admission>, sync_limit: SyncLimitLayer) {
     }
 }
 
+/// What the meters read. It keeps neither the store nor the commit loop.
+fn observe(
+    settings: &ServerSettings,
+    measured: &TelemetryLayer,
+    streams: &Arc<StreamStatistics>,
+    engine: EngineReading,
+    store: Weak<dyn Store>,
+    readiness: &Readiness,
+) {
+    let (telemetry, readiness) = (&settings.telemetry, readiness.clone());
+    let of_keys = match &settings.authentication {
+        Authentication::None => Arc::default(),
+        Authentication::Verified(verifier) => verifier.reloads().clone(),
+    };
+    let of_certificates = telemetry.transport().certificate_reloads().clone();
+    telemetry.observe(Sources {
+        rpc: measured.statistics().clone(),
+        streams: streams.clone(),
+        transport: telemetry.transport().clone(),
+        reloads: [("certificate", of_certificates), ("jwks", of_keys), ("config", settings.config_reloads.clone())],
+        engine: Arc::new(move || engine.counts()),
+        store: Arc::new(move || store.upgrade()?.usage()),
+        is_draining: Arc::new(move || readiness.is_ending()),
+    });
+}
+
 type Layers = Stack<
     SyncLimitLayer,
-    Stack<Either<AdmissionLayer, Identity>, Stack<IdentityLayer, Stack<DeadlineLayer, Identity>>>,
+    Stack<
+        Either<AdmissionLayer, Identity>,
+        Stack<IdentityLayer, Stack<DeadlineLayer, Stack<TelemetryLayer, Identity>>>,
+    >,
 >;
 
 /// Around every service, from the outside in.
-fn build_layers(authentication: &Authentication, admission: Option<&Admission>, sync_limit: &SyncLimitLayer) -> Layers {
+fn build_layers(
+    measured: TelemetryLayer,
+    authentication: &Authentication,
+    admission: Option<&Admission>,
+    sync_limit: &SyncLimitLayer,
+) -> Layers {
     ServiceBuilder::new()
-        // 1. How long the caller waits; then all that follows is dropped.
+        // 1. Every call is measured and traced, whoever answers it.
+        .layer(measured)
+        // 2. How long the caller waits; then all that follows is dropped.
         .layer(DeadlineLayer)
-        // 2. Who calls, for which player, and whether that caller may; nothing goes further without.
+        // 3. Who calls, for which player, and whether that caller may; nothing goes further without.
         .layer(IdentityLayer::new(authentication.clone()))
-        // 3. How many requests that caller may send.
+        // 4. How many requests that caller may send.
         .option_layer(admission.map(Admission::layer))
-        // 4. How many syncs the player of a stream gets.
+        // 5. How many syncs the player of a stream gets.
         .layer(sync_limit.clone())
         .into_inner()
 }
@@ -244,6 +306,7 @@ fn build_layers(authentication: &Authentication, admission: Option<&Admission>, 
 fn build_routes<H>(
     engine: Engine,
     settings: &ServerSettings,
+    statistics: Arc<StreamStatistics>,
     drain: Arc<Notify>,
     health: H,
 ) -> Result<Routes, ServerError>
@@ -261,7 +324,6 @@ where
 {
     let catalog_version = crate::catalog_file::version(engine.catalog());
     let (rollout, start) = (settings.rollout.clone(), Instant::now());
-    let statistics = Arc::new(StreamStatistics::default());
     let admin = Admin {
         engine: engine.clone(),
         rollout: rollout.clone(),
@@ -271,7 +333,8 @@ where
         start,
     };
     let streams = OpenStreams::new(settings.streams);
-    let service = Service { engine, catalog_version, rollout, statistics, streams, start };
+    let telemetry = settings.telemetry.clone();
+    let service = Service { engine, catalog_version, rollout, statistics, telemetry, streams, start };
     let message_bytes_max = settings.transport.message_bytes_max;
     let reflection =
         || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);

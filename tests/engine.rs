@@ -53,7 +53,7 @@ fn call(key: &str, operation: Operation) -> Call {
     let key = Key { caller: Caller::new("test").unwrap(), key: IdempotencyKey::new(key).unwrap() };
     let payload = Fingerprint::of(format!("{operation:?}").as_bytes());
     let mutation = Mutation { operations: vec![operation], expected: vec![] };
-    Call { key, payload, mutation, session: None, predicted: vec![], reason: "".into() }
+    Call { key, payload, mutation, session: None, predicted: vec![], reason: "".into(), cause: None }
 }
 
 fn fresh(operation: Operation) -> Call {

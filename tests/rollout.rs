@@ -504,7 +504,11 @@ fn a_service_does_not_start_with_a_bad_settings_file_and_tells_all_that_is_wrong
     let path = folder.path().join("slotcast.toml");
     std::fs::write(&path, "[sync]\nnews = 1\necho_ms = 60001\n").unwrap();
     let slotcast = || std::process::Command::new(env!("CARGO_BIN_EXE_slotcast"));
-    let refused = slotcast().args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&path).output().unwrap();
+    let refused = slotcast()
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--config"])
+        .arg(&path)
+        .output()
+        .unwrap();
     let told = String::from_utf8(refused.stderr).unwrap();
     assert!(
         !refused.status.success() && told.contains("no setting sync.news\n") && told.contains("echo_ms must be"),

@@ -4,84 +4,129 @@ use super::CommandResult;
 use super::settings::{SettingFlags, Settings};
 use crate::catalog_file;
 use crate::config::{self, Changed, Config, LiveRollout};
+use crate::identity::{Authentication, IdentityError, Verifier};
 use crate::server::{ServerSettings, serve};
+use crate::statistics::Reloads;
 use crate::store::embedded::EmbeddedStore;
+use crate::telemetry::logs::LogFilter;
+use crate::telemetry::{Exporters, Telemetry, logs};
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+
+/// How long the end waits for the last traces, meters and logs to be sent.
+const EXPORT_LIMIT: Duration = Duration::from_secs(3);
 
 /// Serves inventories until SIGTERM or Ctrl-C.
 ///
-/// Prints `listening on http://ADDRESS` to standard output once it does, and logs to standard error. What a settings file
-/// says holds below what the environment says, and that below flags; `slotcast config` shows what comes of it.
+/// Prints `listening on http://ADDRESS` (or https) and `admin listening on http://ADDRESS` to standard output once it does,
+/// and logs to standard error. What a settings file says holds below what the environment says, and that below flags;
+/// `slotcast config` shows what comes of it.
 #[derive(Debug, clap::Args)]
 pub struct Serve {
     #[command(flatten)]
     settings: SettingFlags,
-    /// Log lines as JSON.
-    #[arg(long, env = "SLOTCAST_LOG_JSON")]
-    log_json: bool,
 }
 
 impl Serve {
     pub async fn run(self) -> CommandResult {
-        self.log();
         let settings = self.settings.read()?;
         let config = settings.config().clone();
-        if !config.listen.ip().is_loopback() {
-            tracing::warn!(listen = %config.listen, "callers are not verified: whoever reaches this port can do everything");
+        let exporters = Exporters::start(&config.telemetry)?;
+        let filter = logs::install(&config.telemetry.log, exporters.as_ref())?;
+        let telemetry = Telemetry::new(&config.telemetry, exporters.as_ref());
+        let ended = run(settings, &config, telemetry.clone(), filter).await;
+        if let Err(error) = &ended {
+            tracing::error!(%error, "the service has ended");
         }
-        let catalog = match &config.catalog {
-            Some(path) => catalog_file::read(path)?,
-            None => catalog_file::default_catalog(),
-        };
-        std::fs::create_dir_all(&config.data)
-            .map_err(|error| format!("the folder {} cannot be made: {error}", config.data.display()))?;
-        let store = EmbeddedStore::open(&config.data.join("slotcast.db"), config.store.clone())?;
-        let listener = TcpListener::bind(config.listen).await.map_err(|error| {
-            format!("{} cannot be listened on: {error}; choose another with --listen", config.listen)
-        })?;
-        println!("listening on http://{}", listener.local_addr()?);
-        let server = server_settings(&config);
-        follow(settings, server.rollout.clone())?;
-        serve(listener, Arc::new(store), Arc::new(catalog), server, stop_signal()?).await?;
-        tracing::info!("stopped");
-        Ok(())
-    }
-
-    fn log(&self) {
-        let filter = EnvFilter::try_from_env("SLOTCAST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-        if self.log_json {
-            log.json().init();
-        } else {
-            log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+        if let Some(exporters) = exporters {
+            exporters.shutdown(telemetry.meter_provider(), EXPORT_LIMIT).await;
         }
+        ended
     }
 }
 
-fn server_settings(config: &Config) -> ServerSettings {
-    ServerSettings {
+async fn run(settings: Settings, config: &Config, telemetry: Telemetry, filter: LogFilter) -> CommandResult {
+    warn_of_exposure(config);
+    let catalog = match &config.catalog {
+        Some(path) => catalog_file::read(path)?,
+        None => catalog_file::default_catalog(),
+    };
+    let authentication = authentication(config)?;
+    std::fs::create_dir_all(&config.data)
+        .map_err(|error| format!("the folder {} cannot be made: {error}", config.data.display()))?;
+    let store = EmbeddedStore::open(&config.data.join("slotcast.db"), config.store.clone())?;
+    let listener = bind(config.listen, "--listen").await?;
+    let admin_listener = bind(config.admin_listen, "--admin-listen").await?;
+    let scheme = if config.transport.tls.is_some() { "https" } else { "http" };
+    println!("listening on {scheme}://{}", listener.local_addr()?);
+    println!("admin listening on http://{}", admin_listener.local_addr()?);
+    let server = ServerSettings {
         rollout: LiveRollout::new(config.rollout.clone()),
         streams: config.streams,
         admission: config.admission,
+        transport: config.transport.clone(),
+        authentication,
+        telemetry,
+        admin_listener: Some(Arc::new(admin_listener)),
+        drain_delay: config.drain_delay,
         drain_limit: config.drain_limit,
         ..ServerSettings::default()
+    };
+    follow(settings, server.rollout.clone(), filter, server.config_reloads.clone())?;
+    serve(listener, Arc::new(store), Arc::new(catalog), server, stop_signal()?).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What was asked for in so many words is said in so many words.
+fn warn_of_exposure(config: &Config) {
+    let listen = config.listen;
+    if listen.ip().is_loopback() {
+        return;
+    }
+    if !config.verifies_callers() {
+        tracing::warn!(%listen, "callers are not verified: whoever reaches this port can do everything");
+    }
+    if config.transport.tls.is_none() {
+        tracing::warn!(%listen, "nothing is encrypted: whoever is on the way can read and change everything");
     }
 }
 
+fn authentication(config: &Config) -> Result<Authentication, IdentityError> {
+    if !config.verifies_callers() {
+        return Ok(Authentication::None);
+    }
+    Verifier::open(config.identity.clone()).map(|verifier| Authentication::Verified(Arc::new(verifier)))
+}
+
+async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, String> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| format!("{address} cannot be listened on: {error}; choose another with {flag}"))
+}
+
 /// What a settings file says of what may change holds from then on.
-fn follow(settings: Settings, rollout: LiveRollout) -> std::io::Result<()> {
+fn follow(settings: Settings, rollout: LiveRollout, filter: LogFilter, reloads: Arc<Reloads>) -> std::io::Result<()> {
     let Settings::Followed(reload) = settings else { return Ok(()) };
     let followed = config::follow(*reload, move |read| {
-        let Ok(Changed { config, path, reason }) = read else { return };
-        let who = format!("the file {}", path.display());
-        // It was checked when it was read.
-        let _ = rollout.change(&who, reason, |_| Ok(config.rollout.clone()));
+        let taken = read.is_ok_and(|changed| apply(&changed, &rollout, &filter));
+        reloads.add(taken);
     })?;
     tokio::spawn(followed);
     Ok(())
+}
+
+/// False: not all of it could be set.
+fn apply(Changed { config, path, reason }: &Changed<'_>, rollout: &LiveRollout, filter: &LogFilter) -> bool {
+    let filtered = filter.set(&config.telemetry.log.filter);
+    if let Err(error) = &filtered {
+        tracing::error!(%error, "the log goes on as before");
+    }
+    let who = format!("the file {}", path.display());
+    let changed = rollout.change(&who, reason, |_| Ok(config.rollout.clone()));
+    filtered.is_ok() && changed.is_ok()
 }
 
 fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {

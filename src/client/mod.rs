@@ -104,6 +104,12 @@ impl Interceptor for NameCaller {
         if let Some(token) = &self.token {
             request.metadata_mut().insert(TOKEN_METADATA, token.value());
         }
+        // The service's spans become part of the trace that this call is made in, if it is in one.
+        for (name, value) in crate::telemetry::outgoing() {
+            if let Ok(value) = MetadataValue::try_from(value.as_bytes()) {
+                request.metadata_mut().insert(name, value);
+            }
+        }
         Ok(request)
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 use toml::{Table, Value};
 
 /// Who said a value.
@@ -32,14 +33,18 @@ pub struct Values(BTreeMap<String, Said>);
 /// What the environment and the flags say: the same for as long as the process runs.
 #[derive(Debug, Clone, Default)]
 pub struct Layers {
-    environment: BTreeMap<String, String>,
+    /// By key: the variable and its value.
+    environment: BTreeMap<String, (String, String)>,
     flags: BTreeMap<String, String>,
 }
 
 impl Layers {
     /// `variable` gives the value of an environment variable, `flags` are by key.
     pub fn new(variable: impl Fn(&str) -> Option<String>, flags: BTreeMap<String, String>) -> Self {
-        let said = |setting: &Setting| Some((setting.key(), variable(&setting.environment())?));
+        let said = |setting: &Setting| {
+            let mut names = std::iter::once(setting.environment()).chain(setting.also.map(str::to_owned));
+            names.find_map(|name| Some((setting.key(), (name.clone(), variable(&name)?))))
+        };
         Self { environment: SETTINGS.iter().filter_map(said).collect(), flags }
     }
 
@@ -50,10 +55,10 @@ impl Layers {
             let key = setting.key();
             let default = setting.default.clone().map(|value| (value, Source::Default));
             let from_file = in_file(file, setting).map(|value| (value.clone(), Source::File));
-            let variable = || Source::Environment(setting.environment());
-            let flag = || Source::Flag(format!("--{}", setting.flag()));
-            let from_environment = read(setting, self.environment.get(&key), variable, &mut problems);
-            let from_flags = read(setting, self.flags.get(&key), flag, &mut problems);
+            let environment = self.environment.get(&key).map(|(name, text)| (text, Source::Environment(name.clone())));
+            let flag = self.flags.get(&key).map(|text| (text, Source::Flag(format!("--{}", setting.flag()))));
+            let from_environment = read(setting, environment, &mut problems);
+            let from_flags = read(setting, flag, &mut problems);
             for (value, source) in [default, from_file, from_environment, from_flags].into_iter().flatten() {
                 match setting.kind.check(&value) {
                     Ok(()) => {
@@ -67,17 +72,13 @@ impl Layers {
     }
 }
 
-fn read(
-    setting: &Setting,
-    text: Option<&String>,
-    source: impl Fn() -> Source,
-    problems: &mut Vec<String>,
-) -> Option<(Value, Source)> {
-    let value = setting.kind.read(text?);
+fn read(setting: &Setting, said: Option<(&String, Source)>, problems: &mut Vec<String>) -> Option<(Value, Source)> {
+    let (text, source) = said?;
+    let value = setting.kind.read(text);
     if value.is_none() {
-        problems.push(format!("{} can only be said in a file ({})", setting.key(), source()));
+        problems.push(format!("{} can only be said in a file ({source})", setting.key()));
     }
-    Some((value?, source()))
+    Some((value?, source))
 }
 
 fn in_file<'a>(file: &'a Table, setting: &Setting) -> Option<&'a Value> {
@@ -134,6 +135,19 @@ impl Values {
 
     pub fn number(&self, key: &str) -> Option<u64> {
         u64::try_from(self.get(key)?.value.as_integer()?).ok()
+    }
+
+    /// Of a setting with a default; its bounds see to it that it fits.
+    pub fn size<N: TryFrom<u64> + Default>(&self, key: &str) -> N {
+        self.number(key).and_then(|number| N::try_from(number).ok()).unwrap_or_default()
+    }
+
+    pub fn seconds(&self, key: &str) -> Duration {
+        Duration::from_secs(self.size(key))
+    }
+
+    pub fn milliseconds(&self, key: &str) -> Duration {
+        Duration::from_millis(self.size(key))
     }
 
     /// Words, in the order said.

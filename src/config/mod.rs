@@ -1,6 +1,7 @@
 //! Settings: one table of them ([`settings`]), said by a TOML file, the environment and flags ([`layers`]), checked
 //! together, and followed while the service runs ([`reload`]).
 
+mod contradictions;
 mod kind;
 mod layers;
 mod live;
@@ -16,13 +17,18 @@ pub use reload::{Changed, Reload, follow};
 pub use settings::{SECTIONS, SETTINGS, Setting};
 
 use crate::grpc::streams::StreamSettings;
+use crate::identity::{Algorithm, CertificateIdentity, IdentitySettings, Role};
 use crate::middleware::AdmissionSettings;
 use crate::store::embedded::EmbeddedSettings;
 use crate::sync::{Field, Rollout};
-use std::net::SocketAddr;
+use crate::telemetry::{LogFormat, LogSettings, OtlpSettings, TelemetrySettings};
+use crate::transport::{TlsSettings, TransportSettings};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Table;
+
+const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// What is wrong with the settings, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -44,12 +50,17 @@ pub struct Config {
     /// Where each came from.
     pub values: Values,
     pub listen: SocketAddr,
+    pub admin_listen: SocketAddr,
     pub data: PathBuf,
     pub catalog: Option<PathBuf>,
     pub store: EmbeddedSettings,
     pub streams: StreamSettings,
     pub admission: AdmissionSettings,
+    pub transport: TransportSettings,
+    pub identity: IdentitySettings,
+    pub telemetry: TelemetrySettings,
     pub drain_limit: Duration,
+    pub drain_delay: Duration,
     pub rollout: Rollout,
 }
 
@@ -65,51 +76,104 @@ impl Config {
         };
         let (values, mut problems) = layers.values(&table);
         let config = Self::of(values);
-        problems.extend(config.contradictions());
+        problems.extend(contradictions::of(&config));
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid { problems }) }
     }
 
-    /// What must not be said together.
-    fn contradictions(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        if !self.listen.ip().is_loopback() && !self.values.is_set("without_authentication") {
-            problems.push(format!(
-                "{} can be reached from other machines, and callers are not verified: listen on 127.0.0.1, or say \
-                 without_authentication if the network keeps strangers out",
-                self.listen
-            ));
-        }
-        problems
+    /// Whether there is a way to tell who calls.
+    pub fn verifies_callers(&self) -> bool {
+        self.identity.jwks.is_some() || !self.identity.certificates.is_empty()
     }
 
     /// Every setting with a default has a value of its kind and within its bounds: `SETTINGS` and `Kind::check` see to it.
     fn of(values: Values) -> Self {
-        let number = |key: &str| values.number(key).unwrap_or_default();
-        let small = |key: &str| u32::try_from(number(key)).unwrap_or(u32::MAX);
-        let fields = Field::ALL.map(|field| (field, number(&format!("sync.{}", field.name()))));
+        let fields = Field::ALL.map(|field| (field, values.size(&format!("sync.{}", field.name()))));
         Self {
-            listen: values.address("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))),
+            listen: values.address("listen").unwrap_or(ANYWHERE),
+            admin_listen: values.address("admin.listen").unwrap_or(ANYWHERE),
             data: values.path("data").unwrap_or_default(),
             catalog: values.path("catalog"),
             store: EmbeddedSettings {
                 bytes_max: values.number("store.bytes_max"),
-                keys_max: number("store.keys_max") as usize,
-                key_window: Duration::from_secs(number("store.key_window_s")),
+                keys_max: values.size("store.keys_max"),
+                key_window: values.seconds("store.key_window_s"),
                 ..EmbeddedSettings::default()
             },
             streams: StreamSettings {
-                per_player_max: small("limits.streams_per_player"),
-                per_caller_max: small("limits.streams_per_caller"),
+                per_player_max: values.size("limits.streams_per_player"),
+                per_caller_max: values.size("limits.streams_per_caller"),
             },
             admission: AdmissionSettings {
-                per_second: small("limits.requests_per_second"),
-                burst: small("limits.requests_burst"),
+                per_second: values.size("limits.requests_per_second"),
+                burst: values.size("limits.requests_burst"),
             },
-            drain_limit: Duration::from_millis(number("drain.limit_ms")),
+            transport: transport(&values),
+            identity: identity(&values),
+            telemetry: telemetry(&values),
+            drain_limit: values.milliseconds("drain.limit_ms"),
+            drain_delay: values.milliseconds("drain.delay_ms"),
             rollout: Rollout::default().with(fields).unwrap_or_default(),
             values,
         }
     }
+}
+
+fn transport(values: &Values) -> TransportSettings {
+    let files = values.path("tls.certificate").zip(values.path("tls.key"));
+    let tls = files.map(|(certificate, key)| TlsSettings {
+        certificate,
+        key,
+        client_ca: values.path("tls.client_ca"),
+        client_certificate_required: values.text("tls.client_certificates") == Some("required"),
+    });
+    TransportSettings {
+        tls,
+        handshake_timeout: values.milliseconds("limits.handshake_timeout_ms"),
+        preface_timeout: values.milliseconds("limits.preface_timeout_ms"),
+        keepalive_interval: values.milliseconds("limits.keepalive_interval_ms"),
+        keepalive_timeout: values.milliseconds("limits.keepalive_timeout_ms"),
+        streams_per_connection_max: values.size("limits.streams_per_connection"),
+        header_bytes_max: values.size("limits.header_bytes"),
+        message_bytes_max: values.size("limits.message_bytes"),
+        connections_max: values.size("limits.connections"),
+        connections_per_address_max: values.size("limits.connections_per_address"),
+        connection_age: Some(values.seconds("limits.connection_age_s")).filter(|age| !age.is_zero()),
+        connection_age_grace: values.seconds("limits.connection_age_grace_s"),
+    }
+}
+
+fn identity(values: &Values) -> IdentitySettings {
+    let text = |key: &str| values.text(key).unwrap_or_default().to_owned();
+    let certificate = |table: &Table| {
+        let text = |name: &str| table.get(name)?.as_str().map(str::to_owned);
+        // A role that is none is found by `contradictions`.
+        Some(CertificateIdentity { san: text("san")?, role: Role::named(&text("role")?)?, name: text("name")? })
+    };
+    IdentitySettings {
+        jwks: values.path("identity.jwks"),
+        issuer: text("identity.issuer"),
+        audience: text("identity.audience"),
+        algorithms: values.words("identity.algorithms").filter_map(Algorithm::named).collect(),
+        leeway: values.seconds("identity.leeway_s"),
+        certificates: values.tables("identity.certificates").filter_map(certificate).collect(),
+    }
+}
+
+fn telemetry(values: &Values) -> TelemetrySettings {
+    let header = |pair: &str| {
+        let (name, value) = pair.split_once('=')?;
+        Some((name.trim().to_owned(), value.trim().to_owned()))
+    };
+    let headers = || values.text("otlp.headers").unwrap_or_default().split(',').filter_map(header).collect();
+    let otlp = values.text("otlp.endpoint").map(|endpoint| OtlpSettings {
+        endpoint: endpoint.to_owned(),
+        headers: headers(),
+        interval: values.milliseconds("otlp.interval_ms"),
+        trace_percent: values.size("otlp.trace_percent"),
+    });
+    let format = if values.text("log.format") == Some("json") { LogFormat::Json } else { LogFormat::Pretty };
+    let filter = values.text("log.filter").unwrap_or_default().to_owned();
+    TelemetrySettings { log: LogSettings { format, filter }, otlp, ..TelemetrySettings::default() }
 }
 
 fn listed(problems: &[String]) -> String {
@@ -149,6 +213,51 @@ mod tests {
              echo_ms = -1\n[sink]\n",
         );
         insta::assert_snapshot!(told.unwrap_err());
+    }
+
+    #[test]
+    fn what_contradicts_itself_or_lets_everybody_in_is_refused_with_the_way_out() {
+        let told = read(
+            "listen = '[::]:7400'\n[tls]\ncertificate = 'a'\nclient_certificates = 'required'\n[identity]\nissuer = 'b'\n\
+             [otlp]\nheaders = 'secret'\n[[identity.certificates]]\nsan = 'c'\nrole = 'king'\nname = 'd'\n",
+        );
+        insta::assert_snapshot!(told.unwrap_err());
+        let both = "without_authentication = true\n[identity]\njwks = 'a'\nissuer = 'b'\n";
+        assert!(read(both).unwrap_err().contains("contradict each other"));
+        assert!(read("listen = '0.0.0.0:1'\nwithout_authentication = true\nwithout_tls = true\n").is_ok());
+        assert!(read("listen = '0.0.0.0:1'\nwithout_authentication = true\n").unwrap_err().contains("in plaintext"));
+    }
+
+    #[test]
+    fn every_part_gets_what_is_said_of_it() {
+        let config = read(
+            "[tls]\ncertificate = 'c'\nkey = 'k'\nclient_ca = 'a'\nclient_certificates = 'required'\n\
+             [limits]\nconnection_age_s = 60\nheader_bytes = 5000\n[drain]\ndelay_ms = 3\n\
+             [identity]\njwks = 'j'\nissuer = 'i'\nalgorithms = ['ES256']\nleeway_s = 0\n\
+             [[identity.certificates]]\nsan = 's'\nrole = 'admin'\nname = 'n'\n\
+             [otlp]\nendpoint = 'e'\nheaders = 'a=b=c, d=e'\n[log]\nformat = 'json'\n",
+        );
+        let Config { transport, identity, telemetry, drain_delay, .. } = config.unwrap();
+        assert_eq!((transport.connection_age, transport.header_bytes_max), (Some(Duration::from_secs(60)), 5_000));
+        let tls = transport.tls.unwrap();
+        assert_eq!(
+            (tls.certificate, tls.client_ca, tls.client_certificate_required),
+            ("c".into(), Some("a".into()), true)
+        );
+        assert_eq!(
+            (identity.algorithms, identity.leeway, drain_delay.as_millis()),
+            (vec![Algorithm::ES256], Duration::ZERO, 3)
+        );
+        assert_eq!(
+            identity.certificates,
+            [CertificateIdentity { san: "s".into(), role: Role::Admin, name: "n".into() }]
+        );
+        let otlp = telemetry.otlp.unwrap();
+        assert_eq!(otlp.headers, [("a", "b=c"), ("d", "e")].map(|(a, b)| (a.to_owned(), b.to_owned())).into());
+        assert_eq!(telemetry.log.format, LogFormat::Json);
+        let plain = read("").unwrap();
+        assert_eq!(plain.transport, TransportSettings::default());
+        assert_eq!(plain.identity, IdentitySettings::default());
     }
 
     #[test]

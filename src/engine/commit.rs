@@ -1,11 +1,12 @@
 //! The commit loop: one thread, one linear order, no lock in the domain.
 
 use super::hot::{EvictionOrder, HotTable, Staged, Wake};
-use super::statistics::CommitCounters;
+use super::statistics::{self, CommitCounters};
 use super::{Answer, Call, EngineSettings, Refusal};
 use crate::domain::{self, Caller, Catalog, Effect, Epoch, Inventory, InventoryId, KeyTag, SessionId, Touched, View};
 use crate::store::{CommitError, Key, Loaded, Recall, Reply, Store, StoreError, Transaction};
 use crate::sync::{Asked, ChangeKind, Note, State};
+use crate::telemetry::{CommitSpan, CommitTelemetry};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -42,10 +43,11 @@ pub(super) fn spawn(
     let (failed, has_failed) = watch::channel(false);
     tokio::spawn(hand_out(handing_out, ended));
     let order = EvictionOrder::default();
-    let mut writer = Writer { store, catalog, hot, counters, order, failed, hot_max: settings.hot_max };
+    let EngineSettings { batch_max, hot_max, telemetry, .. } = settings;
+    let mut writer = Writer { store, catalog, hot, counters, telemetry, order, failed, hot_max };
     let run = move || {
         let mut batch = Vec::new();
-        while requests.blocking_recv_many(&mut batch, settings.batch_max) > 0 {
+        while requests.blocking_recv_many(&mut batch, batch_max) > 0 {
             // Unbounded, yet bounded: it holds no more than the callers that wait.
             if results.send(writer.run(batch.drain(..))).is_err() {
                 break;
@@ -83,6 +85,7 @@ struct Writer {
     catalog: Arc<Catalog>,
     hot: Arc<HotTable>,
     counters: Arc<CommitCounters>,
+    telemetry: CommitTelemetry,
     order: EvictionOrder,
     failed: watch::Sender<bool>,
     hot_max: usize,
@@ -98,11 +101,16 @@ impl Writer {
                 Request::Correct { session, caller, id } => corrections.push((session, caller, id)),
             }
         }
+        let spans = self.trace(&mut calls);
         let recalled = if *self.failed.borrow() { Err(gave_up()) } else { self.load(&calls, &watches) };
         let (mut wakes, answers) = match &recalled {
             Ok(recalled) => self.mutate(&calls, recalled),
             Err(refusal) => (Vec::new(), calls.iter().map(|_| Err(refusal.clone())).collect()),
         };
+        answers.iter().for_each(|answer| self.counters.add_mutation(statistics::outcome(answer)));
+        for (at, span) in spans {
+            span.end(answers.len(), statistics::outcome(&answers[at]));
+        }
         for (session, caller, id) in corrections {
             wakes.extend(self.hot.note(&id, |inventory| Note::correction(session, caller, inventory)));
         }
@@ -116,6 +124,18 @@ impl Writer {
         self.hot.evict(self.hot_max, &mut self.order);
         let answers = calls.into_iter().map(|(_, answer)| answer).zip(answers).collect();
         Results { wakes, answers, watches }
+    }
+
+    /// A span for each call that is traced, with its place; from here on it is what the call's changes are traced by.
+    fn trace(&self, calls: &mut [(Call, Answering)]) -> Vec<(usize, CommitSpan)> {
+        let mut spans = Vec::new();
+        for (at, (call, _)) in calls.iter_mut().enumerate() {
+            if let Some(span) = call.cause.take().and_then(|cause| self.telemetry.begin(cause)) {
+                call.cause = Some(span.cause());
+                spans.push((at, span));
+            }
+        }
+        spans
     }
 
     /// Makes every inventory that the batch needs hot, and tells what is known of its keys.
@@ -134,8 +154,7 @@ impl Writer {
             of_calls.chain(of_watches).filter(|id| seen.insert(*id) && !self.hot.contains(id)).cloned().collect();
         let keys: Vec<Key> = calls.iter().map(|(call, _)| call.key.clone()).collect();
         let Loaded { inventories, keys } = self.store.load(&cold, &keys).map_err(Refusal::Store)?;
-        let staged = |inventory| Staged { inventory, notes: Vec::new() };
-        let found = cold.into_iter().zip(inventories.into_iter().map(staged));
+        let found = cold.into_iter().zip(inventories.into_iter().map(Staged::new));
         // Nobody watches a cold inventory: there is no one to wake.
         self.hot.publish(found, &mut self.order);
         Ok(keys)
@@ -165,9 +184,13 @@ impl Writer {
     fn commit(&self, transactions: &[Transaction]) -> Result<(), CommitError> {
         let began = Instant::now();
         let committed = self.store.commit(transactions);
-        match committed {
-            Ok(()) => self.counters.add_commit(transactions.len(), began.elapsed()),
-            Err(_) => self.counters.add_failure(),
+        match &committed {
+            Ok(()) => {
+                let took = began.elapsed();
+                self.counters.add_commit(transactions.len(), took);
+                self.telemetry.record(transactions.len(), took);
+            }
+            Err(error) => self.counters.add_failure(error),
         }
         committed
     }
@@ -248,7 +271,7 @@ impl<'a> Batch<'a> {
         let Effect { outcomes, touched } = effect;
         for one in &touched {
             if let Some(note) = asked.note(one, prediction_confirmed) {
-                self.stage(one, note);
+                self.stage(call, one, note);
             }
         }
         if !prediction_confirmed {
@@ -262,10 +285,10 @@ impl<'a> Batch<'a> {
         Ok(Answer { reply, replayed: false, prediction_confirmed })
     }
 
-    fn stage(&mut self, touched: &Touched, note: Note) {
-        let empty = || Staged { inventory: None, notes: Vec::new() };
-        let staged = self.staged.entry(touched.version.id.clone()).or_insert_with(empty);
+    fn stage(&mut self, call: &Call, touched: &Touched, note: Note) {
+        let staged = self.staged.entry(touched.version.id.clone()).or_insert_with(|| Staged::new(None));
         staged.inventory.clone_from(&touched.state);
+        staged.cause = call.cause.or(staged.cause);
         staged.notes.push(note);
     }
 
@@ -273,7 +296,7 @@ impl<'a> Batch<'a> {
     fn note_wrong(&mut self, call: &Call, id: &InventoryId) {
         let (Some(session), Some(inventory)) = (&call.session, self.inventory(id)) else { return };
         let note = Note::correction(session.clone(), call.key.caller.clone(), &inventory);
-        let unchanged = || Staged { inventory: Some(inventory), notes: Vec::new() };
+        let unchanged = || Staged::new(Some(inventory));
         self.staged.entry(id.clone()).or_insert_with(unchanged).notes.push(note);
     }
 }

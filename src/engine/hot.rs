@@ -4,10 +4,11 @@
 //! subscription copies its states under the read lock: so nobody sees half of a commit. Watchers are woken afterwards.
 
 use crate::domain::{Inventory, InventoryId};
-use crate::sync::{Note, Published, State};
+use crate::sync::{Cause, Note, Published, State};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 use tokio::sync::watch;
 
 #[derive(Debug, Default)]
@@ -28,6 +29,14 @@ pub(super) struct Staged {
     /// None: there is no such inventory (any more).
     pub inventory: Option<Arc<Inventory>>,
     pub notes: Vec<Note>,
+    /// What the newest of the changes is traced by, if one is.
+    pub cause: Option<Cause>,
+}
+
+impl Staged {
+    pub fn new(inventory: Option<Arc<Inventory>>) -> Self {
+        Self { inventory, notes: Vec::new(), cause: None }
+    }
 }
 
 /// Watchers to wake after the lock is gone.
@@ -90,7 +99,8 @@ impl HotTable {
     ) -> Vec<Wake> {
         let mut wakes = Vec::new();
         let mut entries = self.write();
-        for (id, Staged { inventory, notes }) in staged {
+        let now = Instant::now();
+        for (id, Staged { inventory, notes, cause }) in staged {
             let Some(hot) = entries.get(&id) else {
                 if inventory.is_some() {
                     order.0.push_back(id.clone());
@@ -107,7 +117,7 @@ impl HotTable {
             hot.state.send_if_modified(|current| {
                 // Notes are for streams that are open.
                 let next = if watched { current.followed_by(inventory, notes) } else { Published::new(inventory) };
-                *current = Arc::new(next);
+                *current = Arc::new(next.published(current, now, cause));
                 false
             });
             if watched {
@@ -196,7 +206,7 @@ mod tests {
     }
 
     fn staged(name: &str) -> (InventoryId, Staged) {
-        (id(name), Staged { inventory: inventory(name), notes: vec![] })
+        (id(name), Staged::new(inventory(name)))
     }
 
     fn shown(table: &HotTable, receivers: &[watch::Receiver<State>]) -> Vec<Option<Arc<Inventory>>> {
@@ -223,7 +233,7 @@ mod tests {
         for n in 0..5_000 {
             let name = format!("inv-{n}");
             table.publish([staged(&name)].into_iter(), &mut order);
-            table.publish([(id(&name), Staged { inventory: None, notes: vec![] })].into_iter(), &mut order);
+            table.publish([(id(&name), Staged::new(None))].into_iter(), &mut order);
             table.evict(10, &mut order);
         }
         assert!(table.is_empty());

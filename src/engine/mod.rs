@@ -16,7 +16,10 @@ pub use watched::Watched;
 use crate::domain::{
     Caller, Catalog, Digest, Fingerprint, Inventory, InventoryId, Mutation, Rejection, SessionId, Version,
 };
+use crate::statistics::EngineCounts;
 use crate::store::{Key, ListQuery, Reply, Store, StoreError};
+use crate::sync::Cause;
+use crate::telemetry::CommitTelemetry;
 use commit::Request;
 use statistics::CommitCounters;
 use std::sync::Arc;
@@ -36,11 +39,19 @@ pub struct EngineSettings {
     pub batch_max: usize,
     /// Inventories kept in memory; more only while they are watched.
     pub hot_max: usize,
+    /// Where commits are measured and traced; nowhere by default.
+    pub telemetry: CommitTelemetry,
 }
 
 impl Default for EngineSettings {
     fn default() -> Self {
-        Self { queue_max: 8_192, queue_wait: Duration::from_secs(1), batch_max: 1_024, hot_max: 100_000 }
+        Self {
+            queue_max: 8_192,
+            queue_wait: Duration::from_secs(1),
+            batch_max: 1_024,
+            hot_max: 100_000,
+            telemetry: CommitTelemetry::default(),
+        }
     }
 }
 
@@ -59,6 +70,8 @@ pub struct Call {
     pub predicted: Predicted,
     /// For those who want to be told why.
     pub reason: Arc<str>,
+    /// The call's own span, if it is traced.
+    pub cause: Option<Cause>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,9 +139,17 @@ impl Engine {
     /// Carries a mutation out, once however often it is called with the same key. Once queued it runs to its end even if
     /// the caller goes away.
     pub async fn mutate(&self, call: Call) -> Result<Answer, Refusal> {
-        check_key_time(&call.key)?;
         let (answer, answered) = oneshot::channel();
-        self.enqueue(Request::Mutate { call: Box::new(call), answer }).await?;
+        let queued = match check_key_time(&call.key) {
+            Ok(()) => self.enqueue(Request::Mutate { call: Box::new(call), answer }).await,
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = queued {
+            let refused = Err(refusal);
+            // Whatever is queued is counted by the loop, whether the caller still waits or not.
+            self.counters.add_mutation(statistics::outcome(&refused));
+            return refused;
+        }
         answered.await.map_err(|_| Refusal::Stopped)?
     }
 
@@ -179,6 +200,11 @@ impl Engine {
         }
     }
 
+    /// A way to read counts that does not keep the commit loop from ending.
+    pub fn reading(&self) -> EngineReading {
+        EngineReading { queue: self.queue.downgrade(), hot: self.hot.clone(), counters: self.counters.clone() }
+    }
+
     async fn enqueue(&self, request: Request) -> Result<(), Refusal> {
         let place = match self.queue.try_reserve() {
             Ok(place) => place,
@@ -191,6 +217,27 @@ impl Engine {
         };
         place.send(request);
         Ok(())
+    }
+}
+
+/// Reads what the engine counts, for as long as anybody likes.
+#[derive(Clone)]
+pub struct EngineReading {
+    queue: mpsc::WeakSender<Request>,
+    hot: Arc<HotTable>,
+    counters: Arc<CommitCounters>,
+}
+
+impl EngineReading {
+    pub fn counts(&self) -> EngineCounts {
+        let queue_max = self.queue.upgrade().map(|queue| (queue.max_capacity(), queue.capacity()));
+        let (queue_max, free) = queue_max.unwrap_or_default();
+        EngineCounts {
+            hot_inventories: self.hot.len() as u64,
+            queue: (queue_max - free) as u64,
+            queue_max: queue_max as u64,
+            ..self.counters.counts()
+        }
     }
 }
 

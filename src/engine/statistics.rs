@@ -1,12 +1,17 @@
 //! What the commit loop counts.
 
-use crate::statistics::{Counter, Histogram, HistogramBucket};
+use super::{Answer, Refusal};
+use crate::statistics::{CommitFailure, Counter, EngineCounts, Histogram, HistogramBucket, MutationOutcome};
+use crate::store::{CommitError, StoreError};
 use std::time::Duration;
 
 #[derive(Debug, Default)]
 pub(super) struct CommitCounters {
     transactions: Counter,
-    failed: Counter,
+    /// In the order of [`CommitFailure::ALL`].
+    failures: [Counter; CommitFailure::ALL.len()],
+    /// In the order of [`MutationOutcome::ALL`].
+    mutations: [Counter; MutationOutcome::ALL.len()],
     /// Microseconds.
     latency: Histogram,
     /// Transactions committed together.
@@ -40,8 +45,27 @@ impl CommitCounters {
         self.latency.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     }
 
-    pub fn add_failure(&self) {
-        self.failed.add(1);
+    pub fn add_failure(&self, error: &CommitError) {
+        let failure = match error {
+            CommitError::Unknown(_) => CommitFailure::Unknown,
+            CommitError::NotCommitted(StoreError::Full { .. }) => CommitFailure::Full,
+            CommitError::NotCommitted(StoreError::Unavailable { .. }) => CommitFailure::Unavailable,
+            CommitError::NotCommitted(StoreError::Corrupt { .. }) => CommitFailure::Corrupt,
+        };
+        self.failures[failure as usize].add(1);
+    }
+
+    pub fn add_mutation(&self, outcome: MutationOutcome) {
+        self.mutations[outcome as usize].add(1);
+    }
+
+    /// What is counted, without what is there at the moment.
+    pub fn counts(&self) -> EngineCounts {
+        EngineCounts {
+            mutations: MutationOutcome::ALL.map(|outcome| self.mutations[outcome as usize].get()),
+            failures: CommitFailure::ALL.map(|failure| self.failures[failure as usize].get()),
+            ..EngineCounts::default()
+        }
     }
 
     pub fn read(&self) -> EngineStatistics {
@@ -49,10 +73,23 @@ impl CommitCounters {
         EngineStatistics {
             commits: latency_us.iter().map(|bucket| bucket.count).sum(),
             transactions: self.transactions.get(),
-            commits_failed: self.failed.get(),
+            commits_failed: self.failures.iter().map(Counter::get).sum(),
             latency_us,
             batch: self.batch.buckets(),
             ..EngineStatistics::default()
+        }
+    }
+}
+
+pub(super) fn outcome(ended: &Result<Answer, Refusal>) -> MutationOutcome {
+    match ended {
+        Ok(answer) if answer.replayed => MutationOutcome::Replayed,
+        Ok(_) => MutationOutcome::Applied,
+        Err(Refusal::Rejected(_) | Refusal::KeyReused | Refusal::KeyForgotten | Refusal::KeyFromTheFuture { .. }) => {
+            MutationOutcome::Rejected
+        }
+        Err(Refusal::QueueFull { .. } | Refusal::Store(_) | Refusal::Unknown | Refusal::Stopped) => {
+            MutationOutcome::Failed
         }
     }
 }
@@ -67,9 +104,10 @@ mod tests {
         let counters = CommitCounters::default();
         counters.add_commit(3, Duration::from_micros(100));
         counters.add_commit(1, Duration::from_micros(900));
-        counters.add_failure();
+        counters.add_failure(&CommitError::NotCommitted(StoreError::Full { detail: "quota".into() }));
         let read = counters.read();
         assert_eq!((read.commits, read.transactions, read.commits_failed), (2, 4, 1));
+        assert_eq!(counters.counts().failures, [1, 0, 0, 0]);
         assert_eq!((percentile(&read.latency_us, 50), percentile(&read.batch, 99)), (111, 3));
     }
 }

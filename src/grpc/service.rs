@@ -11,11 +11,12 @@ use super::{status, v1};
 use crate::config::LiveRollout;
 use crate::domain::{Caller, Fingerprint, InventoryId, Outcome, SessionId};
 use crate::engine::{Call, Engine, Predicted};
-use crate::middleware::{Identity, LimitedPlayer};
+use crate::middleware::{FrameAge, Identity, LimitedPlayer};
 use crate::statistics::StreamStatistics;
 use crate::store::{Key, ListQuery};
-use crate::sync::Bucket;
 use crate::sync::subscription::SUBSCRIPTION_SLOTS_MAX;
+use crate::sync::{Bucket, Cause};
+use crate::telemetry::Telemetry;
 use crate::transport::Closing;
 use prost::Message;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub struct Service {
     pub catalog_version: String,
     pub rollout: LiveRollout,
     pub statistics: Arc<StreamStatistics>,
+    pub telemetry: Telemetry,
     pub streams: OpenStreams,
     /// The moment that all streams count from.
     pub start: Instant,
@@ -53,6 +55,21 @@ fn identity<T>(request: &Request<T>) -> Result<&Identity, Status> {
     request.extensions().get().ok_or_else(status::unknown_caller)
 }
 
+/// What the call is traced by, if it is; the telemetry layer has put it there.
+fn cause<T>(request: &Request<T>) -> Option<Cause> {
+    request.extensions().get().copied()
+}
+
+/// Who asks for a mutation, and what its call is traced by.
+struct Asking {
+    caller: Caller,
+    cause: Option<Cause>,
+}
+
+fn asking<T>(request: &Request<T>) -> Result<Asking, Status> {
+    Ok(Asking { caller: caller(request)?, cause: cause(request) })
+}
+
 pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     identity(request).map(|identity| identity.caller.clone())
 }
@@ -60,19 +77,19 @@ pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
 impl Service {
     async fn single(
         &self,
-        caller: Caller,
+        asking: Asking,
         context: Option<v1::MutationContext>,
         field: &'static str,
         wire: Option<Wire>,
     ) -> Result<Done, Status> {
         let missing = || status::invalid(&Invalid::new(field, "MISSING", "say what is to be done"));
         let operation = v1::Operation { operation: Some(wire.ok_or_else(missing)?) };
-        self.mutate(caller, context, vec![operation], true).await
+        self.mutate(asking, context, vec![operation], true).await
     }
 
     async fn mutate(
         &self,
-        caller: Caller,
+        Asking { caller, cause }: Asking,
         context: Option<v1::MutationContext>,
         operations: Vec<v1::Operation>,
         single: bool,
@@ -80,7 +97,7 @@ impl Service {
         let context = context.unwrap_or_default();
         let (session, predicted) = prediction(&context).map_err(|invalid| status::invalid(&invalid))?;
         let call = match self.call(caller.clone(), context, operations, single) {
-            Ok(call) => Call { session, predicted, ..call },
+            Ok(call) => Call { session, predicted, cause, ..call },
             Err(invalid) => {
                 self.correct(session, &caller, predicted).await;
                 return Err(status::invalid(&invalid));
@@ -105,7 +122,8 @@ impl Service {
         let mutation = request::mutation(self.engine.catalog(), &context, &operations, single)?;
         let payload = payload(context.expected, operations);
         let reason = context.reason.into();
-        Ok(Call { key: Key { caller, key }, payload, mutation, session: None, predicted: Vec::new(), reason })
+        let (key, predicted) = (Key { caller, key }, Vec::new());
+        Ok(Call { key, payload, mutation, session: None, predicted, reason, cause: None })
     }
 
     /// What a session has predicted of a malformed mutation is not so.
@@ -140,9 +158,9 @@ impl v1::inventory_service_server::InventoryService for Service {
         &self,
         request: Request<v1::CreateInventoryRequest>,
     ) -> Result<Response<v1::CreateInventoryResponse>, Status> {
-        let caller = caller(&request)?;
+        let asking = asking(&request)?;
         let v1::CreateInventoryRequest { context, create } = request.into_inner();
-        let done = self.single(caller, context, "create", create.map(Wire::Create)).await?;
+        let done = self.single(asking, context, "create", create.map(Wire::Create)).await?;
         Ok(Response::new(v1::CreateInventoryResponse { receipt: done.receipt }))
     }
 
@@ -181,16 +199,16 @@ impl v1::inventory_service_server::InventoryService for Service {
         &self,
         request: Request<v1::DeleteInventoryRequest>,
     ) -> Result<Response<v1::DeleteInventoryResponse>, Status> {
-        let caller = caller(&request)?;
+        let asking = asking(&request)?;
         let v1::DeleteInventoryRequest { context, delete } = request.into_inner();
-        let done = self.single(caller, context, "delete", delete.map(Wire::Delete)).await?;
+        let done = self.single(asking, context, "delete", delete.map(Wire::Delete)).await?;
         Ok(Response::new(v1::DeleteInventoryResponse { receipt: done.receipt }))
     }
 
     async fn add_item(&self, request: Request<v1::AddItemRequest>) -> Result<Response<v1::AddItemResponse>, Status> {
-        let caller = caller(&request)?;
+        let asking = asking(&request)?;
         let v1::AddItemRequest { context, add } = request.into_inner();
-        let mut done = self.single(caller, context, "add", add.map(Wire::Add)).await?;
+        let mut done = self.single(asking, context, "add", add.map(Wire::Add)).await?;
         let receipt = done.receipt.take();
         let Outcome { count: added, remainder, .. } = done.outcome();
         Ok(Response::new(v1::AddItemResponse { receipt, added, remainder }))
@@ -200,24 +218,24 @@ impl v1::inventory_service_server::InventoryService for Service {
         &self,
         request: Request<v1::RemoveItemRequest>,
     ) -> Result<Response<v1::RemoveItemResponse>, Status> {
-        let caller = caller(&request)?;
+        let asking = asking(&request)?;
         let v1::RemoveItemRequest { context, remove } = request.into_inner();
-        let done = self.single(caller, context, "remove", remove.map(Wire::Remove)).await?;
+        let done = self.single(asking, context, "remove", remove.map(Wire::Remove)).await?;
         Ok(Response::new(v1::RemoveItemResponse { receipt: done.receipt }))
     }
 
     async fn move_item(&self, request: Request<v1::MoveItemRequest>) -> Result<Response<v1::MoveItemResponse>, Status> {
-        let caller = caller(&request)?;
+        let asking = asking(&request)?;
         let v1::MoveItemRequest { context, r#move: wanted } = request.into_inner();
-        let mut done = self.single(caller, context, "move", wanted.map(Wire::Move)).await?;
+        let mut done = self.single(asking, context, "move", wanted.map(Wire::Move)).await?;
         let receipt = done.receipt.take();
         Ok(Response::new(v1::MoveItemResponse { receipt, moved: done.outcome().count }))
     }
 
     async fn drop_item(&self, request: Request<v1::DropItemRequest>) -> Result<Response<v1::DropItemResponse>, Status> {
-        let caller = caller(&request)?;
+        let asking = asking(&request)?;
         let v1::DropItemRequest { context, drop } = request.into_inner();
-        let mut done = self.single(caller, context, "drop", drop.map(Wire::Drop)).await?;
+        let mut done = self.single(asking, context, "drop", drop.map(Wire::Drop)).await?;
         let receipt = done.receipt.take();
         Ok(Response::new(v1::DropItemResponse { receipt, dropped: self.stack(&done.outcome()) }))
     }
@@ -226,9 +244,9 @@ impl v1::inventory_service_server::InventoryService for Service {
         &self,
         request: Request<v1::CraftItemRequest>,
     ) -> Result<Response<v1::CraftItemResponse>, Status> {
-        let caller = caller(&request)?;
+        let asking = asking(&request)?;
         let v1::CraftItemRequest { context, craft } = request.into_inner();
-        let done = self.single(caller, context, "craft", craft.map(Wire::Craft)).await?;
+        let done = self.single(asking, context, "craft", craft.map(Wire::Craft)).await?;
         Ok(Response::new(v1::CraftItemResponse { receipt: done.receipt }))
     }
 
@@ -236,18 +254,18 @@ impl v1::inventory_service_server::InventoryService for Service {
         &self,
         request: Request<v1::TransferItemRequest>,
     ) -> Result<Response<v1::TransferItemResponse>, Status> {
-        let caller = caller(&request)?;
+        let asking = asking(&request)?;
         let v1::TransferItemRequest { context, transfer } = request.into_inner();
-        let mut done = self.single(caller, context, "transfer", transfer.map(Wire::Transfer)).await?;
+        let mut done = self.single(asking, context, "transfer", transfer.map(Wire::Transfer)).await?;
         let receipt = done.receipt.take();
         let Outcome { count: moved, remainder, .. } = done.outcome();
         Ok(Response::new(v1::TransferItemResponse { receipt, moved, remainder }))
     }
 
     async fn set_slot(&self, request: Request<v1::SetSlotRequest>) -> Result<Response<v1::SetSlotResponse>, Status> {
-        let caller = caller(&request)?;
+        let asking = asking(&request)?;
         let v1::SetSlotRequest { context, set } = request.into_inner();
-        let mut done = self.single(caller, context, "set", set.map(Wire::Set)).await?;
+        let mut done = self.single(asking, context, "set", set.map(Wire::Set)).await?;
         let receipt = done.receipt.take();
         Ok(Response::new(v1::SetSlotResponse { receipt, replaced: self.stack(&done.outcome()) }))
     }
@@ -256,16 +274,16 @@ impl v1::inventory_service_server::InventoryService for Service {
         &self,
         request: Request<v1::RearrangeInventoryRequest>,
     ) -> Result<Response<v1::RearrangeInventoryResponse>, Status> {
-        let caller = caller(&request)?;
+        let asking = asking(&request)?;
         let v1::RearrangeInventoryRequest { context, rearrange } = request.into_inner();
-        let done = self.single(caller, context, "rearrange", rearrange.map(Wire::Rearrange)).await?;
+        let done = self.single(asking, context, "rearrange", rearrange.map(Wire::Rearrange)).await?;
         Ok(Response::new(v1::RearrangeInventoryResponse { receipt: done.receipt }))
     }
 
     async fn transact(&self, request: Request<v1::TransactRequest>) -> Result<Response<v1::TransactResponse>, Status> {
-        let caller = caller(&request)?;
+        let asking = asking(&request)?;
         let v1::TransactRequest { context, operations } = request.into_inner();
-        let done = self.mutate(caller, context, operations, false).await?;
+        let done = self.mutate(asking, context, operations, false).await?;
         let outcomes = done.outcomes.iter().map(|outcome| reply::outcome(self.engine.catalog(), outcome)).collect();
         Ok(Response::new(v1::TransactResponse { receipt: done.receipt, outcomes }))
     }
@@ -291,6 +309,7 @@ impl v1::inventory_service_server::InventoryService for Service {
             return Err(status::invalid(&Invalid::new("inventories", "INVALID_SUBSCRIPTION", text)));
         }
         let player = identity.player.as_ref().or(owner.as_ref());
+        let age = FrameAge::default();
         let opening = Opening {
             watched,
             bucket: Bucket::of_stream(player, wishes.session.as_ref(), &identity.caller),
@@ -299,12 +318,15 @@ impl v1::inventory_service_server::InventoryService for Service {
             rollout: self.rollout.subscribe(),
             statistics: self.statistics.clone(),
             closing: request.extensions().get().cloned().unwrap_or_else(Closing::never),
+            telemetry: self.telemetry.frames(cause(&request)),
+            age: age.clone(),
             start: self.start,
         };
         let stream = FrameStream::open(opening).into_stream();
         let mut response = Response::new(open.count(Box::pin(stream)));
         if let Some(player) = &identity.player {
             response.extensions_mut().insert(LimitedPlayer(player.clone()));
+            response.extensions_mut().insert(age);
         }
         Ok(response)
     }

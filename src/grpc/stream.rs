@@ -8,9 +8,11 @@ use super::shadow::{Computed, Shadow};
 use super::{status, v1};
 use crate::domain::{Inventory, SessionId};
 use crate::engine::Watched;
+use crate::middleware::FrameAge;
 use crate::statistics::{FrameKind, OpenStream, StreamStatistics};
 use crate::sync::frame::full_frame;
 use crate::sync::{Bucket, Frame, FrameBody, FullReason, Moment, Rollout, StreamMode, Subscription, Waiting, Wishes};
+use crate::telemetry::{FrameSent, FrameTelemetry};
 use crate::transport::Closing;
 use futures_util::stream::{self, Stream};
 use prost::Message;
@@ -29,6 +31,9 @@ pub struct Opening {
     pub rollout: watch::Receiver<Arc<Rollout>>,
     pub statistics: Arc<StreamStatistics>,
     pub closing: Closing,
+    pub telemetry: FrameTelemetry,
+    /// Told how old what a frame tells is.
+    pub age: FrameAge,
     /// The moment that all streams count from.
     pub start: Instant,
 }
@@ -57,13 +62,16 @@ pub struct FrameStream {
     rollout: watch::Receiver<Arc<Rollout>>,
     statistics: Arc<StreamStatistics>,
     closing: Closing,
+    telemetry: FrameTelemetry,
+    age: FrameAge,
     start: Instant,
     _open: OpenStream,
 }
 
 impl FrameStream {
     pub fn open(opening: Opening) -> Self {
-        let Opening { watched, wishes, permit, bucket, mut rollout, statistics, closing, start } = opening;
+        let Opening { watched, wishes, permit, bucket, mut rollout, statistics, telemetry, age, closing, start } =
+            opening;
         let StreamMode { sync, shadow } = rollout.borrow_and_update().settings_for(bucket);
         let (session, notices) = (wishes.session.clone(), wishes.notices);
         let shadow = shadow.map(|settings| Box::new(Shadow::new(settings, wishes.clone())));
@@ -79,6 +87,8 @@ impl FrameStream {
             bucket,
             rollout,
             statistics,
+            telemetry,
+            age,
             closing,
             start,
             _open,
@@ -203,6 +213,7 @@ impl FrameStream {
             let full = frame.changed.iter().any(|(_, part)| is_full(&part.body));
             let kind = if full { FrameKind::Full } else { FrameKind::Delta };
             self.statistics.add_sync(kind, frame.trigger, bytes);
+            self.tell(frame, kind, bytes);
             if self.shadow.is_some() {
                 self.statistics.add_shadow_sent(bytes);
             }
@@ -215,6 +226,12 @@ impl FrameStream {
             self.statistics.add_immediate_full(1, parts + self::bytes(&mark));
         }
         self.count_passed();
+    }
+
+    fn tell(&self, frame: &Frame, kind: FrameKind, bytes: u64) {
+        let Frame { trigger, since, caused, .. } = *frame;
+        let inventories = frame.changed.len() + frame.deleted.len();
+        self.age.set(self.telemetry.sent(&FrameSent { kind, trigger, bytes, inventories, since, caused }));
     }
 
     /// What immediate full syncs would have sent for the revisions since the last time.

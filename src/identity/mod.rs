@@ -57,7 +57,7 @@ pub use keys::KeysError;
 pub use role::Role;
 pub use settings::{Algorithm, CertificateIdentity, IdentityError, IdentitySettings};
 pub use token::{TOKEN_BYTES_MAX, Unverified};
-pub use verifier::{ReloadCounts, Verified, Verifier};
+pub use verifier::{Verified, Verifier};
 
 use std::sync::Arc;
 

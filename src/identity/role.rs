@@ -14,6 +14,14 @@ pub enum Role {
     Admin,
 }
 
+impl Role {
+    pub const ALL: [Self; 3] = [Self::Player, Self::Service, Self::Admin];
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.to_string() == name)
+    }
+}
+
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -64,6 +64,26 @@ pub enum Algorithm {
     PS512,
 }
 
+impl Algorithm {
+    pub const NAMES: [&str; 9] = ["EdDSA", "ES256", "ES384", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"];
+    const ALL: [Self; 9] = [
+        Self::EdDSA,
+        Self::ES256,
+        Self::ES384,
+        Self::RS256,
+        Self::RS384,
+        Self::RS512,
+        Self::PS256,
+        Self::PS384,
+        Self::PS512,
+    ];
+
+    pub fn named(name: &str) -> Option<Self> {
+        let at = Self::NAMES.iter().position(|known| *known == name)?;
+        Some(Self::ALL[at])
+    }
+}
+
 impl fmt::Display for Algorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
@@ -116,6 +136,14 @@ impl IdentitySettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_algorithm_is_found_by_its_name() {
+        for name in Algorithm::NAMES {
+            assert_eq!(Algorithm::named(name).map(|algorithm| algorithm.to_string()), Some(name.to_owned()));
+        }
+        assert_eq!(Algorithm::named("HS256"), None);
+    }
 
     #[test]
     fn settings_by_which_nobody_or_too_many_would_get_in_are_refused() {

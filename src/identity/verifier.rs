@@ -9,7 +9,7 @@ use super::reload::KeyFile;
 use super::token::{self, TOKEN_BYTES_MAX, Unverified, invalid};
 use super::{IdentityError, IdentitySettings, Role};
 use crate::domain::{Caller, PlayerId};
-use crate::statistics::Counter;
+use crate::statistics::Reloads;
 use jsonwebtoken::Validation;
 use std::convert::Infallible;
 use std::path::Path;
@@ -31,7 +31,7 @@ pub struct Verifier {
     certificates: Certificates,
     live: Arc<Live>,
     followed: Mutex<Followed>,
-    reloads: Reloads,
+    reloads: Arc<Reloads>,
 }
 
 /// What is looked at every second.
@@ -41,20 +41,6 @@ struct Followed {
     /// How far ahead the wall clock was.
     ahead_ms: i64,
     told_behind: bool,
-}
-
-#[derive(Debug, Default)]
-struct Reloads {
-    ok: Counter,
-    failed: Counter,
-}
-
-/// How often the JWKS file has changed since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ReloadCounts {
-    pub ok: u64,
-    /// It was wrong, so that nothing has changed.
-    pub failed: u64,
 }
 
 /// Somebody who has proved who that is.
@@ -87,7 +73,7 @@ impl Verifier {
         let clock = Clock::new(wall);
         let live = Arc::new(Live { keys: watch::Sender::new(Arc::new(keys)), clock });
         let followed = Mutex::new(Followed { file, ahead_ms: 0, told_behind: false });
-        Ok(Self { settings, validation, certificates, live, followed, reloads: Reloads::default() })
+        Ok(Self { settings, validation, certificates, live, followed, reloads: Arc::default() })
     }
 
     /// Whom a token shows.
@@ -124,8 +110,8 @@ impl Verifier {
         Ok(Verified { caller, player, role, expires })
     }
 
-    pub fn reloads(&self) -> ReloadCounts {
-        ReloadCounts { ok: self.reloads.ok.get(), failed: self.reloads.failed.get() }
+    pub fn reloads(&self) -> &Arc<Reloads> {
+        &self.reloads
     }
 
     /// Follows the JWKS file and the wall clock. Never ends.
@@ -151,11 +137,11 @@ impl Verifier {
                 ids.sort_unstable();
                 tracing::info!(?ids, "the keys of tokens have changed");
                 self.live.keys.send_replace(Arc::new(keys));
-                self.reloads.ok.add(1);
+                self.reloads.add(true);
             }
             Err(error) => {
                 tracing::error!(%error, "the keys of tokens were refused; those before still hold");
-                self.reloads.failed.add(1);
+                self.reloads.add(false);
             }
         }
     }

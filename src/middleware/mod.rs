@@ -5,9 +5,11 @@ pub mod closing;
 pub mod deadline;
 pub mod identity;
 pub mod sync_limit;
+pub mod telemetry;
 
 pub use admission::{Admission, AdmissionLayer, AdmissionSettings};
 pub use closing::EndsOnClosing;
 pub use deadline::DeadlineLayer;
 pub use identity::{Identity, IdentityLayer};
-pub use sync_limit::{LimitedPlayer, SyncLimitLayer, SyncRate};
+pub use sync_limit::{FrameAge, LimitedPlayer, SyncLimitLayer, SyncRate};
+pub use telemetry::TelemetryLayer;

@@ -6,15 +6,17 @@
 
 use crate::domain::PlayerId;
 use crate::sync::{Moment, SyncLimit, Ticket, Turn, limit::GRANT_LIFE};
+use crate::telemetry::SyncLimitMeters;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tonic::body::Body;
@@ -23,6 +25,21 @@ use tower::{Layer, Service};
 /// In a response's extensions: its body frames are this player's syncs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitedPlayer(pub PlayerId);
+
+/// In a response's extensions, beside [`LimitedPlayer`]: how old what the newest frame tells was when it was computed. A
+/// stream waits for a permit whether there is something to send or not; this tells how long the frame itself has waited.
+#[derive(Debug, Clone, Default)]
+pub struct FrameAge(Arc<AtomicU64>);
+
+impl FrameAge {
+    pub fn set(&self, age: Duration) {
+        self.0.store(u64::try_from(age.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn take(&self) -> Duration {
+        Duration::from_micros(self.0.swap(0, Ordering::Relaxed))
+    }
+}
 
 /// The limit, in syncs a second for each player; 0 is none. Clones share it. A change holds for frames that are asked for
 /// from then on; a stream that waits notices within a second.
@@ -56,6 +73,7 @@ pub struct SyncLimitLayer(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     rate: SyncRate,
+    meters: SyncLimitMeters,
     /// The moment that the limits count from.
     start: Instant,
     players: Mutex<Players>,
@@ -84,7 +102,12 @@ struct Player {
 
 impl SyncLimitLayer {
     pub fn new(rate: SyncRate) -> Self {
-        Self(Arc::new(Shared { rate, start: Instant::now(), players: Mutex::default() }))
+        Self::measured(rate, SyncLimitMeters::default())
+    }
+
+    /// Tells how long frames waited.
+    pub fn measured(rate: SyncRate, meters: SyncLimitMeters) -> Self {
+        Self(Arc::new(Shared { rate, meters, start: Instant::now(), players: Mutex::default() }))
     }
 
     /// Forgets the players that have been gone for a second. Every stream that opens or ends does so too; this is for
@@ -150,7 +173,9 @@ where
         let mut response = ready!(this.inner.poll(context))?;
         let Some(LimitedPlayer(player)) = response.extensions_mut().remove() else { return Poll::Ready(Ok(response)) };
         let place = this.shared.open(player);
-        Poll::Ready(Ok(response.map(|inner| Body::new(LimitedBody { inner, place, wait: None }))))
+        let age = response.extensions_mut().remove::<FrameAge>().unwrap_or_default();
+        let waits = Waits { age, since: None };
+        Poll::Ready(Ok(response.map(|inner| Body::new(LimitedBody { inner, place, wait: None, waits }))))
     }
 }
 
@@ -270,6 +295,25 @@ struct LimitedBody {
     place: Place,
     /// Made when the stream has to wait for the first time; most never do.
     wait: Option<Pin<Box<Sleep>>>,
+    waits: Waits,
+}
+
+/// How long the stream has waited for a permit, if it does.
+struct Waits {
+    age: FrameAge,
+    since: Option<Instant>,
+}
+
+impl Waits {
+    /// The frame has waited for as long as both the stream did and there was something to tell.
+    fn handle_polled(&mut self, polled: &PolledFrame, meters: &SyncLimitMeters) {
+        let waited = self.since.take().map(|since| since.elapsed());
+        if let Poll::Ready(Some(Ok(frame))) = polled
+            && frame.is_data()
+        {
+            meters.record(self.age.take().min(waited.unwrap_or_default()));
+        }
+    }
 }
 
 impl http_body::Body for LimitedBody {
@@ -280,9 +324,13 @@ impl http_body::Body for LimitedBody {
         let this = self.get_mut();
         loop {
             let until = match this.place.poll_inner(Pin::new(&mut this.inner), context) {
-                Ok(polled) => return polled,
+                Ok(polled) => {
+                    this.waits.handle_polled(&polled, &this.place.shared.meters);
+                    return polled;
+                }
                 Err(Wait(until)) => this.place.shared.start + until,
             };
+            this.waits.since.get_or_insert_with(Instant::now);
             let wait = this.wait.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
             if wait.deadline() != until {
                 wait.as_mut().reset(until);

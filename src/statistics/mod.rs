@@ -1,11 +1,17 @@
 //! What is counted while the service runs. Plain counters, never labelled by player or inventory: adding to one is an
 //! atomic instruction, and reading them stops nobody.
 
+mod engine;
 mod histogram;
+mod rpc;
 mod streams;
+mod transport;
 
+pub use engine::{CommitFailure, EngineCounts, MutationOutcome};
 pub use histogram::{Histogram, HistogramBucket, percentile};
+pub use rpc::{MethodCounts, OTHER_METHOD, OTHER_REASON, RpcStatistics};
 pub use streams::{Count, FrameKind, OpenStream, ShadowCounts, StreamCounts, StreamStatistics};
+pub use transport::{Refused, Reloads, TransportStatistics};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -34,6 +34,15 @@ pub enum FrameKind {
     Delta,
 }
 
+impl FrameKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Delta => "delta",
+        }
+    }
+}
+
 const KINDS: [FrameKind; 2] = [FrameKind::Full, FrameKind::Delta];
 const TRIGGERS: [Waiting; 4] = [Waiting::Initial, Waiting::News, Waiting::Echo, Waiting::Correction];
 

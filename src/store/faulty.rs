@@ -1,6 +1,6 @@
 //! A store that fails on demand, for tests of whoever uses one.
 
-use super::{CommitError, Key, ListQuery, Loaded, Store, StoreError, Transaction};
+use super::{CommitError, Key, ListQuery, Loaded, Store, StoreError, StoreUsage, Transaction};
 use crate::domain::{Inventory, InventoryId};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -80,5 +80,9 @@ impl<S: Store> Store for FaultyStore<S> {
     fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
         self.check_reads()?;
         self.inner.list(query)
+    }
+
+    fn usage(&self) -> Option<StoreUsage> {
+        self.inner.usage()
     }
 }

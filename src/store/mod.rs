@@ -1,6 +1,6 @@
 //! Where inventories and idempotency keys last. A store knows the domain and nothing else of the service.
 //!
-//! [`Store`] is the whole port: load, commit, list. Calls block; the commit loop has a thread of its own for them. What a
+//! [`Store`] is the whole port: load, commit, list (and usage, for operators). Calls block; the commit loop has a thread of its own for them. What a
 //! store must hold to is in the conformance suite (`tests/store_conformance.rs`), the same for all stores.
 
 pub mod embedded;
@@ -83,6 +83,17 @@ pub enum CommitError {
     Unknown(StoreError),
 }
 
+/// What a store takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreUsage {
+    /// On disk.
+    pub bytes: u64,
+    /// The most that it may take; 0: as much as there is.
+    pub bytes_max: u64,
+    /// Records in the journal that are not yet folded into the table.
+    pub unfolded: u64,
+}
+
 pub trait Store: Send + Sync + 'static {
     /// The current states of inventories, and what is known of keys.
     fn load(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, StoreError>;
@@ -93,6 +104,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Sees every commit that has returned.
     fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError>;
+
+    /// For whoever watches the service; none if it cannot tell.
+    fn usage(&self) -> Option<StoreUsage> {
+        None
+    }
 }
 
 impl std::fmt::Display for StoreError {

@@ -19,7 +19,7 @@ pub use frame::{Cursor, FrameBody, FullReason, InventoryFrame, SlotChange, frame
 pub use limit::{SyncLimit, Ticket, Turn};
 pub use mirror::{Mirror, NotPredicted, Prediction, Shown};
 pub use pacer::{Moment, Pacer, Waiting, Windows};
-pub use published::{Asked, ChangeKind, Note, Published, Verdict};
+pub use published::{Asked, Cause, Caused, ChangeKind, Note, Published, Superseded, Verdict};
 pub use replica::{Desync, Replica};
 pub use rollout::{Bucket, Field, OutOfBounds, Percent, Rollout, StreamMode};
 pub use subscription::{Frame, State, Subscription, SyncSettings, Wishes};

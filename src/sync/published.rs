@@ -9,7 +9,8 @@ use crate::domain::{
     Caller, Digest, Effect, Epoch, Inventory, InventoryId, KeyTag, Mutation, Operation, Revision, SessionId, Touched,
 };
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 /// Notes kept of one inventory. A stream that has missed some gets a full frame where that could matter.
 pub const NOTES_MAX: usize = 64;
@@ -25,6 +26,35 @@ pub struct Published {
     notes: VecDeque<Arc<Note>>,
     /// How many notes there ever were.
     noted: u64,
+    superseded: Superseded,
+    caused: Option<Caused>,
+}
+
+/// When a state was followed by another one. A reader that keeps this of the state that it has can tell since when it is
+/// behind, however long it did not look.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Superseded(Arc<OnceLock<Instant>>);
+
+impl Superseded {
+    /// None: it is the newest.
+    pub fn at(&self) -> Option<Instant> {
+        self.0.get().copied()
+    }
+}
+
+/// The step of a trace that something is the consequence of: W3C trace context, as bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cause {
+    pub trace_id: [u8; 16],
+    pub span_id: [u8; 8],
+}
+
+/// A change that is traced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caused {
+    /// When it was published.
+    pub at: Instant,
+    pub cause: Cause,
 }
 
 /// What one mutation meant for one inventory.
@@ -167,7 +197,10 @@ impl Published {
     #[must_use]
     pub fn followed_by(&self, inventory: Option<Arc<Inventory>>, notes: impl IntoIterator<Item = Note>) -> Self {
         let mut next = Self { inventory, ..self.clone() };
-        let mut newest = self.inventory.as_deref().map(Cursor::of);
+        let mut newest = self.cursor();
+        if next.cursor() != newest {
+            next.superseded = Superseded::default();
+        }
         for note in notes {
             // What changed nothing made no revision, and has no part in whose revision it is.
             let at = Cursor { epoch: note.epoch, revision: note.revision };
@@ -175,6 +208,31 @@ impl Published {
             next.note(note, made);
         }
         next
+    }
+
+    /// The same, as published at a moment: whoever has the state before can tell now since when it is behind. `cause` is
+    /// what the change is traced by, if it is.
+    #[must_use]
+    pub fn published(mut self, before: &Self, at: Instant, cause: Option<Cause>) -> Self {
+        if self.cursor() != before.cursor() {
+            // It is set once: a state is followed by one other.
+            let _ = before.superseded.0.set(at);
+            self.caused = cause.map(|cause| Caused { at, cause }).or(self.caused);
+        }
+        self
+    }
+
+    pub fn superseded(&self) -> &Superseded {
+        &self.superseded
+    }
+
+    /// The newest change that is traced.
+    pub fn caused(&self) -> Option<Caused> {
+        self.caused
+    }
+
+    fn cursor(&self) -> Option<Cursor> {
+        self.inventory.as_deref().map(Cursor::of)
     }
 
     fn note(&mut self, note: Note, made: bool) {

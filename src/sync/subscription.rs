@@ -5,11 +5,11 @@
 
 use super::frame::{Cursor, FrameBody, FullReason, InventoryFrame, frame_since, full_frame};
 use super::pacer::{Moment, Pacer, Waiting, Windows};
-use super::published::{Note, Published, Verdict};
+use super::published::{Caused, Note, Published, Superseded, Verdict};
 use crate::domain::{Inventory, KeyTag, Revision, SessionId, Version};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The most slots of all inventories on one stream together: a frame with a full [`crate::domain::Attributes`] in each
 /// still fits gRPC's default limit of 4 MiB a message.
@@ -71,6 +71,10 @@ pub struct Frame {
     pub notices_dropped: u64,
     /// A heartbeat: the versions that the reader has.
     pub versions: Vec<(usize, Version)>,
+    /// When the oldest change was published that the reader had not been sent; none of the first frame.
+    pub since: Option<Instant>,
+    /// The newest traced change among those that it had not been sent.
+    pub caused: Option<Caused>,
 }
 
 #[derive(Debug)]
@@ -101,6 +105,8 @@ struct Reader {
     passed: u64,
     /// The newest revision that is in `passed`.
     counted: Option<Cursor>,
+    /// Of the newest state that it was seen to have wholly.
+    superseded: Superseded,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +150,11 @@ impl Subscription {
             self.read_notes(position, state);
             let reader = &mut self.readers[position];
             reader.count(state);
-            waiting = waiting.max(reader.waiting(state, self.session.as_ref()));
+            let of_this = reader.waiting(state, self.session.as_ref());
+            if of_this == Waiting::Nothing {
+                reader.superseded.clone_from(state.superseded());
+            }
+            waiting = waiting.max(of_this);
         }
         self.pacer.handle_waiting(waiting);
     }
@@ -220,15 +230,23 @@ impl Subscription {
                 reader.counted = state.inventory.as_deref().map(Cursor::of);
             }
             match &state.inventory {
-                None if reader.has == Has::KnowsItIsDeleted => {}
+                None if reader.has == Has::KnowsItIsDeleted => {
+                    reader.superseded.clone_from(state.superseded());
+                    continue;
+                }
                 None => {
                     frame.deleted.push(position);
                     reader.has = Has::KnowsItIsDeleted;
                 }
                 Some(inventory) => {
-                    frame.changed.extend(reader.frame(inventory, &self.settings).map(|part| (position, part)));
+                    let Some(part) = reader.frame(inventory, &self.settings) else {
+                        reader.superseded.clone_from(state.superseded());
+                        continue;
+                    };
+                    frame.changed.push((position, part));
                 }
             }
+            frame.date(reader, state);
         }
         self.caught_up = true;
         if !initial && frame.changed.is_empty() && frame.deleted.is_empty() {
@@ -241,11 +259,23 @@ impl Subscription {
     }
 }
 
+impl Frame {
+    /// Notes what of the state is new to the reader, who has it from now on.
+    fn date(&mut self, reader: &mut Reader, state: &State) {
+        if let Some(since) = reader.superseded.at() {
+            self.since = Some(self.since.map_or(since, |other| other.min(since)));
+            let unsent = state.caused().filter(|caused| caused.at >= since);
+            self.caused = self.caused.into_iter().chain(unsent).max_by_key(|caused| caused.at);
+        }
+        reader.superseded.clone_from(state.superseded());
+    }
+}
+
 impl Reader {
     fn new(resume: Option<Cursor>) -> Self {
         let has = resume.map_or(Has::Nothing, Has::At);
         let told = resume.map_or(Revision(0), |cursor| cursor.revision);
-        Self { has, told, seen: 0, wrong: false, passed: 0, counted: None }
+        Self { has, told, seen: 0, wrong: false, passed: 0, counted: None, superseded: Superseded::default() }
     }
 
     fn handle_verdict(&mut self, note: &Note, prediction: bool) {

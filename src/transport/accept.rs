@@ -89,7 +89,6 @@ where
     }
     // The system refuses new connections from here on.
     drop(listener);
-    statistics.set_draining();
     while let Some(ended) = connections.join_next().await {
         tell_panic(ended);
     }

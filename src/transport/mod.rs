@@ -11,14 +11,14 @@ mod io;
 mod reload;
 mod service;
 mod settings;
-mod statistics;
 mod tls;
 
 pub use closing::Closing;
 pub use service::{Peer, PeerCertificate};
 pub use settings::{TlsSettings, TransportSettings};
-pub use statistics::{Refused, TransportStatistics};
 pub use tls::TlsError;
+
+pub use crate::statistics::{Refused, TransportStatistics};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -57,8 +57,7 @@ pub struct Transport {
 
 impl Transport {
     /// Reads the certificates, if there are to be any.
-    pub fn open(settings: TransportSettings) -> Result<Self, TlsError> {
-        let statistics = Arc::new(TransportStatistics::default());
+    pub fn open(settings: TransportSettings, statistics: Arc<TransportStatistics>) -> Result<Self, TlsError> {
         let open = |tls: &TlsSettings| Certificates::open(tls.clone(), statistics.clone());
         let certificates = settings.tls.as_ref().map(open).transpose()?;
         Ok(Self { settings, certificates, statistics })

@@ -69,7 +69,7 @@ impl Certificates {
         let settings = &self.settings;
         let usable = read.and_then(|files| Usable::new(&files, settings));
         let usable = usable.and_then(|usable| check_expiry(settings, usable.not_after).map(|()| usable));
-        self.statistics.add_reload(usable.is_ok());
+        self.statistics.certificate_reloads().add(usable.is_ok());
         match usable {
             Ok(Usable { config, not_after }) => {
                 self.current.store(config);

@@ -13,7 +13,7 @@ impl ServerProcess {
     /// Starts `slotcast serve` over a folder and waits until it listens.
     pub fn start(data: &Path, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_slotcast"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .args(arguments)
             .env("SLOTCAST_LOG", "warn")

@@ -73,16 +73,18 @@ def generate(folder):
 class Server:
     """`slotcast serve` on a free port over a folder."""
 
-    def __init__(self, data):
-        command = [os.environ["SLOTCAST_BIN"], "serve", "--listen", "127.0.0.1:0", "--data", str(data)]
-        quiet = {**os.environ, "SLOTCAST_LOG": "warn"}
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=quiet)
+    def __init__(self, data, *arguments, log=None, environment=None):
+        listen = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+        command = [os.environ["SLOTCAST_BIN"], "serve", *listen, "--data", str(data), *arguments]
+        quiet = {**os.environ, "SLOTCAST_LOG": "warn", **(environment or {})}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=quiet)
         ready, _, _ = select.select([self.process.stdout], [], [], WAIT_S)
         line = self.process.stdout.readline() if ready else ""
         if not line.startswith("listening on http://"):
             self.kill()
             raise AssertionError(f"instead of where it listens the server said {line!r}")
         self.address = line.removeprefix("listening on http://").strip()
+        self.admin_address = self.process.stdout.readline().removeprefix("admin listening on http://").strip()
 
     def terminate(self):
         """SIGTERM, and the exit code."""

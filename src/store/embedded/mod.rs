@@ -24,7 +24,7 @@ mod turn;
 pub use open::{APPLICATION_ID, FORMAT_VERSION, OpenError};
 pub use settings::{Clock, EmbeddedSettings, Statistics};
 
-use super::{CommitError, Key, ListQuery, Loaded, Store, StoreError, Transaction};
+use super::{CommitError, Key, ListQuery, Loaded, Store, StoreError, StoreUsage, Transaction};
 use crate::domain::{Inventory, InventoryId};
 use crate::store::format::BatchWriter;
 use keys::{KeyHasher, KeyIndex};
@@ -225,6 +225,15 @@ impl Store for EmbeddedStore {
 
     fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
         self.shared.list(query)
+    }
+
+    /// The file itself, to which the limit applies, without the write-ahead log beside it.
+    fn usage(&self) -> Option<StoreUsage> {
+        Some(StoreUsage {
+            bytes: open::file_bytes(&self.shared.path),
+            bytes_max: self.shared.settings.bytes_max.unwrap_or(0),
+            unfolded: self.statistics().unfolded_records as u64,
+        })
     }
 }
 

@@ -1,7 +1,8 @@
-//! What is counted of connections.
+//! Connections, and files that are read again while the service runs.
 
-use crate::statistics::Counter;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use super::Counter;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Why a connection was closed before it was served, or could not be accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,16 +20,22 @@ pub enum Refused {
     Descriptors,
 }
 
+/// How often something was read again: certificates, keys, settings.
+#[derive(Debug, Default)]
+pub struct Reloads {
+    taken: Counter,
+    refused: Counter,
+}
+
+/// Of one server.
 #[derive(Debug, Default)]
 pub struct TransportStatistics {
     opened: Counter,
     closed: Counter,
     refused: [Counter; Refused::ALL.len()],
-    reloaded: Counter,
-    reloads_failed: Counter,
+    certificate_reloads: Arc<Reloads>,
     /// Unix time in seconds; 0: none.
     not_after: AtomicI64,
-    draining: AtomicBool,
 }
 
 impl Refused {
@@ -46,6 +53,21 @@ impl Refused {
     }
 }
 
+impl Reloads {
+    /// What was read is good and holds, or is not and changes nothing.
+    pub fn add(&self, taken: bool) {
+        if taken { self.taken.add(1) } else { self.refused.add(1) }
+    }
+
+    pub fn taken(&self) -> u64 {
+        self.taken.get()
+    }
+
+    pub fn refused(&self) -> u64 {
+        self.refused.get()
+    }
+}
+
 impl TransportStatistics {
     /// Connections that are open now, those in their handshake included.
     pub fn connections(&self) -> u64 {
@@ -58,14 +80,9 @@ impl TransportStatistics {
         self.refused[reason as usize].get()
     }
 
-    /// Certificates that were exchanged while the service ran.
-    pub fn certificate_reloads(&self) -> u64 {
-        self.reloaded.get()
-    }
-
-    /// Certificates that were not taken because something was wrong with them.
-    pub fn certificate_reloads_failed(&self) -> u64 {
-        self.reloads_failed.get()
+    /// Of the server's certificate.
+    pub fn certificate_reloads(&self) -> &Arc<Reloads> {
+        &self.certificate_reloads
     }
 
     /// Until when the server's certificate is valid, in seconds of Unix time; none without TLS.
@@ -73,31 +90,19 @@ impl TransportStatistics {
         Some(self.not_after.load(Ordering::Relaxed)).filter(|not_after| *not_after != 0)
     }
 
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn add_opened(&self) {
+    pub fn add_opened(&self) {
         self.opened.add(1);
     }
 
-    pub(super) fn add_closed(&self) {
+    pub fn add_closed(&self) {
         self.closed.add(1);
     }
 
-    pub(super) fn add_refused(&self, reason: Refused) {
+    pub fn add_refused(&self, reason: Refused) {
         self.refused[reason as usize].add(1);
     }
 
-    pub(super) fn add_reload(&self, taken: bool) {
-        if taken { self.reloaded.add(1) } else { self.reloads_failed.add(1) }
-    }
-
-    pub(super) fn set_not_after(&self, unix_s: i64) {
+    pub fn set_not_after(&self, unix_s: i64) {
         self.not_after.store(unix_s, Ordering::Relaxed);
-    }
-
-    pub(super) fn set_draining(&self) {
-        self.draining.store(true, Ordering::Relaxed);
     }
 }

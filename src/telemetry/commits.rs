@@ -1,0 +1,57 @@
+//! The commit loop's part.
+
+use super::instruments::Instruments;
+use super::spans::{Spans, remote};
+use crate::statistics::MutationOutcome;
+use crate::sync::Cause;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Histogram;
+use opentelemetry::trace::{Span as _, Status};
+use opentelemetry_sdk::trace::Span;
+use std::time::Duration;
+
+/// Measures and traces commits; by default, it does neither.
+#[derive(Debug, Clone, Default)]
+pub struct CommitTelemetry {
+    meters: Option<(Histogram<f64>, Histogram<u64>)>,
+    spans: Spans,
+}
+
+/// One traced call's way through the commit loop.
+pub struct CommitSpan(Span);
+
+impl CommitTelemetry {
+    pub(super) fn new(instruments: &Instruments, spans: &Spans) -> Self {
+        let meters = (instruments.commit_duration.clone(), instruments.commit_size.clone());
+        Self { meters: Some(meters), spans: spans.clone() }
+    }
+
+    /// The commit loop has taken up a call that is traced by `call`.
+    pub fn begin(&self, call: Cause) -> Option<CommitSpan> {
+        self.spans.internal("commit", &remote(call), None, []).map(CommitSpan)
+    }
+
+    /// A batch is durable.
+    pub fn record(&self, mutations: usize, took: Duration) {
+        if let Some((duration, size)) = &self.meters {
+            duration.record(took.as_secs_f64(), &[]);
+            size.record(mutations as u64, &[]);
+        }
+    }
+}
+
+impl CommitSpan {
+    pub fn cause(&self) -> Cause {
+        super::spans::cause(self.0.span_context())
+    }
+
+    /// It is durable, or refused. `batch`: the calls that were carried out together.
+    pub fn end(mut self, batch: usize, outcome: MutationOutcome) {
+        self.0.set_attribute(KeyValue::new("slotcast.batch.size", batch as i64));
+        self.0.set_attribute(KeyValue::new("slotcast.mutation.outcome", outcome.name()));
+        if outcome == MutationOutcome::Failed {
+            self.0.set_status(Status::error("not committed"));
+        }
+        self.0.end();
+    }
+}

@@ -1,0 +1,66 @@
+//! A stream's part.
+
+use super::instruments::{Instruments, trigger};
+use super::spans::{Spans, remote};
+use crate::statistics::FrameKind;
+use crate::sync::{Cause, Caused, Waiting};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Histogram;
+use opentelemetry::trace::{Link, Span as _};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Measures and traces the frames of one stream; by default, it does neither.
+#[derive(Debug, Clone, Default)]
+pub struct FrameTelemetry {
+    age: Option<Histogram<f64>>,
+    spans: Spans,
+    /// What the stream's own call is traced by.
+    call: Option<Cause>,
+}
+
+/// A frame with changes that is handed to the transport.
+#[derive(Debug, Clone, Copy)]
+pub struct FrameSent {
+    pub kind: FrameKind,
+    pub trigger: Waiting,
+    pub bytes: u64,
+    pub inventories: usize,
+    /// When the oldest change was published that the reader had not been sent, if there was one.
+    pub since: Option<Instant>,
+    pub caused: Option<Caused>,
+}
+
+impl FrameTelemetry {
+    pub(super) fn new(instruments: &Instruments, spans: &Spans, call: Option<Cause>) -> Self {
+        Self { age: Some(instruments.frame_age.clone()), spans: spans.clone(), call }
+    }
+
+    /// Gives back how old the oldest change in the frame is.
+    pub fn sent(&self, frame: &FrameSent) -> Duration {
+        let age = frame.since.map(|since| since.elapsed());
+        if let (Some(histogram), Some(age)) = (&self.age, age) {
+            histogram.record(age.as_secs_f64(), &[KeyValue::new("trigger", trigger(frame.trigger))]);
+        }
+        if let Some(caused) = frame.caused {
+            self.trace(frame, caused);
+        }
+        age.unwrap_or_default()
+    }
+
+    fn trace(&self, frame: &FrameSent, Caused { at, cause }: Caused) {
+        let attributes = [
+            KeyValue::new("slotcast.frame.kind", frame.kind.name()),
+            KeyValue::new("slotcast.frame.trigger", trigger(frame.trigger)),
+            KeyValue::new("slotcast.frame.bytes", frame.bytes as i64),
+            KeyValue::new("slotcast.frame.inventories", frame.inventories as i64),
+        ];
+        // Since the commit, whatever the wall clock has done in between.
+        let began = SystemTime::now() - at.elapsed();
+        let Some(mut span) = self.spans.internal("frame", &remote(cause), Some(began), attributes) else { return };
+        if let Some(call) = self.call {
+            let Link { span_context, attributes, .. } = Link::with_context(remote(call));
+            span.add_link(span_context, attributes);
+        }
+        span.end();
+    }
+}

@@ -1,0 +1,157 @@
+//! What operators and orchestrators ask: `/metrics`, `/livez`, `/readyz` and gRPC health, on a plaintext port of their own.
+
+use super::Telemetry;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// Connections at once; a further one waits.
+const CONNECTIONS_MAX: usize = 64;
+/// Requests at once on one connection.
+const STREAMS_MAX: u32 = 16;
+/// How long a connection may take to ask for something, and a request's head to arrive.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// After a connection could not be accepted: what is missing does not come back at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Whether the service takes calls. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<AtomicU8>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    Starting,
+    Serving,
+    Draining,
+    /// The end of a commit is unknown: only a restart helps.
+    StoreFailed,
+}
+
+impl Readiness {
+    pub fn set(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> Phase {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Phase::Starting,
+            1 => Phase::Serving,
+            2 => Phase::Draining,
+            _ => Phase::StoreFailed,
+        }
+    }
+
+    /// False while it begins or ends.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.get(), Phase::Draining | Phase::StoreFailed)
+    }
+}
+
+/// All pages; `health` has the gRPC services beside them.
+pub fn router(telemetry: Telemetry, readiness: Readiness, health: axum::Router) -> axum::Router {
+    let pages = axum::Router::new()
+        .route("/metrics", get(metrics))
+        .with_state(telemetry)
+        .merge(axum::Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(readiness));
+    health.merge(pages)
+}
+
+/// Accepts and answers for ever.
+pub async fn serve(listener: Arc<TcpListener>, router: axum::Router) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // Whoever ends this ends the connections too.
+    let mut connections = JoinSet::new();
+    loop {
+        // It is never closed.
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let router = router.clone();
+                connections.spawn(async move {
+                    connection(stream, router).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a connection to the admin listener could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn connection(stream: TcpStream, router: axum::Router) {
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let asked = has_asked.clone();
+    let router = router.layer(axum::middleware::map_request(move |request: axum::extract::Request| {
+        asked.store(true, Ordering::Relaxed);
+        std::future::ready(request)
+    }));
+    let mut server = Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE);
+    let served = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let silent = async {
+        tokio::time::sleep(HEAD_TIMEOUT).await;
+        if has_asked.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        ended = served => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection to the admin listener ended early");
+            }
+        }
+        () = silent => {}
+    }
+}
+
+async fn metrics(State(telemetry): State<Telemetry>) -> Response {
+    // It takes locks of what it reads.
+    match tokio::task::spawn_blocking(move || telemetry.scrape()).await {
+        Ok(Ok(text)) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the meters could not be written");
+            (StatusCode::INTERNAL_SERVER_ERROR, "the meters could not be written; see the log\n").into_response()
+        }
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the meters could not be read\n").into_response(),
+    }
+}
+
+async fn livez(State(readiness): State<Readiness>) -> (StatusCode, &'static str) {
+    match readiness.get() {
+        Phase::Starting | Phase::Serving | Phase::Draining => (StatusCode::OK, "alive\n"),
+        Phase::StoreFailed => (StatusCode::SERVICE_UNAVAILABLE, STORE_FAILED),
+    }
+}
+
+async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, &'static str) {
+    match readiness.get() {
+        Phase::Serving => (StatusCode::OK, "ready\n"),
+        Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting: not yet open for calls\n"),
+        Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining: calls in flight are answered, no new ones\n"),
+        Phase::StoreFailed => (StatusCode::SERVICE_UNAVAILABLE, STORE_FAILED),
+    }
+}
+
+const STORE_FAILED: &str = "the end of a commit is unknown, so nothing more is written: check the disk, then restart\n";

@@ -1,0 +1,153 @@
+//! The log of this process, to standard error, and to the collector if there is one.
+
+use super::otlp::Exporters;
+use super::settings::{LogFormat, LogSettings};
+use super::spans;
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use std::fmt;
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::format::{Format, Json, JsonFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+
+/// Whoever exports logs must not log what it does to where it exports: each export would be the cause of the next.
+const OF_EXPORTS: [&str; 6] = ["opentelemetry", "tonic", "hyper", "h2", "tower", "rustls"];
+/// A collector that is away is told of once in this time.
+const EXPORT_FAILURES_EVERY: Duration = Duration::from_secs(60);
+
+#[derive(Debug, thiserror::Error)]
+#[error("{filter:?} is no log filter: {problem}; write it like info, or warn,slotcast=debug")]
+pub struct InvalidFilter {
+    filter: String,
+    problem: String,
+}
+
+/// Changes what is logged, while the process runs.
+#[derive(Debug, Clone)]
+pub struct LogFilter(reload::Handle<EnvFilter, Registry>);
+
+impl LogFilter {
+    pub fn set(&self, filter: &str) -> Result<(), InvalidFilter> {
+        let parsed = parse(filter)?;
+        let invalid = |problem: reload::Error| InvalidFilter { filter: filter.into(), problem: problem.to_string() };
+        self.0.reload(parsed).map_err(invalid)
+    }
+}
+
+/// Begins to log, once in a process. A second time it only checks the filter.
+pub fn install(settings: &LogSettings, exporters: Option<&Exporters>) -> Result<LogFilter, InvalidFilter> {
+    let (filter, handle) = reload::Layer::new(parse(&settings.filter)?);
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = match settings.format {
+        LogFormat::Pretty => log.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => {
+            log.fmt_fields(JsonFields::new()).event_format(JsonWithTrace(Format::default().json())).boxed()
+        }
+    };
+    let sent = exporters.map(|exporters| {
+        OpenTelemetryTracingBridge::new(exporters.logger()).with_filter(filter_fn(|about| !is_of_exports(about)))
+    });
+    let subscriber = tracing_subscriber::registry().with(filter).with(log.with_filter(Sparse::default())).with(sent);
+    if let Err(error) = subscriber.try_init() {
+        tracing::debug!(%error, "there is a log already");
+    }
+    Ok(LogFilter(handle))
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, InvalidFilter> {
+    let invalid = |problem: tracing_subscriber::filter::ParseError| InvalidFilter {
+        filter: filter.into(),
+        problem: problem.to_string(),
+    };
+    EnvFilter::try_new(filter).map_err(invalid)
+}
+
+fn is_of_exports(about: &Metadata<'_>) -> bool {
+    let root = about.target().split("::").next().unwrap_or_default();
+    OF_EXPORTS.iter().any(|name| root.strip_prefix(name).is_some_and(|rest| rest.is_empty() || is_part(rest)))
+}
+
+/// `hyper_util` and `opentelemetry-otlp` belong to those they are named after.
+fn is_part(rest: &str) -> bool {
+    rest.starts_with(['_', '-'])
+}
+
+/// Lets through what exporters complain of, once in a while: as long as the collector is away they fail every second.
+struct Sparse {
+    start: Instant,
+    /// Milliseconds since `start`.
+    next_ms: AtomicU64,
+}
+
+impl Default for Sparse {
+    fn default() -> Self {
+        Self { start: Instant::now(), next_ms: AtomicU64::new(0) }
+    }
+}
+
+impl Sparse {
+    fn may_pass(&self, now: Duration) -> bool {
+        let now_ms = now.as_millis() as u64;
+        let next_ms = now_ms + EXPORT_FAILURES_EVERY.as_millis() as u64;
+        let is_due = |due_ms| (due_ms <= now_ms).then_some(next_ms);
+        self.next_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_due).is_ok()
+    }
+}
+
+impl<S> Filter<S> for Sparse {
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        let about = event.metadata();
+        let is_notable = *about.level() <= Level::WARN;
+        !about.target().starts_with("opentelemetry") || is_notable && self.may_pass(self.start.elapsed())
+    }
+}
+
+/// JSON lines that name the trace and the span that they belong to.
+struct JsonWithTrace(Format<Json>);
+
+impl<S, N> FormatEvent<S, N> for JsonWithTrace
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let Some((trace_id, span_id)) = spans::current() else {
+            return self.0.format_event(context, writer, event);
+        };
+        let mut line = String::new();
+        self.0.format_event(context, Writer::new(&mut line), event)?;
+        let line = line.trim_end();
+        let object = line.strip_suffix('}').unwrap_or(line);
+        writeln!(writer, r#"{object},"trace_id":"{trace_id}","span_id":"{span_id}"}}"#)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_exports_are_told_of_once_a_minute() {
+        let sparse = Sparse::default();
+        let at = [0, 1, 30, 59, 60, 61, 119, 121].map(|s| sparse.may_pass(Duration::from_secs(s)));
+        assert_eq!(at, [true, false, false, false, true, false, false, true]);
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_read_says_so() {
+        let error = parse("slotcast=loud").expect_err("no level");
+        assert!(error.to_string().contains("slotcast=loud"), "{error}");
+        assert!(parse("warn,slotcast=debug").is_ok());
+    }
+}

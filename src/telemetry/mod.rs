@@ -1,0 +1,106 @@
+//! What the service tells of itself: logs, meters and traces. The only place that knows OpenTelemetry.
+//!
+//! Nothing here is global but the log of the process ([`logs::install`]): each server has a [`Telemetry`] of its own, and
+//! the other rings get small structs from it that are cheap to clone and do nothing where nothing is asked for.
+
+mod commits;
+mod frames;
+mod instruments;
+pub mod listener;
+pub mod logs;
+mod meters;
+mod otlp;
+mod settings;
+mod spans;
+
+pub use commits::{CommitSpan, CommitTelemetry};
+pub use frames::{FrameSent, FrameTelemetry};
+pub use instruments::SyncLimitMeters;
+pub use meters::Sources;
+pub use otlp::{ExportError, Exporters};
+pub use settings::{LogFormat, LogSettings, OtlpSettings, TelemetrySettings};
+pub use spans::{CallContext, CallSpan, outgoing};
+
+use crate::statistics::TransportStatistics;
+use crate::sync::Cause;
+use instruments::{CallMeters, Instruments};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use prometheus::{Registry, TextEncoder};
+use spans::Spans;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One server's meters and traces. Clones share them; two servers must not, or each other's gauges are overwritten.
+#[derive(Debug, Clone)]
+pub struct Telemetry(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    provider: SdkMeterProvider,
+    registry: Registry,
+    instruments: Instruments,
+    spans: Spans,
+    transport: Arc<TransportStatistics>,
+}
+
+impl Default for Telemetry {
+    /// Measures for whoever asks over HTTP, and sends nothing anywhere.
+    fn default() -> Self {
+        Self::new(&TelemetrySettings::default(), None)
+    }
+}
+
+impl Telemetry {
+    /// With `exporters`, the same is sent by OTLP as well.
+    pub fn new(settings: &TelemetrySettings, exporters: Option<&Exporters>) -> Self {
+        let registry = Registry::new();
+        let provider = meters::provider(settings, &registry, exporters);
+        let instruments = Instruments::new(&meters::meter(&provider));
+        let spans = Spans::new(exporters.map(Exporters::tracer));
+        Self(Arc::new(Inner { provider, registry, instruments, spans, transport: Arc::default() }))
+    }
+
+    /// Begins to read what is counted elsewhere, each time that meters are collected.
+    pub fn observe(&self, sources: Sources) {
+        meters::observe(&meters::meter(&self.0.provider), sources);
+    }
+
+    /// All meters in Prometheus' text format. Takes locks of what it reads, each for a moment.
+    pub fn scrape(&self) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.0.registry.gather())
+    }
+
+    /// Sends what is not yet sent; see [`Exporters::shutdown`] for traces and logs.
+    pub fn meter_provider(&self) -> SdkMeterProvider {
+        self.0.provider.clone()
+    }
+
+    /// Where connections and reloads are counted.
+    pub fn transport(&self) -> &Arc<TransportStatistics> {
+        &self.0.transport
+    }
+
+    pub fn commits(&self) -> CommitTelemetry {
+        CommitTelemetry::new(&self.0.instruments, &self.0.spans)
+    }
+
+    /// For one stream; `call` is what its own call is traced by.
+    pub fn frames(&self, call: Option<Cause>) -> FrameTelemetry {
+        FrameTelemetry::new(&self.0.instruments, &self.0.spans, call)
+    }
+
+    pub fn sync_limit(&self) -> SyncLimitMeters {
+        self.0.instruments.sync_limit.clone()
+    }
+
+    /// A call that comes in; none if it is not traced.
+    pub fn begin_call(&self, context: &CallContext<'_>) -> Option<CallSpan> {
+        self.0.spans.begin_call(context)
+    }
+
+    /// A call has ended. `status` is its gRPC status by name; `is_fault`: the server, not the caller, is to blame.
+    pub fn record_call(&self, method: &'static str, status: &'static str, is_fault: bool, took: Duration) {
+        let CallMeters { duration } = &self.0.instruments.calls;
+        instruments::record_call(duration, method, status, is_fault, took);
+    }
+}

@@ -1,0 +1,127 @@
+//! Traces, meters and logs to a collector, by OTLP over gRPC.
+//!
+//! Whatever the collector does, the service goes on: queues are bounded and drop what is too much, exports run on threads
+//! of their own, and the end waits for them no longer than it is told to.
+
+use super::meters;
+use super::settings::{OtlpSettings, TelemetrySettings};
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_otlp::{
+    ExporterBuildError, LogExporter, MetricExporter, SpanExporter, WithExportConfig, WithTonicConfig,
+};
+use opentelemetry_sdk::logs::{BatchConfigBuilder as LogBatches, BatchLogProcessor, SdkLoggerProvider};
+use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder as SpanBatches, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider,
+};
+use std::time::Duration;
+use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
+use tonic::transport::ClientTlsConfig;
+
+/// Of one export.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often spans and log lines are sent, if there are not many.
+const DELAY: Duration = Duration::from_secs(1);
+/// Spans, and log lines, that wait to be sent; more are dropped.
+const QUEUE_MAX: usize = 8_192;
+const BATCH_MAX: usize = 512;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    #[error("{endpoint:?} is no address of a collector: {error}; give one like http://127.0.0.1:4317")]
+    Endpoint { endpoint: String, error: ExporterBuildError },
+    #[error(
+        "{name:?} cannot be a header of exports: a name in small letters and visible ASCII characters as its value"
+    )]
+    Header { name: String },
+}
+
+/// What is sent to a collector: on threads of their own, connected when there is something to send.
+#[derive(Debug, Clone)]
+pub struct Exporters {
+    settings: OtlpSettings,
+    tracer: SdkTracerProvider,
+    logger: SdkLoggerProvider,
+}
+
+impl Exporters {
+    /// Needs a tokio runtime. None if nothing is to be sent.
+    pub fn start(settings: &TelemetrySettings) -> Result<Option<Self>, ExportError> {
+        let Some(otlp) = &settings.otlp else { return Ok(None) };
+        let resource = meters::resource(settings);
+        let metadata = metadata(otlp)?;
+        let failed = |error| ExportError::Endpoint { endpoint: otlp.endpoint.clone(), error };
+        let spans = connected(SpanExporter::builder().with_tonic(), otlp, &metadata).build().map_err(failed)?;
+        let logs = connected(LogExporter::builder().with_tonic(), otlp, &metadata).build().map_err(failed)?;
+        let batches = SpanBatches::default().with_max_queue_size(QUEUE_MAX).with_max_export_batch_size(BATCH_MAX);
+        let spans =
+            BatchSpanProcessor::builder(spans).with_batch_config(batches.with_scheduled_delay(DELAY).build()).build();
+        let batches = LogBatches::default().with_max_queue_size(QUEUE_MAX).with_max_export_batch_size(BATCH_MAX);
+        let logs =
+            BatchLogProcessor::builder(logs).with_batch_config(batches.with_scheduled_delay(DELAY).build()).build();
+        let share = f64::from(otlp.trace_percent.min(100)) / 100.0;
+        let tracer = SdkTracerProvider::builder()
+            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(share))))
+            .with_resource(resource.clone())
+            .with_span_processor(spans)
+            .build();
+        let logger = SdkLoggerProvider::builder().with_resource(resource).with_log_processor(logs).build();
+        Ok(Some(Self { settings: otlp.clone(), tracer, logger }))
+    }
+
+    pub(super) fn tracer(&self) -> SdkTracer {
+        self.tracer.tracer("slotcast")
+    }
+
+    pub(super) fn logger(&self) -> &SdkLoggerProvider {
+        &self.logger
+    }
+
+    pub(super) fn meter_reader(&self) -> Option<PeriodicReader<MetricExporter>> {
+        // What could be wrong with the settings would have been found at the start.
+        let metadata = metadata(&self.settings).ok()?;
+        let exporter = connected(MetricExporter::builder().with_tonic(), &self.settings, &metadata).build();
+        match exporter {
+            Ok(exporter) => Some(PeriodicReader::builder(exporter).with_interval(self.settings.interval).build()),
+            Err(error) => {
+                tracing::error!(%error, "meters cannot be sent");
+                None
+            }
+        }
+    }
+
+    /// Sends what is left, for as long as `limit` at most; then it is lost.
+    pub async fn shutdown(self, meters: SdkMeterProvider, limit: Duration) {
+        let Self { tracer, logger, .. } = self;
+        // Each blocks, and a collector that is gone holds up all of them.
+        let ends: [Box<dyn FnOnce() -> bool + Send>; 3] = [
+            Box::new(move || tracer.shutdown_with_timeout(limit).is_ok()),
+            Box::new(move || meters.shutdown_with_timeout(limit).is_ok()),
+            Box::new(move || logger.shutdown_with_timeout(limit).is_ok()),
+        ];
+        let ending = ends.map(tokio::task::spawn_blocking);
+        let ended = tokio::time::timeout(limit, futures_util::future::join_all(ending)).await;
+        if !ended.is_ok_and(|ended| ended.into_iter().all(|sent| sent.unwrap_or(false))) {
+            tracing::warn!("the last traces, meters or logs could not be sent to the collector");
+        }
+    }
+}
+
+fn connected<B: WithExportConfig + WithTonicConfig>(builder: B, otlp: &OtlpSettings, metadata: &MetadataMap) -> B {
+    let builder = builder.with_endpoint(&otlp.endpoint).with_timeout(TIMEOUT).with_metadata(metadata.clone());
+    if otlp.endpoint.starts_with("https:") {
+        builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots())
+    } else {
+        builder
+    }
+}
+
+fn metadata(otlp: &OtlpSettings) -> Result<MetadataMap, ExportError> {
+    let mut metadata = MetadataMap::new();
+    for (name, value) in &otlp.headers {
+        let wrong = || ExportError::Header { name: name.clone() };
+        let key = MetadataKey::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
+        metadata.insert(key, MetadataValue::try_from(value).map_err(|_| wrong())?);
+    }
+    Ok(metadata)
+}

@@ -1,0 +1,149 @@
+//! Spans, and W3C trace context from callers and to services.
+
+use crate::sync::Cause;
+use http::{HeaderMap, HeaderName};
+use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
+use opentelemetry::trace::{
+    Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
+};
+use opentelemetry::{Context, ContextGuard, KeyValue};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{SdkTracer, Span};
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+/// Bytes of a method that is not known, as it stands in a span.
+const ORIGINAL_BYTES_MAX: usize = 128;
+
+/// Makes spans, if any are wanted.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Spans(Option<SdkTracer>);
+
+/// What is known of a call when it comes in.
+pub struct CallContext<'a> {
+    /// `package.Service/Method`, or what stands for unknown ones.
+    pub method: &'static str,
+    pub path: &'a str,
+    pub headers: &'a HeaderMap,
+    pub client: Option<SocketAddr>,
+    pub server: Option<SocketAddr>,
+}
+
+/// A call that is traced.
+#[derive(Debug)]
+pub struct CallSpan(Context);
+
+impl Spans {
+    pub fn new(tracer: Option<SdkTracer>) -> Self {
+        Self(tracer)
+    }
+
+    /// A step inside of the service; none if it is not traced.
+    pub fn internal(
+        &self,
+        name: &'static str,
+        parent: &SpanContext,
+        began: Option<SystemTime>,
+        attributes: impl IntoIterator<Item = KeyValue>,
+    ) -> Option<Span> {
+        let tracer = self.0.as_ref()?;
+        let mut builder = SpanBuilder::from_name(name).with_kind(SpanKind::Internal).with_attributes(attributes);
+        builder.start_time = began;
+        let span = builder.start_with_context(tracer, &Context::new().with_remote_span_context(parent.clone()));
+        span.is_recording().then_some(span)
+    }
+
+    pub fn begin_call(&self, call: &CallContext<'_>) -> Option<CallSpan> {
+        let tracer = self.0.as_ref()?;
+        let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(call.headers));
+        let mut attributes = vec![KeyValue::new("rpc.system.name", "grpc"), KeyValue::new("rpc.method", call.method)];
+        if call.method == crate::statistics::OTHER_METHOD {
+            let original = call.path.trim_start_matches('/');
+            let end = original.floor_char_boundary(ORIGINAL_BYTES_MAX);
+            attributes.push(KeyValue::new("rpc.method_original", original[..end].to_owned()));
+        }
+        for (address, [name, port]) in
+            [(call.client, ["client.address", "client.port"]), (call.server, ["server.address", "server.port"])]
+        {
+            if let Some(address) = address {
+                attributes.push(KeyValue::new(name, address.ip().to_string()));
+                attributes.push(KeyValue::new(port, i64::from(address.port())));
+            }
+        }
+        let builder = SpanBuilder::from_name(call.method).with_kind(SpanKind::Server).with_attributes(attributes);
+        let span = builder.start_with_context(tracer, &parent);
+        span.is_recording().then(|| CallSpan(parent.with_span(span)))
+    }
+}
+
+impl CallSpan {
+    pub fn cause(&self) -> Cause {
+        cause(self.0.span().span_context())
+    }
+
+    /// What is logged on this thread until the guard is dropped belongs to the call.
+    pub fn enter(&self) -> ContextGuard {
+        self.0.clone().attach()
+    }
+
+    pub fn end(&self, status: &'static str, is_fault: bool) {
+        let span = self.0.span();
+        span.set_attribute(KeyValue::new("rpc.response.status_code", status));
+        if is_fault {
+            span.set_attribute(KeyValue::new("error.type", status));
+            span.set_status(Status::error(""));
+        }
+        span.end();
+    }
+}
+
+/// The trace and span that a thread is in, as hexadecimal digits; none if it is in none that is sampled.
+pub(super) fn current() -> Option<(String, String)> {
+    Context::map_current(|context| {
+        let span = context.span();
+        let context = span.span_context();
+        context.is_sampled().then(|| (context.trace_id().to_string(), context.span_id().to_string()))
+    })
+}
+
+/// The metadata that makes a call a part of the trace that this thread is in; nothing if it is in none.
+pub fn outgoing() -> Vec<(&'static str, String)> {
+    #[derive(Default)]
+    struct Outgoing(Vec<(&'static str, String)>);
+    impl Injector for Outgoing {
+        fn set(&mut self, key: &str, value: String) {
+            // An empty state says nothing.
+            let name = ["traceparent", "tracestate"].into_iter().find(|name| *name == key && !value.is_empty());
+            self.0.extend(name.map(|name| (name, value)));
+        }
+    }
+    let mut outgoing = Outgoing::default();
+    Context::map_current(|context| {
+        if context.has_active_span() {
+            TraceContextPropagator::new().inject_context(context, &mut outgoing);
+        }
+    });
+    outgoing.0
+}
+
+pub(super) fn cause(context: &SpanContext) -> Cause {
+    Cause { trace_id: context.trace_id().to_bytes(), span_id: context.span_id().to_bytes() }
+}
+
+/// Only what is sampled is a cause.
+pub(super) fn remote(cause: Cause) -> SpanContext {
+    let (trace_id, span_id) = (TraceId::from_bytes(cause.trace_id), SpanId::from_bytes(cause.span_id));
+    SpanContext::new(trace_id, span_id, TraceFlags::SAMPLED, true, TraceState::NONE)
+}
+
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).and_then(|value| value.to_str().ok())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(HeaderName::as_str).collect()
+    }
+}
