@@ -8,7 +8,7 @@ mod process;
 use futures_util::future::join_all;
 use process::ServerProcess;
 use slotcast::catalog_file::default_catalog;
-use slotcast::client::{Client, Follow, FollowCounts, NameCaller, fresh_context};
+use slotcast::client::{Client, Follow, FollowCounts, NameCaller, Resending, fresh_context};
 use slotcast::config::LiveRollout;
 use slotcast::grpc::v1;
 use slotcast::grpc::v1::admin_service_client::AdminServiceClient;
@@ -22,7 +22,6 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 use tonic_types::StatusExt;
 
@@ -34,7 +33,7 @@ const NEVER_MS: u64 = 60_000;
 struct Served {
     server: RunningServer,
     client: Client,
-    admin: AdminServiceClient<InterceptedService<Channel, NameCaller>>,
+    admin: AdminServiceClient<InterceptedService<Resending, NameCaller>>,
 }
 
 impl Served {

@@ -4,7 +4,7 @@ mod reading;
 mod view;
 
 use super::{CommandResult, Target};
-use crate::client::NameCaller;
+use crate::client::{NameCaller, Resending};
 use crate::grpc::v1;
 use crate::grpc::v1::admin_service_client::AdminServiceClient;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
@@ -17,7 +17,6 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
 use view::View;
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -41,7 +40,7 @@ pub struct Top {
     json: bool,
 }
 
-type Admin = AdminServiceClient<InterceptedService<Channel, NameCaller>>;
+type Admin = AdminServiceClient<InterceptedService<Resending, NameCaller>>;
 
 impl Top {
     pub async fn run(self) -> CommandResult {

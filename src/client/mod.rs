@@ -23,6 +23,7 @@ mod backoff;
 mod calls;
 mod follow;
 mod outbox;
+mod resend;
 mod session;
 mod shared;
 mod stream;
@@ -31,6 +32,7 @@ mod token;
 
 pub use backoff::Backoff;
 pub use follow::{Follow, FollowCounts, Update};
+pub use resend::Resending;
 pub use session::{Applied, Event, Session, SessionCounts, SessionError, SessionOptions};
 pub use stream::Connection;
 
@@ -46,7 +48,7 @@ use token::{TOKEN_METADATA, Token};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Endpoint, Uri};
 use tonic::{Request, Status};
 use uuid::Uuid;
 
@@ -61,12 +63,12 @@ const STREAM_WINDOW_BYTES: u32 = 65_535;
 const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 
 /// The generated client, with the caller's name on every call.
-pub type Rpc = InventoryServiceClient<InterceptedService<Channel, NameCaller>>;
+pub type Rpc = InventoryServiceClient<InterceptedService<Resending, NameCaller>>;
 
 /// A connection to a service. Cheap to clone; connects at the first call, and again whenever needed.
 #[derive(Debug, Clone)]
 pub struct Client {
-    channel: Channel,
+    channel: Resending,
     name: NameCaller,
 }
 
@@ -154,13 +156,14 @@ impl Client {
             // The connector encrypts; to the endpoint it is a connection like any other.
             let plain = uri.replacen("https", "http", 1);
             let endpoint = endpoint(Endpoint::from_shared(plain).map_err(no_address)?).origin(target);
-            return Ok(Self { channel: endpoint.connect_with_connector_lazy(connector), name });
+            let channel = Resending::new(endpoint.connect_with_connector_lazy(connector));
+            return Ok(Self { channel, name });
         }
         if options.ca.is_some() || options.certificate.is_some() || options.key.is_some() {
             return Err(ClientError::NotEncrypted { uri: uri.clone() });
         }
         let channel = endpoint(Endpoint::from_shared(uri.clone()).map_err(no_address)?).connect_lazy();
-        Ok(Self { channel, name })
+        Ok(Self { channel: Resending::new(channel), name })
     }
 
     /// The same connection for calls and streams on behalf of a player: they count against the player's limits.
@@ -176,7 +179,7 @@ impl Client {
     }
 
     /// The transport, for calls by name.
-    pub fn channel(&self) -> InterceptedService<Channel, NameCaller> {
+    pub fn channel(&self) -> InterceptedService<Resending, NameCaller> {
         InterceptedService::new(self.channel.clone(), self.name.clone())
     }
 
