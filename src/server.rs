@@ -198,11 +198,13 @@ async fn serve_over(
     let failed = tokio::select! {
         () = &mut server => return Ok(()),
         () = stopped => false,
-        () = commit_loop.failed() => true,
+        () = commit_loop.failed() => {
+            tell_health(&health, ServingStatus::NotServing).await;
+            true
+        }
     };
     readiness.set(if failed { Phase::StoreFailed } else { Phase::Draining });
     tracing::info!(limit_ms = settings.drain_limit.as_millis() as u64, "draining");
-    tell_health(&health, ServingStatus::NotServing).await;
     draining.send_replace(true);
     if tokio::time::timeout(settings.drain_limit, &mut server).await.is_err() {
         tracing::warn!("the drain limit is over; what is still open is cut off");

@@ -12,7 +12,20 @@ pub struct ServerProcess {
 impl ServerProcess {
     /// Starts `slotcast serve` over a folder and waits until it listens.
     pub fn start(data: &Path, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_slotcast"))
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_slotcast")), data, arguments)
+    }
+
+    #[allow(dead_code, reason = "not every test needs all of it")]
+    /// The same, but it may have so many descriptors at most.
+    pub fn start_with_descriptors(descriptors_max: u32, data: &Path) -> Self {
+        let mut shell = Command::new("sh");
+        let limited = format!("ulimit -n {descriptors_max}; exec \"$0\" \"$@\"");
+        shell.args(["-c", &limited, env!("CARGO_BIN_EXE_slotcast")]);
+        Self::start_by(shell, data, &[])
+    }
+
+    fn start_by(mut command: Command, data: &Path, arguments: &[&str]) -> Self {
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .args(arguments)
@@ -30,6 +43,14 @@ impl ServerProcess {
     #[allow(dead_code, reason = "not every test needs all of it")]
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    #[allow(dead_code, reason = "not every test needs all of it")]
+    /// Asks it to end, as an operator's `kill` does, and waits until it has.
+    pub fn terminate(&mut self) -> std::process::ExitStatus {
+        let asked = Command::new("kill").args(["-TERM", &self.id().to_string()]).status().expect("kill is there");
+        assert!(asked.success());
+        self.child.wait().expect("it ends")
     }
 
     #[allow(dead_code, reason = "not every test needs all of it")]

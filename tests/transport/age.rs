@@ -1,0 +1,82 @@
+//! Connections that have become old.
+
+use crate::common::{MemoryStore, add, remove};
+use crate::support::{client, create, get, settings, start_at};
+use slotcast::client::fresh_context;
+use slotcast::grpc::v1;
+use slotcast::transport::TransportSettings;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tonic::Code;
+
+const AGE: Duration = Duration::from_millis(300);
+const GRACE: Duration = Duration::from_millis(300);
+
+fn old_soon() -> TransportSettings {
+    TransportSettings { connection_age: Some(AGE), connection_age_grace: GRACE, ..TransportSettings::default() }
+}
+
+#[tokio::test]
+async fn a_stream_over_an_old_connection_ends_with_unavailable_within_the_grace() {
+    let server = start_at("127.0.0.1:0", Arc::<MemoryStore>::default(), settings(old_soon())).await;
+    let client = client(&server);
+    create(&client, "a").await;
+    let begin = Instant::now();
+    let mut ends = Vec::new();
+    for _ in 0..8 {
+        let inventories = vec![v1::Watch { inventory_id: "a".into(), ..v1::Watch::default() }];
+        let request = v1::SubscribeInventoryRequest { inventories, ..v1::SubscribeInventoryRequest::default() };
+        let mut stream = client.rpc().subscribe_inventory(request).await.unwrap().into_inner();
+        ends.push(async move {
+            loop {
+                match stream.message().await {
+                    Ok(message) => assert!(message.is_some(), "a stream ends with a status only"),
+                    Err(status) => return (status.code(), begin.elapsed()),
+                }
+            }
+        });
+    }
+    let ends = futures_util::future::join_all(ends).await;
+    for (code, after) in &ends {
+        assert_eq!(*code, Code::Unavailable);
+        assert!(*after > AGE.mul_f32(0.8) && *after < AGE + GRACE + Duration::from_secs(3), "{after:?}");
+    }
+    let (first, last) = (ends.iter().map(|end| end.1).min().unwrap(), ends.iter().map(|end| end.1).max().unwrap());
+    assert!(last - first > GRACE / 20, "they end one by one: {ends:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_connections_cost_no_call_and_a_follower_nothing_but_reconnects() {
+    let server = start_at("127.0.0.1:0", Arc::<MemoryStore>::default(), settings(old_soon())).await;
+    let first = client(&server);
+    create(&first, "a").await;
+    let (stop, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let writers: Vec<_> = (0..6)
+        .map(|_| {
+            let (client, stop, calls) = (client(&server), stop.clone(), calls.clone());
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    client.mutate(fresh_context(), add("a", "coal", 1)).await.expect("no call fails");
+                    client.mutate(fresh_context(), remove("a", "coal", 1)).await.expect("no call fails");
+                    calls.fetch_add(2, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let mut follow = first.follow(vec!["a".into()]);
+    while follow.counts().reconnects < 5 {
+        follow.next().await.expect("no error is seen");
+    }
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let last = get(&first, "a").await.unwrap().version.unwrap();
+    while follow.replica(0).is_none_or(|replica| replica.contents.revision().0 < last.revision) {
+        follow.next().await.unwrap();
+    }
+    assert_eq!(follow.counts().desyncs, 0);
+    assert_eq!(last.revision, 1 + calls.load(Ordering::Relaxed), "each call applied once");
+    assert!(server.transport.connections() <= 16, "old ones are closed: {}", server.transport.connections());
+}

@@ -1,0 +1,184 @@
+//! The end of a server, and what its clients see of it.
+
+use crate::common::{MemoryStore, add, told};
+use crate::process::ServerProcess;
+use crate::support::{Files, WAIT, client, create, get, held, settings, start, start_at};
+use slotcast::client::{Client, fresh_context};
+use slotcast::grpc::v1;
+use slotcast::server::ServerSettings;
+use slotcast::transport::TransportSettings;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status, Streaming};
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+
+async fn watch_health(uri: &str) -> Streaming<HealthCheckResponse> {
+    let channel: Channel = Endpoint::from_shared(uri.to_owned()).unwrap().connect_lazy();
+    HealthClient::new(channel).watch(HealthCheckRequest::default()).await.unwrap().into_inner()
+}
+
+async fn health(watch: &mut Streaming<HealthCheckResponse>) -> Result<ServingStatus, Status> {
+    let told = tokio::time::timeout(WAIT, watch.message()).await.expect("it is told in time")?;
+    Ok(match told.expect("it ends with a status only").status() {
+        tonic_health::pb::health_check_response::ServingStatus::Serving => ServingStatus::Serving,
+        tonic_health::pb::health_check_response::ServingStatus::NotServing => ServingStatus::NotServing,
+        tonic_health::pb::health_check_response::ServingStatus::Unknown
+        | tonic_health::pb::health_check_response::ServingStatus::ServiceUnknown => ServingStatus::Unknown,
+    })
+}
+
+async fn subscribe(client: &Client, id: &str) -> Streaming<v1::SubscribeInventoryResponse> {
+    let inventories = vec![v1::Watch { inventory_id: id.into(), ..v1::Watch::default() }];
+    let request = v1::SubscribeInventoryRequest { inventories, ..v1::SubscribeInventoryRequest::default() };
+    let mut stream = client.rpc().subscribe_inventory(request).await.unwrap().into_inner();
+    stream.message().await.unwrap().expect("the first state");
+    stream
+}
+
+/// Adds one item, with the same key until there is an answer; how often it was told something else.
+async fn add_for_sure(client: &Client) -> u64 {
+    let (context, mut retries) = (fresh_context(), 0);
+    loop {
+        match client.mutate(context.clone(), add("a", "coal", 1)).await {
+            Ok(_) => return retries,
+            Err(status) => {
+                assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+                retries += 1;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_57_servers_that_end_under_load_lose_no_call() {
+    const CALLS: u64 = 150;
+    let store = Arc::new(MemoryStore::default());
+    let mut server = start_at("127.0.0.1:0", store.clone(), settings(TransportSettings::default())).await;
+    let address = server.address.to_string();
+    create(&client(&server), "a").await;
+    let (done, retries) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let callers: Vec<_> = (0..8)
+        .map(|_| {
+            let (client, done, retries) = (client(&server), done.clone(), retries.clone());
+            tokio::spawn(async move {
+                for _ in 0..CALLS {
+                    retries.fetch_add(add_for_sure(&client).await, Ordering::Relaxed);
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for part in 1..4 {
+        crate::support::eventually("calls go on", || done.load(Ordering::Relaxed) > part * 8 * CALLS / 4).await;
+        let begin = Instant::now();
+        server.stop().await.unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(3), "clients that work do not hold it up: {:?}", begin.elapsed());
+        server = start_at(&address, store.clone(), settings(TransportSettings::default())).await;
+    }
+    for caller in callers {
+        tokio::time::timeout(WAIT, caller).await.expect("all calls end").unwrap();
+    }
+    assert!(retries.load(Ordering::Relaxed) > 0, "nobody noticed, so nothing was tested");
+    let inventory = get(&client(&server), "a").await.unwrap();
+    assert_eq!(u64::from(held(&inventory)), 8 * CALLS, "each call applied, and once");
+}
+
+#[tokio::test]
+async fn case_57_what_is_silent_or_does_not_end_by_itself_does_not_hold_up_the_end() {
+    let server = start(TransportSettings::default()).await;
+    let client = client(&server);
+    create(&client, "a").await;
+    let mut stream = subscribe(&client, "a").await;
+    let _silent = TcpStream::connect(server.address).await.unwrap();
+    let mut watch = watch_health(&server.uri()).await;
+    assert_eq!(health(&mut watch).await.unwrap(), ServingStatus::Serving);
+    let (begin, stopping) = (Instant::now(), tokio::spawn(server.stop()));
+    let ended = tokio::time::timeout(WAIT, stream.message()).await.unwrap().unwrap_err();
+    assert_eq!(told(&ended), (Code::Unavailable, "DRAINING".into(), None));
+    assert_eq!(health(&mut watch).await.unwrap(), ServingStatus::NotServing);
+    assert_eq!(health(&mut watch).await.unwrap_err().code(), Code::Unavailable);
+    assert!(begin.elapsed() < Duration::from_secs(1), "both were told at once: {:?}", begin.elapsed());
+    stopping.await.unwrap().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?} of at most 10 s", begin.elapsed());
+}
+
+#[tokio::test]
+async fn over_tls_it_ends_as_well_also_in_the_middle_of_a_handshake() {
+    let files = Files::new();
+    let server = start(files.transport()).await;
+    let client = files.client(&server);
+    create(&client, "a").await;
+    let mut stream = subscribe(&client, "a").await;
+    let _silent = TcpStream::connect(server.address).await.unwrap();
+    let begin = Instant::now();
+    server.stop().await.unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert_eq!(told(&stream.message().await.unwrap_err()).1, "DRAINING");
+}
+
+#[tokio::test]
+async fn during_the_drain_delay_everything_is_served_but_health_says_no() {
+    let delay = Duration::from_millis(700);
+    let settings = ServerSettings { drain_delay: delay, ..settings(TransportSettings::default()) };
+    let server = start_at("127.0.0.1:0", Arc::default(), settings).await;
+    let (uri, statistics) = (server.uri(), server.transport.clone());
+    let client = client(&server);
+    create(&client, "a").await;
+    let mut stream = subscribe(&client, "a").await;
+    let mut watch = watch_health(&uri).await;
+    assert_eq!(health(&mut watch).await.unwrap(), ServingStatus::Serving);
+    let (begin, stopping) = (Instant::now(), tokio::spawn(server.stop()));
+    assert_eq!(health(&mut watch).await.unwrap(), ServingStatus::NotServing);
+    // Both on a connection of before and on a new one.
+    client.mutate(fresh_context(), add("a", "coal", 1)).await.unwrap();
+    Client::new(&uri, "new").unwrap().mutate(fresh_context(), add("a", "coal", 1)).await.unwrap();
+    assert!(stream.message().await.unwrap().is_some(), "streams go on");
+    assert!(!statistics.is_draining() && begin.elapsed() < delay, "the test was too slow to see it");
+    stopping.await.unwrap().unwrap();
+    assert!(statistics.is_draining() && begin.elapsed() >= delay);
+}
+
+#[tokio::test]
+async fn case_57_a_process_ends_with_success_within_its_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = ServerProcess::start(folder.path(), &["--drain-limit-ms", "8000"]);
+    let client = Client::new(&server.uri, "test").unwrap();
+    create(&client, "a").await;
+    let mut stream = subscribe(&client, "a").await;
+    let mut watch = watch_health(&server.uri).await;
+    assert_eq!(health(&mut watch).await.unwrap(), ServingStatus::Serving);
+    let address = server.uri.strip_prefix("http://").unwrap().to_owned();
+    let _silent = TcpStream::connect(&address).await.unwrap();
+    let calling = tokio::spawn(async move {
+        let mut added = 0;
+        loop {
+            match client.mutate(fresh_context(), add("a", "coal", 1)).await {
+                Ok(_) => added += 1,
+                Err(status) => return (added, status.code()),
+            }
+        }
+    });
+    let begin = Instant::now();
+    let ending = tokio::task::spawn_blocking(move || (server.terminate(), begin.elapsed()));
+    let ended = loop {
+        if let Err(status) = stream.message().await {
+            break status;
+        }
+    };
+    assert_eq!(told(&ended).1, "DRAINING");
+    let (status, lasted) = ending.await.unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert!(lasted < Duration::from_secs(8), "{lasted:?}");
+    let (added, code) = calling.await.unwrap();
+    assert_eq!(code, Code::Unavailable);
+    // What was answered is there.
+    let server = ServerProcess::start(folder.path(), &[]);
+    let inventory = get(&Client::new(&server.uri, "test").unwrap(), "a").await.unwrap();
+    assert!(held(&inventory) >= added, "{added} were acknowledged");
+}

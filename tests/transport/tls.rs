@@ -1,0 +1,214 @@
+//! TLS: who gets in, and certificates that are exchanged meanwhile.
+
+use crate::common::{add, create_named};
+use crate::support::{Authority, Files, WAIT, create, eventually, get, handshake, start};
+use slotcast::client::{Client, ClientError, ClientOptions, fresh_context};
+use slotcast::server::RunningServer;
+use slotcast::transport::{Peer, Refused, TlsSettings, Transport, TransportSettings};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{ProtocolVersion, SupportedProtocolVersion};
+use tonic::{Code, Status};
+
+const H2: &[&[u8]] = &[b"h2"];
+
+async fn served_certificate(server: &RunningServer, files: &Files) -> Vec<u8> {
+    let stream = handshake(server, &files.path("ca.pem"), H2, &[&TLS13]).await.unwrap();
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+fn der(pem: &str) -> Vec<u8> {
+    use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject};
+    CertificateDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec()
+}
+
+#[tokio::test]
+async fn calls_and_streams_go_over_tls_1_3_and_1_2() {
+    let files = Files::new();
+    let server = start(files.transport()).await;
+    assert!(server.uri().starts_with("https://"));
+    let client = files.client(&server);
+    create(&client, "a").await;
+    let mut follow = client.follow(vec!["a".into()]);
+    assert!(follow.next().await.unwrap().caught_up);
+    client.mutate(fresh_context(), add("a", "coal", 3)).await.unwrap();
+    assert_eq!(follow.next().await.unwrap().changed, [0]);
+
+    let versions: [(&'static SupportedProtocolVersion, ProtocolVersion); 2] =
+        [(&TLS13, ProtocolVersion::TLSv1_3), (&TLS12, ProtocolVersion::TLSv1_2)];
+    for (offered, agreed) in versions {
+        let stream = handshake(&server, &files.path("ca.pem"), H2, &[offered]).await.unwrap();
+        assert_eq!(stream.get_ref().1.protocol_version(), Some(agreed));
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    }
+    let end_of_2098 = 4_070_908_800;
+    assert_eq!(server.transport.certificate_not_after(), Some(end_of_2098));
+}
+
+#[tokio::test]
+async fn what_is_not_encrypted_or_no_http2_is_closed_and_counted() {
+    let files = Files::new();
+    let server = start(files.transport()).await;
+    let refused = || server.transport.refused(Refused::Handshake);
+    let plain = Client::new(&format!("http://{}", server.address), "test").unwrap();
+    get(&plain, "a").await.expect_err("what it hears is no HTTP/2");
+    eventually("plaintext is no handshake", || refused() >= 1).await;
+
+    let before = refused();
+    let mut silent = handshake(&server, &files.path("ca.pem"), &[], &[&TLS13]).await.unwrap();
+    let read = tokio::time::timeout(WAIT, silent.read(&mut [0; 16])).await.expect("it is closed");
+    assert!(read.is_err() || read.is_ok_and(|bytes| bytes == 0), "nothing is said to a client without ALPN");
+    assert!(handshake(&server, &files.path("ca.pem"), &[b"http/1.1"], &[&TLS13]).await.is_err());
+    eventually("no ALPN, and another", || refused() == before + 2).await;
+
+    let client = files.client(&server);
+    create(&client, "a").await;
+    eventually("only that client is left", || server.transport.connections() == 1).await;
+}
+
+#[tokio::test]
+async fn a_client_believes_its_roots_only() {
+    let files = Files::new();
+    let server = start(files.transport()).await;
+    files.write("others.pem", &Authority::new("others").pem());
+    let options = ClientOptions { ca: Some(files.path("others.pem")), ..files.options(&server) };
+    let status = get(&Client::open(&options).unwrap(), "a").await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+
+    let missing = ClientOptions { ca: Some(files.path("nowhere.pem")), ..files.options(&server) };
+    assert!(matches!(Client::open(&missing), Err(ClientError::Tls { .. })));
+    let half = ClientOptions { certificate: Some(files.path("server.pem")), ..files.options(&server) };
+    assert!(matches!(Client::open(&half), Err(ClientError::HalfCertificate)));
+    let plain = ClientOptions { uri: "http://127.0.0.1:1".into(), ..files.options(&server) };
+    assert!(matches!(Client::open(&plain), Err(ClientError::NotEncrypted { .. })));
+}
+
+/// What the service is told of who is on the other side; none if nothing reached it.
+async fn certificate_seen(files: &Files, tls: TlsSettings, shown: Option<&str>) -> Option<Option<Vec<u8>>> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let settings = TransportSettings { tls: Some(tls), ..TransportSettings::default() };
+    let (seen, (_draining, is_draining)) = (Arc::new(Mutex::new(None)), watch::channel(false));
+    let seen_there = seen.clone();
+    let service = tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let peer: &Peer = request.extensions().get().expect("every request has it");
+        assert!(peer.address.ip().is_loopback());
+        *seen_there.lock().unwrap() = Some(peer.certificate.as_ref().map(|certificate| certificate.0.clone()));
+        async { Ok::<_, std::convert::Infallible>(Status::not_found("nothing").into_http::<tonic::body::Body>()) }
+    });
+    let serving = tokio::spawn(Transport::open(settings).unwrap().serve(listener, service, is_draining));
+    let client = Client::open(&ClientOptions {
+        uri: format!("https://{address}"),
+        caller: "test".into(),
+        ca: Some(files.path("ca.pem")),
+        certificate: shown.map(|name| files.path(&format!("{name}.pem"))),
+        key: shown.map(|name| files.path(&format!("{name}.key"))),
+        token_file: None,
+    });
+    let status = get(&client.unwrap(), "a").await.unwrap_err();
+    serving.abort();
+    let seen = seen.lock().unwrap().take();
+    assert_eq!(status.code() == Code::NotFound, seen.is_some(), "{status:?}");
+    seen
+}
+
+#[tokio::test]
+async fn a_client_s_certificate_is_verified_and_shown_to_the_service() {
+    let files = Files::new();
+    let (clients, strangers) = (Authority::new("clients"), Authority::new("strangers"));
+    files.write("clients.pem", &clients.pem());
+    let (own, stranger) = (clients.issue("lobby"), strangers.issue("lobby"));
+    files.put("own", &own);
+    files.put("stranger", &stranger);
+    let asked = |client_certificate_required| TlsSettings {
+        client_ca: Some(files.path("clients.pem")),
+        client_certificate_required,
+        ..files.tls()
+    };
+    let own_der = der(&own.0);
+    assert_eq!(certificate_seen(&files, files.tls(), Some("own")).await, Some(None), "nobody asked for it");
+    assert_eq!(certificate_seen(&files, asked(false), None).await, Some(None), "it is not required");
+    assert_eq!(certificate_seen(&files, asked(false), Some("own")).await, Some(Some(own_der.clone())));
+    assert_eq!(certificate_seen(&files, asked(false), Some("stranger")).await, None, "a wrong one is worse than none");
+    assert_eq!(certificate_seen(&files, asked(true), None).await, None, "it is required");
+    assert_eq!(certificate_seen(&files, asked(true), Some("stranger")).await, None);
+    assert_eq!(certificate_seen(&files, asked(true), Some("own")).await, Some(Some(own_der)));
+}
+
+#[test]
+fn what_cannot_be_served_is_told_at_the_start() {
+    let files = Files::new();
+    let open = |tls: TlsSettings| {
+        let opened = Transport::open(TransportSettings { tls: Some(tls), ..TransportSettings::default() });
+        opened.err().map(|error| error.to_string()).expect("it is refused")
+    };
+    files.put("other", &files.authority.issue("other"));
+    files.write("empty.pem", "");
+    for (settings, told) in [
+        (TlsSettings { certificate: files.path("nowhere.pem"), ..files.tls() }, "cannot be read"),
+        (TlsSettings { certificate: files.path("empty.pem"), ..files.tls() }, "holds no certificate"),
+        (TlsSettings { key: files.path("server.pem"), ..files.tls() }, "holds no private key"),
+        (TlsSettings { key: files.path("other.key"), ..files.tls() }, "cannot be used"),
+        (TlsSettings { client_ca: Some(files.path("empty.pem")), ..files.tls() }, "holds no certificate"),
+        (TlsSettings { client_certificate_required: true, ..files.tls() }, "needs client_ca"),
+    ] {
+        let problem = open(settings);
+        assert!(problem.contains(told), "{problem}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_is_exchanged_under_load_without_one_failed_call_and_a_bad_one_changes_nothing() {
+    let files = Arc::new(Files::new());
+    let server = Arc::new(start(files.transport()).await);
+    let first = files.client(&server);
+    create(&first, "a").await;
+    let (stop, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let callers: Vec<_> = (0..4)
+        .map(|number| {
+            let (files, server, stop, calls) = (files.clone(), server.clone(), stop.clone(), calls.clone());
+            let mut client = first.clone();
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    if number % 2 == 0 {
+                        client = files.client(&server);
+                    }
+                    get(&client, "a").await.unwrap();
+                    calls.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let reloads = || (server.transport.certificate_reloads(), server.transport.certificate_reloads_failed());
+    let old = served_certificate(&server, &files).await;
+    let new = files.authority.issue_until("server", 2_090);
+    files.put("server", &new);
+    eventually("it is taken", || reloads() == (1, 0)).await;
+    let now = served_certificate(&server, &files).await;
+    assert!(now == der(&new.0) && now != old);
+    let not_after = server.transport.certificate_not_after();
+
+    let key_of_another = (files.authority.issue("server").0, new.1.clone());
+    let bad = [key_of_another, ("nonsense".into(), new.1.clone()), files.authority.issue_until("server", 2_001)];
+    for (failed, bad) in bad.into_iter().enumerate() {
+        files.put("server", &bad);
+        eventually("it is refused", || reloads() == (1, failed as u64 + 1)).await;
+        assert_eq!(served_certificate(&server, &files).await, now);
+    }
+    assert_eq!(server.transport.certificate_not_after(), not_after);
+    let last = files.authority.issue("server");
+    files.put("server", &last);
+    eventually("a good one is taken again", || reloads() == (2, 3)).await;
+    assert_eq!(served_certificate(&server, &files).await, der(&last.0));
+    let so_far = calls.load(Ordering::Relaxed);
+    eventually("calls go on", || calls.load(Ordering::Relaxed) > so_far + 20).await;
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.expect("not one call failed");
+    }
+    first.mutate(fresh_context(), create_named("b")).await.unwrap();
+}
