@@ -1,0 +1,146 @@
+//! A server that verifies its callers, and calls by path with any metadata.
+
+use crate::common::MemoryStore;
+use crate::tokens::{Login, SigningKey, claims};
+use slotcast::catalog_file::default_catalog;
+use slotcast::grpc::v1;
+use slotcast::identity::{Authentication, Verifier};
+use slotcast::middleware::AdmissionSettings;
+use slotcast::server::{RunningServer, ServerSettings};
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder, Streaming};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+/// What a caller shows, as metadata.
+pub type Shown = Vec<(&'static str, String)>;
+
+pub struct Secured {
+    pub running: RunningServer,
+    pub login: Login,
+    pub key: SigningKey,
+    pub verifier: Arc<Verifier>,
+    pub channel: Channel,
+}
+
+impl Secured {
+    pub async fn start() -> Self {
+        Self::start_with(Login::verifier).await
+    }
+
+    /// With a key of Ed25519, and no limit of requests, so that no other refusal comes first.
+    pub async fn start_with(verifier: impl FnOnce(&Login) -> Arc<Verifier>) -> Self {
+        let key = SigningKey::ed25519("ed");
+        let login = Login::new(&[&key]);
+        let verifier = verifier(&login);
+        let settings = ServerSettings {
+            authentication: Authentication::Verified(verifier.clone()),
+            admission: AdmissionSettings { per_second: 0, ..AdmissionSettings::default() },
+            ..ServerSettings::default()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let store = Arc::new(MemoryStore::default());
+        let running = RunningServer::start(listener, store, Arc::new(default_catalog()), settings).unwrap();
+        let channel = connect(&running).await;
+        Self { running, login, key, verifier, channel }
+    }
+
+    /// What somebody of this role shows.
+    pub fn shown(&self, name: &str, role: &str) -> Shown {
+        bearer(&self.key.sign(&claims(name, role)))
+    }
+
+    pub async fn call(&self, shown: &Shown, path: &str, message: &[u8]) -> Result<Vec<u8>, Status> {
+        call(&self.channel, shown, path, message).await
+    }
+
+    /// By the lobby, a service.
+    pub async fn mutate(&self, call: (String, Vec<u8>)) {
+        self.mutate_by(&self.key, call).await;
+    }
+
+    pub async fn mutate_by(&self, key: &SigningKey, (path, message): (String, Vec<u8>)) {
+        self.call(&bearer(&key.sign(&claims("lobby", "service"))), &path, &message).await.unwrap();
+    }
+
+    pub async fn subscribe(&self, shown: &Shown, id: &str) -> Result<Opened, Status> {
+        subscribe(&self.channel, shown, id).await
+    }
+}
+
+pub type Opened = Streaming<v1::SubscribeInventoryResponse>;
+
+pub async fn connect(running: &RunningServer) -> Channel {
+    Endpoint::from_shared(running.uri()).unwrap().connect().await.unwrap()
+}
+
+pub fn bearer(token: &str) -> Shown {
+    vec![("authorization", format!("Bearer {token}"))]
+}
+
+/// With notices.
+pub async fn subscribe(channel: &Channel, shown: &Shown, id: &str) -> Result<Opened, Status> {
+    let inventories = vec![v1::Watch { inventory_id: id.into(), ..v1::Watch::default() }];
+    let message = v1::SubscribeInventoryRequest { inventories, notices: true, ..Default::default() };
+    let mut client = v1::inventory_service_client::InventoryServiceClient::new(channel.clone());
+    client.subscribe_inventory(showing(shown, message)).await.map(tonic::Response::into_inner)
+}
+
+/// The first message of the answer, whether there may be more or not.
+pub async fn call(channel: &Channel, shown: &Shown, path: &str, message: &[u8]) -> Result<Vec<u8>, Status> {
+    let mut grpc = Grpc::new(channel.clone());
+    grpc.ready().await.unwrap();
+    let request = showing(shown, message.to_vec());
+    let mut answer = grpc.server_streaming(request, path.parse().unwrap(), RawCodec).await?.into_inner();
+    answer.message().await.map(|message| message.expect("an answer"))
+}
+
+fn showing<T>(shown: &Shown, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    for (name, value) in shown {
+        let value: MetadataValue<Ascii> = value.parse().unwrap();
+        request.metadata_mut().append(*name, value);
+    }
+    request
+}
+
+struct RawCodec;
+
+impl Codec for RawCodec {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for RawCodec {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, message: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        prost::bytes::BufMut::put_slice(buffer, &message);
+        Ok(())
+    }
+}
+
+impl Decoder for RawCodec {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        let mut message = vec![0; prost::bytes::Buf::remaining(buffer)];
+        prost::bytes::Buf::copy_to_slice(buffer, &mut message);
+        Ok(Some(message))
+    }
+}
