@@ -1,0 +1,243 @@
+//! The layer that measures calls: real bodies through the real layer, and what `/metrics` says afterwards.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body as _, Frame};
+use http_body_util::StreamBody;
+use slotcast::grpc::status;
+use slotcast::middleware::TelemetryLayer;
+use slotcast::statistics::{EngineCounts, MethodCounts, StreamStatistics};
+use slotcast::telemetry::{Sources, Telemetry};
+use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::future::{pending, poll_fn};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, ServiceExt, service_fn};
+
+const ADD: &str = "slotcast.v1.InventoryService/AddItem";
+const SUBSCRIBE: &str = "slotcast.v1.InventoryService/SubscribeInventory";
+
+/// A layer, and the meters that it feeds.
+struct Measured {
+    layer: TelemetryLayer,
+    telemetry: Telemetry,
+}
+
+type Handled = Result<Response<Body>, Infallible>;
+
+impl Measured {
+    fn new() -> Self {
+        let telemetry = Telemetry::default();
+        let layer = TelemetryLayer::new(telemetry.clone());
+        telemetry.observe(Sources {
+            rpc: layer.statistics().clone(),
+            streams: Arc::new(StreamStatistics::default()),
+            transport: telemetry.transport().clone(),
+            engine: Arc::new(EngineCounts::default),
+            store: Arc::new(|| None),
+            is_draining: Arc::new(|| false),
+        });
+        Self { layer, telemetry }
+    }
+
+    /// The answer to a call whose request has these body frames; the handler reads all of it first.
+    async fn call(&self, method: &str, sent: Vec<Bytes>, answer: Response<Body>) -> Response<Body> {
+        let answer = Arc::new(Mutex::new(Some(answer)));
+        let handler = service_fn(move |request: Request<_>| {
+            let answer = answer.clone();
+            async move {
+                read_all(request.into_body()).await;
+                Handled::Ok(answer.lock().unwrap().take().unwrap())
+            }
+        });
+        self.layer.layer(handler).oneshot(request(method, sent)).await.unwrap()
+    }
+
+    fn counts(&self, method: &str) -> MethodCounts {
+        self.layer.statistics().counts().find(|(name, _)| *name == method).unwrap().1
+    }
+
+    /// Calls of a method that ended with a status, as they are scraped.
+    fn ended(&self, method: &str, status: &str) -> u64 {
+        let text = self.telemetry.scrape().unwrap();
+        let labels = [format!("rpc_method=\"{method}\""), format!("rpc_response_status_code=\"{status}\"")];
+        let counts = text.lines().filter(|line| line.starts_with("rpc_server_call_duration_seconds_count"));
+        let found: Vec<_> = counts.filter(|line| labels.iter().all(|label| line.contains(label))).collect();
+        found.iter().map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+
+    /// All that have ended.
+    fn all_ended(&self) -> u64 {
+        let text = self.telemetry.scrape().unwrap();
+        let counts = text.lines().filter(|line| line.starts_with("rpc_server_call_duration_seconds_count"));
+        counts.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+
+    fn refusals(&self) -> Vec<(&'static str, u64)> {
+        self.layer.statistics().refusals().filter(|(_, calls)| *calls > 0).collect()
+    }
+}
+
+fn request(method: &str, sent: Vec<Bytes>) -> Request<Body> {
+    let frames = sent.into_iter().map(|bytes| Ok::<_, Status>(Frame::data(bytes)));
+    let body = Body::new(StreamBody::new(tokio_stream::iter(frames)));
+    Request::builder().uri(format!("http://localhost/{method}")).body(body).unwrap()
+}
+
+async fn read_all<B: http_body::Body>(body: B) {
+    let mut body = Box::pin(body);
+    while poll_fn(|context| body.as_mut().poll_frame(context)).await.is_some() {}
+}
+
+fn message(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0];
+    bytes.extend((length as u32).to_be_bytes());
+    bytes.resize(5 + length, 1);
+    bytes
+}
+
+fn trailers(status: &str) -> Frame<Bytes> {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_str(status).unwrap());
+    Frame::trailers(trailers)
+}
+
+fn answer(frames: Vec<Frame<Bytes>>) -> Response<Body> {
+    let frames = frames.into_iter().map(Ok::<_, Status>);
+    Response::new(Body::new(StreamBody::new(tokio_stream::iter(frames))))
+}
+
+#[tokio::test]
+async fn a_call_that_is_refused_by_its_headers_alone_is_counted_with_its_reason() {
+    let measured = Measured::new();
+    let refused = status::unknown_caller().into_http();
+    let response = measured.call(ADD, vec![message(3).into()], refused).await;
+    // Nobody need read a body that is empty.
+    assert_eq!(measured.ended(ADD, "UNAUTHENTICATED"), 1);
+    drop(response);
+    assert_eq!((measured.ended(ADD, "UNAUTHENTICATED"), measured.all_ended()), (1, 1), "it is counted once");
+    assert_eq!(measured.refusals(), [("UNKNOWN_CALLER", 1)]);
+    assert_eq!(measured.counts(ADD), MethodCounts { received: 1, sent: 0, active: 0 });
+}
+
+#[tokio::test]
+async fn an_error_in_the_trailers_is_counted_with_its_reason() {
+    let measured = Measured::new();
+    let mut headers = HeaderMap::new();
+    status::draining().add_header(&mut headers).unwrap();
+    let frames = vec![Frame::data(message(9).into()), Frame::trailers(headers)];
+    let response = measured.call(SUBSCRIBE, vec![message(1).into()], answer(frames)).await;
+    assert_eq!((measured.all_ended(), measured.counts(SUBSCRIBE).active), (0, 1), "it has not ended");
+    read_all(response.into_body()).await;
+    assert_eq!((measured.ended(SUBSCRIBE, "UNAVAILABLE"), measured.all_ended()), (1, 1));
+    let text = measured.telemetry.scrape().unwrap();
+    assert!(text.contains("error_type=\"UNAVAILABLE\""), "the server is to blame");
+    assert_eq!(measured.refusals(), [("DRAINING", 1)]);
+}
+
+#[tokio::test]
+async fn messages_of_a_stream_are_counted_however_they_are_cut_into_frames() {
+    let measured = Measured::new();
+    let all: Vec<u8> = [0, 1, 700, 3].into_iter().flat_map(message).collect();
+    let cut = |at: &[usize]| {
+        let ends = at.iter().copied().chain([all.len()]);
+        let starts = [0].into_iter().chain(at.iter().copied());
+        starts.zip(ends).map(|(from, to)| Bytes::copy_from_slice(&all[from..to])).collect::<Vec<_>>()
+    };
+    // All at once, in the middle of prefixes and of messages, and exactly between them.
+    for (calls, at) in [&[][..], &[3, 6, 10, 14, 300], &[5, 11, 716]].into_iter().enumerate() {
+        let mut frames: Vec<_> = cut(at).into_iter().map(Frame::data).collect();
+        frames.push(trailers("0"));
+        let response = measured.call(SUBSCRIBE, cut(at), answer(frames)).await;
+        read_all(response.into_body()).await;
+        let messages = 4 * (calls as u64 + 1);
+        assert_eq!(measured.counts(SUBSCRIBE), MethodCounts { received: messages, sent: messages, active: 0 });
+    }
+    assert_eq!((measured.ended(SUBSCRIBE, "OK"), measured.all_ended()), (3, 3));
+    assert!(measured.refusals().is_empty());
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_was_cancelled_before_its_answer_and_in_mid_stream() {
+    let measured = Measured::new();
+    let handler = service_fn(|_: Request<_>| pending::<Handled>());
+    let mut call = Box::pin(measured.layer.layer(handler).oneshot(request(ADD, vec![])));
+    assert!(futures_util::poll!(&mut call).is_pending());
+    assert_eq!(measured.counts(ADD).active, 1);
+    drop(call);
+    assert_eq!((measured.ended(ADD, "CANCELLED"), measured.counts(ADD).active), (1, 0));
+
+    let frames = vec![Frame::data(message(1).into()), Frame::data(message(1).into()), trailers("0")];
+    let mut body = measured.call(SUBSCRIBE, vec![], answer(frames)).await.into_body();
+    poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await.unwrap().unwrap();
+    drop(body);
+    assert_eq!((measured.ended(SUBSCRIBE, "CANCELLED"), measured.all_ended()), (1, 2));
+    assert_eq!(measured.counts(SUBSCRIBE), MethodCounts { received: 0, sent: 1, active: 0 });
+}
+
+#[tokio::test]
+async fn an_answer_without_a_status_is_no_success() {
+    let measured = Measured::new();
+    let response = measured.call(ADD, vec![], answer(vec![Frame::data(message(1).into())])).await;
+    read_all(response.into_body()).await;
+    assert_eq!(measured.ended(ADD, "UNKNOWN"), 1);
+    let mut not_found = Response::new(Body::empty());
+    *not_found.status_mut() = http::StatusCode::NOT_FOUND;
+    measured.call(ADD, vec![], not_found).await;
+    assert_eq!(measured.ended(ADD, "UNIMPLEMENTED"), 1);
+}
+
+/// Case 60, of names instead of sizes: whatever is asked for, the meters take the same room.
+#[tokio::test]
+async fn ten_thousand_made_up_methods_and_reasons_are_one_of_each() {
+    let measured = Measured::new();
+    let series = || measured.telemetry.scrape().unwrap().lines().count();
+    let one = |n: u64| {
+        let details = tonic_types::ErrorDetails::with_error_info(format!("REASON_{n}"), "slotcast", HashMap::new());
+        <Status as tonic_types::StatusExt>::with_error_details(tonic::Code::NotFound, "", details).into_http()
+    };
+    measured.call("nobody.v1.Knows/0", vec![], one(0)).await;
+    let before = series();
+    for n in 1..10_000 {
+        let method = format!("{}.{n}/AddItem{}", fastrand::u64(..), fastrand::u32(..));
+        measured.call(&method, vec![], one(n)).await;
+    }
+    assert_eq!(series(), before);
+    assert_eq!((measured.ended("_OTHER", "NOT_FOUND"), measured.all_ended()), (10_000, 10_000));
+    assert_eq!(measured.refusals(), [("OTHER", 10_000)]);
+}
+
+/// Reasons are written where they are needed; this finds those that the closed set lacks.
+#[test]
+fn every_reason_in_the_source_is_one_that_is_counted() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = BTreeSet::new();
+    for folder in ["grpc", "grpc/convert", "identity", "middleware", "transport"] {
+        let Ok(entries) = std::fs::read_dir(root.join(folder)) else { continue };
+        let files = entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some());
+        // These hold names of statuses and of methods.
+        let files = files.filter(|path| !path.ends_with("middleware/telemetry.rs"));
+        for file in files {
+            let text = std::fs::read_to_string(&file).unwrap();
+            let text = text.split("#[cfg(test)]").next().unwrap();
+            found.extend(text.split('"').filter(|part| is_reason(part)).map(str::to_owned));
+        }
+    }
+    assert!(found.len() > 40, "the sources were found: {found:?}");
+    let of_cargo = ["CARGO_PKG_VERSION", "OUT_DIR"].map(str::to_owned);
+    let known: BTreeSet<_> = status::REASONS.iter().map(|reason| (*reason).to_owned()).chain(of_cargo).collect();
+    let missing: Vec<_> = found.difference(&known).collect();
+    assert!(missing.is_empty(), "add these to grpc::status::REASONS: {missing:?}");
+    let unused: Vec<_> = status::REASONS.iter().filter(|reason| !found.contains(**reason)).collect();
+    assert!(unused.is_empty(), "nothing gives these reasons: {unused:?}");
+}
+
+fn is_reason(part: &str) -> bool {
+    part.len() > 3 && part.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+}
