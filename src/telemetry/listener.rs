@@ -11,7 +11,8 @@ use hyper_util::service::TowerToHyperService;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -94,7 +95,7 @@ pub async fn serve(listener: Arc<TcpListener>, router: axum::Router) {
     }
 }
 
-async fn connection(stream: TcpStream, router: axum::Router) {
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: axum::Router) {
     let has_asked = Arc::new(AtomicBool::new(false));
     let asked = has_asked.clone();
     let router = router.layer(axum::middleware::map_request(move |request: axum::extract::Request| {
@@ -155,3 +156,61 @@ async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, &'static str
 }
 
 const STORE_FAILED: &str = "the end of a commit is unknown, so nothing more is written: check the disk, then restart\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::time::Instant;
+
+    fn connected() -> DuplexStream {
+        let (ours, theirs) = tokio::io::duplex(64 << 10);
+        let router = router(Telemetry::default(), Readiness::default(), axum::Router::new());
+        tokio::spawn(connection(theirs, router));
+        ours
+    }
+
+    /// How long the connection stays open if nothing more is said.
+    async fn lasts(mut stream: DuplexStream) -> (Duration, String) {
+        let (began, mut said) = (Instant::now(), Vec::new());
+        // An error is an end, too.
+        let _ = stream.read_to_end(&mut said).await;
+        (began.elapsed(), String::from_utf8_lossy(&said).into_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_or_never_ends_a_head_is_hung_up_on() {
+        for said in ["", "P", "PRI * HTTP/2.0\r\n", "GET /livez HTTP/1.1\r\nhost: a\r\n"] {
+            let mut stream = connected();
+            stream.write_all(said.as_bytes()).await.expect("it is open");
+            let (lasted, _) = lasts(stream).await;
+            assert!(lasted <= 2 * HEAD_TIMEOUT, "{said:?}: {lasted:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_answered_and_says_nothing_more_is_hung_up_on() {
+        let mut stream = connected();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("it is open");
+        let (lasted, said) = lasts(stream).await;
+        assert!(said.starts_with("HTTP/1.1 200") && said.ends_with("alive\n"), "{said}");
+        assert!(lasted <= 2 * HEAD_TIMEOUT, "{lasted:?}");
+    }
+
+    #[tokio::test]
+    async fn readiness_is_told_in_a_sentence() {
+        for (phase, ready, live) in [
+            (Phase::Starting, 503, 200),
+            (Phase::Serving, 200, 200),
+            (Phase::Draining, 503, 200),
+            (Phase::StoreFailed, 503, 503),
+        ] {
+            let readiness = Readiness::default();
+            readiness.set(phase);
+            let (is_ready, said) = readyz(State(readiness.clone())).await;
+            let (is_live, _) = livez(State(readiness)).await;
+            assert_eq!((is_ready.as_u16(), is_live.as_u16()), (ready, live), "{phase:?}");
+            assert!(said.ends_with('\n') && said.len() > 5);
+        }
+    }
+}

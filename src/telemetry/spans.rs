@@ -147,3 +147,27 @@ impl Extractor for Headers<'_> {
         self.0.keys().map(HeaderName::as_str).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_within_a_trace_names_it_and_one_without_names_none() {
+        assert!(outgoing().is_empty());
+        let cause = Cause { trace_id: [0xab; 16], span_id: [0xcd; 8] };
+        let _within = Context::new().with_remote_span_context(remote(cause)).attach();
+        let traceparent = format!("00-{}-{}-01", "ab".repeat(16), "cd".repeat(8));
+        assert_eq!(outgoing(), [("traceparent", traceparent)]);
+        assert_eq!(current(), Some(("ab".repeat(16), "cd".repeat(8))));
+    }
+
+    #[test]
+    fn without_a_collector_nothing_is_traced() {
+        let mut headers = HeaderMap::new();
+        let traceparent = format!("00-{}-{}-01", "ab".repeat(16), "cd".repeat(8));
+        headers.insert("traceparent", traceparent.parse().expect("a value"));
+        let call = CallContext { method: "a/b", path: "/a/b", headers: &headers, client: None, server: None };
+        assert!(Spans::default().begin_call(&call).is_none());
+    }
+}
