@@ -7,13 +7,14 @@ pub(super) mod failure;
 mod request;
 mod rpcs;
 
+use super::output::print;
 use super::{CommandResult, Target};
 use codec::DynamicCodec;
 use failure::Failure;
 use futures_util::StreamExt;
 use prost_reflect::{DynamicMessage, SerializeOptions};
 use rpcs::Rpcs;
-use std::io::{ErrorKind, IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 use tonic::Request;
 use tonic::client::Grpc;
 
@@ -56,11 +57,11 @@ impl Call {
     pub async fn run(self) -> CommandResult {
         let rpcs = Rpcs::of_the_service()?;
         let Some(name) = &self.rpc else {
-            return print(&rpcs.list());
+            return Ok(print(rpcs.list())?);
         };
         let rpc = rpcs.find(name)?;
         if self.list {
-            return print(&request::skeleton(&rpc.input()));
+            return Ok(print(request::skeleton(&rpc.input()))?);
         }
         let json = self.json()?;
         let mut message = request::parse(&rpc.input(), &json)?;
@@ -72,13 +73,13 @@ impl Call {
         let (path, codec) = (rpcs::path(&rpc)?, DynamicCodec::new(rpc.output()));
         if !rpc.is_server_streaming() {
             let reply = grpc.unary(Request::new(message), path, codec).await.map_err(failed)?;
-            return print(&json_of(reply.get_ref(), true)?);
+            return Ok(print(json_of(reply.get_ref(), true)?)?);
         }
         let mut stream = grpc.server_streaming(Request::new(message), path, codec).await.map_err(failed)?.into_inner();
         loop {
             tokio::select! {
                 message = stream.next() => match message {
-                    Some(message) => print(&json_of(&message.map_err(failed)?, false)?)?,
+                    Some(message) => print(json_of(&message.map_err(failed)?, false)?)?,
                     None => return Ok(()),
                 },
                 interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
@@ -111,13 +112,4 @@ fn json_of(message: &DynamicMessage, pretty: bool) -> Result<String, Box<dyn std
         message.serialize_with_options(&mut serde_json::Serializer::new(&mut json), &options)?;
     }
     Ok(String::from_utf8(json)?)
-}
-
-/// A reader that has seen enough (`| head -1`) is no error.
-fn print(text: &str) -> CommandResult {
-    let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
-        written => Ok(written?),
-    }
 }

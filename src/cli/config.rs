@@ -1,6 +1,7 @@
 //! `slotcast config`: what a service would be told.
 
 use super::CommandResult;
+use super::output::print;
 use super::settings::SettingFlags;
 use crate::config;
 
@@ -20,10 +21,8 @@ pub struct Config {
 impl Config {
     pub fn run(self) -> CommandResult {
         if self.documented {
-            print!("{}", config::documented());
-            return Ok(());
+            return Ok(print(config::documented().trim_end())?);
         }
-        print!("{}", config::effective(&self.settings.read()?.config().values));
-        Ok(())
+        Ok(print(config::effective(&self.settings.read()?.config().values).trim_end())?)
     }
 }

@@ -1,6 +1,7 @@
 //! `slotcast demo`: the main job, seen at work.
 
 use super::CommandResult;
+use super::output::print;
 use super::play::{Play, PlayError, Played, progress_bar};
 use super::trace::{Trace, World, plain_bytes};
 use crate::catalog_file;
@@ -124,9 +125,9 @@ impl Demo {
         }
         let report = Report { traces: rows };
         if self.json {
-            println!("{}", serde_json::to_string(&report)?);
+            print(serde_json::to_string(&report)?)?;
         } else {
-            print_table(&report);
+            print(format_args!("{}\n{EXPLANATION}", table(&report)))?;
         }
         let desyncs: u64 = report.traces.iter().map(Row::desyncs).sum();
         if desyncs > 0 {
@@ -182,7 +183,7 @@ fn agrees(replica: &Contents, stored: &Contents) -> bool {
     replica.revision() == stored.revision() && replica.stacks().eq(stored.stacks())
 }
 
-fn print_table(report: &Report) {
+fn table(report: &Report) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(
@@ -204,8 +205,7 @@ fn print_table(report: &Report) {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    println!("{table}");
-    println!("{EXPLANATION}");
+    table
 }
 
 fn syncs_and_bytes(sent: Sent) -> String {

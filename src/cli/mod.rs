@@ -1,8 +1,12 @@
 //! The commands, one a file.
 
+// `println!` panics when the reader is gone; `output::print` does not.
+#![deny(clippy::print_stdout)]
+
 mod call;
 mod config;
 mod demo;
+mod output;
 mod play;
 mod replay;
 mod rollout;
@@ -14,6 +18,7 @@ mod watch;
 
 use crate::client::{Client, ClientError, ClientOptions};
 use clap::{Args, Parser, Subcommand};
+use output::OutputError;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -101,6 +106,7 @@ pub fn run() -> ExitCode {
     runtime.shutdown_background();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if matches!(error.downcast_ref(), Some(OutputError::Closed)) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("slotcast: {error}");
             ExitCode::FAILURE

@@ -1,5 +1,6 @@
 //! `slotcast replay`: a trace on a running service.
 
+use super::output::print;
 use super::play::{Play, progress_bar};
 use super::trace::{Trace, World, plain_bytes};
 use super::{CommandResult, Target};
@@ -52,15 +53,14 @@ impl Replay {
         let (ops, syncs, bytes, desyncs) = (trace.steps.len(), played.syncs, played.bytes, played.desyncs);
         if self.json {
             let name = &trace.name;
-            println!(
-                "{}",
-                json!({"name": name, "ops": ops, "plain_bytes": plain_bytes, "syncs": syncs, "bytes": bytes, "desyncs": desyncs})
-            );
+            print(
+                json!({"name": name, "ops": ops, "plain_bytes": plain_bytes, "syncs": syncs, "bytes": bytes, "desyncs": desyncs}),
+            )?;
         } else {
-            println!("{}: {ops} operations, {syncs} syncs, {bytes} bytes, {desyncs} desyncs", trace.name);
-            println!("The old game would have sent {plain_bytes} bytes for {ops} syncs.");
+            print(format_args!("{}: {ops} operations, {syncs} syncs, {bytes} bytes, {desyncs} desyncs", trace.name))?;
+            print(format_args!("The old game would have sent {plain_bytes} bytes for {ops} syncs."))?;
             if self.keep {
-                played.replicas.iter().for_each(|(id, _)| println!("Kept: {id}"));
+                played.replicas.iter().try_for_each(|(id, _)| print(format_args!("Kept: {id}")))?;
             }
         }
         if desyncs > 0 { Err(format!("{desyncs} desyncs").into()) } else { Ok(()) }

@@ -1,5 +1,6 @@
 //! `slotcast rollout`: how streams are served, for operators.
 
+use super::output::print;
 use super::{CommandResult, Target};
 use crate::grpc::convert::admin;
 use crate::grpc::v1;
@@ -62,8 +63,7 @@ impl Rollout {
             }
         };
         let rollout = admin::read_rollout(&rollout.unwrap_or_default());
-        println!("{}", if json { as_json(&rollout).to_string() } else { as_table(&rollout) });
-        Ok(())
+        Ok(print(if json { as_json(&rollout).to_string() } else { as_table(&rollout) })?)
     }
 }
 

@@ -1,6 +1,7 @@
 //! `slotcast serve`: the service.
 
 use super::CommandResult;
+use super::output::print;
 use super::settings::{SettingFlags, Settings};
 use crate::catalog_file;
 use crate::config::{self, Changed, Config, LiveRollout};
@@ -61,8 +62,9 @@ async fn run(settings: Settings, config: &Config, telemetry: Telemetry, filter: 
     let listener = bind(config.listen, "--listen").await?;
     let admin_listener = bind(config.admin_listen, "--admin-listen").await?;
     let scheme = if config.transport.tls.is_some() { "https" } else { "http" };
-    println!("listening on {scheme}://{}", listener.local_addr()?);
-    println!("admin listening on http://{}", admin_listener.local_addr()?);
+    let addresses = (listener.local_addr()?, admin_listener.local_addr()?);
+    // Whoever started it may not care to read this; the service goes on.
+    let _ = print(format_args!("listening on {scheme}://{}\nadmin listening on http://{}", addresses.0, addresses.1));
     let server = ServerSettings {
         rollout: LiveRollout::new(config.rollout.clone()),
         streams: config.streams,

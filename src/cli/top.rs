@@ -3,6 +3,7 @@
 mod reading;
 mod view;
 
+use super::output::{OutputError, print};
 use super::{CommandResult, Target};
 use crate::client::{NameCaller, Resending};
 use crate::grpc::v1;
@@ -10,7 +11,7 @@ use crate::grpc::v1::admin_service_client::AdminServiceClient;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use reading::Reading;
 use serde_json::json;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -63,20 +64,16 @@ impl Top {
         loop {
             tokio::time::sleep(INTERVAL).await;
             view.handle_reading(read(admin).await.map_err(|status| away(&status))?);
-            if self.print(&view).is_err() {
-                // Whoever reads has read enough, as `head` does.
-                return Ok(());
-            }
+            self.print(&view)?;
         }
     }
 
-    fn print(&self, view: &View) -> std::io::Result<()> {
-        let mut out = std::io::stdout().lock();
+    fn print(&self, view: &View) -> Result<(), OutputError> {
         if self.json {
             let told = json!({"since_start": view.reading, "rates": view.rates, "saved_percent": view.reading.saved_percent()});
-            writeln!(out, "{told}")
+            print(told)
         } else {
-            writeln!(out, "{}", view.line())
+            print(view.line())
         }
     }
 }

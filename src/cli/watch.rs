@@ -6,6 +6,7 @@ mod lines;
 mod screen;
 
 use super::call::failure::Failure;
+use super::output::OutputError;
 use super::{CommandResult, Target};
 use crate::client::Client;
 use crate::domain::ItemCode;
@@ -59,7 +60,7 @@ impl Watch {
 /// Why following came to an end that nobody asked for.
 enum Ended {
     Stream(Box<Status>),
-    Output(std::io::Error),
+    Output(OutputError),
 }
 
 impl From<Status> for Ended {
@@ -70,6 +71,12 @@ impl From<Status> for Ended {
 
 impl From<std::io::Error> for Ended {
     fn from(error: std::io::Error) -> Self {
+        Self::Output(error.into())
+    }
+}
+
+impl From<OutputError> for Ended {
+    fn from(error: OutputError) -> Self {
         Self::Output(error)
     }
 }

@@ -1,10 +1,10 @@
 //! One line for each update, for pipes and logs.
 
+use super::super::output::print;
 use super::Ended;
 use super::board::{Board, Kind, PanelChange, PanelState};
 use crate::client::Follow;
 use crate::domain::Slot;
-use std::io::{ErrorKind, Write};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -22,10 +22,7 @@ pub async fn run(mut board: Board, mut follow: Follow) -> Result<(), Ended> {
         let now = start.elapsed();
         let (kind, changes) = board.handle_update(now, &update, follow.counts(), |position| follow.replica(position));
         let text = line(&board, now, kind, update.bytes, &changes, &update.deleted);
-        match writeln!(std::io::stdout(), "{text}") {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
-            written => written?,
-        }
+        print(text)?;
     }
 }
 
