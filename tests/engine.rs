@@ -357,6 +357,56 @@ impl Store for Gated {
     }
 }
 
+/// Case 48. One batch of four: only the call on the damaged inventory fails, and a retry of one that was applied to it
+/// before is still answered.
+#[tokio::test]
+async fn case_48_a_damaged_inventory_refuses_only_the_calls_that_need_it() {
+    let World { folder, engine, catalog } = world();
+    let world = World { folder, engine, catalog };
+    world.chest("good", 1).await;
+    world.chest("bad", 1).await;
+    let before = call("before", world.add("bad", 2));
+    world.engine.mutate(before.clone()).await.unwrap();
+    let World { folder, engine, catalog } = world;
+    let store = restart(engine, folder.path()).await;
+    store.fold().unwrap();
+    drop(store);
+    let connection = rusqlite::Connection::open(folder.path().join("slotcast.db")).unwrap();
+    connection.execute("UPDATE inventories SET checksum = checksum + 1 WHERE id = 'bad'", []).unwrap();
+    drop(connection);
+
+    let (release, gate) = mpsc::channel::<()>();
+    let store = Gated { inner: open(folder.path()), gate: Mutex::new(gate) };
+    let (engine, catalog_again) = start(Arc::new(store), EngineSettings::default());
+    let world = World { folder, engine, catalog };
+    let spawn = |call: Call| {
+        let engine = world.engine.clone();
+        tokio::spawn(async move { engine.mutate(call).await })
+    };
+    // Its commit holds the loop up, so that those after it come in one batch.
+    let layout = catalog_again.layouts().next().unwrap().id.clone();
+    let first = spawn(fresh(Operation::Create { id: id("first"), owner: None, layout, stacks: vec![] }));
+    tokio::task::yield_now().await;
+    while world.engine.statistics().queue > 0 {
+        tokio::task::yield_now().await;
+    }
+    let calls =
+        [fresh(world.add("good", 1)), fresh(world.add("bad", 1)), before, fresh(world.transfer("good", "bad", 1))];
+    let [good, bad, again, both] = calls.map(spawn);
+    while world.engine.statistics().queue < 4 {
+        tokio::task::yield_now().await;
+    }
+    drop(release);
+    first.await.unwrap().unwrap();
+    let is_corrupt = |answer| matches!(answer, Err(Refusal::Store(StoreError::Corrupt { .. })));
+    assert!(good.await.unwrap().is_ok());
+    assert!(is_corrupt(bad.await.unwrap()));
+    assert!(is_corrupt(both.await.unwrap()));
+    assert!(again.await.unwrap().unwrap().replayed);
+    assert_eq!(world.held("good").await, 2);
+    assert!(matches!(world.engine.read(&id("bad")).await, Err(Refusal::Store(StoreError::Corrupt { .. }))));
+}
+
 #[tokio::test]
 async fn a_full_queue_refuses_instead_of_growing() {
     let settings = EngineSettings { queue_max: 4, queue_wait: Duration::from_millis(20), ..EngineSettings::default() };

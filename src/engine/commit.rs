@@ -102,9 +102,9 @@ impl Writer {
             }
         }
         let spans = self.trace(&mut calls);
-        let recalled = if *self.failed.borrow() { Err(gave_up()) } else { self.load(&calls, &watches) };
-        let (mut wakes, answers) = match &recalled {
-            Ok(recalled) => self.mutate(&calls, recalled),
+        let loaded = if *self.failed.borrow() { Err(gave_up()) } else { self.load(&calls, &watches) };
+        let (mut wakes, answers) = match &loaded {
+            Ok(known) => self.mutate(&calls, known),
             Err(refusal) => (Vec::new(), calls.iter().map(|_| Err(refusal.clone())).collect()),
         };
         answers.iter().for_each(|answer| self.counters.add_mutation(statistics::outcome(answer)));
@@ -117,8 +117,8 @@ impl Writer {
         let watches = watches
             .into_iter()
             .map(|(ids, answer)| {
-                let receivers = recalled.as_ref().map(|_| self.hot.receivers(&ids, &mut self.order));
-                (answer, receivers.map_err(Clone::clone))
+                let readable = loaded.as_ref().map_err(Clone::clone).and_then(|known| known.check(ids.iter()));
+                (answer, readable.map(|()| self.hot.receivers(&ids, &mut self.order)))
             })
             .collect();
         self.hot.evict(self.hot_max, &mut self.order);
@@ -143,34 +143,37 @@ impl Writer {
         &mut self,
         calls: &[(Call, Answering)],
         watches: &[(Vec<InventoryId>, Watching)],
-    ) -> Result<Vec<Recall>, Refusal> {
-        let of_calls = calls.iter().flat_map(|(call, _)| {
-            let predicted = call.predicted.iter().map(|(id, _)| id);
-            call.mutation.inventories().chain(predicted)
-        });
+    ) -> Result<Known, Refusal> {
+        let of_calls = calls.iter().flat_map(|(call, _)| needed(call));
         let of_watches = watches.iter().flat_map(|(ids, _)| ids);
         let mut seen = HashSet::new();
         let cold: Vec<InventoryId> =
             of_calls.chain(of_watches).filter(|id| seen.insert(*id) && !self.hot.contains(id)).cloned().collect();
         let keys: Vec<Key> = calls.iter().map(|(call, _)| call.key.clone()).collect();
-        let Loaded { inventories, keys } = self.store.load(&cold, &keys).map_err(Refusal::Store)?;
-        let found = cold.into_iter().zip(inventories.into_iter().map(Staged::new));
+        let (found, known) = match self.store.load(&cold, &keys) {
+            Ok(Loaded { inventories, keys }) => {
+                let known = Known { recalls: keys.into_iter().map(Ok).collect(), unreadable: HashMap::new() };
+                (cold.into_iter().zip(inventories).collect(), known)
+            }
+            Err(StoreError::Corrupt { .. }) => load_singly(&*self.store, cold, &keys)?,
+            Err(error) => return Err(Refusal::Store(error)),
+        };
+        let staged = |(id, inventory)| (id, Staged::new(inventory));
         // Nobody watches a cold inventory: there is no one to wake.
-        self.hot.publish(found, &mut self.order);
-        Ok(keys)
+        self.hot.publish(found.into_iter().map(staged), &mut self.order);
+        Ok(known)
     }
 
     /// Applies all calls in order, commits them together, publishes. An answer for each call.
     ///
     /// Rejections wait for the commit too: what refused them may be the work of a call before them in the batch.
-    fn mutate(
-        &mut self,
-        calls: &[(Call, Answering)],
-        recalled: &[Recall],
-    ) -> (Vec<Wake>, Vec<Result<Answer, Refusal>>) {
+    fn mutate(&mut self, calls: &[(Call, Answering)], known: &Known) -> (Vec<Wake>, Vec<Result<Answer, Refusal>>) {
         let mut batch = Batch::new(&self.hot);
-        let answers: Vec<_> =
-            calls.iter().zip(recalled).map(|((call, _), recalled)| batch.run(call, recalled, &self.catalog)).collect();
+        let answers: Vec<_> = calls
+            .iter()
+            .zip(&known.recalls)
+            .map(|((call, _), recalled)| batch.run(call, known.recall(call, recalled)?, &self.catalog))
+            .collect();
         if !batch.transactions.is_empty()
             && let Err(error) = self.commit(&batch.transactions)
         {
@@ -209,6 +212,64 @@ impl Writer {
             }
         }
     }
+}
+
+/// What the store tells for one batch.
+struct Known {
+    /// For each call.
+    recalls: Vec<Result<Recall, StoreError>>,
+    /// Inventories that the store has and cannot read. Only the calls that need one of them are refused.
+    unreadable: HashMap<InventoryId, StoreError>,
+}
+
+impl Known {
+    fn check<'a>(&self, mut ids: impl Iterator<Item = &'a InventoryId>) -> Result<(), Refusal> {
+        if self.unreadable.is_empty() {
+            return Ok(());
+        }
+        ids.find_map(|id| self.unreadable.get(id)).map_or(Ok(()), |error| Err(Refusal::Store(error.clone())))
+    }
+
+    /// A retry is answered from its reply, whatever has become of the inventories since.
+    fn recall<'a>(&self, call: &Call, recalled: &'a Result<Recall, StoreError>) -> Result<&'a Recall, Refusal> {
+        let recalled = recalled.as_ref().map_err(|error| Refusal::Store(error.clone()))?;
+        match recalled {
+            Recall::Applied { .. } | Recall::Forgotten => {}
+            Recall::New => self.check(needed(call))?,
+        }
+        Ok(recalled)
+    }
+}
+
+/// Every inventory that a call may read.
+fn needed(call: &Call) -> impl Iterator<Item = &InventoryId> {
+    call.mutation.inventories().chain(call.predicted.iter().map(|(id, _)| id))
+}
+
+type Found = Vec<(InventoryId, Option<Arc<Inventory>>)>;
+
+/// Something of a batch is damaged: one by one, so that nothing else is refused for it.
+fn load_singly(store: &dyn Store, ids: Vec<InventoryId>, keys: &[Key]) -> Result<(Found, Known), Refusal> {
+    let mut known = Known { recalls: Vec::with_capacity(keys.len()), unreadable: HashMap::new() };
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        match store.load(std::slice::from_ref(&id), &[]) {
+            Ok(loaded) => found.push((id, loaded.inventories.into_iter().flatten().next())),
+            Err(error @ StoreError::Corrupt { .. }) => {
+                tracing::error!(%id, %error, "an inventory cannot be read: calls that need it are refused");
+                known.unreadable.insert(id, error);
+            }
+            Err(error) => return Err(Refusal::Store(error)),
+        }
+    }
+    for key in keys {
+        match store.load(&[], std::slice::from_ref(key)) {
+            Ok(loaded) => known.recalls.extend(loaded.keys.into_iter().map(Ok)),
+            Err(error @ StoreError::Corrupt { .. }) => known.recalls.push(Err(error)),
+            Err(error) => return Err(Refusal::Store(error)),
+        }
+    }
+    Ok((found, known))
 }
 
 fn gave_up() -> Refusal {
