@@ -23,17 +23,30 @@ struct Progress {
     copied: u64,
 }
 
-/// Starts the log over if it is longer than `wal_bytes_soft`. Tells how long it is then.
-pub fn if_due(connection: &Connection, turn: &Turn, wal_bytes_soft: u64) -> rusqlite::Result<u64> {
+/// Starts the log over if it is longer than `due_bytes`. Tells how long it is then.
+pub fn if_due(connection: &Connection, turn: &Turn, due_bytes: u64) -> rusqlite::Result<u64> {
     let log_bytes = run(connection, "NOOP")?.pages * PAGE_BYTES;
-    if log_bytes <= wal_bytes_soft {
+    if log_bytes <= due_bytes {
         return Ok(log_bytes);
     }
-    start_over(connection, turn)?;
-    Ok(run(connection, "NOOP")?.pages * PAGE_BYTES)
+    let Progress { busy, pages, copied } = start_over(connection, turn)?;
+    // SQLite tells the old length until the next write, which begins at the log's beginning.
+    if !busy && pages == copied { Ok(0) } else { Ok(pages * PAGE_BYTES) }
 }
 
-fn start_over(connection: &Connection, turn: &Turn) -> rusqlite::Result<()> {
+/// At which length the log is to be looked at next, when it is `log_bytes` now. While a reader that stays is in the way
+/// (a backup) it grows, and trying again at once would only hold commits up: the next try comes a quarter later.
+pub fn next_due_bytes(log_bytes: u64, due_bytes: u64, wal_bytes_soft: u64) -> u64 {
+    if log_bytes <= wal_bytes_soft {
+        wal_bytes_soft
+    } else if log_bytes > due_bytes {
+        log_bytes + wal_bytes_soft / 4
+    } else {
+        due_bytes
+    }
+}
+
+fn start_over(connection: &Connection, turn: &Turn) -> rusqlite::Result<Progress> {
     for _ in 0..ATTEMPTS_MAX {
         let Progress { pages, copied, .. } = run(connection, "PASSIVE")?;
         if pages - copied.min(pages) <= PAGES_LEFT_MAX {
@@ -48,11 +61,12 @@ fn start_over(connection: &Connection, turn: &Turn) -> rusqlite::Result<()> {
     drop(my_turn);
     let Progress { busy, pages, copied } = end?;
     tracing::trace!(busy, pages, copied, "checkpoint");
-    Ok(())
+    Ok(Progress { busy, pages, copied })
 }
 
 /// Readers that began before the last page was copied are in the way; those that come now are not, so it is soon over.
-/// A reader that stays longer (a curious `sqlite3`) is tried again at the next checkpoint: commits do not wait for it.
+/// A reader that stays longer (a backup, a curious `sqlite3`) is tried again at the next checkpoint: commits do not wait
+/// for it.
 fn restart(connection: &Connection) -> rusqlite::Result<Progress> {
     let mut progress = run(connection, "RESTART")?;
     for _ in 0..READER_WAITS_MAX {

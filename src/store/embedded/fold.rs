@@ -74,7 +74,7 @@ impl Shared {
 
     /// Whether the fold should be woken.
     pub(super) fn has_work(&self, memory: &Memory) -> bool {
-        let log_is_long = memory.log_bytes > self.settings.wal_bytes_soft;
+        let log_is_long = memory.log_bytes > memory.log_due_bytes;
         log_is_long || self.is_round_due(memory) || self.trim_due(memory, 1).rows > 0
     }
 
@@ -265,12 +265,15 @@ impl Fold<'_> {
     }
 
     fn look_at_log(&self) -> Result<(), Halt> {
-        let soft = self.shared.settings.wal_bytes_soft;
+        let due_bytes = self.shared.lock().log_due_bytes;
         let checkpoint = self.shared.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
-        let log_bytes = checkpoint::if_due(self.connection, &self.shared.turn, soft)
+        let log_bytes = checkpoint::if_due(self.connection, &self.shared.turn, due_bytes)
             .map_err(|error| Halt::Failed { doing: "emptying the write-ahead log", error })?;
         drop(checkpoint);
-        self.shared.lock().log_bytes = log_bytes;
+        let mut memory = self.shared.lock();
+        memory.log_bytes = log_bytes;
+        let soft = self.shared.settings.wal_bytes_soft;
+        memory.log_due_bytes = checkpoint::next_due_bytes(log_bytes, due_bytes, soft);
         Ok(())
     }
 

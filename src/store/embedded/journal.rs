@@ -22,14 +22,16 @@ pub fn read(connection: &Connection, seq: i64) -> Result<Option<Vec<Entry>>, Sto
     Ok(entries.map_err(|error| malformed(&format!("journal row {seq}"), &error))?.map(|(_, entries)| entries))
 }
 
-/// Hands each row to `visit`, oldest first.
+/// Hands each row from `first` on to `visit`, oldest first.
 pub fn scan(
     connection: &Connection,
+    first: i64,
     mut visit: impl FnMut(i64, &[u8]) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let failed = |error| store_error("reading the journal", &error);
-    let mut select = connection.prepare("SELECT seq, batch FROM journal ORDER BY seq").map_err(failed)?;
-    let mut rows = select.query([]).map_err(failed)?;
+    let mut select =
+        connection.prepare("SELECT seq, batch FROM journal WHERE seq >= ?1 ORDER BY seq").map_err(failed)?;
+    let mut rows = select.query([first]).map_err(failed)?;
     while let Some(row) = rows.next().map_err(failed)? {
         let seq = row.get(0).map_err(failed)?;
         let sealed = row.get_ref(1).map_err(failed)?;
@@ -51,6 +53,8 @@ pub fn trim(connection: &Connection, due: &Due) -> rusqlite::Result<()> {
 
 /// All rows up to this one are in the table.
 pub const FOLDED_THROUGH: &str = "folded_through";
+/// The table was written anew after this row (a restore, an import): up to it, journal rows tell of keys alone.
+pub const REWRITTEN_THROUGH: &str = "rewritten_through";
 /// The latest time inside a forgotten key.
 pub const FORGOTTEN_BEFORE_MS: &str = "forgotten_before_ms";
 

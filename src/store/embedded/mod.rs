@@ -19,6 +19,7 @@ mod reading;
 mod replay;
 mod settings;
 mod table;
+pub mod tools;
 mod turn;
 
 pub use open::{APPLICATION_ID, FORMAT_VERSION, OpenError};
@@ -82,6 +83,8 @@ struct Memory {
     opened: Duration,
     /// How long the log is, about.
     log_bytes: u64,
+    /// How long it may become before it is to be emptied.
+    log_due_bytes: u64,
     /// How many folds were asked for, and how many of these are answered.
     asked: u64,
     answered: u64,
@@ -258,7 +261,8 @@ fn keep_log(connection: &Connection) {
 }
 
 impl Shared {
-    fn new(path: PathBuf, settings: EmbeddedSettings, hasher: KeyHasher, memory: Memory) -> Self {
+    fn new(path: PathBuf, settings: EmbeddedSettings, hasher: KeyHasher, mut memory: Memory) -> Self {
+        memory.log_due_bytes = settings.wal_bytes_soft;
         Self {
             path,
             settings,
@@ -327,6 +331,7 @@ impl Memory {
             opened_uptime_ms: marks.uptime_ms,
             opened: marks.opened,
             log_bytes: 0,
+            log_due_bytes: 0,
             asked: 0,
             answered: 0,
             failure: None,

@@ -116,7 +116,7 @@ fn configure(connection: &Connection, synchronous: &str, bytes_max: Option<u64>)
 }
 
 /// The same file under the same name, whatever links lead to it: the lock's name depends on it.
-fn resolved(path: &Path) -> Result<PathBuf, OpenError> {
+pub fn resolved(path: &Path) -> Result<PathBuf, OpenError> {
     if let Ok(there) = path.canonicalize() {
         return Ok(there);
     }
@@ -128,7 +128,7 @@ fn resolved(path: &Path) -> Result<PathBuf, OpenError> {
     Ok(folder.join(path.file_name().ok_or_else(|| io(path, "it names no file"))?))
 }
 
-fn lock(path: &Path) -> Result<File, OpenError> {
+pub fn lock(path: &Path) -> Result<File, OpenError> {
     let lock_path = beside(path, "-lock");
     let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
     let lock = lock.map_err(|error| io(path, &format!("its lock {}: {error}", lock_path.display())))?;
@@ -191,7 +191,7 @@ fn check_header(path: &Path) -> Result<(), OpenError> {
 
 /// What the file and the log hold together must be enough for the database. The slack is SQLite's own: a page that was
 /// never written since it was free all along.
-fn check_size(path: &Path, connection: &Connection) -> Result<(), OpenError> {
+pub fn check_size(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     const SLACK_BYTES: u64 = 65_536;
     let count = connection.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
     let pages = count.map_err(|error| refused(path, &error))?.unsigned_abs();
@@ -202,13 +202,13 @@ fn check_size(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     Err(truncated(path, format!("it has {bytes} bytes and its log {wal_bytes} of {}", pages * PAGE_BYTES)))
 }
 
-enum Identity {
+pub enum Identity {
     New,
     Ours,
 }
 
 /// Decides by what SQLite reads, the log included, and writes nothing.
-fn identify(path: &Path, connection: &Connection) -> Result<Identity, OpenError> {
+pub fn identify(path: &Path, connection: &Connection) -> Result<Identity, OpenError> {
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u32>(0));
     let read = || Ok((pragma("application_id")?, pragma("user_version")?, tables(connection)?));
     match read().map_err(|error| refused(path, &error))? {
@@ -260,7 +260,7 @@ const SCHEMA: &str = "
     CREATE TABLE meta (name TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
-fn refused(path: &Path, error: &rusqlite::Error) -> OpenError {
+pub fn refused(path: &Path, error: &rusqlite::Error) -> OpenError {
     let (path, detail) = (path.to_owned(), error.to_string());
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => OpenError::NotSlotcast { path, detail },

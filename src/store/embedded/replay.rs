@@ -15,7 +15,7 @@ use crate::domain::{Change, Inventory, InventoryId};
 use crate::store::StoreError;
 use crate::store::format;
 use rusqlite::Connection;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +26,8 @@ pub fn replay(path: &Path, connection: &Connection, hasher: &KeyHasher, now: Dur
     let number = |name| journal::number(connection, name).map_err(|error| store_error("reading the marks", &error));
     let folded_through = number(journal::FOLDED_THROUGH)?.unwrap_or(0);
     let horizon_ms = number(journal::FORGOTTEN_BEFORE_MS)?.map(i64::cast_unsigned);
-    let mut tail =
-        Tail { keys: KeyIndex::new(horizon_ms), changes: HashMap::new(), records: 0, last: None, uptime_ms: 0 };
-    journal::scan(connection, |seq, sealed| tail.visit(seq, sealed, folded_through, hasher))?;
+    let mut tail = Tail::new(horizon_ms);
+    journal::scan(connection, i64::MIN, |seq, sealed| tail.visit(seq, sealed, folded_through, hasher))?;
     if tail.last.is_some_and(|last| last < folded_through) {
         let detail = format!("the journal ends before row {folded_through}, which was folded");
         return Err(StoreError::Corrupt { detail });
@@ -80,6 +79,37 @@ fn replay_all<'a>(path: &Path, changed: &'a [(InventoryId, Vec<Change>)]) -> Res
     })
 }
 
+/// What is committed and not in the table, as one connection sees it.
+#[derive(Debug)]
+pub struct Unfolded {
+    pub states: BTreeMap<InventoryId, State>,
+    /// The last journal row, or the last one that was folded if there is none after it.
+    pub last_seq: i64,
+}
+
+/// For whoever looks at a file that another process may have open. What is wrong goes to `blame`, and is left out.
+pub fn unfolded(
+    connection: &Connection,
+    mut blame: impl FnMut(StoreError) -> Result<(), StoreError>,
+) -> Result<Unfolded, StoreError> {
+    let folded_through = journal::number(connection, journal::FOLDED_THROUGH);
+    let folded_through = folded_through.map_err(|error| store_error("reading the marks", &error))?.unwrap_or(0);
+    let (mut tail, hasher) = (Tail::new(None), KeyHasher::default());
+    if let Err(error) =
+        journal::scan(connection, folded_through + 1, |seq, sealed| tail.visit(seq, sealed, folded_through, &hasher))
+    {
+        blame(error)?;
+    }
+    let mut states = BTreeMap::new();
+    for (id, changes) in tail.changes {
+        match latest(&id, &changes, || table::read(connection, &id)) {
+            Ok(state) => drop(states.insert(id, state)),
+            Err(error) => blame(error)?,
+        }
+    }
+    Ok(Unfolded { states, last_seq: tail.last.unwrap_or(folded_through) })
+}
+
 struct Tail {
     keys: KeyIndex,
     changes: HashMap<InventoryId, Vec<Change>>,
@@ -89,6 +119,10 @@ struct Tail {
 }
 
 impl Tail {
+    fn new(horizon_ms: Option<u64>) -> Self {
+        Self { keys: KeyIndex::new(horizon_ms), changes: HashMap::new(), records: 0, last: None, uptime_ms: 0 }
+    }
+
     fn visit(&mut self, seq: i64, sealed: &[u8], folded_through: i64, hasher: &KeyHasher) -> Result<(), StoreError> {
         let expected = self.last.map_or(seq.min(folded_through + 1), |last| last + 1);
         if seq != expected {

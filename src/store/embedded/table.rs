@@ -57,6 +57,7 @@ const UPDATE: &str = "UPDATE inventories SET epoch = ?2, revision = ?3, checksum
 const REPLACE: &str = "INSERT OR REPLACE INTO inventories (id, owner, layout, epoch, revision, checksum, contents)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 const SELECT_ONE: &str = "SELECT id, owner, layout, epoch, revision, checksum, contents FROM inventories WHERE id = ?1";
+const SELECT_ALL: &str = "SELECT id, owner, layout, epoch, revision, checksum, contents FROM inventories ORDER BY id";
 const SELECT_PAGE: &str = "SELECT id, owner, layout, epoch, revision, checksum, contents FROM inventories
     WHERE id > ?1 AND id >= ?2 ORDER BY id LIMIT ?3";
 const SELECT_PAGE_OF_OWNER: &str = "SELECT id, owner, layout, epoch, revision, checksum, contents FROM inventories
@@ -97,6 +98,26 @@ pub fn read_page(
     }
     let is_all = page.len() < limit;
     Ok((page, is_all))
+}
+
+/// Hands each row to `visit`, in order of ids; a row that cannot be read as the reason why.
+pub fn scan<E: From<StoreError>>(
+    connection: &Connection,
+    mut visit: impl FnMut(&str, Result<Inventory, Malformed>) -> Result<(), E>,
+) -> Result<(), E> {
+    let failed = |error| store_error("reading inventories", &error);
+    let mut select = connection.prepare_cached(SELECT_ALL).map_err(failed)?;
+    let mut rows = select.query([]).map_err(failed)?;
+    while let Some(row) = rows.next().map_err(failed)? {
+        let id: String = row.get(0).map_err(failed)?;
+        visit(&id, read_row(row))?;
+    }
+    Ok(())
+}
+
+pub fn count(connection: &Connection) -> Result<u64, StoreError> {
+    let count = connection.query_row("SELECT count(*) FROM inventories", [], |row| row.get::<_, i64>(0));
+    Ok(count.map_err(|error| store_error("counting inventories", &error))?.unsigned_abs())
 }
 
 struct Columns<'a> {

@@ -1,0 +1,109 @@
+//! A copy of a store at one commit, made while a service has it open.
+//!
+//! Pages are copied by SQLite's backup inside one [`Snapshot`], so commits meanwhile neither wait for it nor start it
+//! over, and the copy holds every commit that was acknowledged before it began and none in part. It is a store like any
+//! other, keys included, in one file without a write-ahead log: it can be read from a place that cannot be written to.
+//!
+//! `VACUUM INTO` would write every row anew, in one call that tells nothing until it is done.
+
+use super::snapshot::Snapshot;
+use super::{Step, ToolError, folder_of, io, sql, sync_folder, temporary};
+use crate::store::embedded::journal;
+use crate::store::embedded::open::PAGE_BYTES;
+use rusqlite::Connection;
+use rusqlite::backup::{Backup, StepResult};
+use std::fs::File;
+use std::path::Path;
+use std::time::Instant;
+
+/// Pages copied at a time, and flushed: 1 MiB. All of it at the end would hold up the commits' own flushes.
+const STEP_PAGES: i32 = 256;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackedUp {
+    pub bytes: u64,
+    /// The last commit that it holds, as a row of the journal.
+    pub last_seq: i64,
+}
+
+/// Copies the store to `target`, under another name until it is complete and durable.
+pub fn backup(
+    snapshot: &Snapshot,
+    target: &Path,
+    replace: bool,
+    watch: &mut dyn FnMut(Step),
+) -> Result<BackedUp, ToolError> {
+    if !replace && target.exists() {
+        return Err(ToolError::Exists(target.to_owned()));
+    }
+    if target.is_dir() {
+        return Err(ToolError::Io { path: target.to_owned(), detail: "it is a folder; name a file".into() });
+    }
+    if target.canonicalize().is_ok_and(|target| target == snapshot.path()) {
+        return Err(ToolError::Io {
+            path: target.to_owned(),
+            detail: "it is the store itself; name another file".into(),
+        });
+    }
+    let partial = temporary(target, ".slotcast-backup-")?;
+    let last_seq = copy(snapshot, partial.path(), watch)?;
+    partial.as_file().sync_all().map_err(io(target))?;
+    let kept = if replace { partial.persist(target) } else { partial.persist_noclobber(target) };
+    let file = kept.map_err(|failed| {
+        let is_there = failed.error.kind() == std::io::ErrorKind::AlreadyExists;
+        if is_there { ToolError::Exists(target.to_owned()) } else { io(folder_of(target))(failed.error) }
+    })?;
+    sync_folder(target)?;
+    let bytes = file.metadata().map_err(io(target))?.len();
+    Ok(BackedUp { bytes, last_seq })
+}
+
+/// Copies all pages into an empty file, which is no longer in WAL mode then. Tells the last journal row.
+pub fn copy(snapshot: &Snapshot, target: &Path, watch: &mut dyn FnMut(Step)) -> Result<i64, ToolError> {
+    let last_seq = last_seq(snapshot.connection())?;
+    let mut copy = scratch_connection(target)?;
+    let file = File::open(target).map_err(io(target))?;
+    let backup = Backup::new(snapshot.connection(), &mut copy).map_err(sql("copying"))?;
+    loop {
+        let began = Instant::now();
+        let stepped = backup.step(STEP_PAGES).map_err(sql("copying"))?;
+        let progress = backup.progress();
+        let bytes = |pages: i32| u64::from(pages.unsigned_abs()) * PAGE_BYTES;
+        let (done, total) = (bytes(progress.pagecount - progress.remaining), bytes(progress.pagecount));
+        watch(Step { doing: "copying", done, total });
+        // There is nothing to wait for: the snapshot is ours, and nobody else knows of the copy.
+        if stepped == StepResult::Done {
+            break;
+        }
+        file.sync_data().map_err(io(target))?;
+        // Half of the disk's time is the service's.
+        std::thread::sleep(began.elapsed());
+    }
+    drop(backup);
+    drop(copy);
+    drop(file);
+    // The mode is in the head that was copied; a connection of its own reads it there.
+    let copy = Connection::open(target).map_err(sql("opening the copy"))?;
+    let mode: String =
+        copy.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0)).map_err(sql("finishing the copy"))?;
+    debug_assert_eq!(mode, "delete");
+    copy.close().map_err(|(_, error)| sql("closing the copy")(error))?;
+    Ok(last_seq)
+}
+
+/// For a file that is thrown away whole if anything goes wrong, and flushed as a whole in the end.
+pub fn scratch_connection(path: &Path) -> Result<Connection, ToolError> {
+    let connection = Connection::open(path).map_err(sql("opening a temporary file"))?;
+    let configured = connection
+        .query_row("PRAGMA journal_mode = OFF", [], |_| Ok(()))
+        .and_then(|()| connection.pragma_update(None, "synchronous", "OFF"))
+        .and_then(|()| connection.pragma_update(None, "cache_size", -8192));
+    configured.map_err(sql("opening a temporary file"))?;
+    Ok(connection)
+}
+
+fn last_seq(connection: &Connection) -> Result<i64, ToolError> {
+    let last = connection.query_row("SELECT max(seq) FROM journal", [], |row| row.get::<_, Option<i64>>(0));
+    let folded = journal::number(connection, journal::FOLDED_THROUGH).map_err(sql("reading the marks"))?;
+    Ok(last.map_err(sql("reading the journal"))?.or(folded).unwrap_or(0))
+}

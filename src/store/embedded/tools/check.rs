@@ -1,0 +1,203 @@
+//! fsck: is what is stored what was written? Changes nothing.
+//!
+//! Every page (SQLite's own check, which also compares the index with the table), every checksum of ours, every
+//! inventory's digest and stamps, every journal row and key; then the inventories against each other way of knowing them:
+//! the kept journal's edits, and the digests that callers were answered. So a row that is wrong but fits its checksum and
+//! its digest is found as long as the journal keeps a record of it.
+//!
+//! Sums of items over the whole life are not kept. The fold could add up what each row gains and loses as it writes it,
+//! but that sum would be made of the same states as the rows, and so agree with them whatever bug had made them; all that
+//! it could show beyond the checks here is a row that was lost or written past us long ago. It would cost reading
+//! and decoding the old row of each one folded, and a new format. What mutations may do to the sums is held where it is
+//! decided, in the domain (`tests/domain_laws.rs`). Here the items held are counted, to be compared by whoever knows
+//! what they should be: a backup with its source, an export with its import.
+
+use super::Step;
+use super::expected::Expected;
+use super::snapshot::{Inventories, Snapshot};
+use crate::domain::catalog::LAYOUT_SLOTS_MAX;
+use crate::domain::{Inventory, ItemCode, Revision};
+use crate::store::embedded::keys::KeyHasher;
+use crate::store::embedded::{failure, journal, replay, table};
+use crate::store::{StoreError, format};
+use std::collections::{BTreeMap, HashSet};
+
+/// More problems than this are counted, not told.
+pub const PROBLEMS_MAX: usize = 100;
+/// Rows between two steps of the progress.
+const ROWS_PER_STEP: u64 = 1_000;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    pub problems: Vec<String>,
+    pub problems_left_out: u64,
+    pub inventories: u64,
+    pub stacks: u64,
+    /// How many of each item there are.
+    pub items: BTreeMap<ItemCode, u64>,
+    pub journal_rows: u64,
+    pub keys: u64,
+    /// Inventories whose newest state is in the journal alone.
+    pub unfolded_inventories: u64,
+}
+
+impl Findings {
+    fn blame(&mut self, what: String) {
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(what);
+        } else {
+            self.problems_left_out += 1;
+        }
+    }
+
+    fn blame_error(&mut self, error: &StoreError) {
+        self.blame(match error {
+            StoreError::Corrupt { detail } => detail.clone(),
+            StoreError::Full { .. } | StoreError::Unavailable { .. } => error.to_string(),
+        });
+    }
+}
+
+pub fn check(snapshot: &Snapshot, watch: &mut dyn FnMut(Step)) -> Findings {
+    let mut findings = Findings::default();
+    watch(Step { doing: "checking pages", done: 0, total: 0 });
+    if let Err(error) = check_pages(snapshot, &mut findings) {
+        findings.blame_error(&failure::store_error("checking pages", &error));
+    }
+    let mut expected = Expected::default();
+    if let Err(error) = check_journal(snapshot, &mut findings, &mut expected, watch) {
+        findings.blame_error(&error);
+    }
+    let mut is_replayable = true;
+    let unfolded = replay::unfolded(snapshot.connection(), |error| {
+        is_replayable = false;
+        findings.blame_error(&error);
+        Ok(())
+    });
+    // What was not replayed would only be found missing again.
+    let mut expected = if is_replayable { expected } else { Expected::default() };
+    let checked = unfolded.and_then(|unfolded| {
+        findings.unfolded_inventories = unfolded.states.len() as u64;
+        let connection = snapshot.connection();
+        let inventories = Inventories { connection, unfolded: unfolded.states.into_iter().collect() };
+        check_inventories(&inventories, &mut findings, &mut expected, watch)
+    });
+    match checked {
+        Ok(()) => expected.missing().for_each(|missing| findings.blame(missing)),
+        Err(error) => findings.blame_error(&error),
+    }
+    findings
+}
+
+fn check_pages(snapshot: &Snapshot, findings: &mut Findings) -> rusqlite::Result<()> {
+    let mut check = snapshot.connection().prepare(&format!("PRAGMA integrity_check({PROBLEMS_MAX})"))?;
+    let mut rows = check.query([])?;
+    while let Some(row) = rows.next()? {
+        let said: String = row.get(0)?;
+        if said != "ok" {
+            findings.blame(format!("SQLite: {said}"));
+        }
+    }
+    Ok(())
+}
+
+fn check_journal(
+    snapshot: &Snapshot,
+    findings: &mut Findings,
+    expected: &mut Expected,
+    watch: &mut dyn FnMut(Step),
+) -> Result<(), StoreError> {
+    let connection = snapshot.connection();
+    let number =
+        |name| journal::number(connection, name).map_err(|error| failure::store_error("reading the marks", &error));
+    let folded_through = number(journal::FOLDED_THROUGH)?.unwrap_or(0);
+    let rewritten_through = number(journal::REWRITTEN_THROUGH)?.unwrap_or(i64::MIN);
+    let (mut last, mut last_uptime_ms) = (None, 0);
+    let (mut keys, hasher) = (HashSet::new(), KeyHasher::default());
+    journal::scan(connection, i64::MIN, |seq, sealed| {
+        findings.journal_rows += 1;
+        if findings.journal_rows % ROWS_PER_STEP == 1 {
+            watch(Step { doing: "checking the journal", done: findings.journal_rows, total: 0 });
+        }
+        let wanted = last.replace(seq).map_or(seq.min(folded_through + 1), |last: i64| last + 1);
+        // From the last folded row on, the replay tells what is wrong.
+        let is_folded = seq <= folded_through;
+        if wanted != seq && is_folded {
+            findings.blame(format!("journal row {wanted} is missing"));
+        }
+        let (uptime_ms, entries) = match format::entries(sealed) {
+            Ok(read) => read,
+            Err(error) if is_folded => {
+                findings.blame(format!("journal row {seq}: {error}"));
+                *expected = Expected::default();
+                return Ok(());
+            }
+            Err(_) => return Ok(()),
+        };
+        if uptime_ms < last_uptime_ms {
+            findings.blame(format!("journal row {seq}: the store's clock goes back"));
+        }
+        last_uptime_ms = uptime_ms;
+        for entry in entries {
+            findings.keys += 1;
+            if !keys.insert(hasher.hash(&entry.key)) {
+                findings.blame(format!("journal row {seq}: key {} was applied twice", entry.key.key));
+            }
+            if seq > rewritten_through {
+                expected.push(&entry).into_iter().for_each(|problem| findings.blame(problem));
+            }
+        }
+        Ok(())
+    })?;
+    if last.is_some_and(|last| last < folded_through) {
+        findings.blame(format!("the journal ends before row {folded_through}, which was folded"));
+    }
+    Ok(())
+}
+
+fn check_inventories(
+    inventories: &Inventories<'_>,
+    findings: &mut Findings,
+    expected: &mut Expected,
+    watch: &mut dyn FnMut(Step),
+) -> Result<(), StoreError> {
+    let total = table::count(inventories.connection)?;
+    let mut seen = 0;
+    inventories.each(|found| {
+        seen += 1;
+        if seen % ROWS_PER_STEP == 0 {
+            watch(Step { doing: "checking inventories", done: seen, total });
+        }
+        match found {
+            Ok(inventory) => {
+                findings.inventories += 1;
+                for (_, stack) in inventory.contents.stacks() {
+                    findings.stacks += 1;
+                    *findings.items.entry(stack.item).or_default() += u64::from(stack.count.get());
+                }
+                let blamed = check_stamps(&inventory).or_else(|| expected.check(&inventory));
+                expected.leave_out(inventory.id.as_str());
+                blamed.into_iter().for_each(|blamed| findings.blame(blamed));
+            }
+            Err((id, error)) => {
+                expected.leave_out(&id);
+                findings.blame(format!("inventory {id:?}: {error}"));
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Its digest was compared with its slots when it was read.
+fn check_stamps(inventory: &Inventory) -> Option<String> {
+    let (contents, id) = (&inventory.contents, &inventory.id);
+    let (revision, slots) = (contents.revision(), contents.slots());
+    if slots.is_empty() || slots.len() > LAYOUT_SLOTS_MAX {
+        return Some(format!("inventory {id:?}: it has {} slots; 1 to {LAYOUT_SLOTS_MAX} are possible", slots.len()));
+    }
+    let is_wrong = slots.iter().position(|slot| {
+        let in_order = Revision::CREATED <= slot.identity_at && slot.identity_at <= slot.changed_at;
+        !in_order || slot.changed_at > revision
+    });
+    is_wrong.map(|slot| format!("inventory {id:?}: the stamps of slot {slot} are not in order"))
+}

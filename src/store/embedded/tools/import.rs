@@ -1,0 +1,99 @@
+//! Inventories from elsewhere become part of a store, all of them or none.
+//!
+//! They are gathered in a temporary file first, so that any number of them takes no memory; then one transaction takes
+//! them over. They come into the table directly, at revision 1: there is no mutation, and so no key, that made them.
+
+use super::restore::fold_all;
+use super::{Step, ToolError, backup, io, sql, temporary};
+use crate::domain::Inventory;
+use crate::store::embedded::open::{self, Opened};
+use crate::store::embedded::table::EncodedRow;
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const SCHEMA: &str = "
+    CREATE TABLE inventories (
+        id TEXT PRIMARY KEY NOT NULL, owner TEXT, layout TEXT NOT NULL, epoch INTEGER NOT NULL,
+        revision INTEGER NOT NULL, checksum INTEGER NOT NULL, contents BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE lines (id TEXT PRIMARY KEY NOT NULL, line INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    BEGIN;";
+
+/// What is to be imported, so far.
+#[derive(Debug)]
+pub struct Staging {
+    connection: Connection,
+    file: tempfile::NamedTempFile,
+    inventories: u64,
+}
+
+/// The right to change the store: nobody has it open, or will have.
+#[derive(Debug)]
+pub struct Claim(Opened);
+
+impl Claim {
+    /// Refused while a service runs on it.
+    pub fn take(path: &Path) -> Result<Self, ToolError> {
+        Ok(Self(open::prepare(path)?))
+    }
+}
+
+impl Staging {
+    /// Gathers in a temporary file beside `path`.
+    pub fn new(path: &Path) -> Result<Self, ToolError> {
+        let file = temporary(path, ".slotcast-import-")?;
+        let connection = backup::scratch_connection(file.path())?;
+        connection.execute_batch(SCHEMA).map_err(sql("gathering"))?;
+        Ok(Self { connection, file, inventories: 0 })
+    }
+
+    /// The line that had the same id already, if there is one; then nothing is added.
+    pub fn put(&mut self, inventory: &Arc<Inventory>, line: u64) -> Result<Option<u64>, ToolError> {
+        let failed = sql("gathering");
+        let id = inventory.id.as_str();
+        let mut earlier = self.connection.prepare_cached("SELECT line FROM lines WHERE id = ?1").map_err(&failed)?;
+        let earlier: Option<i64> = earlier.query_row([id], |row| row.get(0)).optional().map_err(&failed)?;
+        if let Some(earlier) = earlier {
+            return Ok(Some(earlier.unsigned_abs()));
+        }
+        EncodedRow::new(&inventory.id, Some(inventory), true).put(&self.connection).map_err(&failed)?;
+        let mut insert =
+            self.connection.prepare_cached("INSERT INTO lines (id, line) VALUES (?1, ?2)").map_err(&failed)?;
+        insert.execute(rusqlite::params![id, line.cast_signed()]).map_err(&failed)?;
+        self.inventories += 1;
+        Ok(None)
+    }
+
+    pub fn inventories(&self) -> u64 {
+        self.inventories
+    }
+
+    /// Makes them part of the store, which is made if it is not there. None of them may be there already.
+    pub fn commit(self, claim: &Claim, watch: &mut dyn FnMut(Step)) -> Result<u64, ToolError> {
+        let Self { connection: staged, file, inventories } = self;
+        staged.execute_batch("COMMIT").map_err(sql("gathering"))?;
+        staged.close().map_err(|(_, error)| sql("gathering")(error))?;
+        watch(Step { doing: "importing", done: 0, total: 0 });
+        let path: &PathBuf = &claim.0.path;
+        let mut store = open::commit_connection(path, None)?;
+        let failed = sql("importing");
+        let staged = file.path().to_str().ok_or_else(|| {
+            io(file.path())(std::io::Error::other("its folder's name is not UTF-8; import from another folder"))
+        })?;
+        store.execute("ATTACH DATABASE ?1 AS staged", [staged]).map_err(&failed)?;
+        let transaction = store.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
+        fold_all(&transaction)?;
+        transaction
+            .execute(
+                "INSERT INTO main.inventories (id, owner, layout, epoch, revision, checksum, contents)
+                 SELECT id, owner, layout, epoch, revision, checksum, contents FROM staged.inventories ORDER BY id",
+                [],
+            )
+            .map_err(&failed)?;
+        transaction.commit().map_err(&failed)?;
+        store.execute("DETACH DATABASE staged", []).map_err(&failed)?;
+        store.close().map_err(|(_, error)| failed(error))?;
+        Ok(inventories)
+    }
+}

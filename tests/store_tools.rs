@@ -1,0 +1,403 @@
+//! Snapshots, backups, restores, imports and fsck of the embedded store.
+
+mod store_support;
+
+use slotcast::domain::{Change, Digest, Epoch, Inventory, Revision, Slot};
+use slotcast::store::embedded::tools::import::{Claim, Staging};
+use slotcast::store::embedded::tools::{self, Findings, Snapshot, Step, ToolError};
+use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore, OpenError};
+use slotcast::store::{ListQuery, Recall, Store, format};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use store_support::*;
+
+fn quiet(_: Step) {}
+
+fn snapshot(path: &Path) -> Snapshot {
+    Snapshot::open(path).expect("it opens")
+}
+
+fn fsck(path: &Path) -> Findings {
+    tools::check(&snapshot(path), &mut quiet)
+}
+
+fn backup(path: &Path, target: &Path) -> tools::BackedUp {
+    tools::backup(&snapshot(path), target, false, &mut quiet).expect("it is backed up")
+}
+
+fn epochs() -> impl FnMut() -> Epoch {
+    let mut next = 1_000_000;
+    move || {
+        next += 1;
+        epoch(next)
+    }
+}
+
+fn restore(source: &Path, target: &Path, replace: bool) -> Result<tools::Restored, ToolError> {
+    tools::restore(source, target, replace, 77, &mut epochs(), &mut quiet)
+}
+
+fn open(path: &Path) -> EmbeddedStore {
+    EmbeddedStore::open(path, DrivenClock::default().settings()).expect("it opens")
+}
+
+#[test]
+fn a_backup_under_commits_holds_exactly_the_commits_up_to_one_moment() {
+    let place = Place::new();
+    let settings = EmbeddedSettings {
+        round_records: 30,
+        slice: Duration::ZERO,
+        wal_bytes_soft: 64 << 10,
+        ..EmbeddedSettings::default()
+    };
+    let store = place.open_with(settings);
+    let acknowledged = AtomicUsize::new(0);
+    let mut history = History::new(21, 30);
+    let mut models = vec![history.model.clone()];
+    let copies = std::thread::scope(|scope| {
+        let copies = scope.spawn(|| {
+            let (mut copies, path) = (Vec::new(), place.path());
+            while acknowledged.load(Ordering::SeqCst) < 390 {
+                let before = acknowledged.load(Ordering::SeqCst);
+                let copy = place.folder.path().join(format!("copy-{before}.db"));
+                if !copy.exists() {
+                    copies.push((before, backup(&path, &copy).last_seq as usize, copy));
+                }
+            }
+            copies
+        });
+        for _ in 0..400 {
+            store.commit(&history.batch()).expect("it commits");
+            models.push(history.model.clone());
+            acknowledged.fetch_add(1, Ordering::SeqCst);
+        }
+        copies.join().expect("all were made")
+    });
+    assert!(copies.len() > 1, "{}", copies.len());
+    for (before, last_seq, copy) in copies {
+        assert!(last_seq >= before, "{before} were acknowledged, {last_seq} are there");
+        let side_files = ["-wal", "-shm"].map(|suffix| PathBuf::from(format!("{}{suffix}", copy.display())));
+        assert_eq!(fsck(&copy).problems, Vec::<String>::new());
+        assert!(side_files.iter().all(|file| !file.exists()), "it is one file");
+        models[last_seq].check(&open(&copy));
+    }
+}
+
+#[test]
+fn a_backup_appears_whole_and_replaces_nothing_unless_told_to() {
+    let place = Place::new();
+    let store = place.open();
+    store.commit(&[transaction(key("1"), vec![])]).expect("it commits");
+    let target = place.folder.path().join("copy.db");
+    std::fs::write(&target, "precious").expect("it is written");
+    let refused = tools::backup(&snapshot(&place.path()), &target, false, &mut quiet);
+    assert!(matches!(refused, Err(ToolError::Exists(_))), "{refused:?}");
+    assert_eq!(std::fs::read(&target).expect("it is there"), b"precious");
+    let itself = tools::backup(&snapshot(&place.path()), &place.path(), true, &mut quiet);
+    assert!(itself.is_err(), "{itself:?}");
+    let mut steps = Vec::new();
+    tools::backup(&snapshot(&place.path()), &target, true, &mut |step| steps.push(step)).expect("it is backed up");
+    assert!(steps.last().is_some_and(|last| last.done == last.total && last.total > 0), "{steps:?}");
+    assert_eq!(fsck(&target).keys, 1);
+    let left: Vec<_> = std::fs::read_dir(place.folder.path()).expect("it is there").flatten().collect();
+    assert!(left.iter().all(|file| !file.file_name().to_string_lossy().starts_with('.')), "{left:?}");
+}
+
+/// The laws of fsck and of restore over random histories, with folds, reopenings and restores in between.
+#[test]
+fn a_restored_history_has_the_same_content_in_new_epochs_and_forgets_no_key() {
+    for seed in 0..3 {
+        let place = Place::new();
+        let mut history = History::new(300 + seed, 8);
+        let mut store = place.open();
+        for round in 0..60 {
+            match history.random.u32(..12) {
+                0 => store.fold().expect("it folds"),
+                1 => {
+                    drop(store);
+                    store = place.open();
+                }
+                2 => {
+                    let copy = place.folder.path().join(format!("copy-{round}.db"));
+                    backup(&place.path(), &copy);
+                    // What comes after the backup is gone with the restore.
+                    store.commit(&[transaction(key(&format!("later-{round}")), vec![])]).expect("it commits");
+                    drop(store);
+                    let restored = restore(&copy, &place.path(), true).expect("it is restored");
+                    assert!(restored.kept.is_some_and(|kept| kept.exists()));
+                    store = place.open();
+                    let gone = store.load(&[], &[key(&format!("later-{round}"))]).expect("it loads").keys;
+                    assert_eq!(gone, [Recall::New], "its effect has gone, so it may run again");
+                    take_over_epochs(&mut history.model, &store);
+                }
+                _ => store.commit(&history.batch()).expect("it commits"),
+            }
+            assert_eq!(fsck(&place.path()).problems, Vec::<String>::new(), "seed {seed}, round {round}");
+            history.model.check(&store);
+        }
+        let found = fsck(&place.path());
+        assert_eq!(found.items.values().sum::<u64>(), history.model.items());
+        assert_eq!(found.inventories, history.model.inventories.len() as u64);
+    }
+}
+
+/// Everything but epoch, revision and stamps is as the model has it; those are new, and the model's from now on.
+fn take_over_epochs(model: &mut Model, store: &EmbeddedStore) {
+    let found = list_all(store, ListQuery { limit: 5, ..ListQuery::default() });
+    assert_eq!(found.len(), model.inventories.len());
+    for (found, wanted) in found.iter().zip(model.inventories.values_mut()) {
+        let stacks =
+            |inventory: &Inventory| inventory.contents.stacks().map(|(s, x)| (s, x.clone())).collect::<Vec<_>>();
+        assert_eq!((&found.id, &found.owner, &found.layout), (&wanted.id, &wanted.owner, &wanted.layout));
+        assert_eq!(stacks(found), stacks(wanted));
+        assert_eq!(found.contents.digest(), wanted.contents.digest());
+        assert_eq!(found.contents.revision(), Revision::CREATED);
+        assert_ne!(found.epoch, wanted.epoch);
+        *wanted = found.clone();
+    }
+}
+
+#[test]
+fn a_restore_refuses_an_open_store_one_that_is_there_and_a_damaged_source() {
+    let place = Place::new();
+    let store = place.open();
+    let state = inventory("chest", None, 7, 36, &[(Slot(0), stack(1, 5))]);
+    store.commit(&[transaction(key("1"), vec![created(&state)])]).expect("it commits");
+    store.fold().expect("it folds");
+    let copy = place.folder.path().join("copy.db");
+    backup(&place.path(), &copy);
+    let refused = restore(&copy, &place.path(), true);
+    assert!(matches!(refused, Err(ToolError::Open(OpenError::AlreadyOpen { .. }))), "{refused:?}");
+    drop(store);
+    let refused = restore(&copy, &place.path(), false);
+    assert!(matches!(refused, Err(ToolError::Exists(_))), "{refused:?}");
+    damage(&copy, "UPDATE inventories SET checksum = checksum + 1");
+    let refused = restore(&copy, &place.path(), true);
+    assert!(matches!(refused, Err(ToolError::Damaged { .. })), "{refused:?}");
+    let store = open(&place.path());
+    assert_eq!(store.load(&[id("chest")], &[]).expect("it loads").inventories, [Some(state)], "it was left as it was");
+}
+
+#[test]
+fn a_store_that_is_set_aside_keeps_what_only_its_log_had() {
+    let place = Place::new();
+    let store = place.open();
+    let copy = place.folder.path().join("copy.db");
+    backup(&place.path(), &copy);
+    let state = inventory("late", None, 7, 36, &[]);
+    store.commit(&[transaction(key("1"), vec![created(&state)])]).expect("it commits");
+    // As after a crash: the log was not copied into the file.
+    let crashed = Place::new();
+    let path = store.paused(|| copy_of(&place.path(), crashed.folder.path()));
+    for _ in 0..2 {
+        let kept = restore(&copy, &path, true).expect("it is restored").kept.expect("it was there");
+        assert_eq!(fsck(&path).inventories, 0);
+        if kept.extension().is_some_and(|extension| extension == "replaced-77") {
+            assert_eq!(fsck(&kept).inventories, 1);
+        } else {
+            assert!(kept.display().to_string().ends_with(".replaced-77-1"), "{kept:?}");
+        }
+    }
+}
+
+fn damage(path: &Path, sql: &str) {
+    let connection = rusqlite::Connection::open(path).expect("it opens");
+    connection.execute_batch(sql).expect("it is damaged");
+}
+
+/// The checksum of a row, as the table has it.
+fn row_checksum(inventory: &Inventory, contents: &[u8]) -> u32 {
+    let mut bytes = Vec::new();
+    let owner = inventory.owner.as_ref().map(|owner| owner.as_str());
+    for text in [Some(inventory.id.as_str()), owner, Some(inventory.layout.as_str())] {
+        bytes.extend_from_slice(&text.map_or(u32::MAX, |text| text.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(text.unwrap_or_default().as_bytes());
+    }
+    bytes.extend_from_slice(&inventory.epoch.get().to_le_bytes());
+    bytes.extend_from_slice(&inventory.contents.revision().0.cast_signed().to_le_bytes());
+    bytes.extend_from_slice(contents);
+    crc32fast::hash(&bytes)
+}
+
+/// Writes a row whose checksum fits, whatever its contents are.
+fn plant(path: &Path, inventory: &Inventory, contents: &format::stored::Contents) {
+    let contents = prost::Message::encode_to_vec(contents);
+    let connection = rusqlite::Connection::open(path).expect("it opens");
+    let checksum = row_checksum(inventory, &contents);
+    let changed = connection
+        .execute(
+            "UPDATE inventories SET checksum = ?2, contents = ?3 WHERE id = ?1",
+            rusqlite::params![inventory.id.as_str(), checksum, contents],
+        )
+        .expect("it is written");
+    assert_eq!(changed, 1);
+}
+
+/// Page by page the table is as it was; only the index of owners is gone.
+fn wipe_index(path: &Path) {
+    let connection = rusqlite::Connection::open(path).expect("it opens");
+    let root = "SELECT rootpage FROM sqlite_schema WHERE name = 'inventories_of_owner'";
+    let page: usize = connection.query_row(root, [], |row| row.get::<_, i64>(0)).expect("it is there") as usize;
+    drop(connection);
+    let mut bytes = std::fs::read(path).expect("it is there");
+    bytes[(page - 1) * 4096..page * 4096].fill(0);
+    std::fs::write(path, bytes).expect("it is written");
+}
+
+/// A store of three commits, all folded, with their records in the journal.
+fn folded() -> (Place, Arc<Inventory>) {
+    let place = Place::new();
+    let store = place.open();
+    let chest = inventory("chest", Some("ann"), 7, 36, &[(Slot(0), stack(1, 5)), (Slot(1), stack(2, 6))]);
+    let next = updated(&chest, vec![(Slot(0), stack(1, 4))]);
+    let last = next.state.clone().expect("it is there");
+    store.commit(&[transaction(key("1"), vec![created(&chest)])]).expect("it commits");
+    store.commit(&[transaction(key("2"), vec![next])]).expect("it commits");
+    store.commit(&[transaction(key("3"), vec![created(&inventory("other", None, 8, 9, &[]))])]).expect("it commits");
+    store.close().expect("it closes");
+    assert_eq!(fsck(&place.path()).problems, Vec::<String>::new());
+    (place, last)
+}
+
+fn problems_after(plant: impl FnOnce(&Path, &Arc<Inventory>)) -> String {
+    let (place, chest) = folded();
+    plant(&place.path(), &chest);
+    let found = fsck(&place.path()).problems;
+    assert!(!found.is_empty(), "nothing was found");
+    found.join("\n")
+}
+
+#[test]
+fn case_48_fsck_finds_every_kind_of_planted_damage() {
+    let by_sql = |sql: &'static str| problems_after(|path, _| damage(path, sql));
+    let by_contents = |change: fn(&mut format::stored::Contents)| {
+        problems_after(|path, chest| {
+            let mut contents = format::contents_of(&chest.contents);
+            change(&mut contents);
+            plant(path, chest, &contents);
+        })
+    };
+    let flip_count = |contents: &mut format::stored::Contents| {
+        contents.stacks.as_mut().expect("it has some").counts[1] ^= 1;
+    };
+    for (found, wanted) in [
+        (by_sql("UPDATE inventories SET checksum = checksum + 1 WHERE id = 'chest'"), "its checksum does not fit"),
+        (by_sql("UPDATE inventories SET owner = 'eve' WHERE id = 'chest'"), "its checksum does not fit"),
+        (by_contents(flip_count), "its digest does not fit its slots"),
+        (by_contents(|contents| contents.digest_a ^= 1), "its digest does not fit its slots"),
+        (by_contents(|contents| contents.changed_ago[9] = u64::MAX), "the stamps of slot 9 are not in order"),
+        (by_contents(|contents| contents.identity_before[9] = 1), "the stamps of slot 9 are not in order"),
+        (
+            by_contents(|contents| (contents.changed_ago[0], contents.identity_before[0]) = (1, 0)),
+            "its slot 0 is not what the journal says",
+        ),
+        (by_sql("DELETE FROM inventories WHERE id = 'chest'"), "the journal has it, but it is not there"),
+        (by_sql("DELETE FROM journal WHERE seq = 2"), "journal row 2 is missing"),
+        (by_sql("DELETE FROM journal WHERE seq = 3"), "the journal ends before row 3, which was folded"),
+        (
+            by_sql("UPDATE journal SET batch = CAST(batch || x'00' AS BLOB) WHERE seq = 2"),
+            "journal row 2: its checksum does not fit",
+        ),
+        (by_sql("INSERT INTO journal SELECT 4, batch FROM journal WHERE seq = 3"), "was applied twice"),
+        (problems_after(|path, _| wipe_index(path)), "SQLite: "),
+    ] {
+        assert!(found.contains(wanted), "{wanted}: {found}");
+    }
+}
+
+/// A row that is wrong from end to end and fits its checksum and its digest.
+#[test]
+fn fsck_finds_a_row_that_is_wrong_and_consistent_by_the_journal() {
+    let found = problems_after(|path, chest| {
+        let mut forged = (**chest).clone();
+        let slots = forged.contents.slots().to_vec();
+        let mut slots = slots;
+        slots[1].stack = stack(2, 60);
+        forged.contents = slotcast::domain::Contents::restored(forged.contents.revision(), slots);
+        plant(path, &forged, &format::contents_of(&forged.contents));
+    });
+    assert!(found.contains("its digest is not the one that was answered"), "{found}");
+}
+
+#[test]
+fn problems_are_bounded() {
+    let place = Place::new();
+    let store = place.open();
+    let all = (1..=150).map(|n| created(&inventory(&format!("inv-{n}"), None, n, 9, &[]))).collect();
+    store.commit(&[transaction(key("1"), all)]).expect("it commits");
+    store.close().expect("it closes");
+    damage(&place.path(), "UPDATE inventories SET checksum = 1");
+    let found = fsck(&place.path());
+    assert_eq!((found.problems.len(), found.problems_left_out), (tools::PROBLEMS_MAX, 50));
+}
+
+#[test]
+fn an_import_adds_to_what_is_there_and_the_store_goes_on() {
+    let place = Place::new();
+    let mut model = Model::default();
+    let store = place.open();
+    let gone = inventory("gone", None, 1, 9, &[(Slot(0), stack(1, 1))]);
+    let stays = inventory("stays", Some("ann"), 2, 9, &[(Slot(0), stack(1, 2))]);
+    model.commit(&store, &[transaction(key("1"), vec![created(&gone), created(&stays)])]);
+    // Only the journal knows of it: the imported one of that name must not be hidden by it.
+    model.commit(&store, &[transaction(key("2"), vec![deleted(&gone)])]);
+    let refused = Claim::take(&place.path());
+    assert!(matches!(refused, Err(ToolError::Open(OpenError::AlreadyOpen { .. }))), "{refused:?}");
+    drop(store);
+
+    let claim = Claim::take(&place.path()).expect("nobody has it open");
+    let mut staging = Staging::new(&place.path()).expect("there is room");
+    let imported = [inventory("gone", Some("bob"), 5, 9, &[(Slot(3), stack(1, 7))]), inventory("new", None, 6, 9, &[])];
+    for (line, state) in (2..).zip(&imported) {
+        assert_eq!(staging.put(state, line).expect("it is staged"), None);
+        assert_eq!(staging.put(state, 9).expect("it is staged"), Some(line), "it stands twice");
+    }
+    assert_eq!(staging.commit(&claim, &mut quiet).expect("it is imported"), 2);
+    drop(claim);
+    for state in imported {
+        model.inventories.insert(state.id.clone(), state.clone());
+        model.ids.insert(state.id.clone(), ());
+    }
+    assert_eq!(fsck(&place.path()).problems, Vec::<String>::new());
+    let store = place.open();
+    model.check(&store);
+    let next = updated(model.inventories.get(&id("gone")).expect("it is there"), vec![(Slot(4), stack(2, 2))]);
+    model.commit(&store, &[transaction(key("3"), vec![next])]);
+    assert_eq!(fsck(&place.path()).problems, Vec::<String>::new());
+    store.close().expect("it closes");
+    assert_eq!(fsck(&place.path()).problems, Vec::<String>::new());
+    model.check(&place.open());
+}
+
+/// A backup is a reader that stays. Commits go on, the log grows, and it is emptied afterwards.
+#[test]
+fn a_reader_that_stays_holds_nothing_up() {
+    let place = Place::new();
+    let settings = EmbeddedSettings { wal_bytes_soft: 256 << 10, ..EmbeddedSettings::default() };
+    let store = place.open_with(settings);
+    let state = inventory("chest", None, 1, 36, &[]);
+    store.commit(&[transaction(key("first"), vec![created(&state)])]).expect("it commits");
+    let reader = snapshot(&place.path());
+    let mut state = state;
+    for number in 0..300_u32 {
+        let next = updated(&state, vec![(Slot(1), stack_with(2, number + 1, &[number as u8; 1024]))]);
+        state = next.state.clone().expect("it is there");
+        store.commit(&[transaction(key(&number.to_string()), vec![next])]).expect("it commits");
+    }
+    assert!(store.statistics().wal_bytes > 512 << 10, "the log has grown");
+    assert_eq!(tools::check(&reader, &mut quiet).keys, 1, "it sees its moment");
+    drop(reader);
+    let before = store.statistics().wal_bytes;
+    for number in 300..600_u32 {
+        let next = updated(&state, vec![(Slot(1), stack_with(2, number + 1, &[number as u8; 1024]))]);
+        state = next.state.clone().expect("it is there");
+        assert!(matches!(next.changes[0], Change::Updated { .. }));
+        store.commit(&[transaction(key(&number.to_string()), vec![next])]).expect("it commits");
+        store.fold().expect("it folds");
+    }
+    assert_ne!(state.contents.digest(), Digest::EMPTY);
+    let after = store.statistics().wal_bytes;
+    assert!(after < before + (1 << 20), "the log started over: {before} and {after} bytes");
+}
