@@ -12,6 +12,7 @@ pub mod engine;
 pub mod file_watch;
 pub mod grpc;
 pub mod identity;
+pub mod inventory_file;
 pub mod middleware;
 pub mod server;
 pub mod statistics;

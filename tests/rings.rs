@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 600;
 
 /// Modules of this crate that a ring may name; every other one is out of its sight.
-const SEES: [(&str, &[&str]); 8] = [
+const SEES: [(&str, &[&str]); 9] = [
     ("domain", &["domain"]),
     ("sync", &["domain", "sync"]),
     ("store", &["domain", "store"]),
@@ -21,6 +21,7 @@ const SEES: [(&str, &[&str]); 8] = [
     ("catalog_file", &["domain", "catalog_file"]),
     ("transport", &["statistics", "transport"]),
     ("telemetry", &["statistics", "store", "sync", "telemetry"]),
+    ("inventory_file", &["domain", "catalog_file", "inventory_file"]),
 ];
 /// Modules that a ring may not name, where most are allowed.
 const DOES_NOT_SEE: [(&str, &[&str]); 1] = [("engine", &["grpc", "middleware", "client", "cli", "server"])];

@@ -3,12 +3,18 @@
 // `println!` panics when the reader is gone; `output::print` does not.
 #![deny(clippy::print_stdout)]
 
+mod backup;
 mod call;
 mod config;
+mod data;
 mod demo;
+mod export;
+mod fsck;
+mod import;
 mod output;
 mod play;
 mod replay;
+mod restore;
 mod rollout;
 mod serve;
 mod settings;
@@ -42,6 +48,11 @@ enum Command {
     Call(call::Call),
     Rollout(rollout::Rollout),
     Top(top::Top),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
+    Export(export::Export),
+    Import(import::Import),
+    Fsck(fsck::Fsck),
 }
 
 /// Which service a command talks to.
@@ -100,6 +111,11 @@ pub fn run() -> ExitCode {
             Command::Call(command) => command.run().await,
             Command::Rollout(command) => command.run().await,
             Command::Top(command) => command.run().await,
+            Command::Backup(command) => command.run(),
+            Command::Restore(command) => command.run(),
+            Command::Export(command) => command.run(),
+            Command::Import(command) => command.run(),
+            Command::Fsck(command) => command.run(),
         }
     });
     // What a drain limit has cut off is not waited for.

@@ -373,7 +373,8 @@ fn asked(call: &Call) -> Asked<'_> {
     }
 }
 
-fn new_epoch() -> Epoch {
+/// A random one.
+pub fn new_epoch() -> Epoch {
     loop {
         if let Some(epoch) = Epoch::new(fastrand::u32(..)) {
             return epoch;

@@ -9,6 +9,7 @@ mod hot;
 mod statistics;
 mod watched;
 
+pub use commit::new_epoch;
 pub use hot::HotTable;
 pub use statistics::EngineStatistics;
 pub use watched::Watched;

@@ -1,0 +1,107 @@
+//! `slotcast export`: all inventories as lines of JSON.
+
+use super::CommandResult;
+use super::data::{CatalogFile, DataFolder, Progress, unix_ms};
+use super::output::OutputError;
+use crate::domain::Catalog;
+use crate::inventory_file::{self, FORMAT, Header};
+use crate::store::embedded::tools::{Inventories, Snapshot, Step};
+use crate::{catalog_file, store::StoreError};
+use std::error::Error;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// Writes all inventories as JSON, one a line, while the service runs or not.
+///
+/// The first line tells the format, the catalog's version, the time and how many lines follow. Items stand by their ids,
+/// those that the catalog does not have by their codes, attributes in base64. `slotcast import` reads it.
+#[derive(Debug, clap::Args)]
+pub struct Export {
+    #[command(flatten)]
+    data: DataFolder,
+    #[command(flatten)]
+    catalog: CatalogFile,
+    /// The file to make; `-` is standard output.
+    #[arg(default_value = "-")]
+    file: PathBuf,
+    /// Replace the file if it is there.
+    #[arg(long)]
+    force: bool,
+}
+
+/// Why the lines were not all written.
+enum Stop {
+    Store(StoreError),
+    Output(std::io::Error),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Export {
+    pub fn run(self) -> CommandResult {
+        let catalog = self.catalog.read()?;
+        let snapshot = Snapshot::open(&self.data.store())?;
+        let inventories = snapshot.inventories()?;
+        if self.file == Path::new("-") {
+            return match write(&inventories, &catalog, std::io::stdout().lock()) {
+                Ok(()) => Ok(()),
+                Err(Stop::Output(error)) => Err(OutputError::from(error).into()),
+                Err(Stop::Store(error)) => Err(unreadable(&error)),
+            };
+        }
+        self.write_file(&inventories, &catalog)
+    }
+
+    /// Under another name until it is complete and on the disk.
+    fn write_file(&self, inventories: &Inventories<'_>, catalog: &Catalog) -> CommandResult {
+        let unwritable = |error: &dyn std::fmt::Display| format!("{} cannot be written: {error}", self.file.display());
+        if !self.force && self.file.exists() {
+            return Err(unwritable(&"it is there already; give another name, or replace it with --force").into());
+        }
+        let folder = match self.file.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            Some(_) | None => Path::new("."),
+        };
+        let mut partial =
+            tempfile::NamedTempFile::with_prefix_in(".slotcast-export-", folder).map_err(|error| unwritable(&error))?;
+        write(inventories, catalog, partial.as_file_mut()).map_err(|stop| match stop {
+            Stop::Output(error) => unwritable(&error).into(),
+            Stop::Store(error) => unreadable(&error),
+        })?;
+        partial.as_file().sync_all().map_err(|error| unwritable(&error))?;
+        partial.persist(&self.file).map_err(|error| unwritable(&error))?;
+        Ok(())
+    }
+}
+
+fn unreadable(error: &StoreError) -> Box<dyn Error> {
+    format!("{error}; `slotcast fsck` tells all that is wrong with it").into()
+}
+
+fn write(inventories: &Inventories<'_>, catalog: &Catalog, out: impl Write) -> Result<(), Stop> {
+    let progress = Progress::new();
+    let total = inventories.count()?;
+    let header = Header {
+        slotcast_export: FORMAT,
+        catalog: catalog_file::version(catalog),
+        exported_unix_ms: unix_ms(),
+        inventories: Some(total),
+    };
+    let mut out = BufWriter::new(out);
+    writeln!(out, "{}", header.write()).map_err(Stop::Output)?;
+    let mut done = 0;
+    inventories.each(|found| {
+        let corrupt = |(id, error)| StoreError::Corrupt { detail: format!("inventory {id:?}: {error}") };
+        let inventory = found.map_err(corrupt)?;
+        done += 1;
+        if done % 1_000 == 0 {
+            progress.show(Step { doing: "exporting", done, total });
+        }
+        writeln!(out, "{}", inventory_file::write(&inventory, catalog)).map_err(Stop::Output)
+    })?;
+    out.flush().map_err(Stop::Output)
+}

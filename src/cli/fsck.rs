@@ -1,0 +1,77 @@
+//! `slotcast fsck`: is what is stored what was written?
+
+use super::CommandResult;
+use super::data::{DataFolder, Progress};
+use super::output::print;
+use crate::store::embedded::tools::{self, Findings, Snapshot};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// Checks a store or a backup as a whole, and changes nothing; the service may run.
+///
+/// Every page, checksum, digest, stamp, journal row and idempotency key, and the inventories against what the journal
+/// still says of them. Prints every problem (100 at most) and ends with status 1, or a line with what there is and ends
+/// with status 0.
+#[derive(Debug, clap::Args)]
+pub struct Fsck {
+    #[command(flatten)]
+    data: DataFolder,
+    /// Print what was found as JSON, for machines; items by their codes.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Fsck {
+    pub fn run(self) -> CommandResult {
+        let path = self.data.store();
+        let progress = Progress::new();
+        let findings = match Snapshot::open(&path) {
+            Ok(snapshot) => tools::check(&snapshot, &mut |step| progress.show(step)),
+            Err(error) if self.json => Findings { problems: vec![error.to_string()], ..Findings::default() },
+            Err(error) => return Err(error.into()),
+        };
+        drop(progress);
+        if self.json {
+            print(as_json(&path, &findings))?;
+        } else if findings.problems.is_empty() {
+            print(summary(&path, &findings))?;
+        } else {
+            findings.problems.iter().try_for_each(print)?;
+        }
+        match findings.problems.len() as u64 + findings.problems_left_out {
+            0 => Ok(()),
+            1 => Err(format!("{} has 1 problem; restore it from a backup", path.display()).into()),
+            problems => Err(format!("{} has {problems} problems; restore it from a backup", path.display()).into()),
+        }
+    }
+}
+
+fn summary(path: &Path, findings: &Findings) -> String {
+    let items: u64 = findings.items.values().sum();
+    format!(
+        "{} is sound: {} inventories, {} stacks, {items} items; {} journal rows, {} keys, {} inventories not folded yet",
+        path.display(),
+        findings.inventories,
+        findings.stacks,
+        findings.journal_rows,
+        findings.keys,
+        findings.unfolded_inventories,
+    )
+}
+
+fn as_json(path: &Path, findings: &Findings) -> Value {
+    let items: Map<String, Value> =
+        findings.items.iter().map(|(code, count)| (code.get().to_string(), (*count).into())).collect();
+    json!({
+        "file": path.display().to_string(),
+        "ok": findings.problems.is_empty(),
+        "problems": findings.problems,
+        "problems_left_out": findings.problems_left_out,
+        "inventories": findings.inventories,
+        "stacks": findings.stacks,
+        "items": items,
+        "journal_rows": findings.journal_rows,
+        "keys": findings.keys,
+        "unfolded_inventories": findings.unfolded_inventories,
+    })
+}

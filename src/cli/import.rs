@@ -1,0 +1,214 @@
+//! `slotcast import`: inventories from lines of JSON.
+
+use super::CommandResult;
+use super::data::{CatalogFile, DataFolder, Progress};
+use super::output::print;
+use crate::catalog_file;
+use crate::domain::{Catalog, InventoryId};
+use crate::engine::new_epoch;
+use crate::inventory_file::{self, Header, LINE_BYTES_MAX, Leniency};
+use crate::store::embedded::tools::import::{Claim, Staging};
+use crate::store::embedded::tools::{Inventories, PROBLEMS_MAX, Snapshot, Step};
+use std::error::Error;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Makes inventories from JSON as `slotcast export` writes it, all of them or none; the service must not run on the store.
+///
+/// Everything is checked before anything is written: against the catalog, against each other, against what is there.
+/// Every problem is told with its line (100 at most). Inventories get new epochs and begin at revision 1.
+#[derive(Debug, clap::Args)]
+pub struct Import {
+    #[command(flatten)]
+    data: DataFolder,
+    #[command(flatten)]
+    catalog: CatalogFile,
+    /// The file to read; `-` is standard input.
+    #[arg(default_value = "-")]
+    file: PathBuf,
+    /// Add to a store that has inventories; none of them may be in the file.
+    #[arg(long)]
+    merge: bool,
+    /// Accept stacks above their item's max_stack, as there are after a catalog has become stricter.
+    #[arg(long)]
+    oversized: bool,
+    /// Check everything, write nothing; the service may run.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Import {
+    pub fn run(self) -> CommandResult {
+        let catalog = self.catalog.read()?;
+        let input: Box<dyn Read> = if self.file == Path::new("-") {
+            Box::new(std::io::stdin().lock())
+        } else {
+            let unreadable = |error| format!("{} cannot be read: {error}", self.file.display());
+            Box::new(File::open(&self.file).map_err(unreadable)?)
+        };
+        let path = if self.dry_run { self.data.store() } else { self.data.make()? };
+        let claim = if self.dry_run { None } else { Some(Claim::take(&path)?) };
+        let beside = if self.dry_run { std::env::temp_dir().join("slotcast.db") } else { path.clone() };
+        let staging = self.gather(input, &catalog, &path, Staging::new(&beside)?)?;
+        let Some(claim) = claim else {
+            return Ok(print(format_args!(
+                "{} inventories could be imported; nothing was written",
+                staging.inventories()
+            ))?);
+        };
+        let progress = Progress::new();
+        let imported = staging.commit(&claim, &mut |step| progress.show(step))?;
+        drop(progress);
+        Ok(print(format_args!("{}: {imported} inventories imported", path.display()))?)
+    }
+
+    /// Everything in the file, if nothing at all is wrong with it.
+    fn gather(
+        &self,
+        input: Box<dyn Read>,
+        catalog: &Catalog,
+        path: &Path,
+        staging: Staging,
+    ) -> Result<Staging, Box<dyn Error>> {
+        let snapshot = if path.is_file() { Some(Snapshot::open(path)?) } else { None };
+        let there = snapshot.as_ref().map(Snapshot::inventories).transpose()?;
+        if !self.merge
+            && let Some(there) = &there
+            && there.count()? > 0
+        {
+            return Err(format!("{} has inventories already; add to them with --merge", path.display()).into());
+        }
+        let leniency = Leniency { oversized: self.oversized };
+        let progress = Progress::new();
+        let mut reading =
+            Reading { catalog, leniency, there: there.as_ref(), staging, problems: Problems::default(), lines: 0 };
+        reading.run(BufReader::new(input), &progress)?;
+        reading.problems.tell()?;
+        Ok(reading.staging)
+    }
+}
+
+/// What is wrong with the file so far; bounded.
+#[derive(Default)]
+struct Problems {
+    told: Vec<String>,
+    count: usize,
+}
+
+impl Problems {
+    fn add(&mut self, line: u64, what: &str) {
+        self.count += 1;
+        if self.told.len() < PROBLEMS_MAX {
+            self.told.push(format!("  line {line}: {what}"));
+        }
+    }
+
+    fn tell(&self) -> Result<(), String> {
+        let more = match self.count - self.told.len() {
+            0 => String::new(),
+            more => format!("\n  and {more} more"),
+        };
+        match self.count {
+            0 => Ok(()),
+            count => Err(format!("nothing was imported; problems: {count}\n{}{more}", self.told.join("\n"))),
+        }
+    }
+}
+
+struct Reading<'a> {
+    catalog: &'a Catalog,
+    leniency: Leniency,
+    there: Option<&'a Inventories<'a>>,
+    staging: Staging,
+    problems: Problems,
+    /// Lines with inventories, right or wrong.
+    lines: u64,
+}
+
+impl Reading<'_> {
+    fn run(&mut self, mut input: impl BufRead, progress: &Progress) -> Result<(), Box<dyn Error>> {
+        let mut bytes = Vec::new();
+        let mut header = None;
+        for number in 1.. {
+            if !next_line(&mut input, &mut bytes)? {
+                break;
+            }
+            let line = std::str::from_utf8(&bytes).map(str::trim);
+            match (line, &header) {
+                _ if bytes.len() > LINE_BYTES_MAX => {
+                    self.lines += 1;
+                    self.problems.add(number, &format!("it is longer than {LINE_BYTES_MAX} bytes"));
+                }
+                (Err(_), _) => {
+                    self.lines += 1;
+                    self.problems.add(number, "it is not UTF-8");
+                }
+                (Ok(""), _) => {}
+                (Ok(line), None) => header = Some(self.read_header(line)?),
+                (Ok(line), Some(_)) => self.read_inventory(line, number)?,
+            }
+            if number % 1_000 == 0 {
+                let total = header.as_ref().and_then(|header: &Header| header.inventories).unwrap_or(0);
+                progress.show(Step { doing: "reading", done: self.lines, total });
+            }
+        }
+        match header {
+            None => Err("there is no header: the file is empty".into()),
+            Some(Header { inventories: Some(told), .. }) if told != self.lines => {
+                let lines = self.lines;
+                self.problems
+                    .add(1, &format!("it tells of {told} inventories, but {lines} follow: the file is not whole"));
+                Ok(())
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn read_header(&self, line: &str) -> Result<Header, String> {
+        let header = Header::read(line).map_err(|error| format!("line 1: {error}"))?;
+        let version = catalog_file::version(self.catalog);
+        if header.catalog != version {
+            eprintln!("The file was written with catalog {}, this one is {version}.", header.catalog);
+        }
+        Ok(header)
+    }
+
+    fn read_inventory(&mut self, line: &str, number: u64) -> Result<(), Box<dyn Error>> {
+        self.lines += 1;
+        let inventory = match inventory_file::read(line, self.catalog, self.leniency, new_epoch()) {
+            Ok(inventory) => Arc::new(inventory),
+            Err(problems) => {
+                problems.iter().for_each(|problem| self.problems.add(number, problem));
+                return Ok(());
+            }
+        };
+        if self.is_there(&inventory.id)? {
+            self.problems.add(number, &format!("inventory {:?} is in the store already", inventory.id));
+        }
+        if let Some(earlier) = self.staging.put(&inventory, number)? {
+            self.problems.add(number, &format!("inventory {:?} stands in line {earlier} already", inventory.id));
+        }
+        Ok(())
+    }
+
+    fn is_there(&self, id: &InventoryId) -> Result<bool, Box<dyn Error>> {
+        Ok(match self.there {
+            Some(there) => there.find(id)?.is_some(),
+            None => false,
+        })
+    }
+}
+
+/// The next line without its end; of one that is too long a little more than its bound, the rest is skipped. False at the
+/// end of the file.
+fn next_line(input: &mut impl BufRead, bytes: &mut Vec<u8>) -> Result<bool, Box<dyn Error>> {
+    bytes.clear();
+    let unreadable = |error| format!("the file cannot be read: {error}");
+    let read = input.take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', bytes).map_err(unreadable)?;
+    if bytes.len() > LINE_BYTES_MAX && bytes.last() != Some(&b'\n') {
+        input.skip_until(b'\n').map_err(unreadable)?;
+    }
+    Ok(read > 0)
+}

@@ -1,0 +1,274 @@
+//! Inventories as lines of JSON: what `slotcast export` writes and `slotcast import` reads.
+//!
+//! The first line is a [`Header`]. Then each line is one inventory: its id, owner (none: left out), layout and filled
+//! slots; items by their ids, those that the catalog does not have by their codes; attributes in base64. Epoch, revision
+//! and digest tell which state it was; an import gives new epochs, begins at revision 1, and checks the digest if it is
+//! there.
+
+use crate::domain::catalog::COUNT_MAX;
+use crate::domain::{
+    Attributes, Catalog, Contents, Count, Digest, Edit, Epoch, Inventory, InventoryId, ItemCode, LayoutId, PlayerId,
+    Revision, Slot, Stack,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+/// Raised when a file that is written by this version cannot be read by the one before.
+pub const FORMAT: u32 = 1;
+/// No inventory that fits the bounds of the domain takes more.
+pub const LINE_BYTES_MAX: usize = 4 << 20;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// [`FORMAT`].
+    pub slotcast_export: u32,
+    /// The version of the catalog that items were named by.
+    pub catalog: String,
+    pub exported_unix_ms: u64,
+    /// How many lines follow: so that a file that was cut off is noticed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventories: Option<u64>,
+}
+
+impl Header {
+    pub fn write(&self) -> String {
+        serde_json::to_string(self).expect("numbers and strings are JSON")
+    }
+
+    pub fn read(line: &str) -> Result<Self, String> {
+        let header: Self =
+            serde_json::from_str(line).map_err(|error| format!("it is no header of an export: {error}"))?;
+        if header.slotcast_export > FORMAT {
+            let found = header.slotcast_export;
+            return Err(format!("it has format {found}, this program knows formats up to {FORMAT}; use a newer one"));
+        }
+        Ok(header)
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
+    layout: String,
+    stacks: Vec<StackEntry>,
+    #[serde(default)]
+    epoch: Option<u32>,
+    #[serde(default)]
+    revision: Option<u64>,
+    /// Both lanes in hexadecimal, A first.
+    #[serde(default)]
+    digest: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StackEntry {
+    slot: u64,
+    item: ItemName,
+    count: u64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    attributes: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum ItemName {
+    Id(String),
+    Code(u32),
+}
+
+/// One inventory as a line, without its end.
+pub fn write(inventory: &Inventory, catalog: &Catalog) -> String {
+    let entry = |(slot, stack): (Slot, &Stack)| StackEntry {
+        slot: u64::from(slot.0),
+        item: match catalog.item_by_code(stack.item) {
+            Some(item) => ItemName::Id(item.id.to_string()),
+            None => ItemName::Code(stack.item.get()),
+        },
+        count: u64::from(stack.count.get()),
+        attributes: STANDARD.encode(stack.attributes.as_bytes()),
+    };
+    let line = Line {
+        id: inventory.id.as_str().to_owned(),
+        owner: inventory.owner.as_ref().map(|owner| owner.as_str().to_owned()),
+        layout: inventory.layout.as_str().to_owned(),
+        stacks: inventory.contents.stacks().map(entry).collect(),
+        epoch: Some(inventory.epoch.get()),
+        revision: Some(inventory.contents.revision().0),
+        digest: Some(digest_text(inventory.contents.digest())),
+    };
+    serde_json::to_string(&line).expect("numbers and strings are JSON")
+}
+
+/// What an import lets through.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Leniency {
+    /// Stacks above their item's `max_stack`, as there are after a catalog has become stricter.
+    pub oversized: bool,
+}
+
+/// Reads a line as a new inventory of that epoch, or lists everything that is wrong with it.
+pub fn read(line: &str, catalog: &Catalog, leniency: Leniency, epoch: Epoch) -> Result<Inventory, Vec<String>> {
+    let line: Line = serde_json::from_str(line).map_err(|error| vec![format!("it is no inventory: {error}")])?;
+    let mut problems = Vec::new();
+    let mut blame = |what: String| problems.push(what);
+    let id = InventoryId::new(&line.id).map_err(|error| blame(format!("its id {error}"))).ok();
+    let owner =
+        line.owner.as_deref().map(PlayerId::new).transpose().map_err(|error| blame(format!("its owner {error}")));
+    let layout = LayoutId::new(&line.layout).ok().and_then(|layout| catalog.layout(&layout));
+    if layout.is_none() {
+        blame(format!("there is no layout {:?} in the catalog", line.layout));
+    }
+    let slots = layout.map_or(usize::from(u16::MAX), |layout| layout.slots());
+    let mut edits: Vec<Edit> = Vec::with_capacity(line.stacks.len());
+    let mut taken = vec![false; slots];
+    for entry in &line.stacks {
+        let slot = usize::try_from(entry.slot).unwrap_or(usize::MAX);
+        match taken.get_mut(slot) {
+            None => blame(format!("slot {}: its layout has {slots} slots", entry.slot)),
+            Some(taken) if *taken => blame(format!("slot {slot} stands twice")),
+            Some(taken) => *taken = true,
+        }
+        match read_stack(entry, catalog, leniency) {
+            Ok(stack) => edits.push((Slot(slot as u16), Some(stack))),
+            Err(problem) => blame(format!("slot {slot}: {problem}")),
+        }
+    }
+    let (Some(id), Ok(owner), Some(layout), true) = (id, owner, layout, problems.is_empty()) else {
+        return Err(problems);
+    };
+    let contents = Contents::new(slots, Revision::CREATED, &edits);
+    if line.digest.is_some_and(|digest| digest != digest_text(contents.digest())) {
+        let what = "its digest does not fit its stacks; if they were changed on purpose, leave the digest out";
+        return Err(vec![what.to_owned()]);
+    }
+    Ok(Inventory { id, owner, layout: layout.id.clone(), epoch, contents })
+}
+
+fn read_stack(entry: &StackEntry, catalog: &Catalog, leniency: Leniency) -> Result<Stack, String> {
+    let (item, known) = match &entry.item {
+        ItemName::Id(id) => {
+            let item = catalog.item(id).ok_or_else(|| format!("there is no item {id:?} in the catalog"))?;
+            (item.code, Some(item))
+        }
+        ItemName::Code(code) => {
+            let code = ItemCode::new(*code).ok_or("an item's code is not 0")?;
+            (code, catalog.item_by_code(code))
+        }
+    };
+    let in_bounds = u32::try_from(entry.count).ok().filter(|count| *count <= COUNT_MAX).and_then(Count::new);
+    let count = in_bounds.ok_or_else(|| format!("the count {} is not 1 to {COUNT_MAX}", entry.count))?;
+    if let Some(item) = known.filter(|item| count > item.max_stack && !leniency.oversized) {
+        let (id, max_stack) = (&item.id, item.max_stack.get());
+        return Err(format!("{} of {id:?} are more than its max_stack of {max_stack}", count.get()));
+    }
+    let bytes = STANDARD.decode(&entry.attributes).map_err(|error| format!("its attributes are no base64: {error}"))?;
+    let bytes_max = Attributes::BYTES_MAX;
+    let attributes = Attributes::new(&bytes)
+        .ok_or_else(|| format!("its attributes have {} bytes; {bytes_max} at most", bytes.len()))?;
+    Ok(Stack { item, count, attributes })
+}
+
+fn digest_text(digest: Digest) -> String {
+    format!("{:08x}{:08x}", digest.a, digest.b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog_file::default_catalog;
+
+    fn epoch() -> Epoch {
+        Epoch::new(7).unwrap()
+    }
+
+    fn problems(line: &str) -> Vec<String> {
+        read(line, &default_catalog(), Leniency::default(), epoch()).expect_err("it is wrong")
+    }
+
+    #[test]
+    fn a_line_that_was_written_is_read_back() {
+        let catalog = default_catalog();
+        let stack = |code, count, attributes: &[u8]| {
+            let (item, count) = (ItemCode::new(code).unwrap(), Count::new(count).unwrap());
+            Some(Stack { item, count, attributes: Attributes::new(attributes).unwrap() })
+        };
+        let known = catalog.items()[0].code.get();
+        let edits = [
+            (Slot(0), stack(known, 1, b"")),
+            (Slot(3), stack(999_999, 500, b"")),
+            (Slot(9), stack(known, 1, &[0, 255])),
+        ];
+        let inventory = Inventory {
+            id: InventoryId::new("chest \"1\" \u{1F4E6}").unwrap(),
+            owner: PlayerId::new("ann").ok(),
+            layout: LayoutId::new("player").unwrap(),
+            epoch: epoch(),
+            contents: Contents::new(36, Revision::CREATED, &edits),
+        };
+        let line = write(&inventory, &catalog);
+        assert!(line.contains(r#""item":999999,"count":500}"#), "{line}");
+        assert_eq!(read(&line, &catalog, Leniency::default(), epoch()), Ok(inventory));
+    }
+
+    #[test]
+    fn everything_that_is_wrong_with_a_line_is_told() {
+        let attributes = "A".repeat(4 * 400);
+        let line = format!(
+            r#"{{"id":"","owner":"a\nb","layout":"player","stacks":[
+                {{"slot":36,"item":"stone","count":1}},
+                {{"slot":1,"item":"stone","count":0}},
+                {{"slot":1,"item":"stone","count":65}},
+                {{"slot":2,"item":"unobtainium","count":1}},
+                {{"slot":3,"item":0,"count":1}},
+                {{"slot":4,"item":77777,"count":4294967296}},
+                {{"slot":5,"item":"stone","count":1,"attributes":"?"}},
+                {{"slot":6,"item":"stone","count":1,"attributes":"{attributes}"}}]}}"#
+        );
+        assert_eq!(
+            problems(&line),
+            [
+                "its id must not be empty",
+                "its owner must not hold control characters",
+                "slot 36: its layout has 36 slots",
+                "slot 1: the count 0 is not 1 to 2147483647",
+                "slot 1 stands twice",
+                "slot 1: 65 of \"stone\" are more than its max_stack of 64",
+                "slot 2: there is no item \"unobtainium\" in the catalog",
+                "slot 3: an item's code is not 0",
+                "slot 4: the count 4294967296 is not 1 to 2147483647",
+                "slot 5: its attributes are no base64: Invalid symbol 63, offset 0.",
+                "slot 6: its attributes have 1200 bytes; 1024 at most",
+            ]
+        );
+        assert_eq!(
+            problems(r#"{"id":"a","layout":"safe","stacks":[]}"#),
+            ["there is no layout \"safe\" in the catalog"]
+        );
+        let changed = r#"{"id":"a","layout":"chest","stacks":[{"slot":0,"item":"stone","count":2}],"digest":"00"}"#;
+        assert!(problems(changed)[0].starts_with("its digest does not fit its stacks"));
+        assert!(problems(r#"{"id":"a","layout":"chest","stacks":[],"slots":9}"#)[0].contains("unknown field `slots`"));
+    }
+
+    #[test]
+    fn a_stack_above_its_limit_is_let_through_if_asked_for() {
+        let line = r#"{"id":"a","layout":"chest","stacks":[{"slot":0,"item":"stone","count":65}]}"#;
+        let lenient = Leniency { oversized: true };
+        assert!(read(line, &default_catalog(), lenient, epoch()).is_ok());
+        assert_eq!(problems(line).len(), 1);
+    }
+
+    #[test]
+    fn a_header_of_a_newer_format_is_refused() {
+        let header = Header { slotcast_export: 1, catalog: "c".into(), exported_unix_ms: 5, inventories: Some(2) };
+        assert_eq!(Header::read(&header.write()), Ok(header.clone()));
+        let newer = Header { slotcast_export: 2, ..header };
+        assert!(Header::read(&newer.write()).unwrap_err().contains("use a newer one"));
+        assert!(Header::read(r#"{"id":"a"}"#).is_err());
+    }
+}
