@@ -343,6 +343,8 @@ fn fsck_ends_with_status_1_and_every_problem() {
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found["ok"], false);
     assert!(refused("export", &data, &["-"]).contains("`slotcast fsck` tells all that is wrong with it"));
+    let rest = ran("export", &data, &["--skip-damaged"]);
+    assert!(rest.lines().count() == 2 && rest.contains("cold-1"), "{rest}");
 }
 
 /// A small file system of its own, gone when this is dropped.
@@ -410,6 +412,36 @@ async fn case_44_a_disk_that_is_really_full_refuses_keeps_reads_and_recovers() {
     drop(server);
     let found = fsck(disk.0.path());
     assert_eq!(found["inventories"], chests + 1);
+}
+
+#[test]
+fn case_44_an_import_and_a_backup_without_room_change_nothing() {
+    let Some(disk) = SmallDisk::mount(1_024) else {
+        println!("skipped: a file system of its own cannot be mounted here");
+        return;
+    };
+    let (folder, data) = (tempfile::tempdir().unwrap(), disk.0.path());
+    let (few, many) = (folder.path().join("few.jsonl"), folder.path().join("many.jsonl"));
+    std::fs::write(&few, export_lines(900)).unwrap();
+    std::fs::write(&many, export_lines(20_000).replace("cold-", "more-")).unwrap();
+    ran("import", data, &[text(&few)]);
+    let before = ran("export", data, &[]);
+    let names = || std::fs::read_dir(data).unwrap().flatten().map(|file| file.file_name()).collect::<Vec<_>>();
+    let there = names();
+    assert!(refused("import", data, &[text(&many), "--merge"]).contains("is full"));
+    for copy in 1..9 {
+        let copy = data.join(format!("copy-{copy}.db"));
+        if !run("backup", data, &[text(&copy)]).status.success() {
+            assert!(!copy.exists());
+            break;
+        }
+        std::fs::rename(&copy, data.join(copy.file_name().unwrap()).with_extension("kept")).unwrap();
+    }
+    assert!(refused("backup", data, &[text(&data.join("copy.db"))]).contains("is full"));
+    let left: Vec<_> = names().into_iter().filter(|name| !there.contains(name)).collect();
+    assert!(left.iter().all(|name| name.to_string_lossy().ends_with(".kept")), "{left:?}");
+    assert_eq!(content(&ran("export", data, &[])), content(&before));
+    fsck(data);
 }
 
 #[test]

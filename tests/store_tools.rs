@@ -7,13 +7,16 @@ use slotcast::store::embedded::tools::import::{Claim, Staging};
 use slotcast::store::embedded::tools::{self, Findings, Snapshot, Step, ToolError};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore, OpenError};
 use slotcast::store::{ListQuery, Recall, Store, format};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use store_support::*;
 
-fn quiet(_: Step) {}
+fn quiet(_: Step) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
 
 fn snapshot(path: &Path) -> Snapshot {
     Snapshot::open(path).expect("it opens")
@@ -98,7 +101,13 @@ fn a_backup_appears_whole_and_replaces_nothing_unless_told_to() {
     let itself = tools::backup(&snapshot(&place.path()), &place.path(), true, &mut quiet);
     assert!(itself.is_err(), "{itself:?}");
     let mut steps = Vec::new();
-    tools::backup(&snapshot(&place.path()), &target, true, &mut |step| steps.push(step)).expect("it is backed up");
+    let mut watch = |step| {
+        steps.push(step);
+        ControlFlow::Continue(())
+    };
+    tools::backup(&snapshot(&place.path()), &target, true, &mut watch).expect("it is backed up");
+    let broken_off = tools::backup(&snapshot(&place.path()), &target, true, &mut |_| ControlFlow::Break(()));
+    assert!(matches!(broken_off, Err(ToolError::Interrupted)), "{broken_off:?}");
     assert!(steps.last().is_some_and(|last| last.done == last.total && last.total > 0), "{steps:?}");
     assert_eq!(fsck(&target).keys, 1);
     let left: Vec<_> = std::fs::read_dir(place.folder.path()).expect("it is there").flatten().collect();
@@ -172,7 +181,7 @@ fn a_restore_refuses_an_open_store_one_that_is_there_and_a_damaged_source() {
     assert!(matches!(refused, Err(ToolError::Open(OpenError::AlreadyOpen { .. }))), "{refused:?}");
     drop(store);
     let refused = restore(&copy, &place.path(), false);
-    assert!(matches!(refused, Err(ToolError::Exists(_))), "{refused:?}");
+    assert!(matches!(refused, Err(ToolError::StoreExists(_))), "{refused:?}");
     damage(&copy, "UPDATE inventories SET checksum = checksum + 1");
     let refused = restore(&copy, &place.path(), true);
     assert!(matches!(refused, Err(ToolError::Damaged { .. })), "{refused:?}");

@@ -25,7 +25,7 @@ pub struct Backup {
 
 impl Backup {
     pub fn run(self) -> CommandResult {
-        let progress = Progress::new();
+        let progress = Progress::interruptible()?;
         let snapshot = Snapshot::open(&self.data.store())?;
         let made = tools::backup(&snapshot, &self.target, self.force, &mut |step| progress.show(step))?;
         drop(progress);

@@ -6,8 +6,12 @@ use crate::store::embedded::tools::Step;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::error::Error;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The store's file in its folder.
 const STORE_FILE: &str = "slotcast.db";
@@ -52,32 +56,64 @@ impl CatalogFile {
 }
 
 /// Shows steps on standard error, if that is a terminal.
-pub struct Progress(ProgressBar);
+pub struct Progress {
+    bar: ProgressBar,
+    interrupted: Arc<AtomicBool>,
+}
+
+/// How long a work may take to clean up after Ctrl-C or SIGTERM.
+const CLEAN_UP_MAX: Duration = Duration::from_secs(2);
+/// As shells tell it.
+const INTERRUPTED: i32 = 130;
 
 impl Progress {
     pub fn new() -> Self {
         let style = ProgressStyle::with_template("{spinner} {msg} {wide_bar} {human_pos}/{human_len} {eta}");
         let bar = ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.enable_steady_tick(Duration::from_millis(200));
-        Self(bar)
+        Self { bar, interrupted: Arc::default() }
     }
 
-    pub fn show(&self, step: Step) {
-        if self.0.message() != step.doing {
-            self.0.set_message(step.doing);
-            self.0.reset_eta();
+    /// The same for work that makes temporary files: an interrupt breaks it off, so that they are removed.
+    pub fn interruptible() -> std::io::Result<Self> {
+        let progress = Self::new();
+        let interrupted = progress.interrupted.clone();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            interrupted.store(true, Ordering::Relaxed);
+            tokio::time::sleep(CLEAN_UP_MAX).await;
+            // It is in a step that takes longer: one that has made no file yet, or is about to be done.
+            std::process::exit(INTERRUPTED);
+        });
+        Ok(progress)
+    }
+
+    pub fn show(&self, step: Step) -> ControlFlow<()> {
+        if self.bar.message() != step.doing {
+            self.bar.set_message(step.doing);
+            self.bar.reset_eta();
         }
         match step.total {
-            0 => self.0.unset_length(),
-            total => self.0.set_length(total),
+            0 => self.bar.unset_length(),
+            total => self.bar.set_length(total),
         }
-        self.0.set_position(step.done);
+        self.bar.set_position(step.done);
+        if self.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }
 

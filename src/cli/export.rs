@@ -5,7 +5,7 @@ use super::data::{CatalogFile, DataFolder, Progress, unix_ms};
 use super::output::OutputError;
 use crate::domain::Catalog;
 use crate::inventory_file::{self, FORMAT, Header};
-use crate::store::embedded::tools::{Inventories, Snapshot, Step};
+use crate::store::embedded::tools::{Inventories, Snapshot, Step, ToolError};
 use crate::{catalog_file, store::StoreError};
 use std::error::Error;
 use std::io::{BufWriter, Write};
@@ -27,12 +27,16 @@ pub struct Export {
     /// Replace the file if it is there.
     #[arg(long)]
     force: bool,
+    /// Leave out inventories that are damaged, naming them on standard error, instead of giving up.
+    #[arg(long)]
+    skip_damaged: bool,
 }
 
 /// Why the lines were not all written.
 enum Stop {
     Store(StoreError),
     Output(std::io::Error),
+    Interrupted,
 }
 
 impl From<StoreError> for Stop {
@@ -47,11 +51,13 @@ impl Export {
         let snapshot = Snapshot::open(&self.data.store())?;
         let inventories = snapshot.inventories()?;
         if self.file == Path::new("-") {
-            return match write(&inventories, &catalog, std::io::stdout().lock()) {
-                Ok(()) => Ok(()),
-                Err(Stop::Output(error)) => Err(OutputError::from(error).into()),
-                Err(Stop::Store(error)) => Err(unreadable(&error)),
-            };
+            // No file would be left: an interrupt ends it as usual.
+            let (progress, stdout) = (Progress::new(), std::io::stdout().lock());
+            return self.write(&inventories, &catalog, stdout, &progress).map_err(|stop| match stop {
+                Stop::Output(error) => OutputError::from(error).into(),
+                Stop::Store(error) => unreadable(&error),
+                Stop::Interrupted => ToolError::Interrupted.into(),
+            });
         }
         self.write_file(&inventories, &catalog)
     }
@@ -68,40 +74,56 @@ impl Export {
         };
         let mut partial =
             tempfile::NamedTempFile::with_prefix_in(".slotcast-export-", folder).map_err(|error| unwritable(&error))?;
-        write(inventories, catalog, partial.as_file_mut()).map_err(|stop| match stop {
+        let progress = Progress::interruptible()?;
+        self.write(inventories, catalog, partial.as_file_mut(), &progress).map_err(|stop| match stop {
             Stop::Output(error) => unwritable(&error).into(),
             Stop::Store(error) => unreadable(&error),
+            Stop::Interrupted => ToolError::Interrupted.into(),
         })?;
         partial.as_file().sync_all().map_err(|error| unwritable(&error))?;
         partial.persist(&self.file).map_err(|error| unwritable(&error))?;
         Ok(())
     }
+
+    fn write(
+        &self,
+        inventories: &Inventories<'_>,
+        catalog: &Catalog,
+        out: impl Write,
+        progress: &Progress,
+    ) -> Result<(), Stop> {
+        let total = inventories.count()?;
+        let header = Header {
+            slotcast_export: FORMAT,
+            catalog: catalog_file::version(catalog),
+            exported_unix_ms: unix_ms(),
+            // How many are damaged is not known yet.
+            inventories: (!self.skip_damaged).then_some(total),
+        };
+        let mut out = BufWriter::new(out);
+        writeln!(out, "{}", header.write()).map_err(Stop::Output)?;
+        let mut done = 0;
+        inventories.each(|found| {
+            done += 1;
+            if done % 1_000 == 0 && progress.show(Step { doing: "exporting", done, total }).is_break() {
+                return Err(Stop::Interrupted);
+            }
+            let inventory = match found {
+                Ok(inventory) => inventory,
+                Err((id, error)) if self.skip_damaged => {
+                    eprintln!("inventory {id:?} was left out: {error}");
+                    return Ok(());
+                }
+                Err((id, error)) => {
+                    return Err(StoreError::Corrupt { detail: format!("inventory {id:?}: {error}") }.into());
+                }
+            };
+            writeln!(out, "{}", inventory_file::write(&inventory, catalog)).map_err(Stop::Output)
+        })?;
+        out.flush().map_err(Stop::Output)
+    }
 }
 
 fn unreadable(error: &StoreError) -> Box<dyn Error> {
     format!("{error}; `slotcast fsck` tells all that is wrong with it").into()
-}
-
-fn write(inventories: &Inventories<'_>, catalog: &Catalog, out: impl Write) -> Result<(), Stop> {
-    let progress = Progress::new();
-    let total = inventories.count()?;
-    let header = Header {
-        slotcast_export: FORMAT,
-        catalog: catalog_file::version(catalog),
-        exported_unix_ms: unix_ms(),
-        inventories: Some(total),
-    };
-    let mut out = BufWriter::new(out);
-    writeln!(out, "{}", header.write()).map_err(Stop::Output)?;
-    let mut done = 0;
-    inventories.each(|found| {
-        let corrupt = |(id, error)| StoreError::Corrupt { detail: format!("inventory {id:?}: {error}") };
-        let inventory = found.map_err(corrupt)?;
-        done += 1;
-        if done % 1_000 == 0 {
-            progress.show(Step { doing: "exporting", done, total });
-        }
-        writeln!(out, "{}", inventory_file::write(&inventory, catalog)).map_err(Stop::Output)
-    })?;
-    out.flush().map_err(Stop::Output)
 }

@@ -8,7 +8,7 @@ use crate::domain::{Catalog, InventoryId};
 use crate::engine::new_epoch;
 use crate::inventory_file::{self, Header, LINE_BYTES_MAX, Leniency};
 use crate::store::embedded::tools::import::{Claim, Staging};
-use crate::store::embedded::tools::{Inventories, PROBLEMS_MAX, Snapshot, Step};
+use crate::store::embedded::tools::{Inventories, PROBLEMS_MAX, Snapshot, Step, ToolError};
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -51,14 +51,15 @@ impl Import {
         let path = if self.dry_run { self.data.store() } else { self.data.make()? };
         let claim = if self.dry_run { None } else { Some(Claim::take(&path)?) };
         let beside = if self.dry_run { std::env::temp_dir().join("slotcast.db") } else { path.clone() };
-        let staging = self.gather(input, &catalog, &path, Staging::new(&beside)?)?;
+        let progress = Progress::interruptible()?;
+        let staging = self.gather(input, &catalog, &path, Staging::new(&beside)?, &progress)?;
         let Some(claim) = claim else {
+            drop(progress);
             return Ok(print(format_args!(
                 "{} inventories could be imported; nothing was written",
                 staging.inventories()
             ))?);
         };
-        let progress = Progress::new();
         let imported = staging.commit(&claim, &mut |step| progress.show(step))?;
         drop(progress);
         Ok(print(format_args!("{}: {imported} inventories imported", path.display()))?)
@@ -71,6 +72,7 @@ impl Import {
         catalog: &Catalog,
         path: &Path,
         staging: Staging,
+        progress: &Progress,
     ) -> Result<Staging, Box<dyn Error>> {
         let snapshot = if path.is_file() { Some(Snapshot::open(path)?) } else { None };
         let there = snapshot.as_ref().map(Snapshot::inventories).transpose()?;
@@ -81,10 +83,9 @@ impl Import {
             return Err(format!("{} has inventories already; add to them with --merge", path.display()).into());
         }
         let leniency = Leniency { oversized: self.oversized };
-        let progress = Progress::new();
         let mut reading =
             Reading { catalog, leniency, there: there.as_ref(), staging, problems: Problems::default(), lines: 0 };
-        reading.run(BufReader::new(input), &progress)?;
+        reading.run(BufReader::new(input), progress)?;
         reading.problems.tell()?;
         Ok(reading.staging)
     }
@@ -151,7 +152,11 @@ impl Reading<'_> {
             }
             if number % 1_000 == 0 {
                 let total = header.as_ref().and_then(|header: &Header| header.inventories).unwrap_or(0);
-                progress.show(Step { doing: "reading", done: self.lines, total });
+                // An interrupt is looked at with every line.
+                let _ = progress.show(Step { doing: "reading", done: self.lines, total });
+            }
+            if progress.is_interrupted() {
+                return Err(ToolError::Interrupted.into());
             }
         }
         match header {

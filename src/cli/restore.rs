@@ -26,7 +26,7 @@ pub struct Restore {
 
 impl Restore {
     pub fn run(self) -> CommandResult {
-        let progress = Progress::new();
+        let progress = Progress::interruptible()?;
         let (target, stamp) = (self.data.make()?, unix_ms() / 1_000);
         let restored =
             tools::restore(&self.source, &target, self.force, stamp, &mut new_epoch, &mut |step| progress.show(step))?;

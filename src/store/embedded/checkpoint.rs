@@ -86,3 +86,19 @@ fn run(connection: &Connection, mode: &str) -> rusqlite::Result<Progress> {
         Ok(Progress { busy: row.get::<_, i64>(0)? != 0, pages: count(1)?, copied: count(2)? })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn while_a_reader_stays_the_next_try_comes_a_quarter_later_and_afterwards_as_usual() {
+        const SOFT: u64 = 64;
+        assert_eq!(next_due_bytes(10, SOFT, SOFT), SOFT);
+        let due = next_due_bytes(65, SOFT, SOFT);
+        assert_eq!(due, 81, "it was tried in vain");
+        assert_eq!(next_due_bytes(70, due, SOFT), due, "it was not tried");
+        assert_eq!(next_due_bytes(82, due, SOFT), 98);
+        assert_eq!(next_due_bytes(0, 98, SOFT), SOFT);
+    }
+}

@@ -115,6 +115,13 @@ pub fn scan<E: From<StoreError>>(
     Ok(())
 }
 
+/// Whether there is a row, readable or not.
+pub fn has(connection: &Connection, id: &InventoryId) -> Result<bool, StoreError> {
+    let failed = |error| store_error("looking for an inventory", &error);
+    let mut select = connection.prepare_cached("SELECT 1 FROM inventories WHERE id = ?1").map_err(failed)?;
+    select.exists([id.as_str()]).map_err(failed)
+}
+
 pub fn count(connection: &Connection) -> Result<u64, StoreError> {
     let count = connection.query_row("SELECT count(*) FROM inventories", [], |row| row.get::<_, i64>(0));
     Ok(count.map_err(|error| store_error("counting inventories", &error))?.unsigned_abs())

@@ -7,9 +7,9 @@
 //! `VACUUM INTO` would write every row anew, in one call that tells nothing until it is done.
 
 use super::snapshot::Snapshot;
-use super::{Step, ToolError, folder_of, io, sql, sync_folder, temporary};
+use super::{Step, ToolError, Watch, folder_of, io, sql, sync_folder, tell, temporary};
 use crate::store::embedded::journal;
-use crate::store::embedded::open::PAGE_BYTES;
+use crate::store::embedded::open::{self, PAGE_BYTES};
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 use std::fs::File;
@@ -27,12 +27,7 @@ pub struct BackedUp {
 }
 
 /// Copies the store to `target`, under another name until it is complete and durable.
-pub fn backup(
-    snapshot: &Snapshot,
-    target: &Path,
-    replace: bool,
-    watch: &mut dyn FnMut(Step),
-) -> Result<BackedUp, ToolError> {
+pub fn backup(snapshot: &Snapshot, target: &Path, replace: bool, watch: &mut Watch<'_>) -> Result<BackedUp, ToolError> {
     if !replace && target.exists() {
         return Err(ToolError::Exists(target.to_owned()));
     }
@@ -44,6 +39,12 @@ pub fn backup(
             path: target.to_owned(),
             detail: "it is the store itself; name another file".into(),
         });
+    }
+    if let Some(log) = ["-wal", "-journal"].map(|suffix| open::beside(target, suffix)).iter().find(|log| is_filled(log))
+    {
+        let detail =
+            format!("{} belongs to it: it is a store in use, or one that was; name another file", log.display());
+        return Err(ToolError::Io { path: target.to_owned(), detail });
     }
     let partial = temporary(target, ".slotcast-backup-")?;
     let last_seq = copy(snapshot, partial.path(), watch)?;
@@ -58,8 +59,13 @@ pub fn backup(
     Ok(BackedUp { bytes, last_seq })
 }
 
+/// SQLite would take it for the copy's own log.
+fn is_filled(log: &Path) -> bool {
+    open::file_bytes(log) > 0
+}
+
 /// Copies all pages into an empty file, which is no longer in WAL mode then. Tells the last journal row.
-pub fn copy(snapshot: &Snapshot, target: &Path, watch: &mut dyn FnMut(Step)) -> Result<i64, ToolError> {
+pub fn copy(snapshot: &Snapshot, target: &Path, watch: &mut Watch<'_>) -> Result<i64, ToolError> {
     let last_seq = last_seq(snapshot.connection())?;
     let mut copy = scratch_connection(target)?;
     let file = File::open(target).map_err(io(target))?;
@@ -70,7 +76,7 @@ pub fn copy(snapshot: &Snapshot, target: &Path, watch: &mut dyn FnMut(Step)) -> 
         let progress = backup.progress();
         let bytes = |pages: i32| u64::from(pages.unsigned_abs()) * PAGE_BYTES;
         let (done, total) = (bytes(progress.pagecount - progress.remaining), bytes(progress.pagecount));
-        watch(Step { doing: "copying", done, total });
+        tell(watch, Step { doing: "copying", done, total })?;
         // There is nothing to wait for: the snapshot is ours, and nobody else knows of the copy.
         if stepped == StepResult::Done {
             break;
@@ -86,7 +92,10 @@ pub fn copy(snapshot: &Snapshot, target: &Path, watch: &mut dyn FnMut(Step)) -> 
     let copy = Connection::open(target).map_err(sql("opening the copy"))?;
     let mode: String =
         copy.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0)).map_err(sql("finishing the copy"))?;
-    debug_assert_eq!(mode, "delete");
+    if mode != "delete" {
+        let detail = format!("its journal mode is {mode}, as if somebody else had it open");
+        return Err(ToolError::Io { path: target.to_owned(), detail });
+    }
     copy.close().map_err(|(_, error)| sql("closing the copy")(error))?;
     Ok(last_seq)
 }

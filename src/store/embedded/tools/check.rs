@@ -12,9 +12,9 @@
 //! decided, in the domain (`tests/domain_laws.rs`). Here the items held are counted, to be compared by whoever knows
 //! what they should be: a backup with its source, an export with its import.
 
-use super::Step;
 use super::expected::Expected;
 use super::snapshot::{Inventories, Snapshot};
+use super::{Step, Watch};
 use crate::domain::catalog::LAYOUT_SLOTS_MAX;
 use crate::domain::{Inventory, ItemCode, Revision};
 use crate::store::embedded::keys::KeyHasher;
@@ -58,9 +58,10 @@ impl Findings {
     }
 }
 
-pub fn check(snapshot: &Snapshot, watch: &mut dyn FnMut(Step)) -> Findings {
+/// Goes to its end whatever the watch says.
+pub fn check(snapshot: &Snapshot, watch: &mut Watch<'_>) -> Findings {
     let mut findings = Findings::default();
-    watch(Step { doing: "checking pages", done: 0, total: 0 });
+    let _ = watch(Step { doing: "checking pages", done: 0, total: 0 });
     if let Err(error) = check_pages(snapshot, &mut findings) {
         findings.blame_error(&failure::store_error("checking pages", &error));
     }
@@ -105,7 +106,7 @@ fn check_journal(
     snapshot: &Snapshot,
     findings: &mut Findings,
     expected: &mut Expected,
-    watch: &mut dyn FnMut(Step),
+    watch: &mut Watch<'_>,
 ) -> Result<(), StoreError> {
     let connection = snapshot.connection();
     let number =
@@ -117,7 +118,7 @@ fn check_journal(
     journal::scan(connection, i64::MIN, |seq, sealed| {
         findings.journal_rows += 1;
         if findings.journal_rows % ROWS_PER_STEP == 1 {
-            watch(Step { doing: "checking the journal", done: findings.journal_rows, total: 0 });
+            let _ = watch(Step { doing: "checking the journal", done: findings.journal_rows, total: 0 });
         }
         let wanted = last.replace(seq).map_or(seq.min(folded_through + 1), |last: i64| last + 1);
         // From the last folded row on, the replay tells what is wrong.
@@ -159,14 +160,14 @@ fn check_inventories(
     inventories: &Inventories<'_>,
     findings: &mut Findings,
     expected: &mut Expected,
-    watch: &mut dyn FnMut(Step),
+    watch: &mut Watch<'_>,
 ) -> Result<(), StoreError> {
     let total = table::count(inventories.connection)?;
     let mut seen = 0;
     inventories.each(|found| {
         seen += 1;
         if seen % ROWS_PER_STEP == 0 {
-            watch(Step { doing: "checking inventories", done: seen, total });
+            let _ = watch(Step { doing: "checking inventories", done: seen, total });
         }
         match found {
             Ok(inventory) => {

@@ -4,7 +4,7 @@
 //! them over. They come into the table directly, at revision 1: there is no mutation, and so no key, that made them.
 
 use super::restore::fold_all;
-use super::{Step, ToolError, backup, io, sql, temporary};
+use super::{Step, ToolError, Watch, backup, io, sql, tell, temporary};
 use crate::domain::Inventory;
 use crate::store::embedded::open::{self, Opened};
 use crate::store::embedded::table::EncodedRow;
@@ -70,11 +70,11 @@ impl Staging {
     }
 
     /// Makes them part of the store, which is made if it is not there. None of them may be there already.
-    pub fn commit(self, claim: &Claim, watch: &mut dyn FnMut(Step)) -> Result<u64, ToolError> {
+    pub fn commit(self, claim: &Claim, watch: &mut Watch<'_>) -> Result<u64, ToolError> {
         let Self { connection: staged, file, inventories } = self;
         staged.execute_batch("COMMIT").map_err(sql("gathering"))?;
         staged.close().map_err(|(_, error)| sql("gathering")(error))?;
-        watch(Step { doing: "importing", done: 0, total: 0 });
+        tell(watch, Step { doing: "importing", done: 0, total: 0 })?;
         let path: &PathBuf = &claim.0.path;
         let mut store = open::commit_connection(path, None)?;
         let failed = sql("importing");

@@ -22,6 +22,7 @@ use super::failure;
 use super::open::OpenError;
 use crate::store::StoreError;
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// How far a long work is; told now and then.
@@ -33,6 +34,13 @@ pub struct Step {
     pub total: u64,
 }
 
+/// Told of each step. A break ends the work, and nothing of it is left.
+pub type Watch<'a> = dyn FnMut(Step) -> ControlFlow<()> + 'a;
+
+fn tell(watch: &mut Watch<'_>, step: Step) -> Result<(), ToolError> {
+    if watch(step).is_break() { Err(ToolError::Interrupted) } else { Ok(()) }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
     #[error(transparent)]
@@ -41,6 +49,10 @@ pub enum ToolError {
     Store(#[from] StoreError),
     #[error("{} is there already; give another name, or replace it with --force", .0.display())]
     Exists(PathBuf),
+    #[error("{} is there already; set it aside with --force: it is kept under another name", .0.display())]
+    StoreExists(PathBuf),
+    #[error("interrupted; nothing was changed")]
+    Interrupted,
     #[error("{}: {detail}", path.display())]
     Io { path: PathBuf, detail: String },
     #[error("{} is damaged and was not taken; `slotcast fsck --data` tells all of it. {}", path.display(), findings.problems.join("; "))]

@@ -15,7 +15,7 @@
 
 use super::backup::{copy, scratch_connection};
 use super::snapshot::Snapshot;
-use super::{Step, ToolError, check, folder_of, io, sql, sync_folder, temporary};
+use super::{Step, ToolError, Watch, check, folder_of, io, sql, sync_folder, tell, temporary};
 use crate::domain::{Contents, Edit, Epoch, Inventory, Revision};
 use crate::store::ListQuery;
 use crate::store::embedded::table::EncodedRow;
@@ -42,13 +42,13 @@ pub fn restore(
     replace: bool,
     stamp: u64,
     new_epoch: &mut dyn FnMut() -> Epoch,
-    watch: &mut dyn FnMut(Step),
+    watch: &mut Watch<'_>,
 ) -> Result<Restored, ToolError> {
     let target = open::resolved(target)?;
     let _lock = open::lock(&target)?;
     let is_there = target.exists() || open::beside(&target, "-wal").exists();
     if is_there && !replace {
-        return Err(ToolError::Exists(target));
+        return Err(ToolError::StoreExists(target));
     }
     let snapshot = Snapshot::open(source)?;
     if snapshot.path() == target {
@@ -62,7 +62,7 @@ pub fn restore(
     copy(&snapshot, partial.path(), watch)?;
     let connection = scratch_connection(partial.path())?;
     let total = findings.inventories;
-    renew(&connection, new_epoch, &mut |done| watch(Step { doing: "giving new epochs", done, total }))?;
+    renew(&connection, new_epoch, &mut |done| tell(watch, Step { doing: "giving new epochs", done, total }))?;
     connection.close().map_err(|(_, error)| sql("closing the copy")(error))?;
     partial.as_file().sync_all().map_err(io(&target))?;
     let kept = if is_there { Some(set_aside(&target, stamp)?) } else { None };
@@ -80,7 +80,7 @@ fn set_aside(target: &Path, stamp: u64) -> Result<PathBuf, ToolError> {
     });
     let is_free = |name: &PathBuf| !name.exists() && !open::beside(name, "-wal").exists();
     let kept = names.into_iter().find(is_free).unwrap_or_default();
-    for suffix in ["", "-wal"] {
+    for suffix in ["", "-journal", "-wal"] {
         let from = open::beside(target, suffix);
         if from.exists() {
             std::fs::rename(&from, open::beside(&kept, suffix)).map_err(io(&from))?;
@@ -99,7 +99,7 @@ fn set_aside(target: &Path, stamp: u64) -> Result<PathBuf, ToolError> {
 fn renew(
     connection: &Connection,
     new_epoch: &mut dyn FnMut() -> Epoch,
-    told: &mut dyn FnMut(u64),
+    told: &mut dyn FnMut(u64) -> Result<(), ToolError>,
 ) -> Result<(), ToolError> {
     let transaction = connection.unchecked_transaction().map_err(sql("beginning"))?;
     fold_all(&transaction)?;
@@ -112,7 +112,7 @@ fn renew(
             EncodedRow::new(&renewed.id, Some(&renewed), false).put(&transaction).map_err(sql("giving new epochs"))?;
         }
         done += page.len() as u64;
-        told(done);
+        told(done)?;
         query.after = page.last().map(|last| last.id.clone());
         if is_last {
             break;

@@ -68,7 +68,7 @@ impl Inventories<'_> {
     pub fn count(&self) -> Result<u64, StoreError> {
         let mut count = table::count(self.connection)?;
         for (id, state) in &self.unfolded {
-            let was_there = table::read(self.connection, id)?.is_some();
+            let was_there = table::has(self.connection, id)?;
             count = count + u64::from(state.is_some()) - u64::from(was_there);
         }
         Ok(count)
