@@ -7,7 +7,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::error::Error;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -25,7 +25,7 @@ pub struct DataFolder {
 
 impl DataFolder {
     pub fn store(&self) -> PathBuf {
-        if self.data.is_file() { self.data.clone() } else { self.data.join(STORE_FILE) }
+        store_in(&self.data)
     }
 
     /// Makes the folder if it is not there.
@@ -36,6 +36,11 @@ impl DataFolder {
         }
         Ok(self.store())
     }
+}
+
+/// The store's file, given it or its folder.
+pub fn store_in(path: &Path) -> PathBuf {
+    if path.is_file() { path.to_owned() } else { path.join(STORE_FILE) }
 }
 
 /// By which items are named.

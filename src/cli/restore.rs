@@ -1,7 +1,7 @@
 //! `slotcast restore`: a backup becomes the store.
 
 use super::CommandResult;
-use super::data::{DataFolder, Progress, unix_ms};
+use super::data::{DataFolder, Progress, store_in, unix_ms};
 use super::output::print;
 use crate::engine::new_epoch;
 use crate::store::embedded::tools;
@@ -17,7 +17,7 @@ use std::path::PathBuf;
 pub struct Restore {
     #[command(flatten)]
     data: DataFolder,
-    /// The backup.
+    /// The backup, or the folder of a store.
     source: PathBuf,
     /// Set the store that is there aside.
     #[arg(long)]
@@ -27,9 +27,10 @@ pub struct Restore {
 impl Restore {
     pub fn run(self) -> CommandResult {
         let progress = Progress::interruptible()?;
+        let source = if self.source.is_dir() { store_in(&self.source) } else { self.source.clone() };
         let (target, stamp) = (self.data.make()?, unix_ms() / 1_000);
         let restored =
-            tools::restore(&self.source, &target, self.force, stamp, &mut new_epoch, &mut |step| progress.show(step))?;
+            tools::restore(&source, &target, self.force, stamp, &mut new_epoch, &mut |step| progress.show(step))?;
         drop(progress);
         if let Some(kept) = restored.kept {
             print(format_args!("the store that was there is now {}", kept.display()))?;
