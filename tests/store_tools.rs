@@ -386,7 +386,7 @@ fn an_import_adds_to_what_is_there_and_the_store_goes_on() {
 #[test]
 fn a_reader_that_stays_holds_nothing_up() {
     let place = Place::new();
-    let settings = EmbeddedSettings { wal_bytes_soft: 256 << 10, ..EmbeddedSettings::default() };
+    let settings = EmbeddedSettings { wal_bytes_soft: 64 << 10, ..EmbeddedSettings::default() };
     let store = place.open_with(settings);
     let state = inventory("chest", None, 1, 36, &[]);
     store.commit(&[transaction(key("first"), vec![created(&state)])]).expect("it commits");
@@ -397,7 +397,7 @@ fn a_reader_that_stays_holds_nothing_up() {
         state = next.state.clone().expect("it is there");
         store.commit(&[transaction(key(&number.to_string()), vec![next])]).expect("it commits");
     }
-    assert!(store.statistics().wal_bytes > 512 << 10, "the log has grown");
+    assert!(store.statistics().wal_bytes > 1 << 20, "the log has grown");
     assert_eq!(tools::check(&reader, &mut quiet).keys, 1, "it sees its moment");
     drop(reader);
     let before = store.statistics().wal_bytes;
@@ -410,5 +410,5 @@ fn a_reader_that_stays_holds_nothing_up() {
     }
     assert_ne!(state.contents.digest(), Digest::EMPTY);
     let after = store.statistics().wal_bytes;
-    assert!(after < before + (1 << 20), "the log started over: {before} and {after} bytes");
+    assert!(after < before / 2, "the log started over and gave its room back: {before} and {after} bytes");
 }

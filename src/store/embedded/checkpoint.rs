@@ -23,13 +23,16 @@ struct Progress {
     copied: u64,
 }
 
-/// Starts the log over if it is longer than `due_bytes`. Tells how long it is then.
-pub fn if_due(connection: &Connection, turn: &Turn, due_bytes: u64) -> rusqlite::Result<u64> {
+/// Starts the log over if it is longer than `due_bytes`. Tells how long it is then. One that has grown far beyond
+/// `wal_bytes_soft`, as under a backup, gives its room back to the disk; otherwise it is kept, since to write over it is
+/// quicker than to write on.
+pub fn if_due(connection: &Connection, turn: &Turn, due_bytes: u64, wal_bytes_soft: u64) -> rusqlite::Result<u64> {
     let log_bytes = run(connection, "NOOP")?.pages * PAGE_BYTES;
     if log_bytes <= due_bytes {
         return Ok(log_bytes);
     }
-    let Progress { busy, pages, copied } = start_over(connection, turn)?;
+    let Progress { busy, pages, copied } =
+        start_over(connection, turn, if log_bytes > 4 * wal_bytes_soft { "TRUNCATE" } else { "RESTART" })?;
     // SQLite tells the old length until the next write, which begins at the log's beginning.
     if !busy && pages == copied { Ok(0) } else { Ok(pages * PAGE_BYTES) }
 }
@@ -46,7 +49,7 @@ pub fn next_due_bytes(log_bytes: u64, due_bytes: u64, wal_bytes_soft: u64) -> u6
     }
 }
 
-fn start_over(connection: &Connection, turn: &Turn) -> rusqlite::Result<Progress> {
+fn start_over(connection: &Connection, turn: &Turn, mode: &str) -> rusqlite::Result<Progress> {
     for _ in 0..ATTEMPTS_MAX {
         let Progress { pages, copied, .. } = run(connection, "PASSIVE")?;
         if pages - copied.min(pages) <= PAGES_LEFT_MAX {
@@ -56,7 +59,7 @@ fn start_over(connection: &Connection, turn: &Turn) -> rusqlite::Result<Progress
     let my_turn = turn.wait();
     // SQLite's own way of waiting is too coarse for this.
     connection.busy_timeout(Duration::ZERO)?;
-    let end = restart(connection);
+    let end = restart(connection, mode);
     connection.busy_timeout(super::open::BUSY_MAX)?;
     drop(my_turn);
     let Progress { busy, pages, copied } = end?;
@@ -67,14 +70,14 @@ fn start_over(connection: &Connection, turn: &Turn) -> rusqlite::Result<Progress
 /// Readers that began before the last page was copied are in the way; those that come now are not, so it is soon over.
 /// A reader that stays longer (a backup, a curious `sqlite3`) is tried again at the next checkpoint: commits do not wait
 /// for it.
-fn restart(connection: &Connection) -> rusqlite::Result<Progress> {
-    let mut progress = run(connection, "RESTART")?;
+fn restart(connection: &Connection, mode: &str) -> rusqlite::Result<Progress> {
+    let mut progress = run(connection, mode)?;
     for _ in 0..READER_WAITS_MAX {
         if !progress.busy {
             break;
         }
         std::thread::sleep(READER_WAIT);
-        progress = run(connection, "RESTART")?;
+        progress = run(connection, mode)?;
     }
     Ok(progress)
 }

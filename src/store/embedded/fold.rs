@@ -265,14 +265,13 @@ impl Fold<'_> {
     }
 
     fn look_at_log(&self) -> Result<(), Halt> {
-        let due_bytes = self.shared.lock().log_due_bytes;
+        let (due_bytes, soft) = (self.shared.lock().log_due_bytes, self.shared.settings.wal_bytes_soft);
         let checkpoint = self.shared.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
-        let log_bytes = checkpoint::if_due(self.connection, &self.shared.turn, due_bytes)
+        let log_bytes = checkpoint::if_due(self.connection, &self.shared.turn, due_bytes, soft)
             .map_err(|error| Halt::Failed { doing: "emptying the write-ahead log", error })?;
         drop(checkpoint);
         let mut memory = self.shared.lock();
         memory.log_bytes = log_bytes;
-        let soft = self.shared.settings.wal_bytes_soft;
         memory.log_due_bytes = checkpoint::next_due_bytes(log_bytes, due_bytes, soft);
         Ok(())
     }

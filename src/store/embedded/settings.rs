@@ -75,6 +75,6 @@ pub struct Statistics {
     pub unfolded_inventories: usize,
     /// Generations that were folded since the store was opened.
     pub folds: u64,
-    /// The write-ahead log's file; it is reused from its beginning and does not shrink while the store is open.
+    /// The write-ahead log's file; it is reused from its beginning, and shrinks only after it had grown far too long.
     pub wal_bytes: u64,
 }
