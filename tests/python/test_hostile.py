@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""The service under attack, from outside: cases 37 to 40 and 58 to 61.
+
+Each attack runs at least twice while victims (victims.py) use the service. They must see no error and get on, the service
+must hold as much memory after it as before, and as much after the second round as after the first.
+
+    SLOTCAST_BIN=target/debug/slotcast tests/python/test_hostile.py [NAME...]
+
+SLOTCAST_HOSTILE=large makes the attacks longer and larger; names pick those that contain one of them.
+"""
+
+import os
+import pathlib
+import sys
+import tempfile
+import time
+import traceback
+
+import floods
+from arena import LARGE, Arena, table
+from test_stream import generate
+
+
+def shared(folder, generated):
+    """The attacks on one server, which has to stand them all."""
+    chosen = [attack for attack in floods.ATTACKS if wanted(attack)]
+    if not chosen:
+        return
+    with Arena(folder / "shared", generated) as arena:
+        for attack in chosen:
+            run(attack, lambda attack=attack: arena.trial(attack))
+
+
+def wanted(check):
+    return len(sys.argv) < 2 or any(part in check.__name__ for part in sys.argv[1:])
+
+
+def run(check, trial):
+    """One check, told in a line; its figures are kept for the table."""
+    began = time.monotonic()
+    try:
+        figures = trial()
+    except Exception:
+        print(f"FAILED {check.__doc__}", flush=True)
+        traceback.print_exc()
+        run.failed.append(check.__doc__)
+        return
+    note = figures if isinstance(figures, str) else figures["note"]
+    if not isinstance(figures, str):
+        run.rows.append((check.__doc__.split(":")[0], figures))
+    print(f"ok {check.__doc__} ({note}): {time.monotonic() - began:.1f} s", flush=True)
+    run.passed += 1
+
+
+run.rows, run.failed, run.passed = [], [], 0
+
+
+def main():
+    if "SLOTCAST_BIN" not in os.environ:
+        sys.exit("give the server to judge: SLOTCAST_BIN=target/debug/slotcast tests/python/test_hostile.py")
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="slotcast-hostile-") as folder:
+        folder = pathlib.Path(folder)
+        (folder / "generated").mkdir()
+        generate(folder / "generated")
+        shared(folder, folder / "generated")
+    print(f"\n{table(run.rows)}\n")
+    for failed in run.failed:
+        print(f"FAILED {failed}")
+    print(f"{run.passed} attacks stood, {len(run.failed)} not, {'large' if LARGE else 'small'}, {time.monotonic() - began:.1f} s")
+    sys.exit(1 if run.failed or not run.passed else 0)
+
+
+if __name__ == "__main__":
+    main()
