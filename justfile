@@ -40,6 +40,11 @@ simulate histories="10000":
 memory mutations="200000" subscriptions="2000":
     SLOTCAST_MUTATIONS={{ mutations }} SLOTCAST_SUBSCRIPTIONS={{ subscriptions }} cargo test --release --test memory -- --nocapture
 
+# Floods, bombs, stalled readers and other hostile clients at full size, with the figures that victims see; NAME picks some
+hostile *names:
+    cargo build
+    SLOTCAST_HOSTILE=large SLOTCAST_BIN=target/debug/slotcast .cache/venv/bin/python tests/python/test_hostile.py {{ names }}
+
 # Licenses, advisories, bans and sources of dependencies (cargo install cargo-deny)
 deny:
     cargo deny check

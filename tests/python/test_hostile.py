@@ -16,19 +16,37 @@ import tempfile
 import time
 import traceback
 
+import excess
 import floods
+import misuse
+import readers
 from arena import LARGE, Arena, table
 from test_stream import generate
 
 
 def shared(folder, generated):
-    """The attacks on one server, which has to stand them all."""
-    chosen = [attack for attack in floods.ATTACKS if wanted(attack)]
+    """The attacks on one server with its own settings, which has to stand them all."""
+    attacks = [*floods.ATTACKS, *excess.ATTACKS, *misuse.ATTACKS, *readers.ATTACKS]
+    trials(attacks, lambda: Arena(folder / "shared", generated))
+
+
+def impatient(folder, generated):
+    """Those that wait for the server to lose its patience."""
+    trials([excess.slowloris, excess.half_open], lambda: Arena(folder / "impatient", generated, limits=excess.IMPATIENT), 1)
+
+
+def poor(folder, generated):
+    """Those on a server with few descriptors."""
+    trials([excess.out_of_descriptors], lambda: Arena(folder / "poor", generated, descriptors_max=64))
+
+
+def trials(attacks, arena, rounds=2):
+    chosen = [attack for attack in attacks if wanted(attack)]
     if not chosen:
         return
-    with Arena(folder / "shared", generated) as arena:
+    with arena() as there:
         for attack in chosen:
-            run(attack, lambda attack=attack: arena.trial(attack))
+            run(attack, lambda attack=attack: there.trial(attack, rounds))
 
 
 def wanted(check):
@@ -45,10 +63,8 @@ def run(check, trial):
         traceback.print_exc()
         run.failed.append(check.__doc__)
         return
-    note = figures if isinstance(figures, str) else figures["note"]
-    if not isinstance(figures, str):
-        run.rows.append((check.__doc__.split(":")[0], figures))
-    print(f"ok {check.__doc__} ({note}): {time.monotonic() - began:.1f} s", flush=True)
+    run.rows.append((check.__doc__.split(":")[0], figures))
+    print(f"ok {check.__doc__} ({figures['note']}): {time.monotonic() - began:.1f} s", flush=True)
     run.passed += 1
 
 
@@ -63,7 +79,8 @@ def main():
         folder = pathlib.Path(folder)
         (folder / "generated").mkdir()
         generate(folder / "generated")
-        shared(folder, folder / "generated")
+        for group in (shared, impatient, poor):
+            group(folder, folder / "generated")
     print(f"\n{table(run.rows)}\n")
     for failed in run.failed:
         print(f"FAILED {failed}")

@@ -124,7 +124,7 @@ class Connection:
     """One connection; whether it acknowledges SETTINGS and answers PINGs is asked of `polite`, whether it gives window for
     what it has read of `generous`."""
 
-    def __init__(self, address, own=(), polite=True, generous=True, source=ATTACKER, receive_bytes=None, preface=True):
+    def __init__(self, address, own=(), polite=True, generous=True, source=ATTACKER, receive_bytes=None, preface=True, connect_s=5):
         self.polite, self.generous = polite, generous
         self.decoder = hpack.Decoder(max_header_list_size=1 << 20)
         self.buffer, self.streams, self.next_stream = bytearray(), {}, 1
@@ -135,7 +135,7 @@ class Connection:
         if receive_bytes:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.settimeout(5)
+        self.socket.settimeout(connect_s)
         host, port = address.rsplit(":", 1)
         try:
             self.socket.bind((source, 0))

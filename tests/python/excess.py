@@ -1,0 +1,220 @@
+"""Cases 60, 61, 40, 37 and slow connections: more than the service takes of bytes, descriptors, streams and patience."""
+
+import contextlib
+import gzip
+import time
+
+import wire
+from arena import MIB, serve_knows, size
+from floods import GET_INVENTORY, SUBSCRIBE
+from wire import Closed, Connection, Stream
+
+OK, CANCELLED, UNKNOWN, INVALID_ARGUMENT = 0, 1, 2, 3
+RESOURCE_EXHAUSTED, OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL = 8, 11, 12, 13
+VICTIMS = wire.message(b"\x0a\x0dvictims-chest")
+WATCH_VICTIMS = wire.message(b"\x0a\x0f\x0a\x0dvictims-chest")
+# What a connection may take until it is served or reaped, beside the server's own limit.
+GRACE_S = 10
+PREFACE_TIMEOUT_S = KEEPALIVE_S = 1
+IMPATIENT = {"preface_timeout_ms": 1_000, "keepalive_interval_ms": 1_000, "keepalive_timeout_ms": 1_000}
+
+
+def gzip_bomb(arena):
+    """60 gzip bomb: 256 MiB in 256 KB, refused without expanding it"""
+    bomb = gzip.compress(bytes(256 * MIB), 6) if LARGE_BOMB.get("octets") is None else LARGE_BOMB["octets"]
+    LARGE_BOMB["octets"] = bomb
+    before, told = arena.server.rss(), set()
+    for compressed in (1, 0):
+        with arena.connect() as connection:
+            block = wire.call_headers(GET_INVENTORY, [("grpc-encoding", "gzip")])
+            stream = connection.call(block, wire.message(bomb, compressed))
+            assert stream.status in (UNIMPLEMENTED, RESOURCE_EXHAUSTED), f"compressed {compressed}: {stream.told()}"
+            told.add(stream.told())
+    grown = arena.server.rss() - before
+    assert grown < 16 * MIB, f"{grown / MIB:.1f} MiB more while it was refused"
+    return "; ".join(sorted(told))
+
+
+LARGE_BOMB = {}
+
+
+def oversize_messages(arena):
+    """60 oversize messages: a prefix of 4 GiB - 1, and 64 MiB that really come"""
+    told = []
+    before = arena.server.rss()
+    bodies = [wire.message(b"abc", size=0xFFFF_FFFF), wire.message(bytes(64 * MIB)), wire.message(bytes(4 * MIB + 1))]
+    for body in bodies:
+        with arena.connect() as connection:
+            stream = connection.call(wire.call_headers(GET_INVENTORY), body, end=len(body) > 100, wait_s=20)
+            assert stream.status in (OUT_OF_RANGE, RESOURCE_EXHAUSTED), f"{len(body)} bytes: {stream}"
+            told.append(stream.told())
+    grown = arena.server.rss() - before
+    assert grown < 32 * MIB, f"{grown / MIB:.1f} MiB more while they were refused"
+    return "; ".join(sorted(set(told)))
+
+
+def oversize_metadata(arena):
+    """60 oversize metadata: one header of 1 KB is served, of 64 KB and of 1 MB refused"""
+    told = []
+    for length in (1_000, 8_000, 64_000, 1_000_000):
+        with arena.connect() as connection:
+            block = wire.call_headers(GET_INVENTORY, [("x-large", "m" * length)])
+            stream = connection.call(block, VICTIMS)
+            how = f"{stream.told()}{f' {connection.closed}' if connection.closed else ''}"
+            assert length > 1_000 or stream.status == OK, f"{length} bytes: {how}"
+            assert length < 64_000 or stream.status != OK, f"{length} bytes were accepted"
+            assert how != "nothing", f"{length} bytes: no answer at all"
+            told.append(f"{length}: {how}")
+    return "; ".join(told)
+
+
+def streams_of_one_player(arena):
+    """40 10,000 streams by one player: RESOURCE_EXHAUSTED beyond the limit, others unharmed"""
+    total, connections, streams = size(4_000, 10_000), [], []
+    block = wire.call_headers(SUBSCRIBE, [("slotcast-caller", "greedy"), ("slotcast-player", "greedy-player")])
+    try:
+        for _ in range(8):
+            connection = arena.connect()
+            connections.append(connection)
+            mine = []
+            for _ in range(total // 8):
+                mine.append(connection.begin(block, WATCH_VICTIMS))
+                if len(mine) % 50 == 0:
+                    connection.receive()
+            states = [connection.known(stream) for stream in mine]
+            assert connection.until(lambda: all(state.ended or state.data for state in states), 20), "no answer"
+            streams += states
+        refused = [stream for stream in streams if stream.ended]
+        served = len(streams) - len(refused)
+        assert {stream.status for stream in refused} == {RESOURCE_EXHAUSTED}, {stream.told() for stream in refused}
+        assert served <= 16, f"{served} streams are open"
+        with arena.connect() as other:
+            player = wire.call_headers(SUBSCRIBE, [("slotcast-player", "modest")])
+            stream = other.begin(player, WATCH_VICTIMS)
+            assert other.until(lambda: other.known(stream).data, GRACE_S), "another player is not served"
+        return f"{served} served, {len(refused):,} refused"
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def out_of_descriptors(arena):
+    """61 out of descriptors: those served go on, no spinning, and it recovers"""
+    connections = []
+    try:
+        with contextlib.suppress(Closed):
+            # Until not even the queue of those who wait to be accepted takes more.
+            for number in range(300):
+                connections.append(arena.connect(source=f"127.0.0.{66 + number % 8}", connect_s=0.3))
+        time.sleep(0.3)
+        for connection in connections:
+            with contextlib.suppress(Closed):
+                connection.until(lambda connection=connection: connection.greeted, 0.001)
+        served = [connection for connection in connections if connection.greeted]
+        refused = [connection for connection in connections if connection.closed]
+        waiting = len(connections) - len(served) - len(refused)
+        assert waiting + len(refused) > 100, f"{len(served)} of {len(connections)} were served: what was exhausted?"
+        spun, began = arena.server.cpu_s(), time.monotonic()
+        time.sleep(1)
+        percent = 100 * (arena.server.cpu_s() - spun) / (time.monotonic() - began)
+        descriptors = arena.server.descriptors()
+        for connection in served[:3]:
+            assert connection.call(wire.call_headers(GET_INVENTORY), VICTIMS).status == OK, "who was served is no more"
+    finally:
+        for connection in connections:
+            connection.close()
+    serves_again(arena)
+    told = f"{len(served)} served, {len(refused)} refused, {waiting} waiting, {descriptors} descriptors, {percent:.0f} % CPU"
+    if not serve_knows("preface_timeout"):
+        return f"{told}; tonic's accept loop spins, so nothing is asked of it"
+    assert percent < 50, f"it spins: {told}"
+    return told
+
+
+def serves_again(arena):
+    deadline = time.monotonic() + GRACE_S
+    while True:
+        with contextlib.suppress(Closed), arena.connect() as connection:
+            if connection.call(wire.call_headers(GET_INVENTORY), VICTIMS).status == OK:
+                return
+        assert time.monotonic() < deadline, f"no new connection is served {GRACE_S} s later"
+        time.sleep(0.1)
+
+
+def trickles(arena, kinds, wait_s):
+    """Connections that say `begin` and then a byte of `then` now and again: {name: [how many, how many of them the server
+    has closed by the end]}."""
+    connections, told = [], {name: [0, 0] for name, _, _ in kinds}
+    for number in range(size(500, 2_000)):
+        name, begin, then = kinds[number % len(kinds)]
+        with contextlib.suppress(Closed):
+            connection = Connection(arena.address, polite=False, preface=False, source=f"127.0.0.{66 + number % 8}")
+            connections.append((connection, name, then))
+            told[name][0] += 1
+            connection.send(begin)
+    open_still, deadline, sent = list(connections), time.monotonic() + wait_s, 0
+    try:
+        while open_still and time.monotonic() < deadline:
+            for one in list(open_still):
+                connection, name, then = one
+                with contextlib.suppress(TimeoutError):
+                    try:
+                        connection.send(then[sent : sent + 1])
+                        connection.receive()
+                    except Closed:
+                        open_still.remove(one)
+                        told[name][1] += 1
+            sent += 1
+            time.sleep(0.2)
+        return told
+    finally:
+        for connection, _, _ in connections:
+            connection.close()
+
+
+def slowloris(arena):
+    """slow connections: nothing said, or preface, or headers byte by byte: closed when their time is over"""
+    prologue = wire.PREFACE + wire.settings()
+    headers = wire.frame(wire.HEADERS, wire.END_HEADERS, 1, wire.call_headers(GET_INVENTORY, [("x-long", "l" * 1_000)]))
+    known = serve_knows("preface_timeout")
+    kinds = [("silent", b"", b""), ("preface", b"", wire.PREFACE), ("settings", wire.PREFACE, wire.settings((1, 1)))]
+    ends = trickles(arena, [*kinds, ("headers", prologue, headers)], GRACE_S if known else size(2, 10))
+    told = "; ".join(f"{name}: {closed} of {opened} closed" for name, (opened, closed) in ends.items())
+    if not known:
+        return f"{told}; serve knows no preface_timeout, so nothing is asked of it"
+    assert all(opened == closed for opened, closed in ends.values()), told
+    return told
+
+
+def half_open(arena):
+    """37 a peer that vanished: reaped within keepalive and its timeout, its stream with it"""
+    known = serve_knows("keepalive_interval")
+    wait_s = 2 * KEEPALIVE_S + GRACE_S if known else 45
+    if not known and size(True, False):
+        return "SKIPPED, serve has no keepalive_interval: 40 s are waited for in the large size only"
+    peers, began = [], time.monotonic()
+    try:
+        for polite in (False, False):
+            peer = arena.connect(polite=polite)
+            stream = peer.begin(wire.call_headers(SUBSCRIBE, [("slotcast-caller", "vanished")]), WATCH_VICTIMS)
+            assert peer.until(lambda peer=peer, stream=stream: peer.known(stream).data, 5), "no first frame"
+            peers.append(peer)
+        # The first goes on reading but never acknowledges a PING; the second does nothing more.
+        reader, silent = peers
+        with contextlib.suppress(Closed):
+            reader.until(lambda: False, wait_s)
+        took_s = time.monotonic() - began
+        assert reader.closed, f"a peer that answers no PING is kept for {took_s:.0f} s, after {reader.pings} PINGs"
+        time.sleep(0.5)
+        with contextlib.suppress(Closed):
+            silent.until(lambda: False, 1)
+        assert silent.closed, "a peer that is silent altogether is kept"
+        return f"closed after {took_s:.1f} s ({reader.closed})"
+    finally:
+        for peer in peers:
+            peer.close()
+
+
+# Thousands of streams at once leave the allocator with more, once.
+streams_of_one_player.growth_bytes_max = 64 * MIB
+ATTACKS = [gzip_bomb, oversize_messages, oversize_metadata, streams_of_one_player]

@@ -1,0 +1,231 @@
+"""Calls that are no gRPC, or not this service's: each gets a clear answer and changes nothing."""
+
+import contextlib
+import os
+import random
+import struct
+import time
+
+from google.protobuf import descriptor_pb2
+
+import wire
+from arena import module, size
+from excess import INTERNAL, INVALID_ARGUMENT, OK, UNIMPLEMENTED, VICTIMS
+from floods import GET_INVENTORY, SUBSCRIBE
+
+ADD_ITEM = "/slotcast.v1.InventoryService/AddItem"
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+# A field with the number 0: never a message.
+NO_MESSAGE = b"\x00"
+
+
+def field(number, octets):
+    """A field of protobuf with octets as its value."""
+    return wire.number(number << 3 | 2, 8) + varint(len(octets)) + octets
+
+
+def varint(value):
+    octets = bytearray()
+    while value >= 128:
+        octets.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*octets, value])
+
+
+def fields(octets):
+    """The fields with octets as value, as (number, value)."""
+    at = 0
+
+    def take():
+        nonlocal at
+        value = shift = 0
+        while True:
+            octet, at = octets[at], at + 1
+            value, shift = value | (octet & 127) << shift, shift + 7
+            if octet < 128:
+                return value
+
+    while at < len(octets):
+        key = take()
+        value = take()
+        if key & 7 == 2:
+            yield key >> 3, octets[at : at + value]
+            at += value
+
+
+def reflected_methods(arena):
+    """All methods that the server tells of: (path, whether the answer is a stream)."""
+
+    def ask(question):
+        with arena.connect() as connection:
+            stream = connection.call(wire.call_headers(REFLECTION), wire.message(question))
+            assert stream.status == OK, stream.told()
+            return dict(fields(wire.messages(bytes(stream.data))[0]))
+
+    services = [name for _, service in fields(ask(b"\x3a\x00")[6]) for number, name in fields(service) if number == 1]
+    methods = []
+    for name in services:
+        for _, encoded in fields(ask(field(4, name))[4]):
+            file = descriptor_pb2.FileDescriptorProto.FromString(encoded)
+            for service in file.service:
+                full = f"{file.package}.{service.name}"
+                methods += [(f"/{full}/{m.name}", m.server_streaming) for m in service.method if full == name.decode()]
+    assert any(path == GET_INVENTORY for path, _ in methods), methods
+    return methods
+
+
+def state(arena):
+    """All that the calls here could have changed: every inventory but the victims', and the rollout."""
+    with arena.connect() as connection:
+        found = []
+        for path, body in [("InventoryService/ListInventories", b"\x18\x64"), ("AdminService/GetRollout", b"")]:
+            stream = connection.call(wire.call_headers(f"/slotcast.v1.{path}"), wire.message(body))
+            assert stream.status == OK, stream.told()
+            found.append(wire.messages(bytes(stream.data))[0])
+    summaries = [value for number, value in fields(found[0]) if number == 1 and b"victims-chest" not in value]
+    return summaries, found[1]
+
+
+def add_one(arena, key):
+    """A valid AddItem to an inventory that is made here if it is not there."""
+    pb = module("slotcast.v1.mutations_pb2")
+    stack = module("slotcast.v1.inventory_pb2").Stack(item="stone", count=1)
+    create = pb.CreateInventory(inventory_id="misused", layout="chest")
+    made = pb.CreateInventoryRequest(context=pb.MutationContext(idempotency_key="make"), create=create)
+    with arena.connect() as connection:
+        path = "/slotcast.v1.InventoryService/CreateInventory"
+        connection.call(wire.call_headers(path), wire.message(made.SerializeToString()))
+    context = pb.MutationContext(idempotency_key=key)
+    add = pb.AddItem(inventory_id="misused", stack=stack)
+    return pb.AddItemRequest(context=context, add=add).SerializeToString()
+
+
+def stones(arena):
+    """How many there are in the inventory of `add_one`."""
+    service = module("slotcast.v1.service_pb2")
+    request = service.GetInventoryRequest(inventory_id="misused").SerializeToString()
+    with arena.connect() as connection:
+        stream = connection.call(wire.call_headers(GET_INVENTORY), wire.message(request))
+    assert stream.status == OK, stream.told()
+    inventory = service.GetInventoryResponse.FromString(wire.messages(bytes(stream.data))[0]).inventory
+    return sum(entry.stack.count for entry in inventory.stacks)
+
+
+def no_grpc(arena):
+    """malformed calls: bad paths, cut messages, flags: a clear answer, nothing changed"""
+    valid = wire.message(add_one(arena, f"once-{time.monotonic_ns()}"))
+    before, told = state(arena), []
+    # What is sent (block, body) and the statuses of gRPC, or of HTTP, that are clear.
+    headers, grpc_errors = wire.call_headers, set(range(1, 17))
+    compressed = wire.message(valid[5:], compressed=1)
+    cases = [
+        ("unknown method", headers("/slotcast.v1.InventoryService/Steal"), valid, {UNIMPLEMENTED}),
+        ("unknown service", headers("/slotcast.v9.InventoryService/AddItem"), valid, {UNIMPLEMENTED}),
+        ("path of nothing", headers("/"), valid, {UNIMPLEMENTED}),
+        ("path of 4 KB", headers("/" + "a" * 4_000), valid, {UNIMPLEMENTED}),
+        ("path with ..", headers("/slotcast.v1.InventoryService/../AdminService/Drain"), valid, {UNIMPLEMENTED}),
+        ("path upwards", headers("//slotcast.v1.InventoryService/AddItem"), valid, {UNIMPLEMENTED}),
+        ("message cut", headers(ADD_ITEM), valid[:-3], {INTERNAL, INVALID_ARGUMENT}),
+        ("prefix cut", headers(ADD_ITEM), valid[:3], {INTERNAL, INVALID_ARGUMENT}),
+        ("no message", headers(ADD_ITEM), b"", {INTERNAL, INVALID_ARGUMENT, UNIMPLEMENTED}),
+        ("flag without encoding", headers(ADD_ITEM), compressed, {INTERNAL, INVALID_ARGUMENT, UNIMPLEMENTED}),
+        ("flag of 7", headers(ADD_ITEM), wire.message(valid[5:], compressed=7), {INTERNAL, INVALID_ARGUMENT, UNIMPLEMENTED}),
+        ("unknown encoding", headers(ADD_ITEM, [("grpc-encoding", "pied")]), compressed, {UNIMPLEMENTED, INTERNAL}),
+        ("bad timeout", headers(GET_INVENTORY, [("grpc-timeout", "soon")]), VICTIMS, {OK, INTERNAL, INVALID_ARGUMENT}),
+        ("bad caller", headers(ADD_ITEM, [("slotcast-caller", b"\xff\xfe")]), valid, grpc_errors),
+        ("long caller", headers(ADD_ITEM, [("slotcast-caller", "c" * 1_000)]), valid, grpc_errors),
+        ("empty player", headers(SUBSCRIBE, [("slotcast-player", "")]), VICTIMS, grpc_errors),
+    ]
+    for name, block, body, clear in cases:
+        with arena.connect() as connection:
+            stream = connection.call(block, body)
+            end = stream.http if stream.status is None else stream.status
+            if end not in clear:
+                raise AssertionError(f"{name}: {stream.told()} {connection.closed or ''}")
+            told.append(f"{name}: {end}")
+        assert state(arena) == before, f"{name} has changed something"
+    return "; ".join(told)
+
+
+def lenient(arena):
+    """calls that gRPC forbids and that a server may take: content-type, te, two messages: applied once or not at all"""
+    told, html = [], {"content_type": "text/html"}
+    cases = [("text/html", html, 1), ("no content-type", {"content_type": None}, 1), ("no te", {"te": None}, 1), ("two messages", {}, 2)]
+    for name, headers, count in cases:
+        bodies = [wire.message(add_one(arena, f"{name}-{number}-{time.monotonic_ns()}")) for number in range(count)]
+        before = stones(arena)
+        with arena.connect() as connection:
+            stream = connection.call(wire.call_headers(ADD_ITEM, **headers), b"".join(bodies))
+            assert stream.status is not None or stream.http == "415", f"{name}: {stream.told()}"
+        added = stones(arena) - before
+        assert added == (1 if stream.status == OK else 0), f"{name}: {stream.told()}, but {added} were added"
+        told.append(f"{name}: {stream.told()}")
+    return "; ".join(told)
+
+
+def no_http(arena):
+    """what is not HTTP/2 at all, or breaks its rules: the connection is closed or the call refused"""
+    block, told = wire.call_headers(GET_INVENTORY), []
+    prologue, whole = wire.PREFACE + wire.settings(), wire.END_HEADERS | wire.END_STREAM
+    cases = [
+        ("HTTP/1.1", b"GET / HTTP/1.1\r\nHost: slotcast\r\n\r\n"),
+        ("TLS", bytes.fromhex("16030100c6010000c20303") + bytes(200)),
+        ("noise", random.Random(1).randbytes(1_000)),
+        ("no SETTINGS first", wire.PREFACE + wire.frame(wire.HEADERS, whole, 1, block)),
+        ("frame too large", prologue + struct.pack(">IBI", (1 << 24) - 1 << 8 & 0xFFFF_FF00, 0, 1) + bytes(100)),
+        ("even stream", prologue + wire.frame(wire.HEADERS, whole, 2, block)),
+        ("DATA before HEADERS", prologue + wire.frame(wire.DATA, 1, 5, b"abc")),
+        ("window of 0", prologue + wire.window_update(0, 0)),
+        ("window overflow", prologue + wire.window_update(0, (1 << 31) - 1)),
+        ("bad HPACK", prologue + wire.frame(wire.HEADERS, whole, 1, b"\xff\xff\xff\xff\xff\xff")),
+        ("upper-case header", prologue + wire.frame(wire.HEADERS, whole, 1, block + wire.literal("X-Upper", "v"))),
+        ("two paths", prologue + wire.frame(wire.HEADERS, whole, 1, block + wire.literal(":path", "/"))),
+        ("padding over the end", prologue + wire.frame(wire.HEADERS, whole | 8, 1, b"\xff" + block[:50])),
+        ("SETTINGS of 5 bytes", prologue + wire.frame(wire.SETTINGS, payload=b"12345")),
+        ("PUSH_PROMISE", prologue + wire.frame(5, 4, 1, b"\0\0\0\2" + block)),
+        ("PING on a stream", prologue + wire.frame(wire.PING, stream=1, payload=b"12345678")),
+    ]
+    for name, octets in cases:
+        with arena.connect(preface=False) as connection:
+            with contextlib.suppress(wire.Closed):
+                connection.send(octets)
+                if name in ("HTTP/1.1", "TLS", "noise"):
+                    connection.socket.settimeout(5)
+                    told.append(f"{name}: {'answered' if connection.socket.recv(9) else 'closed'}")
+                    continue
+                refused = lambda c=connection: any(s.reset is not None or s.ended for s in c.streams.values())  # noqa: E731
+                assert connection.until(refused, 5), f"{name}: no answer within 5 s"
+                told.append(f"{name}: {next(iter(connection.streams.values())).told()}")
+                continue
+            told.append(f"{name}: {connection.closed or 'closed'}")
+    return "; ".join(told)
+
+
+def fuzz(arena):
+    """random octets as the message of every method that reflection names: a status each, nothing changed, never a hang"""
+    seed = int(os.environ.get("SLOTCAST_HOSTILE_SEED", random.getrandbits(32)))
+    chance, each = random.Random(seed), size(20, 1_000)
+    add_one(arena, "unused")
+    before, told, methods = state(arena), {}, reflected_methods(arena)
+    with arena.connect() as connection:
+        for path, streams in methods:
+            for _ in range(each):
+                body = chance.randbytes(chance.choice([0, 1, 2, 5, 20, 100, 1_000]))
+                if path.endswith(("/Drain", "/UpdateRollout")):
+                    # These may do what they are for; octets that are no message must not.
+                    body = NO_MESSAGE + body
+                number = connection.begin(wire.call_headers(path), wire.message(body))
+                stream = connection.known(number)
+                done = lambda s=stream: s.ended or s.reset is not None or (streams and s.data)  # noqa: E731
+                assert connection.until(done, 5), f"{path} hangs with {body.hex()}, seed {seed}"
+                if not stream.ended:
+                    connection.send(wire.reset(number))
+                assert stream.status is not None or stream.data, f"{path}: {stream.told()} with {body.hex()}, seed {seed}"
+                told[stream.status] = told.get(stream.status, 0) + 1
+                del connection.streams[number]
+    assert state(arena) == before, f"something has changed, seed {seed}"
+    ends = ", ".join(f"{count} of status {status}" for status, count in sorted(told.items(), key=lambda end: -end[1]))
+    return f"{len(methods)} methods, seed {seed}: {ends}"
+
+
+ATTACKS = [no_grpc, lenient, no_http, fuzz]
