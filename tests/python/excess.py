@@ -20,9 +20,8 @@ IMPATIENT = {"preface_timeout_ms": 1_000, "keepalive_interval_ms": 1_000, "keepa
 
 
 def gzip_bomb(arena):
-    """60 gzip bomb: 256 MiB in 256 KB, refused without expanding it"""
-    bomb = gzip.compress(bytes(256 * MIB), 6) if LARGE_BOMB.get("octets") is None else LARGE_BOMB["octets"]
-    LARGE_BOMB["octets"] = bomb
+    """60 gzip bomb: 64 MiB in some 300 KB, refused without expanding it"""
+    bomb = gzip.compress(bytes(64 * MIB), 1)
     before, told = arena.server.rss(), set()
     for compressed in (1, 0):
         with arena.connect() as connection:
@@ -33,9 +32,6 @@ def gzip_bomb(arena):
     grown = arena.server.rss() - before
     assert grown < 16 * MIB, f"{grown / MIB:.1f} MiB more while it was refused"
     return "; ".join(sorted(told))
-
-
-LARGE_BOMB = {}
 
 
 def oversize_messages(arena):
@@ -70,7 +66,7 @@ def oversize_metadata(arena):
 
 def streams_of_one_player(arena):
     """40 10,000 streams by one player: RESOURCE_EXHAUSTED beyond the limit, others unharmed"""
-    total, connections, streams = size(4_000, 10_000), [], []
+    total, connections, streams = size(2_000, 10_000), [], []
     block = wire.call_headers(SUBSCRIBE, [("slotcast-caller", "greedy"), ("slotcast-player", "greedy-player")])
     try:
         for _ in range(8):

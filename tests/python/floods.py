@@ -10,7 +10,7 @@ from arena import MIB, size
 from wire import END_HEADERS, END_STREAM, Closed, frame
 
 CONNECTIONS = 3
-SECONDS = size(0.4, 5)
+SECONDS = size(0.3, 5)
 CHUNK_FRAMES = 2_000
 GET_INVENTORY = "/slotcast.v1.InventoryService/GetInventory"
 SUBSCRIBE = "/slotcast.v1.InventoryService/SubscribeInventory"

@@ -20,7 +20,7 @@ import excess
 import floods
 import misuse
 import readers
-from arena import LARGE, Arena, table
+from arena import LARGE, Arena, size, table
 from test_stream import generate
 
 
@@ -37,7 +37,7 @@ def impatient(folder, generated):
 
 def poor(folder, generated):
     """Those on a server with few descriptors."""
-    trials([excess.out_of_descriptors], lambda: Arena(folder / "poor", generated, descriptors_max=64))
+    trials([excess.out_of_descriptors], lambda: Arena(folder / "poor", generated, descriptors_max=64), size(1, 2))
 
 
 def trials(attacks, arena, rounds=2):
