@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# A call by a tool that knows nothing of the protos: buf asks the server itself for them, by reflection.
+#
+#     SLOTCAST_BIN=target/debug/slotcast BUF=.cache/buf/node_modules/.bin/buf tests/reflection.sh
+set -euo pipefail
+
+folder=$(mktemp -d)
+trap 'kill "$server" 2>/dev/null || true; rm -rf "$folder"' EXIT
+SLOTCAST_LOG=warn SLOTCAST_ADMIN_LISTEN=127.0.0.1:0 \
+  "$SLOTCAST_BIN" serve --listen 127.0.0.1:0 --data "$folder/data" >"$folder/out" &
+server=$!
+for _ in $(seq 100); do
+  url=$(sed -n 's/^listening on //p' "$folder/out")
+  [ -z "$url" ] || break
+  sleep 0.1
+done
+[ -n "$url" ] || { echo 'the server does not say where it listens'; exit 1; }
+
+call() { "$BUF" curl --protocol grpc --http2-prior-knowledge --data "$2" "$url/slotcast.v1.InventoryService/$1"; }
+
+call GetCatalog '{}' | grep -q '"maxStack"'
+call CreateInventory '{"context": {"idempotencyKey": "by-buf"}, "create": {"inventoryId": "by-buf", "layout": "chest"}}' |
+  grep -q '"revision": *"1"'
+if refusal=$(call GetInventory '{"inventoryId": "nowhere"}' 2>&1) || ! grep -q not_found <<<"$refusal"; then
+  echo "instead of NOT_FOUND: $refusal"
+  exit 1
+fi
+echo 'three calls by reflection'
