@@ -174,7 +174,7 @@ def slowloris(arena):
     headers = wire.frame(wire.HEADERS, wire.END_HEADERS, 1, wire.call_headers(GET_INVENTORY, [("x-long", "l" * 1_000)]))
     known = serve_knows("preface_timeout")
     kinds = [("silent", b"", b""), ("preface", b"", wire.PREFACE), ("settings", wire.PREFACE, wire.settings((1, 1)))]
-    ends = trickles(arena, [*kinds, ("headers", prologue, headers)], GRACE_S if known else size(2, 45))
+    ends = trickles(arena, [*kinds, ("headers", prologue, headers)], GRACE_S if known else size(2, 15))
     told = "; ".join(f"{name}: {closed} of {opened} closed" for name, (opened, closed) in ends.items())
     if not known:
         return f"{told}; serve knows no preface_timeout, so nothing is asked of it"
@@ -211,6 +211,7 @@ def half_open(arena):
             peer.close()
 
 
-# Thousands of streams at once leave the allocator with more, once.
+# Thousands of streams or connections at once leave the allocator with more, once.
 streams_of_one_player.growth_bytes_max = 64 * MIB
+slowloris.growth_bytes_max = size(32, 64) * MIB
 ATTACKS = [gzip_bomb, oversize_messages, oversize_metadata, streams_of_one_player]

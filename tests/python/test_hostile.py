@@ -32,7 +32,7 @@ def shared(folder, generated):
 
 def impatient(folder, generated):
     """Those that wait for the server to lose its patience."""
-    trials([excess.slowloris, excess.half_open], lambda: Arena(folder / "impatient", generated, limits=excess.IMPATIENT), 1)
+    trials([excess.slowloris, excess.half_open], lambda: Arena(folder / "impatient", generated, limits=excess.IMPATIENT), size(1, 2))
 
 
 def poor(folder, generated):
