@@ -173,6 +173,7 @@ class Arena:
         descriptors, rss = self.server.descriptors(), self.rss_at_rest()
         after, notes = [], []
         with Sampler(self.server) as sampler:
+            rounds = getattr(attack, "rounds", rounds)
             while len(after) < rounds or len(after) in range(2, ROUNDS_MAX) and grows(after):
                 notes.append(attack(self))
                 self.settle(descriptors)

@@ -10,7 +10,7 @@ from arena import MIB, size
 from wire import END_HEADERS, END_STREAM, Closed, frame
 
 CONNECTIONS = 3
-SECONDS = size(0.3, 5)
+SECONDS = size(0.25, 5)
 CHUNK_FRAMES = 2_000
 GET_INVENTORY = "/slotcast.v1.InventoryService/GetInventory"
 SUBSCRIBE = "/slotcast.v1.InventoryService/SubscribeInventory"
@@ -212,7 +212,6 @@ def many_small_headers(arena):
         extra = [(f"x-{index}", "v") for index in range(count)]
         with arena.connect() as connection:
             stream = connection.call(wire.call_headers(GET_INVENTORY, extra), wire.message(b"\x0a\x0dvictims-chest"))
-            connection.headers_count = count
             clear = stream.status is not None or stream.http == "431" or stream.reset is not None
             assert clear or connection.goaway is not None or connection.closed, f"{count} headers: {stream}"
             assert count > 100 or stream.status == 0, f"{count} headers: {stream.told()}"

@@ -206,4 +206,6 @@ def small_frames_to_the_server(arena):
     return f"{5 * len(octets):,} frames of DATA"
 
 
+# Each round leaves so many idempotency keys more, which are to be remembered; what the reader costs it measures itself.
+stalled_reader.rounds = size(2, 1)
 ATTACKS = [stalled_reader, slow_reader, small_frames_to_the_server]
