@@ -1,0 +1,264 @@
+"""Checks what `kubectl kustomize` makes of base and each overlay: schemas, strictly, and that our own policy holds.
+
+    manifests.py --kubectl KUBECTL --schemas FOLDER      FOLDER: where npm has put @kubernetes-models
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import kubernetes_validate
+import yaml
+
+DEPLOY = pathlib.Path(__file__).resolve().parents[1]
+# What the cluster may be: schemas of the oldest and the newest that we say to run on.
+KUBERNETES_VERSIONS = ("1.29", "1.37")
+CUSTOM = ("monitoring.coreos.com/", "gateway.networking.k8s.io/")
+DRAIN_SPARE_S = 5
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kubectl", default="kubectl")
+    parser.add_argument("--schemas", required=True)
+    arguments = parser.parse_args()
+    failed = 0
+    for folder in [DEPLOY / "base", *sorted(path.parent for path in DEPLOY.glob("overlays/*/kustomization.yaml"))]:
+        name = str(folder.relative_to(DEPLOY))
+        resources = build(arguments.kubectl, folder)
+        problems = [*schema_problems(resources), *custom_problems(resources, arguments.schemas)]
+        problems += list(common_problems(resources))
+        if name != "base":
+            problems += list(Overlay(resources).problems())
+        print(f"{name}: {len(resources)} resources, {len(problems)} problems")
+        for problem in problems:
+            print(f"  {problem}", file=sys.stderr)
+        failed += len(problems)
+    return 1 if failed else 0
+
+
+def build(kubectl, folder):
+    done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True)
+    if done.returncode != 0 or done.stderr.strip():
+        raise SystemExit(f"kubectl kustomize {folder}: {done.stderr}")
+    return [resource for resource in yaml.safe_load_all(done.stdout) if resource]
+
+
+def title(resource):
+    return f"{resource['kind']}/{resource['metadata']['name']}"
+
+
+def schema_problems(resources):
+    for resource in resources:
+        if resource["apiVersion"].startswith(CUSTOM):
+            continue
+        for version in KUBERNETES_VERSIONS:
+            try:
+                kubernetes_validate.validate(resource, version, strict=True)
+            except kubernetes_validate.SchemaNotFoundError as error:
+                yield f"{title(resource)}: {error.message}"
+            except kubernetes_validate.ValidationError as error:
+                path = ".".join(str(part) for part in error.path)
+                yield f"{title(resource)} for Kubernetes {version}: {path}: {error.message}"
+
+
+def custom_problems(resources, schemas):
+    custom = [resource for resource in resources if resource["apiVersion"].startswith(CUSTOM)]
+    if not custom:
+        return []
+    command = ["node", str(DEPLOY / "checks" / "resources.mjs"), schemas]
+    done = subprocess.run(command, input=json.dumps(custom), capture_output=True, text=True)
+    problems = [line for line in done.stdout.splitlines() if line]
+    return problems if done.returncode in (0, 1) and not done.stderr else [*problems, done.stderr]
+
+
+def common_problems(resources):
+    for resource in resources:
+        if "namespace" in resource["metadata"]:
+            yield f"{title(resource)} names a namespace"
+        if resource["metadata"].get("labels", {}).get("app.kubernetes.io/name", "slotcast") != "slotcast":
+            yield f"{title(resource)} has another name label"
+
+
+class Overlay:
+    def __init__(self, resources):
+        self.resources = resources
+        self.workloads = [r for r in resources if r["kind"] in ("StatefulSet", "Deployment")]
+        self.config = self.slotcast_toml()
+
+    def of_kind(self, kind):
+        return [resource for resource in self.resources if resource["kind"] == kind]
+
+    def slotcast_toml(self):
+        maps = [r for r in self.of_kind("ConfigMap") if r["metadata"]["name"] == "slotcast"]
+        return tomllib.loads(maps[0]["data"]["slotcast.toml"]) if maps else None
+
+    def problems(self):
+        if len(self.workloads) != 1 or self.config is None:
+            yield "there has to be one workload, and a ConfigMap slotcast with slotcast.toml"
+            return
+        [self.workload] = self.workloads
+        self.template = self.workload["spec"]["template"]
+        self.pod = self.template["spec"]
+        for check in (self.pod_security, self.containers, self.files, self.services, self.policies, self.listens, self.drain, self.store):
+            for problem in check():
+                yield f"{check.__name__}: {problem}"
+
+    def pod_security(self):
+        security = self.pod.get("securityContext", {})
+        wanted = {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+        for key, value in wanted.items():
+            if security.get(key) != value:
+                yield f"{key} is {security.get(key)}, not {value}"
+        for key in ("hostNetwork", "hostPID", "hostIPC"):
+            if self.pod.get(key):
+                yield f"{key} is set"
+        if self.pod.get("automountServiceAccountToken") is not False:
+            yield "a service account's token is mounted"
+        accounts = {account["metadata"]["name"]: account for account in self.of_kind("ServiceAccount")}
+        if accounts.get(self.pod.get("serviceAccountName"), {}).get("automountServiceAccountToken") is not False:
+            yield "the service account is not there, or mounts its token"
+        for volume in self.pod.get("volumes", []):
+            if "hostPath" in volume:
+                yield f"volume {volume['name']} is a folder of the node"
+
+    def containers(self):
+        for container in self.pod.get("initContainers", []) + self.pod["containers"]:
+            name, security = container["name"], container.get("securityContext", {})
+            if security != {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}:
+                yield f"{name} is not restricted: {security}"
+            image = container["image"]
+            if not re.search(r"(@sha256:[0-9a-f]{64}|:[^/:]+)$", image) or image.endswith(":latest"):
+                yield f"{name} has no fixed image: {image}"
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                if probe not in container:
+                    yield f"{name} has no {probe}"
+            resources = container.get("resources", {})
+            for kind, what in (("requests", "cpu"), ("requests", "memory"), ("limits", "memory")):
+                if what not in resources.get(kind, {}):
+                    yield f"{name} has no {kind} of {what}"
+            for problem in self.probes(container):
+                yield f"{name}: {problem}"
+
+    def probes(self, container):
+        """Probes go to the admin port, which is plaintext."""
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            for how in ("grpc", "httpGet"):
+                if (aimed := container.get(probe, {}).get(how)) and ports.get(aimed["port"], aimed["port"]) != ports.get("admin"):
+                    yield f"{probe} does not go to the admin port"
+
+    def files(self):
+        """Every file that slotcast.toml names lies in a volume that is mounted, and what is mounted is there."""
+        [container] = self.pod["containers"]
+        volumes = {volume["name"] for volume in self.pod.get("volumes", [])}
+        volumes |= {claim["metadata"]["name"] for claim in self.workload["spec"].get("volumeClaimTemplates", [])}
+        mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+        for mount in mounts.values():
+            if mount["name"] not in volumes:
+                yield f"there is no volume {mount['name']}"
+        for volume in volumes - {mount["name"] for mount in mounts.values()}:
+            yield f"volume {volume} is not mounted"
+        paths = [argument.split("=", 1)[1] for argument in container["args"] if argument.startswith("--config=")]
+        paths += [value for section in (self.config, *self.sections()) for value in section.values() if isinstance(value, str) and value.startswith("/")]
+        for path in paths:
+            if not any(path == mount or path.startswith(f"{mount}/") for mount in mounts):
+                yield f"{path} lies in no volume"
+        if any("subPath" in mount for mount in mounts.values() if mount["name"] == "config"):
+            yield "slotcast.toml is mounted by subPath, so that changes never arrive"
+
+    def sections(self):
+        return [section for section in self.config.values() if isinstance(section, dict)]
+
+    def services(self):
+        labels = self.template["metadata"]["labels"]
+        named = {port["name"]: port["containerPort"] for port in self.pod["containers"][0]["ports"]}
+        for service in self.of_kind("Service"):
+            name, selector = service["metadata"]["name"], service["spec"].get("selector")
+            if not selector or not selector.items() <= labels.items():
+                yield f"{name} selects no pod: {selector}"
+            for port in service["spec"]["ports"]:
+                if named.get(port["targetPort"]) != port["port"]:
+                    yield f"{name}: port {port['name']} is {port['port']}, the pod's {port['targetPort']} is {named.get(port['targetPort'])}"
+        names = {service["metadata"]["name"] for service in self.of_kind("Service")}
+        if self.workload["kind"] == "StatefulSet" and self.workload["spec"]["serviceName"] not in names:
+            yield "the StatefulSet's service is not there"
+        if not self.workload["spec"]["selector"]["matchLabels"].items() <= labels.items():
+            yield "the workload does not select its own pods"
+        for route in self.of_kind("GRPCRoute"):
+            for backend in (backend for rule in route["spec"]["rules"] for backend in rule["backendRefs"]):
+                if backend["name"] not in names or backend["port"] != named["grpc"]:
+                    yield f"the route goes to {backend}, which is not there"
+        for monitor in self.of_kind("ServiceMonitor"):
+            wanted = monitor["spec"]["selector"]["matchLabels"].items()
+            chosen = [s for s in self.of_kind("Service") if wanted <= s["metadata"]["labels"].items()]
+            ports = {port["name"] for service in chosen for port in service["spec"]["ports"]}
+            if len(chosen) != 1 or {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} != ports:
+                yield f"the ServiceMonitor chooses {[s['metadata']['name'] for s in chosen]} with ports {ports}"
+
+    def policies(self):
+        labels = self.template["metadata"]["labels"]
+        policies = [p for p in self.of_kind("NetworkPolicy") if p["spec"]["podSelector"].get("matchLabels", {}).items() <= labels.items()]
+        if len(policies) != len(self.of_kind("NetworkPolicy")) or not all(p["spec"]["podSelector"].get("matchLabels") for p in policies):
+            yield "a policy selects other pods than ours"
+        if {"Ingress", "Egress"} - {kind for policy in policies for kind in policy["spec"]["policyTypes"]}:
+            yield "no default deny for both ways"
+        rules = [rule for policy in policies for way, peers in (("ingress", "from"), ("egress", "to"))
+                 for rule in policy["spec"].get(way, []) if not rule.get(peers) or not rule.get("ports")]
+        if rules:
+            yield f"a rule lets everybody or every port through: {rules}"
+        opened = {port["port"] for policy in policies for rule in policy["spec"].get("ingress", []) for port in rule["ports"]}
+        served = {port["targetPort"] for service in self.of_kind("Service") for port in service["spec"]["ports"]}
+        if opened != served:
+            yield f"policies open {sorted(opened)}, services offer {sorted(served)}"
+
+    def listens(self):
+        """Who listens beyond loopback verifies its callers, and over TLS."""
+        ports = {port["name"]: port["containerPort"] for port in self.pod["containers"][0]["ports"]}
+        address, port = self.config["listen"].rsplit(":", 1)
+        admin_address, admin_port = self.config["admin"]["listen"].rsplit(":", 1)
+        if int(admin_port) != ports["admin"] or (address != "127.0.0.1" and int(port) != ports.get("grpc")):
+            yield f"slotcast.toml listens on {port} and {admin_port}, the pod says {ports}"
+        if admin_address != "0.0.0.0":
+            yield "probes cannot reach the admin port"
+        if self.config.get("identity", {}).get("without_authentication"):
+            yield "callers are not verified"
+        if address != "127.0.0.1" and not ({"certificate", "key"} <= self.config.get("tls", {}).keys() and "jwks" in self.config.get("identity", {})):
+            yield f"{address} is reached by others, without TLS or without identities"
+        if address == "127.0.0.1" and any(port["name"] == "grpc" for service in self.of_kind("Service") for port in service["spec"]["ports"]):
+            yield "a Service offers a port on which only loopback is listened"
+
+    def drain(self):
+        drain, grace = self.config["drain"], self.pod["terminationGracePeriodSeconds"]
+        needed = (drain["delay_ms"] + drain["limit_ms"]) / 1000 + DRAIN_SPARE_S
+        if grace < needed:
+            yield f"the pod is killed after {grace} s, draining takes up to {needed} s"
+
+    def store(self):
+        """One pod may have the store open, so never more than one, and never two while it is replaced."""
+        spec, bytes_max = self.workload["spec"], self.config["store"]["bytes_max"]
+        if spec["replicas"] != 1:
+            yield f"{spec['replicas']} replicas over an embedded store"
+        if self.workload["kind"] == "Deployment" and spec["strategy"]["type"] != "Recreate":
+            yield "two pods while it is replaced"
+        for claim in spec.get("volumeClaimTemplates", []):
+            if spec["persistentVolumeClaimRetentionPolicy"] != {"whenDeleted": "Retain", "whenScaled": "Retain"}:
+                yield "the volume goes with the StatefulSet"
+            if bytes_max >= size(claim["spec"]["resources"]["requests"]["storage"]):
+                yield f"the store may take {bytes_max} bytes, the volume has not more"
+        for volume in self.pod["volumes"]:
+            if "emptyDir" in volume and bytes_max >= size(volume["emptyDir"]["sizeLimit"]):
+                yield f"the store may take {bytes_max} bytes, {volume['name']} has not more"
+
+
+def size(quantity):
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", quantity).groups()
+    return int(number) << {"Mi": 20, "Gi": 30}[unit]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
