@@ -1,6 +1,8 @@
 """Checks what `kubectl kustomize` makes of base and each overlay: schemas, strictly, and that our own policy holds.
 
-    manifests.py --kubectl KUBECTL --schemas FOLDER      FOLDER: where npm has put @kubernetes-models
+    manifests.py --kubectl KUBECTL --schemas FOLDER [--binary SLOTCAST]
+
+FOLDER: where npm has put @kubernetes-models. SLOTCAST: what has to know every setting of the overlays' slotcast.toml.
 """
 
 import argparse
@@ -19,12 +21,25 @@ DEPLOY = pathlib.Path(__file__).resolve().parents[1]
 KUBERNETES_VERSIONS = ("1.29", "1.37")
 CUSTOM = ("monitoring.coreos.com/", "gateway.networking.k8s.io/")
 DRAIN_SPARE_S = 5
+POD_SECURITY = {
+    "runAsNonRoot": True,
+    "runAsUser": 65532,
+    "runAsGroup": 65532,
+    "fsGroup": 65532,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+CONTAINER_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--kubectl", default="kubectl")
     parser.add_argument("--schemas", required=True)
+    parser.add_argument("--binary")
     arguments = parser.parse_args()
     failed = 0
     for folder in [DEPLOY / "base", *sorted(path.parent for path in DEPLOY.glob("overlays/*/kustomization.yaml"))]:
@@ -34,6 +49,7 @@ def main():
         problems += list(common_problems(resources))
         if name != "base":
             problems += list(Overlay(resources).problems())
+            problems += list(unknown_settings(arguments.binary, folder / "slotcast.toml"))
         print(f"{name}: {len(resources)} resources, {len(problems)} problems")
         for problem in problems:
             print(f"  {problem}", file=sys.stderr)
@@ -46,6 +62,17 @@ def build(kubectl, folder):
     if done.returncode != 0 or done.stderr.strip():
         raise SystemExit(f"kubectl kustomize {folder}: {done.stderr}")
     return [resource for resource in yaml.safe_load_all(done.stdout) if resource]
+
+
+def unknown_settings(binary, path):
+    """Settings that the service does not know. Not whether the files that they name are there: they are not, here."""
+    if not binary or not path.exists():
+        return
+    if subprocess.run([binary, "config", "--help"], capture_output=True).returncode != 0:
+        print(f"{binary} has no command `config` yet: {path.name} is not compared with it")
+        return
+    done = subprocess.run([binary, "config", "--config", path], capture_output=True, text=True)
+    yield from re.findall(r"there is no (?:section|setting) .*", done.stderr)
 
 
 def title(resource):
@@ -104,14 +131,14 @@ class Overlay:
         [self.workload] = self.workloads
         self.template = self.workload["spec"]["template"]
         self.pod = self.template["spec"]
-        for check in (self.pod_security, self.containers, self.files, self.services, self.policies, self.listens, self.drain, self.store):
+        checks = (self.pod_security, self.containers, self.files, self.services, self.policies, self.listens, self.drain, self.store)
+        for check in checks:
             for problem in check():
                 yield f"{check.__name__}: {problem}"
 
     def pod_security(self):
         security = self.pod.get("securityContext", {})
-        wanted = {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
-        for key, value in wanted.items():
+        for key, value in POD_SECURITY.items():
             if security.get(key) != value:
                 yield f"{key} is {security.get(key)}, not {value}"
         for key in ("hostNetwork", "hostPID", "hostIPC"):
@@ -129,7 +156,7 @@ class Overlay:
     def containers(self):
         for container in self.pod.get("initContainers", []) + self.pod["containers"]:
             name, security = container["name"], container.get("securityContext", {})
-            if security != {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}:
+            if security != CONTAINER_SECURITY:
                 yield f"{name} is not restricted: {security}"
             image = container["image"]
             if not re.search(r"(@sha256:[0-9a-f]{64}|:[^/:]+)$", image) or image.endswith(":latest"):
@@ -149,7 +176,8 @@ class Overlay:
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             for how in ("grpc", "httpGet"):
-                if (aimed := container.get(probe, {}).get(how)) and ports.get(aimed["port"], aimed["port"]) != ports.get("admin"):
+                aimed = container.get(probe, {}).get(how)
+                if aimed and ports.get(aimed["port"], aimed["port"]) != ports.get("admin"):
                     yield f"{probe} does not go to the admin port"
 
     def files(self):
@@ -164,15 +192,13 @@ class Overlay:
         for volume in volumes - {mount["name"] for mount in mounts.values()}:
             yield f"volume {volume} is not mounted"
         paths = [argument.split("=", 1)[1] for argument in container["args"] if argument.startswith("--config=")]
-        paths += [value for section in (self.config, *self.sections()) for value in section.values() if isinstance(value, str) and value.startswith("/")]
+        sections = [self.config, *(section for section in self.config.values() if isinstance(section, dict))]
+        paths += [value for section in sections for value in section.values() if str(value).startswith("/")]
         for path in paths:
             if not any(path == mount or path.startswith(f"{mount}/") for mount in mounts):
                 yield f"{path} lies in no volume"
         if any("subPath" in mount for mount in mounts.values() if mount["name"] == "config"):
             yield "slotcast.toml is mounted by subPath, so that changes never arrive"
-
-    def sections(self):
-        return [section for section in self.config.values() if isinstance(section, dict)]
 
     def services(self):
         labels = self.template["metadata"]["labels"]
@@ -183,7 +209,7 @@ class Overlay:
                 yield f"{name} selects no pod: {selector}"
             for port in service["spec"]["ports"]:
                 if named.get(port["targetPort"]) != port["port"]:
-                    yield f"{name}: port {port['name']} is {port['port']}, the pod's {port['targetPort']} is {named.get(port['targetPort'])}"
+                    yield f"{name}: port {port['port']} goes to the pod's {port['targetPort']}, {named.get(port['targetPort'])}"
         names = {service["metadata"]["name"] for service in self.of_kind("Service")}
         if self.workload["kind"] == "StatefulSet" and self.workload["spec"]["serviceName"] not in names:
             yield "the StatefulSet's service is not there"
@@ -202,9 +228,11 @@ class Overlay:
 
     def policies(self):
         labels = self.template["metadata"]["labels"]
-        policies = [p for p in self.of_kind("NetworkPolicy") if p["spec"]["podSelector"].get("matchLabels", {}).items() <= labels.items()]
-        if len(policies) != len(self.of_kind("NetworkPolicy")) or not all(p["spec"]["podSelector"].get("matchLabels") for p in policies):
-            yield "a policy selects other pods than ours"
+        policies = self.of_kind("NetworkPolicy")
+        for policy in policies:
+            selected = policy["spec"]["podSelector"].get("matchLabels")
+            if not selected or not selected.items() <= labels.items():
+                yield f"{policy['metadata']['name']} selects other pods than ours: {selected}"
         if {"Ingress", "Egress"} - {kind for policy in policies for kind in policy["spec"]["policyTypes"]}:
             yield "no default deny for both ways"
         rules = [rule for policy in policies for way, peers in (("ingress", "from"), ("egress", "to"))
@@ -227,9 +255,11 @@ class Overlay:
             yield "probes cannot reach the admin port"
         if self.config.get("identity", {}).get("without_authentication"):
             yield "callers are not verified"
-        if address != "127.0.0.1" and not ({"certificate", "key"} <= self.config.get("tls", {}).keys() and "jwks" in self.config.get("identity", {})):
+        tls, identity = self.config.get("tls", {}), self.config.get("identity", {})
+        if address != "127.0.0.1" and not ({"certificate", "key"} <= tls.keys() and "jwks" in identity):
             yield f"{address} is reached by others, without TLS or without identities"
-        if address == "127.0.0.1" and any(port["name"] == "grpc" for service in self.of_kind("Service") for port in service["spec"]["ports"]):
+        offered = {port["name"] for service in self.of_kind("Service") for port in service["spec"]["ports"]}
+        if address == "127.0.0.1" and "grpc" in offered:
             yield "a Service offers a port on which only loopback is listened"
 
     def drain(self):
