@@ -62,12 +62,12 @@ async fn keys_are_exchanged_under_load_without_one_failed_call_and_a_removed_one
     server.login.publish(&[&new]);
     reloads(&server.verifier, (2, 1)).await;
     let removed = Instant::now();
-    let ended = loop {
-        match by_old_stream.message().await {
-            Ok(message) => drop(message.expect("a stream ends with a status only")),
-            Err(status) => break status,
-        }
-    };
+    let mut ended = None;
+    while ended.is_none() {
+        let message = tokio::time::timeout(Duration::from_secs(5), by_old_stream.message()).await;
+        ended = message.expect("the stream of the removed key ends").err();
+    }
+    let ended = ended.unwrap();
     println!("the stream of the removed key ended {:?} after the reload", removed.elapsed());
     assert!(removed.elapsed() < Duration::from_secs(5));
     assert_eq!((told(&ended).0, told(&ended).1.as_str()), (Code::Unauthenticated, "TOKEN_INVALID"));
