@@ -2,8 +2,9 @@
 //! service drains) may take with it calls that were about to be sent on it; they fail here although another connection
 //! would take them.
 //!
-//! It is known that a call has not left if its body was not even asked for the message: without it there is nothing to
-//! carry out. All other failures are for those who know what they called.
+//! Two things tell that a call was not carried out: its body was not even asked for the message, or the service said in so
+//! many words that it has not looked at it (its GOAWAY names the last call that it has, REFUSED_STREAM). All other failures
+//! are for those who know what they called.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -11,13 +12,15 @@ use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::{Channel, Error};
 use tower::{Service, ServiceExt};
 
 const TRIES_MAX: u32 = 4;
+/// A larger message is not kept to be sent again.
+const KEPT_BYTES_MAX: usize = 256 * 1024;
 
 /// A connection that is made anew whenever needed. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -45,18 +48,17 @@ impl Service<Request<Body>> for Resending {
         let later = self.channel.clone();
         let mut channel = std::mem::replace(&mut self.channel, later);
         let (head, body) = request.into_parts();
-        let kept = Kept(Arc::new(Mutex::new(Outgoing { body, asked: false })));
-        let again = kept.clone();
-        let mut answer = channel.call(Request::from_parts(head.clone(), Body::new(kept)));
+        let kept = Kept::new(body);
+        let mut answer = channel.call(Request::from_parts(head.clone(), Body::new(kept.clone())));
         Box::pin(async move {
             for _ in 1..TRIES_MAX {
                 match answer.await {
-                    Err(error) if !again.was_asked() && was_connected(&error) => {
+                    Err(error) if kept.may_be_sent_again(&error) => {
                         tracing::debug!(%error, "a call that has not left is made on another connection");
                     }
                     ended => return ended,
                 }
-                let request = Request::from_parts(head.clone(), Body::new(again.clone()));
+                let request = Request::from_parts(head.clone(), Body::new(kept.clone()));
                 answer = channel.ready().await?.call(request);
             }
             answer.await
@@ -64,34 +66,74 @@ impl Service<Request<Body>> for Resending {
     }
 }
 
-/// Whether it came to speaking HTTP/2 at all. If not, trying again at once would not help.
-fn was_connected(error: &Error) -> bool {
+/// Whether the other side has said that it did not look at the call.
+fn was_refused(error: &h2::Error) -> bool {
+    let goes = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+    let refuses = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (goes || refuses)
+}
+
+fn cause<E: std::error::Error + 'static>(error: &Error) -> Option<&E> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        if error.is::<hyper::Error>() {
-            return true;
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
         }
         cause = error.source();
     }
-    false
+    None
+}
+
+/// A body that outlives the request that it was sent with.
+struct Kept {
+    outgoing: Arc<Mutex<Outgoing>>,
+    /// How many of the frames this request has had.
+    sent: usize,
 }
 
 struct Outgoing {
     body: Body,
-    asked: bool,
+    /// What came out of it.
+    frames: Vec<Bytes>,
+    /// More did than is kept.
+    is_too_large: bool,
+    has_ended: bool,
 }
 
-/// A body that outlives the request that it was sent with.
-#[derive(Clone)]
-struct Kept(Arc<Mutex<Outgoing>>);
-
 impl Kept {
-    fn lock(&self) -> MutexGuard<'_, Outgoing> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new(body: Body) -> Self {
+        let outgoing = Outgoing { body, frames: Vec::new(), is_too_large: false, has_ended: false };
+        Self { outgoing: Arc::new(Mutex::new(outgoing)), sent: 0 }
     }
 
-    fn was_asked(&self) -> bool {
-        self.lock().asked
+    fn lock(&self) -> MutexGuard<'_, Outgoing> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn may_be_sent_again(&self, error: &Error) -> bool {
+        let outgoing = self.lock();
+        if outgoing.is_too_large {
+            return false;
+        }
+        // Where it did not come to speaking HTTP/2, trying again at once would not help.
+        outgoing.frames.is_empty() && cause::<hyper::Error>(error).is_some() || cause(error).is_some_and(was_refused)
+    }
+}
+
+/// From its beginning.
+impl Clone for Kept {
+    fn clone(&self) -> Self {
+        Self { outgoing: self.outgoing.clone(), sent: 0 }
+    }
+}
+
+impl Outgoing {
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        self.frames.extend(frame.data_ref().cloned());
+        self.is_too_large |= frame.is_trailers() || self.frames.iter().map(Bytes::len).sum::<usize>() > KEPT_BYTES_MAX;
+        if self.is_too_large {
+            self.frames.clear();
+        }
     }
 }
 
@@ -99,17 +141,69 @@ impl http_body::Body for Kept {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let mut outgoing = self.lock();
-        outgoing.asked = true;
-        Pin::new(&mut outgoing.body).poll_frame(context)
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let mut outgoing = this.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(again) = outgoing.frames.get(this.sent) {
+            this.sent += 1;
+            return Poll::Ready(Some(Ok(Frame::data(again.clone()))));
+        }
+        if outgoing.has_ended {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(Pin::new(&mut outgoing.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame {
+            outgoing.keep(frame);
+            this.sent += 1;
+        }
+        outgoing.has_ended = frame.is_none();
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.lock().body.is_end_stream()
+        let outgoing = self.lock();
+        self.sent >= outgoing.frames.len() && (outgoing.has_ended || outgoing.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.lock().body.size_hint()
+        SizeHint::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    async fn read(body: Kept) -> Vec<u8> {
+        body.collect().await.expect("it has no errors").to_bytes().to_vec()
+    }
+
+    fn body(parts: &'static [&'static [u8]]) -> Kept {
+        let frames = parts.iter().map(|part| Ok::<_, Status>(Frame::data(Bytes::from_static(part))));
+        Kept::new(Body::new(http_body_util::StreamBody::new(futures_util::stream::iter(frames))))
+    }
+
+    #[tokio::test]
+    async fn a_body_can_be_read_again_from_its_beginning_wherever_the_first_reader_stopped() {
+        let whole = body(&[b"one ", b"two ", b"three"]);
+        let mut first = whole.clone();
+        first.frame().await.expect("a frame").expect("no error");
+        let mut second = whole.clone();
+        second.frame().await.expect("a frame").expect("no error");
+        second.frame().await.expect("a frame").expect("no error");
+        drop((first, second));
+        for _ in 0..2 {
+            assert_eq!(read(whole.clone()).await, b"one two three");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_not_kept() {
+        static LARGE: [u8; KEPT_BYTES_MAX] = [7; KEPT_BYTES_MAX];
+        static PARTS: [&[u8]; 2] = [&LARGE, b"more"];
+        let whole = body(&PARTS);
+        assert_eq!(read(whole.clone()).await.len(), KEPT_BYTES_MAX + 4);
+        assert!(whole.lock().is_too_large && whole.lock().frames.is_empty());
     }
 }
