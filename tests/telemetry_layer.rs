@@ -36,6 +36,7 @@ impl Measured {
         let telemetry = Telemetry::default();
         let layer = TelemetryLayer::new(telemetry.clone());
         telemetry.observe(Sources {
+            reloads: [("certificate", Arc::default()), ("jwks", Arc::default()), ("config", Arc::default())],
             rpc: layer.statistics().clone(),
             streams: Arc::new(StreamStatistics::default()),
             transport: telemetry.transport().clone(),

@@ -16,12 +16,13 @@ use slotcast::grpc::permit::Permit;
 use slotcast::grpc::stream::{FrameStream, Opening};
 use slotcast::grpc::v1;
 use slotcast::identity::{Role, Verifier};
-use slotcast::middleware::Identity;
+use slotcast::middleware::{FrameAge, Identity};
 use slotcast::store::Key;
 use slotcast::sync::{Bucket, Rollout, Wishes};
+use slotcast::telemetry::Telemetry;
+use slotcast::transport::Closing;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
@@ -30,15 +31,13 @@ type Messages = BoxStream<'static, Result<v1::SubscribeInventoryResponse, Status
 struct World {
     engine: Engine,
     keys: u32,
-    /// The service would end if it were dropped.
-    draining: watch::Sender<bool>,
 }
 
 impl World {
     fn new() -> Self {
         let store = Arc::new(MemoryStore::default());
         let (engine, _) = Engine::start(store, Arc::new(default_catalog()), EngineSettings::default());
-        Self { engine, keys: 0, draining: watch::Sender::new(false) }
+        Self { engine, keys: 0 }
     }
 
     async fn run(&mut self, reason: &str, operation: Operation) {
@@ -47,7 +46,8 @@ impl World {
         let key = Key { caller: Caller::new("lobby").unwrap(), key };
         let mutation = Mutation { operations: vec![operation], expected: vec![] };
         let payload = Fingerprint::of(&[]);
-        let call = Call { key, payload, mutation, session: None, predicted: vec![], reason: reason.into() };
+        let call =
+            Call { key, payload, mutation, session: None, predicted: vec![], reason: reason.into(), cause: None };
         self.engine.mutate(call).await.unwrap();
     }
 
@@ -78,7 +78,9 @@ impl World {
             bucket: Bucket::of_stream(identity.player.as_ref(), None, &identity.caller),
             rollout: LiveRollout::new(Rollout::default()).subscribe(),
             statistics: Arc::default(),
-            draining: self.draining.subscribe(),
+            telemetry: Telemetry::default().frames(None),
+            age: FrameAge::default(),
+            closing: Closing::never(),
             start: Instant::now(),
         };
         FrameStream::open(opening).into_stream().boxed()

@@ -100,7 +100,8 @@ async fn certificate_seen(files: &Files, tls: TlsSettings, shown: Option<&str>) 
         *seen_there.lock().unwrap() = Some(peer.certificate.as_ref().map(|certificate| certificate.0.clone()));
         async { Ok::<_, std::convert::Infallible>(Status::not_found("nothing").into_http::<tonic::body::Body>()) }
     });
-    let serving = tokio::spawn(Transport::open(settings).unwrap().serve(listener, service, is_draining));
+    let serving =
+        tokio::spawn(Transport::open(settings, Arc::default()).unwrap().serve(listener, service, is_draining));
     let client = Client::open(&ClientOptions {
         uri: format!("https://{address}"),
         caller: "test".into(),
@@ -143,7 +144,8 @@ async fn a_client_s_certificate_is_verified_and_shown_to_the_service() {
 fn what_cannot_be_served_is_told_at_the_start() {
     let files = Files::new();
     let open = |tls: TlsSettings| {
-        let opened = Transport::open(TransportSettings { tls: Some(tls), ..TransportSettings::default() });
+        let opened =
+            Transport::open(TransportSettings { tls: Some(tls), ..TransportSettings::default() }, Arc::default());
         opened.err().map(|error| error.to_string()).expect("it is refused")
     };
     files.put("other", &files.authority.issue("other"));
@@ -183,7 +185,7 @@ async fn a_certificate_is_exchanged_under_load_without_one_failed_call_and_a_bad
             })
         })
         .collect();
-    let reloads = || (server.transport.certificate_reloads(), server.transport.certificate_reloads_failed());
+    let reloads = || (server.transport.certificate_reloads().taken(), server.transport.certificate_reloads().refused());
     let old = served_certificate(&server, &files).await;
     let new = files.authority.issue_until("server", 2_090);
     files.put("server", &new);
