@@ -43,8 +43,11 @@ fn read(path: &Path) -> Result<MetadataValue<Ascii>, String> {
     if token.is_empty() {
         return Err("it is empty".to_owned());
     }
-    let mut value = MetadataValue::try_from(format!("Bearer {token}"))
-        .map_err(|_| "it holds more than one line of visible ASCII characters".to_owned())?;
+    let unfit = || "it is not one word of visible ASCII characters".to_owned();
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(unfit());
+    }
+    let mut value = MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| unfit())?;
     value.set_sensitive(true);
     Ok(value)
 }

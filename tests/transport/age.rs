@@ -2,7 +2,7 @@
 
 use crate::common::{MemoryStore, add, remove};
 use crate::support::{client, create, get, settings, start_at};
-use slotcast::client::fresh_context;
+use slotcast::client::{Event, SessionOptions, fresh_context};
 use slotcast::grpc::v1;
 use slotcast::transport::TransportSettings;
 use std::sync::Arc;
@@ -79,4 +79,40 @@ async fn old_connections_cost_no_call_and_a_follower_nothing_but_reconnects() {
     assert_eq!(follow.counts().desyncs, 0);
     assert_eq!(last.revision, 1 + calls.load(Ordering::Relaxed), "each call applied once");
     assert!(server.transport.connections() <= 16, "old ones are closed: {}", server.transport.connections());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_goes_on_over_old_connections_and_tells_of_nothing_but_the_stream() {
+    let server = start_at("127.0.0.1:0", Arc::<MemoryStore>::default(), settings(old_soon())).await;
+    let client = client(&server);
+    create(&client, "a").await;
+    let catalog = client.catalog().await.unwrap();
+    let session = client.session(SessionOptions::new(vec!["a".into()]), catalog).unwrap();
+    session.caught_up().await.unwrap();
+    let mut applied = 0;
+    while session.counts().reconnects < 3 {
+        session.apply(add("a", "coal", 1)).unwrap();
+        session.apply(remove("a", "coal", 1)).unwrap();
+        applied += 2;
+        session.settled().await.unwrap();
+    }
+    let (mut confirmed, mut lost) = (0, 0);
+    while confirmed < applied {
+        match session.next_event().await.expect("it goes on") {
+            Event::Confirmed { .. } => confirmed += 1,
+            Event::Missed { events } => lost += events,
+            Event::Connected | Event::Disconnected | Event::Changed { .. } | Event::Corrected { .. } => {}
+            bad @ (Event::Refused { .. }
+            | Event::Unknown { .. }
+            | Event::Desync { .. }
+            | Event::Notice(_)
+            | Event::Ended { .. }) => panic!("{bad:?}"),
+        }
+        if lost > 0 {
+            break;
+        }
+    }
+    assert_eq!((session.counts().desyncs, session.pending()), (0, 0));
+    let last = get(&client, "a").await.unwrap().version.unwrap();
+    assert_eq!(last.revision, 1 + applied, "each applied once");
 }

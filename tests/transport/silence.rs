@@ -63,7 +63,9 @@ async fn a_slow_handshake_is_closed_in_time_and_keeps_nobody_waiting() {
     let served_after = begin.elapsed();
     let closed: Vec<_> = slow.iter_mut().map(closed_after).collect();
     let lasted = futures_util::future::join_all(closed).await;
-    assert!(served_after < SHORT || lasted.iter().all(|lasted| *lasted < SLACK), "{served_after:?}, {lasted:?}");
+    // One after the other they would take twice as long.
+    assert!(served_after < SLACK, "{served_after:?}");
+    assert!(lasted.iter().all(|lasted| *lasted < SLACK), "{lasted:?}");
     eventually("all of them are counted", || server.transport.refused(Refused::Handshake) == 20).await;
     get(&client, "a").await.unwrap();
 }

@@ -140,6 +140,49 @@ async fn a_client_s_certificate_is_verified_and_shown_to_the_service() {
     assert_eq!(certificate_seen(&files, asked(true), Some("own")).await, Some(Some(own_der)));
 }
 
+#[tokio::test]
+async fn a_token_goes_along_with_each_call_and_is_that_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, "first\n").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    let (_draining, is_draining) = watch::channel(false);
+    // It says what it was shown.
+    let service = tower::service_fn(async |request: http::Request<hyper::body::Incoming>| {
+        let shown = request.headers().get("authorization").map(|value| value.to_str().unwrap().to_owned());
+        let status = Status::not_found(shown.unwrap_or_default());
+        Ok::<_, std::convert::Infallible>(status.into_http::<tonic::body::Body>())
+    });
+    let serving =
+        tokio::spawn(Transport::open(TransportSettings::default()).unwrap().serve(listener, service, is_draining));
+    let options =
+        ClientOptions { uri, caller: "test".into(), token_file: Some(path.clone()), ..ClientOptions::default() };
+    let client = Client::open(&options).unwrap();
+    assert_eq!(get(&client, "a").await.unwrap_err().message(), "Bearer first");
+    std::fs::write(&path, "second\n").unwrap();
+    let second = async { while get(&client, "a").await.unwrap_err().message() != "Bearer second" {} };
+    tokio::time::timeout(WAIT, second).await.expect("the file is read again");
+    serving.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_talk_tls() {
+    let files = Files::new();
+    let server = start(files.transport()).await;
+    let (uri, ca) = (server.uri(), files.path("ca.pem"));
+    let call = move |ca: Option<&std::path::Path>| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_slotcast"));
+        command.args(["call", "GetCatalog", "{}", "--server", &uri]);
+        ca.map(|ca| command.arg("--ca").arg(ca));
+        command.output().unwrap()
+    };
+    let (trusted, untrusted) = tokio::task::spawn_blocking(move || (call(Some(&ca)), call(None))).await.unwrap();
+    assert!(trusted.status.success(), "{}", String::from_utf8_lossy(&trusted.stderr));
+    assert!(String::from_utf8_lossy(&trusted.stdout).contains("diamond_axe"));
+    assert!(!untrusted.status.success(), "the system does not trust these roots");
+}
+
 #[test]
 fn what_cannot_be_served_is_told_at_the_start() {
     let files = Files::new();
