@@ -56,23 +56,33 @@ impl Spans {
     pub fn begin_call(&self, call: &CallContext<'_>) -> Option<CallSpan> {
         let tracer = self.0.as_ref()?;
         let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(call.headers));
-        let mut attributes = vec![KeyValue::new("rpc.system.name", "grpc"), KeyValue::new("rpc.method", call.method)];
-        if call.method == crate::statistics::OTHER_METHOD {
-            let original = call.path.trim_start_matches('/');
+        let builder = SpanBuilder::from_name(call.method).with_kind(SpanKind::Server);
+        let mut span = builder.start_with_context(tracer, &parent);
+        if !span.is_recording() {
+            return None;
+        }
+        span.set_attributes(call.attributes());
+        Some(CallSpan(parent.with_span(span)))
+    }
+}
+
+impl CallContext<'_> {
+    fn attributes(&self) -> Vec<KeyValue> {
+        let mut attributes = vec![KeyValue::new("rpc.system.name", "grpc"), KeyValue::new("rpc.method", self.method)];
+        if self.method == crate::statistics::OTHER_METHOD {
+            let original = self.path.trim_start_matches('/');
             let end = original.floor_char_boundary(ORIGINAL_BYTES_MAX);
             attributes.push(KeyValue::new("rpc.method_original", original[..end].to_owned()));
         }
         for (address, [name, port]) in
-            [(call.client, ["client.address", "client.port"]), (call.server, ["server.address", "server.port"])]
+            [(self.client, ["client.address", "client.port"]), (self.server, ["server.address", "server.port"])]
         {
             if let Some(address) = address {
                 attributes.push(KeyValue::new(name, address.ip().to_string()));
                 attributes.push(KeyValue::new(port, i64::from(address.port())));
             }
         }
-        let builder = SpanBuilder::from_name(call.method).with_kind(SpanKind::Server).with_attributes(attributes);
-        let span = builder.start_with_context(tracer, &parent);
-        span.is_recording().then(|| CallSpan(parent.with_span(span)))
+        attributes
     }
 }
 
