@@ -446,7 +446,7 @@ fn case_44_an_import_and_a_backup_without_room_change_nothing() {
 
 #[test]
 fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
-    for arguments in [&["serve", "--print-config"][..], &["call", "--list"]] {
+    for arguments in [&["config", "--documented"][..], &["call", "--list"]] {
         // Nobody reads from the beginning on: the first write fails, however small it is.
         let mut child = slotcast(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
