@@ -32,6 +32,8 @@ from protos import uuid7  # noqa: E402
 
 ISSUER, AUDIENCE = "https://login.game.example", "slotcast"
 WORKERS = 4
+# An inventory goes up to here, then down again.
+HELD_MAX = 500
 # After so many calls a worker connects anew.
 CALLS_A_CONNECTION = 25
 WAIT_S = 20
@@ -66,12 +68,14 @@ class Service:
         self.log = self.folder / "log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        ready, _, _ = select.select([self.process.stdout], [], [], WAIT_S)
+        assert ready, f"it does not say where it listens; {self.log.read_text()}"
+        # Both lines are told at once.
         self.address = self.told("listening on https://")
         self.admin = self.told("admin listening on http://")
 
     def told(self, beginning):
-        ready, _, _ = select.select([self.process.stdout], [], [], WAIT_S)
-        line = self.process.stdout.readline() if ready else ""
+        line = self.process.stdout.readline()
         assert line.startswith(beginning), f"instead of {beginning!r} it said {line!r}; {self.log.read_text()}"
         return line.removeprefix(beginning).strip()
 
@@ -132,20 +136,25 @@ def bearer(token):
     return [("authorization", f"Bearer {token}")]
 
 
-def add(stub, inventory_id, key, token):
-    stack = pb.Stack(item="cobblestone", count=1)
+def change(stub, inventory_id, key, by, token):
+    """One cobblestone more (1) or less (-1)."""
     context = pb.MutationContext(idempotency_key=key)
-    request = pb.AddItemRequest(context=context, add=pb.AddItem(inventory_id=inventory_id, stack=stack))
-    return stub.AddItem(request, metadata=bearer(token), timeout=WAIT_S)
+    if by > 0:
+        stack = pb.Stack(item="cobblestone", count=1)
+        request = pb.AddItemRequest(context=context, add=pb.AddItem(inventory_id=inventory_id, stack=stack))
+        return stub.AddItem(request, metadata=bearer(token), timeout=WAIT_S)
+    what = pb.ItemQuantity(item="cobblestone", count=1)
+    request = pb.RemoveItemRequest(context=context, remove=pb.RemoveItem(inventory_id=inventory_id, what=what))
+    return stub.RemoveItem(request, metadata=bearer(token), timeout=WAIT_S)
 
 
 class Worker(threading.Thread):
-    """Adds one cobblestone a call, on connections old and new, until it is told to stop or, if it may, the service ends."""
+    """A cobblestone more or less with each call, on connections old and new, until it is told to stop or, if it may, the service ends."""
 
     def __init__(self, service, number, tokens):
         super().__init__(daemon=True)
         self.service, self.inventory_id, self.tokens = service, f"box-{number}", tokens
-        self.calls, self.failures, self.open_key = 0, [], None
+        self.calls, self.held, self.by, self.failures, self.open_key = 0, 0, 1, [], None
         self.stopping, self.may_end = threading.Event(), False
 
     def run(self):
@@ -158,13 +167,17 @@ class Worker(threading.Thread):
 
     def call(self, stub):
         self.open_key = uuid7()
+        self.by = {0: 1, HELD_MAX: -1}.get(self.held, self.by)
         try:
-            add(stub, self.inventory_id, self.open_key, self.tokens["current"])
+            change(stub, self.inventory_id, self.open_key, self.by, self.tokens["current"])
         except grpc.RpcError as error:
             self.failures.append(f"{error.code()}: {error.details()}")
             return not self.may_end
-        self.calls, self.open_key = self.calls + 1, None
+        self.answered()
         return True
+
+    def answered(self):
+        self.calls, self.held, self.open_key = self.calls + 1, self.held + self.by, None
 
     def end(self):
         self.stopping.set()
@@ -266,7 +279,7 @@ def certificate_keys_and_flags_are_exchanged_under_load_without_a_failed_call(fo
         with service.connect() as channel:
             stub = stubs.InventoryServiceStub(channel)
             for worker in workers:
-                assert held(stub, worker.inventory_id, tokens["current"]) == worker.calls
+                assert held(stub, worker.inventory_id, tokens["current"]) == worker.held
         calls = sum(worker.calls for worker in workers)
         print(f"  {calls} calls over {calls // CALLS_A_CONNECTION}+ connections, none failed: 4 certificates, 3 key sets, 3 rollouts")
     finally:
@@ -314,9 +327,10 @@ def finish_elsewhere(service, workers, token):
         stub = stubs.InventoryServiceStub(channel)
         for worker in workers:
             if worker.open_key:
-                add(stub, worker.inventory_id, worker.open_key, token)
-                worker.calls, retried = worker.calls + 1, retried + 1
-            assert held(stub, worker.inventory_id, token) == worker.calls, "a call was lost or done twice"
+                change(stub, worker.inventory_id, worker.open_key, worker.by, token)
+                worker.answered()
+                retried += 1
+            assert held(stub, worker.inventory_id, token) == worker.held, "a call was lost or done twice"
     print(f"  {sum(worker.calls for worker in workers)} calls, {retried} of them done by their retry")
 
 
