@@ -31,26 +31,13 @@ def size(small, large):
     return large if LARGE else small
 
 
-def serve_knows(word):
-    """Whether `serve` has a setting of that name."""
-    if not serve_knows.told:
-        for option in ("--help", "--print-config"):
-            command = [os.environ["SLOTCAST_BIN"], "serve", option]
-            serve_knows.told += subprocess.run(command, capture_output=True, text=True, check=True).stdout.lower()
-    return word.lower() in serve_knows.told
-
-
-serve_knows.told = ""
-
-
 class Server:
     """`slotcast serve` over a folder; `limits` become its environment, `descriptors_max` its ulimit -n."""
 
     def __init__(self, folder, limits=None, descriptors_max=None):
         folder.mkdir()
-        command = [os.environ["SLOTCAST_BIN"], "serve", "--listen", "127.0.0.1:0", "--data", str(folder / "data")]
-        if serve_knows("--admin-listen"):
-            command += ["--admin-listen", "127.0.0.1:0"]
+        command = [os.environ["SLOTCAST_BIN"], "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+        command += ["--data", str(folder / "data")]
         if descriptors_max:
             command = ["/bin/sh", "-c", f'ulimit -n {descriptors_max}; exec "$@"', "sh", *command]
         environment = {**os.environ, "SLOTCAST_LOG": "warn"}

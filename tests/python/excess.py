@@ -5,7 +5,7 @@ import gzip
 import time
 
 import wire
-from arena import MIB, serve_knows, size
+from arena import MIB, size
 from floods import GET_INVENTORY, SUBSCRIBE
 from wire import Closed, Connection, Stream
 
@@ -121,8 +121,6 @@ def out_of_descriptors(arena):
             connection.close()
     serves_again(arena)
     told = f"{len(served)} served, {len(refused)} refused, {waiting} waiting, {descriptors} descriptors, {percent:.0f} % CPU"
-    if not serve_knows("preface_timeout"):
-        return f"{told}; tonic's own accept loop spins, so nothing is asked of it"
     assert percent < 50, f"it spins: {told}"
     return told
 
@@ -172,22 +170,16 @@ def slowloris(arena):
     """slow connections: nothing said, or preface, or headers byte by byte: closed when their time is over"""
     prologue = wire.PREFACE + wire.settings()
     headers = wire.frame(wire.HEADERS, wire.END_HEADERS, 1, wire.call_headers(GET_INVENTORY, [("x-long", "l" * 1_000)]))
-    known = serve_knows("preface_timeout")
     kinds = [("silent", b"", b""), ("preface", b"", wire.PREFACE), ("settings", wire.PREFACE, wire.settings((1, 1)))]
-    ends = trickles(arena, [*kinds, ("headers", prologue, headers)], GRACE_S if known else size(2, 15))
+    ends = trickles(arena, [*kinds, ("headers", prologue, headers)], GRACE_S)
     told = "; ".join(f"{name}: {closed} of {opened} closed" for name, (opened, closed) in ends.items())
-    if not known:
-        return f"{told}; serve knows no preface_timeout, so nothing is asked of it"
     assert all(opened == closed for opened, closed in ends.values()), told
     return told
 
 
 def half_open(arena):
     """37 a peer that vanished: reaped within keepalive and its timeout, its stream with it"""
-    known = serve_knows("keepalive_interval")
-    wait_s = 2 * KEEPALIVE_S + GRACE_S if known else 45
-    if not known and size(True, False):
-        return "SKIPPED, serve has no keepalive_interval: 40 s are waited for in the large size only"
+    wait_s = 2 * KEEPALIVE_S + GRACE_S
     peers, began = [], time.monotonic()
     try:
         for polite in (False, False):

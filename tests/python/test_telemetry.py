@@ -210,7 +210,7 @@ def scrape_until(server, is_there):
 def a_trace_is_whole(folder):
     """one trace holds the caller's span, the server's call, the commit and the frame; an unsampled one holds nothing"""
     collector = Collector()
-    arguments = ["--otlp-endpoint", collector.endpoint, "--trace-percent", "100", "--log-json"]
+    arguments = ["--otlp-endpoint", collector.endpoint, "--otlp-trace-percent", "100", "--log-format", "json"]
     log_path = folder / "trace.log"
     with open(log_path, "w") as log:
         server = judge.Server(folder / "trace", *arguments, log=log, environment={"SLOTCAST_LOG": "info,slotcast=debug"})
@@ -307,7 +307,7 @@ def workload(server):
 def meters_are_exact(folder):
     """every meter is there, with its type and unit, by Prometheus and by OTLP, and counts what was done, exactly"""
     collector = Collector()
-    server = judge.Server(folder / "meters", "--otlp-endpoint", collector.endpoint, "--trace-percent", "0")
+    server = judge.Server(folder / "meters", "--otlp-endpoint", collector.endpoint, "--otlp-trace-percent", "0")
     try:
         client, player, follower, syncs = workload(server)
         during = Scrape(server)
@@ -379,7 +379,7 @@ def a_dead_collector_is_no_matter(folder):
     refusing.close()
     took = {}
     for name, port in endpoints.items():
-        arguments = ["--otlp-endpoint", f"http://127.0.0.1:{port}", "--trace-percent", "100"]
+        arguments = ["--otlp-endpoint", f"http://127.0.0.1:{port}", "--otlp-trace-percent", "100"]
         log_path = folder / f"{name}.log"
         with open(log_path, "w") as log:
             server = judge.Server(folder / name, *arguments, log=log, environment={"SLOTCAST_LOG": "info"})
