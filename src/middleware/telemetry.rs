@@ -145,7 +145,7 @@ impl Call {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let (name, is_fault, took) = (code_name(code), is_fault(code), self.began.elapsed());
+        let (name, is_fault, took) = (status::code_name(code), is_fault(code), self.began.elapsed());
         let method = self.shared.rpc.name(self.method);
         self.shared.rpc.end(self.method);
         self.shared.telemetry.record_call(method, name, is_fault, took);
@@ -317,29 +317,6 @@ impl Messages {
             }
         }
         whole
-    }
-}
-
-/// As the semantic conventions write it.
-fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 

@@ -29,11 +29,11 @@ def generate(folder, more=None):
 
 
 def messages():
-    """Every message of slotcast.v1, under its own name."""
+    """Every message and enumeration of slotcast.v1, under its own name."""
     found = types.SimpleNamespace()
     for path in sorted((PROTO / "slotcast" / "v1").glob("*.proto")):
         module = importlib.import_module(f"slotcast.v1.{path.stem}_pb2")
-        for name in module.DESCRIPTOR.message_types_by_name:
+        for name in [*module.DESCRIPTOR.message_types_by_name, *module.DESCRIPTOR.enum_types_by_name]:
             setattr(found, name, getattr(module, name))
     return found
 

@@ -10,7 +10,6 @@ Needs the packages of requirements.txt. The gRPC code is generated into a tempor
 """
 
 import contextlib
-import importlib
 import json
 import os
 import pathlib
@@ -24,16 +23,15 @@ import tempfile
 import threading
 import time
 import traceback
-import uuid
 
 import grpc
-import grpc_tools
-from grpc_tools import protoc
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE))
+import protos  # noqa: E402
 from digest import SEED_A, digest, murmur3_x86_32  # noqa: E402
+from protos import uuid7  # noqa: E402
 
 PREFIX_BYTES = 5
 WAIT_S = 5
@@ -54,20 +52,9 @@ message BadRequest {
 
 
 def generate(folder):
-    """Compiles the protos; returns the modules of messages, of stubs, and of rich errors."""
-    (folder / "rich_errors.proto").write_text(RICH_ERRORS)
-    protos = sorted(str(path.relative_to(ROOT / "proto")) for path in (ROOT / "proto").rglob("*.proto"))
-    includes = [ROOT / "proto", folder, pathlib.Path(grpc_tools.__file__).parent / "_proto"]
-    arguments = [f"-I{path}" for path in includes] + [f"--python_out={folder}", f"--grpc_python_out={folder}"]
-    assert protoc.main(["protoc", *arguments, "rich_errors.proto", *protos]) == 0, "the protos do not compile"
-    sys.path.insert(0, str(folder))
-    names = ["slotcast.v1.inventory_pb2", "slotcast.v1.mutations_pb2", "slotcast.v1.stream_pb2"]
-    modules = [importlib.import_module(name) for name in [*names, "slotcast.v1.service_pb2"]]
-    messages = type("Messages", (), {})
-    for module in modules:
-        for name in dir(module):
-            setattr(messages, name, getattr(module, name))
-    return messages, importlib.import_module("slotcast.v1.service_pb2_grpc"), importlib.import_module("rich_errors_pb2")
+    """The messages, the stubs, and rich errors."""
+    load = protos.generate(folder, {"rich_errors.proto": RICH_ERRORS})
+    return protos.messages(), load("slotcast.v1.service_pb2_grpc"), load("rich_errors_pb2")
 
 
 class Server:
@@ -119,11 +106,6 @@ class Client:
 
     def close(self):
         self.channel.close()
-
-
-def uuid7():
-    ms, noise = time.time_ns() // 1_000_000, random.getrandbits(74)
-    return str(uuid.UUID(int=ms << 80 | 7 << 76 | (noise >> 62 & 0xFFF) << 64 | 2 << 62 | noise & (1 << 62) - 1))
 
 
 class Replica:

@@ -154,8 +154,11 @@ async fn a_token_goes_along_with_each_call_and_is_that_of_the_file() {
         let status = Status::not_found(shown.unwrap_or_default());
         Ok::<_, std::convert::Infallible>(status.into_http::<tonic::body::Body>())
     });
-    let serving =
-        tokio::spawn(Transport::open(TransportSettings::default()).unwrap().serve(listener, service, is_draining));
+    let serving = tokio::spawn(Transport::open(TransportSettings::default(), Arc::default()).unwrap().serve(
+        listener,
+        service,
+        is_draining,
+    ));
     let options =
         ClientOptions { uri, caller: "test".into(), token_file: Some(path.clone()), ..ClientOptions::default() };
     let client = Client::open(&options).unwrap();

@@ -1,5 +1,6 @@
 //! A status as a person wants to read it: code, text, and every detail it carries.
 
+use crate::grpc::status;
 use std::error::Error;
 use std::fmt;
 use tonic::{Code, Status};
@@ -30,10 +31,10 @@ impl fmt::Display for Failure {
         let status = &self.status;
         // A status that the service sent has no source; one that was made here says what went wrong.
         if let Some(cause) = innermost(status.source()) {
-            write!(f, "{}: {} does not answer: {cause}", code_name(status.code()), self.server)?;
+            write!(f, "{}: {} does not answer: {cause}", status::code_name(status.code()), self.server)?;
             write!(f, "\n  start one with `slotcast serve`, or give the address of another with --server")?;
         } else {
-            write!(f, "{}: {}", code_name(status.code()), status.message())?;
+            write!(f, "{}: {}", status::code_name(status.code()), status.message())?;
             for (name, text) in details(&status.get_error_details()) {
                 write!(f, "\n  {name:9} {text}")?;
             }
@@ -83,29 +84,6 @@ fn details(details: &ErrorDetails) -> Vec<(&'static str, String)> {
 /// Whether a call that ended like this may have been carried out.
 fn is_open(code: Code) -> bool {
     matches!(code, Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::Unavailable)
-}
-
-/// As the gRPC specification writes it.
-fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
 }
 
 #[cfg(test)]
