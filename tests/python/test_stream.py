@@ -10,6 +10,7 @@ Needs the packages of requirements.txt. The gRPC code is generated into a tempor
 """
 
 import contextlib
+import importlib
 import json
 import os
 import pathlib
@@ -601,7 +602,7 @@ def sigterm_drains(world):
 
 def every_rpc_was_called(world):
     """every RPC of the service was called"""
-    service = pb.DESCRIPTOR.services_by_name["InventoryService"]
+    service = importlib.import_module("slotcast.v1.service_pb2").DESCRIPTOR.services_by_name["InventoryService"]
     missing = {method.name for method in service.methods} - world.called
     assert not missing, f"not called: {', '.join(sorted(missing))}"
     return f"{len(service.methods)} RPCs"
