@@ -222,8 +222,8 @@ fn every_reason_in_the_source_is_one_that_is_counted() {
     for folder in ["grpc", "grpc/convert", "identity", "middleware", "transport"] {
         let Ok(entries) = std::fs::read_dir(root.join(folder)) else { continue };
         let files = entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some());
-        // These hold names of statuses and of methods.
-        let files = files.filter(|path| !path.ends_with("middleware/telemetry.rs"));
+        // The set itself.
+        let files = files.filter(|path| !path.ends_with("grpc/names.rs"));
         for file in files {
             let text = std::fs::read_to_string(&file).unwrap();
             let text = text.split("#[cfg(test)]").next().unwrap();

@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod codec;
 pub mod convert;
+mod names;
 pub mod permit;
 pub mod service;
 pub mod shadow;

@@ -3,6 +3,7 @@
 //! No text of an inner error reaches a caller, only what the caller can act upon.
 
 use super::convert::Invalid;
+pub use super::names::{DOMAIN, REASONS, code_name};
 use super::permit::Denied;
 use super::streams::TooManyStreams;
 use crate::domain::{InventoryId, Rejection, RejectionCause};
@@ -13,88 +14,6 @@ use std::collections::HashMap;
 use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
-
-/// The domain of every `google.rpc.ErrorInfo`.
-pub const DOMAIN: &str = "slotcast";
-/// The reason of every `google.rpc.ErrorInfo`: they are counted by it. `tests/telemetry_layer.rs` finds those that are missing.
-pub const REASONS: &[&str] = &[
-    "ATTRIBUTES_TOO_LARGE",
-    "COMMIT_UNKNOWN",
-    "DEADLINE_EXCEEDED",
-    "DRAINING",
-    "DUPLICATE_SLOT",
-    "IDEMPOTENCY_KEY_EXPIRED",
-    "IDEMPOTENCY_KEY_FROM_THE_FUTURE",
-    "IDEMPOTENCY_KEY_REUSED",
-    "INVALID",
-    "INVALID_COUNT",
-    "INVALID_IDEMPOTENCY_KEY",
-    "INVALID_INVENTORY_ID",
-    "INVALID_OWNER",
-    "INVALID_PAGE_SIZE",
-    "INVALID_PAGE_TOKEN",
-    "INVALID_PREDICTION",
-    "INVALID_PREFIX",
-    "INVALID_SESSION",
-    "INVALID_SUBSCRIPTION",
-    "INVENTORY_EXISTS",
-    "INVENTORY_NOT_FOUND",
-    "MALFORMED",
-    "MISSING",
-    "NOT_A_REARRANGEMENT",
-    "NOT_ENOUGH",
-    "NOT_YOURS",
-    "NO_ROOM",
-    "OUT_OF_BOUNDS",
-    "PERMISSION_DENIED",
-    "QUEUE_FULL",
-    "RATE_LIMITED",
-    "REASON_TOO_LONG",
-    "SLOT_EMPTY",
-    "SLOT_OCCUPIED",
-    "SLOT_OUT_OF_RANGE",
-    "STACK_TOO_LARGE",
-    "STALE_REVISION",
-    "STORE_CORRUPT",
-    "STORE_FULL",
-    "STORE_UNAVAILABLE",
-    "TOKEN_EXPIRED",
-    "TOKEN_INVALID",
-    "TOKEN_MISSING",
-    "TOO_MANY_EXPECTED",
-    "TOO_MANY_OPERATIONS",
-    "TOO_MANY_STREAMS",
-    "TRANSFER_TO_ITSELF",
-    "UNKNOWN_CALLER",
-    "UNKNOWN_ITEM",
-    "UNKNOWN_LAYOUT",
-    "UNKNOWN_METHOD",
-    "UNKNOWN_PLAYER",
-    "UNKNOWN_RECIPE",
-];
-
-/// As the gRPC specification and OpenTelemetry's conventions write it.
-pub fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
-}
 
 pub fn invalid(invalid: &Invalid) -> Status {
     let mut details = details(invalid.reason, []);
