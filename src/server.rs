@@ -9,8 +9,8 @@ use crate::grpc::streams::{OpenStreams, StreamSettings};
 use crate::grpc::{AdminServiceServer, FILE_DESCRIPTOR_SET, InventoryServiceServer};
 use crate::identity::Authentication;
 use crate::middleware::{
-    Admission, AdmissionLayer, AdmissionSettings, DeadlineLayer, EndsOnClosing, IdentityLayer, SyncLimitLayer,
-    SyncRate, TelemetryLayer,
+    Admission, AdmissionLayer, AdmissionSettings, ContentTypeLayer, DeadlineLayer, EndsOnClosing, IdentityLayer,
+    SyncLimitLayer, SyncRate, TelemetryLayer,
 };
 use crate::statistics::{Reloads, StreamStatistics};
 use crate::store::Store;
@@ -280,7 +280,7 @@ type Layers = Stack<
     SyncLimitLayer,
     Stack<
         Either<AdmissionLayer, Identity>,
-        Stack<IdentityLayer, Stack<DeadlineLayer, Stack<TelemetryLayer, Identity>>>,
+        Stack<IdentityLayer, Stack<DeadlineLayer, Stack<ContentTypeLayer, Stack<TelemetryLayer, Identity>>>>,
     >,
 >;
 
@@ -294,13 +294,15 @@ fn build_layers(
     ServiceBuilder::new()
         // 1. Every call is measured and traced, whoever answers it.
         .layer(measured)
-        // 2. How long the caller waits; then all that follows is dropped.
+        // 2. What is no gRPC goes no further.
+        .layer(ContentTypeLayer)
+        // 3. How long the caller waits; then all that follows is dropped.
         .layer(DeadlineLayer)
-        // 3. Who calls, for which player, and whether that caller may; nothing goes further without.
+        // 4. Who calls, for which player, and whether that caller may; nothing goes further without.
         .layer(IdentityLayer::new(authentication.clone()))
-        // 4. How many requests that caller may send.
+        // 5. How many requests that caller may send.
         .option_layer(admission.map(Admission::layer))
-        // 5. How many syncs the player of a stream gets.
+        // 6. How many syncs the player of a stream gets.
         .layer(sync_limit.clone())
         .into_inner()
 }

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod closing;
+pub mod content_type;
 pub mod deadline;
 pub mod identity;
 pub mod sync_limit;
@@ -9,6 +10,7 @@ pub mod telemetry;
 
 pub use admission::{Admission, AdmissionLayer, AdmissionSettings};
 pub use closing::EndsOnClosing;
+pub use content_type::ContentTypeLayer;
 pub use deadline::DeadlineLayer;
 pub use identity::{Identity, IdentityLayer};
 pub use sync_limit::{FrameAge, LimitedPlayer, SyncLimitLayer, SyncRate};

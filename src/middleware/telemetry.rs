@@ -7,6 +7,7 @@ use crate::grpc::{FILE_DESCRIPTOR_SET, status};
 use crate::statistics::RpcStatistics;
 use crate::sync::Cause;
 use crate::telemetry::{CallContext, CallSpan, Telemetry};
+use crate::transport::Peer;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
@@ -17,7 +18,6 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 use tonic::body::Body;
-use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use tower::{Layer, Service};
@@ -112,13 +112,11 @@ impl Call {
         let path = request.uri().path();
         let method = shared.rpc.method(path);
         shared.rpc.begin(method);
-        let connection = request.extensions().get::<TcpConnectInfo>();
         let span = shared.telemetry.begin_call(&CallContext {
             method: shared.rpc.name(method),
             path,
             headers: request.headers(),
-            client: connection.and_then(TcpConnectInfo::remote_addr),
-            server: connection.and_then(TcpConnectInfo::local_addr),
+            client: request.extensions().get::<Peer>().map(|peer| peer.address),
         });
         Self { shared, method, began: Instant::now(), span, ended: false }
     }

@@ -26,7 +26,6 @@ pub struct CallContext<'a> {
     pub path: &'a str,
     pub headers: &'a HeaderMap,
     pub client: Option<SocketAddr>,
-    pub server: Option<SocketAddr>,
 }
 
 /// A call that is traced.
@@ -74,13 +73,9 @@ impl CallContext<'_> {
             let end = original.floor_char_boundary(ORIGINAL_BYTES_MAX);
             attributes.push(KeyValue::new("rpc.method_original", original[..end].to_owned()));
         }
-        for (address, [name, port]) in
-            [(self.client, ["client.address", "client.port"]), (self.server, ["server.address", "server.port"])]
-        {
-            if let Some(address) = address {
-                attributes.push(KeyValue::new(name, address.ip().to_string()));
-                attributes.push(KeyValue::new(port, i64::from(address.port())));
-            }
+        if let Some(client) = self.client {
+            attributes.push(KeyValue::new("client.address", client.ip().to_string()));
+            attributes.push(KeyValue::new("client.port", i64::from(client.port())));
         }
         attributes
     }
@@ -177,7 +172,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         let traceparent = format!("00-{}-{}-01", "ab".repeat(16), "cd".repeat(8));
         headers.insert("traceparent", traceparent.parse().expect("a value"));
-        let call = CallContext { method: "a/b", path: "/a/b", headers: &headers, client: None, server: None };
+        let call = CallContext { method: "a/b", path: "/a/b", headers: &headers, client: None };
         assert!(Spans::default().begin_call(&call).is_none());
     }
 }
