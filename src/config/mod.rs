@@ -167,6 +167,7 @@ fn telemetry(values: &Values) -> TelemetrySettings {
     let headers = || values.text("otlp.headers").unwrap_or_default().split(',').filter_map(header).collect();
     let otlp = values.text("otlp.endpoint").map(|endpoint| OtlpSettings {
         endpoint: endpoint.to_owned(),
+        ca: values.path("otlp.ca"),
         headers: headers(),
         interval: values.milliseconds("otlp.interval_ms"),
         trace_percent: values.size("otlp.trace_percent"),

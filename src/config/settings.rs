@@ -308,6 +308,7 @@ fn otlp() -> Vec<Setting> {
             "Of the collector's gRPC, as in http://collector:4317; without, nothing is sent.",
         )
         .also("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        setting("ca", Kind::Path, "Roots of an https endpoint beside the public authorities, as PEM."),
         setting("headers", Kind::Secret, "Sent along, as in authorization=Bearer abc,tenant=1.")
             .also("OTEL_EXPORTER_OTLP_HEADERS"),
         setting("interval_ms", Kind::Number(100..=3_600_000), "Between two reports of metrics.")

@@ -14,9 +14,10 @@ use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder as SpanBatches, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider,
 };
+use std::path::PathBuf;
 use std::time::Duration;
 use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
-use tonic::transport::ClientTlsConfig;
+use tonic::transport::{Certificate, ClientTlsConfig};
 
 /// Of one export.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,6 +35,8 @@ pub enum ExportError {
         "{name:?} cannot be a header of exports: a name in small letters and visible ASCII characters as its value"
     )]
     Header { name: String },
+    #[error("cannot read the roots for the collector from {}: {error}\nGive the path of a readable PEM file.", path.display())]
+    Ca { path: PathBuf, error: std::io::Error },
 }
 
 /// What is sent to a collector: on threads of their own, connected when there is something to send.
@@ -49,10 +52,12 @@ impl Exporters {
     pub fn start(settings: &TelemetrySettings) -> Result<Option<Self>, ExportError> {
         let Some(otlp) = &settings.otlp else { return Ok(None) };
         let resource = meters::resource(settings);
-        let metadata = metadata(otlp)?;
+        let (metadata, tls) = (metadata(otlp)?, tls(otlp)?);
         let failed = |error| ExportError::Endpoint { endpoint: otlp.endpoint.clone(), error };
-        let spans = connected(SpanExporter::builder().with_tonic(), otlp, &metadata).build().map_err(failed)?;
-        let logs = connected(LogExporter::builder().with_tonic(), otlp, &metadata).build().map_err(failed)?;
+        let spans =
+            connected(SpanExporter::builder().with_tonic(), otlp, &metadata, tls.as_ref()).build().map_err(failed)?;
+        let logs =
+            connected(LogExporter::builder().with_tonic(), otlp, &metadata, tls.as_ref()).build().map_err(failed)?;
         let batches = SpanBatches::default().with_max_queue_size(QUEUE_MAX).with_max_export_batch_size(BATCH_MAX);
         let spans =
             BatchSpanProcessor::builder(spans).with_batch_config(batches.with_scheduled_delay(DELAY).build()).build();
@@ -79,8 +84,9 @@ impl Exporters {
 
     pub(super) fn meter_reader(&self) -> Option<PeriodicReader<MetricExporter>> {
         // What could be wrong with the settings would have been found at the start.
-        let metadata = metadata(&self.settings).ok()?;
-        let exporter = connected(MetricExporter::builder().with_tonic(), &self.settings, &metadata).build();
+        let (metadata, tls) = (metadata(&self.settings).ok()?, tls(&self.settings).ok()?);
+        let exporter =
+            connected(MetricExporter::builder().with_tonic(), &self.settings, &metadata, tls.as_ref()).build();
         match exporter {
             Ok(exporter) => Some(PeriodicReader::builder(exporter).with_interval(self.settings.interval).build()),
             Err(error) => {
@@ -107,13 +113,28 @@ impl Exporters {
     }
 }
 
-fn connected<B: WithExportConfig + WithTonicConfig>(builder: B, otlp: &OtlpSettings, metadata: &MetadataMap) -> B {
+fn connected<B: WithExportConfig + WithTonicConfig>(
+    builder: B,
+    otlp: &OtlpSettings,
+    metadata: &MetadataMap,
+    tls: Option<&ClientTlsConfig>,
+) -> B {
     let builder = builder.with_endpoint(&otlp.endpoint).with_timeout(TIMEOUT).with_metadata(metadata.clone());
-    if otlp.endpoint.starts_with("https:") {
-        builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots())
-    } else {
-        builder
+    match tls {
+        Some(tls) => builder.with_tls_config(tls.clone()),
+        None => builder,
     }
+}
+
+/// None: in plaintext.
+fn tls(otlp: &OtlpSettings) -> Result<Option<ClientTlsConfig>, ExportError> {
+    if !otlp.endpoint.starts_with("https:") {
+        return Ok(None);
+    }
+    let tls = ClientTlsConfig::new().with_enabled_roots();
+    let Some(path) = &otlp.ca else { return Ok(Some(tls)) };
+    let pem = std::fs::read(path).map_err(|error| ExportError::Ca { path: path.clone(), error })?;
+    Ok(Some(tls.ca_certificate(Certificate::from_pem(pem))))
 }
 
 fn metadata(otlp: &OtlpSettings) -> Result<MetadataMap, ExportError> {

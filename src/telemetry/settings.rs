@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub enum LogFormat {
 pub struct OtlpSettings {
     /// `http://HOST:4317`, or `https://`.
     pub endpoint: String,
+    /// A PEM file of further roots for `https`, beside the public authorities.
+    pub ca: Option<PathBuf>,
     /// Sent along with each export. They may be secrets: neither logged nor shown.
     pub headers: BTreeMap<String, String>,
     /// How often meters are sent.
@@ -57,6 +60,7 @@ impl Default for OtlpSettings {
     fn default() -> Self {
         Self {
             endpoint: "http://127.0.0.1:4317".into(),
+            ca: None,
             headers: BTreeMap::new(),
             interval: Duration::from_secs(30),
             trace_percent: 1,
@@ -66,9 +70,10 @@ impl Default for OtlpSettings {
 
 impl fmt::Debug for OtlpSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoint, headers, interval, trace_percent } = self;
+        let Self { endpoint, ca, headers, interval, trace_percent } = self;
         f.debug_struct("OtlpSettings")
             .field("endpoint", endpoint)
+            .field("ca", ca)
             .field("headers", &headers.keys())
             .field("interval", interval)
             .field("trace_percent", trace_percent)

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 import traceback
+import types
 import urllib.error
 import urllib.request
 
@@ -28,6 +29,7 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metr
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as metrics_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces, trace_service_pb2_grpc as traces_grpc
 
+import pki
 import test_stream as judge
 
 SPAN_KIND_SERVER = 2
@@ -71,8 +73,8 @@ METERS = {
 class Collector:
     """Takes OTLP over gRPC and keeps all of it."""
 
-    def __init__(self):
-        self.spans, self.metrics, self.logs, self.resources = [], {}, [], []
+    def __init__(self, certificate=None):
+        self.spans, self.metrics, self.logs, self.resources, self.tenants = [], {}, [], [], set()
         self.changed = threading.Condition()
         self.server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
         traces_grpc.add_TraceServiceServicer_to_server(self.servicer(traces_grpc.TraceServiceServicer, self.take_traces), self.server)
@@ -80,12 +82,17 @@ class Collector:
             self.servicer(metrics_grpc.MetricsServiceServicer, self.take_metrics), self.server
         )
         logs_grpc.add_LogsServiceServicer_to_server(self.servicer(logs_grpc.LogsServiceServicer, self.take_logs), self.server)
-        self.endpoint = f"http://127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+        if certificate:
+            credentials = grpc.ssl_server_credentials([(certificate.key, certificate.chain)])
+            self.endpoint = f"https://127.0.0.1:{self.server.add_secure_port('127.0.0.1:0', credentials)}"
+        else:
+            self.endpoint = f"http://127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
         self.server.start()
 
     def servicer(self, base, take):
-        def export(_self, request, _context):
+        def export(_self, request, context):
             with self.changed:
+                self.tenants |= {value for name, value in context.invocation_metadata() if name == "tenant"}
                 reply = take(request)
                 self.changed.notify_all()
             return reply
@@ -371,6 +378,29 @@ def check_counts(scrape, calls, syncs, follower):
     assert len(active) > 20 and not any(active), "calls that have ended are active"
 
 
+def a_collector_may_be_far_away(folder):
+    """over TLS to a collector of one's own authority, with headers that nobody else sees"""
+    authority = pki.Authority()
+    chain, key, _ = authority.issue(["127.0.0.1"])
+    collector = Collector(types.SimpleNamespace(chain=chain, key=key))
+    (folder / "collector-ca.pem").write_bytes(authority.pem)
+    arguments = ["--otlp-endpoint", collector.endpoint, "--otlp-ca", str(folder / "collector-ca.pem")]
+    log_path = folder / "far.log"
+    with open(log_path, "w") as log:
+        secret = {"SLOTCAST_OTLP_HEADERS": "tenant=sesame", "SLOTCAST_OTLP_TRACE_PERCENT": "100", "SLOTCAST_LOG": "info"}
+        server = judge.Server(folder / "far", *arguments, log=log, environment=secret)
+    try:
+        create(Tallying(server.address), CHEST)
+        collector.wait_for("a span", lambda: [span for span in collector.spans if span.name == "commit"])
+        assert server.terminate() == 0
+        assert collector.tenants == {"sesame"}, collector.tenants
+        assert collector.metrics and "sesame" not in log_path.read_text()
+        return f"{len(collector.spans)} spans"
+    finally:
+        server.kill()
+        collector.stop()
+
+
 def a_dead_collector_is_no_matter(folder):
     """with a collector that is not there, or that never answers, calls are served and SIGTERM ends in time"""
     silent = socket.create_server(("127.0.0.1", 0))
@@ -404,7 +434,7 @@ def a_dead_collector_is_no_matter(folder):
 
 def probes_tell_the_truth(folder):
     """ready while it serves, 503 with a sentence while it drains, and gRPC health on the same port"""
-    server = judge.Server(folder / "probes", "--drain-limit-ms", "3000")
+    server = judge.Server(folder / "probes", "--drain-delay-ms", "1000", "--drain-limit-ms", "3000")
     try:
         assert get(server, "/livez")[0] == 200
         assert get(server, "/readyz") == (200, "text/plain; charset=utf-8", "ready\n")
@@ -412,7 +442,6 @@ def probes_tell_the_truth(folder):
             check = channel.unary_unary("/grpc.health.v1.Health/Check")
             assert check(b"", timeout=WAIT_S) == b"\x08\x01", "not SERVING"
         host, port = server.address.rsplit(":", 1)
-        # A connection that says nothing holds the drain up until its limit.
         with socket.create_connection((host, int(port))):
             Tallying(server.address).call("GetCatalog", pb.GetCatalogRequest())
             server.process.terminate()
@@ -426,7 +455,7 @@ def probes_tell_the_truth(folder):
         server.kill()
 
 
-CHECKS = [a_trace_is_whole, meters_are_exact, a_dead_collector_is_no_matter, probes_tell_the_truth]
+CHECKS = [a_trace_is_whole, meters_are_exact, a_collector_may_be_far_away, a_dead_collector_is_no_matter, probes_tell_the_truth]
 
 
 def main():
