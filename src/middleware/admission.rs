@@ -4,9 +4,11 @@ use super::Identity;
 use crate::domain::Caller;
 use crate::grpc::status;
 use crate::identity::Role;
+use crate::transport::Peer;
 use governor::clock::QuantaInstant;
 use governor::middleware::NoOpMiddleware;
 use http::Request;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::body::Body;
@@ -14,6 +16,8 @@ use tower_governor::GovernorLayer;
 use tower_governor::errors::GovernorError;
 use tower_governor::governor::{GovernorConfig, GovernorConfigBuilder};
 use tower_governor::key_extractor::KeyExtractor;
+
+const HEALTH: &str = "/grpc.health.v1.Health/";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdmissionSettings {
@@ -74,16 +78,27 @@ impl Admission {
     }
 }
 
-/// The identity layer has put the caller there. A player that is named like a service is another caller.
+/// Who has a budget of its own. A player that is named like a service is another caller.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Sender {
+    Caller(Role, Caller),
+    /// Whoever asks for health has no name, and must not be refused because others ask, too: by address.
+    Probe(Option<IpAddr>),
+}
+
+/// The identity layer has put the caller there.
 #[derive(Debug, Clone, Copy)]
 pub struct ByCaller;
 
 impl KeyExtractor for ByCaller {
-    type Key = (Role, Caller);
+    type Key = Sender;
 
     fn extract<T>(&self, request: &Request<T>) -> Result<Self::Key, GovernorError> {
+        if request.uri().path().starts_with(HEALTH) {
+            return Ok(Sender::Probe(request.extensions().get::<Peer>().map(Peer::network)));
+        }
         let identity = request.extensions().get::<Identity>().ok_or(GovernorError::UnableToExtractKey)?;
-        Ok((identity.role, identity.caller.clone()))
+        Ok(Sender::Caller(identity.role, identity.caller.clone()))
     }
 }
 
@@ -108,6 +123,27 @@ mod tests {
         std::thread::sleep(Duration::from_millis(5));
         admission.forget_rested();
         assert_eq!(admission.callers(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_probe_is_not_refused_because_others_flood_health_or_calls() {
+        let admission = Admission::new(AdmissionSettings { per_second: 1, burst: 1 }).expect("a limit");
+        let handler =
+            service_fn(|_: Request<()>| std::future::ready(Ok::<_, Infallible>(Response::new(Body::empty()))));
+        let layered = admission.layer().layer(handler);
+        let ask = async |path: &str, last: u8| {
+            let mut request = Request::builder().uri(path).body(()).expect("a request");
+            let caller = Caller::new("anonymous").expect("a name");
+            let address = ([10, 0, 0, last], 1).into();
+            request.extensions_mut().insert(Identity { caller, player: None, role: Role::Player, expires: None });
+            request.extensions_mut().insert(Peer { address, certificate: None });
+            let response = layered.clone().oneshot(request).await.expect("infallible");
+            !response.headers().contains_key("grpc-status")
+        };
+        let (check, read) = ("/grpc.health.v1.Health/Check", "/slotcast.v1.InventoryService/GetCatalog");
+        assert!(ask(read, 1).await && !ask(read, 2).await, "all of a name share its budget");
+        assert!(ask(check, 1).await && !ask(check, 1).await, "who floods health is refused");
+        assert!(ask(check, 2).await, "and nobody else is");
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! One connection's requests on their way to the service that all connections share.
 
+use super::admitted::network;
 use super::closing::{Closing, Phase};
 use super::connection::Life;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,6 +19,13 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Verified against the roots of `client_ca`. None: the client has shown none, or was not asked.
     pub certificate: Option<Arc<PeerCertificate>>,
+}
+
+impl Peer {
+    /// What counts as one address.
+    pub fn network(&self) -> IpAddr {
+        network(self.address.ip())
+    }
 }
 
 /// A client's certificate: X.509 as DER.
