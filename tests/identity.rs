@@ -24,6 +24,7 @@ fn reason(checked: Result<Verified, Unverified>) -> Result<Role, &'static str> {
         Unverified::Missing => "missing",
         Unverified::Invalid { why } => why,
         Unverified::Expired => "expired",
+        Unverified::TooManyWrong { .. } => "too many",
     })
 }
 

@@ -63,6 +63,10 @@ pub fn unverified(unverified: Unverified) -> Status {
             ("TOKEN_INVALID", "this token is not accepted; get another from your login service")
         }
         Unverified::Expired => ("TOKEN_EXPIRED", "this token or certificate has expired; get another"),
+        Unverified::TooManyWrong { retry_after } => {
+            let text = "too many wrong tokens came from this address; send a right one later";
+            return quota("RATE_LIMITED", "address", text, retry_after);
+        }
     };
     Status::with_error_details(Code::Unauthenticated, text, details(reason, []))
 }

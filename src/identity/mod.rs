@@ -42,6 +42,7 @@
 mod certificates;
 mod clock;
 mod expiry;
+mod failures;
 mod keys;
 mod known;
 pub mod permissions;

@@ -5,7 +5,7 @@ use super::keys::{Key, KeySet};
 use super::known::Person;
 use crate::domain::{Caller, PlayerId};
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm as Jws, Validation, decode, decode_header};
+use jsonwebtoken::{Validation, decode, decode_header};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,10 @@ pub enum Unverified {
         why: &'static str,
     },
     Expired,
+    /// Too many wrong tokens came from the address.
+    TooManyWrong {
+        retry_after: Duration,
+    },
 }
 
 /// Others may be in it, and are not looked at.
@@ -63,15 +67,24 @@ pub(super) fn validation(issuer: &str, audience: &str) -> Validation {
     validation
 }
 
-/// Whom the token shows, at this time.
-pub(super) fn verify(keys: &KeySet, token: &str, now_ms: u64, leeway: Duration) -> Result<Person, Unverified> {
+/// The key that the token says it is signed by. It costs little.
+pub(super) fn signer(keys: &KeySet, token: &str) -> Result<Arc<Key>, Unverified> {
     let header = decode_header(token).map_err(|_| invalid("it is no JWS"))?;
     if header.crit.is_some() {
         return Err(invalid("it has critical headers that are not known here"));
     }
     let kid = header.kid.ok_or_else(|| invalid("it names no key"))?;
     let key = keys.get(&kid).ok_or_else(|| invalid("its key is not known"))?;
-    let claims = signed_claims(key, header.alg, token)?;
+    if !key.takes(header.alg) {
+        return Err(invalid("its algorithm is not one of its key's"));
+    }
+    Ok(key.clone())
+}
+
+/// Whom the token shows, at this time.
+pub(super) fn verify(key: &Arc<Key>, token: &str, now_ms: u64, leeway: Duration) -> Result<Person, Unverified> {
+    let decoded = decode::<Claims>(token, &key.decoding, &key.validation);
+    let claims = decoded.map_err(|error| invalid(why(error.kind())))?.claims;
     let leeway_ms = leeway.as_millis() as u64;
     let until_ms = claims.exp.ms().ok_or_else(|| invalid("exp is no time"))?.saturating_add(leeway_ms);
     if let Some(from) = claims.nbf {
@@ -93,14 +106,6 @@ pub(super) fn person(name: &str, role: Role, until_ms: u64, now_ms: u64, key: Op
     let player = if role == Role::Player { Some(PlayerId::new(name).ok()?) } else { None };
     let life = Duration::from_millis(until_ms.saturating_sub(now_ms).min(LIFE_MS_MAX));
     Some(Person { caller, player, role, until_ms, deadline: Instant::now() + life, key })
-}
-
-fn signed_claims(key: &Key, algorithm: Jws, token: &str) -> Result<Claims, Unverified> {
-    if !key.takes(algorithm) {
-        return Err(invalid("its algorithm is not one of its key's"));
-    }
-    let decoded = decode::<Claims>(token, &key.decoding, &key.validation);
-    decoded.map(|token| token.claims).map_err(|error| invalid(why(error.kind())))
 }
 
 fn why(error: &ErrorKind) -> &'static str {

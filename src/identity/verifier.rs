@@ -3,6 +3,7 @@
 use super::certificates::Certificates;
 use super::clock::{self, Clock, WallClock};
 use super::expiry::{Expiry, Lapsed, Live};
+use super::failures::Failures;
 use super::keys::{KeySet, KeysError};
 use super::known::Person;
 use super::reload::KeyFile;
@@ -12,6 +13,7 @@ use crate::domain::{Caller, PlayerId};
 use crate::statistics::Reloads;
 use jsonwebtoken::Validation;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +31,7 @@ pub struct Verifier {
     settings: IdentitySettings,
     validation: Validation,
     certificates: Certificates,
+    failures: Failures,
     live: Arc<Live>,
     followed: Mutex<Followed>,
     reloads: Arc<Reloads>,
@@ -73,11 +76,21 @@ impl Verifier {
         let clock = Clock::new(wall);
         let live = Arc::new(Live { keys: watch::Sender::new(Arc::new(keys)), clock });
         let followed = Mutex::new(Followed { file, ahead_ms: 0, told_behind: false });
-        Ok(Self { settings, validation, certificates, live, followed, reloads: Arc::default() })
+        let failures = Failures::new();
+        Ok(Self { settings, validation, certificates, failures, live, followed, reloads: Arc::default() })
     }
 
     /// Whom a token shows.
     pub fn token(&self, token: &str) -> Result<Verified, Unverified> {
+        self.read(token, None)
+    }
+
+    /// The same of a token that came from this address; after too many wrong ones from there it is not looked at.
+    pub fn token_from(&self, token: &str, from: IpAddr) -> Result<Verified, Unverified> {
+        self.read(token, Some(from))
+    }
+
+    fn read(&self, token: &str, from: Option<IpAddr>) -> Result<Verified, Unverified> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(invalid("it is too long"));
         }
@@ -85,8 +98,16 @@ impl Verifier {
         let person = match keys.known.get(token.as_bytes()) {
             Some(person) => person,
             None => {
+                let key = token::signer(&keys, token)?;
+                if let Some(retry_after) = from.and_then(|from| self.failures.wait(from)) {
+                    return Err(Unverified::TooManyWrong { retry_after });
+                }
                 let now_ms = self.live.clock.now_ms();
-                let person = Arc::new(token::verify(&keys, token, now_ms, self.settings.leeway)?);
+                let person = token::verify(&key, token, now_ms, self.settings.leeway);
+                if let (Err(_), Some(from)) = (&person, from) {
+                    self.failures.add(from);
+                }
+                let person = Arc::new(person?);
                 keys.known.insert(token.as_bytes(), person.clone());
                 person
             }

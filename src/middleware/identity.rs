@@ -107,10 +107,14 @@ fn permitted<B>(verifier: &Verifier, request: &Request<B>) -> Result<Identity, S
 }
 
 fn verified<B>(verifier: &Verifier, request: &Request<B>) -> Result<Verified, Unverified> {
+    let peer = request.extensions().get::<Peer>();
     if let Some(token) = bearer_token(request.headers())? {
-        return verifier.token(token);
+        return match peer {
+            Some(peer) => verifier.token_from(token, peer.network()),
+            None => verifier.token(token),
+        };
     }
-    let certificate = request.extensions().get::<Peer>().and_then(|peer| peer.certificate.as_deref());
+    let certificate = peer.and_then(|peer| peer.certificate.as_deref());
     verifier.certificate(&certificate.ok_or(Unverified::Missing)?.0)
 }
 

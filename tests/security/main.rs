@@ -7,6 +7,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod flood;
 mod layer;
 mod messages;
 mod rotation;
