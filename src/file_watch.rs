@@ -5,16 +5,17 @@
 //! is told once it was the same twice, so that files that are just being written are not taken by half; and files that
 //! belong together (a certificate and its key) are told together.
 
-use std::io;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Interval, MissedTickBehavior};
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-type Contents = Vec<Result<Vec<u8>, io::ErrorKind>>;
+type Contents = Vec<Result<Vec<u8>, ErrorKind>>;
 
-/// A file that could not be read.
+/// A file that could not be read, or is larger than it may be ([`io::ErrorKind::FileTooLarge`]).
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read {}: {error}", path.display())]
 pub struct Unreadable {
@@ -26,6 +27,8 @@ pub struct Unreadable {
 #[derive(Debug)]
 pub struct FileWatch {
     paths: Vec<PathBuf>,
+    /// Of each file.
+    bytes_max: u64,
     told: Contents,
     /// What was there at the last look, if it is not that.
     changed: Option<Contents>,
@@ -33,11 +36,11 @@ pub struct FileWatch {
 
 impl FileWatch {
     /// Reads the files for the first time; the contents are in the order of the paths.
-    pub fn open(paths: Vec<PathBuf>) -> Result<(Self, Vec<Vec<u8>>), Unreadable> {
-        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| Unreadable { path: path.clone(), error });
+    pub fn open(paths: Vec<PathBuf>, bytes_max: u64) -> Result<(Self, Vec<Vec<u8>>), Unreadable> {
+        let read = |path: &PathBuf| read(path, bytes_max).map_err(|error| Unreadable { path: path.clone(), error });
         let contents = paths.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let told = contents.iter().cloned().map(Ok).collect();
-        Ok((Self { paths, told, changed: None }, contents))
+        Ok((Self { paths, bytes_max, told, changed: None }, contents))
     }
 
     /// When to look.
@@ -51,7 +54,9 @@ impl FileWatch {
     pub async fn look(&mut self, asked: bool) -> Option<Result<Vec<Vec<u8>>, Unreadable>> {
         let (mut now, mut contents) = (Contents::new(), Ok(Vec::new()));
         for path in &self.paths {
-            let read = tokio::fs::read(path).await;
+            let (of, bytes_max) = (path.clone(), self.bytes_max);
+            // A runtime that ends abandons it.
+            let read = tokio::task::spawn_blocking(move || read(&of, bytes_max)).await.ok()?;
             now.push(read.as_ref().map(Clone::clone).map_err(io::Error::kind));
             match (read, &mut contents) {
                 (Ok(content), Ok(contents)) => contents.push(content),
@@ -69,6 +74,15 @@ impl FileWatch {
     }
 }
 
+fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    File::open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut content)?;
+    if content.len() as u64 > bytes_max {
+        return Err(io::Error::new(ErrorKind::FileTooLarge, format!("it is larger than {bytes_max} bytes")));
+    }
+    Ok(content)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,7 +94,7 @@ mod tests {
         let write = |at: usize, text: &str| std::fs::write(&paths[at], text).unwrap();
         write(0, "a");
         write(1, "b");
-        let (mut watch, first) = FileWatch::open(paths.clone()).unwrap();
+        let (mut watch, first) = FileWatch::open(paths.clone(), 8).unwrap();
         assert_eq!(first, [b"a", b"b"]);
         assert!(watch.look(false).await.is_none());
         write(0, "c");
@@ -99,11 +113,17 @@ mod tests {
         assert!(watch.look(false).await.is_none());
         assert_eq!(watch.look(false).await.unwrap().unwrap_err().path, paths[1]);
         assert!(watch.look(false).await.is_none(), "told once");
+        write(1, "123456789");
+        assert!(watch.look(false).await.is_none());
+        let too_large = watch.look(false).await.unwrap().unwrap_err();
+        assert_eq!(too_large.error.kind(), ErrorKind::FileTooLarge);
+        assert!(too_large.to_string().ends_with("it is larger than 8 bytes"), "{too_large}");
+        assert!(watch.look(false).await.is_none(), "told once");
     }
 
     #[test]
     fn a_file_that_is_not_there_is_named() {
-        let missing = FileWatch::open(vec!["/nonexistent/file".into()]).unwrap_err();
+        let missing = FileWatch::open(vec!["/nonexistent/file".into()], 8).unwrap_err();
         assert!(missing.to_string().starts_with("cannot read /nonexistent/file: "), "{missing}");
     }
 }

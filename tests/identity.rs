@@ -176,7 +176,7 @@ async fn a_file_of_keys_that_cannot_be_right_is_refused_with_what_to_do() {
     }
     std::fs::remove_file(login.path()).unwrap();
     let told = Verifier::open(login.settings()).map(drop).unwrap_err().to_string();
-    assert!(told.contains("cannot be read") && told.contains("jwks.json"), "{told}");
+    assert!(told.contains("cannot read") && told.contains("jwks.json"), "{told}");
 }
 
 #[tokio::test]

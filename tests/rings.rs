@@ -17,9 +17,9 @@ const SEES: [(&str, &[&str]); 9] = [
     ("sync", &["domain", "sync"]),
     ("store", &["domain", "store"]),
     ("feed", &["domain", "feed"]),
-    ("identity", &["domain", "identity", "statistics"]),
+    ("identity", &["domain", "file_watch", "identity", "statistics"]),
     ("catalog_file", &["domain", "catalog_file"]),
-    ("transport", &["statistics", "transport"]),
+    ("transport", &["file_watch", "statistics", "transport"]),
     ("telemetry", &["statistics", "store", "sync", "telemetry"]),
     ("inventory_file", &["domain", "catalog_file", "inventory_file"]),
 ];

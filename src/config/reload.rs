@@ -6,6 +6,8 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
 
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
 /// A settings file, and what it said last.
 #[derive(Debug)]
 pub struct Reload {
@@ -26,7 +28,7 @@ pub struct Changed<'a> {
 impl Reload {
     /// Reads and checks the file.
     pub fn open(layers: Layers, path: PathBuf) -> Result<Self, ConfigError> {
-        let (file, contents) = FileWatch::open(vec![path.clone()])?;
+        let (file, contents) = FileWatch::open(vec![path.clone()], FILE_BYTES_MAX)?;
         let current = parse(&layers, &path, &contents)?;
         Ok(Self { path, layers, file, current })
     }

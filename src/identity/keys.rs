@@ -2,6 +2,7 @@
 
 use super::Algorithm;
 use super::known::Known;
+use crate::file_watch::Unreadable;
 use jsonwebtoken::crypto::rust_crypto::DEFAULT_PROVIDER;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm as Jws, DecodingKey, DecodingKeyKind, Validation};
@@ -21,10 +22,8 @@ const ED25519_BYTES: usize = 32;
 /// Why a JWKS file is not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    #[error("the keys cannot be read from {path}: {error}; name a JWKS file that this service may read")]
-    Unreadable { path: PathBuf, error: std::io::Error },
-    #[error("{path} is larger than {FILE_BYTES_MAX} bytes; a JWKS file holds public keys only")]
-    TooLarge { path: PathBuf },
+    #[error("the keys: {0}; name a JWKS file that this service may read, of public keys only")]
+    Unreadable(#[from] Unreadable),
     #[error(
         "{path} is no JWKS (line {line}, column {column}); it has to be like {{\"keys\": [{{\"kty\": \"OKP\", ...}}]}}"
     )]
@@ -71,7 +70,7 @@ pub(super) struct Key {
 impl KeySet {
     /// `validation` is what all tokens have to comply with, whatever has signed them.
     pub fn parse(
-        text: &str,
+        content: &[u8],
         path: &Path,
         algorithms: &[Algorithm],
         validation: &Validation,
@@ -86,7 +85,7 @@ impl KeySet {
             line: error.line(),
             column: error.column(),
         };
-        let file: File = serde_json::from_str(text).map_err(no_jwks)?;
+        let file: File = serde_json::from_slice(content).map_err(no_jwks)?;
         if file.keys.len() > KEYS_MAX {
             return Err(KeysError::TooMany { path: path.into(), keys: file.keys.len() });
         }

@@ -46,7 +46,6 @@ mod failures;
 mod keys;
 mod known;
 pub mod permissions;
-mod reload;
 mod role;
 mod settings;
 mod token;

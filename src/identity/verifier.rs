@@ -4,23 +4,20 @@ use super::certificates::Certificates;
 use super::clock::{self, Clock, WallClock};
 use super::expiry::{Expiry, Lapsed, Live};
 use super::failures::Failures;
-use super::keys::{KeySet, KeysError};
+use super::keys::{FILE_BYTES_MAX, KeySet, KeysError};
 use super::known::Person;
-use super::reload::KeyFile;
 use super::token::{self, TOKEN_BYTES_MAX, Unverified, invalid};
 use super::{IdentityError, IdentitySettings, Role};
 use crate::domain::{Caller, PlayerId};
+use crate::file_watch::FileWatch;
 use crate::statistics::Reloads;
 use jsonwebtoken::Validation;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, MissedTickBehavior};
 
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A wall clock that moves so much against the time that has passed was set.
 const STEP_MS: i64 = 1_000;
 /// So far behind, somebody has to know.
@@ -40,7 +37,7 @@ pub struct Verifier {
 /// What is looked at every second.
 #[derive(Debug)]
 struct Followed {
-    file: Option<KeyFile>,
+    file: Option<FileWatch>,
     /// How far ahead the wall clock was.
     ahead_ms: i64,
     told_behind: bool,
@@ -69,8 +66,9 @@ impl Verifier {
         let (file, keys) = match &settings.jwks {
             None => (None, KeySet::default()),
             Some(path) => {
-                let (file, text) = KeyFile::open(path.clone())?;
-                (Some(file), KeySet::parse(&text, path, &settings.algorithms, &validation)?)
+                let opened = FileWatch::open(vec![path.clone()], FILE_BYTES_MAX);
+                let (file, contents) = opened.map_err(KeysError::from)?;
+                (Some(file), KeySet::parse(&contents.concat(), path, &settings.algorithms, &validation)?)
             }
         };
         let clock = Clock::new(wall);
@@ -137,8 +135,7 @@ impl Verifier {
 
     /// Follows the JWKS file and the wall clock. Never ends.
     pub async fn follow(&self) -> Infallible {
-        let mut interval = tokio::time::interval_at(Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut interval = FileWatch::interval();
         loop {
             interval.tick().await;
             self.look().await;
@@ -150,9 +147,8 @@ impl Verifier {
         let mut followed = self.followed.lock().await;
         self.look_at_clock(&mut followed);
         let Some(file) = &mut followed.file else { return };
-        let Some(read) = file.look().await else { return };
-        let parsed = read.and_then(|text| self.parse(&text, file.path()));
-        match parsed {
+        let Some(read) = file.look(false).await else { return };
+        match read.map_err(KeysError::from).and_then(|contents| self.parse(&contents.concat())) {
             Ok(keys) => {
                 let mut ids: Vec<&str> = keys.ids().collect();
                 ids.sort_unstable();
@@ -167,8 +163,9 @@ impl Verifier {
         }
     }
 
-    fn parse(&self, text: &str, path: &Path) -> Result<KeySet, KeysError> {
-        KeySet::parse(text, path, &self.settings.algorithms, &self.validation)
+    fn parse(&self, content: &[u8]) -> Result<KeySet, KeysError> {
+        let path = self.settings.jwks.as_deref().unwrap_or(Path::new(""));
+        KeySet::parse(content, path, &self.settings.algorithms, &self.validation)
     }
 
     fn look_at_clock(&self, followed: &mut Followed) {

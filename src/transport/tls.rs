@@ -1,6 +1,7 @@
 //! TLS 1.2 and 1.3, with keys and certificates from PEM files.
 
 use super::TlsSettings;
+use crate::file_watch::Unreadable;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -16,8 +17,8 @@ const HTTP2: &[u8] = b"h2";
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("{} cannot be read: {error}", path.display())]
-    Unreadable { path: PathBuf, error: std::io::Error },
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     #[error("{} holds no certificate; it has to be PEM with at least one block `BEGIN CERTIFICATE`", path.display())]
     NoCertificate { path: PathBuf },
     #[error("{} holds a certificate that cannot be read: {problem}", path.display())]
@@ -37,7 +38,7 @@ pub enum TlsError {
 }
 
 /// What the files hold, as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Files {
     pub certificate: Vec<u8>,
     pub key: Vec<u8>,
@@ -50,6 +51,15 @@ pub(super) struct Usable {
     pub config: Arc<ServerConfig>,
     /// Seconds of Unix time.
     pub not_after: i64,
+}
+
+impl Files {
+    /// In this order; the last one need not be there.
+    pub fn new(contents: Vec<Vec<u8>>) -> Self {
+        let mut contents = contents.into_iter();
+        let (certificate, key) = (contents.next().unwrap_or_default(), contents.next().unwrap_or_default());
+        Self { certificate, key, client_ca: contents.next() }
+    }
 }
 
 fn ring_provider() -> Arc<CryptoProvider> {

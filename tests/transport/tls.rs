@@ -197,7 +197,7 @@ fn what_cannot_be_served_is_told_at_the_start() {
     files.put("other", &files.authority.issue("other"));
     files.write("empty.pem", "");
     for (settings, told) in [
-        (TlsSettings { certificate: files.path("nowhere.pem"), ..files.tls() }, "cannot be read"),
+        (TlsSettings { certificate: files.path("nowhere.pem"), ..files.tls() }, "cannot read"),
         (TlsSettings { certificate: files.path("empty.pem"), ..files.tls() }, "holds no certificate"),
         (TlsSettings { key: files.path("server.pem"), ..files.tls() }, "holds no private key"),
         (TlsSettings { key: files.path("other.key"), ..files.tls() }, "cannot be used"),
