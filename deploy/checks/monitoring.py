@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
 # Labels that Prometheus adds, and metrics that are not ours.
 SCRAPE_LABELS = {"job", "instance", "namespace", "pod", "container", "service", "endpoint"}
-FOREIGN = {"up", "kube_pod_container_status_restarts_total"}
+FOREIGN = {"up"}
 # What a service has only with TLS, and only once a frame has waited for its player's limit.
 ONLY_SOMETIMES = re.compile("slotcast_certificate_not_after_seconds|slotcast_sync_limit_delay_seconds_.*")
 SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?(?:\s|$)")

@@ -16,6 +16,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::Registry;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Where the figures come from. Nothing in here may keep the store or the commit loop from ending.
 pub struct Sources {
@@ -69,6 +70,11 @@ pub(super) fn observe(meter: &Meter, sources: Sources) {
     list.transport(&transport);
     list.reloads(reloads);
     list.store(&store);
+    // Of this server; of the process as well, but where tests run several in one.
+    let start = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    list.gauge("process.start_time", "s", "When it began, in seconds since 1970.", move |gauge| {
+        gauge.observe(start, &[]);
+    });
     list.gauge("slotcast.draining", "", "1 while the service ends.", move |gauge| {
         gauge.observe(u64::from(is_draining()), &[]);
     });

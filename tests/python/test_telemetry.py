@@ -67,6 +67,7 @@ METERS = {
     "slotcast.store.limit": ("By", "gauge", "slotcast_store_limit_bytes", "gauge"),
     "slotcast.store.unfolded": ("{record}", "gauge", "slotcast_store_unfolded", "gauge"),
     "slotcast.draining": ("", "gauge", "slotcast_draining", "gauge"),
+    "process.start_time": ("s", "gauge", "process_start_time_seconds", "gauge"),
 }
 
 
@@ -437,6 +438,9 @@ def probes_tell_the_truth(folder):
     server = judge.Server(folder / "probes", "--drain-delay-ms", "1000", "--drain-limit-ms", "3000")
     try:
         assert get(server, "/livez")[0] == 200
+        end = time.monotonic() + WAIT_S
+        while get(server, "/readyz")[2].startswith("starting"):
+            assert time.monotonic() < end, "it does not become ready"
         assert get(server, "/readyz") == (200, "text/plain; charset=utf-8", "ready\n")
         with grpc.insecure_channel(server.admin_address) as channel:
             check = channel.unary_unary("/grpc.health.v1.Health/Check")
