@@ -8,8 +8,11 @@ mod common;
 mod process;
 
 mod age;
+mod callers;
 mod drain;
 mod limits;
 mod silence;
 mod support;
 mod tls;
+#[path = "../support/tokens.rs"]
+mod tokens;

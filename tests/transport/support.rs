@@ -3,6 +3,7 @@
 use crate::common::MemoryStore;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, ClientOptions, fresh_context};
@@ -105,8 +106,19 @@ impl Authority {
 
     /// The certificate ends with the year before.
     pub fn issue_until(&self, name: &str, year: i32) -> (String, String) {
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned(), name.to_owned()]).unwrap();
+        self.sign(params, name, year)
+    }
+
+    /// With a URI for a name.
+    pub fn issue_uri(&self, uri: &str) -> (String, String) {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        self.sign(params, "uri", 2_099)
+    }
+
+    fn sign(&self, mut params: CertificateParams, name: &str, year: i32) -> (String, String) {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned(), name.to_owned()]).unwrap();
         params.distinguished_name = named(name);
         params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
