@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as _, Frame};
 use http_body_util::StreamBody;
 use slotcast::grpc::status;
-use slotcast::middleware::TelemetryLayer;
+use slotcast::middleware::{DeadlineLayer, TelemetryLayer};
 use slotcast::statistics::{EngineCounts, MethodCounts, StreamStatistics};
 use slotcast::telemetry::{Sources, Telemetry};
 use std::collections::{BTreeSet, HashMap};
@@ -212,6 +212,30 @@ async fn ten_thousand_made_up_methods_and_reasons_are_one_of_each() {
     assert_eq!(series(), before);
     assert_eq!((measured.ended("_OTHER", "NOT_FOUND"), measured.all_ended()), (10_000, 10_000));
     assert_eq!(measured.refusals(), [("OTHER", 10_000)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_its_deadline_ends_is_no_cancelled_one() {
+    let measured = Measured::new();
+    let never = service_fn(|_: Request<_>| std::future::pending::<Handled>());
+    let mut request = request(ADD, vec![]);
+    request.headers_mut().insert("grpc-timeout", "50m".parse().unwrap());
+    let answer = measured.layer.layer(DeadlineLayer.layer(never)).oneshot(request).await.unwrap();
+    read_all(answer.into_body()).await;
+    assert_eq!((measured.ended(ADD, "DEADLINE_EXCEEDED"), measured.all_ended()), (1, 1));
+    assert_eq!(measured.refusals(), [("DEADLINE_EXCEEDED", 1)]);
+}
+
+#[tokio::test]
+async fn health_reflection_and_what_is_no_grpc_are_told_apart_from_faults() {
+    let measured = Measured::new();
+    let refuse = |status: u16| Response::builder().status(status).body(Body::empty()).unwrap();
+    measured.call(ADD, vec![], refuse(415)).await;
+    for method in ["grpc.health.v1.Health/Check", "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"] {
+        measured.call(method, vec![], refuse(405)).await;
+        assert_eq!(measured.ended(method, "INVALID_ARGUMENT"), 1, "{method}");
+    }
+    assert_eq!((measured.ended(ADD, "INVALID_ARGUMENT"), measured.all_ended()), (1, 3));
 }
 
 /// Reasons are written where they are needed; this finds those that the closed set lacks.

@@ -25,15 +25,22 @@ use tower::{Layer, Service};
 /// What comes before each message: a flag, and its length in four bytes.
 const PREFIX_BYTES: usize = 5;
 
-/// `package.Service/Method` of all our services.
+/// `package.Service/Method` of all services that there are.
 static METHODS: LazyLock<Vec<String>> = LazyLock::new(|| {
-    let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap_or_default();
-    let methods = pool.services().flat_map(|service| {
-        let of_service = service.methods().map(|method| format!("{}/{}", service.full_name(), method.name()));
-        of_service.collect::<Vec<_>>()
-    });
-    methods.collect()
+    let reflection =
+        [tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET];
+    let sets = [FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET].into_iter().chain(reflection);
+    sets.flat_map(methods).collect()
 });
+
+fn methods(descriptors: &[u8]) -> Vec<String> {
+    let pool = DescriptorPool::decode(descriptors).unwrap_or_default();
+    let of_service = |service: prost_reflect::ServiceDescriptor| {
+        let methods = service.methods().map(|method| format!("{}/{}", service.full_name(), method.name()));
+        methods.collect::<Vec<_>>()
+    };
+    pool.services().flat_map(of_service).collect()
+}
 
 #[derive(Debug, Clone)]
 pub struct TelemetryLayer(Arc<Shared>);
@@ -338,6 +345,8 @@ fn code_of_http(status: http::StatusCode) -> Code {
         401 => Code::Unauthenticated,
         403 => Code::PermissionDenied,
         404 => Code::Unimplemented,
+        // To a client these are UNKNOWN, but here they are known to be the caller's fault.
+        405 | 415 => Code::InvalidArgument,
         429 | 502 | 503 | 504 => Code::Unavailable,
         _ => Code::Unknown,
     }
