@@ -39,11 +39,12 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// `variable` gives the value of an environment variable, `flags` are by key.
+    /// `variable` gives the value of an environment variable, of which an empty one says nothing; `flags` are by key.
     pub fn new(variable: impl Fn(&str) -> Option<String>, flags: BTreeMap<String, String>) -> Self {
         let said = |setting: &Setting| {
             let mut names = std::iter::once(setting.environment()).chain(setting.also.map(str::to_owned));
-            names.find_map(|name| Some((setting.key(), (name.clone(), variable(&name)?))))
+            let text = |name: &str| variable(name).filter(|text| !text.is_empty());
+            names.find_map(|name| Some((setting.key(), (name.clone(), text(&name)?))))
         };
         Self { environment: SETTINGS.iter().filter_map(said).collect(), flags }
     }
@@ -213,6 +214,19 @@ mod tests {
             ]
         );
         assert_eq!((values.text("listen"), values.number("sync.news_ms")), (Some("127.0.0.1:7400"), Some(5)));
+    }
+
+    #[test]
+    fn an_empty_variable_says_nothing_and_another_name_counts_below_its_own() {
+        let endpoint = |own: &str| {
+            let environment =
+                [("SLOTCAST_OTLP_ENDPOINT", own), ("OTEL_EXPORTER_OTLP_ENDPOINT", "common"), ("SLOTCAST_DATA", "")];
+            let (values, problems) = layers(&environment, &[]).values(&Table::new());
+            assert_eq!((problems.len(), values.text("data")), (0, Some("slotcast-data")));
+            values.get("otlp.endpoint").map(|said| format!("{} by {}", said.value, said.source)).unwrap()
+        };
+        assert_eq!(endpoint(""), "\"common\" by environment OTEL_EXPORTER_OTLP_ENDPOINT");
+        assert_eq!(endpoint("own"), "\"own\" by environment SLOTCAST_OTLP_ENDPOINT");
     }
 
     #[test]
