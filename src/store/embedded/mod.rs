@@ -32,7 +32,6 @@ use keys::{KeyHasher, KeyIndex};
 use overlay::Overlay;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -48,7 +47,7 @@ pub struct EmbeddedStore {
     writer: Mutex<Connection>,
     shared: Arc<Shared>,
     fold: Option<JoinHandle<()>>,
-    _lock: File,
+    _lock: open::Locked,
 }
 
 /// What callers and the fold have in common.

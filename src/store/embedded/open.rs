@@ -43,7 +43,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct Opened {
     pub path: PathBuf,
-    pub lock: File,
+    pub lock: Locked,
 }
 
 /// Takes the lock and checks what can be told from outside of SQLite.
@@ -128,12 +128,25 @@ pub fn resolved(path: &Path) -> Result<PathBuf, OpenError> {
     Ok(folder.join(path.file_name().ok_or_else(|| io(path, "it names no file"))?))
 }
 
-pub fn lock(path: &Path) -> Result<File, OpenError> {
+/// A store's lock, given back when this is dropped. In so many words: closing the file alone would leave it to a child process
+/// that is just being started and still has the file open.
+#[derive(Debug)]
+pub struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::debug!(%error, "the lock goes with the file");
+        }
+    }
+}
+
+pub fn lock(path: &Path) -> Result<Locked, OpenError> {
     let lock_path = beside(path, "-lock");
     let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
     let lock = lock.map_err(|error| io(path, &format!("its lock {}: {error}", lock_path.display())))?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
+        Ok(()) => Ok(Locked(lock)),
         Err(TryLockError::WouldBlock) => Err(OpenError::AlreadyOpen { path: path.to_owned() }),
         Err(TryLockError::Error(error)) => Err(io(path, &format!("its lock {}: {error}", lock_path.display()))),
     }
