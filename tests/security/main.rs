@@ -10,6 +10,8 @@ mod common;
 mod flood;
 mod layer;
 mod messages;
+#[path = "../support/raw_codec.rs"]
+mod raw_codec;
 mod rotation;
 mod secured;
 mod streams;

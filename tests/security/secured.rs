@@ -1,6 +1,7 @@
 //! A server that verifies its callers, and calls by path with any metadata.
 
 use crate::common::MemoryStore;
+use crate::raw_codec::RawCodec;
 use crate::tokens::{Login, SigningKey, claims};
 use slotcast::catalog_file::default_catalog;
 use slotcast::grpc::v1;
@@ -10,7 +11,7 @@ use slotcast::server::{RunningServer, ServerSettings};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tonic::client::Grpc;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder, Streaming};
+use tonic::codec::Streaming;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -105,42 +106,4 @@ fn showing<T>(shown: &Shown, message: T) -> Request<T> {
         request.metadata_mut().append(*name, value);
     }
     request
-}
-
-struct RawCodec;
-
-impl Codec for RawCodec {
-    type Encode = Vec<u8>;
-    type Decode = Vec<u8>;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for RawCodec {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn encode(&mut self, message: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        prost::bytes::BufMut::put_slice(buffer, &message);
-        Ok(())
-    }
-}
-
-impl Decoder for RawCodec {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
-        let mut message = vec![0; prost::bytes::Buf::remaining(buffer)];
-        prost::bytes::Buf::copy_to_slice(buffer, &mut message);
-        Ok(Some(message))
-    }
 }

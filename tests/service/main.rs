@@ -8,6 +8,8 @@ mod common;
 mod input;
 mod mutations;
 mod raw;
+#[path = "../support/raw_codec.rs"]
+mod raw_codec;
 mod sessions;
 mod statuses;
 mod streams;

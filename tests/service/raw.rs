@@ -1,9 +1,8 @@
 //! Requests byte by byte, as no generated client would send them.
 
+use crate::raw_codec::RawCodec;
 use http::uri::PathAndQuery;
 use tonic::client::Grpc;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-
 use tonic::{Request, Status};
 
 /// Sends these bytes as the message of a unary call; the reply is left unread.
@@ -23,42 +22,4 @@ pub fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
 /// A field that holds a negative number, as `int32 -1` is encoded.
 pub fn minus_one(number: u8) -> Vec<u8> {
     [&[number << 3][..], &[0xFF; 9], &[0x01]].concat()
-}
-
-struct RawCodec;
-
-impl Codec for RawCodec {
-    type Encode = Vec<u8>;
-    type Decode = ();
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for RawCodec {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn encode(&mut self, message: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        prost::bytes::BufMut::put_slice(buffer, &message);
-        Ok(())
-    }
-}
-
-impl Decoder for RawCodec {
-    type Item = ();
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
-        let rest = prost::bytes::Buf::remaining(buffer);
-        prost::bytes::Buf::advance(buffer, rest);
-        Ok(Some(()))
-    }
 }
