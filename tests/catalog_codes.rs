@@ -6,7 +6,10 @@ mod process;
 
 use process::ServerProcess;
 use slotcast::catalog_file;
+use slotcast::client::{Client, fresh_context};
 use slotcast::domain::Catalog;
+use slotcast::grpc::v1;
+use slotcast::grpc::v1::operation::Operation;
 use slotcast::store::embedded::tools::{self, Snapshot};
 use slotcast::store::embedded::{CatalogError, EmbeddedSettings, EmbeddedStore};
 use std::ops::ControlFlow;
@@ -158,12 +161,33 @@ fn slotcast(command: &str, data: &Path, arguments: &[&str]) -> Output {
     slotcast.arg(command).arg("--data").arg(data).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
-#[test]
-fn every_command_that_takes_a_catalog_refuses_one_that_makes_other_items_of_what_is_stored() {
+async fn create_bag_of_sand(server: &ServerProcess) {
+    let sand = v1::Stack { item: "sand".into(), count: 5, ..v1::Stack::default() };
+    let create = v1::CreateInventory {
+        inventory_id: "bag".into(),
+        layout: "chest".into(),
+        stacks: vec![v1::SlotStack { slot: 0, stack: Some(sand) }],
+        ..v1::CreateInventory::default()
+    };
+    let client = Client::new(&server.uri, "test").unwrap();
+    client.mutate(fresh_context(), Operation::Create(create)).await.unwrap();
+}
+
+/// The item and count of what the bag holds.
+async fn held_in_bag(server: &ServerProcess) -> (String, u32) {
+    let request = v1::GetInventoryRequest { inventory_id: "bag".into() };
+    let reply = Client::new(&server.uri, "test").unwrap().rpc().get_inventory(request).await.unwrap().into_inner();
+    let stack = reply.inventory.unwrap().stacks.remove(0).stack.unwrap();
+    (stack.item, stack.count)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn every_command_that_takes_a_catalog_refuses_one_that_makes_other_items_of_what_is_stored() {
     let (folder, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let path = written(folder.path(), &[("coal", 1, None), ("sand", 2, None)]);
     let with_catalog = ["--catalog", path.to_str().unwrap()];
     let mut server = ServerProcess::start(data.path(), &with_catalog);
+    create_bag_of_sand(&server).await;
     assert!(server.terminate().success());
 
     written(folder.path(), &[("coal", 1, None), ("gold", 2, None)]);
@@ -175,8 +199,8 @@ fn every_command_that_takes_a_catalog_refuses_one_that_makes_other_items_of_what
         ("config", vec![]),
         ("serve", listening.to_vec()),
         ("export", vec![]),
-        ("import", vec![lines]),
-        ("import", vec!["--dry-run", lines]),
+        ("import", vec!["--merge", lines]),
+        ("import", vec!["--merge", "--dry-run", lines]),
     ];
     for (command, arguments) in &commands {
         let output = slotcast(command, data.path(), &[&with_catalog[..], arguments].concat());
@@ -194,7 +218,9 @@ fn every_command_that_takes_a_catalog_refuses_one_that_makes_other_items_of_what
         let output = slotcast(command, data.path(), &[&with_catalog[..], arguments].concat());
         assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     }
-    assert!(ServerProcess::start(data.path(), &with_catalog).terminate().success());
+    let mut server = ServerProcess::start(data.path(), &with_catalog);
+    assert_eq!(held_in_bag(&server).await, ("quicksand".to_owned(), 5), "the same item under its new id");
+    assert!(server.terminate().success());
 }
 
 #[test]
