@@ -1,6 +1,6 @@
 //! The catalog as a TOML file. The format is told at the head of `catalog_file/default.toml`, the catalog that is built in.
 
-use crate::domain::catalog::{COUNT_MAX, CatalogSource, RecipeSource};
+use crate::domain::catalog::{COUNT_MAX, CatalogSource, RecipeSource, bad_name};
 use crate::domain::{Catalog, Count, Fingerprint, ItemCode, Recipe};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -34,6 +34,11 @@ pub fn read(path: impl AsRef<Path>) -> Result<Catalog, CatalogFileError> {
     parse(&text, path)
 }
 
+/// Reads the file, if one is given, else the built-in catalog.
+pub fn read_or_default(path: Option<&Path>) -> Result<Catalog, CatalogFileError> {
+    path.map_or_else(|| Ok(default_catalog()), read)
+}
+
 /// A short fingerprint of a catalog's content, 16 hexadecimal digits: the same for the same content, whatever the order
 /// of items and recipes in the file.
 pub fn version(catalog: &Catalog) -> String {
@@ -45,9 +50,14 @@ fn parse(text: &str, path: &Path) -> Result<Catalog, CatalogFileError> {
         path: path.to_owned(),
         problem: error.to_string().trim_end().to_owned(),
     })?;
-    let mut problems: Vec<String> = file.items.iter().filter_map(unsayable).collect();
+    let mut problems: Vec<String> =
+        file.items.iter().flat_map(|item| [unsayable(item), misnamed(item)]).flatten().collect();
+    let renamed = |item: &ItemEntry| Some((item.id.clone(), item.renamed_from.clone()?));
+    let renamed: Vec<_> = file.items.iter().filter_map(renamed).collect();
     match Catalog::new(file.into()) {
-        Ok(catalog) if problems.is_empty() => return Ok(catalog),
+        Ok(catalog) if problems.is_empty() => {
+            return Ok(catalog.with_renamed(renamed.iter().map(|(id, before)| (id.as_str(), before.as_str()))));
+        }
         Ok(_) => {}
         Err(more) => problems.extend(more),
     }
@@ -57,6 +67,16 @@ fn parse(text: &str, path: &Path) -> Result<Catalog, CatalogFileError> {
 /// A stack that no request could name.
 fn unsayable(item: &ItemEntry) -> Option<String> {
     (item.max_stack > COUNT_MAX).then(|| format!("item {:?}: max_stack must be at most {COUNT_MAX}", item.id))
+}
+
+/// An earlier id that cannot have been one.
+fn misnamed(item: &ItemEntry) -> Option<String> {
+    let before = item.renamed_from.as_ref()?;
+    match bad_name(before) {
+        Some(error) => Some(format!("item {:?}: renamed_from {error}", item.id)),
+        None if *before == item.id => Some(format!("item {:?}: renamed_from is its own id", item.id)),
+        None => None,
+    }
 }
 
 fn counted(problems: &[String]) -> String {
@@ -122,6 +142,7 @@ struct ItemEntry {
     id: String,
     code: u32,
     max_stack: u32,
+    renamed_from: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -9,7 +9,7 @@ use slotcast::domain::catalog::{CatalogSource, RecipeSource};
 use slotcast::domain::ids::NameError;
 use slotcast::domain::mutation::Taken;
 use slotcast::domain::{
-    Attributes, Catalog, Count, Edit, IdempotencyKey, Item, ItemCode, LayoutId, Mutation, Operation, Outcome,
+    Attributes, Catalog, Count, Edit, Guard, IdempotencyKey, Item, ItemCode, LayoutId, Mutation, Operation, Outcome,
     RejectionCause, Revision, Slot,
 };
 use support::{World, attributes, count, filled, id, item, stack, stack_with};
@@ -203,9 +203,11 @@ fn case_07_a_move_onto_itself_is_ok_and_makes_no_revision() {
 #[test]
 fn case_08_a_partial_move_onto_another_item_is_refused_and_a_whole_one_swaps() {
     let mut world = world(&[filled(0, stack(PLANKS, 9)), filled(1, stack(LOG, 5))], &[]);
-    let cause = refused(&mut world, shift(0, 1, Some(8)));
-    assert_eq!(cause, RejectionCause::SlotOccupied { id: id("a"), slot: Slot(1) });
-    assert_eq!(accepted(&mut world, shift(0, 1, Some(9))).count, 9, "all of it, though as a number");
+    for number in [8, 9] {
+        let cause = refused(&mut world, shift(0, 1, Some(number)));
+        assert_eq!(cause, RejectionCause::SlotOccupied { id: id("a"), slot: Slot(1) }, "even if {number} is all of it");
+    }
+    assert_eq!(accepted(&mut world, shift(0, 1, None)).count, 9);
     assert_eq!(slots(&world, "a"), [(0, LOG, 5), (1, PLANKS, 9)]);
 }
 
@@ -310,21 +312,21 @@ fn case_17_an_idempotency_key_has_1_to_255_bytes() {
 #[test]
 fn case_23_a_stale_expected_revision_is_refused_with_the_current_one() {
     let mut world = world(&[filled(0, stack(PLANKS, 9))], &[]);
-    let at = |revision| Mutation {
+    let guard = |name, revision| Guard { id: id(name), epoch: world.get(name).epoch, revision: Revision(revision) };
+    let (on_b, [on_a_at_4, on_a_at_5, on_a_at_6]) = (guard("b", 7), [4, 5, 6].map(|revision| guard("a", revision)));
+    let epoch = on_b.epoch;
+    let guarded = |guard: &Guard| Mutation {
         operations: vec![add(PLANKS, 1, false)],
-        expected: vec![(id("b"), Revision(7)), (id("a"), Revision(revision))],
+        expected: vec![on_b.clone(), guard.clone()],
     };
-    let epoch = world.get("a").epoch;
-    for stale in [4, 6] {
-        let rejection = world.mutate(&at(stale)).unwrap_err();
-        let expected = Revision(stale);
-        assert_eq!(
-            rejection.cause,
-            RejectionCause::StaleRevision { id: id("a"), expected, current: Revision(5), epoch }
-        );
+    let of_another_epoch = Guard { epoch, ..on_a_at_5.clone() };
+    for stale in [on_a_at_4, on_a_at_6, of_another_epoch] {
+        let rejection = world.mutate(&guarded(&stale)).unwrap_err();
+        let (epoch, revision) = (on_a_at_5.epoch, Revision(5));
+        assert_eq!(rejection.cause, RejectionCause::StaleRevision { expected: stale, epoch, revision });
     }
-    assert_eq!(world.mutate(&at(5)).unwrap().touched[0].version.revision, Revision(6));
-    world.mutate(&at(5)).expect_err("it was used up");
+    assert_eq!(world.mutate(&guarded(&on_a_at_5)).unwrap().touched[0].version.revision, Revision(6));
+    world.mutate(&guarded(&on_a_at_5)).expect_err("it was used up");
 }
 
 #[test]

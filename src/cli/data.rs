@@ -53,10 +53,7 @@ pub struct CatalogFile {
 
 impl CatalogFile {
     pub fn read(&self) -> Result<Catalog, catalog_file::CatalogFileError> {
-        match &self.catalog {
-            Some(path) => catalog_file::read(path),
-            None => Ok(catalog_file::default_catalog()),
-        }
+        catalog_file::read_or_default(self.catalog.as_deref())
     }
 }
 

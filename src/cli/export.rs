@@ -49,6 +49,7 @@ impl Export {
     pub fn run(self) -> CommandResult {
         let catalog = self.catalog.read()?;
         let snapshot = Snapshot::open(&self.data.store())?;
+        snapshot.check_catalog(&catalog)?;
         let inventories = snapshot.inventories()?;
         if self.file == Path::new("-") {
             // No file would be left: an interrupt ends it as usual.

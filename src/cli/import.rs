@@ -60,6 +60,7 @@ impl Import {
                 staging.inventories()
             ))?);
         };
+        claim.accept_catalog(&catalog)?;
         let imported = staging.commit(&claim, &mut |step| progress.show(step))?;
         drop(progress);
         Ok(print(format_args!("{}: {imported} inventories imported", path.display()))?)
@@ -75,6 +76,7 @@ impl Import {
         progress: &Progress,
     ) -> Result<Staging, Box<dyn Error>> {
         let snapshot = if path.is_file() { Some(Snapshot::open(path)?) } else { None };
+        snapshot.iter().try_for_each(|snapshot| snapshot.check_catalog(catalog))?;
         let there = snapshot.as_ref().map(Snapshot::inventories).transpose()?;
         if !self.merge
             && let Some(there) = &there

@@ -51,14 +51,12 @@ impl Serve {
 
 async fn run(settings: Settings, config: &Config, telemetry: Telemetry, filter: LogFilter) -> CommandResult {
     warn_of_exposure(config);
-    let catalog = match &config.catalog {
-        Some(path) => catalog_file::read(path)?,
-        None => catalog_file::default_catalog(),
-    };
+    let catalog = catalog_file::read_or_default(config.catalog.as_deref())?;
     let authentication = authentication(config)?;
     std::fs::create_dir_all(&config.data)
         .map_err(|error| format!("the folder {} cannot be made: {error}", config.data.display()))?;
     let store = EmbeddedStore::open(&config.data.join("slotcast.db"), config.store.clone())?;
+    store.accept_catalog(&catalog)?;
     let listener = bind(config.listen, "--listen").await?;
     let admin_listener = bind(config.admin_listen, "--admin-listen").await?;
     let scheme = if config.transport.tls.is_some() { "https" } else { "http" };

@@ -11,12 +11,16 @@ pub const LAYOUT_SLOTS_MAX: usize = 1024;
 pub const COUNT_MAX: u32 = i32::MAX as u32;
 /// The longest id of an item, recipe or section, in bytes.
 pub const CATALOG_NAME_BYTES_MAX: usize = 64;
+/// The most items of a catalog. A store remembers every code that it has seen, so this bounds what one catalog adds.
+pub const ITEMS_MAX: usize = 65_536;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     pub id: Arc<str>,
     pub code: ItemCode,
     pub max_stack: Count,
+    /// The id that this item, with this code, had before.
+    pub renamed_from: Option<Arc<str>>,
 }
 
 /// Inputs out, outputs in, `times` times over.
@@ -98,6 +102,17 @@ impl Catalog {
         Ok(Self { items, recipes, layouts, item_by_id, item_by_code, recipe_by_id })
     }
 
+    /// States which items were renamed, as pairs of the id now and the id before. Ids of no item are left out.
+    #[must_use]
+    pub fn with_renamed<'a>(mut self, renamed: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        for (id, before) in renamed {
+            if let Some(at) = self.item_by_id.get(id) {
+                self.items[*at].renamed_from = Some(before.into());
+            }
+        }
+        self
+    }
+
     pub fn items(&self) -> &[Item] {
         &self.items
     }
@@ -128,8 +143,9 @@ impl Catalog {
     }
 }
 
-fn check_name(what: &str, name: &str, problems: &mut Vec<String>) {
-    let bad = if name.is_empty() {
+/// Why a text cannot be the id of an item or recipe, or the name of a section.
+pub fn bad_name(name: &str) -> Option<NameError> {
+    if name.is_empty() {
         Some(NameError::Empty)
     } else if name.len() > CATALOG_NAME_BYTES_MAX {
         Some(NameError::TooLong { bytes_max: CATALOG_NAME_BYTES_MAX })
@@ -137,8 +153,11 @@ fn check_name(what: &str, name: &str, problems: &mut Vec<String>) {
         Some(NameError::ControlCharacter)
     } else {
         None
-    };
-    if let Some(error) = bad {
+    }
+}
+
+fn check_name(what: &str, name: &str, problems: &mut Vec<String>) {
+    if let Some(error) = bad_name(name) {
         problems.push(format!("{what} {name:?}: its id {error}"));
     }
 }
@@ -146,6 +165,9 @@ fn check_name(what: &str, name: &str, problems: &mut Vec<String>) {
 fn check_items(source: &CatalogSource, problems: &mut Vec<String>) -> Vec<Item> {
     let (mut ids, mut codes) = (HashSet::new(), HashSet::new());
     let mut items = Vec::new();
+    if source.items.len() > ITEMS_MAX {
+        problems.push(format!("it has {} items; at most {ITEMS_MAX} are possible", source.items.len()));
+    }
     for (id, code, max_stack) in &source.items {
         check_name("item", id, problems);
         if !ids.insert(id) {
@@ -155,7 +177,9 @@ fn check_items(source: &CatalogSource, problems: &mut Vec<String>) -> Vec<Item> 
             problems.push(format!("item {id:?}: code {code} is another item's"));
         }
         match (ItemCode::new(*code), Count::new(*max_stack)) {
-            (Some(code), Some(max_stack)) => items.push(Item { id: id.as_str().into(), code, max_stack }),
+            (Some(code), Some(max_stack)) => {
+                items.push(Item { id: id.as_str().into(), code, max_stack, renamed_from: None });
+            }
             (None, _) => problems.push(format!("item {id:?}: code must not be 0")),
             (_, None) => problems.push(format!("item {id:?}: max_stack must not be 0")),
         }

@@ -20,6 +20,6 @@ pub use ids::{
     SessionId, Slot,
 };
 pub use inventory::{Change, Contents, Draft, Edit, Inventory, SlotState, Version};
-pub use mutation::{Effect, Mutation, Operation, Outcome, Touched, View, apply};
+pub use mutation::{Effect, Guard, Mutation, Operation, Outcome, Touched, View, apply};
 pub use rejection::{Rejection, RejectionCause};
 pub use stack::{Attributes, Stack};

@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 /// The most operations one mutation may hold.
 pub const OPERATIONS_MAX: usize = 128;
+/// The most guards one mutation may have.
+pub const GUARDS_MAX: usize = 64;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
@@ -39,14 +41,23 @@ pub enum Taken {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mutation {
     pub operations: Vec<Operation>,
-    /// Refused as stale unless each of these inventories is at this very revision.
-    pub expected: Vec<(InventoryId, Revision)>,
+    /// Checked in this order, before the operations.
+    pub expected: Vec<Guard>,
+}
+
+/// A condition on an inventory: the mutation is rejected unless the inventory is in exactly this state before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guard {
+    pub id: InventoryId,
+    /// Without it a guard would also hold for another life of the inventory that happens to be at the same revision.
+    pub epoch: Epoch,
+    pub revision: Revision,
 }
 
 impl Mutation {
     /// Every inventory that applying it may read, each possibly more than once.
     pub fn inventories(&self) -> impl Iterator<Item = &InventoryId> {
-        let expected = self.expected.iter().map(|(id, _)| id);
+        let expected = self.expected.iter().map(|guard| &guard.id);
         self.operations.iter().flat_map(Operation::inventories).chain(expected)
     }
 }
@@ -89,12 +100,19 @@ pub struct Effect {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Touched {
-    /// The version afterwards; a deletion has the next revision and the empty digest.
+    /// The version afterwards. A deletion has the next revision of the deleted inventory and the empty digest.
     pub version: Version,
     /// The state afterwards; none when deleted.
     pub state: Option<Arc<Inventory>>,
-    /// Empty when the mutation left it as it was; two when it was deleted and created anew.
+    /// Empty when the mutation left it as it was, or created and deleted it; two when it was deleted and created anew.
     pub changes: Vec<Change>,
+}
+
+impl Touched {
+    /// The inventory existed neither before the mutation nor after it.
+    pub fn is_transient(&self) -> bool {
+        self.state.is_none() && self.changes.is_empty()
+    }
 }
 
 /// Where the current states come from.
@@ -110,8 +128,8 @@ pub fn apply(
     new_epoch: &mut dyn FnMut() -> Epoch,
 ) -> Result<Effect, Rejection> {
     let mut desk = Desk { catalog, view, new_epoch, works: Vec::new() };
-    for (id, expected) in &mutation.expected {
-        desk.check_expected(id, *expected).map_err(|cause| Rejection { operation: 0, cause })?;
+    for guard in &mutation.expected {
+        desk.check_guard(guard).map_err(|cause| Rejection { operation: 0, cause })?;
     }
     let mut outcomes = Vec::with_capacity(mutation.operations.len());
     for (operation, wanted) in mutation.operations.iter().enumerate() {
@@ -134,16 +152,18 @@ struct Work {
     before: Option<Arc<Inventory>>,
     now: Option<Draft>,
     created: bool,
+    /// The last inventory of this id that the mutation deleted.
+    deleted: Option<Arc<Inventory>>,
 }
 
 impl<V: View> Desk<'_, V> {
-    fn check_expected(&self, id: &InventoryId, expected: Revision) -> Result<(), RejectionCause> {
-        let found = self.view.inventory(id).ok_or_else(|| RejectionCause::InventoryNotFound { id: id.clone() })?;
-        let Version { revision: current, epoch, .. } = found.version();
-        if current == expected {
+    fn check_guard(&self, guard: &Guard) -> Result<(), RejectionCause> {
+        let not_found = || RejectionCause::InventoryNotFound { id: guard.id.clone() };
+        let Version { epoch, revision, .. } = self.view.inventory(&guard.id).ok_or_else(not_found)?.version();
+        if (epoch, revision) == (guard.epoch, guard.revision) {
             return Ok(());
         }
-        Err(RejectionCause::StaleRevision { id: id.clone(), expected, current, epoch })
+        Err(RejectionCause::StaleRevision { expected: guard.clone(), epoch, revision })
     }
 
     fn run(&mut self, operation: &Operation) -> Result<Outcome, RejectionCause> {
@@ -151,8 +171,9 @@ impl<V: View> Desk<'_, V> {
         match operation {
             Operation::Create { id, owner, layout, stacks } => self.create(id, owner.as_ref(), layout, stacks),
             Operation::Delete { id } => {
-                self.draft(id)?;
-                self.work(id).now = None;
+                let deleted = self.draft(id)?.base().clone();
+                let work = self.work(id);
+                (work.now, work.deleted) = (None, Some(deleted));
                 Ok(Outcome::default())
             }
             Operation::Add { id, item, attributes, count, allow_partial } => {
@@ -218,7 +239,7 @@ impl<V: View> Desk<'_, V> {
         let at = self.works.iter().position(|work| work.id == *id).unwrap_or_else(|| {
             let before = self.view.inventory(id);
             let now = before.clone().map(Draft::new);
-            self.works.push(Work { id: id.clone(), before, now, created: false });
+            self.works.push(Work { id: id.clone(), before, now, created: false, deleted: None });
             self.works.len() - 1
         });
         &mut self.works[at]
@@ -231,19 +252,17 @@ impl<V: View> Desk<'_, V> {
 }
 
 impl Work {
-    /// None when it neither was there before nor is now.
+    /// None when no operation of an accepted mutation found or made it.
     fn finish(self) -> Option<Touched> {
-        let deleted = self.before.as_ref().filter(|_| self.created || self.now.is_none()).map(|before| Version {
-            revision: before.contents.revision().next(),
-            digest: Digest::EMPTY,
-            ..before.version()
-        });
+        let ended = self.before.as_ref().filter(|_| self.created || self.now.is_none()).map(|before| after_end(before));
         let mut changes = Vec::with_capacity(1);
-        if let Some(Version { id, epoch, revision, .. }) = deleted.clone() {
+        if let Some(Version { id, epoch, revision, .. }) = ended.clone() {
             changes.push(Change::Deleted { id, epoch, revision });
         }
         let Some(draft) = self.now else {
-            return deleted.map(|version| Touched { version, state: None, changes });
+            // One that was created by the same mutation was never committed, so there is no change to record.
+            let version = ended.or_else(|| self.deleted.as_deref().map(after_end));
+            return version.map(|version| Touched { version, state: None, changes });
         };
         let base = draft.base().clone();
         let edits = draft.into_edits();
@@ -262,4 +281,9 @@ impl Work {
         };
         Some(Touched { version: state.version(), state: Some(state), changes })
     }
+}
+
+/// The version that a deletion gives an inventory.
+fn after_end(deleted: &Inventory) -> Version {
+    Version { revision: deleted.contents.revision().next(), digest: Digest::EMPTY, ..deleted.version() }
 }

@@ -1,6 +1,7 @@
 //! Why a mutation was refused. A rejection is an expected outcome: nothing has changed, and it says what to do next.
 
 use super::ids::{Epoch, InventoryId, ItemCode, LayoutId, Revision, Slot};
+use super::mutation::Guard;
 use std::fmt;
 
 /// The operation of the mutation that was refused, counted from 0, and why.
@@ -12,20 +13,63 @@ pub struct Rejection {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RejectionCause {
-    InventoryNotFound { id: InventoryId },
-    InventoryExists { id: InventoryId },
-    UnknownLayout { layout: LayoutId },
-    SlotOutOfRange { id: InventoryId, slot: Slot, slots: usize },
-    DuplicateSlot { slot: Slot },
-    StackTooLarge { item: ItemCode, count: u32, max_stack: u32 },
-    UnknownItemCode { item: ItemCode },
-    TransferToItself { id: InventoryId },
-    NotEnough { id: InventoryId, item: ItemCode, wanted: u64, held: u64 },
-    NoRoom { id: InventoryId, item: ItemCode, wanted: u64, room: u64 },
-    SlotEmpty { id: InventoryId, slot: Slot },
-    SlotOccupied { id: InventoryId, slot: Slot },
-    NotARearrangement { id: InventoryId },
-    StaleRevision { id: InventoryId, expected: Revision, current: Revision, epoch: Epoch },
+    InventoryNotFound {
+        id: InventoryId,
+    },
+    InventoryExists {
+        id: InventoryId,
+    },
+    UnknownLayout {
+        layout: LayoutId,
+    },
+    SlotOutOfRange {
+        id: InventoryId,
+        slot: Slot,
+        slots: usize,
+    },
+    DuplicateSlot {
+        slot: Slot,
+    },
+    StackTooLarge {
+        item: ItemCode,
+        count: u32,
+        max_stack: u32,
+    },
+    UnknownItemCode {
+        item: ItemCode,
+    },
+    TransferToItself {
+        id: InventoryId,
+    },
+    NotEnough {
+        id: InventoryId,
+        item: ItemCode,
+        wanted: u64,
+        held: u64,
+    },
+    NoRoom {
+        id: InventoryId,
+        item: ItemCode,
+        wanted: u64,
+        room: u64,
+    },
+    SlotEmpty {
+        id: InventoryId,
+        slot: Slot,
+    },
+    SlotOccupied {
+        id: InventoryId,
+        slot: Slot,
+    },
+    NotARearrangement {
+        id: InventoryId,
+    },
+    /// A guard does not hold; epoch and revision are the current ones.
+    StaleRevision {
+        expected: Guard,
+        epoch: Epoch,
+        revision: Revision,
+    },
 }
 
 impl fmt::Display for RejectionCause {
@@ -54,8 +98,10 @@ impl fmt::Display for RejectionCause {
             Self::NotARearrangement { id } => {
                 write!(f, "the wanted slots do not hold exactly the items of {id:?}; read it again")
             }
-            Self::StaleRevision { id, expected, current, .. } => {
-                write!(f, "inventory {id:?} is at revision {}, not {}; read it again", current.0, expected.0)
+            Self::StaleRevision { expected: Guard { id, epoch: wanted, revision: at }, epoch, revision } => {
+                let (epoch, revision, wanted, at) = (epoch.get(), revision.0, wanted.get(), at.0);
+                write!(f, "inventory {id:?} is at revision {revision} of epoch {epoch}, ")?;
+                write!(f, "expected revision {at} of epoch {wanted}; read it again")
             }
         }
     }

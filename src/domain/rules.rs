@@ -1,8 +1,13 @@
 //! What each operation does to the slots of a draft. A refused operation may leave the draft half done: the mutation is
 //! dropped as a whole then.
 //!
-//! An item that has left the catalog has no known stack limit: its stacks can be moved, dropped, removed and transferred
-//! whole into an empty slot, but nothing is merged onto them.
+//! No operation creates a stack above its item's limit or lets one grow beyond it. A stack that is above it (the catalog
+//! was changed) may stay, shrink, or move to an empty slot as a whole. An item that has left the catalog counts as having
+//! the limit 0: all its stacks are above it.
+
+mod rearrange;
+
+pub use rearrange::rearrange;
 
 use super::catalog::{Catalog, Recipe};
 use super::ids::{Count, InventoryId, ItemCode, Slot};
@@ -10,7 +15,6 @@ use super::inventory::{Draft, Edit};
 use super::mutation::{Outcome, Taken};
 use super::rejection::RejectionCause;
 use super::stack::{Attributes, Stack};
-use std::collections::HashMap;
 
 type Ruling = Result<Outcome, RejectionCause>;
 
@@ -47,7 +51,8 @@ pub fn remove(draft: &mut Draft, item: ItemCode, attributes: Option<&Attributes>
     Ok(Outcome { count: count.get(), ..Outcome::default() })
 }
 
-/// Slot to slot: merge, split or swap. Onto itself, or onto a full stack of the same kind: nothing happens, 0 moved.
+/// Slot to slot: what fits goes to an empty slot or onto the same kind, 0 if it is full. Onto another kind: the two stacks
+/// change places, but never with a count, however many there are. Onto itself: nothing happens.
 pub fn shift(draft: &mut Draft, catalog: &Catalog, from: Slot, to: Slot, count: Option<Count>) -> Ruling {
     check_slot(draft, from)?;
     check_slot(draft, to)?;
@@ -55,24 +60,13 @@ pub fn shift(draft: &mut Draft, catalog: &Catalog, from: Slot, to: Slot, count: 
         return Ok(Outcome::default());
     }
     let (stack, wanted) = taken_from_slot(draft, from, count)?;
-    let whole = wanted == stack.count.get();
-    let moved = match draft.stack(to).cloned() {
-        None => {
-            draft.set(to, stack.with_count(wanted));
-            wanted
-        }
-        Some(there) if there.is_same_kind(stack.item, &stack.attributes) => {
-            let moved = wanted.min(room_on(catalog, &there));
-            draft.set(to, there.with_count(there.count.get() + moved));
-            moved
-        }
-        Some(there) if whole => {
-            draft.set(to, Some(stack.clone()));
-            draft.set(from, Some(there));
-            return Ok(Outcome { count: wanted, ..Outcome::default() });
-        }
-        Some(_) => return Err(RejectionCause::SlotOccupied { id: draft.base().id.clone(), slot: to }),
-    };
+    let other = draft.stack(to).filter(|there| !there.is_same_kind(stack.item, &stack.attributes)).cloned();
+    if let Some(other) = other.filter(|_| count.is_none()) {
+        draft.set(to, Some(stack));
+        draft.set(from, Some(other));
+        return Ok(Outcome { count: wanted, ..Outcome::default() });
+    }
+    let moved = put(draft, catalog, to, &stack, wanted)?;
     draft.set(from, stack.with_count(stack.count.get() - moved));
     Ok(Outcome { count: moved, ..Outcome::default() })
 }
@@ -117,12 +111,19 @@ pub fn transfer(
     if let Some(slot) = to_slot {
         check_slot(target, slot)?;
     }
-    let (item, parts, wanted) = parts_to_transfer(source, what)?;
+    let (item, mut parts, wanted) = parts_to_transfer(source, what)?;
+    if let (Some(to), Taken::Item { attributes: None, .. }) = (to_slot, what) {
+        parts = of_one_kind(source, item, parts, wanted, target, to)?;
+        let held = sum(&parts);
+        if held < wanted && !allow_partial {
+            return Err(not_enough(source, item, wanted, held));
+        }
+    }
     let mut moved = 0;
     for (slot, stack, count) in parts {
         let fits = match to_slot {
             Some(to) => put(target, catalog, to, &stack, count)?,
-            None => fill(target, catalog, stack.item, &stack.attributes, u64::from(count)) as u32,
+            None => place(target, catalog, &stack, count),
         };
         if fits < count && !allow_partial {
             return Err(no_room(target, item, wanted, moved + u64::from(fits)));
@@ -142,41 +143,6 @@ pub fn set(draft: &mut Draft, catalog: &Catalog, slot: Slot, stack: Option<&Stac
     let replaced = draft.stack(slot).cloned();
     draft.set(slot, stack.cloned());
     Ok(Outcome { stack: replaced, ..Outcome::default() })
-}
-
-/// The wanted slots as a whole; those not named shall be empty. Accepted only if not one item more or less results.
-pub fn rearrange(draft: &mut Draft, catalog: &Catalog, stacks: &[(Slot, Stack)]) -> Ruling {
-    let id = draft.base().id.clone();
-    let mut balance: HashMap<(ItemCode, &Attributes), (i64, u32)> = HashMap::new();
-    let held: Vec<(Slot, Stack)> = draft.slots().filter_map(|slot| Some((slot, draft.stack(slot)?.clone()))).collect();
-    for (_, stack) in &held {
-        let (sum, largest) = balance.entry((stack.item, &stack.attributes)).or_default();
-        *sum += i64::from(stack.count.get());
-        *largest = stack.count.get().max(*largest);
-    }
-    check_distinct(&id, draft.slots().len(), stacks)?;
-    for (_, stack) in stacks {
-        let (sum, largest) = balance
-            .get_mut(&(stack.item, &stack.attributes))
-            .ok_or_else(|| RejectionCause::NotARearrangement { id: id.clone() })?;
-        *sum -= i64::from(stack.count.get());
-        // A stack above its limit (the catalog was changed) may stay as large as it is.
-        let limit = catalog.item_by_code(stack.item).map_or(0, |item| item.max_stack.get()).max(*largest);
-        if stack.count.get() > limit {
-            let (item, count) = (stack.item, stack.count.get());
-            return Err(RejectionCause::StackTooLarge { item, count, max_stack: limit });
-        }
-    }
-    if balance.values().any(|(sum, _)| *sum != 0) {
-        return Err(RejectionCause::NotARearrangement { id });
-    }
-    for (slot, _) in &held {
-        draft.set(*slot, None);
-    }
-    for (slot, stack) in stacks {
-        draft.set(*slot, Some(stack.clone()));
-    }
-    Ok(Outcome::default())
 }
 
 /// Checks the stacks that a new inventory starts with.
@@ -204,13 +170,30 @@ fn parts_to_transfer(source: &Draft, what: &Taken) -> Result<(ItemCode, Vec<Part
         Taken::Item { item, attributes, count } => {
             let wanted = u64::from(count.get());
             let parts: Vec<_> = matching(source, *item, attributes.as_ref(), wanted).collect();
-            let held = parts.iter().map(|(_, _, count)| u64::from(*count)).sum();
+            let held = sum(&parts);
             if held < wanted {
                 return Err(not_enough(source, *item, wanted, held));
             }
             Ok((*item, parts, wanted))
         }
     }
+}
+
+/// A slot holds one kind: the parts of the kind that `to` holds, or, if it is empty, of the kind of the first part.
+fn of_one_kind(
+    source: &Draft,
+    item: ItemCode,
+    parts: Vec<Part>,
+    wanted: u64,
+    target: &Draft,
+    to: Slot,
+) -> Result<Vec<Part>, RejectionCause> {
+    let first = parts.first().map(|(_, stack, _)| stack);
+    let Some(kind) = target.stack(to).or(first).filter(|kind| kind.item == item) else {
+        return Err(occupied(target, to));
+    };
+    let parts: Vec<_> = matching(source, item, Some(&kind.attributes), wanted).collect();
+    if parts.is_empty() { Err(occupied(target, to)) } else { Ok(parts) }
 }
 
 /// The stack in a slot, and how many of it are meant.
@@ -260,6 +243,19 @@ fn take(draft: &mut Draft, item: ItemCode, attributes: Option<&Attributes>, want
     taken
 }
 
+/// Puts up to `count` of a stack in, like [`fill`]; the whole of one that is above its limit goes to the first empty slot
+/// as it is, if there is one.
+fn place(draft: &mut Draft, catalog: &Catalog, stack: &Stack, count: u32) -> u32 {
+    if count == stack.count.get() && count > limit(catalog, stack.item) {
+        let empty = draft.slots().find(|slot| draft.stack(*slot).is_none());
+        if let Some(slot) = empty {
+            draft.set(slot, Some(stack.clone()));
+            return count;
+        }
+    }
+    fill(draft, catalog, stack.item, &stack.attributes, u64::from(count)) as u32
+}
+
 /// Puts up to `wanted` in: onto stacks of the same kind first, then into empty slots. Tells how many fitted.
 fn fill(draft: &mut Draft, catalog: &Catalog, item: ItemCode, attributes: &Attributes, wanted: u64) -> u64 {
     let mut missing = wanted;
@@ -274,9 +270,9 @@ fn fill(draft: &mut Draft, catalog: &Catalog, item: ItemCode, attributes: &Attri
             missing -= u64::from(added);
         }
     }
-    let limit = catalog.item_by_code(item).map_or(u32::MAX, |known| known.max_stack.get());
+    let limit = u64::from(limit(catalog, item));
     for slot in draft.slots() {
-        let Some(count) = Count::new(missing.min(u64::from(limit)) as u32) else { return wanted };
+        let Some(count) = Count::new(missing.min(limit) as u32) else { break };
         if draft.stack(slot).is_none() {
             draft.set(slot, Some(Stack { item, count, attributes: attributes.clone() }));
             missing -= u64::from(count.get());
@@ -289,9 +285,8 @@ fn fill(draft: &mut Draft, catalog: &Catalog, item: ItemCode, attributes: &Attri
 fn put(draft: &mut Draft, catalog: &Catalog, slot: Slot, stack: &Stack, count: u32) -> Result<u32, RejectionCause> {
     match draft.stack(slot) {
         None => {
-            let limit = catalog.item_by_code(stack.item).map_or(u32::MAX, |known| known.max_stack.get());
-            // A whole stack above its limit (the catalog was changed) may move as it is.
-            let fits = if count == stack.count.get() { count } else { count.min(limit) };
+            // A whole stack above its limit moves as it is.
+            let fits = if count == stack.count.get() { count } else { count.min(limit(catalog, stack.item)) };
             draft.set(slot, stack.with_count(fits));
             Ok(fits)
         }
@@ -301,12 +296,17 @@ fn put(draft: &mut Draft, catalog: &Catalog, slot: Slot, stack: &Stack, count: u
             draft.set(slot, merged);
             Ok(fits)
         }
-        Some(_) => Err(RejectionCause::SlotOccupied { id: draft.base().id.clone(), slot }),
+        Some(_) => Err(occupied(draft, slot)),
     }
 }
 
 fn room_on(catalog: &Catalog, stack: &Stack) -> u32 {
-    catalog.item_by_code(stack.item).map_or(0, |item| item.max_stack.get().saturating_sub(stack.count.get()))
+    limit(catalog, stack.item).saturating_sub(stack.count.get())
+}
+
+/// The most items of one stack that an operation may make.
+fn limit(catalog: &Catalog, item: ItemCode) -> u32 {
+    catalog.item_by_code(item).map_or(0, |known| known.max_stack.get())
 }
 
 fn check_slot(draft: &Draft, slot: Slot) -> Result<(), RejectionCause> {
@@ -342,6 +342,14 @@ fn check_stack(catalog: &Catalog, stack: &Stack) -> Result<(), RejectionCause> {
 
 fn partial(wanted: u64, done: u64) -> Outcome {
     Outcome { count: done as u32, remainder: (wanted - done) as u32, stack: None }
+}
+
+fn sum(parts: &[Part]) -> u64 {
+    parts.iter().map(|(_, _, count)| u64::from(*count)).sum()
+}
+
+fn occupied(draft: &Draft, slot: Slot) -> RejectionCause {
+    RejectionCause::SlotOccupied { id: draft.base().id.clone(), slot }
 }
 
 fn no_room(draft: &Draft, item: ItemCode, wanted: u64, room: u64) -> RejectionCause {

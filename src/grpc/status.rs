@@ -195,7 +195,7 @@ fn rejection(rejection: &Rejection) -> Status {
         Cause::SlotEmpty { id, .. } => (Code::FailedPrecondition, "SLOT_EMPTY", Subject::Rule(id)),
         Cause::SlotOccupied { id, .. } => (Code::FailedPrecondition, "SLOT_OCCUPIED", Subject::Rule(id)),
         Cause::NotARearrangement { id } => (Code::FailedPrecondition, "NOT_A_REARRANGEMENT", Subject::Rule(id)),
-        Cause::StaleRevision { id, .. } => (Code::Aborted, "STALE_REVISION", Subject::Inventory(id)),
+        Cause::StaleRevision { expected, .. } => (Code::Aborted, "STALE_REVISION", Subject::Inventory(&expected.id)),
     };
     let mut details = details(reason, metadata(rejection));
     match subject {
@@ -223,9 +223,9 @@ enum Subject<'a> {
 fn metadata(rejection: &Rejection) -> Vec<(&'static str, String)> {
     use RejectionCause as Cause;
     let mut pairs = match &rejection.cause {
-        Cause::StaleRevision { id, current, epoch, .. } => vec![
-            ("inventory_id", id.to_string()),
-            ("current_revision", current.0.to_string()),
+        Cause::StaleRevision { expected, epoch, revision } => vec![
+            ("inventory_id", expected.id.to_string()),
+            ("current_revision", revision.0.to_string()),
             ("epoch", epoch.get().to_string()),
         ],
         Cause::NotEnough { id, item, wanted, held } => vec![

@@ -157,7 +157,8 @@ impl Asked<'_> {
             (true, true) => Verdict::Confirmed,
             (true, false) => Verdict::Mispredicted,
         };
-        (predicted || !touched.changes.is_empty()).then(|| Note {
+        let is_to_note = !touched.is_transient() && (predicted || !touched.changes.is_empty());
+        is_to_note.then(|| Note {
             session: self.session.cloned(),
             epoch: touched.version.epoch,
             revision: touched.version.revision,

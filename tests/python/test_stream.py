@@ -542,11 +542,18 @@ def errors_are_rich(world):
         world.client.mutate("RemoveItem", remove=pb.RemoveItem(inventory_id="poor", what=what))
     with refused(grpc.StatusCode.ALREADY_EXISTS, "INVENTORY_EXISTS", inventory_id="poor"):
         world.create("poor")
+    epoch = world.client.get("poor").version.epoch
+    other = epoch % 0xFFFFFFFF + 1
+    for guard in [dict(epoch=epoch, revision=7), dict(epoch=other, revision=1)]:
+        context = pb.MutationContext(idempotency_key=uuid7())
+        context.expected.add(inventory_id="poor", **guard)
+        drop = pb.DropItemRequest(context=context, drop=pb.DropItem(inventory_id="poor", slot=0))
+        with refused(grpc.StatusCode.ABORTED, "STALE_REVISION", current_revision="1", epoch=str(epoch)):
+            world.client.call("DropItem", drop)
     context = pb.MutationContext(idempotency_key=uuid7())
-    context.expected.add(inventory_id="poor", revision=7)
-    drop = pb.DropItemRequest(context=context, drop=pb.DropItem(inventory_id="poor", slot=0))
-    with refused(grpc.StatusCode.ABORTED, "STALE_REVISION", current_revision="1"):
-        world.client.call("DropItem", drop)
+    context.expected.add(inventory_id="poor", revision=1)
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "MISSING"):
+        world.client.call("DropItem", pb.DropItemRequest(context=context, drop=drop.drop))
     try:
         world.client.mutate("AddItem", add=pb.AddItem(inventory_id="poor", stack=pb.Stack(item="zinc", count=1)))
     except grpc.RpcError as error:

@@ -1,7 +1,7 @@
 //! Expectations, transactions and retries.
 
 use crate::common::{
-    TestServer, add, at_once, create_named, drop, metadata, precondition, remove, set, told, transfer, with_key,
+    TestServer, add, at_once, create_named, delete, drop, metadata, precondition, remove, set, told, transfer, with_key,
 };
 use slotcast::client::fresh_context;
 use slotcast::grpc::v1;
@@ -19,19 +19,93 @@ async fn world() -> TestServer {
 #[tokio::test]
 async fn case_23_a_stale_expected_revision_is_aborted_with_the_current_one() {
     let server = world().await;
-    let expecting = |revision| {
-        let expected = vec![v1::ExpectedRevision { inventory_id: "a".into(), revision }];
-        v1::MutationContext { expected, ..fresh_context() }
-    };
-    server.client.mutate(expecting(1), drop("a", 0, Some(1))).await.unwrap();
-    for stale in [0, 1, 3] {
-        let status = server.client.mutate(expecting(stale), drop("a", 0, Some(1))).await.unwrap_err();
+    let epoch = server.version("a").await.epoch;
+    server.client.mutate(guarded("a", epoch, 1), drop("a", 0, Some(1))).await.unwrap();
+    for (epoch_sent, stale) in [(epoch, 1), (epoch, 3), (other_than(epoch), 2)] {
+        let status = server.client.mutate(guarded("a", epoch_sent, stale), drop("a", 0, Some(1))).await.unwrap_err();
         assert_eq!(told(&status), (Code::Aborted, "STALE_REVISION".into(), None));
         assert_eq!(metadata(&status, "current_revision").as_deref(), Some("2"));
-        let epoch = server.version("a").await.epoch.to_string();
-        assert_eq!(metadata(&status, "epoch"), Some(epoch));
+        assert_eq!(metadata(&status, "epoch"), Some(epoch.to_string()));
+        let words = format!("at revision 2 of epoch {epoch}, expected revision {stale} of epoch {epoch_sent}");
+        assert!(status.message().contains(&words), "{}", status.message());
     }
     assert_eq!(server.held("a").await, 59);
+}
+
+fn guarded(id: &str, epoch: u32, revision: u64) -> v1::MutationContext {
+    let expected = vec![v1::ExpectedRevision { inventory_id: id.into(), revision, epoch }];
+    v1::MutationContext { expected, ..fresh_context() }
+}
+
+fn other_than(epoch: u32) -> u32 {
+    epoch % u32::MAX + 1
+}
+
+#[tokio::test]
+async fn a_guard_without_epoch_or_revision_is_invalid_and_the_answer_names_the_field() {
+    let server = world().await;
+    let epoch = server.version("a").await.epoch;
+    let good = v1::ExpectedRevision { inventory_id: "a".into(), revision: 1, epoch };
+    for (bad, field) in [
+        (v1::ExpectedRevision { epoch: 0, ..good.clone() }, "epoch"),
+        (v1::ExpectedRevision { revision: 0, ..good.clone() }, "revision"),
+        (v1::ExpectedRevision { inventory_id: String::new(), ..good.clone() }, "inventory_id"),
+    ] {
+        let context = v1::MutationContext { expected: vec![good.clone(), bad], ..fresh_context() };
+        let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
+        assert_eq!(
+            (status.code(), told(&status).2),
+            (Code::InvalidArgument, Some(format!("context.expected[1].{field}")))
+        );
+    }
+    let context = v1::MutationContext { expected: vec![good.clone(); 65], ..fresh_context() };
+    let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
+    assert_eq!(told(&status).2.as_deref(), Some("context.expected"));
+    let context = v1::MutationContext { expected: vec![good; 64], ..fresh_context() };
+    server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guard_from_before_a_deletion_does_not_hold_for_what_was_created_since() {
+    let server = world().await;
+    let coal = server.version("a").await;
+    server.mutate(delete("a")).await.unwrap();
+    let status = server.client.mutate(guarded("a", coal.epoch, 1), transfer("a", "b", "coal", 1)).await.unwrap_err();
+    assert_eq!(told(&status).1, "INVENTORY_NOT_FOUND");
+    server.create("a", "chest", &[(0, "diamond_sword", 1)]).await;
+    let sword = server.version("a").await;
+    assert_eq!((coal.revision, sword.revision), (1, 1));
+    for taking in [transfer("a", "b", "diamond_sword", 1), delete("a")] {
+        let status = server.client.mutate(guarded("a", coal.epoch, 1), taking).await.unwrap_err();
+        assert_eq!(told(&status).1, "STALE_REVISION");
+        assert_eq!(metadata(&status, "epoch"), Some(sword.epoch.to_string()));
+    }
+    assert_eq!((server.held("a").await, server.held("b").await), (1, 0));
+    server.client.mutate(guarded("a", sword.epoch, 1), transfer("a", "b", "diamond_sword", 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_receipt_names_also_an_inventory_that_the_mutation_created_and_deleted_and_a_retry_gets_the_same() {
+    let server = world().await;
+    let operations = || {
+        vec![create_named("gone"), transfer("a", "gone", "stone", 5), transfer("gone", "b", "stone", 5), delete("gone")]
+    };
+    let transact = async || {
+        let operations = operations().into_iter().map(|operation| v1::Operation { operation: Some(operation) });
+        let request = v1::TransactRequest { context: Some(with_key("k")), operations: operations.collect() };
+        server.client.rpc().transact(request).await.unwrap().into_inner().receipt.unwrap()
+    };
+    let first = transact().await;
+    let named: Vec<_> = first.inventories.iter().map(|version| (&*version.inventory_id, version.revision)).collect();
+    assert_eq!(named, [("gone", 2), ("a", 2), ("b", 2)]);
+    assert_eq!(first.inventories[0].digest, Some(v1::Digest::default()));
+    assert_ne!(first.inventories[0].epoch, 0);
+    let again = transact().await;
+    assert!(again.replayed);
+    assert_eq!(again.inventories, first.inventories);
+    assert_eq!((server.held("a").await, server.held("b").await), (55, 5));
+    let status = server.client.rpc().get_inventory(v1::GetInventoryRequest { inventory_id: "gone".into() }).await;
+    assert_eq!(status.unwrap_err().code(), Code::NotFound);
 }
 
 #[tokio::test]
@@ -117,7 +191,8 @@ async fn case_27_the_same_key_with_another_payload_is_refused() {
         let status = server.client.mutate(with_key("k"), other).await.unwrap_err();
         assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"));
     }
-    let expected = vec![v1::ExpectedRevision { inventory_id: "a".into(), revision: 2 }];
+    let expected =
+        vec![v1::ExpectedRevision { inventory_id: "a".into(), revision: 2, epoch: server.version("a").await.epoch }];
     let context = v1::MutationContext { expected, ..with_key("k") };
     let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
     assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"), "what is expected is part of the payload");

@@ -1,6 +1,6 @@
 //! Every reason for which the service refuses, with its code and the details that go with it: callers rely on them.
 
-use slotcast::domain::{Epoch, InventoryId, ItemCode, LayoutId, Rejection, RejectionCause, Revision, Slot};
+use slotcast::domain::{Epoch, Guard, InventoryId, ItemCode, LayoutId, Rejection, RejectionCause, Revision, Slot};
 use slotcast::engine::Refusal;
 use slotcast::grpc::convert::Invalid;
 use slotcast::grpc::status;
@@ -28,7 +28,11 @@ fn causes() -> Vec<RejectionCause> {
         Cause::SlotEmpty { id: id(), slot },
         Cause::SlotOccupied { id: id(), slot },
         Cause::NotARearrangement { id: id() },
-        Cause::StaleRevision { id: id(), expected: Revision(1), current: Revision(2), epoch: Epoch::new(9).unwrap() },
+        Cause::StaleRevision {
+            expected: Guard { id: id(), epoch: Epoch::new(8).unwrap(), revision: Revision(1) },
+            epoch: Epoch::new(9).unwrap(),
+            revision: Revision(2),
+        },
     ]
 }
 

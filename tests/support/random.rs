@@ -8,8 +8,10 @@ use slotcast::catalog_file::default_catalog;
 use slotcast::domain::catalog::{CatalogSource, RecipeSource};
 use slotcast::domain::mutation::Taken;
 use slotcast::domain::{
-    Attributes, Catalog, Count, Inventory, InventoryId, ItemCode, Mutation, Operation, Recipe, Revision, Slot, Stack,
+    Attributes, Catalog, Count, Epoch, Guard, Inventory, InventoryId, Item, ItemCode, Mutation, Operation, Recipe,
+    Revision, Slot, Stack,
 };
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Each inventory begins with a layout of its own, and the last one not at all; the pouch has 3 slots, so that room runs
@@ -51,6 +53,10 @@ fn catalog() -> impl Strategy<Value = Catalog> {
     prop::collection::vec((kept, limit), default_catalog().items().len()).prop_map(|choices| {
         let default = default_catalog();
         let mut source = source_without_items(&default);
+        let one = |id: &str, count| vec![(id.to_owned(), count)];
+        source.recipes.push(RecipeSource { id: "flood".into(), inputs: vec![], outputs: one("coal", u32::MAX) });
+        source.recipes.push(RecipeSource { id: "burn".into(), inputs: one("stick", 3), outputs: vec![] });
+        source.layouts.push(("pouch".to_owned(), vec![("all".to_owned(), 3)]));
         for (known, (_, limit)) in
             default.items().iter().zip(&choices).filter(|(known, (kept, _))| *kept || known.code.get() == COAL)
         {
@@ -69,7 +75,7 @@ fn catalog() -> impl Strategy<Value = Catalog> {
 fn source_without_items(catalog: &Catalog) -> CatalogSource {
     let name = |code: &ItemCode| catalog.item_by_code(*code).unwrap().id.to_string();
     let side = |parts: &[(ItemCode, Count)]| parts.iter().map(|(code, count)| (name(code), count.get())).collect();
-    let mut recipes: Vec<RecipeSource> = catalog
+    let recipes: Vec<RecipeSource> = catalog
         .recipes()
         .iter()
         .map(|recipe| RecipeSource {
@@ -78,15 +84,19 @@ fn source_without_items(catalog: &Catalog) -> CatalogSource {
             outputs: side(&recipe.outputs),
         })
         .collect();
-    let one = |id: &str, count| vec![(id.to_owned(), count)];
-    recipes.push(RecipeSource { id: "flood".into(), inputs: vec![], outputs: one("coal", u32::MAX) });
-    recipes.push(RecipeSource { id: "burn".into(), inputs: one("stick", 3), outputs: vec![] });
-    let mut layouts: Vec<_> = catalog
+    let layouts: Vec<_> = catalog
         .layouts()
         .map(|layout| (layout.id.to_string(), vec![("all".to_owned(), layout.slots() as u64)]))
         .collect();
-    layouts.push(("pouch".to_owned(), vec![("all".to_owned(), 3)]));
     CatalogSource { items: vec![], recipes, layouts }
+}
+
+/// The same catalog with no stack limit above `max_stack`.
+pub fn lowered(catalog: &Catalog, max_stack: u32) -> Catalog {
+    let mut source = source_without_items(catalog);
+    let item = |known: &Item| (known.id.to_string(), known.code.get(), known.max_stack.get().min(max_stack));
+    source.items = catalog.items().iter().map(item).collect();
+    Catalog::new(source).expect("a valid catalog")
 }
 
 /// Inventories as an older catalog may have left them: stacks above their limit, items that are gone.
@@ -113,12 +123,18 @@ enum Step {
         id: InventoryId,
         seed: u64,
     },
+    /// Rearranges the inventory's items into stacks as large as others of the same kind.
+    Repack {
+        id: InventoryId,
+        seed: u64,
+    },
 }
 
 #[derive(Debug, Clone)]
 struct Steps {
     steps: Vec<Step>,
-    expected: Vec<(InventoryId, Revision)>,
+    /// With the epoch that the inventory has then, or another one.
+    expected: Vec<(InventoryId, bool, Revision)>,
     /// Leaves out what would be refused; otherwise hardly any list of several were accepted.
     only_accepted: bool,
 }
@@ -126,7 +142,8 @@ struct Steps {
 fn steps(recipes: Vec<Arc<Recipe>>) -> impl Strategy<Value = Steps> {
     let one = prop::collection::vec(step(recipes.clone()), 1);
     let list = prop_oneof![2 => one, 1 => prop::collection::vec(step(recipes), 2..8)];
-    let some = (inventory_id(), 0_u64..6).prop_map(|(id, revision)| vec![(id, Revision(revision))]);
+    let some = (inventory_id(), prop::bool::weighted(0.8), 1_u64..6)
+        .prop_map(|(id, same_epoch, revision)| vec![(id, same_epoch, Revision(revision))]);
     let expected = prop_oneof![15 => Just(vec![]), 1 => some];
     (list, expected, any::<bool>()).prop_map(|(steps, expected, only_accepted)| Steps {
         steps,
@@ -145,12 +162,18 @@ fn settled(world: &World, list: Vec<Steps>) -> Vec<Mutation> {
             let operation = match step {
                 Step::Plain(operation) => operation,
                 Step::Shuffle { id, seed } => Operation::Rearrange { stacks: shuffled(&during, &id, seed), id },
+                Step::Repack { id, seed } => Operation::Rearrange { stacks: repacked(&during, &id, seed), id },
             };
             let accepted = during.run(operation.clone()).is_ok();
             if accepted || !only_accepted {
                 operations.push(operation);
             }
         }
+        let guard = |(id, same_epoch, revision): (InventoryId, bool, Revision)| {
+            let current = world.inventories.get(&id).filter(|_| same_epoch).map(|inventory| inventory.epoch);
+            Guard { id, epoch: current.unwrap_or_else(|| Epoch::new(1).unwrap()), revision }
+        };
+        let expected = expected.into_iter().map(guard).collect();
         let mutation = Mutation { operations, expected };
         let _ = world.mutate(&mutation);
         mutation
@@ -160,7 +183,8 @@ fn settled(world: &World, list: Vec<Steps>) -> Vec<Mutation> {
 
 fn step(recipes: Vec<Arc<Recipe>>) -> impl Strategy<Value = Step> {
     let shuffle = (inventory_id(), 0_u64..99).prop_map(|(id, seed)| Step::Shuffle { id, seed });
-    prop_oneof![24 => operation(recipes).prop_map(Step::Plain), 1 => shuffle]
+    let repack = (inventory_id(), 0_u64..99).prop_map(|(id, seed)| Step::Repack { id, seed });
+    prop_oneof![24 => operation(recipes).prop_map(Step::Plain), 1 => shuffle, 1 => repack]
 }
 
 fn operation(recipes: Vec<Arc<Recipe>>) -> impl Strategy<Value = Operation> {
@@ -232,8 +256,31 @@ fn stack() -> impl Strategy<Value = Stack> {
     (code(), number(), bytes()).prop_map(|(item, count, attributes)| Stack { item, count, attributes })
 }
 
+/// The inventory's own items, from slot 0 on, in stacks of which each is as large as one that it holds of the kind, while
+/// that many are left; none of an inventory that is not there.
+fn repacked(world: &World, id: &InventoryId, mut seed: u64) -> Vec<(Slot, Stack)> {
+    let Some(inventory) = world.inventories.get(id) else { return vec![] };
+    let mut kinds: BTreeMap<(ItemCode, &Attributes), Vec<u32>> = BTreeMap::new();
+    for (_, stack) in inventory.contents.stacks() {
+        kinds.entry((stack.item, &stack.attributes)).or_default().push(stack.count.get());
+    }
+    let mut stacks = Vec::new();
+    for ((item, attributes), counts) in kinds {
+        let mut left: u64 = counts.iter().copied().map(u64::from).sum();
+        while left > 0 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let wanted = counts[(seed >> 33) as usize % counts.len()];
+            let given = left.min(u64::from(wanted)) as u32;
+            left -= u64::from(given);
+            let stack = Stack { item, count: count(given), attributes: attributes.clone() };
+            stacks.push((Slot(stacks.len() as u16), stack));
+        }
+    }
+    stacks
+}
+
 /// The inventory's own stacks, in slots shuffled by `seed`; none of an inventory that is not there.
-fn shuffled(world: &World, id: &InventoryId, seed: u64) -> Vec<(Slot, Stack)> {
+pub fn shuffled(world: &World, id: &InventoryId, seed: u64) -> Vec<(Slot, Stack)> {
     let Some(Inventory { contents, .. }) = world.inventories.get(id).map(|inventory| &**inventory) else {
         return vec![];
     };

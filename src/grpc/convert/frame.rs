@@ -106,6 +106,7 @@ fn full_reason(reason: FullReason) -> v1::FullReason {
 fn notice(position: usize, note: &Note) -> v1::Notice {
     v1::Notice {
         inventory: position as u32,
+        epoch: note.epoch.get(),
         revision: note.revision.0,
         kind: change_kind(note.kind).into(),
         caller: note.caller.to_string(),

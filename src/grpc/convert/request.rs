@@ -2,10 +2,10 @@
 
 use super::Invalid;
 use crate::domain::catalog::COUNT_MAX;
-use crate::domain::mutation::{OPERATIONS_MAX, Taken};
+use crate::domain::mutation::{GUARDS_MAX, Guard, OPERATIONS_MAX, Taken};
 use crate::domain::{
-    Attributes, Catalog, Count, Digest, IdempotencyKey, InventoryId, ItemCode, LayoutId, Mutation, Operation, PlayerId,
-    Revision, SessionId, Slot, Stack,
+    Attributes, Catalog, Count, Digest, Epoch, IdempotencyKey, InventoryId, ItemCode, LayoutId, Mutation, Operation,
+    PlayerId, Revision, SessionId, Slot, Stack,
 };
 use crate::grpc::v1;
 use crate::grpc::v1::operation::Operation as Wire;
@@ -61,19 +61,28 @@ pub fn mutation(
         let text = format!("1 to {OPERATIONS_MAX} operations are possible, not {}", operations.len());
         return Err(Invalid::new("operations", "TOO_MANY_OPERATIONS", text));
     }
-    if context.expected.len() > OPERATIONS_MAX {
-        let text = format!("at most {OPERATIONS_MAX} are possible");
+    if context.expected.len() > GUARDS_MAX {
+        let text = format!("must contain at most {GUARDS_MAX} guards, got {}", context.expected.len());
         return Err(Invalid::new("context.expected", "TOO_MANY_EXPECTED", text));
     }
-    let expected = context.expected.iter().map(|expected| {
-        let id = inventory_id("context.expected.inventory_id", &expected.inventory_id)?;
-        Ok((id, Revision(expected.revision)))
+    let expected = context.expected.iter().enumerate().map(|(index, expected)| {
+        guard(expected).map_err(|invalid| invalid.within(&format!("context.expected[{index}]")))
     });
     let parsed = operations.iter().enumerate().map(|(index, one)| {
         let parsed = operation(catalog, one);
         if single { parsed } else { parsed.map_err(|invalid| invalid.within(&format!("operations[{index}]"))) }
     });
     Ok(Mutation { expected: expected.collect::<Parsed<_>>()?, operations: parsed.collect::<Parsed<_>>()? })
+}
+
+/// All three fields are required: revisions compare only within one epoch.
+fn guard(expected: &v1::ExpectedRevision) -> Parsed<Guard> {
+    let missing =
+        |field| Invalid::new(field, "MISSING", "required; send the one of the InventoryVersion that you know");
+    let id = inventory_id("inventory_id", &expected.inventory_id)?;
+    let epoch = Epoch::new(expected.epoch).ok_or_else(|| missing("epoch"))?;
+    let revision = Some(expected.revision).filter(|revision| *revision != 0).ok_or_else(|| missing("revision"))?;
+    Ok(Guard { id, epoch, revision: Revision(revision) })
 }
 
 fn operation(catalog: &Catalog, operation: &v1::Operation) -> Parsed<Operation> {

@@ -11,6 +11,7 @@
 mod checkpoint;
 mod failure;
 mod fold;
+mod items;
 mod journal;
 mod keys;
 mod open;
@@ -22,6 +23,7 @@ mod table;
 pub mod tools;
 mod turn;
 
+pub use items::{CatalogError, Conflict};
 pub use open::{APPLICATION_ID, FORMAT_VERSION, OpenError};
 pub use settings::{Clock, EmbeddedSettings, Statistics};
 

@@ -5,7 +5,8 @@
 
 use super::restore::fold_all;
 use super::{Step, ToolError, Watch, backup, io, sql, tell, temporary};
-use crate::domain::Inventory;
+use crate::domain::{Catalog, Inventory};
+use crate::store::embedded::items;
 use crate::store::embedded::open::{self, Opened};
 use crate::store::embedded::table::EncodedRow;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
@@ -36,6 +37,12 @@ impl Claim {
     /// Refused while a service runs on it.
     pub fn take(path: &Path) -> Result<Self, ToolError> {
         Ok(Self(open::prepare(path)?))
+    }
+
+    /// Accepts the catalog by which stacks will be imported. Makes the store if it does not exist.
+    pub fn accept_catalog(&self, catalog: &Catalog) -> Result<(), ToolError> {
+        let path = &self.0.path;
+        Ok(items::accept(path, &open::commit_connection(path, None)?, catalog)?)
     }
 }
 

@@ -19,6 +19,7 @@ pub use restore::{Restored, restore};
 pub use snapshot::{Inventories, Snapshot};
 
 use super::failure;
+use super::items::CatalogError;
 use super::open::OpenError;
 use crate::store::StoreError;
 use std::fs::File;
@@ -47,6 +48,8 @@ pub enum ToolError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
     #[error("{} is there already; give another name, or replace it with --force", .0.display())]
     Exists(PathBuf),
     #[error("{} is there already; set it aside with --force: it is kept under another name", .0.display())]

@@ -1,7 +1,8 @@
 //! One moment of a store, whoever has it open.
 
-use crate::domain::{Inventory, InventoryId};
+use crate::domain::{Catalog, Inventory, InventoryId};
 use crate::store::StoreError;
+use crate::store::embedded::items::{self, CatalogError};
 use crate::store::embedded::open::{self, Identity, OpenError};
 use crate::store::embedded::overlay::State;
 use crate::store::embedded::{failure, replay, table};
@@ -37,6 +38,11 @@ impl Snapshot {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Refuses a catalog that gives codes of the store to other items.
+    pub fn check_catalog(&self, catalog: &Catalog) -> Result<(), CatalogError> {
+        items::check(&self.path, &self.connection, catalog).map(drop)
     }
 
     pub(super) fn connection(&self) -> &Connection {

@@ -1,0 +1,76 @@
+//! All slots of an inventory as wanted, made of just the items that it holds.
+
+use super::{Ruling, check_distinct, limit};
+use crate::domain::catalog::Catalog;
+use crate::domain::ids::{ItemCode, Slot};
+use crate::domain::inventory::Draft;
+use crate::domain::mutation::Outcome;
+use crate::domain::rejection::RejectionCause;
+use crate::domain::stack::{Attributes, Stack};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+
+/// The wanted slots as a whole; those not named shall be empty. Accepted only if not one item more or less results, and
+/// no stack above its limit but those that were.
+pub fn rearrange(draft: &mut Draft, catalog: &Catalog, stacks: &[(Slot, Stack)]) -> Ruling {
+    let id = draft.base().id.clone();
+    check_distinct(&id, draft.slots().len(), stacks)?;
+    let held: BTreeMap<Slot, Stack> =
+        draft.slots().filter_map(|slot| Some((slot, draft.stack(slot)?.clone()))).collect();
+    let mut balance: HashMap<(ItemCode, &Attributes), i64> = HashMap::new();
+    for stack in held.values() {
+        *balance.entry((stack.item, &stack.attributes)).or_default() += i64::from(stack.count.get());
+    }
+    for (_, stack) in stacks {
+        *balance.entry((stack.item, &stack.attributes)).or_default() -= i64::from(stack.count.get());
+    }
+    if balance.values().any(|sum| *sum != 0) {
+        return Err(RejectionCause::NotARearrangement { id });
+    }
+    check_limits(catalog, &held, stacks)?;
+    for slot in held.keys() {
+        draft.set(*slot, None);
+    }
+    for (slot, stack) in stacks {
+        draft.set(*slot, Some(stack.clone()));
+    }
+    Ok(Outcome::default())
+}
+
+/// Each wanted stack that is above its limit needs a held one of its own that is, too: the one in its slot, if that is of
+/// the same kind and not smaller, or another of the same kind and count, which has moved as a whole.
+///
+/// Those that can only have moved choose first, so that every order of the held stacks is accepted.
+fn check_limits(
+    catalog: &Catalog,
+    held: &BTreeMap<Slot, Stack>,
+    wanted: &[(Slot, Stack)],
+) -> Result<(), RejectionCause> {
+    let is_above = |stack: &Stack| stack.count.get() > limit(catalog, stack.item);
+    let shrinks = |(slot, stack): &(Slot, Stack)| {
+        let same_kind = |was: &&Stack| was.is_same_kind(stack.item, &stack.attributes);
+        held.get(slot).filter(same_kind).is_some_and(|was| was.count > stack.count)
+    };
+    let mut wanted: Vec<_> = wanted.iter().filter(|(_, stack)| is_above(stack)).collect();
+    let (mut sources, mut by_stack) = (held.clone(), HashMap::<&Stack, Vec<Slot>>::new());
+    sources.retain(|_, stack| is_above(stack));
+    wanted.retain(|(slot, stack)| sources.get(slot) != Some(stack) || sources.remove(slot).is_none());
+    // A list's last is taken first: the slots that a smaller stack of the same kind is to stay in come last.
+    let kept: Vec<Slot> = wanted.iter().filter(|wanted| shrinks(wanted)).map(|(slot, _)| *slot).collect();
+    let others = sources.keys().copied().filter(|slot| !kept.contains(slot));
+    for slot in kept.iter().copied().chain(others) {
+        if let Some(stack) = held.get(&slot) {
+            by_stack.entry(stack).or_default().push(slot);
+        }
+    }
+    wanted.sort_by_key(|wanted| (shrinks(wanted), Reverse(wanted.1.count)));
+    for wanted @ (slot, stack) in wanted {
+        let stays = shrinks(wanted) && sources.remove(slot).is_some();
+        let mut equal = by_stack.get_mut(stack).into_iter().flat_map(|slots| std::iter::from_fn(|| slots.pop()));
+        if !stays && !equal.any(|slot| sources.remove(&slot).is_some()) {
+            let (item, count) = (stack.item, stack.count.get());
+            return Err(RejectionCause::StackTooLarge { item, count, max_stack: limit(catalog, item) });
+        }
+    }
+    Ok(())
+}

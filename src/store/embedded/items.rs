@@ -1,0 +1,105 @@
+//! Which item each code was given to, so that no changed catalog turns stored stacks into another item.
+//!
+//! The store remembers the id of every code that a catalog has ever had, also after the item has left: stacks of it may
+//! still be there. A catalog that gives such a code to another id is refused, unless it states that the item was renamed.
+
+use super::failure::store_error;
+use super::{EmbeddedStore, PoisonError};
+use crate::domain::{Catalog, Item};
+use crate::store::StoreError;
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use std::path::{Path, PathBuf};
+
+const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS items (code INTEGER PRIMARY KEY, id TEXT NOT NULL) STRICT";
+
+/// More codes than this are counted, not named.
+const CONFLICTS_MAX: usize = 10;
+
+/// Why a catalog was not accepted for a store.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    #[error(
+        "the catalog does not fit the store {}: {}; give each new item a code of its own, \
+         or, if it is the same item under a new id, set renamed_from to the id that the store knows",
+        path.display(), told(conflicts)
+    )]
+    CodesReused { path: PathBuf, conflicts: Vec<Conflict> },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A code that belongs to another item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// The id that the store knows.
+    pub known: String,
+    /// What the catalog makes of it.
+    pub item: Item,
+}
+
+impl std::fmt::Display for Conflict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { known, item: Item { id, code, renamed_from, .. } } = self;
+        write!(f, "code {} belongs to item {known:?}, the catalog gives it to {id:?}", code.get())?;
+        renamed_from.iter().try_for_each(|before| write!(f, ", renamed from {before:?}"))
+    }
+}
+
+fn told(conflicts: &[Conflict]) -> String {
+    let mut told: Vec<String> = conflicts.iter().take(CONFLICTS_MAX).map(ToString::to_string).collect();
+    if let Some(more) = conflicts.len().checked_sub(CONFLICTS_MAX).filter(|more| *more > 0) {
+        told.push(format!("and {more} more codes"));
+    }
+    told.join("; ")
+}
+
+impl EmbeddedStore {
+    /// Accepts the catalog that mutations go by from now on, and remembers the ids of its codes; durable when it returns.
+    /// To be called before the store is served.
+    pub fn accept_catalog(&self, catalog: &Catalog) -> Result<(), CatalogError> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.shared.turn.wait();
+        accept(&self.shared.path, &writer, catalog)
+    }
+}
+
+/// The same over a connection that may write.
+pub fn accept(path: &Path, connection: &Connection, catalog: &Catalog) -> Result<(), CatalogError> {
+    let unknown = check(path, connection, catalog)?;
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    remember(connection, &unknown).map_err(|error| store_error("remembering the catalog's items", &error).into())
+}
+
+/// Changes nothing. Returns the items whose id the store does not know yet.
+pub fn check<'a>(path: &Path, connection: &Connection, catalog: &'a Catalog) -> Result<Vec<&'a Item>, CatalogError> {
+    let failed = |error| CatalogError::Store(store_error("reading the known items", &error));
+    if !connection.table_exists(None, "items").map_err(failed)? {
+        return Ok(catalog.items().iter().collect());
+    }
+    let mut select = connection.prepare("SELECT id FROM items WHERE code = ?1").map_err(failed)?;
+    let (mut unknown, mut conflicts) = (Vec::new(), Vec::new());
+    for item in catalog.items() {
+        let known: Option<String> = select.query_row([item.code.get()], |row| row.get(0)).optional().map_err(failed)?;
+        match known {
+            Some(known) if *known == *item.id => {}
+            Some(known) if item.renamed_from.as_deref() != Some(&known) => {
+                conflicts.push(Conflict { known, item: item.clone() });
+            }
+            Some(_) | None => unknown.push(item),
+        }
+    }
+    if conflicts.is_empty() { Ok(unknown) } else { Err(CatalogError::CodesReused { path: path.to_owned(), conflicts }) }
+}
+
+fn remember(connection: &Connection, items: &[&Item]) -> rusqlite::Result<()> {
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    transaction.execute_batch(SCHEMA)?;
+    let mut put = transaction.prepare("INSERT OR REPLACE INTO items (code, id) VALUES (?1, ?2)")?;
+    for item in items {
+        put.execute(params![item.code.get(), &*item.id])?;
+    }
+    drop(put);
+    transaction.commit()
+}
