@@ -325,7 +325,8 @@ impl<'a> Batch<'a> {
     }
 
     fn apply(&mut self, call: &Call, catalog: &Catalog) -> Result<Answer, Refusal> {
-        let effect = domain::apply(&call.mutation, catalog, &*self, &mut new_epoch).map_err(Refusal::Rejected)?;
+        let mutation = call.mutation.resolve(catalog).map_err(Refusal::UnknownName)?;
+        let effect = domain::apply(&mutation, catalog, &*self, &mut new_epoch).map_err(Refusal::Rejected)?;
         let asked = asked(call);
         let current = |id: &InventoryId| self.inventory(id).map(|inventory| inventory.contents.digest());
         let prediction_confirmed = asked.is_confirmed(&effect, current);

@@ -15,7 +15,8 @@ pub use statistics::EngineStatistics;
 pub use watched::Watched;
 
 use crate::domain::{
-    Caller, Catalog, Digest, Fingerprint, Inventory, InventoryId, Mutation, Rejection, SessionId, Version,
+    Caller, Catalog, Digest, Fingerprint, Inventory, InventoryId, NamedMutation, Rejection, SessionId, UnknownName,
+    Version,
 };
 use crate::statistics::EngineCounts;
 use crate::store::{Key, ListQuery, Reply, Store, StoreError};
@@ -64,7 +65,8 @@ pub type Predicted = Vec<(InventoryId, Digest)>;
 pub struct Call {
     pub key: Key,
     pub payload: Fingerprint,
-    pub mutation: Mutation,
+    /// Its names are looked up when it runs, and not at all when it is a retry.
+    pub mutation: NamedMutation,
     /// Who asks for it, as named on a stream.
     pub session: Option<SessionId>,
     /// What that session expects the digests to be afterwards; empty: it has predicted nothing.
@@ -88,6 +90,8 @@ pub struct Answer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     Rejected(Rejection),
+    /// The catalog does not have an item, a recipe or a layout that the mutation names.
+    UnknownName(UnknownName),
     /// The key was used before with another payload.
     KeyReused,
     /// The key is older than what is remembered; it may have been applied.

@@ -10,7 +10,7 @@ use super::v1::operation::Operation as Wire;
 use super::{status, v1};
 use crate::config::LiveRollout;
 use crate::domain::{Caller, Fingerprint, InventoryId, Outcome, SessionId};
-use crate::engine::{Call, Engine, Predicted};
+use crate::engine::{Call, Engine, Predicted, Refusal};
 use crate::middleware::{FrameAge, Identity, LimitedPlayer};
 use crate::statistics::StreamStatistics;
 use crate::store::{Key, ListQuery};
@@ -96,7 +96,8 @@ impl Service {
     ) -> Result<Done, Status> {
         let context = context.unwrap_or_default();
         let (session, predicted) = prediction(&context).map_err(|invalid| status::invalid(&invalid))?;
-        let call = match self.call(caller.clone(), context, operations, single) {
+        let name_paths = request::name_paths(&operations);
+        let call = match call(caller.clone(), context, operations, single) {
             Ok(call) => Call { session, predicted, cause, ..call },
             Err(invalid) => {
                 self.correct(session, &caller, predicted).await;
@@ -105,25 +106,13 @@ impl Service {
         };
         let answer = self.engine.mutate(call).await.map_err(|refusal| {
             tracing::debug!(?refusal, "a mutation was refused");
-            status::refusal(&refusal)
+            match &refusal {
+                Refusal::UnknownName(unknown) => status::unknown_name(&name_paths, single, unknown),
+                other => status::refusal(other),
+            }
         })?;
         let receipt = Some(reply::receipt(&answer));
         Ok(Done { receipt, outcomes: answer.reply.outcomes })
-    }
-
-    fn call(
-        &self,
-        caller: Caller,
-        context: v1::MutationContext,
-        operations: Vec<v1::Operation>,
-        single: bool,
-    ) -> Result<Call, Invalid> {
-        let key = request::idempotency_key(&context)?;
-        let mutation = request::mutation(self.engine.catalog(), &context, &operations, single)?;
-        let payload = payload(context.expected, operations);
-        let reason = context.reason.into();
-        let (key, predicted) = (Key { caller, key }, Vec::new());
-        Ok(Call { key, payload, mutation, session: None, predicted, reason, cause: None })
     }
 
     /// What a session has predicted of a malformed mutation is not so.
@@ -145,7 +134,20 @@ fn prediction(context: &v1::MutationContext) -> Result<(Option<SessionId>, Predi
     Ok((request::session("context.session", &context.session)?, request::predicted(context)?))
 }
 
-/// What makes two calls with one key the same: the operations and what they expect, not the context around them.
+fn call(
+    caller: Caller,
+    context: v1::MutationContext,
+    operations: Vec<v1::Operation>,
+    single: bool,
+) -> Result<Call, Invalid> {
+    let key = Key { caller, key: request::idempotency_key(&context)? };
+    let mutation = request::mutation(&context, &operations, single)?;
+    let (payload, reason) = (payload(context.expected, operations), context.reason.into());
+    Ok(Call { key, payload, mutation, session: None, predicted: Vec::new(), reason, cause: None })
+}
+
+/// What makes two calls with one key the same: the operations and what they expect, as sent. A retry may differ in the
+/// rest of the context: reason, session and prediction.
 fn payload(expected: Vec<v1::ExpectedRevision>, operations: Vec<v1::Operation>) -> Fingerprint {
     let context = v1::MutationContext { expected, ..v1::MutationContext::default() };
     let canonical = v1::TransactRequest { context: Some(context), operations };

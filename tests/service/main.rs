@@ -10,6 +10,7 @@ mod mutations;
 mod raw;
 #[path = "../support/raw_codec.rs"]
 mod raw_codec;
+mod retries;
 mod sessions;
 mod statuses;
 mod streams;
