@@ -2,14 +2,14 @@
 //!
 //! A mutation of its own RPC is the same as a `Transact` of that one operation: same path, same payload fingerprint.
 
-use super::convert::{Invalid, frame, reply, request};
+use super::convert::{Invalid, frame, page_token, reply, request};
 use super::permit::{self, Permit};
 use super::stream::{FrameStream, Opening};
 use super::streams::{Counted, OpenStreams};
 use super::v1::operation::Operation as Wire;
 use super::{status, v1};
 use crate::config::LiveRollout;
-use crate::domain::{Caller, Fingerprint, InventoryId, Outcome, SessionId};
+use crate::domain::{Caller, Fingerprint, Inventory, InventoryId, Outcome, SessionId};
 use crate::engine::{Call, Engine, Predicted, Refusal};
 use crate::middleware::{FrameAge, Identity, LimitedPlayer};
 use crate::statistics::StreamStatistics;
@@ -188,11 +188,12 @@ impl v1::inventory_service_server::InventoryService for Service {
         let limit = query.limit;
         // One more than asked for tells whether there is another page.
         let query = ListQuery { limit: limit + 1, ..query };
-        let mut found = self.engine.list(query).await.map_err(|refusal| status::refusal(&refusal))?;
+        let mut found = self.engine.list(query.clone()).await.map_err(|refusal| status::refusal(&refusal))?;
         let more = found.len() > limit;
         found.truncate(limit);
         let last = found.last().filter(|_| more);
-        let next_page_token = last.map(|inventory| inventory.id.to_string()).unwrap_or_default();
+        let token = |last: &Arc<Inventory>| page_token::write(query.owner.as_ref(), &query.prefix, &last.id);
+        let next_page_token = last.map(token).unwrap_or_default();
         let inventories = found.iter().map(|inventory| reply::summary(inventory)).collect();
         Ok(Response::new(v1::ListInventoriesResponse { inventories, next_page_token }))
     }
@@ -373,13 +374,14 @@ fn list_query(request: &v1::ListInventoriesRequest) -> Result<ListQuery, Invalid
         let text = format!("must have at most {} bytes", InventoryId::BYTES_MAX);
         return Err(Invalid::new("prefix", "INVALID_PREFIX", text));
     }
+    let owner = request::owner("owner", &request.owner)?;
     let after = match request.page_token.as_str() {
         "" => None,
-        token => Some(
-            request::inventory_id("page_token", token)
-                .map_err(|_| Invalid::new("page_token", "INVALID_PAGE_TOKEN", "use the token of the page before"))?,
-        ),
+        token => Some(page_token::read(owner.as_ref(), &request.prefix, token).ok_or_else(|| {
+            let text =
+                "not a token of this query; use next_page_token of the page before, with the same owner and prefix";
+            Invalid::new("page_token", "INVALID_PAGE_TOKEN", text)
+        })?),
     };
-    let owner = request::owner("owner", &request.owner)?;
     Ok(ListQuery { owner, prefix: request.prefix.clone(), after, limit: limit as usize })
 }

@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod input;
+mod lists;
 mod mutations;
 mod raw;
 #[path = "../support/raw_codec.rs"]
