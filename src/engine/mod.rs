@@ -25,11 +25,8 @@ use crate::telemetry::CommitTelemetry;
 use commit::Request;
 use statistics::CommitCounters;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-
-/// How far ahead of this machine's clock the time in a key may lie. Such a key would outlive the memory of it.
-const KEY_AHEAD_MS_MAX: u64 = 60_000;
 
 #[derive(Debug, Clone)]
 pub struct EngineSettings {
@@ -96,7 +93,7 @@ pub enum Refusal {
     KeyReused,
     /// The key is older than what is remembered; it may have been applied.
     KeyForgotten,
-    /// The time in the key lies further ahead of this machine's clock than is allowed.
+    /// The time in the key lies further ahead of this machine's clock than can be remembered now.
     KeyFromTheFuture {
         ahead_ms: u64,
     },
@@ -145,11 +142,7 @@ impl Engine {
     /// the caller goes away.
     pub async fn mutate(&self, call: Call) -> Result<Answer, Refusal> {
         let (answer, answered) = oneshot::channel();
-        let queued = match check_key_time(&call.key) {
-            Ok(()) => self.enqueue(Request::Mutate { call: Box::new(call), answer }).await,
-            Err(refusal) => Err(refusal),
-        };
-        if let Err(refusal) = queued {
+        if let Err(refusal) = self.enqueue(Request::Mutate { call: Box::new(call), answer }).await {
             let refused = Err(refusal);
             // Whatever is queued is counted by the loop, whether the caller still waits or not.
             self.counters.add_mutation(statistics::outcome(&refused));
@@ -260,11 +253,4 @@ impl CommitLoop {
         // An error means that the thread is gone, which is what is waited for.
         let _ = self.ended.await;
     }
-}
-
-fn check_key_time(key: &Key) -> Result<(), Refusal> {
-    let Some(key_ms) = key.key.unix_ms() else { return Ok(()) };
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let ahead_ms = key_ms.saturating_sub(now.as_millis() as u64);
-    if ahead_ms > KEY_AHEAD_MS_MAX { Err(Refusal::KeyFromTheFuture { ahead_ms }) } else { Ok(()) }
 }

@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod input;
+mod keys;
 mod lists;
 mod mutations;
 mod raw;
