@@ -5,8 +5,8 @@
 use slotcast::catalog_file::default_catalog;
 use slotcast::domain::mutation::Taken;
 use slotcast::domain::{
-    Attributes, Caller, Catalog, Count, Fingerprint, IdempotencyKey, Inventory, InventoryId, LayoutId, Mutation,
-    Operation, RejectionCause, Slot, Stack,
+    Attributes, Caller, Catalog, Count, Fingerprint, IdempotencyKey, Inventory, InventoryId, ItemName, LayoutId,
+    Mutation, NamedOperation, Operation, RejectionCause, Slot, Stack,
 };
 use slotcast::engine::{Answer, Call, Engine, EngineSettings, Refusal};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
@@ -49,20 +49,20 @@ fn count(count: u32) -> Count {
     Count::new(count).unwrap()
 }
 
-fn call(key: &str, operation: Operation) -> Call {
+fn call(key: &str, operation: NamedOperation) -> Call {
     let key = Key { caller: Caller::new("test").unwrap(), key: IdempotencyKey::new(key).unwrap() };
     let payload = Fingerprint::of(format!("{operation:?}").as_bytes());
     let mutation = Mutation { operations: vec![operation], expected: vec![] };
     Call { key, payload, mutation, session: None, predicted: vec![], reason: "".into(), cause: None }
 }
 
-fn fresh(operation: Operation) -> Call {
+fn fresh(operation: NamedOperation) -> Call {
     call(&uuid::Uuid::now_v7().to_string(), operation)
 }
 
 impl World {
-    fn stack(&self, item: &str, n: u32) -> Stack {
-        Stack { item: self.catalog.item(item).unwrap().code, count: count(n), attributes: Attributes::NONE }
+    fn stack(&self, item: &str, n: u32) -> Stack<ItemName> {
+        Stack { item: ItemName::Id(item.into()), count: count(n), attributes: Attributes::NONE }
     }
 
     /// A chest with this many stones in its first slot.
@@ -73,13 +73,13 @@ impl World {
         self.engine.mutate(fresh(create)).await.unwrap();
     }
 
-    fn transfer(&self, from: &str, to: &str, n: u32) -> Operation {
-        let item = self.catalog.item("stone").unwrap().code;
+    fn transfer(&self, from: &str, to: &str, n: u32) -> NamedOperation {
+        let item = ItemName::Code(self.catalog.item("stone").unwrap().code);
         let what = Taken::Item { item, attributes: None, count: count(n) };
         Operation::Transfer { from: id(from), what, to: id(to), to_slot: None, allow_partial: false }
     }
 
-    fn add(&self, to: &str, n: u32) -> Operation {
+    fn add(&self, to: &str, n: u32) -> NamedOperation {
         let Stack { item, count, attributes } = self.stack("stone", n);
         Operation::Add { id: id(to), item, attributes, count, allow_partial: false }
     }

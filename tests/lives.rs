@@ -5,8 +5,9 @@
 use slotcast::catalog_file::default_catalog;
 use slotcast::domain::mutation::Taken;
 use slotcast::domain::{
-    Attributes, Caller, Catalog, Count, Digest, Fingerprint, Guard, IdempotencyKey, Inventory, InventoryId, LayoutId,
-    Mutation, Operation, Rejection, RejectionCause, Revision, SessionId, Slot, Stack, Version,
+    Attributes, Caller, Catalog, Count, Digest, Fingerprint, Guard, IdempotencyKey, Inventory, InventoryId, ItemName,
+    LayoutId, Mutation, NamedOperation, Operation, Rejection, RejectionCause, Revision, SessionId, Slot, Stack,
+    Version,
 };
 use slotcast::engine::{Answer, Call, Engine, EngineSettings, Refusal, new_epoch};
 use slotcast::store::embedded::tools::{self, Snapshot};
@@ -49,20 +50,20 @@ fn count(count: u32) -> Count {
     Count::new(count).unwrap()
 }
 
-fn call(key: &str, operation: Operation) -> Call {
+fn call(key: &str, operation: NamedOperation) -> Call {
     let key = Key { caller: Caller::new("test").unwrap(), key: IdempotencyKey::new(key).unwrap() };
     let payload = Fingerprint::of(format!("{operation:?}").as_bytes());
     let mutation = Mutation { operations: vec![operation], expected: vec![] };
     Call { key, payload, mutation, session: None, predicted: vec![], reason: "".into(), cause: None }
 }
 
-fn fresh(operation: Operation) -> Call {
+fn fresh(operation: NamedOperation) -> Call {
     call(&uuid::Uuid::now_v7().to_string(), operation)
 }
 
 impl World {
-    fn stack(&self, item: &str, n: u32) -> Stack {
-        Stack { item: self.catalog.item(item).unwrap().code, count: count(n), attributes: Attributes::NONE }
+    fn stack(&self, item: &str, n: u32) -> Stack<ItemName> {
+        Stack { item: ItemName::Id(item.into()), count: count(n), attributes: Attributes::NONE }
     }
 
     /// A chest with this many stones in its first slot.
@@ -79,13 +80,13 @@ impl World {
         Guard { id, epoch, revision }
     }
 
-    fn transfer(&self, from: &str, to: &str, n: u32) -> Operation {
-        let item = self.catalog.item("stone").unwrap().code;
+    fn transfer(&self, from: &str, to: &str, n: u32) -> NamedOperation {
+        let item = ItemName::Code(self.catalog.item("stone").unwrap().code);
         let what = Taken::Item { item, attributes: None, count: count(n) };
         Operation::Transfer { from: id(from), what, to: id(to), to_slot: None, allow_partial: false }
     }
 
-    fn add(&self, to: &str, n: u32) -> Operation {
+    fn add(&self, to: &str, n: u32) -> NamedOperation {
         let Stack { item, count, attributes } = self.stack("stone", n);
         Operation::Add { id: id(to), item, attributes, count, allow_partial: false }
     }
@@ -143,11 +144,11 @@ fn send(engine: &Engine, call: Call) -> JoinHandle<Result<Answer, Refusal>> {
     tokio::spawn(async move { engine.mutate(call).await })
 }
 
-fn create_chest(name: &str) -> Operation {
+fn create_chest(name: &str) -> NamedOperation {
     Operation::Create { id: id(name), owner: None, layout: LayoutId::new("chest").unwrap(), stacks: vec![] }
 }
 
-fn of_several(key: &str, operations: Vec<Operation>, expected: Vec<Guard>) -> Call {
+fn of_several(key: &str, operations: Vec<NamedOperation>, expected: Vec<Guard>) -> Call {
     let call = call(key, create_chest("none"));
     Call { payload: Fingerprint::of(key.as_bytes()), mutation: Mutation { operations, expected }, ..call }
 }

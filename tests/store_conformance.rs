@@ -1,13 +1,18 @@
 //! What every store must hold to. The same laws for all: a new store is one more line at the end.
 
+#[path = "common/memory_store.rs"]
+#[allow(dead_code, reason = "each test file uses its own part")]
+mod memory_store;
 mod store_support;
 
+use memory_store::MemoryStore;
 use slotcast::domain::{Inventory, Slot};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
 use slotcast::store::faulty::{Fault, FaultyStore};
 use slotcast::store::{CommitError, ListQuery, Recall, Store, StoreError};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 use store_support::*;
 
 /// A store whose content lasts: opened again, it has what it had.
@@ -21,6 +26,7 @@ fn conformance(place: &dyn Reopen) {
     a_deleted_inventory_is_gone_and_may_come_back(place);
     a_batch_builds_upon_itself(place);
     keys_are_recalled_with_their_payload_and_reply(place);
+    a_key_more_than_a_minute_ahead_of_the_clock_is_not_new(place);
     lists_are_in_order_of_bytes_and_paged(place);
     random_histories_agree_with_a_model(place);
 }
@@ -121,6 +127,18 @@ fn keys_are_recalled_with_their_payload_and_reply(place: &dyn Reopen) {
     assert_eq!(place.open().load(&[id("keyed")], &keys).expect("it loads").keys, wanted);
 }
 
+fn a_key_more_than_a_minute_ahead_of_the_clock_is_not_new(place: &dyn Reopen) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later than 1970");
+    let (near, far) = (uuid_key(now.as_millis() as u64 + 30_000, 1), uuid_key(now.as_millis() as u64 + 3_600_000, 1));
+    let store = place.open();
+    let recalls = store.load(&[], &[near.clone(), far]).expect("it loads").keys;
+    assert_eq!(recalls[0], Recall::New);
+    assert!(matches!(recalls[1], Recall::TooFarAhead { ahead_ms: 3_000_000..=3_600_000 }), "{:?}", recalls[1]);
+    store.commit(&[transaction(near.clone(), vec![])]).expect("it commits");
+    drop(store);
+    assert!(matches!(place.open().load(&[], &[near]).expect("it loads").keys[0], Recall::Applied { .. }));
+}
+
 fn lists_are_in_order_of_bytes_and_paged(place: &dyn Reopen) {
     let names = ["l/Z", "l/a", "l/a-1", "l/a/1", "l/é", "l/𝄞", "l/\u{FFFD}", "l/b", "l/a\u{10FFFF}x"];
     let store = place.open();
@@ -219,6 +237,40 @@ impl Store for FoldingStore {
 fn the_embedded_store_conforms_when_everything_is_folded_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
     conformance(&AlwaysFolded(&folder.path().join("slotcast.db")));
+}
+
+/// What tests of the service run on.
+struct InMemory(Arc<MemoryStore>);
+
+struct Shared(Arc<MemoryStore>);
+
+impl Reopen for InMemory {
+    fn open(&self) -> Box<dyn Store> {
+        Box::new(Shared(self.0.clone()))
+    }
+}
+
+impl Store for Shared {
+    fn load(
+        &self,
+        ids: &[slotcast::domain::InventoryId],
+        keys: &[slotcast::store::Key],
+    ) -> Result<slotcast::store::Loaded, StoreError> {
+        self.0.load(ids, keys)
+    }
+
+    fn commit(&self, batch: &[slotcast::store::Transaction]) -> Result<(), CommitError> {
+        self.0.commit(batch)
+    }
+
+    fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
+        self.0.list(query)
+    }
+}
+
+#[test]
+fn the_store_in_memory_conforms() {
+    conformance(&InMemory(Arc::default()));
 }
 
 struct Decorated<'a>(Embedded<'a>);

@@ -226,8 +226,10 @@ impl States {
         operation: Operation,
     ) -> Result<Vec<Arc<Inventory>>, TraceError> {
         let unplayable = |problem: String| TraceError::Unplayable { name: trace.name.clone(), problem };
-        let operation = v1::Operation { operation: Some(operation) };
-        let mutation: Mutation = request::mutation(catalog, &v1::MutationContext::default(), &[operation], true)
+        let operations = [v1::Operation { operation: Some(operation) }];
+        let unknown = |unknown| request::unknown_name(&request::name_paths(&operations), true, &unknown);
+        let mutation: Mutation = request::mutation(&v1::MutationContext::default(), &operations, true)
+            .and_then(|named| named.resolve(catalog).map_err(unknown))
             .map_err(|invalid| unplayable(invalid.to_string()))?;
         // Epochs are not sent by the old game: any will do.
         let mut new_epoch = || Epoch::new(1).unwrap_or_else(|| unreachable!("1 is not 0"));

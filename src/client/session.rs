@@ -189,7 +189,10 @@ impl Session {
         let operations: Vec<v1::Operation> = operations.into_iter().map(wire).collect();
         let mut context = v1::MutationContext { reason: reason.to_owned(), ..fresh_context() };
         let mutation = request::idempotency_key(&context).and_then(|key| {
-            Ok((KeyTag::of(&key), request::mutation(&self.catalog, &context, &operations, operations.len() == 1)?))
+            let single = operations.len() == 1;
+            let named = request::mutation(&context, &operations, single)?;
+            let unknown = |unknown| request::unknown_name(&request::name_paths(&operations), single, &unknown);
+            Ok((KeyTag::of(&key), named.resolve(&self.catalog).map_err(unknown)?))
         });
         let (tag, mutation) = mutation.map_err(SessionError::Malformed)?;
         let key = context.idempotency_key.clone();

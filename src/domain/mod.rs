@@ -2,13 +2,14 @@
 //! everything that could differ between two runs is an argument.
 //!
 //! Read in this order: [`ids`], [`stack`], [`catalog`], [`inventory`] (the stamps), [`digest`], [`mutation`] (one
-//! request), [`rules`] (what each operation does to slots), [`rejection`].
+//! request), [`names`] (the items and recipes in it), [`rules`] (what each operation does to slots), [`rejection`].
 
 pub mod catalog;
 pub mod digest;
 pub mod ids;
 pub mod inventory;
 pub mod mutation;
+pub mod names;
 pub mod rejection;
 pub mod rules;
 pub mod stack;
@@ -21,5 +22,6 @@ pub use ids::{
 };
 pub use inventory::{Change, Contents, Draft, Edit, Inventory, SlotState, Version};
 pub use mutation::{Effect, Guard, Mutation, Operation, Outcome, Touched, View, apply};
+pub use names::{ItemName, NamedMutation, NamedOperation, UnknownName, UnknownWhat};
 pub use rejection::{Rejection, RejectionCause};
 pub use stack::{Attributes, Stack};

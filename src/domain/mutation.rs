@@ -15,32 +15,34 @@ pub const OPERATIONS_MAX: usize = 128;
 /// The most guards one mutation may have.
 pub const GUARDS_MAX: usize = 64;
 
+/// `I` and `R` are how items and recipes are given: as the catalog has them, or as a request names them
+/// ([`super::names`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Operation {
-    Create { id: InventoryId, owner: Option<PlayerId>, layout: LayoutId, stacks: Vec<(Slot, Stack)> },
+pub enum Operation<I = ItemCode, R = Arc<Recipe>> {
+    Create { id: InventoryId, owner: Option<PlayerId>, layout: LayoutId, stacks: Vec<(Slot, Stack<I>)> },
     Delete { id: InventoryId },
-    Add { id: InventoryId, item: ItemCode, attributes: Attributes, count: Count, allow_partial: bool },
-    Remove { id: InventoryId, item: ItemCode, attributes: Option<Attributes>, count: Count },
+    Add { id: InventoryId, item: I, attributes: Attributes, count: Count, allow_partial: bool },
+    Remove { id: InventoryId, item: I, attributes: Option<Attributes>, count: Count },
     Move { id: InventoryId, from: Slot, to: Slot, count: Option<Count> },
     Drop { id: InventoryId, slot: Slot, count: Option<Count> },
-    Craft { id: InventoryId, recipe: Arc<Recipe>, times: Count },
-    Transfer { from: InventoryId, what: Taken, to: InventoryId, to_slot: Option<Slot>, allow_partial: bool },
-    Set { id: InventoryId, slot: Slot, stack: Option<Stack> },
-    Rearrange { id: InventoryId, stacks: Vec<(Slot, Stack)> },
+    Craft { id: InventoryId, recipe: R, times: Count },
+    Transfer { from: InventoryId, what: Taken<I>, to: InventoryId, to_slot: Option<Slot>, allow_partial: bool },
+    Set { id: InventoryId, slot: Slot, stack: Option<Stack<I>> },
+    Rearrange { id: InventoryId, stacks: Vec<(Slot, Stack<I>)> },
 }
 
 /// What a transfer takes from its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Taken {
+pub enum Taken<I = ItemCode> {
     /// From one slot; no count: the whole stack.
     Slot { slot: Slot, count: Option<Count> },
     /// By item, lowest slot first; no attributes: whatever they are.
-    Item { item: ItemCode, attributes: Option<Attributes>, count: Count },
+    Item { item: I, attributes: Option<Attributes>, count: Count },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Mutation {
-    pub operations: Vec<Operation>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mutation<I = ItemCode, R = Arc<Recipe>> {
+    pub operations: Vec<Operation<I, R>>,
     /// Checked in this order, before the operations.
     pub expected: Vec<Guard>,
 }
@@ -54,7 +56,7 @@ pub struct Guard {
     pub revision: Revision,
 }
 
-impl Mutation {
+impl<I, R> Mutation<I, R> {
     /// Every inventory that applying it may read, each possibly more than once.
     pub fn inventories(&self) -> impl Iterator<Item = &InventoryId> {
         let expected = self.expected.iter().map(|guard| &guard.id);
@@ -62,7 +64,7 @@ impl Mutation {
     }
 }
 
-impl Operation {
+impl<I, R> Operation<I, R> {
     fn inventories(&self) -> impl Iterator<Item = &InventoryId> {
         let (one, other) = match self {
             Self::Transfer { from, to, .. } => (from, Some(to)),

@@ -33,9 +33,10 @@ impl Attributes {
     }
 }
 
+/// `I` is how the item is given: by its code, or as a request names it ([`super::names`]).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Stack {
-    pub item: ItemCode,
+pub struct Stack<I = ItemCode> {
+    pub item: I,
     pub count: Count,
     pub attributes: Attributes,
 }

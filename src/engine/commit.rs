@@ -234,7 +234,7 @@ impl Known {
     fn recall<'a>(&self, call: &Call, recalled: &'a Result<Recall, StoreError>) -> Result<&'a Recall, Refusal> {
         let recalled = recalled.as_ref().map_err(|error| Refusal::Store(error.clone()))?;
         match recalled {
-            Recall::Applied { .. } | Recall::Forgotten => {}
+            Recall::Applied { .. } | Recall::Forgotten | Recall::TooFarAhead { .. } => {}
             Recall::New => self.check(needed(call))?,
         }
         Ok(recalled)
@@ -316,6 +316,9 @@ impl<'a> Batch<'a> {
             (Some(earlier), _) => (earlier.payload, &earlier.reply),
             (None, Recall::Applied { payload, reply }) => (*payload, reply),
             (None, Recall::Forgotten) => return Some(Err(Refusal::KeyForgotten)),
+            (None, Recall::TooFarAhead { ahead_ms }) => {
+                return Some(Err(Refusal::KeyFromTheFuture { ahead_ms: *ahead_ms }));
+            }
             (None, Recall::New) => return None,
         };
         if payload != call.payload {
@@ -325,7 +328,8 @@ impl<'a> Batch<'a> {
     }
 
     fn apply(&mut self, call: &Call, catalog: &Catalog) -> Result<Answer, Refusal> {
-        let effect = domain::apply(&call.mutation, catalog, &*self, &mut new_epoch).map_err(Refusal::Rejected)?;
+        let mutation = call.mutation.resolve(catalog).map_err(Refusal::UnknownName)?;
+        let effect = domain::apply(&mutation, catalog, &*self, &mut new_epoch).map_err(Refusal::Rejected)?;
         let asked = asked(call);
         let current = |id: &InventoryId| self.inventory(id).map(|inventory| inventory.contents.digest());
         let prediction_confirmed = asked.is_confirmed(&effect, current);

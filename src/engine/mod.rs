@@ -15,7 +15,8 @@ pub use statistics::EngineStatistics;
 pub use watched::Watched;
 
 use crate::domain::{
-    Caller, Catalog, Digest, Fingerprint, Inventory, InventoryId, Mutation, Rejection, SessionId, Version,
+    Caller, Catalog, Digest, Fingerprint, Inventory, InventoryId, NamedMutation, Rejection, SessionId, UnknownName,
+    Version,
 };
 use crate::statistics::EngineCounts;
 use crate::store::{Key, ListQuery, Reply, Store, StoreError};
@@ -24,11 +25,8 @@ use crate::telemetry::CommitTelemetry;
 use commit::Request;
 use statistics::CommitCounters;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-
-/// How far ahead of this machine's clock the time in a key may lie. Such a key would outlive the memory of it.
-const KEY_AHEAD_MS_MAX: u64 = 60_000;
 
 #[derive(Debug, Clone)]
 pub struct EngineSettings {
@@ -64,7 +62,8 @@ pub type Predicted = Vec<(InventoryId, Digest)>;
 pub struct Call {
     pub key: Key,
     pub payload: Fingerprint,
-    pub mutation: Mutation,
+    /// Its names are looked up when it runs, and not at all when it is a retry.
+    pub mutation: NamedMutation,
     /// Who asks for it, as named on a stream.
     pub session: Option<SessionId>,
     /// What that session expects the digests to be afterwards; empty: it has predicted nothing.
@@ -88,11 +87,13 @@ pub struct Answer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     Rejected(Rejection),
+    /// The catalog does not have an item, a recipe or a layout that the mutation names.
+    UnknownName(UnknownName),
     /// The key was used before with another payload.
     KeyReused,
     /// The key is older than what is remembered; it may have been applied.
     KeyForgotten,
-    /// The time in the key lies further ahead of this machine's clock than is allowed.
+    /// The time in the key lies further ahead of this machine's clock than can be remembered now.
     KeyFromTheFuture {
         ahead_ms: u64,
     },
@@ -141,11 +142,7 @@ impl Engine {
     /// the caller goes away.
     pub async fn mutate(&self, call: Call) -> Result<Answer, Refusal> {
         let (answer, answered) = oneshot::channel();
-        let queued = match check_key_time(&call.key) {
-            Ok(()) => self.enqueue(Request::Mutate { call: Box::new(call), answer }).await,
-            Err(refusal) => Err(refusal),
-        };
-        if let Err(refusal) = queued {
+        if let Err(refusal) = self.enqueue(Request::Mutate { call: Box::new(call), answer }).await {
             let refused = Err(refusal);
             // Whatever is queued is counted by the loop, whether the caller still waits or not.
             self.counters.add_mutation(statistics::outcome(&refused));
@@ -256,11 +253,4 @@ impl CommitLoop {
         // An error means that the thread is gone, which is what is waited for.
         let _ = self.ended.await;
     }
-}
-
-fn check_key_time(key: &Key) -> Result<(), Refusal> {
-    let Some(key_ms) = key.key.unix_ms() else { return Ok(()) };
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let ahead_ms = key_ms.saturating_sub(now.as_millis() as u64);
-    if ahead_ms > KEY_AHEAD_MS_MAX { Err(Refusal::KeyFromTheFuture { ahead_ms }) } else { Ok(()) }
 }

@@ -85,9 +85,13 @@ pub(super) fn outcome(ended: &Result<Answer, Refusal>) -> MutationOutcome {
     match ended {
         Ok(answer) if answer.replayed => MutationOutcome::Replayed,
         Ok(_) => MutationOutcome::Applied,
-        Err(Refusal::Rejected(_) | Refusal::KeyReused | Refusal::KeyForgotten | Refusal::KeyFromTheFuture { .. }) => {
-            MutationOutcome::Rejected
-        }
+        Err(
+            Refusal::Rejected(_)
+            | Refusal::UnknownName(_)
+            | Refusal::KeyReused
+            | Refusal::KeyForgotten
+            | Refusal::KeyFromTheFuture { .. },
+        ) => MutationOutcome::Rejected,
         Err(Refusal::QueueFull { .. } | Refusal::Store(_) | Refusal::Unknown | Refusal::Stopped) => {
             MutationOutcome::Failed
         }

@@ -2,15 +2,15 @@
 //!
 //! A mutation of its own RPC is the same as a `Transact` of that one operation: same path, same payload fingerprint.
 
-use super::convert::{Invalid, frame, reply, request};
+use super::convert::{Invalid, frame, page_token, reply, request};
 use super::permit::{self, Permit};
 use super::stream::{FrameStream, Opening};
 use super::streams::{Counted, OpenStreams};
 use super::v1::operation::Operation as Wire;
 use super::{status, v1};
 use crate::config::LiveRollout;
-use crate::domain::{Caller, Fingerprint, InventoryId, Outcome, SessionId};
-use crate::engine::{Call, Engine, Predicted};
+use crate::domain::{Caller, Fingerprint, Inventory, InventoryId, Outcome, SessionId};
+use crate::engine::{Call, Engine, Predicted, Refusal};
 use crate::middleware::{FrameAge, Identity, LimitedPlayer};
 use crate::statistics::StreamStatistics;
 use crate::store::{Key, ListQuery};
@@ -96,7 +96,8 @@ impl Service {
     ) -> Result<Done, Status> {
         let context = context.unwrap_or_default();
         let (session, predicted) = prediction(&context).map_err(|invalid| status::invalid(&invalid))?;
-        let call = match self.call(caller.clone(), context, operations, single) {
+        let name_paths = request::name_paths(&operations);
+        let call = match call(caller.clone(), context, operations, single) {
             Ok(call) => Call { session, predicted, cause, ..call },
             Err(invalid) => {
                 self.correct(session, &caller, predicted).await;
@@ -105,25 +106,13 @@ impl Service {
         };
         let answer = self.engine.mutate(call).await.map_err(|refusal| {
             tracing::debug!(?refusal, "a mutation was refused");
-            status::refusal(&refusal)
+            match &refusal {
+                Refusal::UnknownName(unknown) => status::unknown_name(&name_paths, single, unknown),
+                other => status::refusal(other),
+            }
         })?;
         let receipt = Some(reply::receipt(&answer));
         Ok(Done { receipt, outcomes: answer.reply.outcomes })
-    }
-
-    fn call(
-        &self,
-        caller: Caller,
-        context: v1::MutationContext,
-        operations: Vec<v1::Operation>,
-        single: bool,
-    ) -> Result<Call, Invalid> {
-        let key = request::idempotency_key(&context)?;
-        let mutation = request::mutation(self.engine.catalog(), &context, &operations, single)?;
-        let payload = payload(context.expected, operations);
-        let reason = context.reason.into();
-        let (key, predicted) = (Key { caller, key }, Vec::new());
-        Ok(Call { key, payload, mutation, session: None, predicted, reason, cause: None })
     }
 
     /// What a session has predicted of a malformed mutation is not so.
@@ -145,7 +134,20 @@ fn prediction(context: &v1::MutationContext) -> Result<(Option<SessionId>, Predi
     Ok((request::session("context.session", &context.session)?, request::predicted(context)?))
 }
 
-/// What makes two calls with one key the same: the operations and what they expect, not the context around them.
+fn call(
+    caller: Caller,
+    context: v1::MutationContext,
+    operations: Vec<v1::Operation>,
+    single: bool,
+) -> Result<Call, Invalid> {
+    let key = Key { caller, key: request::idempotency_key(&context)? };
+    let mutation = request::mutation(&context, &operations, single)?;
+    let (payload, reason) = (payload(context.expected, operations), context.reason.into());
+    Ok(Call { key, payload, mutation, session: None, predicted: Vec::new(), reason, cause: None })
+}
+
+/// What makes two calls with one key the same: the operations and what they expect, as sent. A retry may differ in the
+/// rest of the context: reason, session and prediction.
 fn payload(expected: Vec<v1::ExpectedRevision>, operations: Vec<v1::Operation>) -> Fingerprint {
     let context = v1::MutationContext { expected, ..v1::MutationContext::default() };
     let canonical = v1::TransactRequest { context: Some(context), operations };
@@ -186,11 +188,12 @@ impl v1::inventory_service_server::InventoryService for Service {
         let limit = query.limit;
         // One more than asked for tells whether there is another page.
         let query = ListQuery { limit: limit + 1, ..query };
-        let mut found = self.engine.list(query).await.map_err(|refusal| status::refusal(&refusal))?;
+        let mut found = self.engine.list(query.clone()).await.map_err(|refusal| status::refusal(&refusal))?;
         let more = found.len() > limit;
         found.truncate(limit);
         let last = found.last().filter(|_| more);
-        let next_page_token = last.map(|inventory| inventory.id.to_string()).unwrap_or_default();
+        let token = |last: &Arc<Inventory>| page_token::write(query.owner.as_ref(), &query.prefix, &last.id);
+        let next_page_token = last.map(token).unwrap_or_default();
         let inventories = found.iter().map(|inventory| reply::summary(inventory)).collect();
         Ok(Response::new(v1::ListInventoriesResponse { inventories, next_page_token }))
     }
@@ -371,13 +374,14 @@ fn list_query(request: &v1::ListInventoriesRequest) -> Result<ListQuery, Invalid
         let text = format!("must have at most {} bytes", InventoryId::BYTES_MAX);
         return Err(Invalid::new("prefix", "INVALID_PREFIX", text));
     }
+    let owner = request::owner("owner", &request.owner)?;
     let after = match request.page_token.as_str() {
         "" => None,
-        token => Some(
-            request::inventory_id("page_token", token)
-                .map_err(|_| Invalid::new("page_token", "INVALID_PAGE_TOKEN", "use the token of the page before"))?,
-        ),
+        token => Some(page_token::read(owner.as_ref(), &request.prefix, token).ok_or_else(|| {
+            let text =
+                "not a token of this query; use next_page_token of the page before, with the same owner and prefix";
+            Invalid::new("page_token", "INVALID_PAGE_TOKEN", text)
+        })?),
     };
-    let owner = request::owner("owner", &request.owner)?;
     Ok(ListQuery { owner, prefix: request.prefix.clone(), after, limit: limit as usize })
 }

@@ -2,11 +2,11 @@
 //!
 //! No text of an inner error reaches a caller, only what the caller can act upon.
 
-use super::convert::Invalid;
+use super::convert::{Invalid, request};
 pub use super::names::{DOMAIN, REASONS, code_name};
 use super::permit::Denied;
 use super::streams::TooManyStreams;
-use crate::domain::{InventoryId, Rejection, RejectionCause};
+use crate::domain::{InventoryId, Rejection, RejectionCause, UnknownName};
 use crate::engine::Refusal;
 use crate::identity::{Lapsed, Unverified};
 use crate::store::StoreError;
@@ -129,9 +129,18 @@ pub fn deadline_exceeded() -> Status {
     Status::with_error_details(Code::DeadlineExceeded, text, details("DEADLINE_EXCEEDED", []))
 }
 
+/// `paths` are where the request has its names.
+pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnknownName) -> Status {
+    let Invalid { field, reason, description } = request::unknown_name(paths, single, unknown);
+    let mut details = details(reason, [("operation", unknown.operation.to_string())]);
+    details.add_bad_request_violation(&field, &description);
+    Status::with_error_details(Code::InvalidArgument, format!("{field}: {description}"), details)
+}
+
 pub fn refusal(refusal: &Refusal) -> Status {
     match refusal {
         Refusal::Rejected(cause) => rejection(cause),
+        Refusal::UnknownName(unknown) => unknown_name(&[], true, unknown),
         Refusal::KeyReused => key_precondition(
             "IDEMPOTENCY_KEY_REUSED",
             "this idempotency key was used with another payload; use a new key for a new mutation",
@@ -143,7 +152,9 @@ pub fn refusal(refusal: &Refusal) -> Status {
         Refusal::KeyFromTheFuture { ahead_ms } => invalid(&Invalid::new(
             "context.idempotency_key",
             "IDEMPOTENCY_KEY_FROM_THE_FUTURE",
-            format!("its time is {ahead_ms} ms ahead of the service's clock, more than a minute; set your clock"),
+            format!(
+                "its time is {ahead_ms} ms ahead of the service's clock; set your clock, or try again after that time"
+            ),
         )),
         Refusal::QueueFull { retry_after } => {
             retry(Code::ResourceExhausted, "QUEUE_FULL", "too many mutations are waiting; try later", *retry_after)

@@ -6,6 +6,7 @@
 pub mod embedded;
 pub mod faulty;
 pub mod format;
+pub mod horizon;
 
 use crate::domain::{Caller, Fingerprint, IdempotencyKey, Inventory, InventoryId, Outcome, PlayerId, Touched, Version};
 use std::sync::Arc;
@@ -33,6 +34,9 @@ pub enum Recall {
     Applied { payload: Fingerprint, reply: Reply },
     /// Its time (a UUIDv7) is not after that of a key that was forgotten: it may have been applied. Never run it again.
     Forgotten,
+    /// Its time (a UUIDv7) lies further ahead of the store's wall clock than can be remembered now. It was not applied and
+    /// must not run; once that time has passed, it is new.
+    TooFarAhead { ahead_ms: u64 },
 }
 
 /// One mutation as it is to be made durable: its effect, its key and its reply, together or not at all.

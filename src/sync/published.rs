@@ -104,7 +104,7 @@ pub enum ChangeKind {
 }
 
 impl ChangeKind {
-    pub fn of(mutation: &Mutation) -> Self {
+    pub fn of<I, R>(mutation: &Mutation<I, R>) -> Self {
         match mutation.operations.as_slice() {
             [Operation::Create { .. }] => Self::Create,
             [Operation::Delete { .. }] => Self::Delete,

@@ -1,9 +1,14 @@
 //! A store in memory: as fast as the tests are, and with commits that wait on demand.
 
 use slotcast::domain::{Fingerprint, Inventory, InventoryId};
+use slotcast::store::horizon::{Forgetting, KeyHorizon};
 use slotcast::store::{CommitError, Key, ListQuery, Loaded, Recall, Reply, Store, StoreError, Transaction};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+/// The most callers with keys ahead of the clock.
+const CALLERS_AHEAD_MAX: usize = 1_000;
 
 #[derive(Debug, Default)]
 pub struct MemoryStore {
@@ -12,13 +17,26 @@ pub struct MemoryStore {
     released: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Content {
     inventories: BTreeMap<InventoryId, Arc<Inventory>>,
-    keys: HashMap<Key, (Fingerprint, Reply)>,
-    /// UUIDv7 keys of this time or before are not new, unless they are remembered.
-    forgotten_ms: Option<u64>,
+    keys: HashMap<Key, Remembered>,
+    horizon: KeyHorizon,
     commits: usize,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    payload: Fingerprint,
+    reply: Reply,
+    received_ms: u64,
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        let horizon = KeyHorizon::new(None, CALLERS_AHEAD_MAX);
+        Self { inventories: BTreeMap::new(), keys: HashMap::new(), horizon, commits: 0 }
+    }
 }
 
 impl MemoryStore {
@@ -35,8 +53,11 @@ impl MemoryStore {
     /// As if the window of all keys so far were over.
     pub fn forget_keys(&self) {
         let mut content = self.content();
-        content.forgotten_ms = content.keys.keys().filter_map(|key| key.key.unix_ms()).max();
-        content.keys.clear();
+        let mut forgetting = Forgetting::default();
+        for (key, remembered) in content.keys.drain() {
+            forgetting.add(remembered.received_ms, std::iter::once(&key));
+        }
+        content.horizon.forget(forgetting);
     }
 
     /// How many transactions were committed.
@@ -49,13 +70,16 @@ impl MemoryStore {
     }
 }
 
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
 impl Store for MemoryStore {
     fn load(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, StoreError> {
-        let content = self.content();
+        let (content, now_ms) = (self.content(), unix_ms());
         let recall = |key: &Key| match content.keys.get(key) {
-            Some((payload, reply)) => Recall::Applied { payload: *payload, reply: reply.clone() },
-            None if key.key.unix_ms().is_some_and(|ms| Some(ms) <= content.forgotten_ms) => Recall::Forgotten,
-            None => Recall::New,
+            Some(Remembered { payload, reply, .. }) => Recall::Applied { payload: *payload, reply: reply.clone() },
+            None => content.horizon.judge(key, now_ms),
         };
         let inventories = ids.iter().map(|id| content.inventories.get(id).cloned()).collect();
         Ok(Loaded { inventories, keys: keys.iter().map(recall).collect() })
@@ -66,7 +90,9 @@ impl Store for MemoryStore {
         drop(self.released.wait_while(is_held, |is_held| *is_held));
         let mut content = self.content();
         for Transaction { key, payload, reply, touched } in batch.iter().cloned() {
-            content.keys.insert(key, (payload, reply));
+            let received_ms = unix_ms();
+            content.horizon.remember(received_ms, std::iter::once(&key));
+            content.keys.insert(key, Remembered { payload, reply, received_ms });
             for touched in touched {
                 match touched.state {
                     Some(state) => content.inventories.insert(touched.version.id, state),

@@ -8,8 +8,8 @@ use serde_json::json;
 use slotcast::catalog_file::default_catalog;
 use slotcast::config::LiveRollout;
 use slotcast::domain::{
-    Caller, Count, Fingerprint, IdempotencyKey, InventoryId, ItemCode, LayoutId, Mutation, Operation, PlayerId, Slot,
-    Stack,
+    Caller, Count, Fingerprint, IdempotencyKey, InventoryId, ItemCode, ItemName, LayoutId, Mutation, NamedOperation,
+    Operation, PlayerId, Slot, Stack,
 };
 use slotcast::engine::{Call, Engine, EngineSettings};
 use slotcast::grpc::permit::Permit;
@@ -40,7 +40,7 @@ impl World {
         Self { engine, keys: 0 }
     }
 
-    async fn run(&mut self, reason: &str, operation: Operation) {
+    async fn run(&mut self, reason: &str, operation: NamedOperation) {
         self.keys += 1;
         let key = IdempotencyKey::new(&format!("k{}", self.keys)).unwrap();
         let key = Key { caller: Caller::new("lobby").unwrap(), key };
@@ -53,8 +53,11 @@ impl World {
 
     async fn create(&mut self, owner: &str, reason: &str) {
         let owner = Some(PlayerId::new(owner).unwrap());
-        let stack =
-            Stack { item: ItemCode::new(1).unwrap(), count: Count::new(1).unwrap(), attributes: Default::default() };
+        let stack = Stack {
+            item: ItemName::Code(ItemCode::new(1).unwrap()),
+            count: Count::new(1).unwrap(),
+            attributes: Default::default(),
+        };
         let layout = LayoutId::new("player").unwrap();
         self.run(reason, Operation::Create { id: id(), owner, layout, stacks: vec![(Slot(0), stack)] }).await;
     }

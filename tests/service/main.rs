@@ -6,10 +6,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod input;
+mod keys;
+mod lists;
 mod mutations;
 mod raw;
 #[path = "../support/raw_codec.rs"]
 mod raw_codec;
+mod retries;
 mod sessions;
 mod statuses;
 mod streams;

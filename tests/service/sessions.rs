@@ -71,16 +71,17 @@ async fn a_wrong_prediction_is_corrected_at_once_by_a_full_frame() {
 #[tokio::test]
 async fn a_refusal_of_what_was_predicted_is_corrected_at_once() {
     let (server, mut reader) = world().await;
-    // By the rules, by a key that was used, and as malformed.
+    // By the rules, by a key that was used, as malformed, and for a name that the catalog does not have.
     server.client.mutate(with_key("used"), add("a", "coal", 1)).await.unwrap();
     reader.next().await;
     let used = |digest| v1::MutationContext { idempotency_key: "used".into(), ..mine(Some(digest)) };
-    for round in 0..3 {
+    for round in 0..4 {
         let expected = reader.predict(0, &[(Slot(5), stones(1))]);
         let (context, operation, refused) = match round {
             0 => (mine(Some(expected)), remove("a", "stone", 61), precondition("NOT_ENOUGH")),
             1 => (used(expected), add("a", "stone", 1), precondition("IDEMPOTENCY_KEY_REUSED")),
-            _ => (mine(Some(expected)), add("a", "stone", 0), invalid("INVALID_COUNT", "add.stack.count")),
+            2 => (mine(Some(expected)), add("a", "stone", 0), invalid("INVALID_COUNT", "add.stack.count")),
+            _ => (mine(Some(expected)), add("a", "zinc", 1), invalid("UNKNOWN_ITEM", "add.stack.item")),
         };
         let status = server.client.mutate(context, operation).await.unwrap_err();
         assert_eq!(told(&status), refused);

@@ -1,6 +1,8 @@
 //! Every reason for which the service refuses, with its code and the details that go with it: callers rely on them.
 
-use slotcast::domain::{Epoch, Guard, InventoryId, ItemCode, LayoutId, Rejection, RejectionCause, Revision, Slot};
+use slotcast::domain::{
+    Epoch, Guard, InventoryId, ItemCode, LayoutId, Rejection, RejectionCause, Revision, Slot, UnknownName, UnknownWhat,
+};
 use slotcast::engine::Refusal;
 use slotcast::grpc::convert::Invalid;
 use slotcast::grpc::status;
@@ -39,6 +41,12 @@ fn causes() -> Vec<RejectionCause> {
 fn refusals() -> Vec<Refusal> {
     let secret = || "/var/lib/secret.db".to_owned();
     let rejected = causes().into_iter().map(|cause| Refusal::Rejected(Rejection { operation: 2, cause }));
+    let unknown = [
+        UnknownWhat::Item { id: "zinc".into() },
+        UnknownWhat::Recipe { id: "zinc_ingot".into() },
+        UnknownWhat::Layout { id: LayoutId::new("barrel").unwrap() },
+    ];
+    let unknown = unknown.map(|what| Refusal::UnknownName(UnknownName { operation: 2, stack: None, what }));
     let others = [
         Refusal::KeyReused,
         Refusal::KeyForgotten,
@@ -50,7 +58,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::Unknown,
         Refusal::Stopped,
     ];
-    rejected.chain(others).collect()
+    rejected.chain(unknown).chain(others).collect()
 }
 
 fn statuses() -> Vec<Status> {

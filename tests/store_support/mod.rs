@@ -32,6 +32,11 @@ pub fn uuid_key(unix_ms: u64, number: u32) -> Key {
     key(&format!("{high:08x}-{low:04x}-7000-8000-{number:012x}"))
 }
 
+/// The same of another caller.
+pub fn uuid_key_of(caller: &str, unix_ms: u64, number: u32) -> Key {
+    Key { caller: Caller::new(caller).expect("a name"), ..uuid_key(unix_ms, number) }
+}
+
 pub fn epoch(number: u32) -> Epoch {
     Epoch::new(number).expect("not 0")
 }

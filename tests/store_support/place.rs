@@ -3,23 +3,44 @@
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore, OpenError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A clock that stands still until it is moved.
+/// Where the wall clock of a test begins, in milliseconds since 1970.
+pub const WALL_CLOCK_START_MS: u64 = 1_800_000_000_000;
+
+/// A clock that stands still until it is moved, and a wall clock that goes with it.
 #[derive(Clone, Default)]
-pub struct DrivenClock(Arc<AtomicU64>);
+pub struct DrivenClock {
+    us: Arc<AtomicU64>,
+    /// How far the wall clock is off.
+    wall_step_ms: Arc<AtomicI64>,
+}
 
 impl DrivenClock {
     pub fn pass(&self, time: Duration) {
-        self.0.fetch_add(time.as_micros() as u64, Ordering::SeqCst);
+        self.us.fetch_add(time.as_micros() as u64, Ordering::SeqCst);
+    }
+
+    /// The wall clock is off by this much from now on.
+    pub fn step_wall_clock(&self, off_ms: i64) {
+        self.wall_step_ms.store(off_ms, Ordering::SeqCst);
+    }
+
+    /// What a wall clock shows that is right, in milliseconds since 1970.
+    pub fn right_unix_ms(&self) -> u64 {
+        WALL_CLOCK_START_MS + self.us.load(Ordering::SeqCst) / 1_000
     }
 
     /// Nothing is folded or trimmed by itself while this clock stands.
     pub fn settings(&self) -> EmbeddedSettings {
-        let now = self.0.clone();
-        let clock = Arc::new(move || Duration::from_micros(now.load(Ordering::SeqCst)));
-        EmbeddedSettings { clock, ..EmbeddedSettings::default() }
+        let (us, this) = (self.us.clone(), self.clone());
+        let clock = Arc::new(move || Duration::from_micros(us.load(Ordering::SeqCst)));
+        let wall_clock = Arc::new(move || {
+            let off_ms = this.wall_step_ms.load(Ordering::SeqCst);
+            Duration::from_millis(this.right_unix_ms().saturating_add_signed(off_ms))
+        });
+        EmbeddedSettings { clock, wall_clock, ..EmbeddedSettings::default() }
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod catalog;
 pub mod frame;
+pub mod page_token;
 pub mod reply;
 pub mod request;
 

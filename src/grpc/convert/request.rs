@@ -4,8 +4,8 @@ use super::Invalid;
 use crate::domain::catalog::COUNT_MAX;
 use crate::domain::mutation::{GUARDS_MAX, Guard, OPERATIONS_MAX, Taken};
 use crate::domain::{
-    Attributes, Catalog, Count, Digest, Epoch, IdempotencyKey, InventoryId, ItemCode, LayoutId, Mutation, Operation,
-    PlayerId, Revision, SessionId, Slot, Stack,
+    Attributes, Count, Digest, Epoch, IdempotencyKey, InventoryId, ItemCode, ItemName, LayoutId, Mutation,
+    NamedMutation, NamedOperation, Operation, PlayerId, Revision, SessionId, Slot, Stack, UnknownName, UnknownWhat,
 };
 use crate::grpc::v1;
 use crate::grpc::v1::operation::Operation as Wire;
@@ -50,13 +50,9 @@ pub fn predicted(context: &v1::MutationContext) -> Parsed<Vec<(InventoryId, Dige
     context.predicted.iter().map(parse).collect()
 }
 
-/// The mutation of a list of operations. `single`: it comes from an RPC of its own, so that fields have no index.
-pub fn mutation(
-    catalog: &Catalog,
-    context: &v1::MutationContext,
-    operations: &[v1::Operation],
-    single: bool,
-) -> Parsed<Mutation> {
+/// The mutation of a list of operations, judged by the message alone: whether a catalog has its names is asked later
+/// ([`NamedMutation::resolve`]). `single`: it comes from an RPC of its own, so that fields have no index.
+pub fn mutation(context: &v1::MutationContext, operations: &[v1::Operation], single: bool) -> Parsed<NamedMutation> {
     if operations.is_empty() || operations.len() > OPERATIONS_MAX {
         let text = format!("1 to {OPERATIONS_MAX} operations are possible, not {}", operations.len());
         return Err(Invalid::new("operations", "TOO_MANY_OPERATIONS", text));
@@ -69,7 +65,7 @@ pub fn mutation(
         guard(expected).map_err(|invalid| invalid.within(&format!("context.expected[{index}]")))
     });
     let parsed = operations.iter().enumerate().map(|(index, one)| {
-        let parsed = operation(catalog, one);
+        let parsed = operation(one);
         if single { parsed } else { parsed.map_err(|invalid| invalid.within(&format!("operations[{index}]"))) }
     });
     Ok(Mutation { expected: expected.collect::<Parsed<_>>()?, operations: parsed.collect::<Parsed<_>>()? })
@@ -85,47 +81,79 @@ fn guard(expected: &v1::ExpectedRevision) -> Parsed<Guard> {
     Ok(Guard { id, epoch, revision: Revision(revision) })
 }
 
-fn operation(catalog: &Catalog, operation: &v1::Operation) -> Parsed<Operation> {
+/// Where each operation has its names: the paths of their fields, for [`unknown_name`].
+pub fn name_paths(operations: &[v1::Operation]) -> Vec<&'static str> {
+    let path = |operation: &v1::Operation| match &operation.operation {
+        Some(Wire::Create(_)) => "create",
+        Some(Wire::Add(_)) => "add.stack",
+        Some(Wire::Remove(_)) => "remove.what",
+        Some(Wire::Craft(_)) => "craft",
+        Some(Wire::Transfer(_)) => "transfer.item",
+        Some(Wire::Set(_)) => "set.stack",
+        Some(Wire::Rearrange(_)) => "rearrange",
+        Some(Wire::Delete(_) | Wire::Move(_) | Wire::Drop(_)) | None => "operation",
+    };
+    operations.iter().map(path).collect()
+}
+
+/// A name that the catalog does not have, as a field of the request that `paths` are of; `single` as for [`mutation`].
+pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnknownName) -> Invalid {
+    let (name, reason) = match &unknown.what {
+        UnknownWhat::Item { .. } | UnknownWhat::ItemCode { .. } => ("item", "UNKNOWN_ITEM"),
+        UnknownWhat::Recipe { .. } => ("recipe", "UNKNOWN_RECIPE"),
+        UnknownWhat::Layout { .. } => ("layout", "UNKNOWN_LAYOUT"),
+    };
+    let invalid = Invalid::new(name, reason, &unknown.what);
+    let invalid = match unknown.stack {
+        Some(index) => invalid.within("stack").within(&format!("stacks[{index}]")),
+        None => invalid,
+    };
+    let Some(path) = paths.get(unknown.operation) else { return invalid };
+    let invalid = invalid.within(path);
+    if single { invalid } else { invalid.within(&format!("operations[{}]", unknown.operation)) }
+}
+
+fn operation(operation: &v1::Operation) -> Parsed<NamedOperation> {
     let wire = operation.operation.as_ref();
     let wire = wire.ok_or_else(|| Invalid::new("operation", "MISSING", "say what is to be done"))?;
     match wire {
-        Wire::Create(create) => self::create(catalog, create).map_err(|invalid| invalid.within("create")),
+        Wire::Create(create) => self::create(create).map_err(|invalid| invalid.within("create")),
         Wire::Delete(delete) => {
             Ok(Operation::Delete { id: inventory_id("delete.inventory_id", &delete.inventory_id)? })
         }
-        Wire::Add(add) => self::add(catalog, add).map_err(|invalid| invalid.within("add")),
-        Wire::Remove(remove) => self::remove(catalog, remove).map_err(|invalid| invalid.within("remove")),
+        Wire::Add(add) => self::add(add).map_err(|invalid| invalid.within("add")),
+        Wire::Remove(remove) => self::remove(remove).map_err(|invalid| invalid.within("remove")),
         Wire::Move(shift) => self::shift(shift).map_err(|invalid| invalid.within("move")),
         Wire::Drop(drop) => self::drop(drop).map_err(|invalid| invalid.within("drop")),
-        Wire::Craft(craft) => self::craft(catalog, craft).map_err(|invalid| invalid.within("craft")),
-        Wire::Transfer(transfer) => self::transfer(catalog, transfer).map_err(|invalid| invalid.within("transfer")),
-        Wire::Set(set) => self::set(catalog, set).map_err(|invalid| invalid.within("set")),
-        Wire::Rearrange(wanted) => self::rearrange(catalog, wanted).map_err(|invalid| invalid.within("rearrange")),
+        Wire::Craft(craft) => self::craft(craft).map_err(|invalid| invalid.within("craft")),
+        Wire::Transfer(transfer) => self::transfer(transfer).map_err(|invalid| invalid.within("transfer")),
+        Wire::Set(set) => self::set(set).map_err(|invalid| invalid.within("set")),
+        Wire::Rearrange(wanted) => self::rearrange(wanted).map_err(|invalid| invalid.within("rearrange")),
     }
 }
 
-fn create(catalog: &Catalog, create: &v1::CreateInventory) -> Parsed<Operation> {
+fn create(create: &v1::CreateInventory) -> Parsed<NamedOperation> {
     let id = inventory_id("inventory_id", &create.inventory_id)?;
     let owner = owner("owner", &create.owner)?;
-    let unknown = || Invalid::new("layout", "UNKNOWN_LAYOUT", format!("no layout {:?}", create.layout));
-    let layout = LayoutId::new(&create.layout).map_err(|_| unknown())?;
-    catalog.layout(&layout).ok_or_else(unknown)?;
-    Ok(Operation::Create { id, owner, layout, stacks: slot_stacks(catalog, &create.stacks)? })
+    // No catalog can have a layout whose id is not a valid name.
+    let unknown = |_| Invalid::new("layout", "UNKNOWN_LAYOUT", format!("no layout {:?}", create.layout));
+    let layout = LayoutId::new(&create.layout).map_err(unknown)?;
+    Ok(Operation::Create { id, owner, layout, stacks: slot_stacks(&create.stacks)? })
 }
 
-fn add(catalog: &Catalog, add: &v1::AddItem) -> Parsed<Operation> {
+fn add(add: &v1::AddItem) -> Parsed<NamedOperation> {
     let id = inventory_id("inventory_id", &add.inventory_id)?;
-    let Stack { item, count, attributes } = stack(catalog, "stack", add.stack.as_ref())?;
+    let Stack { item, count, attributes } = stack("stack", add.stack.as_ref())?;
     Ok(Operation::Add { id, item, attributes, count, allow_partial: add.allow_partial })
 }
 
-fn remove(catalog: &Catalog, remove: &v1::RemoveItem) -> Parsed<Operation> {
+fn remove(remove: &v1::RemoveItem) -> Parsed<NamedOperation> {
     let id = inventory_id("inventory_id", &remove.inventory_id)?;
-    let (item, attributes, count) = quantity(catalog, "what", remove.what.as_ref())?;
+    let (item, attributes, count) = quantity("what", remove.what.as_ref())?;
     Ok(Operation::Remove { id, item, attributes, count })
 }
 
-fn shift(shift: &v1::MoveItem) -> Parsed<Operation> {
+fn shift(shift: &v1::MoveItem) -> Parsed<NamedOperation> {
     Ok(Operation::Move {
         id: inventory_id("inventory_id", &shift.inventory_id)?,
         from: slot("from_slot", shift.from_slot)?,
@@ -134,7 +162,7 @@ fn shift(shift: &v1::MoveItem) -> Parsed<Operation> {
     })
 }
 
-fn drop(drop: &v1::DropItem) -> Parsed<Operation> {
+fn drop(drop: &v1::DropItem) -> Parsed<NamedOperation> {
     Ok(Operation::Drop {
         id: inventory_id("inventory_id", &drop.inventory_id)?,
         slot: slot("slot", drop.slot)?,
@@ -142,14 +170,12 @@ fn drop(drop: &v1::DropItem) -> Parsed<Operation> {
     })
 }
 
-fn craft(catalog: &Catalog, craft: &v1::CraftItem) -> Parsed<Operation> {
+fn craft(craft: &v1::CraftItem) -> Parsed<NamedOperation> {
     let id = inventory_id("inventory_id", &craft.inventory_id)?;
-    let recipe = catalog.recipe(&craft.recipe).cloned();
-    let unknown = || Invalid::new("recipe", "UNKNOWN_RECIPE", format!("no recipe {:?}", craft.recipe));
-    Ok(Operation::Craft { id, recipe: recipe.ok_or_else(unknown)?, times: count("times", craft.times)? })
+    Ok(Operation::Craft { id, recipe: craft.recipe.as_str().into(), times: count("times", craft.times)? })
 }
 
-fn transfer(catalog: &Catalog, transfer: &v1::TransferItem) -> Parsed<Operation> {
+fn transfer(transfer: &v1::TransferItem) -> Parsed<NamedOperation> {
     use v1::transfer_item::What;
     let from = inventory_id("from_inventory_id", &transfer.from_inventory_id)?;
     let to = inventory_id("to_inventory_id", &transfer.to_inventory_id)?;
@@ -160,7 +186,7 @@ fn transfer(catalog: &Catalog, transfer: &v1::TransferItem) -> Parsed<Operation>
             count: optional_count("from_slot.count", from.count)?,
         },
         Some(What::Item(item)) => {
-            let (item, attributes, count) = quantity(catalog, "item", Some(item))?;
+            let (item, attributes, count) = quantity("item", Some(item))?;
             Taken::Item { item, attributes, count }
         }
     };
@@ -168,15 +194,15 @@ fn transfer(catalog: &Catalog, transfer: &v1::TransferItem) -> Parsed<Operation>
     Ok(Operation::Transfer { from, what, to, to_slot, allow_partial: transfer.allow_partial })
 }
 
-fn set(catalog: &Catalog, set: &v1::SetSlot) -> Parsed<Operation> {
+fn set(set: &v1::SetSlot) -> Parsed<NamedOperation> {
     let id = inventory_id("inventory_id", &set.inventory_id)?;
-    let stack = set.stack.as_ref().map(|wanted| stack(catalog, "stack", Some(wanted))).transpose()?;
+    let stack = set.stack.as_ref().map(|wanted| stack("stack", Some(wanted))).transpose()?;
     Ok(Operation::Set { id, slot: slot("slot", set.slot)?, stack })
 }
 
-fn rearrange(catalog: &Catalog, wanted: &v1::RearrangeInventory) -> Parsed<Operation> {
+fn rearrange(wanted: &v1::RearrangeInventory) -> Parsed<NamedOperation> {
     let id = inventory_id("inventory_id", &wanted.inventory_id)?;
-    Ok(Operation::Rearrange { id, stacks: slot_stacks(catalog, &wanted.stacks)? })
+    Ok(Operation::Rearrange { id, stacks: slot_stacks(&wanted.stacks)? })
 }
 
 pub fn inventory_id(field: &str, text: &str) -> Parsed<InventoryId> {
@@ -216,25 +242,22 @@ fn attributes(field: &str, bytes: &[u8]) -> Parsed<Attributes> {
     Attributes::new(bytes).ok_or_else(too_large)
 }
 
-/// By id, by code, or by both if they agree. A code alone may be of an item that has left the catalog, if it is only to
-/// be taken or rearranged; the domain refuses to make more of it.
-fn item(catalog: &Catalog, field: &str, id: &str, code: u32) -> Parsed<ItemCode> {
-    let invalid = |text: String| Invalid::new(field, "UNKNOWN_ITEM", text);
-    if id.is_empty() {
-        return ItemCode::new(code).ok_or_else(|| invalid("name the item by its id or its code".into()));
+/// By id, by code, or by both.
+fn item(field: &str, id: &str, code: u32) -> Parsed<ItemName> {
+    let unnamed = || Invalid::new(field, "UNKNOWN_ITEM", "name the item by its id or its code");
+    match (id, ItemCode::new(code)) {
+        ("", None) => Err(unnamed()),
+        ("", Some(code)) => Ok(ItemName::Code(code)),
+        (id, None) => Ok(ItemName::Id(id.into())),
+        (id, Some(code)) => Ok(ItemName::Both { id: id.into(), code }),
     }
-    let known = catalog.item(id).ok_or_else(|| invalid(format!("no item {id:?}")))?.code;
-    if code != 0 && code != known.get() {
-        return Err(invalid(format!("item {id:?} has code {}, not {code}", known.get())));
-    }
-    Ok(known)
 }
 
-fn stack(catalog: &Catalog, field: &str, stack: Option<&v1::Stack>) -> Parsed<Stack> {
+fn stack(field: &str, stack: Option<&v1::Stack>) -> Parsed<Stack<ItemName>> {
     let stack = stack.ok_or_else(|| Invalid::new(field, "MISSING", "say which items"))?;
     let parse = || {
         Ok(Stack {
-            item: item(catalog, "item", &stack.item, stack.item_code)?,
+            item: item("item", &stack.item, stack.item_code)?,
             count: count("count", stack.count)?,
             attributes: attributes("attributes", &stack.attributes)?,
         })
@@ -242,23 +265,19 @@ fn stack(catalog: &Catalog, field: &str, stack: Option<&v1::Stack>) -> Parsed<St
     parse().map_err(|invalid: Invalid| invalid.within(field))
 }
 
-fn quantity(
-    catalog: &Catalog,
-    field: &str,
-    quantity: Option<&v1::ItemQuantity>,
-) -> Parsed<(ItemCode, Option<Attributes>, Count)> {
+fn quantity(field: &str, quantity: Option<&v1::ItemQuantity>) -> Parsed<(ItemName, Option<Attributes>, Count)> {
     let quantity = quantity.ok_or_else(|| Invalid::new(field, "MISSING", "say which items"))?;
     let parse = || {
-        let item = item(catalog, "item", &quantity.item, quantity.item_code)?;
+        let item = item("item", &quantity.item, quantity.item_code)?;
         let of_kind = quantity.attributes.as_deref().map(|bytes| attributes("attributes", bytes)).transpose()?;
         Ok((item, of_kind, count("count", quantity.count)?))
     };
     parse().map_err(|invalid: Invalid| invalid.within(field))
 }
 
-fn slot_stacks(catalog: &Catalog, stacks: &[v1::SlotStack]) -> Parsed<Vec<(Slot, Stack)>> {
+fn slot_stacks(stacks: &[v1::SlotStack]) -> Parsed<Vec<(Slot, Stack<ItemName>)>> {
     let parse = |(index, one): (usize, &v1::SlotStack)| {
-        let parsed = slot("slot", one.slot).and_then(|slot| Ok((slot, stack(catalog, "stack", one.stack.as_ref())?)));
+        let parsed = slot("slot", one.slot).and_then(|slot| Ok((slot, stack("stack", one.stack.as_ref())?)));
         parsed.map_err(|invalid| invalid.within(&format!("stacks[{index}]")))
     };
     stacks.iter().enumerate().map(parse).collect()

@@ -4,7 +4,7 @@
 //! slices of a fraction of a millisecond, each with the turn held. Each inventory is written once however often it
 //! changed. Failing loses nothing: what is not folded stays in the journal and in memory.
 
-use super::keys::Due;
+use super::keys::{DueRow, Limits};
 use super::open::PAGE_BYTES;
 use super::overlay::Generation;
 use super::table::EncodedRow;
@@ -75,7 +75,7 @@ impl Shared {
     /// Whether the fold should be woken.
     pub(super) fn has_work(&self, memory: &Memory) -> bool {
         let log_is_long = memory.log_bytes > memory.log_due_bytes;
-        log_is_long || self.is_round_due(memory) || self.trim_due(memory, 1).rows > 0
+        log_is_long || self.is_round_due(memory) || !self.trim_due(memory, 1).is_empty()
     }
 
     fn is_round_due(&self, memory: &Memory) -> bool {
@@ -88,10 +88,14 @@ impl Shared {
             || growing.records > 0 && age >= settings.round_after
     }
 
-    fn trim_due(&self, memory: &Memory, rows_max: usize) -> Due {
-        let window_ms = self.settings.key_window.as_millis() as u64;
-        let expired_ms = self.uptime_ms(memory).checked_sub(window_ms);
-        memory.keys.due(memory.folded_through, expired_ms, self.settings.keys_max, rows_max)
+    fn trim_due(&self, memory: &Memory, rows_max: usize) -> Vec<DueRow> {
+        let limits = Limits {
+            now: self.now(memory),
+            folded_through: memory.folded_through,
+            window_ms: self.settings.key_window.as_millis() as u64,
+            keys_max: self.settings.keys_max,
+        };
+        memory.keys.due(&limits, rows_max)
     }
 
     /// How long the fold may write at a time: longer as less room is left, so that commits slow down before they stop.
@@ -243,21 +247,16 @@ impl Fold<'_> {
 
     fn trim(&self) -> Result<(), Halt> {
         loop {
-            let due = {
-                let mut memory = self.shared.lock();
-                let due = self.shared.trim_due(&memory, TRIMMED_ROWS);
-                // First of all: no key that is about to be forgotten may count as new in between.
-                memory.keys.raise_horizon(due.horizon_ms);
-                due
-            };
-            if due.rows == 0 {
-                return Ok(());
-            }
+            let due = self.shared.trim_due(&self.shared.lock(), TRIMMED_ROWS);
+            let Some(last) = due.last() else { return Ok(()) };
+            let failed = |error| Halt::Failed { doing: "trimming the journal", error };
+            let forgetting = journal::forgetting(self.connection, &due).map_err(failed)?;
+            // First of all: no key that is about to be forgotten may count as new in between.
+            let change = self.shared.lock().keys.horizon.forget(forgetting);
             let turn = self.shared.turn.wait();
-            journal::trim(self.connection, &due)
-                .map_err(|error| Halt::Failed { doing: "trimming the journal", error })?;
+            journal::trim(self.connection, last.seq, &change).map_err(failed)?;
             drop(turn);
-            for _ in 0..due.rows {
+            for _ in &due {
                 self.shared.lock().keys.forget_oldest();
             }
             self.check_closing()?;

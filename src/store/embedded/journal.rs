@@ -2,9 +2,11 @@
 //! forgotten.
 
 use super::failure::{malformed, store_error};
-use super::keys::Due;
+use super::keys::DueRow;
+use crate::domain::Caller;
 use crate::store::StoreError;
 use crate::store::format::{self, Entry};
+use crate::store::horizon::{Forgetting, HorizonChange, KeyHorizon};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 /// One transaction by itself: durable when this returns.
@@ -15,11 +17,14 @@ pub fn append(connection: &Connection, seq: i64, batch: &[u8]) -> rusqlite::Resu
 
 /// A row's records; none when it has been trimmed.
 pub fn read(connection: &Connection, seq: i64) -> Result<Option<Vec<Entry>>, StoreError> {
-    let failed = |error| store_error("reading the journal", &error);
-    let mut select = connection.prepare_cached("SELECT batch FROM journal WHERE seq = ?1").map_err(failed)?;
-    let sealed: Option<Vec<u8>> = select.query_row([seq], |row| row.get(0)).optional().map_err(failed)?;
+    let sealed = sealed(connection, seq).map_err(|error| store_error("reading the journal", &error))?;
     let entries = sealed.map(|sealed| format::entries(&sealed)).transpose();
     Ok(entries.map_err(|error| malformed(&format!("journal row {seq}"), &error))?.map(|(_, entries)| entries))
+}
+
+fn sealed(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Vec<u8>>> {
+    let mut select = connection.prepare_cached("SELECT batch FROM journal WHERE seq = ?1")?;
+    select.query_row([seq], |row| row.get(0)).optional()
 }
 
 /// Hands each row from `first` on to `visit`, oldest first.
@@ -41,22 +46,71 @@ pub fn scan(
     Ok(())
 }
 
-/// Removes rows, and keeps the horizon that this means, in one transaction.
-pub fn trim(connection: &Connection, due: &Due) -> rusqlite::Result<()> {
+/// What trimming these rows means for the horizon. Reads those with keys that were ahead of the wall clock.
+pub fn forgetting(connection: &Connection, due: &[DueRow]) -> rusqlite::Result<Forgetting> {
+    let mut forgetting = Forgetting::default();
+    for DueRow { seq, received_ms, latest_key_ms } in due {
+        let Some(latest_key_ms) = *latest_key_ms else { continue };
+        let keys = if latest_key_ms > *received_ms {
+            sealed(connection, *seq)?.and_then(|sealed| format::keys_of(&sealed).ok())
+        } else {
+            None
+        };
+        match keys {
+            Some((_, keys)) => forgetting.add(*received_ms, keys.iter()),
+            // Nothing was ahead; or the row is damaged, and whose keys they are cannot be told.
+            None => forgetting.raise(latest_key_ms),
+        }
+    }
+    Ok(forgetting)
+}
+
+/// Removes all rows up to one, and keeps the horizon that this means, in one transaction.
+pub fn trim(connection: &Connection, through: i64, change: &HorizonChange) -> rusqlite::Result<()> {
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-    transaction.prepare_cached("DELETE FROM journal WHERE seq <= ?1")?.execute([due.through])?;
-    if let Some(horizon_ms) = due.horizon_ms {
-        put_number(&transaction, FORGOTTEN_BEFORE_MS, horizon_ms.cast_signed())?;
+    transaction.prepare_cached("DELETE FROM journal WHERE seq <= ?1")?.execute([through])?;
+    if let Some(common_ms) = change.common_ms {
+        put_number(&transaction, FORGOTTEN_BEFORE_MS, common_ms.cast_signed())?;
+    }
+    for caller in &change.dropped {
+        transaction.prepare_cached("DELETE FROM meta WHERE name = ?1")?.execute([ahead_name(caller)])?;
+    }
+    for (caller, forgotten_ms) in &change.ahead {
+        put_number(&transaction, &ahead_name(caller), forgotten_ms.cast_signed())?;
     }
     transaction.commit()
+}
+
+/// The horizon as it was made durable.
+pub fn horizon(connection: &Connection, callers_max: usize) -> Result<KeyHorizon, StoreError> {
+    let failed = |error| store_error("reading the horizon of keys", &error);
+    let common_ms = number(connection, FORGOTTEN_BEFORE_MS).map_err(failed)?;
+    let mut horizon = KeyHorizon::new(common_ms.map(i64::cast_unsigned), callers_max);
+    // '0' is the character after '/'.
+    let sql = "SELECT name, value FROM meta WHERE name > 'forgotten_ahead/' AND name < 'forgotten_ahead0'";
+    let mut select = connection.prepare(sql).map_err(failed)?;
+    let rows = select.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))).map_err(failed)?;
+    for row in rows {
+        let (name, forgotten_ms) = row.map_err(failed)?;
+        let caller = Caller::new(&name[FORGOTTEN_AHEAD.len()..]);
+        let caller = caller.map_err(|error| StoreError::Corrupt { detail: format!("meta {name:?}: {error}") })?;
+        horizon.restore(caller, forgotten_ms.cast_unsigned());
+    }
+    Ok(horizon)
+}
+
+fn ahead_name(caller: &Caller) -> String {
+    format!("{FORGOTTEN_AHEAD}{caller}")
 }
 
 /// All rows up to this one are in the table.
 pub const FOLDED_THROUGH: &str = "folded_through";
 /// The table was written anew after this row (a restore, an import): up to it, journal rows tell of keys alone.
 pub const REWRITTEN_THROUGH: &str = "rewritten_through";
-/// The latest time inside a forgotten key.
-pub const FORGOTTEN_BEFORE_MS: &str = "forgotten_before_ms";
+/// No unknown key with this time inside, or an earlier one, is new.
+const FORGOTTEN_BEFORE_MS: &str = "forgotten_before_ms";
+/// Followed by a caller's name: none of its unknown keys with this time inside, or an earlier one, is new.
+const FORGOTTEN_AHEAD: &str = "forgotten_ahead/";
 
 pub fn number(connection: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
     connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0)).optional()

@@ -1,7 +1,9 @@
 //! Which idempotency keys are remembered, and where. The journal rows are the record; this is the index in memory:
 //! 128 bits of hash for each key, under secrets drawn anew at each start, so that nobody can make keys collide.
 
-use crate::store::Key;
+use crate::store::format::BatchTime;
+use crate::store::horizon::KeyHorizon;
+use crate::store::{Key, Recall};
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
@@ -22,7 +24,7 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Row {
     pub seq: i64,
-    pub uptime_ms: u64,
+    pub time: BatchTime,
     pub hashes: Box<[KeyHash]>,
     /// The latest time inside a key of this row.
     pub latest_key_ms: Option<u64>,
@@ -37,9 +39,9 @@ impl KeyHasher {
         u128::from(self.0.hash_one(key)) << 64 | u128::from(self.1.hash_one(key))
     }
 
-    pub fn row<'a>(&self, seq: i64, uptime_ms: u64, keys: impl Iterator<Item = &'a Key> + Clone) -> Row {
+    pub fn row<'a>(&self, seq: i64, time: BatchTime, keys: impl Iterator<Item = &'a Key> + Clone) -> Row {
         let hashes = keys.clone().map(|key| self.hash(key)).collect();
-        Row { seq, uptime_ms, hashes, latest_key_ms: keys.filter_map(|key| key.key.unix_ms()).max() }
+        Row { seq, time, hashes, latest_key_ms: keys.filter_map(|key| key.key.unix_ms()).max() }
     }
 }
 
@@ -49,21 +51,25 @@ pub struct KeyIndex {
     /// All journal rows that are kept, oldest first.
     rows: VecDeque<Row>,
     remembered: usize,
-    /// No key of this time or earlier is new, unless it is found.
-    forgotten_before_ms: Option<u64>,
+    /// What is left of the keys that were forgotten.
+    pub horizon: KeyHorizon,
 }
 
 impl KeyIndex {
-    pub fn new(forgotten_before_ms: Option<u64>) -> Self {
+    pub fn new(horizon: KeyHorizon) -> Self {
         let shards = (0..SHARDS).map(|_| HashMap::default()).collect();
-        Self { shards, rows: VecDeque::new(), remembered: 0, forgotten_before_ms }
+        Self { shards, rows: VecDeque::new(), remembered: 0, horizon }
     }
 
     pub fn find(&self, hash: KeyHash) -> Option<Place> {
         self.shards[shard(hash)].get(&hash).copied()
     }
 
-    pub fn push(&mut self, row: Row) {
+    /// Remembers a journal row; `keys` are its keys.
+    pub fn push<'a>(&mut self, row: Row, keys: impl Iterator<Item = &'a Key>) {
+        if row.latest_key_ms > Some(row.time.unix_ms) {
+            self.horizon.remember(row.time.unix_ms, keys);
+        }
         for (index, hash) in row.hashes.iter().enumerate() {
             self.shards[shard(*hash)].insert(*hash, Place { seq: row.seq, index: index as u32 });
         }
@@ -79,29 +85,26 @@ impl KeyIndex {
         self.rows.len()
     }
 
-    pub fn forgotten_before_ms(&self) -> Option<u64> {
-        self.forgotten_before_ms
+    /// Judges a key that was not found.
+    pub fn judge_unknown(&self, key: &Key, now: BatchTime) -> Recall {
+        self.horizon.judge(key, now.unix_ms)
     }
 
-    /// How many of the oldest rows may go: folded, and out of the window or too many. At most `rows_max`. With the
-    /// horizon that forgetting them means.
-    pub fn due(&self, folded_through: i64, expired_ms: Option<u64>, keys_max: usize, rows_max: usize) -> Due {
-        let mut due = Due { rows: 0, through: 0, horizon_ms: self.forgotten_before_ms };
+    /// The oldest rows that may go: folded, and older than the window or too many. At most `rows_max`.
+    pub fn due(&self, limits: &Limits, rows_max: usize) -> Vec<DueRow> {
         let mut remembered = self.remembered;
-        for row in self.rows.iter().take(rows_max) {
-            let is_expired = expired_ms.is_some_and(|expired_ms| row.uptime_ms < expired_ms);
-            if row.seq > folded_through || !(is_expired || remembered > keys_max) {
-                break;
-            }
-            remembered -= row.hashes.len();
-            due = Due { rows: due.rows + 1, through: row.seq, horizon_ms: due.horizon_ms.max(row.latest_key_ms) };
-        }
-        due
-    }
-
-    /// From now on an unknown key of this time or earlier counts as forgotten.
-    pub fn raise_horizon(&mut self, horizon_ms: Option<u64>) {
-        self.forgotten_before_ms = self.forgotten_before_ms.max(horizon_ms);
+        let is_due = |row: &&Row| {
+            let is_expired = limits.now.uptime_ms.saturating_sub(row.time.uptime_ms) > limits.window_ms;
+            let is_due = row.seq <= limits.folded_through && (is_expired || remembered > limits.keys_max);
+            remembered = remembered.saturating_sub(row.hashes.len());
+            is_due
+        };
+        let due = |row: &Row| DueRow {
+            seq: row.seq,
+            received_ms: row.received_ms(limits.now),
+            latest_key_ms: row.latest_key_ms,
+        };
+        self.rows.iter().take(rows_max).take_while(is_due).map(due).collect()
     }
 
     /// Forgets the oldest row.
@@ -117,12 +120,33 @@ impl KeyIndex {
     }
 }
 
-/// Journal rows that may be trimmed.
+impl Row {
+    /// The wall clock when it was received, as far as two readings of it agree: the one of then, and the one of now less
+    /// the time that has passed on the store's own clock. If this machine's clock was ahead once, it harms nobody who did
+    /// not follow it.
+    fn received_ms(&self, now: BatchTime) -> u64 {
+        let age_ms = now.uptime_ms.saturating_sub(self.time.uptime_ms);
+        self.time.unix_ms.min(now.unix_ms.saturating_sub(age_ms))
+    }
+}
+
+/// What decides how long keys are remembered.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub now: BatchTime,
+    pub folded_through: i64,
+    pub window_ms: u64,
+    pub keys_max: usize,
+}
+
+/// A journal row that may be trimmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Due {
-    pub rows: usize,
-    pub through: i64,
-    pub horizon_ms: Option<u64>,
+pub struct DueRow {
+    pub seq: i64,
+    /// The wall clock when its keys were received, in milliseconds since 1970.
+    pub received_ms: u64,
+    /// The latest time inside one of its keys.
+    pub latest_key_ms: Option<u64>,
 }
 
 fn shard(hash: KeyHash) -> usize {

@@ -29,7 +29,7 @@ pub use settings::{Clock, EmbeddedSettings, Statistics};
 
 use super::{CommitError, Key, ListQuery, Loaded, Store, StoreError, StoreUsage, Transaction};
 use crate::domain::{Inventory, InventoryId};
-use crate::store::format::BatchWriter;
+use crate::store::format::{BatchTime, BatchWriter};
 use keys::{KeyHasher, KeyIndex};
 use overlay::Overlay;
 use rusqlite::Connection;
@@ -106,8 +106,7 @@ impl EmbeddedStore {
         let fold_connection =
             open::fold_connection(&path, settings.bytes_max.map(|bytes| bytes + settings.fold_reserve_bytes))?;
         let hasher = KeyHasher::default();
-        let memory =
-            replay::replay(&path, &writer, &hasher, (settings.clock)()).map_err(|error| open::damaged(&path, error))?;
+        let memory = replay::replay(&path, &writer, &hasher, &settings).map_err(|error| open::damaged(&path, error))?;
         tracing::info!(
             path = %path.display(),
             journal_rows = memory.keys.rows(),
@@ -161,6 +160,7 @@ impl EmbeddedStore {
         Statistics {
             journal_rows: memory.keys.rows(),
             remembered_keys: memory.keys.remembered(),
+            callers_ahead: memory.keys.horizon.callers_ahead(),
             unfolded_records,
             unfolded_inventories,
             folds: memory.overlay.folds,
@@ -169,7 +169,7 @@ impl EmbeddedStore {
     }
 
     /// Waits while too much is unfolded: the fold gets the disk for itself until there is room again.
-    fn wait_for_room(&self) -> Result<u64, StoreError> {
+    fn wait_for_room(&self) -> Result<BatchTime, StoreError> {
         let mut memory = self.shared.lock();
         loop {
             if let Some(stopped) = &memory.stopped {
@@ -178,7 +178,7 @@ impl EmbeddedStore {
             let (records, inventories) = memory.overlay.unfolded();
             let settings = &self.shared.settings;
             if records < settings.unfolded_records_max && inventories < settings.unfolded_inventories_max {
-                return Ok(self.shared.uptime_ms(&memory));
+                return Ok(self.shared.now(&memory));
             }
             if let Some(failure) = &memory.failure {
                 return Err(failure.clone());
@@ -216,12 +216,12 @@ impl Store for EmbeddedStore {
             return Ok(());
         }
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let uptime_ms = self.wait_for_room().map_err(CommitError::NotCommitted)?;
-        let mut written = BatchWriter::new(uptime_ms);
+        let time = self.wait_for_room().map_err(CommitError::NotCommitted)?;
+        let mut written = BatchWriter::new(time);
         batch.iter().for_each(|transaction| written.push(transaction));
         let sealed = written.finish();
         let seq = self.shared.lock().last_seq + 1;
-        let row = self.shared.hasher.row(seq, uptime_ms, batch.iter().map(|transaction| &transaction.key));
+        let row = self.shared.hasher.row(seq, time, batch.iter().map(|transaction| &transaction.key));
         self.append(&writer, seq, &sealed)?;
         self.shared.committed(seq, row, batch, fold::log_bytes_of(&sealed));
         Ok(())
@@ -281,7 +281,7 @@ impl Shared {
         let now = (self.settings.clock)();
         let mut memory = self.lock();
         memory.last_seq = seq;
-        memory.keys.push(row);
+        memory.keys.push(row, batch.iter().map(|transaction| &transaction.key));
         memory.overlay.growing.add(batch, now);
         memory.log_bytes += log_bytes;
         if self.has_work(&memory) {
@@ -289,9 +289,12 @@ impl Shared {
         }
     }
 
-    /// The store's own clock: time during which it was open, in milliseconds. No step of the wall clock frees a key.
-    fn uptime_ms(&self, memory: &Memory) -> u64 {
-        memory.opened_uptime_ms + ((self.settings.clock)().saturating_sub(memory.opened)).as_millis() as u64
+    /// The window of keys is counted on the store's own clock, so no step of the wall clock frees a key. The wall clock is
+    /// compared with the times inside keys.
+    fn now(&self, memory: &Memory) -> BatchTime {
+        let open_for = (self.settings.clock)().saturating_sub(memory.opened);
+        let uptime_ms = memory.opened_uptime_ms + open_for.as_millis() as u64;
+        BatchTime { uptime_ms, unix_ms: (self.settings.wall_clock)().as_millis() as u64 }
     }
 
     fn stop(&self, failure: StoreError) {

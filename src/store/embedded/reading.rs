@@ -36,13 +36,13 @@ impl Shared {
             .iter()
             .map(|id| memory.overlay.find(id).map_or(Sight::AskTable, |state| Sight::Known(state.clone())))
             .collect();
-        let horizon_ms = memory.keys.forgotten_before_ms();
+        let now = self.now(&memory);
         let places: Vec<KeySight> = keys
             .iter()
             .zip(&hashes)
             .map(|(key, hash)| match memory.keys.find(*hash) {
                 Some(place) => KeySight::At(place),
-                None => KeySight::NotThere(unknown(key, horizon_ms)),
+                None => KeySight::NotThere(memory.keys.judge_unknown(key, now)),
             })
             .collect();
         let asks_file = seen.iter().any(|sight| matches!(sight, Sight::AskTable))
@@ -60,7 +60,7 @@ impl Shared {
         let inventories = inventories.collect::<Result<_, _>>()?;
         let recalls = keys.iter().zip(places).map(|(key, place)| match place {
             KeySight::NotThere(recall) => Ok(recall),
-            KeySight::At(place) => recall(reader.connection(), key, place, || self.lock().keys.forgotten_before_ms()),
+            KeySight::At(place) => recall(reader.connection(), key, place, || self.lock().keys.judge_unknown(key, now)),
         });
         Ok(Loaded { inventories, keys: recalls.collect::<Result<_, _>>()? })
     }
@@ -161,26 +161,18 @@ impl Drop for Reader<'_> {
     }
 }
 
-/// A key that the index does not have.
-fn unknown(key: &Key, horizon_ms: Option<u64>) -> Recall {
-    match (key.key.unix_ms(), horizon_ms) {
-        (Some(key_ms), Some(horizon_ms)) if key_ms <= horizon_ms => Recall::Forgotten,
-        (Some(_) | None, Some(_) | None) => Recall::New,
-    }
-}
-
 /// Reads the record of a key that the index has. It may have been trimmed a moment ago, or be another key of that hash.
 fn recall(
     connection: &Connection,
     key: &Key,
     place: Place,
-    horizon_ms: impl FnOnce() -> Option<u64>,
+    unknown: impl FnOnce() -> Recall,
 ) -> Result<Recall, StoreError> {
     let entries = journal::read(connection, place.seq)?.unwrap_or_default();
     let entry = entries.into_iter().nth(place.index as usize).filter(|entry| entry.key == *key);
     Ok(match entry {
         Some(entry) => Recall::Applied { payload: entry.payload, reply: entry.reply },
-        None => unknown(key, horizon_ms()),
+        None => unknown(),
     })
 }
 

@@ -10,23 +10,28 @@ use super::keys::{KeyHasher, KeyIndex};
 use super::open;
 use super::overlay::{Generation, Overlay, State};
 use super::table;
-use super::{Marks, Memory};
+use super::{EmbeddedSettings, Marks, Memory};
 use crate::domain::{Change, Inventory, InventoryId};
 use crate::store::StoreError;
 use crate::store::format;
+use crate::store::horizon::KeyHorizon;
 use rusqlite::Connection;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Everything that the store holds in memory, as the file tells it. Reads each kept journal row once, and the table's row
 /// of each inventory that the tail changed.
-pub fn replay(path: &Path, connection: &Connection, hasher: &KeyHasher, now: Duration) -> Result<Memory, StoreError> {
+pub fn replay(
+    path: &Path,
+    connection: &Connection,
+    hasher: &KeyHasher,
+    settings: &EmbeddedSettings,
+) -> Result<Memory, StoreError> {
+    let now = (settings.clock)();
     let number = |name| journal::number(connection, name).map_err(|error| store_error("reading the marks", &error));
     let folded_through = number(journal::FOLDED_THROUGH)?.unwrap_or(0);
-    let horizon_ms = number(journal::FORGOTTEN_BEFORE_MS)?.map(i64::cast_unsigned);
-    let mut tail = Tail::new(horizon_ms);
+    let mut tail = Tail::new(journal::horizon(connection, settings.keys_max)?);
     journal::scan(connection, i64::MIN, |seq, sealed| tail.visit(seq, sealed, folded_through, hasher))?;
     if tail.last.is_some_and(|last| last < folded_through) {
         let detail = format!("the journal ends before row {folded_through}, which was folded");
@@ -94,7 +99,7 @@ pub fn unfolded(
 ) -> Result<Unfolded, StoreError> {
     let folded_through = journal::number(connection, journal::FOLDED_THROUGH);
     let folded_through = folded_through.map_err(|error| store_error("reading the marks", &error))?.unwrap_or(0);
-    let (mut tail, hasher) = (Tail::new(None), KeyHasher::default());
+    let (mut tail, hasher) = (Tail::new(KeyHorizon::new(None, usize::MAX)), KeyHasher::default());
     if let Err(error) =
         journal::scan(connection, folded_through + 1, |seq, sealed| tail.visit(seq, sealed, folded_through, &hasher))
     {
@@ -119,8 +124,8 @@ struct Tail {
 }
 
 impl Tail {
-    fn new(horizon_ms: Option<u64>) -> Self {
-        Self { keys: KeyIndex::new(horizon_ms), changes: HashMap::new(), records: 0, last: None, uptime_ms: 0 }
+    fn new(horizon: KeyHorizon) -> Self {
+        Self { keys: KeyIndex::new(horizon), changes: HashMap::new(), records: 0, last: None, uptime_ms: 0 }
     }
 
     fn visit(&mut self, seq: i64, sealed: &[u8], folded_through: i64, hasher: &KeyHasher) -> Result<(), StoreError> {
@@ -130,13 +135,14 @@ impl Tail {
         }
         let bad = |error| super::failure::malformed(&format!("journal row {seq}"), &error);
         if seq <= folded_through {
-            let (uptime_ms, keys) = format::keys_of(sealed).map_err(bad)?;
-            self.uptime_ms = uptime_ms;
-            self.keys.push(hasher.row(seq, uptime_ms, keys.iter()));
+            let (time, keys) = format::keys_of(sealed).map_err(bad)?;
+            self.uptime_ms = time.uptime_ms;
+            self.keys.push(hasher.row(seq, time, keys.iter()), keys.iter());
         } else {
-            let (uptime_ms, entries) = format::entries(sealed).map_err(bad)?;
-            self.uptime_ms = uptime_ms;
-            self.keys.push(hasher.row(seq, uptime_ms, entries.iter().map(|entry| &entry.key)));
+            let (time, entries) = format::entries(sealed).map_err(bad)?;
+            self.uptime_ms = time.uptime_ms;
+            let keys = entries.iter().map(|entry| &entry.key);
+            self.keys.push(hasher.row(seq, time, keys.clone()), keys);
             self.records += entries.len();
             for change in entries.into_iter().flat_map(|entry| entry.changes) {
                 match self.changes.get_mut(change.id()) {

@@ -1,9 +1,9 @@
 //! What can be chosen, and what can be measured.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-/// Time since any fixed moment, never going back. An argument, so that tests can drive it.
+/// Time since a fixed moment. An argument, so that tests can drive it.
 pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 #[derive(Clone)]
@@ -33,7 +33,10 @@ pub struct EmbeddedSettings {
     /// The write-ahead log is emptied when it is longer than this, and a little longer meanwhile. Each time the disk's
     /// flush delays a commit, so it is not to be short; and opening after a crash reads all of it.
     pub wal_bytes_soft: u64,
+    /// Time since any moment, never going back.
     pub clock: Clock,
+    /// Time since 1970, as the machine tells it. Compared with the times inside keys, and may step.
+    pub wall_clock: Clock,
 }
 
 impl Default for EmbeddedSettings {
@@ -52,6 +55,7 @@ impl Default for EmbeddedSettings {
             unfolded_inventories_max: 98_304,
             wal_bytes_soft: 64 << 20,
             clock: Arc::new(move || start.elapsed()),
+            wall_clock: Arc::new(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),
         }
     }
 }
@@ -71,6 +75,8 @@ impl std::fmt::Debug for EmbeddedSettings {
 pub struct Statistics {
     pub journal_rows: usize,
     pub remembered_keys: usize,
+    /// Callers with keys ahead of the wall clock, remembered or forgotten.
+    pub callers_ahead: usize,
     pub unfolded_records: usize,
     pub unfolded_inventories: usize,
     /// Generations that were folded since the store was opened.

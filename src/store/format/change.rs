@@ -22,6 +22,15 @@ pub struct Entry {
     pub changes: Vec<Change>,
 }
 
+/// When a batch was received.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BatchTime {
+    /// The store's own clock: time during which it was open, in milliseconds.
+    pub uptime_ms: u64,
+    /// The wall clock, in milliseconds since 1970. It may have been wrong.
+    pub unix_ms: u64,
+}
+
 /// Collects the records of one batch.
 #[derive(Debug, Default)]
 pub struct BatchWriter {
@@ -30,8 +39,8 @@ pub struct BatchWriter {
 }
 
 impl BatchWriter {
-    pub fn new(uptime_ms: u64) -> Self {
-        Self { batch: stored::Batch { uptime_ms, ..Default::default() }, callers: HashMap::new() }
+    pub fn new(BatchTime { uptime_ms, unix_ms }: BatchTime) -> Self {
+        Self { batch: stored::Batch { uptime_ms, unix_ms, ..Default::default() }, callers: HashMap::new() }
     }
 
     pub fn push(&mut self, transaction: &Transaction) {
@@ -68,22 +77,24 @@ impl BatchWriter {
     }
 }
 
-/// The store's own clock in milliseconds, and the records of a sealed batch.
-pub fn entries(sealed: &[u8]) -> Result<(u64, Vec<Entry>), Malformed> {
+/// The time and the records of a sealed batch.
+pub fn entries(sealed: &[u8]) -> Result<(BatchTime, Vec<Entry>), Malformed> {
     let batch = stored::Batch::decode(unseal(sealed)?)?;
     let callers = read_callers(&batch.callers)?;
     let read = |record| read_record(record, &callers);
-    Ok((batch.uptime_ms, batch.records.iter().map(read).collect::<Result<_, _>>()?))
+    let stored::Batch { uptime_ms, unix_ms, .. } = batch;
+    Ok((BatchTime { uptime_ms, unix_ms }, batch.records.iter().map(read).collect::<Result<_, _>>()?))
 }
 
 /// The same with nothing but the keys, which is several times quicker.
-pub fn keys_of(sealed: &[u8]) -> Result<(u64, Vec<Key>), Malformed> {
+pub fn keys_of(sealed: &[u8]) -> Result<(BatchTime, Vec<Key>), Malformed> {
     let batch = stored::BatchKeys::decode(unseal(sealed)?)?;
     let callers = read_callers(&batch.callers)?;
     let read = |record: &stored::RecordKey| {
         read_key(record.caller, &callers, (record.uuid_high, record.uuid_low), &record.key)
     };
-    Ok((batch.uptime_ms, batch.records.iter().map(read).collect::<Result<_, _>>()?))
+    let stored::BatchKeys { uptime_ms, unix_ms, .. } = batch;
+    Ok((BatchTime { uptime_ms, unix_ms }, batch.records.iter().map(read).collect::<Result<_, _>>()?))
 }
 
 fn write_outcome(outcome: &Outcome) -> stored::Outcome {

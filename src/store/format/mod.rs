@@ -9,7 +9,7 @@ pub mod change;
 pub mod contents;
 pub mod stored;
 
-pub use change::{BatchWriter, Entry, entries, keys_of};
+pub use change::{BatchTime, BatchWriter, Entry, entries, keys_of};
 pub use contents::{contents_of, decode_contents, encode_contents};
 
 /// Why stored bytes do not make sense.

@@ -11,6 +11,9 @@ pub struct Batch {
     pub callers: Vec<String>,
     #[prost(message, repeated, tag = "3")]
     pub records: Vec<Record>,
+    /// The wall clock when it was received, in milliseconds since 1970.
+    #[prost(uint64, tag = "4")]
+    pub unix_ms: u64,
 }
 
 /// One mutation: its key, its payload's fingerprint, its reply and its changes.
@@ -45,6 +48,8 @@ pub struct BatchKeys {
     pub callers: Vec<String>,
     #[prost(message, repeated, tag = "3")]
     pub records: Vec<RecordKey>,
+    #[prost(uint64, tag = "4")]
+    pub unix_ms: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

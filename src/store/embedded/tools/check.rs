@@ -17,9 +17,10 @@ use super::snapshot::{Inventories, Snapshot};
 use super::{Step, Watch};
 use crate::domain::catalog::LAYOUT_SLOTS_MAX;
 use crate::domain::{Inventory, ItemCode, Revision};
+use crate::store::StoreError;
 use crate::store::embedded::keys::KeyHasher;
 use crate::store::embedded::{failure, journal, replay, table};
-use crate::store::{StoreError, format};
+use crate::store::format::{self, BatchTime};
 use std::collections::{BTreeMap, HashSet};
 
 /// More problems than this are counted, not told.
@@ -126,7 +127,7 @@ fn check_journal(
         if wanted != seq && is_folded {
             findings.blame(format!("journal row {wanted} is missing"));
         }
-        let (uptime_ms, entries) = match format::entries(sealed) {
+        let (BatchTime { uptime_ms, .. }, entries) = match format::entries(sealed) {
             Ok(read) => read,
             Err(error) if is_folded => {
                 findings.blame(format!("journal row {seq}: {error}"));

@@ -1,0 +1,153 @@
+//! Names in a mutation: items and recipes as a request gives them, and their lookup in a catalog.
+//!
+//! A request is parsed without a catalog, so that a retry is recognized whatever has left the catalog since. Only a
+//! mutation that is about to run is resolved, against the catalog of that moment.
+
+use super::catalog::{Catalog, Recipe};
+use super::ids::{ItemCode, LayoutId, Slot};
+use super::mutation::{Mutation, Operation, Taken};
+use super::stack::Stack;
+use std::fmt;
+use std::sync::Arc;
+
+/// An item by its code, by its id, or by both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ItemName {
+    Code(ItemCode),
+    Id(Arc<str>),
+    Both { id: Arc<str>, code: ItemCode },
+}
+
+/// A mutation whose items and recipes are names that no catalog was asked about.
+pub type NamedMutation = Mutation<ItemName, Arc<str>>;
+pub type NamedOperation = Operation<ItemName, Arc<str>>;
+
+/// A name that the catalog does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownName {
+    /// The operation that uses it, counted from 0.
+    pub operation: usize,
+    /// The position in the operation's list of stacks, for an item in such a list.
+    pub stack: Option<usize>,
+    pub what: UnknownWhat,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UnknownWhat {
+    Item {
+        id: Arc<str>,
+    },
+    /// The catalog has the item under another code.
+    ItemCode {
+        id: Arc<str>,
+        code: ItemCode,
+        known: ItemCode,
+    },
+    Recipe {
+        id: Arc<str>,
+    },
+    Layout {
+        id: LayoutId,
+    },
+}
+
+/// An unknown name in one operation, with its position in a list of stacks.
+type Unknown = (Option<usize>, UnknownWhat);
+
+impl Mutation<ItemName, Arc<str>> {
+    /// The same mutation with the catalog's items and recipes. An item that is named by its code alone may have left the
+    /// catalog: its stacks can still be taken or rearranged, and the rules refuse to make more of it.
+    ///
+    /// # Errors
+    ///
+    /// The first name that the catalog does not have.
+    pub fn resolve(&self, catalog: &Catalog) -> Result<Mutation, UnknownName> {
+        let resolve = |(operation, named): (usize, &NamedOperation)| {
+            named.resolve(catalog).map_err(|(stack, what)| UnknownName { operation, stack, what })
+        };
+        let operations = self.operations.iter().enumerate().map(resolve).collect::<Result<_, _>>()?;
+        Ok(Mutation { operations, expected: self.expected.clone() })
+    }
+}
+
+impl Operation<ItemName, Arc<str>> {
+    fn resolve(&self, catalog: &Catalog) -> Result<Operation, Unknown> {
+        Ok(match self.clone() {
+            Self::Create { id, owner, layout, stacks } => {
+                catalog.layout(&layout).ok_or_else(|| (None, UnknownWhat::Layout { id: layout.clone() }))?;
+                Operation::Create { id, owner, layout, stacks: slot_stacks(catalog, stacks)? }
+            }
+            Self::Delete { id } => Operation::Delete { id },
+            Self::Add { id, item, attributes, count, allow_partial } => {
+                Operation::Add { id, item: alone(catalog, item)?, attributes, count, allow_partial }
+            }
+            Self::Remove { id, item, attributes, count } => {
+                Operation::Remove { id, item: alone(catalog, item)?, attributes, count }
+            }
+            Self::Move { id, from, to, count } => Operation::Move { id, from, to, count },
+            Self::Drop { id, slot, count } => Operation::Drop { id, slot, count },
+            Self::Craft { id, recipe, times } => Operation::Craft { id, recipe: known_recipe(catalog, recipe)?, times },
+            Self::Transfer { from, what, to, to_slot, allow_partial } => {
+                let what = match what {
+                    Taken::Slot { slot, count } => Taken::Slot { slot, count },
+                    Taken::Item { item, attributes, count } => {
+                        Taken::Item { item: alone(catalog, item)?, attributes, count }
+                    }
+                };
+                Operation::Transfer { from, what, to, to_slot, allow_partial }
+            }
+            Self::Set { id, slot, stack } => {
+                let stack = stack.map(|stack| known_stack(catalog, stack)).transpose();
+                Operation::Set { id, slot, stack: stack.map_err(|what| (None, what))? }
+            }
+            Self::Rearrange { id, stacks } => Operation::Rearrange { id, stacks: slot_stacks(catalog, stacks)? },
+        })
+    }
+}
+
+fn alone(catalog: &Catalog, item: ItemName) -> Result<ItemCode, Unknown> {
+    known_item(catalog, item).map_err(|what| (None, what))
+}
+
+fn slot_stacks(catalog: &Catalog, stacks: Vec<(Slot, Stack<ItemName>)>) -> Result<Vec<(Slot, Stack)>, Unknown> {
+    let resolve = |(index, (slot, stack))| match known_stack(catalog, stack) {
+        Ok(stack) => Ok((slot, stack)),
+        Err(what) => Err((Some(index), what)),
+    };
+    stacks.into_iter().enumerate().map(resolve).collect()
+}
+
+fn known_stack(catalog: &Catalog, stack: Stack<ItemName>) -> Result<Stack, UnknownWhat> {
+    let Stack { item, count, attributes } = stack;
+    Ok(Stack { item: known_item(catalog, item)?, count, attributes })
+}
+
+fn known_item(catalog: &Catalog, item: ItemName) -> Result<ItemCode, UnknownWhat> {
+    let (id, code) = match item {
+        ItemName::Code(code) => return Ok(code),
+        ItemName::Id(id) => (id, None),
+        ItemName::Both { id, code } => (id, Some(code)),
+    };
+    match (catalog.item(&id).map(|item| item.code), code) {
+        (None, _) => Err(UnknownWhat::Item { id }),
+        (Some(known), Some(code)) if known != code => Err(UnknownWhat::ItemCode { id, code, known }),
+        (Some(known), _) => Ok(known),
+    }
+}
+
+fn known_recipe(catalog: &Catalog, id: Arc<str>) -> Result<Arc<Recipe>, Unknown> {
+    catalog.recipe(&id).cloned().ok_or((None, UnknownWhat::Recipe { id }))
+}
+
+impl fmt::Display for UnknownWhat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Item { id } => write!(f, "no item {id:?}"),
+            Self::ItemCode { id, code, known } => {
+                write!(f, "item {id:?} has code {}, not {}", known.get(), code.get())
+            }
+            Self::Recipe { id } => write!(f, "no recipe {id:?}"),
+            Self::Layout { id } => write!(f, "no layout {id:?}"),
+        }
+    }
+}
