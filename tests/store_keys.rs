@@ -224,7 +224,7 @@ enum Step {
         ms: u64,
     },
     /// The wall clock of the service is off from now on.
-    StepWallClock {
+    WallClock {
         off_ms: i64,
     },
     Fold,
@@ -243,7 +243,7 @@ fn step(wall_clock_steps: bool) -> impl Strategy<Value = Step> {
         4 => prop_oneof![1..50_u64, 50..20_000_u64].prop_map(|ms| Step::Pass { ms }),
         3 => Just(Step::Fold),
         1 => Just(Step::Reopen),
-        u32::from(wall_clock_steps) => off_ms.prop_map(|off_ms| Step::StepWallClock { off_ms }),
+        u32::from(wall_clock_steps) => off_ms.prop_map(|off_ms| Step::WallClock { off_ms }),
     ]
 }
 
@@ -270,7 +270,7 @@ fn check_history(keys_max: usize, window_ms: u64, steps: Vec<Step>, clock_is_rig
                 place.clock.pass(Duration::from_millis(ms));
                 None
             }
-            Step::StepWallClock { off_ms } => {
+            Step::WallClock { off_ms } => {
                 place.clock.step_wall_clock(off_ms);
                 None
             }

@@ -106,10 +106,10 @@ impl Service {
         };
         let answer = self.engine.mutate(call).await.map_err(|refusal| {
             tracing::debug!(?refusal, "a mutation was refused");
-            match &refusal {
-                Refusal::UnknownName(unknown) => status::unknown_name(&name_paths, single, unknown),
-                other => status::refusal(other),
+            if let Refusal::UnknownName(unknown) = &refusal {
+                return status::unknown_name(&name_paths, single, unknown);
             }
+            status::refusal(&refusal)
         })?;
         let receipt = Some(reply::receipt(&answer));
         Ok(Done { receipt, outcomes: answer.reply.outcomes })
