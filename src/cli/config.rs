@@ -2,27 +2,40 @@
 
 use super::CommandResult;
 use super::output::print;
+use super::prepare::prepare;
 use super::settings::SettingFlags;
 use crate::config;
+use std::sync::Arc;
 
-/// Checks the settings and prints those that hold, each with who said it: default, file, environment or flag.
+/// Checks the settings and prints the effective ones, each with its source: default, file, environment or flag.
 ///
-/// Takes the same file, environment and flags as `slotcast serve`. What it prints is a settings file itself; secrets are
-/// not shown. With something wrong it names every problem and fails.
+/// Takes the same file, environment and flags as `slotcast serve`, and refuses what that would refuse: it also reads the
+/// certificates, keys, JWKS and catalog that the settings name, and checks that the data folder can be written. It neither
+/// listens nor changes anything. What it prints is a settings file itself; secrets are not shown. If something is wrong it
+/// names every problem and fails.
 #[derive(Debug, clap::Args)]
 pub struct Config {
-    /// Print every setting with what it means and what holds without it, as a file to begin with.
+    /// Print every setting with its meaning and its default, as a file to begin with.
     #[arg(long)]
     documented: bool,
+    /// Check the settings alone and not the files and folders that they name, as on a machine that does not have them.
+    #[arg(long)]
+    settings_only: bool,
     #[command(flatten)]
     settings: SettingFlags,
 }
 
 impl Config {
+    /// Needs a tokio runtime.
     pub fn run(self) -> CommandResult {
         if self.documented {
             return Ok(print(config::documented().trim_end())?);
         }
-        Ok(print(config::effective(&self.settings.read()?.config().values).trim_end())?)
+        let settings = self.settings.read()?;
+        let config = settings.config();
+        if !self.settings_only {
+            prepare(config, Arc::default())?;
+        }
+        Ok(print(config::effective(&config.values).trim_end())?)
     }
 }
