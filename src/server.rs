@@ -115,7 +115,7 @@ impl RunningServer {
         };
         let opened = Transport::open(settings.transport.clone(), settings.telemetry.transport().clone())?;
         let (transport, scheme) = (opened.statistics(), opened.scheme());
-        let ended = tokio::spawn(serve_over(opened, listener, store, catalog, settings, signal));
+        let ended = tokio::spawn(serve(opened, listener, store, catalog, settings, signal));
         Ok(Self { address, transport, scheme, stop: Some(stop), ended })
     }
 
@@ -133,20 +133,9 @@ impl RunningServer {
     }
 }
 
-/// Serves until `stop` resolves, then drains: calls in flight are answered, streams end with UNAVAILABLE, and what is
-/// left after the drain limit is cut off.
+/// Serves over a transport that was opened with `settings.transport`, until `stop` resolves; then drains: calls in flight
+/// are answered, streams end with UNAVAILABLE, and what is left after the drain limit is cut off.
 pub async fn serve(
-    listener: TcpListener,
-    store: Arc<dyn Store>,
-    catalog: Arc<Catalog>,
-    settings: ServerSettings,
-    stop: impl Future<Output = ()> + Send,
-) -> Result<(), ServerError> {
-    let transport = Transport::open(settings.transport.clone(), settings.telemetry.transport().clone())?;
-    serve_over(transport, listener, store, catalog, settings, stop).await
-}
-
-async fn serve_over(
     transport: Transport,
     listener: TcpListener,
     store: Arc<dyn Store>,
@@ -172,7 +161,7 @@ async fn serve_over(
     // Ends when it is dropped, with this function.
     let mut background = JoinSet::new();
     if let Some(listener) = settings.admin_listener.clone() {
-        let health = Routes::new(health_service.clone()).prepare().into_axum_router();
+        let health = Routes::new(ContentTypeLayer.layer(health_service.clone())).prepare().into_axum_router();
         let pages = listener::router(settings.telemetry.clone(), readiness.clone(), health);
         background.spawn(listener::serve(listener, pages));
     }
@@ -340,8 +329,13 @@ where
     let telemetry = settings.telemetry.clone();
     let service = Service { engine, catalog_version, rollout, statistics, telemetry, streams, start };
     let message_bytes_max = settings.transport.message_bytes_max;
-    let reflection =
-        || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
+    // With those of the details of errors, so that clients can show them.
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+    };
     Ok(Routes::new(InventoryServiceServer::new(service).max_decoding_message_size(message_bytes_max))
         .add_service(AdminServiceServer::new(admin).max_decoding_message_size(message_bytes_max))
         .add_service(EndsOnClosing::new(health))

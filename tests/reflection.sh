@@ -25,4 +25,16 @@ if refusal=$(call GetInventory '{"inventoryId": "nowhere"}' 2>&1) || ! grep -q n
   echo "instead of NOT_FOUND: $refusal"
   exit 1
 fi
-echo 'three calls by reflection'
+
+rpc() { "$BUF" curl --protocol grpc --http2-prior-knowledge --data "$2" "$url/$1"; }
+
+# Health is a part of it, and so are the details of errors, which clients resolve by their type's name.
+rpc grpc.health.v1.Health/Check '{}' | grep -q SERVING
+wanted='ErrorInfo BadRequest RetryInfo QuotaFailure PreconditionFailure ResourceInfo'
+for type in $wanted; do
+  answer=$(rpc grpc.reflection.v1.ServerReflection/ServerReflectionInfo "{\"fileContainingSymbol\": \"google.rpc.$type\"}")
+  grep -q fileDescriptorProto <<<"$answer" || { echo "google.rpc.$type is not part of the reflection: $answer"; exit 1; }
+done
+imported='{"fileByFilename": "google/protobuf/duration.proto"}'
+rpc grpc.reflection.v1.ServerReflection/ServerReflectionInfo "$imported" | grep -q fileDescriptorProto
+echo 'calls by reflection, with health and the details of errors'

@@ -23,6 +23,9 @@ use tower::{Layer, ServiceExt, service_fn};
 const ADD: &str = "slotcast.v1.InventoryService/AddItem";
 const SUBSCRIBE: &str = "slotcast.v1.InventoryService/SubscribeInventory";
 
+/// Calls, and streams that were opened.
+const COUNTS: [&str; 2] = ["rpc_server_call_duration_seconds_count", "slotcast_stream_duration_seconds_count"];
+
 /// A layer, and the meters that it feeds.
 struct Measured {
     layer: TelemetryLayer,
@@ -68,7 +71,7 @@ impl Measured {
     fn ended(&self, method: &str, status: &str) -> u64 {
         let text = self.telemetry.scrape().unwrap();
         let labels = [format!("rpc_method=\"{method}\""), format!("rpc_response_status_code=\"{status}\"")];
-        let counts = text.lines().filter(|line| line.starts_with("rpc_server_call_duration_seconds_count"));
+        let counts = text.lines().filter(|line| COUNTS.iter().any(|count| line.starts_with(count)));
         let found: Vec<_> = counts.filter(|line| labels.iter().all(|label| line.contains(label))).collect();
         found.iter().map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
@@ -76,7 +79,7 @@ impl Measured {
     /// All that have ended.
     fn all_ended(&self) -> u64 {
         let text = self.telemetry.scrape().unwrap();
-        let counts = text.lines().filter(|line| line.starts_with("rpc_server_call_duration_seconds_count"));
+        let counts = text.lines().filter(|line| COUNTS.iter().any(|count| line.starts_with(count)));
         counts.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 
@@ -124,7 +127,7 @@ async fn a_call_that_is_refused_by_its_headers_alone_is_counted_with_its_reason(
     drop(response);
     assert_eq!((measured.ended(ADD, "UNAUTHENTICATED"), measured.all_ended()), (1, 1), "it is counted once");
     assert_eq!(measured.refusals(), [("UNKNOWN_CALLER", 1)]);
-    assert_eq!(measured.counts(ADD), MethodCounts { received: 1, sent: 0, active: 0 });
+    assert_eq!(measured.counts(ADD), MethodCounts { is_stream: false, begun: 1, received: 1, sent: 0, active: 0 });
 }
 
 #[tokio::test]
@@ -138,8 +141,39 @@ async fn an_error_in_the_trailers_is_counted_with_its_reason() {
     read_all(response.into_body()).await;
     assert_eq!((measured.ended(SUBSCRIBE, "UNAVAILABLE"), measured.all_ended()), (1, 1));
     let text = measured.telemetry.scrape().unwrap();
-    assert!(text.contains("error_type=\"UNAVAILABLE\""), "the server is to blame");
+    assert!(!text.contains("rpc_server_call_duration_seconds_count"), "streams do not count among calls: {text}");
     assert_eq!(measured.refusals(), [("DRAINING", 1)]);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_refused_counts_as_a_call_and_the_server_is_blamed_for_its_own_errors() {
+    let measured = Measured::new();
+    measured.call(SUBSCRIBE, vec![], status::draining().into_http()).await;
+    let text = measured.telemetry.scrape().unwrap();
+    assert!(text.contains("error_type=\"UNAVAILABLE\""), "the server is to blame: {text}");
+    assert!(!text.contains("slotcast_stream_duration_seconds_count"), "it was never opened: {text}");
+    assert_eq!(measured.ended(SUBSCRIBE, "UNAVAILABLE"), 1);
+}
+
+#[tokio::test]
+async fn methods_that_nobody_calls_have_no_series_and_the_process_and_the_build_have_theirs() {
+    let measured = Measured::new();
+    let series = |name: &str| {
+        let text = measured.telemetry.scrape().unwrap();
+        text.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(series("slotcast_rpc_").len(), 0);
+    measured.call(ADD, vec![message(1).into()], answer(vec![trailers("0")])).await;
+    assert_eq!(series("slotcast_rpc_calls_active").len(), 1);
+    assert_eq!(series("slotcast_rpc_messages_total").len(), 0, "messages are those of streams");
+    let build = series("slotcast_build_info");
+    assert!(build.len() == 1 && build[0].contains(env!("CARGO_PKG_VERSION")) && build[0].ends_with(" 1"), "{build:?}");
+    for name in ["cpu_seconds_total", "resident_memory_bytes", "open_fds", "max_fds", "start_time_seconds"] {
+        let process = series(&format!("process_{name} "));
+        assert_eq!(process.len(), 1, "process_{name}");
+        let value: f64 = process[0].rsplit(' ').next().unwrap().parse().unwrap();
+        assert!(value > 0.0 || name == "cpu_seconds_total", "{process:?}");
+    }
 }
 
 #[tokio::test]
@@ -158,7 +192,10 @@ async fn messages_of_a_stream_are_counted_however_they_are_cut_into_frames() {
         let response = measured.call(SUBSCRIBE, cut(at), answer(frames)).await;
         read_all(response.into_body()).await;
         let messages = 4 * (calls as u64 + 1);
-        assert_eq!(measured.counts(SUBSCRIBE), MethodCounts { received: messages, sent: messages, active: 0 });
+        assert_eq!(
+            measured.counts(SUBSCRIBE),
+            MethodCounts { is_stream: true, begun: calls as u64 + 1, received: messages, sent: messages, active: 0 }
+        );
     }
     assert_eq!((measured.ended(SUBSCRIBE, "OK"), measured.all_ended()), (3, 3));
     assert!(measured.refusals().is_empty());
@@ -179,7 +216,7 @@ async fn a_call_that_is_dropped_was_cancelled_before_its_answer_and_in_mid_strea
     poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await.unwrap().unwrap();
     drop(body);
     assert_eq!((measured.ended(SUBSCRIBE, "CANCELLED"), measured.all_ended()), (1, 2));
-    assert_eq!(measured.counts(SUBSCRIBE), MethodCounts { received: 0, sent: 1, active: 0 });
+    assert_eq!(measured.counts(SUBSCRIBE), MethodCounts { is_stream: true, begun: 1, received: 0, sent: 1, active: 0 });
 }
 
 #[tokio::test]
@@ -255,12 +292,31 @@ fn every_reason_in_the_source_is_one_that_is_counted() {
         }
     }
     assert!(found.len() > 40, "the sources were found: {found:?}");
-    let of_cargo = ["CARGO_PKG_VERSION", "OUT_DIR"].map(str::to_owned);
-    let known: BTreeSet<_> = status::REASONS.iter().map(|reason| (*reason).to_owned()).chain(of_cargo).collect();
+    let of_others = ["CARGO_PKG_VERSION", "OUT_DIR", "POST"].map(str::to_owned);
+    let known: BTreeSet<_> = status::REASONS.iter().map(|reason| (*reason).to_owned()).chain(of_others).collect();
     let missing: Vec<_> = found.difference(&known).collect();
     assert!(missing.is_empty(), "add these to grpc::status::REASONS: {missing:?}");
     let unused: Vec<_> = status::REASONS.iter().filter(|reason| !found.contains(**reason)).collect();
     assert!(unused.is_empty(), "nothing gives these reasons: {unused:?}");
+}
+
+#[test]
+fn every_reason_is_documented_with_its_status_and_no_other_is() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let rows = text.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.splitn(3, " | ");
+        let (reason, code, meaning) = (cells.next()?.strip_suffix('`')?, cells.next()?, cells.next()?);
+        is_reason(reason).then_some((reason, code, meaning))
+    });
+    let rows: Vec<_> = rows.collect();
+    let documented: BTreeSet<_> = rows.iter().map(|(reason, ..)| *reason).collect();
+    assert_eq!(documented.len(), rows.len(), "a reason stands there twice");
+    assert_eq!(documented, status::REASONS.iter().copied().collect());
+    let codes: Vec<_> = (0..=16).map(|code| status::code_name(tonic::Code::from_i32(code))).collect();
+    for (reason, code, meaning) in rows {
+        assert!(codes.contains(&code) && meaning.len() > 20, "{reason}: {code}, {meaning}");
+    }
 }
 
 fn is_reason(part: &str) -> bool {

@@ -71,7 +71,7 @@ def unknown_settings(binary, path):
     if subprocess.run([binary, "config", "--help"], capture_output=True).returncode != 0:
         print(f"{binary} has no command `config` yet: {path.name} is not compared with it")
         return
-    done = subprocess.run([binary, "config", "--config", path], capture_output=True, text=True)
+    done = subprocess.run([binary, "config", "--settings-only", "--config", path], capture_output=True, text=True)
     yield from re.findall(r"there is no (?:section|setting) .*", done.stderr)
 
 

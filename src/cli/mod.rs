@@ -13,11 +13,13 @@ mod fsck;
 mod import;
 mod output;
 mod play;
+mod prepare;
 mod replay;
 mod restore;
 mod rollout;
 mod serve;
 mod settings;
+mod signals;
 mod top;
 pub mod trace;
 mod watch;
@@ -29,6 +31,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 type CommandResult = Result<(), Box<dyn std::error::Error>>;
+
+/// The command has failed, and its error has been logged already.
+#[derive(Debug, thiserror::Error)]
+#[error("see the log")]
+struct Reported;
 
 /// The authoritative inventory service for game backends.
 #[derive(Debug, Parser)]
@@ -123,6 +130,7 @@ pub fn run() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if matches!(error.downcast_ref(), Some(OutputError::Closed)) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Reported>() => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("slotcast: {error}");
             ExitCode::FAILURE

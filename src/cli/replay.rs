@@ -14,7 +14,8 @@ use uuid::Uuid;
 ///
 /// The trace is a file with one operation a line, or the name of a built-in one (drop-8-in-2s, hold-q-20-in-3s,
 /// craft-10-in-2s, chest-10-in-3s, drag-drop-15-in-2s, chest-craft-drop-20-in-2s). It is played on inventories made for
-/// it, which are deleted afterwards.
+/// it, which are deleted afterwards. As a player's own client would, it names a session on the stream and on the operations,
+/// so that echoes of its own changes can wait: these are the figures of `deltas` in the README and of `slotcast demo`.
 #[derive(Debug, clap::Args)]
 pub struct Replay {
     trace: String,
@@ -23,9 +24,10 @@ pub struct Replay {
     /// Leave the inventories as they are in the end.
     #[arg(long)]
     keep: bool,
-    /// Name a session on the stream and on the operations, as a player's own client would: its echoes can wait.
+    /// Play it as somebody else's operations: without a session on the stream and on the operations, so that every change
+    /// is news to the stream, and sent within 100 ms instead of within a second.
     #[arg(long)]
-    as_session: bool,
+    without_session: bool,
     /// Print the figures as JSON, for machines.
     #[arg(long)]
     json: bool,
@@ -39,7 +41,7 @@ impl Replay {
         let client = self.target.client()?;
         let progress = progress_bar(trace.steps.len(), &trace.name);
         let prefix = format!("replay/{}/", Uuid::now_v7());
-        let session = if self.as_session { prefix.as_str() } else { "" };
+        let session = if self.without_session { "" } else { prefix.as_str() };
         let play =
             Play { client: &client, trace: &trace, world: &world, prefix: &prefix, session, progress: &progress };
         let played = play.run().await?;

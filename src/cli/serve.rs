@@ -1,30 +1,32 @@
 //! `slotcast serve`: the service.
 
-use super::CommandResult;
 use super::output::print;
+use super::prepare::{Prepared, STORE_FILE, prepare};
 use super::settings::{SettingFlags, Settings};
-use crate::catalog_file;
+use super::signals::Signals;
+use super::{CommandResult, Reported};
 use crate::config::{self, Changed, Config, LiveRollout};
-use crate::identity::{Authentication, IdentityError, Verifier};
 use crate::server::{ServerSettings, serve};
 use crate::statistics::Reloads;
 use crate::store::embedded::EmbeddedStore;
 use crate::telemetry::logs::LogFilter;
-use crate::telemetry::{Exporters, Telemetry, logs};
+use crate::telemetry::{Exporters, LogFormat, LogSettings, Telemetry, logs};
+use serde_json::json;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 
 /// How long the end waits for the last traces, meters and logs to be sent.
 const EXPORT_LIMIT: Duration = Duration::from_secs(3);
 
 /// Serves inventories until SIGTERM or Ctrl-C.
 ///
-/// Prints `listening on http://ADDRESS` (or https) and `admin listening on http://ADDRESS` to standard output once it does,
-/// and logs to standard error. What a settings file says holds below what the environment says, and that below flags;
-/// `slotcast config` shows what comes of it.
+/// Once the server listens, it prints `listening on http://ADDRESS` (or https) and `admin listening on http://ADDRESS` to
+/// standard output, or with `--log-format json` one JSON object with `address` and `admin_address`. It logs to standard
+/// error. Precedence: flags, environment, settings file. `slotcast config` prints the effective settings and their sources.
 #[derive(Debug, clap::Args)]
 pub struct Serve {
     #[command(flatten)]
@@ -33,36 +35,67 @@ pub struct Serve {
 
 impl Serve {
     pub async fn run(self) -> CommandResult {
+        let signals = Signals::install()?;
         let settings = self.settings.read()?;
         let config = settings.config().clone();
-        let exporters = Exporters::start(&config.telemetry)?;
-        let filter = logs::install(&config.telemetry.log, exporters.as_ref())?;
-        let telemetry = Telemetry::new(&config.telemetry, exporters.as_ref());
-        let ended = run(settings, &config, telemetry.clone(), filter).await;
-        if let Err(error) = &ended {
-            tracing::error!(%error, "the service has ended");
-        }
-        if let Some(exporters) = exporters {
-            exporters.shutdown(telemetry.meter_provider(), EXPORT_LIMIT).await;
-        }
-        ended
+        let exporters = Exporters::start(&config.telemetry);
+        let filter = logs::install(&config.telemetry.log, exporters.as_ref().ok().and_then(Option::as_ref))?;
+        logs::log_panics();
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
+        let ended = match exporters {
+            Ok(exporters) => with_exporters(settings, &config, exporters, filter, signals).await,
+            // It is one of all the problems that there are.
+            Err(error) => prepare(&config, Arc::default()).map_err(Into::into).and(Err(error.into())),
+        };
+        ended.map_err(|error| report(error, config.telemetry.log.format))
     }
 }
 
-async fn run(settings: Settings, config: &Config, telemetry: Telemetry, filter: LogFilter) -> CommandResult {
+/// Logs why the server has failed. What only reads JSON is told nothing else.
+fn report(error: Box<dyn Error>, format: LogFormat) -> Box<dyn Error> {
+    tracing::error!(%error, "the server failed");
+    match format {
+        LogFormat::Json if tracing::enabled!(tracing::Level::ERROR) => Box::new(Reported),
+        LogFormat::Json | LogFormat::Pretty => error,
+    }
+}
+
+async fn with_exporters(
+    settings: Settings,
+    config: &Config,
+    exporters: Option<Exporters>,
+    filter: LogFilter,
+    signals: Signals,
+) -> CommandResult {
+    let telemetry = Telemetry::new(&config.telemetry, exporters.as_ref());
+    let ended = run(settings, config, telemetry.clone(), filter, signals).await;
+    if let Some(exporters) = exporters {
+        exporters.shutdown(telemetry.meter_provider(), EXPORT_LIMIT).await;
+    }
+    ended
+}
+
+async fn run(
+    settings: Settings,
+    config: &Config,
+    telemetry: Telemetry,
+    filter: LogFilter,
+    signals: Signals,
+) -> CommandResult {
+    let (stop, hangup) = signals.split(matches!(settings, Settings::Followed(_)));
     warn_of_exposure(config);
-    let catalog = catalog_file::read_or_default(config.catalog.as_deref())?;
-    let authentication = authentication(config)?;
+    let Prepared { catalog, authentication, transport } = prepare(config, telemetry.transport().clone())?;
     std::fs::create_dir_all(&config.data)
         .map_err(|error| format!("the folder {} cannot be made: {error}", config.data.display()))?;
-    let store = EmbeddedStore::open(&config.data.join("slotcast.db"), config.store.clone())?;
+    let store = Arc::new(EmbeddedStore::open(&config.data.join(STORE_FILE), config.store.clone())?);
     store.accept_catalog(&catalog)?;
+    if stop.is_requested() {
+        tracing::info!("stopped before the server began to listen");
+        return close(store).await;
+    }
     let listener = bind(config.listen, "--listen").await?;
     let admin_listener = bind(config.admin_listen, "--admin-listen").await?;
-    let scheme = if config.transport.tls.is_some() { "https" } else { "http" };
-    let addresses = (listener.local_addr()?, admin_listener.local_addr()?);
-    // Whoever started it may not care to read this; the service goes on.
-    let _ = print(format_args!("listening on {scheme}://{}\nadmin listening on http://{}", addresses.0, addresses.1));
+    announce(&config.telemetry.log, transport.scheme(), listener.local_addr()?, admin_listener.local_addr()?);
     let server = ServerSettings {
         rollout: LiveRollout::new(config.rollout.clone()),
         streams: config.streams,
@@ -75,8 +108,28 @@ async fn run(settings: Settings, config: &Config, telemetry: Telemetry, filter: 
         drain_limit: config.drain_limit,
         ..ServerSettings::default()
     };
-    follow(settings, server.rollout.clone(), filter, server.config_reloads.clone())?;
-    serve(listener, Arc::new(store), Arc::new(catalog), server, stop_signal()?).await?;
+    follow(settings, hangup, server.rollout.clone(), filter, server.config_reloads.clone());
+    serve(transport, listener, store.clone(), Arc::new(catalog), server, stop.requested()).await?;
+    close(store).await
+}
+
+/// Tells where the server listens, both in the log and to whoever has started it.
+fn announce(log: &LogSettings, scheme: &str, address: SocketAddr, admin_address: SocketAddr) {
+    let (address, admin_address) = (format!("{scheme}://{address}"), format!("http://{admin_address}"));
+    tracing::info!(address, admin_address, "listening");
+    // Whoever started the server may not care to read this; it serves all the same.
+    let _ = match log.format {
+        LogFormat::Pretty => print(format_args!("listening on {address}\nadmin listening on {admin_address}")),
+        LogFormat::Json => print(json!({"message": "listening", "address": address, "admin_address": admin_address})),
+    };
+}
+
+/// Brings the store's file up to date, so that the next start has nothing to replay. The server no longer uses the store;
+/// what a handler that was cut off may still do to it is as safe as in a crash.
+async fn close(store: Arc<EmbeddedStore>) -> CommandResult {
+    let began = Instant::now();
+    tokio::task::spawn_blocking(move || store.flush()).await??;
+    tracing::info!(took_ms = began.elapsed().as_millis() as u64, "closed the store");
     tracing::info!("stopped");
     Ok(())
 }
@@ -95,27 +148,18 @@ fn warn_of_exposure(config: &Config) {
     }
 }
 
-fn authentication(config: &Config) -> Result<Authentication, IdentityError> {
-    if !config.verifies_callers() {
-        return Ok(Authentication::None);
-    }
-    Verifier::open(config.identity.clone()).map(|verifier| Authentication::Verified(Arc::new(verifier)))
-}
-
 async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, String> {
     let bound = TcpListener::bind(address).await;
-    bound.map_err(|error| format!("{address} cannot be listened on: {error}; choose another with {flag}"))
+    bound.map_err(|error| format!("cannot listen on {address}: {error} (choose another with {flag})"))
 }
 
-/// What a settings file says of what may change holds from then on.
-fn follow(settings: Settings, rollout: LiveRollout, filter: LogFilter, reloads: Arc<Reloads>) -> std::io::Result<()> {
-    let Settings::Followed(reload) = settings else { return Ok(()) };
-    let followed = config::follow(*reload, move |read| {
+/// Follows the settings file, if there is one: what it says of settings that may change takes effect at once.
+fn follow(settings: Settings, hangup: Option<Signal>, rollout: LiveRollout, filter: LogFilter, reloads: Arc<Reloads>) {
+    let (Settings::Followed(reload), Some(hangup)) = (settings, hangup) else { return };
+    tokio::spawn(config::follow(*reload, hangup, move |read| {
         let taken = read.is_ok_and(|changed| apply(&changed, &rollout, &filter));
         reloads.add(taken);
-    })?;
-    tokio::spawn(followed);
-    Ok(())
+    }));
 }
 
 /// False: not all of it could be set.
@@ -127,14 +171,4 @@ fn apply(Changed { config, path, reason }: &Changed<'_>, rollout: &LiveRollout, 
     let who = format!("the file {}", path.display());
     let changed = rollout.change(&who, reason, |_| Ok(config.rollout.clone()));
     filtered.is_ok() && changed.is_ok()
-}
-
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }

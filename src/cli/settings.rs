@@ -1,7 +1,7 @@
 //! The settings as flags: one for each of the table, for every command that takes them.
 
 use crate::config::{Config, ConfigError, Kind, Layers, Reload, SETTINGS, Setting};
-use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches};
+use clap::{Arg, ArgMatches, Args, Command, CommandFactory, Error, FromArgMatches};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -23,7 +23,9 @@ pub enum Settings {
 
 impl SettingFlags {
     pub fn read(self) -> Result<Settings, ConfigError> {
-        let layers = Layers::new(|variable| std::env::var(variable).ok(), self.flags);
+        let commands = super::Cli::command();
+        let others: Vec<&str> = commands.get_subcommands().flat_map(variables).collect();
+        let layers = Layers::of_process(&others, self.flags);
         match self.file {
             Some(path) => Reload::open(layers, path).map(|reload| Settings::Followed(Box::new(reload))),
             None => Config::read(&layers, None).map(|config| Settings::Fixed(Box::new(config))),
@@ -70,6 +72,11 @@ impl FromArgMatches for SettingFlags {
         self.flags = said.map(|(text, key)| (key, text)).collect();
         Ok(())
     }
+}
+
+/// Environment variables that a command reads itself.
+fn variables(command: &Command) -> impl Iterator<Item = &str> {
+    command.get_arguments().filter_map(|argument| argument.get_env()?.to_str())
 }
 
 /// Tables can only be said in a file.

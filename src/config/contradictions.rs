@@ -2,11 +2,15 @@
 
 use super::Config;
 use crate::identity::Role;
+use crate::telemetry::logs;
 use std::net::SocketAddr;
 use toml::Value;
 
 pub(super) fn of(config: &Config) -> Vec<String> {
-    [exposure(config), tls(config), identity(config), headers(config)].into_iter().flatten().collect()
+    [exposure(config), addresses(config), tls(config), identity(config), headers(config), filter(config)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Nobody is let in by an oversight.
@@ -36,6 +40,20 @@ fn exposure(config: &Config) -> Vec<String> {
 
 fn is_beyond_loopback(listen: SocketAddr) -> bool {
     !listen.ip().is_loopback()
+}
+
+/// Of two that are the same the second cannot be listened on.
+fn addresses(config: &Config) -> Vec<String> {
+    let (listen, admin) = (config.listen, config.admin_listen);
+    if listen != admin || listen.port() == 0 {
+        return Vec::new();
+    }
+    vec![format!("listen and admin.listen are both {listen}: give one of them another port")]
+}
+
+fn filter(config: &Config) -> Vec<String> {
+    let checked = logs::check(&config.telemetry.log.filter);
+    checked.err().map(|error| format!("log.filter: {error}")).into_iter().collect()
 }
 
 fn tls(config: &Config) -> Vec<String> {

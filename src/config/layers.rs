@@ -1,5 +1,6 @@
 //! What was said where: defaults, then the file, then the environment, then flags. Whoever comes later wins.
 
+use super::environment;
 use super::settings::{SECTIONS, SETTINGS, Setting};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,9 +37,22 @@ pub struct Layers {
     /// By key: the variable and its value.
     environment: BTreeMap<String, (String, String)>,
     flags: BTreeMap<String, String>,
+    /// Problems with variables that no setting has.
+    problems: Vec<String>,
 }
 
 impl Layers {
+    /// With the environment of this process. `others` are variables that begin with `SLOTCAST_` and are no settings; all
+    /// others that do, and say something, are problems.
+    pub fn of_process(others: &[&str], flags: BTreeMap<String, String>) -> Self {
+        let said: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(name, text)| Some((name.into_string().ok()?, text.to_string_lossy().into_owned())))
+            .filter(|(_, text)| !text.is_empty())
+            .collect();
+        let problems = environment::unknown(said.keys().map(String::as_str), others);
+        Self { problems, ..Self::new(|name| said.get(name).cloned(), flags) }
+    }
+
     /// `variable` gives the value of an environment variable, of which an empty one says nothing; `flags` are by key.
     pub fn new(variable: impl Fn(&str) -> Option<String>, flags: BTreeMap<String, String>) -> Self {
         let said = |setting: &Setting| {
@@ -46,12 +60,13 @@ impl Layers {
             let text = |name: &str| variable(name).filter(|text| !text.is_empty());
             names.find_map(|name| Some((setting.key(), (name.clone(), text(&name)?))))
         };
-        Self { environment: SETTINGS.iter().filter_map(said).collect(), flags }
+        Self { environment: SETTINGS.iter().filter_map(said).collect(), flags, problems: Vec::new() }
     }
 
     /// What holds with this file, and all that is wrong, wherever it was said. What is wrong is as if it had not been said.
     pub fn values(&self, file: &Table) -> (Values, Vec<String>) {
-        let (mut values, mut problems) = (BTreeMap::new(), unknown(file));
+        let (mut values, mut problems) = (BTreeMap::new(), self.problems.clone());
+        problems.extend(unknown(file));
         for setting in SETTINGS.iter() {
             let key = setting.key();
             let default = setting.default.clone().map(|value| (value, Source::Default));

@@ -2,6 +2,7 @@
 //! together, and followed while the service runs ([`reload`]).
 
 mod contradictions;
+mod environment;
 mod kind;
 mod layers;
 mod live;
@@ -21,7 +22,7 @@ use crate::identity::{Algorithm, CertificateIdentity, IdentitySettings, Role};
 use crate::middleware::AdmissionSettings;
 use crate::store::embedded::EmbeddedSettings;
 use crate::sync::{Field, Rollout};
-use crate::telemetry::{LogFormat, LogSettings, OtlpSettings, TelemetrySettings};
+use crate::telemetry::{AccessLogMode, LogFormat, LogSettings, OtlpSettings, TelemetrySettings};
 use crate::transport::{TlsSettings, TransportSettings};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -174,7 +175,8 @@ fn telemetry(values: &Values) -> TelemetrySettings {
     });
     let format = if values.text("log.format") == Some("json") { LogFormat::Json } else { LogFormat::Pretty };
     let filter = values.text("log.filter").unwrap_or_default().to_owned();
-    TelemetrySettings { log: LogSettings { format, filter }, otlp, ..TelemetrySettings::default() }
+    let access = values.text("log.access").and_then(AccessLogMode::named).unwrap_or_default();
+    TelemetrySettings { log: LogSettings { format, filter, access }, otlp, ..TelemetrySettings::default() }
 }
 
 fn listed(problems: &[String]) -> String {

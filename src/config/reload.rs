@@ -4,7 +4,7 @@ use super::{Config, ConfigError, Layers};
 use crate::file_watch::FileWatch;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -62,30 +62,27 @@ fn parse(layers: &Layers, path: &Path, contents: &[Vec<u8>]) -> Result<Config, C
     Config::read(layers, Some((path, &text)))
 }
 
-/// Hands on what the file says whenever it changes, and on SIGHUP, which from this call on does not end the process. Never
-/// ends.
-pub fn follow(
+/// Hands on what the file says whenever it changes, and on `hangup` (SIGHUP). Never ends.
+pub async fn follow(
     mut reload: Reload,
+    mut hangup: Signal,
     apply: impl Fn(Result<Changed<'_>, &ConfigError>) + Send + 'static,
-) -> std::io::Result<impl Future<Output = Infallible> + Send + 'static> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    Ok(async move {
-        let mut interval = FileWatch::interval();
-        loop {
-            let asked = tokio::select! {
-                _ = hangup.recv() => true,
-                _ = interval.tick() => false,
-            };
-            match reload.look(asked).await {
-                Some(Ok(changed)) => apply(Ok(changed)),
-                Some(Err(error)) => {
-                    tracing::error!(%error, "the settings were refused; nothing has changed");
-                    apply(Err(&error));
-                }
-                None => {}
+) -> Infallible {
+    let mut interval = FileWatch::interval();
+    loop {
+        let asked = tokio::select! {
+            _ = hangup.recv() => true,
+            _ = interval.tick() => false,
+        };
+        match reload.look(asked).await {
+            Some(Ok(changed)) => apply(Ok(changed)),
+            Some(Err(error)) => {
+                tracing::error!(%error, "the settings were refused; nothing has changed");
+                apply(Err(&error));
             }
+            None => {}
         }
-    })
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::middleware::AdmissionSettings;
 use crate::server::ServerSettings;
 use crate::store::embedded::EmbeddedSettings;
 use crate::sync::{Field, Rollout};
-use crate::telemetry::{LogSettings, OtlpSettings};
+use crate::telemetry::{AccessLogMode, LogSettings, OtlpSettings};
 use crate::transport::TransportSettings;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -295,6 +295,13 @@ fn log() -> Vec<Setting> {
             .or(LogSettings::default().filter)
             .also("SLOTCAST_LOG")
             .live(),
+        setting(
+            "log",
+            "access",
+            Kind::Choice(&AccessLogMode::NAMES),
+            "Which calls get a line: none, those that were refused or failed (a flood is limited), or all.",
+        )
+        .or("errors"),
     ]
 }
 

@@ -59,6 +59,7 @@ pub const REASONS: &[&str] = &[
     "UNKNOWN_METHOD",
     "UNKNOWN_PLAYER",
     "UNKNOWN_RECIPE",
+    "UNSUPPORTED_PROTOCOL",
 ];
 
 /// As the gRPC specification and OpenTelemetry's conventions write it.

@@ -105,7 +105,6 @@ impl Service {
             }
         };
         let answer = self.engine.mutate(call).await.map_err(|refusal| {
-            tracing::debug!(?refusal, "a mutation was refused");
             if let Refusal::UnknownName(unknown) = &refusal {
                 return status::unknown_name(&name_paths, single, unknown);
             }
@@ -120,7 +119,7 @@ impl Service {
         let Some(session) = session else { return };
         for (id, _) in predicted {
             if let Err(refusal) = self.engine.correct(session.clone(), caller.clone(), id).await {
-                tracing::debug!(?refusal, "a correction was refused");
+                tracing::debug!(problem = status::refusal(&refusal).message(), "a correction was refused");
             }
         }
     }
@@ -352,7 +351,10 @@ impl v1::inventory_service_server::InventoryService for Service {
         let current = current.map_err(|refusal| status::refusal(&refusal))?;
         let current = current.ok_or_else(|| status::inventory_not_found(&id))?;
         self.statistics.add_desync_reported();
-        tracing::warn!(%id, %session, epoch, revision, ?digest, ?current, "a reader reports a desync");
+        let digest = digest.map(|digest| format!("{:08x}{:08x}", digest.a, digest.b));
+        let current_digest = format!("{:08x}{:08x}", current.digest.a, current.digest.b);
+        let (current_epoch, current_revision) = (current.epoch.get(), current.revision.0);
+        tracing::warn!(%id, %session, epoch, revision, digest, current_epoch, current_revision, current_digest, "a reader reports a desync");
         Ok(Response::new(v1::ReportDesyncResponse { current: Some(reply::version(&current)) }))
     }
 

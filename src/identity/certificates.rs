@@ -1,6 +1,6 @@
 //! Whom a client certificate shows. That it is genuine the transport has checked.
 
-use super::known::{Known, Person};
+use super::known::{Person, VerifiedTokens};
 use super::settings::{CertificateIdentity, IdentityError};
 use super::token::{Unverified, person};
 use crate::domain::{Caller, PlayerId};
@@ -14,7 +14,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 pub(super) struct Certificates {
     by_san: HashMap<String, CertificateIdentity>,
     /// A connection's certificate comes with each of its calls.
-    known: Known,
+    known: VerifiedTokens,
 }
 
 impl Certificates {
@@ -35,7 +35,7 @@ impl Certificates {
                 return Err(IdentityError::SanTwice { san: san.clone() });
             }
         }
-        Ok(Self { by_san, known: Known::default() })
+        Ok(Self { by_san, known: VerifiedTokens::default() })
     }
 
     pub fn verify(&self, der: &[u8], now_ms: u64) -> Result<Arc<Person>, Unverified> {

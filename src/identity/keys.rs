@@ -1,7 +1,7 @@
 //! The public keys of a JWKS file (RFC 7517), each for the algorithms of its own kind.
 
 use super::Algorithm;
-use super::known::Known;
+use super::known::VerifiedTokens;
 use crate::file_watch::Unreadable;
 use jsonwebtoken::crypto::rust_crypto::DEFAULT_PROVIDER;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
@@ -54,7 +54,7 @@ pub enum KeysError {
 #[derive(Debug, Default)]
 pub(super) struct KeySet {
     keys: HashMap<String, Arc<Key>>,
-    pub known: Known,
+    pub known: VerifiedTokens,
 }
 
 #[derive(Debug)]
@@ -101,7 +101,7 @@ impl KeySet {
             let names: Vec<String> = algorithms.iter().map(ToString::to_string).collect();
             return Err(KeysError::NoneUsable { path: path.into(), algorithms: names.join(", ") });
         }
-        Ok(Self { keys, known: Known::default() })
+        Ok(Self { keys, known: VerifiedTokens::default() })
     }
 
     pub fn get(&self, kid: &str) -> Option<&Arc<Key>> {

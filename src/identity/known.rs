@@ -1,17 +1,22 @@
-//! Who has been verified, kept for as long as the keys hold: a game server sends the same token on every call.
+//! Callers whose proof was verified, kept for as long as the keys hold: a game server sends the same token on every call.
 
 use super::Role;
 use super::keys::Key;
 use crate::domain::{Caller, PlayerId};
-use std::collections::HashMap;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use tokio::time::Instant;
 
-/// What is verified anew when there are more; all are forgotten then.
-const KNOWN_MAX: usize = 8_192;
-/// A longer proof is verified each time, so that memory is bounded to 16 MiB.
-const KNOWN_BYTES_MAX: usize = 2_048;
+/// Memory for proofs and what they have shown. When there are more, the ones that are used least are verified again.
+const MEMORY_BYTES_MAX: u64 = 16 << 20;
+/// What an entry takes beside its proof, about: the names, and the cache's own share.
+const ENTRY_BYTES: u64 = 512;
+/// Expected entries; more or fewer only cost a little memory.
+const ENTRIES: usize = 16_384;
+/// A longer proof is verified each time.
+const PROOF_BYTES_MAX: usize = 2_048;
 
 /// Whom a proof has shown.
 #[derive(Debug)]
@@ -29,31 +34,44 @@ pub(super) struct Person {
 }
 
 /// By the bytes of the proof.
-#[derive(Default)]
-pub(super) struct Known(RwLock<HashMap<Box<[u8]>, Arc<Person>>>);
+pub(super) struct VerifiedTokens(Cache<Box<[u8]>, Arc<Person>, ProofWeighter>);
 
-impl Known {
+#[derive(Debug, Clone)]
+struct ProofWeighter;
+
+impl Weighter<Box<[u8]>, Arc<Person>> for ProofWeighter {
+    fn weight(&self, proof: &Box<[u8]>, _: &Arc<Person>) -> u64 {
+        proof.len() as u64 + ENTRY_BYTES
+    }
+}
+
+impl Default for VerifiedTokens {
+    fn default() -> Self {
+        Self(Cache::with_weighter(ENTRIES, MEMORY_BYTES_MAX, ProofWeighter))
+    }
+}
+
+impl VerifiedTokens {
     pub fn get(&self, proof: &[u8]) -> Option<Arc<Person>> {
-        // It is only ever replaced as a whole, so a panic elsewhere spoils nothing.
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(proof).cloned()
+        self.0.get(proof)
     }
 
     pub fn insert(&self, proof: &[u8], person: Arc<Person>) {
-        if proof.len() > KNOWN_BYTES_MAX {
-            return;
+        if proof.len() <= PROOF_BYTES_MAX {
+            self.0.insert(proof.into(), person);
         }
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= KNOWN_MAX {
-            known.clear();
-        }
-        known.insert(proof.into(), person);
+    }
+
+    /// To be called when a proof has expired: it makes room.
+    pub fn remove(&self, proof: &[u8]) {
+        self.0.remove(proof);
     }
 }
 
 /// Tokens are told to nobody.
-impl fmt::Debug for Known {
+impl fmt::Debug for VerifiedTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Known").finish_non_exhaustive()
+        f.debug_struct("VerifiedTokens").finish_non_exhaustive()
     }
 }
 
@@ -61,24 +79,70 @@ impl fmt::Debug for Known {
 mod tests {
     use super::*;
 
-    #[test]
-    fn as_many_are_kept_as_there_is_room_for_and_no_long_ones() {
-        let person = Arc::new(Person {
+    fn person() -> Arc<Person> {
+        Arc::new(Person {
             caller: Caller::new("lobby").expect("a name"),
             player: None,
             role: Role::Service,
             until_ms: 0,
             deadline: Instant::now(),
             key: None,
-        });
-        let known = Known::default();
-        known.insert(&[b'x'; KNOWN_BYTES_MAX + 1], person.clone());
-        assert!(known.get(&[b'x'; KNOWN_BYTES_MAX + 1]).is_none());
-        for number in 0..=KNOWN_MAX {
-            known.insert(&number.to_le_bytes(), person.clone());
-        }
-        assert!(known.get(&KNOWN_MAX.to_le_bytes()).is_some());
-        assert!(known.get(&0_usize.to_le_bytes()).is_none(), "all but the newest were forgotten");
+        })
+    }
+
+    /// As long as a token of a few claims.
+    fn proof(number: usize) -> Vec<u8> {
+        let mut proof = vec![b'x'; 400];
+        proof[..8].copy_from_slice(&number.to_le_bytes());
+        proof
+    }
+
+    #[test]
+    fn a_proof_that_is_too_long_is_not_kept_and_one_that_is_removed_is_forgotten() {
+        let known = VerifiedTokens::default();
+        known.insert(&[b'x'; PROOF_BYTES_MAX + 1], person());
+        assert!(known.get(&[b'x'; PROOF_BYTES_MAX + 1]).is_none());
+        known.insert(&proof(1), person());
+        assert!(known.get(&proof(1)).is_some());
+        known.remove(&proof(1));
+        assert!(known.get(&proof(1)).is_none());
         assert!(!format!("{known:?}").contains("lobby"));
+    }
+
+    #[test]
+    fn with_more_live_tokens_than_there_is_room_for_only_those_that_do_not_fit_are_verified_again() {
+        let known = VerifiedTokens::default();
+        let fit = (MEMORY_BYTES_MAX / (400 + ENTRY_BYTES)) as usize;
+        let tokens = fit * 5 / 4;
+        let mut verified_again = 0;
+        for round in 0..6 {
+            for number in 0..tokens {
+                if known.get(&proof(number)).is_none() {
+                    known.insert(&proof(number), person());
+                    verified_again += usize::from(round > 1);
+                }
+            }
+        }
+        // A fifth does not fit. All of them in turn is the worst order that there is.
+        let calls = 4 * tokens;
+        assert!(verified_again < calls / 2, "{verified_again} of {calls} calls had their token verified again");
+        let kept = (0..tokens).filter(|number| known.get(&proof(*number)).is_some()).count();
+        assert!(kept <= fit && kept > fit / 2, "{kept} are kept, {fit} fit");
+    }
+
+    #[test]
+    fn a_flood_of_tokens_that_are_used_once_does_not_displace_those_in_use() {
+        let known = VerifiedTokens::default();
+        let in_use = 1_000;
+        for number in 0..in_use {
+            known.insert(&proof(number), person());
+            assert!(known.get(&proof(number)).is_some());
+        }
+        for number in 0..200_000 {
+            known.insert(&proof(in_use + number), person());
+            known.get(&proof(number % in_use));
+        }
+        let kept = (0..in_use).filter(|number| known.get(&proof(*number)).is_some()).count();
+        assert!(kept > in_use * 9 / 10, "{kept} of {in_use} are still known");
     }
 }

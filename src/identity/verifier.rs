@@ -110,7 +110,7 @@ impl Verifier {
                 person
             }
         };
-        self.verified(person)
+        self.verified(person).inspect_err(|_| keys.known.remove(token.as_bytes()))
     }
 
     /// Whom a client certificate shows that was verified against its authority.
@@ -152,7 +152,7 @@ impl Verifier {
             Ok(keys) => {
                 let mut ids: Vec<&str> = keys.ids().collect();
                 ids.sort_unstable();
-                tracing::info!(?ids, "the keys of tokens have changed");
+                tracing::info!(ids = ids.join(", "), "the keys of tokens have changed");
                 self.live.keys.send_replace(Arc::new(keys));
                 self.reloads.add(true);
             }

@@ -1,14 +1,29 @@
 //! Only what says that it is gRPC is taken for it. A browser can send another content type to any site without being asked
 //! whether it may, and with it the client certificate of whoever sits before it.
+//!
+//! Whoever speaks another protocol is told so in a sentence, with an HTTP status.
 
+use super::access_log::NotServed;
 use futures_util::future::Either;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body_util::Full;
 use std::future::{Ready, ready};
 use std::task::{Context, Poll};
 use tonic::body::Body;
+use tonic::server::NamedService;
 use tower::{Layer, Service};
 
 const GRPC: &str = "application/grpc";
+/// The reason in the log and the metrics; no caller of gRPC ever gets it.
+const REASON: &str = "UNSUPPORTED_PROTOCOL";
+
+/// Why a request is not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    Http1,
+    Method,
+    ContentType,
+}
 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ContentTypeLayer;
@@ -39,25 +54,60 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match refusal(request.method(), request.headers()) {
+        match refusal(request.version(), request.method(), request.headers()) {
             None => Either::Left(self.inner.call(request)),
-            Some(status) => {
-                let mut response = Response::new(Body::empty());
-                *response.status_mut() = status;
-                Either::Right(ready(Ok(response)))
-            }
+            Some(refusal) => Either::Right(ready(Ok(refusal.response()))),
         }
     }
 }
 
-/// As the gRPC specification wants it: POST, and 415 for another content type.
-fn refusal(method: &Method, headers: &HeaderMap) -> Option<StatusCode> {
+impl<S: NamedService> NamedService for GrpcOnly<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl Refusal {
+    fn status(self) -> StatusCode {
+        match self {
+            Self::Http1 => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::Http1 => "this port speaks gRPC over HTTP/2, not HTTP/1.1: use a gRPC client\n",
+            Self::Method => "this port speaks gRPC, where every request is a POST: use a gRPC client\n",
+            Self::ContentType => {
+                "this port speaks gRPC (content-type application/grpc), neither gRPC-Web nor Connect: use a gRPC client\n"
+            }
+        }
+    }
+
+    fn response(self) -> Response<Body> {
+        let mut response = Response::new(Body::new(Full::from(self.text())));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if self == Self::Method {
+            headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+        }
+        response.extensions_mut().insert(NotServed { reason: REASON, text: self.text().trim_end() });
+        response
+    }
+}
+
+/// As the gRPC specification wants it: HTTP/2, POST, and 415 for another content type.
+fn refusal(version: Version, method: &Method, headers: &HeaderMap) -> Option<Refusal> {
+    if version < Version::HTTP_2 {
+        return Some(Refusal::Http1);
+    }
     if method != Method::POST {
-        return Some(StatusCode::METHOD_NOT_ALLOWED);
+        return Some(Refusal::Method);
     }
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_grpc = content_type.strip_prefix(GRPC).is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']));
-    (!is_grpc).then_some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+    (!is_grpc).then_some(Refusal::ContentType)
 }
 
 #[cfg(test)]
@@ -67,7 +117,23 @@ mod tests {
 
     fn refused(method: Method, content_type: Option<&'static str>) -> Option<u16> {
         let content_type = content_type.map(|value| (header::CONTENT_TYPE, HeaderValue::from_static(value)));
-        refusal(&method, &HeaderMap::from_iter(content_type)).map(|status| status.as_u16())
+        let refusal = refusal(Version::HTTP_2, &method, &HeaderMap::from_iter(content_type));
+        refusal.map(|refusal| refusal.status().as_u16())
+    }
+
+    #[test]
+    fn whoever_is_refused_is_told_in_a_sentence_what_is_spoken_here() {
+        for refusal in [Refusal::Http1, Refusal::Method, Refusal::ContentType] {
+            let response = refusal.response();
+            assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain; charset=utf-8");
+            assert_eq!(response.headers().contains_key(header::ALLOW), refusal == Refusal::Method);
+            let bytes = http_body::Body::size_hint(response.body()).exact().expect("a text");
+            assert_eq!(bytes, refusal.text().len() as u64);
+            assert!(response.extensions().get::<NotServed>().is_some_and(|told| told.text.contains("gRPC")));
+            assert!(response.headers().get("access-control-allow-origin").is_none());
+        }
+        let http1 = refusal(Version::HTTP_11, &Method::POST, &HeaderMap::new());
+        assert_eq!(http1, Some(Refusal::Http1));
     }
 
     #[test]
@@ -78,6 +144,7 @@ mod tests {
         for other in ["text/html", "application/grpc-web", "application/grpcx", "text/plain", "application/json", ""] {
             assert_eq!(refused(Method::POST, Some(other)), Some(415), "{other}");
         }
+        assert_eq!(refused(Method::OPTIONS, None), Some(405), "CORS asks so before it sends");
         assert_eq!(refused(Method::POST, None), Some(415));
         assert_eq!(refused(Method::GET, Some("application/grpc")), Some(405));
     }

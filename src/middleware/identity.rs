@@ -6,6 +6,7 @@
 //! (default `anonymous`) and `slotcast-player`, and may do everything; a verified caller's `slotcast-caller` is not looked
 //! at.
 
+use super::access_log::CallParties;
 use crate::domain::{Caller, PlayerId};
 use crate::grpc::status;
 use crate::identity::permissions::{Access, access};
@@ -73,12 +74,15 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let parties = request.extensions().get::<CallParties>().cloned().unwrap_or_default();
         let identity = match &self.authentication {
+            Authentication::None if access(request.uri().path()).is_none() => Err(status::unknown_method()),
             Authentication::None => as_named(request.headers()),
-            Authentication::Verified(verifier) => permitted(verifier, &request),
+            Authentication::Verified(verifier) => permitted(verifier, &request, &parties),
         };
         match identity {
             Ok(identity) => {
+                parties.set_identity(&identity);
                 request.extensions_mut().insert(identity);
                 Either::Left(self.inner.call(request))
             }
@@ -87,8 +91,8 @@ where
     }
 }
 
-/// Who calls, if that caller may call this.
-fn permitted<B>(verifier: &Verifier, request: &Request<B>) -> Result<Identity, Status> {
+/// Who calls, if that caller may call this. If not, `parties` are told who it was, as far as that is known.
+fn permitted<B>(verifier: &Verifier, request: &Request<B>, parties: &CallParties) -> Result<Identity, Status> {
     let access = access(request.uri().path());
     if access == Some(Access::Anybody) {
         // A role for what is told to everybody. It owns nothing, so a read would be denied.
@@ -96,14 +100,19 @@ fn permitted<B>(verifier: &Verifier, request: &Request<B>) -> Result<Identity, S
         return Ok(Identity { caller, player: None, role: Role::Player, expires: None });
     }
     let verified = verified(verifier, request).map_err(|unverified| {
-        tracing::debug!(?unverified, "a caller was refused");
+        // The caller is told less than this.
+        if let Unverified::Invalid { why } = unverified {
+            tracing::debug!(why, "token refused");
+        }
         status::unverified(unverified)
     })?;
-    match access {
+    let (caller, player) = (verified.caller.clone(), verified.player.clone());
+    let permitted = match access {
         Some(Access::From(role)) if verified.role >= role => identity(verified, request.headers()),
         Some(Access::From(_)) => Err(status::role_too_low()),
         Some(Access::Anybody) | None => Err(status::unknown_method()),
-    }
+    };
+    permitted.inspect_err(|_| parties.set(&caller, player.as_ref()))
 }
 
 fn verified<B>(verifier: &Verifier, request: &Request<B>) -> Result<Verified, Unverified> {

@@ -1,10 +1,12 @@
 //! Tower layers around the service, one a file. Their order is one list, in `server.rs`.
 
+pub mod access_log;
 pub mod admission;
 pub mod closing;
 pub mod content_type;
 pub mod deadline;
 pub mod identity;
+mod messages;
 pub mod sync_limit;
 pub mod telemetry;
 

@@ -3,13 +3,15 @@
 //!
 //! Whatever callers send, the methods it tells apart are those of our services; all others are one.
 
+use super::access_log::{AccessLog, AccessRecord, Ending};
+use super::messages::Messages;
 use crate::grpc::{FILE_DESCRIPTOR_SET, status};
-use crate::statistics::RpcStatistics;
+use crate::statistics::{Method, OTHER_METHOD, RpcStatistics};
 use crate::sync::Cause;
 use crate::telemetry::{CallContext, CallSpan, Telemetry};
 use crate::transport::Peer;
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use prost_reflect::DescriptorPool;
@@ -19,24 +21,22 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
 use tower::{Layer, Service};
 
-/// What comes before each message: a flag, and its length in four bytes.
-const PREFIX_BYTES: usize = 5;
-
-/// `package.Service/Method` of all services that there are.
-static METHODS: LazyLock<Vec<String>> = LazyLock::new(|| {
+/// `package.Service/Method` of all services that there are, and whether it answers with a stream.
+static METHODS: LazyLock<Vec<(String, bool)>> = LazyLock::new(|| {
     let reflection =
         [tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET];
     let sets = [FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET].into_iter().chain(reflection);
     sets.flat_map(methods).collect()
 });
 
-fn methods(descriptors: &[u8]) -> Vec<String> {
+fn methods(descriptors: &[u8]) -> Vec<(String, bool)> {
     let pool = DescriptorPool::decode(descriptors).unwrap_or_default();
     let of_service = |service: prost_reflect::ServiceDescriptor| {
-        let methods = service.methods().map(|method| format!("{}/{}", service.full_name(), method.name()));
+        let methods = service
+            .methods()
+            .map(|method| (format!("{}/{}", service.full_name(), method.name()), method.is_server_streaming()));
         methods.collect::<Vec<_>>()
     };
     pool.services().flat_map(of_service).collect()
@@ -49,13 +49,15 @@ pub struct TelemetryLayer(Arc<Shared>);
 struct Shared {
     telemetry: Telemetry,
     rpc: Arc<RpcStatistics>,
+    access: AccessLog,
 }
 
 impl TelemetryLayer {
     pub fn new(telemetry: Telemetry) -> Self {
-        let methods = METHODS.iter().map(String::as_str);
+        let methods = METHODS.iter().map(|(name, is_stream)| Method { name, is_stream: *is_stream });
         let rpc = Arc::new(RpcStatistics::new(methods, status::REASONS.iter().copied()));
-        Self(Arc::new(Shared { telemetry, rpc }))
+        let access = AccessLog::new(telemetry.access_log(), status::REASONS.iter().copied());
+        Self(Arc::new(Shared { telemetry, rpc, access }))
     }
 
     /// What it counts.
@@ -95,6 +97,7 @@ where
         if let Some(cause) = call.cause() {
             request.extensions_mut().insert(cause);
         }
+        request.extensions_mut().insert(call.record.parties());
         let (shared, method) = (self.shared.clone(), call.method);
         let request = request.map(|inner| RequestBody { inner, shared, method, messages: Messages::default() });
         let entered = call.span.as_ref().map(CallSpan::enter);
@@ -110,7 +113,10 @@ struct Call {
     shared: Arc<Shared>,
     method: usize,
     began: Instant,
+    record: AccessRecord,
     span: Option<CallSpan>,
+    /// Of a stream: it was not refused.
+    is_open: bool,
     ended: bool,
 }
 
@@ -119,53 +125,46 @@ impl Call {
         let path = request.uri().path();
         let method = shared.rpc.method(path);
         shared.rpc.begin(method);
-        let span = shared.telemetry.begin_call(&CallContext {
-            method: shared.rpc.name(method),
-            path,
-            headers: request.headers(),
-            client: request.extensions().get::<Peer>().map(|peer| peer.address),
-        });
-        Self { shared, method, began: Instant::now(), span, ended: false }
+        let (name, client) = (shared.rpc.name(method), request.extensions().get::<Peer>().map(|peer| peer.address));
+        let unknown_path = Some(path).filter(|_| name == OTHER_METHOD);
+        let record = AccessRecord::new(request.headers(), unknown_path, client);
+        let context = CallContext { method: name, path, headers: request.headers(), client };
+        let span = shared.telemetry.begin_call(&context);
+        Self { shared, method, began: Instant::now(), record, span, is_open: false, ended: false }
     }
 
     fn cause(&self) -> Option<Cause> {
         self.span.as_ref().map(CallSpan::cause)
     }
 
-    /// `headers`: those that hold the status, or would.
-    fn end_with(&mut self, headers: &HeaderMap, otherwise: Code) {
-        if headers.get(Status::GRPC_STATUS).is_some_and(|status| status.as_bytes() == b"0") {
-            return self.end(Code::Ok);
-        }
-        let status = Status::from_header_map(headers);
-        let code = status.as_ref().map_or(otherwise, Status::code);
-        if code != Code::Ok {
-            let reason = status.as_ref().and_then(Status::get_details_error_info).map(|info| info.reason);
-            self.shared.rpc.add_refusal(reason.as_deref());
-        }
-        self.end(code);
-    }
-
-    fn end(&mut self, code: Code) {
+    fn end(&mut self, ending: &Ending) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let (name, is_fault, took) = (status::code_name(code), is_fault(code), self.began.elapsed());
+        let code = ending.code();
+        if ending.is_refusal() {
+            self.shared.rpc.add_refusal(ending.reason.as_deref());
+        }
+        let (status, is_fault, took) = (status::code_name(code), is_fault(code), self.began.elapsed());
         let method = self.shared.rpc.name(self.method);
         self.shared.rpc.end(self.method);
-        self.shared.telemetry.record_call(method, name, is_fault, took);
+        if self.is_open {
+            self.shared.telemetry.record_stream(method, status, took);
+        } else {
+            self.shared.telemetry.record_call(method, status, is_fault, took);
+        }
         let entered = self.span.as_ref().map(CallSpan::enter);
-        tracing::debug!(method, status = name, took_us = took.as_micros() as u64, "a call has ended");
+        self.shared.access.log(&self.record, method, status, ending, took);
         drop(entered);
         if let Some(span) = self.span.take() {
-            span.end(name, is_fault);
+            span.end(status, is_fault);
         }
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.end(Code::Cancelled);
+        self.end(&Ending::of(Code::Cancelled));
     }
 }
 
@@ -193,18 +192,20 @@ where
         let response = match response {
             Ok(response) => response,
             Err(error) => {
-                call.end(Code::Unknown);
+                call.end(&Ending::of(Code::Unknown));
                 return Poll::Ready(Err(error));
             }
         };
-        if response.headers().contains_key(Status::GRPC_STATUS) {
-            call.end_with(response.headers(), Code::Unknown);
+        let is_ok = response.status() == http::StatusCode::OK;
+        if !is_ok || response.headers().contains_key(Status::GRPC_STATUS) {
+            let code = if is_ok { Code::Unknown } else { code_of_http(response.status()) };
+            call.end(&match response.extensions().get() {
+                Some(not_served) => Ending::of_not_served(*not_served, code),
+                None => Ending::of_headers(response.headers(), code),
+            });
             return Poll::Ready(Ok(response));
         }
-        if response.status() != http::StatusCode::OK {
-            call.end_with(response.headers(), code_of_http(response.status()));
-            return Poll::Ready(Ok(response));
-        }
+        call.is_open = call.shared.rpc.is_stream(call.method);
         let messages = Messages::default();
         Poll::Ready(Ok(response.map(|inner| Body::new(ResponseBody { inner, call, messages }))))
     }
@@ -268,12 +269,12 @@ impl http_body::Body for ResponseBody {
                     let messages = this.messages.handle_bytes(bytes);
                     this.call.shared.rpc.add_sent(this.call.method, messages);
                 } else if let Some(trailers) = frame.trailers_ref() {
-                    this.call.end_with(trailers, Code::Unknown);
+                    this.call.end(&Ending::of_headers(trailers, Code::Unknown));
                 }
             }
-            Some(Err(status)) => this.call.end(status.code()),
+            Some(Err(status)) => this.call.end(&Ending::of(status.code())),
             // Without trailers nobody knows how it ended.
-            None => this.call.end(Code::Unknown),
+            None => this.call.end(&Ending::of(Code::Unknown)),
         }
         Poll::Ready(polled)
     }
@@ -284,44 +285,6 @@ impl http_body::Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
-    }
-}
-
-/// Finds where messages end in the bytes of a body, however they are cut into frames.
-#[derive(Debug, Default)]
-struct Messages {
-    prefix: [u8; PREFIX_BYTES],
-    /// Bytes of the prefix that are there.
-    filled: usize,
-    /// Bytes of the message that are missing, once its prefix is whole.
-    missing: usize,
-}
-
-impl Messages {
-    /// How many messages are whole with these bytes.
-    fn handle_bytes(&mut self, mut bytes: &[u8]) -> u64 {
-        let mut whole = 0;
-        while !bytes.is_empty() {
-            if self.filled < PREFIX_BYTES {
-                let taken = bytes.len().min(PREFIX_BYTES - self.filled);
-                self.prefix[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
-                self.filled += taken;
-                bytes = &bytes[taken..];
-                if self.filled < PREFIX_BYTES {
-                    break;
-                }
-                let [_, length @ ..] = self.prefix;
-                self.missing = u32::from_be_bytes(length) as usize;
-            }
-            let taken = bytes.len().min(self.missing);
-            self.missing -= taken;
-            bytes = &bytes[taken..];
-            if self.missing == 0 {
-                whole += 1;
-                self.filled = 0;
-            }
-        }
-        whole
     }
 }
 
@@ -346,7 +309,7 @@ fn code_of_http(status: http::StatusCode) -> Code {
         403 => Code::PermissionDenied,
         404 => Code::Unimplemented,
         // To a client these are UNKNOWN, but here they are known to be the caller's fault.
-        405 | 415 => Code::InvalidArgument,
+        405 | 415 | 505 => Code::InvalidArgument,
         429 | 502 | 503 | 504 => Code::Unavailable,
         _ => Code::Unknown,
     }
@@ -356,37 +319,9 @@ fn code_of_http(status: http::StatusCode) -> Code {
 mod tests {
     use super::*;
 
-    fn framed(lengths: &[usize]) -> Vec<u8> {
-        let message = |length: &usize| {
-            let mut bytes = vec![0];
-            bytes.extend((*length as u32).to_be_bytes());
-            bytes.resize(PREFIX_BYTES + length, 7);
-            bytes
-        };
-        lengths.iter().flat_map(message).collect()
-    }
-
-    #[test]
-    fn messages_are_counted_however_they_are_cut() {
-        let bytes = framed(&[0, 1, 300, 0, 0, 70_000, 5]);
-        for piece in [1, 2, 3, 4, 5, 6, 7, 100, 16_384, bytes.len()] {
-            let mut messages = Messages::default();
-            let counted: u64 = bytes.chunks(piece).map(|piece| messages.handle_bytes(piece)).sum();
-            assert_eq!(counted, 7, "in pieces of {piece}");
-        }
-    }
-
-    #[test]
-    fn a_message_counts_when_it_is_whole() {
-        let bytes = framed(&[10]);
-        let mut messages = Messages::default();
-        assert_eq!(messages.handle_bytes(&bytes[..bytes.len() - 1]), 0);
-        assert_eq!(messages.handle_bytes(&bytes[bytes.len() - 1..]), 1);
-    }
-
     #[test]
     fn all_methods_of_our_services_are_known() {
-        assert!(METHODS.iter().any(|method| method == "slotcast.v1.InventoryService/AddItem"), "{METHODS:?}");
-        assert!(METHODS.iter().any(|method| method == "slotcast.v1.AdminService/Drain"), "{METHODS:?}");
+        assert!(METHODS.iter().any(|(method, _)| method == "slotcast.v1.InventoryService/AddItem"), "{METHODS:?}");
+        assert!(METHODS.iter().any(|(method, _)| method == "slotcast.v1.AdminService/Drain"), "{METHODS:?}");
     }
 }

@@ -3,13 +3,15 @@
 
 mod engine;
 mod histogram;
+mod log_rate;
 mod rpc;
 mod streams;
 mod transport;
 
 pub use engine::{CommitFailure, EngineCounts, MutationOutcome};
 pub use histogram::{Histogram, HistogramBucket, percentile};
-pub use rpc::{MethodCounts, OTHER_METHOD, OTHER_REASON, RpcStatistics};
+pub use log_rate::LogRate;
+pub use rpc::{Method, MethodCounts, OTHER_METHOD, OTHER_REASON, RpcStatistics};
 pub use streams::{Count, FrameKind, OpenStream, ShadowCounts, StreamCounts, StreamStatistics};
 pub use transport::{Refused, Reloads, TransportStatistics};
 

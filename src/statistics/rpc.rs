@@ -20,14 +20,26 @@ pub struct RpcStatistics {
 
 #[derive(Debug, Default)]
 struct MethodCounters {
+    is_stream: bool,
+    begun: Counter,
     received: Counter,
     sent: Counter,
     active: AtomicU64,
 }
 
+/// A method that is known: its name as `package.Service/Method`, and whether it answers with a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Method {
+    pub name: &'static str,
+    pub is_stream: bool,
+}
+
 /// Of one method.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MethodCounts {
+    pub is_stream: bool,
+    /// Calls that there were, those that have not ended included.
+    pub begun: u64,
     /// Messages from callers, and to them.
     pub received: u64,
     pub sent: u64,
@@ -36,11 +48,13 @@ pub struct MethodCounts {
 }
 
 impl RpcStatistics {
-    pub fn new(known: impl IntoIterator<Item = &'static str>, reasons: impl IntoIterator<Item = &'static str>) -> Self {
-        let mut methods: Vec<_> = known.into_iter().collect();
-        methods.push(OTHER_METHOD);
+    pub fn new(known: impl IntoIterator<Item = Method>, reasons: impl IntoIterator<Item = &'static str>) -> Self {
+        let mut known: Vec<_> = known.into_iter().collect();
+        known.push(Method { name: OTHER_METHOD, is_stream: false });
+        let methods: Vec<_> = known.iter().map(|method| method.name).collect();
         let by_name = methods.iter().enumerate().map(|(index, name)| (*name, index)).collect();
-        let counts = methods.iter().map(|_| MethodCounters::default()).collect();
+        let counters = |method: &Method| MethodCounters { is_stream: method.is_stream, ..MethodCounters::default() };
+        let counts = known.iter().map(counters).collect();
         let reasons = reasons.into_iter().chain([OTHER_REASON]);
         let refusals = reasons.map(|reason| (reason, Counter::default())).collect();
         Self { methods, by_name, counts, refusals }
@@ -56,7 +70,12 @@ impl RpcStatistics {
         self.methods.get(method).copied().unwrap_or(OTHER_METHOD)
     }
 
+    pub fn is_stream(&self, method: usize) -> bool {
+        self.counts[method].is_stream
+    }
+
     pub fn begin(&self, method: usize) {
+        self.counts[method].begun.add(1);
         self.counts[method].active.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -83,7 +102,14 @@ impl RpcStatistics {
     pub fn counts(&self) -> impl Iterator<Item = (&'static str, MethodCounts)> {
         self.methods.iter().zip(&self.counts).map(|(name, counters)| {
             let active = counters.active.load(Ordering::Relaxed);
-            (*name, MethodCounts { received: counters.received.get(), sent: counters.sent.get(), active })
+            let counts = MethodCounts {
+                is_stream: counters.is_stream,
+                begun: counters.begun.get(),
+                received: counters.received.get(),
+                sent: counters.sent.get(),
+                active,
+            };
+            (*name, counts)
         })
     }
 
@@ -99,7 +125,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_counted_as_other() {
-        let statistics = RpcStatistics::new(["a.B/C"], ["NO_ROOM"]);
+        let statistics = RpcStatistics::new([Method { name: "a.B/C", is_stream: false }], ["NO_ROOM"]);
         let paths = ["/a.B/C", "a.B/C", "/a.B/D", "/_OTHER", "/", ""];
         let names = paths.map(|path| statistics.name(statistics.method(path)));
         assert_eq!(names, ["a.B/C", "_OTHER", "_OTHER", "_OTHER", "_OTHER", "_OTHER"]);

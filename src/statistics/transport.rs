@@ -1,8 +1,10 @@
 //! Connections, and files that are read again while the service runs.
 
-use super::Counter;
+use super::{Counter, LogRate};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Instant;
 
 /// Why a connection was closed before it was served, or could not be accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,9 +13,9 @@ pub enum Refused {
     Limit,
     /// There were as many from its address as there may be.
     AddressLimit,
-    /// TLS came to nothing, or not in time.
+    /// The TLS handshake failed or took too long.
     Handshake,
-    /// It did not begin to speak HTTP/2 in time.
+    /// It did not begin to speak HTTP in time.
     Preface,
     /// The process has no descriptors, or the system no memory, for another one. Counts tries, not connections: what waits is
     /// accepted later.
@@ -28,11 +30,13 @@ pub struct Reloads {
 }
 
 /// Of one server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct TransportStatistics {
+    start: Instant,
     opened: Counter,
     closed: Counter,
     refused: [Counter; Refused::ALL.len()],
+    log_rates: [LogRate; Refused::ALL.len()],
     certificate_reloads: Arc<Reloads>,
     /// Unix time in seconds; 0: none.
     not_after: AtomicI64,
@@ -68,6 +72,20 @@ impl Reloads {
     }
 }
 
+impl Default for TransportStatistics {
+    fn default() -> Self {
+        Self {
+            start: Instant::now(),
+            opened: Counter::default(),
+            closed: Counter::default(),
+            refused: Default::default(),
+            log_rates: Default::default(),
+            certificate_reloads: Arc::default(),
+            not_after: AtomicI64::new(0),
+        }
+    }
+}
+
 impl TransportStatistics {
     /// Connections that are open now, those in their handshake included.
     pub fn connections(&self) -> u64 {
@@ -100,6 +118,15 @@ impl TransportStatistics {
 
     pub fn add_refused(&self, reason: Refused) {
         self.refused[reason as usize].add(1);
+    }
+
+    /// Counts a connection that is not served, and logs it unless there are too many.
+    pub fn refuse(&self, reason: Refused, peer: SocketAddr, problem: &str) {
+        self.add_refused(reason);
+        if let Some(suppressed) = self.log_rates[reason as usize].admit(self.start.elapsed()) {
+            let suppressed = Some(suppressed).filter(|suppressed| *suppressed > 0);
+            tracing::info!(%peer, reason = reason.reason(), problem, suppressed, "connection refused");
+        }
     }
 
     pub fn set_not_after(&self, unix_s: i64) {

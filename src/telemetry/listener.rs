@@ -2,7 +2,7 @@
 
 use super::Telemetry;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -25,6 +25,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// After a connection could not be accepted: what is missing does not come back at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const GRPC_TYPE: &str = "application/grpc";
+const PAGES: &str = "this port has /metrics, /livez and /readyz, and gRPC health (grpc.health.v1.Health)";
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Whether the service takes calls. Clones share it.
@@ -61,13 +63,28 @@ impl Readiness {
     }
 }
 
-/// All pages; `health` has the gRPC services beside them.
+/// All pages; `health` has the gRPC service beside them. Everything else is told what there is.
 pub fn router(telemetry: Telemetry, readiness: Readiness, health: axum::Router) -> axum::Router {
     let pages = axum::Router::new()
         .route("/metrics", get(metrics))
         .with_state(telemetry)
         .merge(axum::Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(readiness));
-    health.merge(pages)
+    // A probe of a page that does not exist must fail.
+    health.merge(pages).method_not_allowed_fallback(method_not_allowed).fallback(not_found)
+}
+
+async fn not_found(headers: HeaderMap) -> Response {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if content_type.starts_with(GRPC_TYPE) {
+        // UNIMPLEMENTED, as a gRPC client expects it.
+        let answer = [("content-type", GRPC_TYPE), ("grpc-status", "12"), ("grpc-message", PAGES)];
+        return answer.into_response();
+    }
+    (StatusCode::NOT_FOUND, format!("{PAGES}\n")).into_response()
+}
+
+async fn method_not_allowed() -> (StatusCode, &'static str) {
+    (StatusCode::METHOD_NOT_ALLOWED, "use GET\n")
 }
 
 /// Accepts and answers for ever.

@@ -4,12 +4,13 @@ use super::otlp::Exporters;
 use super::settings::{LogFormat, LogSettings};
 use super::spans;
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use std::backtrace::BacktraceStatus;
 use std::fmt;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tracing::{Event, Level, Metadata, Subscriber};
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::fmt::format::{Format, Json, JsonFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
@@ -23,7 +24,7 @@ const OF_EXPORTS: [&str; 6] = ["opentelemetry", "tonic", "hyper", "h2", "tower",
 const EXPORT_FAILURES_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
-#[error("{filter:?} is no log filter: {problem}; write it like info, or warn,slotcast=debug")]
+#[error("{filter:?} is not a valid log filter: {problem}; write it like info, or warn,slotcast=debug")]
 pub struct InvalidFilter {
     filter: String,
     problem: String,
@@ -61,12 +62,39 @@ pub fn install(settings: &LogSettings, exporters: Option<&Exporters>) -> Result<
     Ok(LogFilter(handle))
 }
 
+/// From here on a panic is logged like everything else, instead of being written to standard error as it is.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("no message");
+        let location = panic.location().map(tracing::field::display);
+        let backtrace = std::backtrace::Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+        let thread = std::thread::current();
+        tracing::error!(panic = message, location, thread = thread.name(), backtrace, "panicked");
+    }));
+}
+
+/// Whether a filter can be read.
+pub fn check(filter: &str) -> Result<(), InvalidFilter> {
+    parse(filter).map(drop)
+}
+
 fn parse(filter: &str) -> Result<EnvFilter, InvalidFilter> {
     let invalid = |problem: tracing_subscriber::filter::ParseError| InvalidFilter {
         filter: filter.into(),
         problem: problem.to_string(),
     };
+    if let Some(word) = filter.split(',').map(str::trim).find(|word| !is_directive(word)) {
+        let problem = format!("{word:?} is not a level (error, warn, info, debug, trace or off)");
+        return Err(InvalidFilter { filter: filter.into(), problem });
+    }
     EnvFilter::try_new(filter).map_err(invalid)
+}
+
+/// A word alone is taken for the name of a crate, all of which is then logged and nothing else: where it is not ours it is a
+/// misspelt level.
+fn is_directive(word: &str) -> bool {
+    word.contains(['=', '[']) || word.parse::<LevelFilter>().is_ok() || word.starts_with("slotcast") || word.is_empty()
 }
 
 fn is_of_exports(about: &Metadata<'_>) -> bool {
@@ -146,8 +174,14 @@ mod tests {
 
     #[test]
     fn a_filter_that_cannot_be_read_says_so() {
-        let error = parse("slotcast=loud").expect_err("no level");
-        assert!(error.to_string().contains("slotcast=loud"), "{error}");
-        assert!(parse("warn,slotcast=debug").is_ok());
+        for wrong in ["slotcast=loud", "inof", "warn,deubg"] {
+            let error = parse(wrong).expect_err("no level");
+            assert!(error.to_string().contains(wrong), "{error}");
+        }
+        for good in
+            ["warn,slotcast=debug", "INFO", "off", "info,h2=trace", "slotcast", "info,slotcast::engine[span]=debug"]
+        {
+            assert!(parse(good).is_ok(), "{good}");
+        }
     }
 }

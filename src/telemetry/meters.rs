@@ -10,13 +10,15 @@ use crate::statistics::{
     TransportStatistics,
 };
 use crate::store::StoreUsage;
+use crate::store::embedded::FORMAT_VERSION;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Meter, MeterProvider};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::Registry;
+#[cfg(target_os = "linux")]
+use prometheus::process_collector::ProcessCollector;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 /// Where the figures come from. Nothing in here may keep the store or the commit loop from ending.
 pub struct Sources {
@@ -70,14 +72,24 @@ pub(super) fn observe(meter: &Meter, sources: Sources) {
     list.transport(&transport);
     list.reloads(reloads);
     list.store(&store);
-    // Of this server; of the process as well, but where tests run several in one.
-    let start = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    list.gauge("process.start_time", "s", "When it began, in seconds since 1970.", move |gauge| {
-        gauge.observe(start, &[]);
+    list.gauge("slotcast.build_info", "", "Version and store format of the program; the value is always 1.", |gauge| {
+        let format = i64::from(FORMAT_VERSION);
+        let version = KeyValue::new("version", env!("CARGO_PKG_VERSION"));
+        gauge.observe(1, &[version, KeyValue::new("store_format", format)]);
     });
     list.gauge("slotcast.draining", "", "1 while the service ends.", move |gauge| {
         gauge.observe(u64::from(is_draining()), &[]);
     });
+}
+
+/// CPU time, memory, file descriptors and threads of the process, by the names that Prometheus's clients share. They are read
+/// from /proc when somebody scrapes.
+pub(super) fn observe_process(registry: &Registry) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = registry.register(Box::new(ProcessCollector::for_self())) {
+        // The registry is new, so that nothing can be in its way.
+        tracing::error!(%error, "the process cannot be measured");
+    }
 }
 
 type Observed<'a> = &'a dyn AsyncInstrument<u64>;
@@ -111,8 +123,8 @@ impl List<'_> {
 
     fn rpc(&self, rpc: &Arc<RpcStatistics>) {
         let read = rpc.clone();
-        self.counter("slotcast.rpc.messages", "{message}", "Messages of calls.", move |counter| {
-            for (method, counts) in read.counts() {
+        self.counter("slotcast.rpc.messages", "{message}", "Messages of streams.", move |counter| {
+            for (method, counts) in read.counts().filter(|(_, counts)| counts.is_stream && counts.begun > 0) {
                 for (direction, messages) in [("received", counts.received), ("sent", counts.sent)] {
                     let attributes = [KeyValue::new("rpc.method", method), KeyValue::new("direction", direction)];
                     counter.observe(messages, &attributes);
@@ -124,7 +136,7 @@ impl List<'_> {
         active
             .with_description("Calls that have not ended; a stream is one.")
             .with_callback(move |observed| {
-                for (method, counts) in read.counts() {
+                for (method, counts) in read.counts().filter(|(_, counts)| counts.begun > 0) {
                     let active = i64::try_from(counts.active).unwrap_or(i64::MAX);
                     observed.observe(active, &[KeyValue::new("rpc.method", method)]);
                 }

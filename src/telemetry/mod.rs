@@ -18,12 +18,12 @@ pub use frames::{FrameSent, FrameTelemetry};
 pub use instruments::SyncLimitMeters;
 pub use meters::Sources;
 pub use otlp::{ExportError, Exporters};
-pub use settings::{LogFormat, LogSettings, OtlpSettings, TelemetrySettings};
-pub use spans::{CallContext, CallSpan, outgoing};
+pub use settings::{AccessLogMode, LogFormat, LogSettings, OtlpSettings, TelemetrySettings};
+pub use spans::{CallContext, CallSpan, outgoing, trace_id};
 
 use crate::statistics::TransportStatistics;
 use crate::sync::Cause;
-use instruments::{CallMeters, Instruments};
+use instruments::Instruments;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Registry, TextEncoder};
 use spans::Spans;
@@ -41,6 +41,7 @@ struct Inner {
     instruments: Instruments,
     spans: Spans,
     transport: Arc<TransportStatistics>,
+    access_log: AccessLogMode,
 }
 
 impl Default for Telemetry {
@@ -54,10 +55,12 @@ impl Telemetry {
     /// With `exporters`, the same is sent by OTLP as well.
     pub fn new(settings: &TelemetrySettings, exporters: Option<&Exporters>) -> Self {
         let registry = Registry::new();
+        meters::observe_process(&registry);
         let provider = meters::provider(settings, &registry, exporters);
         let instruments = Instruments::new(&meters::meter(&provider));
         let spans = Spans::new(exporters.map(Exporters::tracer));
-        Self(Arc::new(Inner { provider, registry, instruments, spans, transport: Arc::default() }))
+        let access_log = settings.log.access;
+        Self(Arc::new(Inner { provider, registry, instruments, spans, transport: Arc::default(), access_log }))
     }
 
     /// Begins to read what is counted elsewhere, each time that meters are collected.
@@ -80,6 +83,11 @@ impl Telemetry {
         &self.0.transport
     }
 
+    /// Which calls are to be logged.
+    pub fn access_log(&self) -> AccessLogMode {
+        self.0.access_log
+    }
+
     pub fn commits(&self) -> CommitTelemetry {
         CommitTelemetry::new(&self.0.instruments, &self.0.spans)
     }
@@ -98,9 +106,13 @@ impl Telemetry {
         self.0.spans.begin_call(context)
     }
 
-    /// A call has ended. `status` is its gRPC status by name; `is_fault`: the server, not the caller, is to blame.
+    /// A stream that was opened has ended, with the gRPC status of this name.
+    pub fn record_stream(&self, method: &'static str, status: &'static str, took: Duration) {
+        instruments::record_stream(&self.0.instruments.stream_duration, method, status, took);
+    }
+
+    /// A call has ended, or a stream was refused. `status` is its gRPC status by name; `is_fault`: the server, not the caller, is to blame.
     pub fn record_call(&self, method: &'static str, status: &'static str, is_fault: bool, took: Duration) {
-        let CallMeters { duration } = &self.0.instruments.calls;
-        instruments::record_call(duration, method, status, is_fault, took);
+        instruments::record_call(&self.0.instruments.call_duration, method, status, is_fault, took);
     }
 }

@@ -74,6 +74,14 @@ impl Exporters {
         Ok(Some(Self { settings: otlp.clone(), tracer, logger }))
     }
 
+    /// Whether what the settings say of the collector can be used. Needs a tokio runtime; sends nothing.
+    pub fn check(settings: &TelemetrySettings) -> Result<(), ExportError> {
+        let Some(otlp) = &settings.otlp else { return Ok(()) };
+        let (metadata, tls) = (metadata(otlp)?, tls(otlp)?);
+        let exporter = connected(SpanExporter::builder().with_tonic(), otlp, &metadata, tls.as_ref()).build();
+        exporter.map(drop).map_err(|error| ExportError::Endpoint { endpoint: otlp.endpoint.clone(), error })
+    }
+
     pub(super) fn tracer(&self) -> SdkTracer {
         self.tracer.tracer("slotcast")
     }

@@ -25,11 +25,35 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// As `tracing_subscriber::EnvFilter` reads it: `info`, or `warn,slotcast=debug`.
     pub filter: String,
+    pub access: AccessLogMode,
+}
+
+/// Which calls are logged, a line each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AccessLogMode {
+    Off,
+    /// Those that were refused or failed; a flood of them is limited.
+    #[default]
+    Errors,
+    All,
+}
+
+impl AccessLogMode {
+    pub const NAMES: [&str; 3] = ["off", "errors", "all"];
+
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "off" => Some(Self::Off),
+            "errors" => Some(Self::Errors),
+            "all" => Some(Self::All),
+            _ => None,
+        }
+    }
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { format: LogFormat::Pretty, filter: "info".into() }
+        Self { format: LogFormat::Pretty, filter: "info".into(), access: AccessLogMode::default() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Spans, and W3C trace context from callers and to services.
 
 use crate::sync::Cause;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 use opentelemetry::trace::{
     Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
@@ -109,6 +109,15 @@ pub(super) fn current() -> Option<(String, String)> {
         let context = span.span_context();
         context.is_sampled().then(|| (context.trace_id().to_string(), context.span_id().to_string()))
     })
+}
+
+/// The trace that a `traceparent` header names, as hexadecimal digits; none if it names none.
+pub fn trace_id(traceparent: &HeaderValue) -> Option<String> {
+    let headers = HeaderMap::from_iter([(HeaderName::from_static("traceparent"), traceparent.clone())]);
+    let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(&headers));
+    let span = context.span();
+    let context = span.span_context();
+    context.is_valid().then(|| context.trace_id().to_string())
 }
 
 /// The metadata that makes a call a part of the trace that this thread is in; nothing if it is in none.

@@ -52,8 +52,8 @@ where
         tracing::debug!(%error, "the backlog stays as it is");
     }
     let keeper = Doorkeeper::new(&settings, statistics.clone());
-    let http2 = connection::http2(&settings);
-    let common = Common { settings, http2, tls, statistics: statistics.clone(), draining: draining.clone() };
+    let http = connection::http(&settings);
+    let common = Common { settings, http, tls, statistics: statistics.clone(), draining: draining.clone() };
     let common = Arc::new(common);
     // Cut off when it is dropped, with this function.
     let mut connections = JoinSet::new();
@@ -70,7 +70,7 @@ where
         match accepted {
             Ok((socket, address)) => {
                 trouble.wait = Duration::ZERO;
-                let Ok(admitted) = keeper.admit(address.ip()) else { continue };
+                let Ok(admitted) = keeper.admit(address) else { continue };
                 prepare(&socket, address);
                 connections.spawn(connection::run(common.clone(), service.clone(), socket, address, admitted));
             }

@@ -2,7 +2,7 @@
 
 use super::{Refused, TransportSettings, TransportStatistics};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug)]
@@ -28,20 +28,23 @@ impl Doorkeeper {
     }
 
     /// Only the accept loop calls it, so nobody is let in between looking and counting.
-    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admitted, Refused> {
-        let refused = |reason| {
-            self.statistics.add_refused(reason);
+    pub fn admit(self: &Arc<Self>, peer: SocketAddr) -> Result<Admitted, Refused> {
+        let refused = |reason, problem| {
+            self.statistics.refuse(reason, peer, problem);
             Err(reason)
         };
         if self.connections_max > 0 && self.statistics.connections() >= u64::from(self.connections_max) {
-            return refused(Refused::Limit);
+            return refused(Refused::Limit, "as many connections are open as limits.connections allows");
         }
-        let from = network(address);
+        let from = network(peer.ip());
         if self.per_address_max > 0 {
             let mut counts = self.lock();
             let open = counts.entry(from).or_default();
             if *open >= self.per_address_max {
-                return refused(Refused::AddressLimit);
+                return refused(
+                    Refused::AddressLimit,
+                    "as many are open from this address as limits.connections_per_address allows",
+                );
             }
             *open += 1;
         }
@@ -94,7 +97,7 @@ mod tests {
     #[test]
     fn an_address_has_its_limit_and_all_have_one_together_and_both_recover() {
         let keeper = keeper(3, 2);
-        let admit = |text: &str| keeper.admit(address(text));
+        let admit = |text: &str| keeper.admit(SocketAddr::new(address(text), 1));
         let first = admit("10.0.0.1").expect("the first");
         let second = admit("::ffff:10.0.0.1").expect("the second");
         assert_eq!(admit("10.0.0.1").err(), Some(Refused::AddressLimit), "both were the same address");
@@ -111,8 +114,11 @@ mod tests {
     #[test]
     fn all_of_an_ipv6_network_counts_as_one_address() {
         let keeper = keeper(0, 1);
-        let _held = keeper.admit(address("2001:db8:1:2::1")).expect("the first");
-        assert_eq!(keeper.admit(address("2001:db8:1:2:ffff::9")).err(), Some(Refused::AddressLimit));
-        assert!(keeper.admit(address("2001:db8:1:3::1")).is_ok());
+        let _held = keeper.admit(SocketAddr::new(address("2001:db8:1:2::1"), 1)).expect("the first");
+        assert_eq!(
+            keeper.admit(SocketAddr::new(address("2001:db8:1:2:ffff::9"), 1)).err(),
+            Some(Refused::AddressLimit)
+        );
+        assert!(keeper.admit(SocketAddr::new(address("2001:db8:1:3::1"), 1)).is_ok());
     }
 }

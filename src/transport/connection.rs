@@ -4,11 +4,12 @@ use super::admitted::Admitted;
 use super::closing::Phase;
 use super::io::Watched;
 use super::service::{ConnectionService, Peer, PeerCertificate, UnderWay};
-use super::{BoxError, Refused, Serve, TransportSettings, TransportStatistics, tls};
+use super::{BoxError, Refused, Serve, TransportSettings, TransportStatistics, plaintext, tls};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,9 +21,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::server::TlsStream;
 
 /// What may wait to be sent on one stream before its body is asked for more. Small: what is computed later is newer.
 const SEND_BUFFER_BYTES: usize = 16 * 1024;
+/// hyper reads the head of an HTTP/1.1 request into a buffer that is no smaller.
+const HTTP1_BYTES_MIN: usize = 8 * 1024;
 /// Streams that a client has reset before they were looked at, and that we had to; more are an attack (rapid reset).
 const RESETS_MAX: usize = 256;
 /// A connection that ends is cut off when no call is under way on it and nothing was sent for so long...
@@ -36,7 +40,7 @@ const ENDING_LIMIT: Duration = Duration::from_secs(30);
 /// What all connections share.
 pub(super) struct Common {
     pub settings: TransportSettings,
-    pub http2: http2::Builder<TokioExecutor>,
+    pub http: auto::Builder<TokioExecutor>,
     pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
     pub statistics: Arc<TransportStatistics>,
     pub draining: watch::Receiver<bool>,
@@ -49,9 +53,16 @@ pub(super) struct Life {
     written: AtomicU64,
 }
 
-pub(super) fn http2(settings: &TransportSettings) -> http2::Builder<TokioExecutor> {
-    let mut http2 = http2::Builder::new(TokioExecutor::new());
-    http2
+/// HTTP/2 is served. HTTP/1.1 is only understood, so that whoever speaks it is told what is spoken here: one request on a
+/// connection, whose head has the time and size of an HTTP/2 preface and header list, and whose body is not read.
+pub(super) fn http(settings: &TransportSettings) -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.preface_timeout)
+        .max_buf_size(HTTP1_BYTES_MIN.max(settings.header_bytes_max as usize))
+        .keep_alive(false);
+    http.http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(settings.keepalive_interval).filter(|interval| !interval.is_zero()))
         .keep_alive_timeout(settings.keepalive_timeout)
@@ -60,7 +71,7 @@ pub(super) fn http2(settings: &TransportSettings) -> http2::Builder<TokioExecuto
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_pending_accept_reset_streams(RESETS_MAX)
         .max_local_error_reset_streams(RESETS_MAX);
-    http2
+    http
 }
 
 /// Until it ends, by itself or because the service drains.
@@ -75,31 +86,41 @@ pub(super) async fn run<S, B>(
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let Some(tls) = &common.tls else {
-        return common.speak(service, socket, Peer { address, certificate: None }).await;
+        return common.speak(common.http.clone(), service, socket, Peer { address, certificate: None }).await;
     };
-    // The certificate of this very moment.
-    let handshake = TlsAcceptor::from(tls.load_full()).accept(socket);
     let shaken = tokio::select! {
         () = common.drained() => return,
-        shaken = tokio::time::timeout(common.settings.handshake_timeout, handshake) => shaken,
+        shaken = tokio::time::timeout(common.settings.handshake_timeout, handshake(tls, socket)) => shaken,
     };
     let problem = match shaken {
-        Ok(Ok(stream)) if tls::speaks_http2(&stream) => {
+        Ok(Ok(stream)) => {
+            // Clients that do not offer h2 are told what is spoken here.
+            let http = common.http.clone();
+            let http = if tls::speaks_http2(&stream) { http.http2_only() } else { http.http1_only() };
             let certificate = tls::client_certificate(&stream).map(|der| Arc::new(PeerCertificate(der)));
-            return common.speak(service, stream, Peer { address, certificate }).await;
+            return common.speak(http, service, stream, Peer { address, certificate }).await;
         }
-        Ok(Ok(_)) => "the client does not offer h2 (ALPN)".to_owned(),
         Ok(Err(error)) => error.to_string(),
         Err(_) => "not in time".to_owned(),
     };
-    common.statistics.add_refused(Refused::Handshake);
-    tracing::debug!(%address, problem, "a TLS handshake came to nothing");
+    common.statistics.refuse(Refused::Handshake, address, &problem);
+}
+
+/// With the certificate of this very moment.
+async fn handshake(tls: &ArcSwap<ServerConfig>, mut socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    let mut first = [0];
+    if socket.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase() {
+        // It begins like the method of an HTTP request; a TLS record begins with its kind, 22.
+        plaintext::answer(&mut socket).await?;
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "an HTTP request in plaintext"));
+    }
+    TlsAcceptor::from(tls.load_full()).accept(socket).await
 }
 
 impl Common {
-    async fn speak<T, S, B>(&self, service: S, io: T, peer: Peer)
+    async fn speak<T, S, B>(&self, http: auto::Builder<TokioExecutor>, service: S, io: T, peer: Peer)
     where
-        T: AsyncRead + AsyncWrite + Unpin,
+        T: AsyncRead + AsyncWrite + Unpin + 'static,
         S: Serve<B>,
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
@@ -108,12 +129,12 @@ impl Common {
         let (phase, receiver) = watch::channel(Phase::Open);
         let preface_end = Instant::now() + settings.preface_timeout;
         let stall_limit = settings.keepalive_interval + settings.keepalive_timeout;
-        let io = Watched::new(io, life.clone(), preface_end, stall_limit, self.statistics.clone());
+        let io = Watched::new(io, life.clone(), address, preface_end, stall_limit, self.statistics.clone());
         let service = ConnectionService { inner: service, peer, phase: receiver, life: life.clone() };
-        let mut connection = pin!(self.http2.serve_connection(TokioIo::new(io), service));
-        let ended = |ended: hyper::Result<()>| {
+        let mut connection = pin!(http.serve_connection(TokioIo::new(io), service));
+        let ended = |ended: Result<(), BoxError>| {
             if let Err(error) = ended {
-                tracing::debug!(%address, error = &error as &dyn std::error::Error, "a connection broke");
+                tracing::debug!(%address, error = &*error as &dyn std::error::Error, "a connection broke");
             }
         };
         tokio::select! {

@@ -4,6 +4,7 @@
 use super::connection::Life;
 use super::{Refused, TransportStatistics};
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -17,6 +18,7 @@ const PREFACE_BYTES: usize = 24 + 9;
 pub(super) struct Watched<T> {
     inner: T,
     life: Arc<Life>,
+    address: SocketAddr,
     /// Until the preface is there: how many of its bytes are missing, and until when.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
     /// How long the other side may take nothing.
@@ -30,12 +32,13 @@ impl<T> Watched<T> {
     pub fn new(
         inner: T,
         life: Arc<Life>,
+        address: SocketAddr,
         preface_end: Instant,
         stall_limit: Duration,
         statistics: Arc<TransportStatistics>,
     ) -> Self {
         let preface = Some((PREFACE_BYTES, Box::pin(tokio::time::sleep_until(preface_end))));
-        Self { inner, life, preface, stall_limit, stall: None, statistics }
+        Self { inner, life, address, preface, stall_limit, stall: None, statistics }
     }
 
     fn handle_read(&mut self, bytes: usize) {
@@ -50,8 +53,9 @@ impl<T> Watched<T> {
     fn poll_preface(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         let Some((_, end)) = &mut self.preface else { return Poll::Pending };
         ready!(end.as_mut().poll(context));
-        self.statistics.add_refused(Refused::Preface);
-        Poll::Ready(io::Error::new(ErrorKind::TimedOut, "no HTTP/2 preface in time"))
+        let problem = "no request in time";
+        self.statistics.refuse(Refused::Preface, self.address, problem);
+        Poll::Ready(io::Error::new(ErrorKind::TimedOut, problem))
     }
 
     /// Keepalive alone does not do: what it would send waits behind what is not taken.

@@ -1,4 +1,5 @@
-//! The transport: connections, TLS, limits, and how they end. HTTP/2 only.
+//! The transport: connections, TLS, limits, and how they end. It serves HTTP/2, and understands as much of HTTP/1.1 as it takes
+//! to answer that it does not.
 //!
 //! [`Transport::serve`] accepts connections and gives their requests to a tower service. With each request go, in its
 //! extensions, who is on the other side ([`Peer`]) and when its streams have to end ([`Closing`]).
@@ -8,6 +9,7 @@ mod admitted;
 mod closing;
 mod connection;
 mod io;
+mod plaintext;
 mod reload;
 mod service;
 mod settings;

@@ -14,6 +14,7 @@ use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
 const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -66,7 +67,7 @@ fn ring_provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// Whether both sides have agreed upon HTTP/2. Who offers nothing is let through by the handshake, but speaks something else.
+/// Whether both sides have agreed upon HTTP/2.
 pub(super) fn speaks_http2(stream: &TlsStream<TcpStream>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(HTTP2)
 }
@@ -101,7 +102,8 @@ impl Usable {
         let (certificate, key_file) = (settings.certificate.clone(), settings.key.clone());
         let unusable = |error| TlsError::Unusable { certificate, key: key_file, error };
         let mut config = builder.with_single_cert(chain, key).map_err(unusable)?;
-        config.alpn_protocols = vec![HTTP2.to_vec()];
+        // The second one only to be answered: a handshake that fails tells the client nothing.
+        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
         if settings.client_ca.is_some() {
             // A session that is resumed would not be verified again.
             config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -25,6 +25,10 @@ impl ServerProcess {
     }
 
     fn start_by(mut command: Command, data: &Path, arguments: &[&str]) -> Self {
+        // Variables of the tests themselves would be refused as unknown settings.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SLOTCAST_")) {
+            command.env_remove(name);
+        }
         let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data"])
             .arg(data)

@@ -40,7 +40,9 @@ class Server:
         command += ["--data", str(folder / "data")]
         if descriptors_max:
             command = ["/bin/sh", "-c", f'ulimit -n {descriptors_max}; exec "$@"', "sh", *command]
-        environment = {**os.environ, "SLOTCAST_LOG": "warn"}
+        # Variables of the tests themselves would be refused as unknown settings.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SLOTCAST_")}
+        environment["SLOTCAST_LOG"] = "warn"
         environment |= {f"SLOTCAST_LIMITS_{name.upper()}": str(value) for name, value in (limits or {}).items()}
         self.log = folder / "log"
         with self.log.open("wb") as log:

@@ -58,16 +58,25 @@ def generate(folder):
     return protos.messages(), load("slotcast.v1.service_pb2_grpc"), load("rich_errors_pb2")
 
 
+def without_ours(environment):
+    """Variables of the tests themselves would be refused as unknown settings."""
+    return {name: value for name, value in environment.items() if not name.startswith("SLOTCAST_")}
+
+
 class Server:
     """`slotcast serve` on a free port over a folder."""
 
     def __init__(self, data, *arguments, log=None, environment=None):
         listen = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
         command = [os.environ["SLOTCAST_BIN"], "serve", *listen, "--data", str(data), *arguments]
-        quiet = {**os.environ, "SLOTCAST_LOG": "warn", **(environment or {})}
+        quiet = {**without_ours(os.environ), "SLOTCAST_LOG": "warn", **(environment or {})}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=quiet)
         ready, _, _ = select.select([self.process.stdout], [], [], WAIT_S)
         line = self.process.stdout.readline() if ready else ""
+        if line.startswith("{"):
+            told = json.loads(line)
+            self.address, self.admin_address = (told[name].removeprefix("http://") for name in ("address", "admin_address"))
+            return
         if not line.startswith("listening on http://"):
             self.kill()
             raise AssertionError(f"instead of where it listens the server said {line!r}")

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tonic::transport::Endpoint;
 
@@ -47,6 +47,40 @@ async fn a_connection_that_says_nothing_or_dawdles_over_its_preface_is_closed_in
     tokio::time::sleep(2 * SHORT).await;
     get(&client, "a").await.unwrap();
     assert_eq!((server.transport.refused(Refused::Preface), server.transport.connections()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_slow_http_1_1_client_holds_no_connection() {
+    let server = start(TransportSettings { preface_timeout: SHORT, ..TransportSettings::default() }).await;
+    let long_head = format!("GET / HTTP/1.1\r\nhost: {}", "a".repeat(100));
+    for (said, is_answered) in [
+        ("G", false),
+        ("GET / HTTP/1.1\r\n", false),
+        (&*long_head, false),
+        // Its body never comes; it is not waited for.
+        ("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\nx", true),
+        // Nor is another request on the same connection.
+        ("GET / HTTP/1.1\r\nhost: a\r\nconnection: keep-alive\r\n\r\n", true),
+    ] {
+        let mut slow = TcpStream::connect(server.address).await.unwrap();
+        slow.write_all(said.as_bytes()).await.unwrap();
+        let begin = Instant::now();
+        let mut answer = Vec::new();
+        // A reset is an end as well.
+        let _ = tokio::time::timeout(WAIT, slow.read_to_end(&mut answer)).await.expect("it is closed");
+        assert!(begin.elapsed() < SHORT + SLACK, "{said:?}: {:?}", begin.elapsed());
+        assert_eq!(
+            answer.starts_with(b"HTTP/1.1 505"),
+            is_answered,
+            "{said:?}: {:?}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
+    eventually("nobody is left", || server.transport.connections() == 0).await;
+    // A head without end is refused once it is too large.
+    let mut endless = TcpStream::connect(server.address).await.unwrap();
+    let _ = endless.write_all(format!("GET / HTTP/1.1\r\na: {}", "a".repeat(1 << 20)).as_bytes()).await;
+    assert!(closed_after(&mut endless).await < SHORT + SLACK);
 }
 
 #[tokio::test]

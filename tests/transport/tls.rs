@@ -1,14 +1,14 @@
 //! TLS: who gets in, and certificates that are exchanged meanwhile.
 
 use crate::common::{add, create_named};
-use crate::support::{Authority, Files, WAIT, create, eventually, get, handshake, start};
+use crate::support::{Authority, Files, WAIT, closed_after, create, eventually, get, handshake, start};
 use slotcast::client::{Client, ClientError, ClientOptions, fresh_context};
 use slotcast::server::RunningServer;
 use slotcast::transport::{Peer, Refused, TlsSettings, Transport, TransportSettings};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ProtocolVersion, SupportedProtocolVersion};
@@ -49,25 +49,51 @@ async fn calls_and_streams_go_over_tls_1_3_and_1_2() {
     assert_eq!(server.transport.certificate_not_after(), Some(end_of_2098));
 }
 
+/// What is answered to a request in HTTP/1.1.
+async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    // Not every client of TLS is told that it has ended.
+    let _ = tokio::time::timeout(WAIT, stream.read_to_end(&mut answer)).await.expect("it is closed");
+    String::from_utf8(answer).unwrap()
+}
+
 #[tokio::test]
-async fn what_is_not_encrypted_or_no_http2_is_closed_and_counted() {
+async fn what_is_not_encrypted_is_told_so_closed_and_counted() {
     let files = Files::new();
     let server = start(files.transport()).await;
     let refused = || server.transport.refused(Refused::Handshake);
     let plain = Client::new(&format!("http://{}", server.address), "test").unwrap();
-    get(&plain, "a").await.expect_err("what it hears is no HTTP/2");
-    eventually("plaintext is no handshake", || refused() >= 1).await;
-
+    get(&plain, "a").await.expect_err("what it hears is not HTTP/2");
+    eventually("plaintext is not a handshake", || refused() >= 1).await;
     let before = refused();
-    let mut silent = handshake(&server, &files.path("ca.pem"), &[], &[&TLS13]).await.unwrap();
-    let read = tokio::time::timeout(WAIT, silent.read(&mut [0; 16])).await.expect("it is closed");
-    assert!(read.is_err() || read.is_ok_and(|bytes| bytes == 0), "nothing is said to a client without ALPN");
-    assert!(handshake(&server, &files.path("ca.pem"), &[b"http/1.1"], &[&TLS13]).await.is_err());
-    eventually("no ALPN, and another", || refused() == before + 2).await;
-
+    let told = answer(TcpStream::connect(server.address).await.unwrap()).await;
+    assert!(told.starts_with("HTTP/1.1 400") && told.ends_with("with TLS\n"), "{told:?}");
+    let mut nonsense = TcpStream::connect(server.address).await.unwrap();
+    nonsense.write_all(b"\x00\x01\x02 nonsense").await.unwrap();
+    closed_after(&mut nonsense).await;
+    eventually("both are counted", || refused() == before + 2).await;
     let client = files.client(&server);
     create(&client, "a").await;
     eventually("only that client is left", || server.transport.connections() == 1).await;
+}
+
+#[tokio::test]
+async fn over_tls_http_1_1_gets_a_sentence_and_http_2_needs_alpn() {
+    let files = Files::new();
+    let server = start(files.transport()).await;
+    for offered in [&[][..], &[b"http/1.1".as_slice()]] {
+        let stream = handshake(&server, &files.path("ca.pem"), offered, &[&TLS13]).await.unwrap();
+        let told = answer(stream).await;
+        assert!(told.starts_with("HTTP/1.1 505") && told.contains("gRPC over HTTP/2"), "{offered:?}: {told:?}");
+    }
+    let mut unasked = handshake(&server, &files.path("ca.pem"), &[], &[&TLS13]).await.unwrap();
+    unasked.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(WAIT, unasked.read_to_end(&mut answer)).await.expect("it is closed");
+    assert!(!answer.starts_with(b"\0"), "no frame of HTTP/2: {answer:?}");
+    assert!(handshake(&server, &files.path("ca.pem"), &[b"spdy/1"], &[&TLS13]).await.is_err());
+    eventually("nobody is left", || server.transport.connections() == 0).await;
 }
 
 #[tokio::test]

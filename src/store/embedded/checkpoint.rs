@@ -49,6 +49,14 @@ pub fn next_due_bytes(log_bytes: u64, due_bytes: u64, wal_bytes_soft: u64) -> u6
     }
 }
 
+/// Copies the whole log into the file and cuts the log to nothing, unless a reader (a backup) still needs it. Nobody may
+/// write meanwhile.
+pub fn empty(connection: &Connection) -> rusqlite::Result<()> {
+    let Progress { busy, pages, copied } = run(connection, "TRUNCATE")?;
+    tracing::debug!(busy, pages, copied, "emptied the write-ahead log");
+    Ok(())
+}
+
 fn start_over(connection: &Connection, turn: &Turn, mode: &str) -> rusqlite::Result<Progress> {
     for _ in 0..ATTEMPTS_MAX {
         let Progress { pages, copied, .. } = run(connection, "PASSIVE")?;

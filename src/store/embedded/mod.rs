@@ -140,9 +140,18 @@ impl EmbeddedStore {
         memory.failure.clone().map_or(Ok(()), Err)
     }
 
-    /// Folds everything and closes the file, which then needs no replay.
+    /// Folds everything and empties the write-ahead log, so that the next opening has nothing to replay. To be called after
+    /// the last commit; what is committed later is replayed as after a crash.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.fold()?;
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.paused(|| checkpoint::empty(&writer))
+            .map_err(|error| failure::store_error("emptying the write-ahead log", &error))
+    }
+
+    /// Closes the file, which then needs no replay.
     pub fn close(self) -> Result<(), StoreError> {
-        self.fold()
+        self.flush()
     }
 
     /// Does something while nothing is written: a copy of the file and its `-wal`, made then, opens to exactly what is
@@ -248,6 +257,8 @@ impl Drop for EmbeddedStore {
         if self.fold.take().is_some_and(|fold| fold.join().is_err()) {
             tracing::error!("the fold's thread had panicked");
         }
+        // The last connection to close removes the log, and one that only reads cannot.
+        self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if self.shared.is_stopped() {
             keep_log(&self.writer.lock().unwrap_or_else(PoisonError::into_inner));
         }

@@ -1,0 +1,71 @@
+//! What a server needs and what can be prepared without listening and without opening its store: `serve` goes on from here,
+//! `config` stops here.
+
+use crate::catalog_file;
+use crate::config::{Config, ConfigError};
+use crate::domain::Catalog;
+use crate::identity::{Authentication, Verifier};
+use crate::statistics::TransportStatistics;
+use crate::telemetry::Exporters;
+use crate::transport::Transport;
+use std::fmt::Display;
+use std::fs::OpenOptions;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The store within the data folder.
+pub const STORE_FILE: &str = "slotcast.db";
+
+/// Files that the settings name, read and checked.
+#[derive(Debug)]
+pub struct Prepared {
+    pub catalog: Catalog,
+    pub authentication: Authentication,
+    pub transport: Transport,
+}
+
+/// Reads and checks everything that the settings name; the error tells every problem at once. Changes nothing. Needs a tokio
+/// runtime.
+pub fn prepare(config: &Config, statistics: Arc<TransportStatistics>) -> Result<Prepared, ConfigError> {
+    let mut problems = Vec::new();
+    let catalog = checked("catalog", catalog_file::read_or_default(config.catalog.as_deref()), &mut problems);
+    let authentication = checked("identity", authentication(config), &mut problems);
+    let transport = checked("tls", Transport::open(config.transport.clone(), statistics), &mut problems);
+    checked("otlp", Exporters::check(&config.telemetry), &mut problems);
+    checked("data", check_data(&config.data), &mut problems);
+    match (catalog, authentication, transport) {
+        (Some(catalog), Some(authentication), Some(transport)) if problems.is_empty() => {
+            Ok(Prepared { catalog, authentication, transport })
+        }
+        _ => Err(ConfigError::Invalid { problems }),
+    }
+}
+
+fn checked<T>(setting: &str, found: Result<T, impl Display>, problems: &mut Vec<String>) -> Option<T> {
+    found.map_err(|error| problems.push(format!("{setting}: {error}"))).ok()
+}
+
+fn authentication(config: &Config) -> Result<Authentication, crate::identity::IdentityError> {
+    if !config.verifies_callers() {
+        return Ok(Authentication::None);
+    }
+    Verifier::open(config.identity.clone()).map(|verifier| Authentication::Verified(Arc::new(verifier)))
+}
+
+/// Whether the store can be written, or its folder be made, as far as that can be told without doing it.
+fn check_data(data: &Path) -> Result<(), String> {
+    let store = data.join(STORE_FILE);
+    match OpenOptions::new().read(true).write(true).open(&store) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(format!("cannot open {} for writing: {error}", store.display())),
+    }
+    // A relative path that does not exist yet is made in the current folder.
+    let there = data.ancestors().find(|folder| folder.exists()).filter(|folder| !folder.as_os_str().is_empty());
+    let folder = there.unwrap_or(Path::new("."));
+    // It has no name, so that nothing is seen of it.
+    tempfile::tempfile_in(folder)
+        .map(drop)
+        .map_err(|error| format!("cannot write to the folder {}: {error}", folder.display()))
+}

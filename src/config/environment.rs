@@ -1,0 +1,93 @@
+//! Environment variables that begin with `SLOTCAST_` and mean nothing: most likely they are misspelt.
+
+use super::settings::SETTINGS;
+use std::collections::BTreeSet;
+
+const PREFIX: &str = "SLOTCAST_";
+/// Of scripts around the program: where it is, and where its image is. They say nothing to the program itself.
+const OF_SCRIPTS: [&str; 2] = ["SLOTCAST_BIN", "SLOTCAST_IMAGE"];
+/// How alike two names are at least for one to be suggested for the other, from 0 to 1.
+const ALIKE_MIN: f64 = 0.9;
+
+/// Problems with the variables `names`, of which those in `others` belong to somebody else in this program.
+///
+/// Kubernetes sets variables for each Service of the namespace unless the pod says `enableServiceLinks: false`, so that a
+/// Service named `slotcast` makes `SLOTCAST_SERVICE_HOST`, `SLOTCAST_SERVICE_PORT` and `SLOTCAST_PORT_7400_TCP_ADDR`. Those
+/// are no problem: `X_PORT...` and `X_SERVICE_...` are ignored where both `X_SERVICE_HOST` and `X_SERVICE_PORT` are set.
+pub fn unknown<'a>(names: impl IntoIterator<Item = &'a str>, others: &[&str]) -> Vec<String> {
+    let ours: BTreeSet<&str> = names.into_iter().filter(|name| name.starts_with(PREFIX)).collect();
+    let mut known: Vec<String> = SETTINGS.iter().map(|setting| setting.environment()).collect();
+    known.extend(SETTINGS.iter().filter_map(|setting| setting.also.map(str::to_owned)));
+    known.extend(OF_SCRIPTS.map(str::to_owned));
+    known.extend(others.iter().map(|name| (*name).to_owned()));
+    let services: Vec<&str> =
+        ours.iter().filter_map(|name| name.strip_suffix("_SERVICE_HOST")).filter(|of| has_port(&ours, of)).collect();
+    let is_known = |name: &str| known.iter().any(|known| known == name);
+    let unknown = ours.iter().filter(|name| !is_known(name) && !services.iter().any(|of| is_link(name, of)));
+    unknown.map(|name| problem(name, &known)).collect()
+}
+
+fn has_port(names: &BTreeSet<&str>, service: &str) -> bool {
+    names.contains(format!("{service}_SERVICE_PORT").as_str())
+}
+
+fn is_link(name: &str, service: &str) -> bool {
+    let rest = name.strip_prefix(service).unwrap_or_default();
+    let is_port = rest.strip_prefix("_PORT").is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
+    is_port || rest.starts_with("_SERVICE_")
+}
+
+fn problem(name: &str, known: &[String]) -> String {
+    let likeness =
+        |known: &String| strsim::jaro_winkler(name.trim_start_matches(PREFIX), known.trim_start_matches(PREFIX));
+    let alike = known.iter().map(|known| (likeness(known), known)).filter(|(likeness, _)| *likeness >= ALIKE_MIN);
+    match alike.max_by(|(one, _), (other, _)| one.total_cmp(other)) {
+        Some((_, nearest)) => format!("unknown environment variable {name}: did you mean {nearest}?"),
+        None => format!("unknown environment variable {name}: unset it, or see `slotcast config --documented`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_variable_is_refused_with_the_nearest_name() {
+        let told = unknown(
+            ["SLOTCAST_LIMIT_CONNECTIONS", "PATH", "SLOTCAST_LISTEN", "SLOTCAST_LOG", "SLOTCAST_SERVER"],
+            &["SLOTCAST_SERVER"],
+        );
+        assert_eq!(
+            told,
+            ["unknown environment variable SLOTCAST_LIMIT_CONNECTIONS: did you mean SLOTCAST_LIMITS_CONNECTIONS?"]
+        );
+        let told = unknown(["SLOTCAST_DRAIN_DELAY", "SLOTCAST_LISTN", "SLOTCAST_WHATEVER"], &[]);
+        assert!(told[0].ends_with("did you mean SLOTCAST_DRAIN_DELAY_MS?"), "{told:?}");
+        assert!(told[1].ends_with("did you mean SLOTCAST_LISTEN?"), "{told:?}");
+        assert!(told[2].ends_with("see `slotcast config --documented`"), "{told:?}");
+    }
+
+    #[test]
+    fn variables_that_kubernetes_sets_for_services_are_ignored() {
+        let links = |service: &str| {
+            [
+                "SERVICE_HOST",
+                "SERVICE_PORT",
+                "SERVICE_PORT_GRPC",
+                "PORT",
+                "PORT_7400_TCP",
+                "PORT_7400_TCP_PROTO",
+                "PORT_7400_TCP_PORT",
+                "PORT_7400_TCP_ADDR",
+            ]
+            .map(|what| format!("{service}_{what}"))
+        };
+        let all = [links("SLOTCAST"), links("SLOTCAST_ADMIN")].concat();
+        assert_eq!(unknown(all.iter().map(String::as_str), &[]), [""; 0]);
+        // Without the rest of the set it is no Service's.
+        assert_eq!(unknown(["SLOTCAST_PORT"], &[]).len(), 1);
+        assert_eq!(unknown(["SLOTCAST_SERVICE_HOST", "SLOTCAST_PORT"], &[]).len(), 2);
+        let misspelt = all.iter().map(String::as_str).chain(["SLOTCAST_PORTS", "SLOTCAST_LISTN"]);
+        assert_eq!(unknown(misspelt, &[]).len(), 2);
+    }
+}

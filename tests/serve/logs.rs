@@ -1,0 +1,255 @@
+//! What a server logs of calls and connections, and in which form.
+
+use crate::common::{create_named, remove};
+use crate::process::{Server, WAIT};
+use serde_json::Value;
+use slotcast::client::fresh_context;
+use slotcast::grpc::v1;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use v1::inventory_service_client::InventoryServiceClient;
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
+/// The fields of the lines with this message, once there are so many.
+fn lines(server: &Server, message: &str, number: usize) -> Vec<Value> {
+    let end = Instant::now() + WAIT;
+    loop {
+        let found: Vec<Value> =
+            server.json_log().into_iter().filter(|line| line["fields"]["message"] == message).collect();
+        if found.len() >= number {
+            return found;
+        }
+        assert!(Instant::now() < end, "{} of {number} lines {message:?}:\n{}", found.len(), server.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn channel(server: &Server) -> Channel {
+    Endpoint::from_shared(server.uri.clone()).unwrap().connect_lazy()
+}
+
+/// As a game server would call, in a trace and for a player.
+fn named<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    let traceparent = format!("00-{TRACE}-b7ad6b7169203331-01");
+    for (name, value) in [("slotcast-caller", "lobby"), ("slotcast-player", "steve"), ("traceparent", &traceparent)] {
+        request.metadata_mut().insert(name, MetadataValue::try_from(value).unwrap());
+    }
+    request
+}
+
+fn get(id: &str) -> v1::GetInventoryRequest {
+    v1::GetInventoryRequest { inventory_id: id.into() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_call_is_one_line_with_caller_player_peer_method_status_reason_and_trace() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start_json(folder.path(), &[]);
+    let mut rpc = InventoryServiceClient::new(channel(&server));
+    server.client().mutate(fresh_context(), create_named("chest")).await.unwrap();
+    rpc.get_inventory(named(get("chest"))).await.unwrap();
+    rpc.get_inventory(named(get("nowhere"))).await.unwrap_err();
+    tokio::task::block_in_place(|| {
+        let refused = lines(&server, "call refused", 1);
+        assert_eq!(refused.len(), 1, "calls that are served are not logged: {refused:?}");
+        let (line, fields) = (&refused[0], &refused[0]["fields"]);
+        assert_eq!(line["level"], "INFO");
+        for (name, value) in [
+            ("caller", "lobby"),
+            ("player", "steve"),
+            ("method", "slotcast.v1.InventoryService/GetInventory"),
+            ("status", "NOT_FOUND"),
+            ("reason", "INVENTORY_NOT_FOUND"),
+            ("inventory", "nowhere"),
+            ("trace_id", TRACE),
+        ] {
+            assert_eq!(fields[name], value, "{name}: {line}");
+        }
+        assert!(fields["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+        assert!(fields["duration_ms"].as_f64().unwrap() > 0.0, "{line}");
+        assert!(!fields["detail"].as_str().unwrap().is_empty(), "{line}");
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_of_every_layer_are_logged_and_those_of_a_stream_when_it_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server =
+        Server::start_json(folder.path(), &["--limits-streams-per-player", "1", "--drain-limit-ms", "3000"]);
+    let client = server.client();
+    client.mutate(fresh_context(), create_named("chest")).await.unwrap();
+    let mut rpc = InventoryServiceClient::new(channel(&server));
+    let watch = || v1::SubscribeInventoryRequest {
+        inventories: vec![v1::Watch { inventory_id: "chest".into(), ..v1::Watch::default() }],
+        ..v1::SubscribeInventoryRequest::default()
+    };
+    let mut open = rpc.subscribe_inventory(named(watch())).await.unwrap().into_inner();
+    open.message().await.unwrap();
+    // Too many streams; against the rules; not an identity; a deadline that is over.
+    rpc.subscribe_inventory(named(watch())).await.unwrap_err();
+    client.mutate(fresh_context(), remove("chest", "coal", 1)).await.unwrap_err();
+    let mut nobody = tonic::Request::new(get("chest"));
+    nobody.metadata_mut().insert("slotcast-caller", MetadataValue::try_from("x".repeat(200)).unwrap());
+    rpc.get_inventory(nobody).await.unwrap_err();
+    // A method that does not exist.
+    let mut raw = tonic::client::Grpc::new(channel(&server));
+    raw.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static("/slotcast.v1.InventoryService/AddItm");
+    let codec = tonic_prost::ProstCodec::<v1::GetInventoryRequest, v1::GetInventoryResponse>::default();
+    let status = raw.unary(tonic::Request::new(get("chest")), path, codec).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unimplemented);
+    assert!(!status.message().is_empty());
+    tokio::task::block_in_place(|| {
+        let refused = lines(&server, "call refused", 4);
+        let reasons: Vec<_> =
+            refused.iter().map(|line| line["fields"]["reason"].as_str().unwrap_or_default()).collect();
+        assert_eq!(reasons, ["TOO_MANY_STREAMS", "NOT_ENOUGH", "UNKNOWN_CALLER", "UNKNOWN_METHOD"]);
+        assert_eq!(refused[1]["fields"]["inventory"], "chest");
+        assert_eq!(refused[3]["fields"]["method"], "/slotcast.v1.InventoryService/AddItm");
+        server.signal("-TERM");
+    });
+    while open.message().await.is_ok_and(|message| message.is_some()) {}
+    tokio::task::block_in_place(|| {
+        server.wait();
+        let ended = lines(&server, "call refused", 5);
+        let last = &ended.last().unwrap()["fields"];
+        assert_eq!((&last["reason"], &last["player"]), (&"DRAINING".into(), &"steve".into()));
+        assert!(last["method"].as_str().unwrap().ends_with("/SubscribeInventory"));
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_json_every_line_from_the_first_is_json_and_the_first_tells_the_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start_json(folder.path(), &["--log-access", "all"]);
+    server.client().mutate(fresh_context(), create_named("chest")).await.unwrap();
+    tokio::task::block_in_place(|| {
+        server.signal("-TERM");
+        assert!(server.wait().success());
+        let log = server.json_log();
+        assert_eq!(log[0]["fields"]["version"], env!("CARGO_PKG_VERSION"), "{}", log[0]);
+        let listening = lines(&server, "listening", 1);
+        assert_eq!(listening[0]["fields"]["address"].as_str(), Some(server.uri.as_str()));
+        let ended = lines(&server, "call ended", 1);
+        assert_eq!((&ended[0]["fields"]["status"], &ended[0]["fields"]["caller"]), (&"OK".into(), &"test".into()));
+        assert_eq!(server.line(), "", "nothing else is printed");
+
+        // One that cannot start.
+        std::fs::write(folder.path().join("data").join("slotcast.db"), "nonsense").unwrap();
+        let mut server = Server::spawn(folder.path(), &["--log-format", "json"]);
+        assert!(!server.wait().success());
+        let last = server.json_log().pop().unwrap();
+        assert_eq!(
+            (last["level"].as_str(), last["fields"]["message"].as_str()),
+            (Some("ERROR"), Some("the server failed"))
+        );
+        assert!(last["fields"]["error"].as_str().unwrap().contains("slotcast.db"), "{last}");
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_refusals_is_a_few_lines_that_tell_how_many_were_suppressed() {
+    const CALLS: usize = 2_000;
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start_json(folder.path(), &[]);
+    let mut rpc = InventoryServiceClient::new(channel(&server));
+    let began = Instant::now();
+    for _ in 0..CALLS {
+        rpc.get_inventory(get("nowhere")).await.unwrap_err();
+    }
+    // The next second's first line.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    rpc.get_inventory(get("nowhere")).await.unwrap_err();
+    let seconds = began.elapsed().as_secs() as usize + 2;
+    tokio::task::block_in_place(|| {
+        let counted = |refused: &[Value]| -> u64 {
+            refused.iter().map(|line| 1 + line["fields"]["suppressed"].as_u64().unwrap_or(0)).sum()
+        };
+        let end = Instant::now() + WAIT;
+        let mut refused = lines(&server, "call refused", 10);
+        while counted(&refused) < CALLS as u64 + 1 && Instant::now() < end {
+            refused = lines(&server, "call refused", 10);
+        }
+        assert_eq!(counted(&refused), CALLS as u64 + 1, "each call is a line or counted by one");
+        assert!(refused.len() <= 10 * seconds, "{} lines in {seconds} s", refused.len());
+    });
+}
+
+/// What an answer to a request in plain bytes is.
+fn answer(address: &str, request: &[u8]) -> String {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(WAIT)).unwrap();
+    socket.write_all(request).unwrap();
+    let mut answer = Vec::new();
+    // A reset after the answer is an end, too.
+    let _ = socket.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn http_1_1_gets_a_sentence_and_is_logged_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start_json(folder.path(), &[]);
+    let address = server.uri.strip_prefix("http://").unwrap();
+    for request in [
+        "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET / HTTP/1.0\r\n\r\n",
+        "POST /slotcast.v1.InventoryService/GetInventory HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
+        "OPTIONS /slotcast.v1.InventoryService/GetInventory HTTP/1.1\r\nhost: a\r\norigin: https://game.example\r\n\r\n",
+    ] {
+        let answer = answer(address, request.as_bytes());
+        assert!(answer.contains(" 505 ") && answer.contains("gRPC over HTTP/2"), "{request:?}: {answer:?}");
+    }
+    let refused = lines(&server, "call refused", 4);
+    assert!(refused.iter().all(|line| line["fields"]["reason"] == "UNSUPPORTED_PROTOCOL"), "{refused:?}");
+    assert!(refused.iter().all(|line| line["fields"]["peer"].as_str().unwrap().starts_with("127.0.0.1:")));
+    let metrics = answer_of_admin(&server, "GET", "/metrics");
+    assert!(metrics.contains("slotcast_refusals_total{reason=\"UNSUPPORTED_PROTOCOL\"} 4"), "{metrics}");
+    assert!(!metrics.contains("error_type"), "the server is not to blame: {metrics}");
+}
+
+fn answer_of_admin(server: &Server, method: &str, path: &str) -> String {
+    let address = server.admin.strip_prefix("http://").unwrap();
+    answer(address, format!("{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_admin_port_knows_its_pages_and_gives_404_and_405_for_the_rest_beside_grpc_health() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &[]);
+    tokio::task::block_in_place(|| {
+        let end = Instant::now() + WAIT;
+        while !answer_of_admin(&server, "GET", "/readyz").starts_with("HTTP/1.1 200") {
+            assert!(Instant::now() < end, "it does not become ready");
+        }
+        for path in ["/metrics", "/livez", "/readyz"] {
+            assert!(answer_of_admin(&server, "GET", path).starts_with("HTTP/1.1 200"), "{path}");
+            let posted = answer_of_admin(&server, "POST", path);
+            assert!(posted.starts_with("HTTP/1.1 405") && posted.ends_with("use GET\n"), "{path}: {posted}");
+        }
+        for path in
+            ["/healthz", "/", "/livez/", "/metrics2", "/slotcast.v1.InventoryService/GetInventory", "/grpc.health.v1"]
+        {
+            for method in ["GET", "POST", "PUT", "HEAD"] {
+                let missing = answer_of_admin(&server, method, path);
+                assert!(missing.starts_with("HTTP/1.1 404"), "{method} {path}: {missing}");
+                assert!(method == "HEAD" || missing.contains("/livez and /readyz"), "{method} {path}: {missing}");
+            }
+        }
+        // A probe by HTTP of what is gRPC.
+        let probe = answer_of_admin(&server, "GET", "/grpc.health.v1.Health/Check");
+        assert!(!probe.starts_with("HTTP/1.1 200"), "{probe}");
+    });
+    let channel = Endpoint::from_shared(server.admin.clone()).unwrap().connect_lazy();
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
+    let told = health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(told.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
+    let elsewhere = InventoryServiceClient::new(channel).get_inventory(get("chest")).await.unwrap_err();
+    assert_eq!(elsewhere.code(), tonic::Code::Unimplemented);
+    assert!(elsewhere.message().contains("gRPC health"), "{elsewhere:?}");
+}

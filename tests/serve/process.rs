@@ -1,0 +1,131 @@
+//! `slotcast serve` and `slotcast config` as processes, with an environment and a log of their own.
+
+use serde_json::Value;
+use slotcast::client::Client;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longer than anything here takes; only a failure waits for it.
+pub const WAIT: Duration = Duration::from_secs(30);
+
+/// A command without any variable that begins with `SLOTCAST_`, whatever the tests themselves are told by some.
+pub fn slotcast(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_slotcast"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SLOTCAST_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments);
+    command
+}
+
+/// A server that runs until it is dropped or ends by itself.
+pub struct Server {
+    pub uri: String,
+    pub admin: String,
+    child: Child,
+    stdout: BufReader<std::process::ChildStdout>,
+    log: PathBuf,
+}
+
+impl Server {
+    /// Over the folder `data` within `folder`, on free ports; returns when it listens.
+    pub fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let mut server = Self::spawn(folder, arguments);
+        let told = |line: String, what: &str| {
+            line.trim().strip_prefix(what).unwrap_or_else(|| panic!("it said {line:?}")).to_owned()
+        };
+        server.uri = told(server.line(), "listening on ");
+        server.admin = told(server.line(), "admin listening on ");
+        server
+    }
+
+    /// With its log in JSON, which it announces itself in as well.
+    pub fn start_json(folder: &Path, arguments: &[&str]) -> Self {
+        let mut server = Self::spawn(folder, &[&["--log-format", "json"], arguments].concat());
+        let line = server.line();
+        let told: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        assert_eq!(told["message"], "listening");
+        server.uri = told["address"].as_str().unwrap().to_owned();
+        server.admin = told["admin_address"].as_str().unwrap().to_owned();
+        server
+    }
+
+    /// Does not wait for anything.
+    pub fn spawn(folder: &Path, arguments: &[&str]) -> Self {
+        let log = folder.join(format!("log-{}", fastrand::u64(..)));
+        let data = folder.join("data");
+        let mut command = slotcast(&["serve", "--data"]);
+        // Below what flags say.
+        command.env("SLOTCAST_LISTEN", "127.0.0.1:0").env("SLOTCAST_ADMIN_LISTEN", "127.0.0.1:0");
+        command.arg(data).args(arguments).stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
+        let mut child = command.spawn().expect("it starts");
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        Self { uri: String::new(), admin: String::new(), child, stdout, log }
+    }
+
+    /// The next line of standard output; empty if it has ended.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(&self.uri, "test").unwrap()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// The log's objects.
+    pub fn json_log(&self) -> Vec<Value> {
+        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        self.log().lines().map(parse).collect()
+    }
+
+    pub fn wait_for_log(&self, part: &str) {
+        let end = Instant::now() + WAIT;
+        while !self.log().contains(part) {
+            assert!(Instant::now() < end, "{part:?} is not in the log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().expect("kill is there");
+        assert!(sent.success());
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        let end = Instant::now() + WAIT;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "it does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a command said that had to fail.
+pub fn refused(output: &Output) -> String {
+    assert!(!output.status.success(), "it was accepted: {}", text(&output.stdout));
+    text(&output.stderr)
+}
