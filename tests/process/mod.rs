@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 pub struct ServerProcess {
     pub uri: String,
+    /// Address of the admin listener, without a scheme.
+    pub admin: String,
     child: Child,
 }
 
@@ -24,7 +26,8 @@ impl ServerProcess {
         Self::start_by(shell, data, &[])
     }
 
-    fn start_by(mut command: Command, data: &Path, arguments: &[&str]) -> Self {
+    /// The same, by a command that has an environment and files of its own.
+    pub fn start_by(mut command: Command, data: &Path, arguments: &[&str]) -> Self {
         let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data"])
             .arg(data)
@@ -33,11 +36,20 @@ impl ServerProcess {
             .stdout(Stdio::piped())
             .spawn()
             .expect("the server starts");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("it is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("it says where it listens");
-        let uri = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("it said {line:?}")).to_owned();
-        Self { uri, child }
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut address = |prefix: &str| {
+            let mut line = String::new();
+            lines.read_line(&mut line).expect("it says where it listens");
+            line.trim().strip_prefix(prefix).unwrap_or_else(|| panic!("it said {line:?}")).to_owned()
+        };
+        let (uri, admin) = (address("listening on "), address("admin listening on http://"));
+        Self { uri, admin, child }
+    }
+
+    #[allow(dead_code, reason = "not every test needs all of it")]
+    /// How it ended; none while it runs.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("it is a child")
     }
 
     #[allow(dead_code, reason = "not every test needs all of it")]

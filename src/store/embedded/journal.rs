@@ -1,7 +1,7 @@
 //! The journal: one row a committed batch, in order, without gaps. Rows stay until they are folded and their keys may be
 //! forgotten.
 
-use super::failure::{malformed, store_error};
+use super::failure::{ReadError, malformed, store_error};
 use super::keys::Due;
 use crate::store::StoreError;
 use crate::store::format::{self, Entry};
@@ -14,12 +14,13 @@ pub fn append(connection: &Connection, seq: i64, batch: &[u8]) -> rusqlite::Resu
 }
 
 /// A row's records; none when it has been trimmed.
-pub fn read(connection: &Connection, seq: i64) -> Result<Option<Vec<Entry>>, StoreError> {
-    let failed = |error| store_error("reading the journal", &error);
-    let mut select = connection.prepare_cached("SELECT batch FROM journal WHERE seq = ?1").map_err(failed)?;
+pub fn read(connection: &Connection, seq: i64) -> Result<Option<Vec<Entry>>, ReadError> {
+    let failed = ReadError::sqlite("reading the journal");
+    let mut select = connection.prepare_cached("SELECT batch FROM journal WHERE seq = ?1").map_err(&failed)?;
     let sealed: Option<Vec<u8>> = select.query_row([seq], |row| row.get(0)).optional().map_err(failed)?;
     let entries = sealed.map(|sealed| format::entries(&sealed)).transpose();
-    Ok(entries.map_err(|error| malformed(&format!("journal row {seq}"), &error))?.map(|(_, entries)| entries))
+    let damaged = |error| ReadError::Malformed(malformed(&format!("journal row {seq}"), &error));
+    Ok(entries.map_err(damaged)?.map(|(_, entries)| entries))
 }
 
 /// Hands each row from `first` on to `visit`, oldest first.
