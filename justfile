@@ -32,6 +32,10 @@ bench *arguments:
 crash n="50":
     SLOTCAST_CRASHES={{ n }} cargo test --release --test crash -- --nocapture
 
+# Makes each of the first N calls of every kind on the store's files fail, in turn, under a running server
+io-faults n="8":
+    SLOTCAST_IO_FAULTS={{ n }} cargo test --test io_faults -- --nocapture
+
 # Random histories of clients that predict, in virtual time
 simulate histories="10000":
     SLOTCAST_HISTORIES={{ histories }} cargo test --test mirror_sim -- --nocapture

@@ -98,6 +98,8 @@ impl Config {
                 bytes_max: values.number("store.bytes_max"),
                 keys_max: values.size("store.keys_max"),
                 key_window: values.seconds("store.key_window_s"),
+                round_after: values.milliseconds("store.fold_after_ms"),
+                wal_bytes_soft: values.size("store.wal_bytes"),
                 ..EmbeddedSettings::default()
             },
             streams: StreamSettings {
@@ -199,6 +201,7 @@ mod tests {
         assert_eq!(config.admission, AdmissionSettings::default());
         let store = EmbeddedSettings::default();
         assert_eq!((config.store.keys_max, config.store.key_window), (store.keys_max, store.key_window));
+        assert_eq!((config.store.round_after, config.store.wal_bytes_soft), (store.round_after, store.wal_bytes_soft));
         assert_eq!(config.drain_limit, Duration::from_secs(10));
     }
 

@@ -175,7 +175,7 @@ fn identity() -> Vec<Setting> {
 }
 
 fn store() -> Vec<Setting> {
-    let EmbeddedSettings { key_window, keys_max, .. } = EmbeddedSettings::default();
+    let EmbeddedSettings { key_window, keys_max, round_after, wal_bytes_soft, .. } = EmbeddedSettings::default();
     vec![
         setting(
             "store",
@@ -192,6 +192,20 @@ fn store() -> Vec<Setting> {
             "How many are remembered; beyond, the oldest are forgotten earlier.",
         )
         .or_number(keys_max as u64),
+        setting(
+            "store",
+            "fold_after_ms",
+            Kind::Number(10..=600_000),
+            "The age at which a committed change is folded into the table, in milliseconds.",
+        )
+        .or_number(round_after.as_millis() as u64),
+        setting(
+            "store",
+            "wal_bytes",
+            Kind::Number(1 << 16..=1 << 34),
+            "The size at which the write-ahead log is copied into the database file, in bytes.",
+        )
+        .or_number(wal_bytes_soft),
     ]
 }
 

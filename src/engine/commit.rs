@@ -37,10 +37,10 @@ pub(super) fn spawn(
     hot: Arc<HotTable>,
     counters: Arc<CommitCounters>,
     mut requests: mpsc::Receiver<Request>,
-) -> (oneshot::Receiver<()>, watch::Receiver<bool>) {
+) -> (oneshot::Receiver<()>, watch::Receiver<Option<StoreError>>) {
     let (results, handing_out) = mpsc::unbounded_channel();
     let (ended, has_ended) = oneshot::channel();
-    let (failed, has_failed) = watch::channel(false);
+    let (failed, has_failed) = watch::channel(None);
     tokio::spawn(hand_out(handing_out, ended));
     let order = EvictionOrder::default();
     let EngineSettings { batch_max, hot_max, telemetry, .. } = settings;
@@ -87,7 +87,8 @@ struct Writer {
     counters: Arc<CommitCounters>,
     telemetry: CommitTelemetry,
     order: EvictionOrder,
-    failed: watch::Sender<bool>,
+    /// Why nothing is committed any more.
+    failed: watch::Sender<Option<StoreError>>,
     hot_max: usize,
 }
 
@@ -102,7 +103,7 @@ impl Writer {
             }
         }
         let spans = self.trace(&mut calls);
-        let loaded = if *self.failed.borrow() { Err(gave_up()) } else { self.load(&calls, &watches) };
+        let loaded = if self.failed.borrow().is_some() { Err(gave_up()) } else { self.load(&calls, &watches) };
         let (mut wakes, answers) = match &loaded {
             Ok(known) => self.mutate(&calls, known),
             Err(refusal) => (Vec::new(), calls.iter().map(|_| Err(refusal.clone())).collect()),
@@ -155,8 +156,8 @@ impl Writer {
                 let known = Known { recalls: keys.into_iter().map(Ok).collect(), unreadable: HashMap::new() };
                 (cold.into_iter().zip(inventories).collect(), known)
             }
-            Err(StoreError::Corrupt { .. }) => load_singly(&*self.store, cold, &keys)?,
-            Err(error) => return Err(Refusal::Store(error)),
+            Err(StoreError::Corrupt { .. } | StoreError::Unavailable { .. }) => load_singly(&*self.store, cold, &keys)?,
+            Err(error @ StoreError::Full { .. }) => return Err(Refusal::Store(error)),
         };
         let staged = |(id, inventory)| (id, Staged::new(inventory));
         // Nobody watches a cold inventory: there is no one to wake.
@@ -207,7 +208,7 @@ impl Writer {
             CommitError::Unknown(error) => {
                 // To go on could build upon what is not there: https://www.usenix.org/conference/atc20/presentation/rebello
                 tracing::error!(%error, "the end of a commit is unknown; no more is written until a restart");
-                self.failed.send_replace(true);
+                self.failed.send_replace(Some(error));
                 Refusal::Unknown
             }
         }
@@ -248,14 +249,22 @@ fn needed(call: &Call) -> impl Iterator<Item = &InventoryId> {
 
 type Found = Vec<(InventoryId, Option<Arc<Inventory>>)>;
 
-/// Something of a batch is damaged: one by one, so that nothing else is refused for it.
+/// Reads of a batch that the disk refuses before all of it is refused: each may take the disk a while.
+const FAILED_READS_MAX: usize = 8;
+
+/// Something of a batch is damaged or cannot be read: one by one, so that nothing else is refused for it.
 fn load_singly(store: &dyn Store, ids: Vec<InventoryId>, keys: &[Key]) -> Result<(Found, Known), Refusal> {
     let mut known = Known { recalls: Vec::with_capacity(keys.len()), unreadable: HashMap::new() };
     let mut found = Vec::with_capacity(ids.len());
+    let mut failed_reads = 0;
+    let mut may_go_on = |error: &StoreError| {
+        failed_reads += usize::from(!matches!(error, StoreError::Corrupt { .. }));
+        failed_reads < FAILED_READS_MAX
+    };
     for id in ids {
         match store.load(std::slice::from_ref(&id), &[]) {
             Ok(loaded) => found.push((id, loaded.inventories.into_iter().flatten().next())),
-            Err(error @ StoreError::Corrupt { .. }) => {
+            Err(error) if may_go_on(&error) => {
                 tracing::error!(%id, %error, "an inventory cannot be read: calls that need it are refused");
                 known.unreadable.insert(id, error);
             }
@@ -265,7 +274,7 @@ fn load_singly(store: &dyn Store, ids: Vec<InventoryId>, keys: &[Key]) -> Result
     for key in keys {
         match store.load(&[], std::slice::from_ref(key)) {
             Ok(loaded) => known.recalls.extend(loaded.keys.into_iter().map(Ok)),
-            Err(error @ StoreError::Corrupt { .. }) => known.recalls.push(Err(error)),
+            Err(error) if may_go_on(&error) => known.recalls.push(Err(error)),
             Err(error) => return Err(Refusal::Store(error)),
         }
     }

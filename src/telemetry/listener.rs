@@ -172,7 +172,8 @@ async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, &'static str
     }
 }
 
-const STORE_FAILED: &str = "the end of a commit is unknown, so nothing more is written: check the disk, then restart\n";
+const STORE_FAILED: &str =
+    "the store has failed and nothing more is written: the log says why; check the disk, then restart\n";
 
 #[cfg(test)]
 mod tests {

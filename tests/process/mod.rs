@@ -6,6 +6,9 @@ use std::process::{Child, Command, Stdio};
 
 pub struct ServerProcess {
     pub uri: String,
+    /// Address of the admin listener, without a scheme.
+    #[allow(dead_code, reason = "not every test needs all of it")]
+    pub admin: String,
     child: Child,
 }
 
@@ -24,7 +27,8 @@ impl ServerProcess {
         Self::start_by(shell, data, &[])
     }
 
-    fn start_by(mut command: Command, data: &Path, arguments: &[&str]) -> Self {
+    /// The same, by a command that has an environment and files of its own.
+    pub fn start_by(mut command: Command, data: &Path, arguments: &[&str]) -> Self {
         // Variables of the tests themselves would be refused as unknown settings.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SLOTCAST_")) {
             command.env_remove(name);
@@ -37,11 +41,20 @@ impl ServerProcess {
             .stdout(Stdio::piped())
             .spawn()
             .expect("the server starts");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("it is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("it says where it listens");
-        let uri = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("it said {line:?}")).to_owned();
-        Self { uri, child }
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut address = |prefix: &str| {
+            let mut line = String::new();
+            lines.read_line(&mut line).expect("it says where it listens");
+            line.trim().strip_prefix(prefix).unwrap_or_else(|| panic!("it said {line:?}")).to_owned()
+        };
+        let (uri, admin) = (address("listening on "), address("admin listening on http://"));
+        Self { uri, admin, child }
+    }
+
+    #[allow(dead_code, reason = "not every test needs all of it")]
+    /// How it ended; none while it runs.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("it is a child")
     }
 
     #[allow(dead_code, reason = "not every test needs all of it")]

@@ -1,13 +1,68 @@
-//! What SQLite's errors mean here.
+//! What SQLite's errors mean here, and which of them may be retried.
+//!
+//! | error | what is known | what follows |
+//! |---|---|---|
+//! | a read failed | nothing was written by the failed step, and its transaction is rolled back | retried |
+//! | no room (`ENOSPC` in a write) | the transaction is rolled back: its frames have no commit mark | retried until there is room |
+//! | busy, cannot open | nothing was written | retried |
+//! | any other I/O error (a write, a sync, a truncation, the log's index) | what is on the disk is unknown | the store stops |
+//!
+//! A failed sync is never retried: the kernel may have marked the pages as clean that it could not write, so that the
+//! next sync succeeds without them (<https://www.usenix.org/conference/atc20/presentation/rebello>). That holds for a
+//! checkpoint as well, although the log still has everything: SQLite counts frames as copied (`nBackfill`) after a partial
+//! checkpoint without a sync, and a retry would not copy them again. Opening the store anew copies the whole log.
+//!
+//! A checkpoint without room may be retried: `nBackfill` advances only after a complete pass, so every page that a failed
+//! pass wrote is written again, and the sync at the end covers all of them on the same descriptor.
+//!
+//! SQLite reports a read that the disk refused (`EIO`, `ENXIO`) as `SQLITE_CORRUPT`: "database disk image is malformed".
+//! Whether that is an I/O error or damage is found out by reading the files directly ([`super::probe`]).
 
 use crate::store::StoreError;
 use crate::store::format::Malformed;
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
 
-/// Whether the disk itself failed. What was being written may be there or not, and the kernel may have given up on
-/// pages that it had taken: nothing that is written afterwards could be trusted.
-pub fn is_io(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure)
+/// Attempts at something whose reads fail, one after the other, before it counts as failed.
+const READ_ATTEMPTS_MAX: usize = 3;
+
+/// Whether the disk itself failed in a way that leaves unknown what is on it: nothing that is written afterwards could be
+/// trusted.
+pub fn is_fatal(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) && !is_failed_read(error)
+}
+
+/// Whether a read failed, or returned what SQLite cannot make sense of. Nothing was written by the step that failed.
+pub fn is_failed_read(error: &rusqlite::Error) -> bool {
+    let Some(error) = error.sqlite_error() else { return false };
+    let failed_reads = [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS];
+    failed_reads.contains(&error.extended_code)
+        || matches!(error.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+}
+
+/// What failed in all attempts.
+#[derive(Debug)]
+pub struct Failed<E> {
+    pub error: E,
+    /// Where and why the files could not be read directly, before the last attempt.
+    pub unreadable: Option<String>,
+}
+
+/// Tries again at once while reads fail: what the disk refuses once it often gives the next time. Before the last attempt
+/// `unreadable` reads the files directly: if they can be read, and the attempt after that still fails, the data is damaged.
+/// The warning does not give the error, which may call a failed read damage.
+pub fn retrying_reads<T, E>(
+    is_failed_read: impl Fn(&E) -> bool,
+    unreadable: impl FnOnce() -> Option<String>,
+    mut attempt: impl FnMut() -> Result<T, E>,
+) -> Result<T, Failed<E>> {
+    for _ in 1..READ_ATTEMPTS_MAX {
+        match attempt() {
+            Err(error) if is_failed_read(&error) => tracing::warn!("a read of the store's files failed and is retried"),
+            ended => return ended.map_err(|error| Failed { error, unreadable: None }),
+        }
+    }
+    let unreadable = unreadable();
+    attempt().map_err(|error| Failed { error, unreadable })
 }
 
 pub fn store_error(doing: &str, error: &rusqlite::Error) -> StoreError {
@@ -17,6 +72,36 @@ pub fn store_error(doing: &str, error: &rusqlite::Error) -> StoreError {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Corrupt { detail },
         None if is_conversion(error) => StoreError::Corrupt { detail },
         Some(_) | None => StoreError::Unavailable { detail },
+    }
+}
+
+/// A failed read, before it is known whether the disk or the stored data is at fault.
+#[derive(Debug)]
+pub enum ReadError {
+    Sqlite {
+        doing: &'static str,
+        error: rusqlite::Error,
+    },
+    /// What was read is not what was written.
+    Malformed(StoreError),
+}
+
+impl ReadError {
+    pub fn sqlite(doing: &'static str) -> impl Fn(rusqlite::Error) -> Self {
+        move |error| Self::Sqlite { doing, error }
+    }
+
+    pub fn is_failed_read(&self) -> bool {
+        matches!(self, Self::Sqlite { error, .. } if is_failed_read(error))
+    }
+}
+
+impl From<ReadError> for StoreError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Sqlite { doing, error } => store_error(doing, &error),
+            ReadError::Malformed(error) => error,
+        }
     }
 }
 
@@ -33,4 +118,50 @@ fn is_conversion(error: &rusqlite::Error) -> bool {
             | rusqlite::Error::IntegralValueOutOfRange(..)
             | rusqlite::Error::Utf8Error(..)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sqlite(code: i32) -> rusqlite::Error {
+        rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)
+    }
+
+    #[test]
+    fn failed_reads_may_be_retried_and_every_other_io_error_is_fatal() {
+        for code in [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_CORRUPTFS, ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB] {
+            assert!(is_failed_read(&sqlite(code)) && !is_fatal(&sqlite(code)), "{code}");
+        }
+        for code in [
+            ffi::SQLITE_IOERR_WRITE,
+            ffi::SQLITE_IOERR_FSYNC,
+            ffi::SQLITE_IOERR_DIR_FSYNC,
+            ffi::SQLITE_IOERR_TRUNCATE,
+            ffi::SQLITE_IOERR_SHMSIZE,
+        ] {
+            assert!(is_fatal(&sqlite(code)) && !is_failed_read(&sqlite(code)), "{code}");
+        }
+        for code in [ffi::SQLITE_FULL, ffi::SQLITE_BUSY, ffi::SQLITE_CANTOPEN] {
+            assert!(!is_fatal(&sqlite(code)) && !is_failed_read(&sqlite(code)), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_failed_read_is_attempted_three_times_and_anything_else_once() {
+        let attempts = |code| {
+            let mut attempts = 0;
+            let ended: Result<(), _> = retrying_reads(
+                is_failed_read,
+                || Some("at byte 7".to_owned()),
+                || {
+                    attempts += 1;
+                    Err(sqlite(code))
+                },
+            );
+            (attempts, ended.expect_err("every attempt fails").unreadable)
+        };
+        assert_eq!(attempts(ffi::SQLITE_IOERR_READ), (3, Some("at byte 7".to_owned())));
+        assert_eq!(attempts(ffi::SQLITE_IOERR_FSYNC), (1, None));
+    }
 }

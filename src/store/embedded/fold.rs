@@ -4,14 +4,15 @@
 //! slices of a fraction of a millisecond, each with the turn held. Each inventory is written once however often it
 //! changed. Failing loses nothing: what is not folded stays in the journal and in memory.
 
+use super::failure::{self, Failed};
 use super::keys::{DueRow, Limits};
 use super::open::PAGE_BYTES;
 use super::overlay::Generation;
 use super::table::EncodedRow;
-use super::{Memory, Shared, checkpoint, failure, journal};
+use super::{Memory, Shared, checkpoint, journal};
 use crate::domain::InventoryId;
 use crate::store::StoreError;
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -33,19 +34,29 @@ enum Halt {
     Failed { doing: &'static str, error: rusqlite::Error },
 }
 
+impl Halt {
+    fn is_failed_read(&self) -> bool {
+        matches!(self, Self::Failed { error, .. } if failure::is_failed_read(error))
+    }
+
+    fn is_full(&self) -> bool {
+        matches!(self, Self::Failed { error, .. } if error.sqlite_error_code() == Some(ErrorCode::DiskFull))
+    }
+}
+
 pub fn run(shared: &Shared, connection: Connection) {
     let mut back_off = BACK_OFF_MIN;
     while let Some(work) = shared.wait_for_work() {
-        match (Fold { shared, connection: &connection }).work(&work) {
+        let fold = Fold { shared, connection: &connection };
+        match shared.retrying_reads(Halt::is_failed_read, || fold.work(&work)) {
             Ok(()) => {
                 back_off = BACK_OFF_MIN;
                 shared.worked(&work);
             }
-            Err(Halt::Closing) => break,
-            Err(Halt::Failed { doing, error }) => {
-                let failure = failure::store_error(doing, &error);
-                tracing::error!(%failure, back_off_ms = back_off.as_millis() as u64, "the fold failed and will try again");
-                shared.failed(failure, failure::is_io(&error), back_off);
+            Err(Failed { error: Halt::Closing, .. }) => break,
+            Err(Failed { error: Halt::Failed { doing, error }, unreadable }) => {
+                let failure = shared.diagnose(doing, &error, unreadable);
+                shared.failed(failure, failure::is_fatal(&error), back_off);
                 back_off = (back_off * 2).min(BACK_OFF_MAX);
             }
         }
@@ -64,7 +75,7 @@ impl Shared {
                 return None;
             }
             let fold = memory.asked > memory.answered || self.is_round_due(&memory);
-            if memory.stopped.is_none() && (fold || self.has_work(&memory)) {
+            if !self.is_stopped() && (fold || self.has_work(&memory)) {
                 return Some(Work { fold, asked: memory.asked });
             }
             let waited = self.work.wait_timeout(memory, IDLE_MAX);
@@ -90,7 +101,7 @@ impl Shared {
 
     fn trim_due(&self, memory: &Memory, rows_max: usize) -> Vec<DueRow> {
         let limits = Limits {
-            now: self.now(memory),
+            now: self.batch_time(memory),
             folded_through: memory.folded_through,
             window_ms: self.settings.key_window.as_millis() as u64,
             keys_max: self.settings.keys_max,
@@ -118,11 +129,14 @@ impl Shared {
         self.progress.notify_all();
     }
 
-    fn failed(&self, failure: StoreError, is_io: bool, back_off: Duration) {
-        let mut memory = self.lock();
-        if is_io {
-            memory.stopped = Some(failure.clone());
+    fn failed(&self, failure: StoreError, is_fatal: bool, back_off: Duration) {
+        if is_fatal {
+            self.stop(&failure);
+        } else {
+            let retry_ms = back_off.as_millis() as u64;
+            tracing::error!(%failure, retry_ms, "the background fold failed and will be retried; nothing is lost");
         }
+        let mut memory = self.lock();
         memory.answered = memory.asked;
         memory.failure = Some(failure);
         self.progress.notify_all();
@@ -145,7 +159,7 @@ pub struct StopOnPanic<'a>(pub &'a Shared);
 impl Drop for StopOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.stop(StoreError::Unavailable { detail: "the fold's thread panicked".into() });
+            self.0.stop(&StoreError::Unavailable { detail: "the fold's thread panicked".into() });
         }
     }
 }
@@ -157,6 +171,16 @@ struct Fold<'a> {
 
 impl Fold<'_> {
     fn work(&self, work: &Work) -> Result<(), Halt> {
+        let due_bytes = self.shared.lock().log_due_bytes;
+        match self.fold_and_trim(work) {
+            // Pages that the file has can be copied without room; the log is then written over from its beginning.
+            Err(halt) if halt.is_full() => self.look_at_log(0).and(Err(halt)),
+            Err(halt) => Err(halt),
+            Ok(()) => self.look_at_log(due_bytes),
+        }
+    }
+
+    fn fold_and_trim(&self, work: &Work) -> Result<(), Halt> {
         if work.fold {
             // After a failure there is a generation left over, and what was asked for is in the next.
             let is_left_over = self.shared.lock().overlay.folding.is_some();
@@ -166,8 +190,7 @@ impl Fold<'_> {
                 self.end(through);
             }
         }
-        self.trim()?;
-        self.look_at_log()
+        self.trim()
     }
 
     /// The generation to fold, and the last journal row that it holds.
@@ -206,7 +229,8 @@ impl Fold<'_> {
             self.write_slice(&mut encoded).map_err(|error| Halt::Failed { doing: "folding", error })?;
             self.check_closing()?;
             if slice % SLICES_PER_LOOK == 0 {
-                self.look_at_log()?;
+                let due_bytes = self.shared.lock().log_due_bytes;
+                self.look_at_log(due_bytes)?;
             }
         }
         let _turn = self.shared.turn.wait();
@@ -263,8 +287,8 @@ impl Fold<'_> {
         }
     }
 
-    fn look_at_log(&self) -> Result<(), Halt> {
-        let (due_bytes, soft) = (self.shared.lock().log_due_bytes, self.shared.settings.wal_bytes_soft);
+    fn look_at_log(&self, due_bytes: u64) -> Result<(), Halt> {
+        let soft = self.shared.settings.wal_bytes_soft;
         let checkpoint = self.shared.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
         let log_bytes = checkpoint::if_due(self.connection, &self.shared.turn, due_bytes, soft)
             .map_err(|error| Halt::Failed { doing: "emptying the write-ahead log", error })?;

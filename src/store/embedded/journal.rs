@@ -1,7 +1,7 @@
 //! The journal: one row a committed batch, in order, without gaps. Rows stay until they are folded and their keys may be
 //! forgotten.
 
-use super::failure::{malformed, store_error};
+use super::failure::{ReadError, malformed, store_error};
 use super::keys::DueRow;
 use crate::domain::Caller;
 use crate::store::StoreError;
@@ -16,10 +16,11 @@ pub fn append(connection: &Connection, seq: i64, batch: &[u8]) -> rusqlite::Resu
 }
 
 /// A row's records; none when it has been trimmed.
-pub fn read(connection: &Connection, seq: i64) -> Result<Option<Vec<Entry>>, StoreError> {
-    let sealed = sealed(connection, seq).map_err(|error| store_error("reading the journal", &error))?;
+pub fn read(connection: &Connection, seq: i64) -> Result<Option<Vec<Entry>>, ReadError> {
+    let sealed = sealed(connection, seq).map_err(ReadError::sqlite("reading the journal"))?;
     let entries = sealed.map(|sealed| format::entries(&sealed)).transpose();
-    Ok(entries.map_err(|error| malformed(&format!("journal row {seq}"), &error))?.map(|(_, entries)| entries))
+    let damaged = |error| ReadError::Malformed(malformed(&format!("journal row {seq}"), &error));
+    Ok(entries.map_err(damaged)?.map(|(_, entries)| entries))
 }
 
 fn sealed(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Vec<u8>>> {

@@ -16,9 +16,11 @@ mod journal;
 mod keys;
 mod open;
 mod overlay;
+mod probe;
 mod reading;
 mod replay;
 mod settings;
+mod stop;
 mod table;
 pub mod tools;
 mod turn;
@@ -30,14 +32,18 @@ pub use settings::{Clock, EmbeddedSettings, Statistics};
 use super::{CommitError, Key, ListQuery, Loaded, Store, StoreError, StoreUsage, Transaction};
 use crate::domain::{Inventory, InventoryId};
 use crate::store::format::{BatchTime, BatchWriter};
+use failure::Failed;
 use keys::{KeyHasher, KeyIndex};
 use overlay::Overlay;
+use probe::Probe;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use stop::Streak;
+use tokio::sync::watch;
 use turn::Turn;
 
 /// A store in one file, for one process.
@@ -67,6 +73,10 @@ struct Shared {
     /// Held while the log is copied into the file. Taken before the turn by whoever needs both.
     checkpoint: Mutex<()>,
     readers: Mutex<Vec<Connection>>,
+    /// Why nothing is written any more.
+    stopped: watch::Sender<Option<StoreError>>,
+    // Closed after every connection, see there.
+    probe: Probe,
 }
 
 /// Guarded by one lock that is never held during a write.
@@ -91,8 +101,10 @@ struct Memory {
     answered: u64,
     /// The last round's failure, until one succeeds.
     failure: Option<StoreError>,
-    /// The disk failed: nothing is written any more.
-    stopped: Option<StoreError>,
+    /// Commits that fail, or find no room because the fold fails.
+    committing: Streak,
+    /// Reads of the file that fail.
+    reading: Streak,
     closing: bool,
 }
 
@@ -102,11 +114,8 @@ impl EmbeddedStore {
     /// Takes about 2 us for each remembered key and 10 us for each inventory that was not folded, however large the file.
     pub fn open(path: &Path, settings: EmbeddedSettings) -> Result<Self, OpenError> {
         let open::Opened { path, lock } = open::prepare(path)?;
-        let writer = open::commit_connection(&path, settings.bytes_max)?;
-        let fold_connection =
-            open::fold_connection(&path, settings.bytes_max.map(|bytes| bytes + settings.fold_reserve_bytes))?;
         let hasher = KeyHasher::default();
-        let memory = replay::replay(&path, &writer, &hasher, &settings).map_err(|error| open::damaged(&path, error))?;
+        let Files { writer, fold_connection, probe, memory } = open_files(&path, &settings, &hasher)?;
         tracing::info!(
             path = %path.display(),
             journal_rows = memory.keys.rows(),
@@ -115,7 +124,7 @@ impl EmbeddedStore {
             replayed_inventories = memory.overlay.growing.states.len(),
             "opened the store"
         );
-        let shared = Arc::new(Shared::new(path.clone(), settings, hasher, memory));
+        let shared = Arc::new(Shared::new(path.clone(), settings, hasher, memory, probe));
         let for_fold = shared.clone();
         let fold = std::thread::Builder::new().name("slotcast-fold".into()).spawn(move || {
             let _guard = fold::StopOnPanic(&for_fold);
@@ -132,8 +141,8 @@ impl EmbeddedStore {
         let mine = memory.asked;
         self.shared.work.notify_all();
         while memory.answered < mine {
-            if let Some(stopped) = &memory.stopped {
-                return Err(stopped.clone());
+            if let Some(stopped) = self.shared.stop_reason() {
+                return Err(stopped);
             }
             memory = self.shared.wait(&self.shared.progress, memory);
         }
@@ -181,16 +190,18 @@ impl EmbeddedStore {
     fn wait_for_room(&self) -> Result<BatchTime, StoreError> {
         let mut memory = self.shared.lock();
         loop {
-            if let Some(stopped) = &memory.stopped {
-                return Err(stopped.clone());
+            if let Some(stopped) = self.shared.stop_reason() {
+                return Err(stopped);
             }
             let (records, inventories) = memory.overlay.unfolded();
             let settings = &self.shared.settings;
             if records < settings.unfolded_records_max && inventories < settings.unfolded_inventories_max {
-                return Ok(self.shared.now(&memory));
+                return Ok(self.shared.batch_time(&memory));
             }
-            if let Some(failure) = &memory.failure {
-                return Err(failure.clone());
+            if let Some(failure) = memory.failure.clone() {
+                drop(memory);
+                self.shared.commit_failed(&failure);
+                return Err(failure);
             }
             self.shared.work.notify_all();
             memory = self.shared.wait(&self.shared.progress, memory);
@@ -199,20 +210,54 @@ impl EmbeddedStore {
 
     /// A row is durable, or the commit failed and it is not there, or nobody knows.
     fn append(&self, writer: &Connection, seq: i64, sealed: &[u8]) -> Result<(), CommitError> {
-        let _turn = self.shared.turn.wait();
-        if let Some(stopped) = self.shared.lock().stopped.clone() {
+        let turn = self.shared.turn.wait();
+        if let Some(stopped) = self.shared.stop_reason() {
             return Err(CommitError::NotCommitted(stopped));
         }
-        journal::append(writer, seq, sealed).map_err(|error| {
-            let failed = failure::store_error("committing", &error);
-            if !failure::is_io(&error) {
-                return CommitError::NotCommitted(failed);
+        let attempt = || journal::append(writer, seq, sealed);
+        let appended = self.shared.retrying_reads(failure::is_failed_read, attempt);
+        drop(turn);
+        appended.map_err(|Failed { error, unreadable }| {
+            let doing = "committing";
+            if failure::is_fatal(&error) {
+                let failed = failure::store_error(doing, &error);
+                self.shared.stop(&failed);
+                return CommitError::Unknown(failed);
             }
-            tracing::error!(%failed, "the disk failed in a commit: no more commits until the store is opened anew");
-            self.shared.stop(failed.clone());
-            CommitError::Unknown(failed)
+            let failed = self.shared.diagnose(doing, &error, unreadable);
+            self.shared.commit_failed(&failed);
+            CommitError::NotCommitted(failed)
         })
     }
+}
+
+/// What is opened together.
+struct Files {
+    writer: Connection,
+    fold_connection: Connection,
+    probe: Probe,
+    memory: Memory,
+}
+
+/// Opens the connections and replays the journal. While reads fail it is tried again, each time from the beginning.
+fn open_files(path: &Path, settings: &EmbeddedSettings, hasher: &KeyHasher) -> Result<Files, OpenError> {
+    let attempt = || {
+        let writer = open::commit_connection(path, settings.bytes_max)?;
+        let fold_bytes_max = settings.bytes_max.map(|bytes| bytes + settings.fold_reserve_bytes);
+        let fold_connection = open::fold_connection(path, fold_bytes_max)?;
+        let memory = replay::replay(path, &writer, hasher, settings).map_err(|error| open::damaged(path, error))?;
+        let probe =
+            Probe::open(path).map_err(|error| OpenError::Io { path: path.to_owned(), detail: error.to_string() })?;
+        Ok(Files { writer, fold_connection, probe, memory })
+    };
+    // An I/O error may be that of a write or a sync, which must not be retried.
+    let may_be_a_failed_read = |error: &OpenError| matches!(error, OpenError::Corrupt { .. });
+    let unreadable = || Probe::open(path).ok()?.unreadable(Duration::ZERO);
+    let opened = failure::retrying_reads(may_be_a_failed_read, unreadable, attempt);
+    opened.map_err(|Failed { error, unreadable }| match unreadable {
+        Some(why) => OpenError::Io { path: path.to_owned(), detail: format!("I/O error: {why}; check the disk") },
+        None => error,
+    })
 }
 
 impl Store for EmbeddedStore {
@@ -238,6 +283,10 @@ impl Store for EmbeddedStore {
 
     fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
         self.shared.list(query)
+    }
+
+    fn stopped(&self) -> watch::Receiver<Option<StoreError>> {
+        self.shared.stopped.subscribe()
     }
 
     /// The file itself, to which the limit applies, without the write-ahead log beside it.
@@ -273,7 +322,7 @@ fn keep_log(connection: &Connection) {
 }
 
 impl Shared {
-    fn new(path: PathBuf, settings: EmbeddedSettings, hasher: KeyHasher, mut memory: Memory) -> Self {
+    fn new(path: PathBuf, settings: EmbeddedSettings, hasher: KeyHasher, mut memory: Memory, probe: Probe) -> Self {
         memory.log_due_bytes = settings.wal_bytes_soft;
         Self {
             path,
@@ -285,6 +334,8 @@ impl Shared {
             turn: Turn::default(),
             checkpoint: Mutex::default(),
             readers: Mutex::default(),
+            stopped: watch::Sender::default(),
+            probe,
         }
     }
 
@@ -295,6 +346,7 @@ impl Shared {
         memory.keys.push(row, batch.iter().map(|transaction| &transaction.key));
         memory.overlay.growing.add(batch, now);
         memory.log_bytes += log_bytes;
+        memory.committing.end();
         if self.has_work(&memory) {
             self.work.notify_all();
         }
@@ -302,19 +354,10 @@ impl Shared {
 
     /// The window of keys is counted on the store's own clock, so no step of the wall clock frees a key. The wall clock is
     /// compared with the times inside keys.
-    fn now(&self, memory: &Memory) -> BatchTime {
+    fn batch_time(&self, memory: &Memory) -> BatchTime {
         let open_for = (self.settings.clock)().saturating_sub(memory.opened);
         let uptime_ms = memory.opened_uptime_ms + open_for.as_millis() as u64;
         BatchTime { uptime_ms, unix_ms: (self.settings.wall_clock)().as_millis() as u64 }
-    }
-
-    fn stop(&self, failure: StoreError) {
-        self.lock().stopped = Some(failure);
-        self.progress.notify_all();
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.lock().stopped.is_some()
     }
 
     /// A panic while it was held would have come from a bug; what is in it is still the best that there is.
@@ -350,7 +393,8 @@ impl Memory {
             asked: 0,
             answered: 0,
             failure: None,
-            stopped: None,
+            committing: Streak::default(),
+            reading: Streak::default(),
             closing: false,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! The snapshot is taken while memory is locked, so that the two fit: what is not in the overlay is in the snapshot.
 
-use super::failure::store_error;
+use super::failure::ReadError;
 use super::keys::Place;
 use super::overlay::matches_owner;
 use super::{Shared, journal, open, table};
@@ -30,13 +30,17 @@ enum Sight {
 
 impl Shared {
     pub fn load(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, StoreError> {
+        self.reading(|| self.load_once(ids, keys))
+    }
+
+    fn load_once(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, ReadError> {
         let hashes: Vec<_> = keys.iter().map(|key| self.hasher.hash(key)).collect();
         let memory = self.lock();
         let seen: Vec<Sight> = ids
             .iter()
             .map(|id| memory.overlay.find(id).map_or(Sight::AskTable, |state| Sight::Known(state.clone())))
             .collect();
-        let now = self.now(&memory);
+        let now = self.batch_time(&memory);
         let places: Vec<KeySight> = keys
             .iter()
             .zip(&hashes)
@@ -57,19 +61,21 @@ impl Shared {
             Sight::Known(state) => Ok(state),
             Sight::AskTable => table::read(reader.connection(), id),
         });
-        let inventories = inventories.collect::<Result<_, _>>()?;
+        let inventories = inventories.collect::<Result<_, ReadError>>()?;
         let recalls = keys.iter().zip(places).map(|(key, place)| match place {
             KeySight::NotThere(recall) => Ok(recall),
             KeySight::At(place) => recall(reader.connection(), key, place, || self.lock().keys.judge_unknown(key, now)),
         });
-        Ok(Loaded { inventories, keys: recalls.collect::<Result<_, _>>()? })
+        let recalls = recalls.collect::<Result<_, ReadError>>()?;
+        self.lock().reading.end();
+        Ok(Loaded { inventories, keys: recalls })
     }
 
     pub fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
         let mut query = query.clone();
         let mut found = Vec::new();
         while found.len() < query.limit {
-            let (page, next) = self.page(&query, query.limit - found.len())?;
+            let (page, next) = self.reading(|| self.page(&query, query.limit - found.len()))?;
             found.extend(page);
             match next {
                 Some(after) => query.after = Some(after),
@@ -80,7 +86,7 @@ impl Shared {
     }
 
     /// Up to `limit` inventories, and where to go on, if there may be more.
-    fn page(&self, query: &ListQuery, limit: usize) -> Result<(Vec<Arc<Inventory>>, Option<InventoryId>), StoreError> {
+    fn page(&self, query: &ListQuery, limit: usize) -> Result<(Vec<Arc<Inventory>>, Option<InventoryId>), ReadError> {
         for attempt in 1.. {
             let mut memory = self.lock();
             let folds = memory.overlay.folds;
@@ -94,6 +100,7 @@ impl Shared {
             } else {
                 table::read_page(reader.connection(), query, limit)?
             };
+            memory.reading.end();
             // A generation that was dropped meanwhile may have held something newer than the snapshot.
             if memory.overlay.folds != folds {
                 continue;
@@ -124,15 +131,15 @@ impl Shared {
     }
 
     /// A reader whose view of the file does not change until it is given back.
-    fn snapshot(&self) -> Result<Reader<'_>, StoreError> {
-        let failed = |error| store_error("reading", &error);
+    fn snapshot(&self) -> Result<Reader<'_>, ReadError> {
+        let failed = ReadError::sqlite("reading");
         let kept = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match kept {
             Some(connection) => connection,
-            None => open::read_connection(&self.path).map_err(failed)?,
+            None => open::read_connection(&self.path).map_err(&failed)?,
         };
         let reader = Reader { connection: Some(connection), shared: self };
-        reader.connection().prepare_cached("BEGIN").and_then(|mut begin| begin.execute([])).map_err(failed)?;
+        reader.connection().prepare_cached("BEGIN").and_then(|mut begin| begin.execute([])).map_err(&failed)?;
         // A transaction gets its snapshot at its first read.
         journal::number(reader.connection(), journal::FOLDED_THROUGH).map_err(failed)?;
         Ok(reader)
@@ -167,7 +174,7 @@ fn recall(
     key: &Key,
     place: Place,
     unknown: impl FnOnce() -> Recall,
-) -> Result<Recall, StoreError> {
+) -> Result<Recall, ReadError> {
     let entries = journal::read(connection, place.seq)?.unwrap_or_default();
     let entry = entries.into_iter().nth(place.index as usize).filter(|entry| entry.key == *key);
     Ok(match entry {

@@ -67,10 +67,10 @@ fn replay_all<'a>(path: &Path, changed: &'a [(InventoryId, Vec<Change>)]) -> Res
         let connection = open::read_connection(path).map_err(|error| store_error("reading", &error))?;
         let replayed = changed.iter().map(|(id, changes)| {
             let created = changes.iter().any(|change| matches!(change, Change::Created(_)));
-            let state = latest(id, changes, || table::read(&connection, id))?;
+            let state = latest(id, changes, || Ok(table::read(&connection, id)?))?;
             Ok(Replayed { id, state, created })
         });
-        replayed.collect::<Result<Vec<_>, _>>()
+        replayed.collect::<Result<Vec<_>, StoreError>>()
     };
     std::thread::scope(|scope| {
         let parts = changed.chunks(changed.len().div_ceil(THREADS).max(1));
@@ -107,7 +107,7 @@ pub fn unfolded(
     }
     let mut states = BTreeMap::new();
     for (id, changes) in tail.changes {
-        match latest(&id, &changes, || table::read(connection, &id)) {
+        match latest(&id, &changes, || Ok(table::read(connection, &id)?)) {
             Ok(state) => drop(states.insert(id, state)),
             Err(error) => blame(error)?,
         }

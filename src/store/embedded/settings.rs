@@ -33,6 +33,9 @@ pub struct EmbeddedSettings {
     /// The write-ahead log is emptied when it is longer than this, and a little longer meanwhile. Each time the disk's
     /// flush delays a commit, so it is not to be short; and opening after a crash reads all of it.
     pub wal_bytes_soft: u64,
+    /// For how long commits, or reads of most of the file, may fail without one success before the store stops. Failures
+    /// for want of room do not count: they may last.
+    pub failing_max: Duration,
     /// Time since any moment, never going back.
     pub clock: Clock,
     /// Time since 1970, as the machine tells it. Compared with the times inside keys, and may step.
@@ -54,6 +57,7 @@ impl Default for EmbeddedSettings {
             unfolded_records_max: 200_000,
             unfolded_inventories_max: 98_304,
             wal_bytes_soft: 64 << 20,
+            failing_max: Duration::from_secs(15),
             clock: Arc::new(move || start.elapsed()),
             wall_clock: Arc::new(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),
         }

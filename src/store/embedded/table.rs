@@ -1,6 +1,6 @@
 //! The table of inventories: one row each, with a checksum over all of it.
 
-use super::failure::{malformed, store_error};
+use super::failure::{ReadError, malformed, store_error};
 use crate::domain::{Epoch, Inventory, InventoryId, LayoutId, PlayerId};
 use crate::store::format::{self, Malformed};
 use crate::store::{ListQuery, StoreError};
@@ -63,11 +63,12 @@ const SELECT_PAGE: &str = "SELECT id, owner, layout, epoch, revision, checksum, 
 const SELECT_PAGE_OF_OWNER: &str = "SELECT id, owner, layout, epoch, revision, checksum, contents FROM inventories
     WHERE id > ?1 AND id >= ?2 AND owner = ?4 ORDER BY id LIMIT ?3";
 
-pub fn read(connection: &Connection, id: &InventoryId) -> Result<Option<Arc<Inventory>>, StoreError> {
-    let failed = |error| store_error("reading an inventory", &error);
-    let mut select = connection.prepare_cached(SELECT_ONE).map_err(failed)?;
+pub fn read(connection: &Connection, id: &InventoryId) -> Result<Option<Arc<Inventory>>, ReadError> {
+    let failed = ReadError::sqlite("reading an inventory");
+    let mut select = connection.prepare_cached(SELECT_ONE).map_err(&failed)?;
     let row = select.query_row([id.as_str()], |row| Ok(read_row(row))).optional().map_err(failed)?;
-    let found = row.transpose().map_err(|error| malformed(&format!("inventory {id:?}"), &error))?;
+    let damaged = |error| ReadError::Malformed(malformed(&format!("inventory {id:?}"), &error));
+    let found = row.transpose().map_err(damaged)?;
     Ok(found.map(Arc::new))
 }
 
@@ -76,21 +77,21 @@ pub fn read_page(
     connection: &Connection,
     query: &ListQuery,
     limit: usize,
-) -> Result<(Vec<Arc<Inventory>>, bool), StoreError> {
-    let failed = |error| store_error("listing inventories", &error);
+) -> Result<(Vec<Arc<Inventory>>, bool), ReadError> {
+    let failed = ReadError::sqlite("listing inventories");
     let after = query.after.as_ref().map_or("", InventoryId::as_str);
     let rows_max = i64::try_from(limit).unwrap_or(i64::MAX);
     let owner = query.owner.as_ref().map(PlayerId::as_str);
     let sql = if owner.is_some() { SELECT_PAGE_OF_OWNER } else { SELECT_PAGE };
-    let mut select = connection.prepare_cached(sql).map_err(failed)?;
+    let mut select = connection.prepare_cached(sql).map_err(&failed)?;
     let mut rows = match owner {
         Some(owner) => select.query(params![after, query.prefix, rows_max, owner]),
         None => select.query(params![after, query.prefix, rows_max]),
     }
-    .map_err(failed)?;
+    .map_err(&failed)?;
     let mut page = Vec::new();
-    while let Some(row) = rows.next().map_err(failed)? {
-        let inventory = read_row(row).map_err(|error| malformed("an inventory", &error))?;
+    while let Some(row) = rows.next().map_err(&failed)? {
+        let inventory = read_row(row).map_err(|error| ReadError::Malformed(malformed("an inventory", &error)))?;
         if !inventory.id.as_str().starts_with(&query.prefix) {
             return Ok((page, true));
         }

@@ -17,9 +17,9 @@ use super::backup::{copy, scratch_connection};
 use super::snapshot::Snapshot;
 use super::{Step, ToolError, Watch, check, folder_of, io, sql, sync_folder, tell, temporary};
 use crate::domain::{Contents, Edit, Epoch, Inventory, Revision};
-use crate::store::ListQuery;
 use crate::store::embedded::table::EncodedRow;
 use crate::store::embedded::{journal, open, replay, table};
+use crate::store::{ListQuery, StoreError};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -106,7 +106,7 @@ fn renew(
     let mut query = ListQuery { limit: PAGE, ..ListQuery::default() };
     let mut done = 0;
     loop {
-        let (page, is_last) = table::read_page(&transaction, &query, PAGE)?;
+        let (page, is_last) = table::read_page(&transaction, &query, PAGE).map_err(StoreError::from)?;
         for inventory in &page {
             let renewed = Arc::new(renewed(inventory, new_epoch));
             EncodedRow::new(&renewed.id, Some(&renewed), false).put(&transaction).map_err(sql("giving new epochs"))?;

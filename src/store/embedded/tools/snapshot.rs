@@ -83,7 +83,7 @@ impl Inventories<'_> {
     pub fn find(&self, id: &InventoryId) -> Result<State, StoreError> {
         match self.unfolded.binary_search_by(|(unfolded, _)| unfolded.cmp(id)) {
             Ok(at) => Ok(self.unfolded[at].1.clone()),
-            Err(_) => table::read(self.connection, id),
+            Err(_) => Ok(table::read(self.connection, id)?),
         }
     }
 

@@ -1,0 +1,107 @@
+//! Direct reads of the store's files, to tell a disk that cannot be read from data that is damaged.
+
+use super::open;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+const BUFFER_BYTES: usize = 1 << 20;
+const SAMPLES: u64 = 16;
+const SAMPLE_BYTES: usize = 4096;
+/// For how long the files are not read again after damage was found: whoever asks for damaged data again and again shall
+/// not have the whole file read each time.
+const VALID_FOR: Duration = Duration::from_secs(60);
+
+/// Holds the database file open as long as the store is: closing any descriptor of it would release the POSIX locks that
+/// SQLite holds on it in this process.
+#[derive(Debug)]
+pub struct Probe {
+    database: File,
+    log_path: PathBuf,
+    damaged_at: Mutex<Option<Duration>>,
+}
+
+impl Probe {
+    pub fn open(path: &Path) -> std::io::Result<Self> {
+        let log_path = open::beside(path, "-wal");
+        Ok(Self { database: File::open(path)?, log_path, damaged_at: Mutex::default() })
+    }
+
+    /// Reads both files from end to end, unless damage was found a moment ago. Returns where and why a read failed.
+    pub fn unreadable(&self, now: Duration) -> Option<String> {
+        let damaged_at = *self.damaged_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if damaged_at.is_some_and(|at| now.saturating_sub(at) < VALID_FOR) {
+            return None;
+        }
+        self.first_failure()
+    }
+
+    /// Both files can be read, and what is in them is damaged.
+    pub fn found_damage(&self, now: Duration) {
+        let mut damaged_at = self.damaged_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if damaged_at.is_none_or(|at| now.saturating_sub(at) >= VALID_FOR) {
+            *damaged_at = Some(now);
+        }
+    }
+
+    /// Whether most of the database file or of the write-ahead log cannot be read, by a few samples of each.
+    pub fn is_mostly_unreadable(&self) -> bool {
+        let log = File::open(&self.log_path).ok();
+        [Some(&self.database), log.as_ref()].into_iter().flatten().any(fails_in_most_samples)
+    }
+
+    fn first_failure(&self) -> Option<String> {
+        let database = first_failure(&self.database).map(|failed| format!("the database file: {failed}"));
+        database.or_else(|| {
+            let log = match File::open(&self.log_path) {
+                Ok(log) => first_failure(&log),
+                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                Err(error) => Some(error.to_string()),
+            };
+            log.map(|failed| format!("the write-ahead log: {failed}"))
+        })
+    }
+}
+
+fn first_failure(file: &File) -> Option<String> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut offset = 0;
+    loop {
+        match file.read_at(&mut buffer, offset) {
+            Ok(0) => return None,
+            Ok(bytes) => offset += bytes as u64,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Some(format!("cannot read at byte {offset}: {error}")),
+        }
+    }
+}
+
+fn fails_in_most_samples(file: &File) -> bool {
+    let bytes = file.metadata().map_or(0, |metadata| metadata.len());
+    let fails = |sample: &u64| file.read_at(&mut [0; SAMPLE_BYTES], bytes / SAMPLES * sample).is_err();
+    (0..SAMPLES).filter(fails).count() as u64 > SAMPLES / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_can_be_read_is_readable_whatever_is_in_it_and_a_folder_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("slotcast.db");
+        std::fs::write(&path, vec![7; 3 * BUFFER_BYTES + 5]).expect("it is written");
+        let probe = Probe::open(&path).expect("it opens");
+        assert_eq!((probe.unreadable(Duration::ZERO), probe.is_mostly_unreadable()), (None, false));
+        probe.found_damage(Duration::ZERO);
+        // Linux opens a folder for reading, and refuses to read it.
+        std::fs::create_dir(open::beside(&path, "-wal")).expect("a folder");
+        assert_eq!(probe.unreadable(VALID_FOR / 2), None, "damage was found a moment ago");
+        let failed = probe.unreadable(VALID_FOR).expect("the log cannot be read");
+        assert!(failed.starts_with("the write-ahead log: cannot read at byte 0: "), "{failed}");
+        assert!(probe.is_mostly_unreadable());
+    }
+}

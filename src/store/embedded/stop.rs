@@ -1,0 +1,128 @@
+//! When the store gives up: it is never left refusing everything while the service reports that it is healthy.
+//!
+//! What may be retried is retried ([`failure`]). What fails for [`super::EmbeddedSettings::failing_max`] without one
+//! success, and is not for want of room, stops the store; so does an error after which nothing that is written could be
+//! trusted. Nothing acknowledged is lost by that: whatever was acknowledged is in the write-ahead log or in the file.
+
+use super::Shared;
+use super::failure::{self, Failed, ReadError};
+use crate::store::StoreError;
+use std::time::Duration;
+
+/// Since when something fails without one success.
+#[derive(Debug, Default)]
+pub struct Streak {
+    since: Option<Duration>,
+}
+
+impl Streak {
+    pub fn end(&mut self) {
+        self.since = None;
+    }
+
+    /// Counts a failure, and tells for how long there were only failures.
+    pub fn failed(&mut self, now: Duration) -> Duration {
+        now.saturating_sub(*self.since.get_or_insert(now))
+    }
+}
+
+impl Shared {
+    /// Nothing is written any more, and whoever watches [`crate::store::Store::stopped`] is told. The first reason counts.
+    pub fn stop(&self, failure: &StoreError) {
+        let is_first = self.stopped.send_if_modified(|stopped| {
+            let is_first = stopped.is_none();
+            stopped.get_or_insert_with(|| failure.clone());
+            is_first
+        });
+        if is_first {
+            tracing::error!(
+                %failure,
+                path = %self.path.display(),
+                "the store has stopped: nothing acknowledged is lost, but nothing more is written; \
+                 check the disk and the kernel log, then restart the service"
+            );
+        }
+        // With the lock held: whoever is about to wait has either seen it or is woken.
+        let _memory = self.lock();
+        self.progress.notify_all();
+    }
+
+    pub fn stop_reason(&self) -> Option<StoreError> {
+        self.stopped.borrow().clone()
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.borrow().is_some()
+    }
+
+    /// Makes attempts at a read, and tells an I/O error from damage if all of them fail.
+    pub fn reading<T>(&self, attempt: impl FnMut() -> Result<T, ReadError>) -> Result<T, StoreError> {
+        self.retrying_reads(ReadError::is_failed_read, attempt).map_err(|Failed { error, unreadable }| {
+            let failed = match error {
+                ReadError::Sqlite { doing, error } => self.diagnose(doing, &error, unreadable),
+                ReadError::Malformed(error) => error,
+            };
+            if matches!(failed, StoreError::Unavailable { .. }) {
+                let lasted = self.lock().reading.failed(self.now());
+                // A part of the disk that cannot be read costs those whose inventories are there, and nobody else.
+                if lasted >= self.settings.failing_max && self.probe.is_mostly_unreadable() {
+                    self.stop(&failed);
+                }
+            }
+            failed
+        })
+    }
+
+    /// A commit failed and wrote nothing, or was refused since the fold fails and there is no room for more unfolded records.
+    pub fn commit_failed(&self, failed: &StoreError) {
+        let is_full = matches!(failed, StoreError::Full { .. });
+        let mut memory = self.lock();
+        if is_full {
+            memory.committing.end();
+            // The log that is there can be written over once it is copied, which may need no more room.
+            memory.log_due_bytes = 0;
+            self.work.notify_all();
+        } else if memory.committing.failed(self.now()) >= self.settings.failing_max {
+            drop(memory);
+            self.stop(failed);
+        }
+    }
+
+    /// What an error of SQLite means. SQLite reports some failed reads as damage; the files tell which of both it is.
+    pub fn diagnose(&self, doing: &str, error: &rusqlite::Error, unreadable: Option<String>) -> StoreError {
+        if let Some(why) = unreadable.filter(|_| failure::is_failed_read(error)) {
+            return StoreError::Unavailable { detail: format!("{doing}: I/O error: {why}") };
+        }
+        let failed = failure::store_error(doing, error);
+        if matches!(failed, StoreError::Corrupt { .. }) {
+            self.probe.found_damage(self.now());
+        }
+        failed
+    }
+
+    pub fn retrying_reads<T, E>(
+        &self,
+        is_failed_read: impl Fn(&E) -> bool,
+        attempt: impl FnMut() -> Result<T, E>,
+    ) -> Result<T, Failed<E>> {
+        failure::retrying_reads(is_failed_read, || self.probe.unreadable(self.now()), attempt)
+    }
+
+    pub fn now(&self) -> Duration {
+        (self.settings.clock)()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_streak_lasts_from_its_first_failure_until_a_success() {
+        let (mut streak, second) = (Streak::default(), Duration::from_secs(1));
+        assert_eq!(streak.failed(5 * second), Duration::ZERO);
+        assert_eq!(streak.failed(9 * second), 4 * second);
+        streak.end();
+        assert_eq!(streak.failed(10 * second), Duration::ZERO);
+    }
+}

@@ -1,0 +1,17 @@
+//! Errors of the disk, injected into the system calls of a real server: it recovers by itself, or reports NOT_SERVING and
+//! ends with a clear line in its log. It is never healthy and refusing, and nothing acknowledged is lost.
+//!
+//! `SLOTCAST_IO_FAULTS=N` makes each of the first N calls of every kind fail, in turn (`just io-faults`); without it a
+//! sample of them.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+#![allow(clippy::needless_update, reason = "messages may get more fields")]
+
+mod campaign;
+mod case;
+mod disk;
+mod load;
+mod opening;
+#[path = "../process/mod.rs"]
+mod process;
+mod shim;
