@@ -19,10 +19,13 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::{ServerConfig, ServerConnection};
 
-/// What may wait to be sent on one stream before its body is asked for more. Small: what is computed later is newer.
-const SEND_BUFFER_BYTES: usize = 16 * 1024;
+/// What may wait to be sent on one stream before its body is asked for more, in bytes: one message, whatever its size, since
+/// what is computed later is newer.
+const SEND_BUFFER_BYTES: usize = 1;
+/// What TLS may keep of a connection that the system does not take yet, in bytes.
+const TLS_UNSENT_BYTES_MAX: usize = 16 * 1024;
 /// Streams that a client has reset before they were looked at, and that we had to; more are an attack (rapid reset).
 const RESETS_MAX: usize = 256;
 /// A connection that ends is cut off when no call is under way on it and nothing was sent for so long...
@@ -78,7 +81,8 @@ pub(super) async fn run<S, B>(
         return common.speak(service, socket, Peer { address, certificate: None }).await;
     };
     // The certificate of this very moment.
-    let handshake = TlsAcceptor::from(tls.load_full()).accept(socket);
+    let bounded = |tls: &mut ServerConnection| tls.set_buffer_limit(Some(TLS_UNSENT_BYTES_MAX));
+    let handshake = TlsAcceptor::from(tls.load_full()).accept_with(socket, bounded);
     let shaken = tokio::select! {
         () = common.drained() => return,
         shaken = tokio::time::timeout(common.settings.handshake_timeout, handshake) => shaken,
