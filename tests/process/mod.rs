@@ -12,7 +12,14 @@ pub struct ServerProcess {
 impl ServerProcess {
     /// Starts `slotcast serve` over a folder and waits until it listens.
     pub fn start(data: &Path, arguments: &[&str]) -> Self {
-        Self::start_by(Command::new(env!("CARGO_BIN_EXE_slotcast")), data, arguments)
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_slotcast")), "127.0.0.1:0", data, arguments)
+    }
+
+    #[allow(dead_code, reason = "not every test needs all of it")]
+    /// The same, where another one has listened before: its clients find this one.
+    pub fn start_in_place_of(uri: &str, data: &Path) -> Self {
+        let address = uri.trim_start_matches("http://");
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_slotcast")), address, data, &[])
     }
 
     #[allow(dead_code, reason = "not every test needs all of it")]
@@ -21,12 +28,12 @@ impl ServerProcess {
         let mut shell = Command::new("sh");
         let limited = format!("ulimit -n {descriptors_max}; exec \"$0\" \"$@\"");
         shell.args(["-c", &limited, env!("CARGO_BIN_EXE_slotcast")]);
-        Self::start_by(shell, data, &[])
+        Self::start_by(shell, "127.0.0.1:0", data, &[])
     }
 
-    fn start_by(mut command: Command, data: &Path, arguments: &[&str]) -> Self {
+    fn start_by(mut command: Command, listen: &str, data: &Path, arguments: &[&str]) -> Self {
         let mut child = command
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data"])
+            .args(["serve", "--listen", listen, "--admin-listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .args(arguments)
             .env("SLOTCAST_LOG", "warn")

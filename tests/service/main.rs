@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 #![allow(clippy::needless_update, reason = "messages may get more fields")]
 
+mod absent;
 #[path = "../common/mod.rs"]
 mod common;
 mod input;
@@ -11,5 +12,6 @@ mod raw;
 #[path = "../support/raw_codec.rs"]
 mod raw_codec;
 mod sessions;
+mod size;
 mod statuses;
 mod streams;
