@@ -336,6 +336,30 @@ async fn case_45_after_a_commit_of_unknown_end_nothing_more_is_written() {
     assert_eq!(world.held("a").await, 10, "what was durable is still read");
 }
 
+#[tokio::test]
+async fn inventories_that_do_not_exist_leave_nothing_in_memory_once_nobody_watches_them_or_has_read_them() {
+    let world = world();
+    world.chest("a", 10).await;
+    let hot = || world.engine.statistics().hot_inventories;
+    let missing = |first: u32| (first..first + 64).map(|n| id(&format!("missing-{n}"))).collect::<Vec<_>>();
+    let (one, other) = (world.engine.watch(missing(0)).await.unwrap(), world.engine.watch(missing(32)).await.unwrap());
+    assert_eq!(hot(), 1 + 96);
+    drop(one);
+    assert_eq!(hot(), 1 + 64, "those that are still watched stay");
+    let mut created = world.engine.watch(vec![id("missing-40")]).await.unwrap();
+    world.chest("missing-40", 3).await;
+    created.changed().await;
+    assert!(created.states()[0].inventory.is_some() && other.states()[8].inventory.is_some());
+    drop((created, other));
+    assert_eq!(hot(), 2, "what exists by now stays");
+    world.engine.mutate(fresh(Operation::Delete { id: id("missing-40") })).await.unwrap();
+    assert_eq!(world.engine.read(&id("missing-40")).await.unwrap(), None);
+    for n in 0..50 {
+        assert_eq!(world.engine.read(&id(&format!("never-{n}"))).await.unwrap(), None);
+    }
+    assert_eq!((hot(), world.held("a").await), (1, 10));
+}
+
 /// A store whose commits wait until the other end of the channel is gone.
 struct Gated {
     inner: EmbeddedStore,

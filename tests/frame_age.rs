@@ -54,7 +54,7 @@ impl Followed {
     fn frame(&self, reader: &mut Subscription, at_ms: u32) -> Option<Frame> {
         let states = vec![self.state.clone()];
         reader.handle_states(&states);
-        reader.poll_frame(at_ms * MS, || states.clone())
+        reader.poll_frame(at_ms * MS, || states.clone()).unwrap()
     }
 
     /// A reader that has what there is.

@@ -49,7 +49,7 @@ fn session() -> SessionId {
 }
 
 fn subscription(resume: Vec<Option<slotcast::sync::Cursor>>) -> Subscription {
-    Subscription::new(SyncSettings::default(), Wishes { resume, session: Some(session()), notices: false })
+    Subscription::new(SyncSettings::default(), Wishes { resume, session: Some(session()), ..Wishes::default() })
 }
 
 fn drop_one(slot: u16) -> Operation {
@@ -101,7 +101,7 @@ impl Table {
             return None;
         }
         self.now = due;
-        self.stream.poll_frame(self.now, || states.clone())
+        self.stream.poll_frame(self.now, || states.clone()).unwrap()
     }
 
     fn deliver(&mut self) -> Shown {
@@ -278,6 +278,63 @@ fn a_reply_from_an_epoch_that_is_yet_to_come_waits_for_it() {
     table.by_another(add("chest", 1));
     table.deliver();
     table.assert_truth();
+}
+
+#[test]
+fn what_becomes_absent_takes_predictions_upon_it_along_and_leaves_nothing_pending() {
+    let mut table = table();
+    let (to_chest, own) = (table.predict(store(0)), table.predict(drop_one(1)));
+    assert_eq!((table.shown(0, 0), table.shown(1, 0)), (0, 10));
+    table.by_another(Operation::Delete { id: id("chest") });
+    assert_eq!(table.deliver().changed, [0, 1]);
+    assert!(table.mirror.is_absent(1) && table.mirror.view(1).is_none());
+    assert_eq!((table.shown(0, 0), table.shown(0, 1)), (10, 9), "the other prediction stays");
+    assert_eq!(table.service.mutate(&to_chest), Err(()));
+    table.mirror.handle_refusal(KeyTag::of(&to_chest.key));
+    let versions = table.service.mutate(&own).unwrap();
+    table.reply(&own, &versions);
+    // It was predicted upon the other one, which was refused.
+    assert_eq!(table.deliver().corrected, [0]);
+    assert_eq!((table.shown(0, 0), table.shown(0, 1)), (10, 9));
+    assert_eq!((table.mirror.pending(), table.mirror.desyncs()), (0, 0));
+    assert_eq!(table.mirror.predict(KeyTag(1), just(store(1))), Ok(Prediction::Impossible), "upon what?");
+    let layout = layout_id("chest");
+    table.by_another(Operation::Create { id: id("chest"), owner: None, layout, stacks: vec![] });
+    table.deliver();
+    assert!(!table.mirror.is_absent(1));
+    table.assert_truth();
+}
+
+#[test]
+fn a_reply_of_an_epoch_that_came_and_went_between_two_frames_is_not_waited_for_beyond_the_next_heartbeat() {
+    let mut table = table();
+    let call = table.predict(add("chest", 4));
+    let layout = layout_id("chest");
+    table.by_another(Operation::Delete { id: id("chest") });
+    table.by_another(Operation::Create { id: id("chest"), owner: None, layout, stacks: vec![] });
+    let versions = table.service.mutate(&call).unwrap();
+    table.by_another(Operation::Delete { id: id("chest") });
+    table.deliver();
+    table.reply(&call, &versions);
+    assert_eq!((table.mirror.is_absent(1), table.mirror.pending()), (true, 1), "it might be created anew");
+    let states = table.service.states(&table.ids);
+    table.now += SyncSettings::default().heartbeat;
+    let heartbeat = table.stream.poll_frame(table.now, || states.clone()).unwrap().unwrap();
+    assert!(heartbeat.is_heartbeat() && heartbeat.versions.len() == 1, "{heartbeat:?}");
+    assert_eq!(table.mirror.handle_frame(&heartbeat), Shown::default());
+    assert_eq!((table.mirror.pending(), table.mirror.desyncs()), (0, 0));
+}
+
+#[test]
+fn a_heartbeat_finds_a_reader_that_has_missed_that_an_inventory_is_absent() {
+    let mut table = table();
+    table.by_another(Operation::Delete { id: id("chest") });
+    let lost = table.frame().unwrap();
+    assert_eq!(lost.absent, [1]);
+    let states = table.service.states(&table.ids);
+    table.now += SyncSettings::default().heartbeat;
+    let heartbeat = table.stream.poll_frame(table.now, || states.clone()).unwrap().unwrap();
+    assert_eq!(table.mirror.handle_frame(&heartbeat).desyncs, [1]);
 }
 
 #[test]

@@ -218,7 +218,8 @@ impl Simulation {
             }
             Event::Subscribe { who, stream, cursors } if self.clients[who].stream == stream => {
                 let client = &mut self.clients[who];
-                let wishes = Wishes { resume: cursors, session: Some(client.session.clone()), notices: false };
+                let session = Some(client.session.clone());
+                let wishes = Wishes { resume: cursors, session, ..Wishes::default() };
                 let subscription = Subscription::new(self.settings, wishes);
                 client.served = Some(Served { subscription, stalled_until: self.now, arrives_last: self.now });
             }
@@ -335,7 +336,7 @@ impl Simulation {
             };
             let states = self.service.states(&client.ids);
             served.subscription.handle_states(&states);
-            let Some(frame) = served.subscription.poll_frame(self.now, || states.clone()) else { continue };
+            let Some(frame) = served.subscription.poll_frame(self.now, || states.clone()).unwrap() else { continue };
             // Messages of one stream arrive in order.
             served.arrives_last = served.arrives_last.max(self.now + Duration::from_millis(delay));
             if stall {

@@ -293,13 +293,13 @@ async fn a_reported_desync_is_counted_and_healed_with_all_slots() {
 }
 
 #[tokio::test]
-async fn a_session_over_an_inventory_that_is_not_there_ends_and_says_why() {
+async fn a_session_that_the_service_does_not_open_ends_and_says_why() {
     let world = world(patient()).await;
-    let options = SessionOptions::new(vec!["nobody".into()]);
+    let options = SessionOptions::new(vec!["anna".into(), "anna".into()]);
     let session = world.client.session(options, world.client.catalog().await.unwrap()).unwrap();
     let Err(SessionError::Ended) = timeout(SOON, session.caught_up()).await.unwrap() else { panic!() };
     let Some(Event::Ended { status }) = session.next_event().await else { panic!() };
-    assert_eq!(status.code(), Code::NotFound);
+    assert_eq!(status.code(), Code::InvalidArgument);
     assert!(session.next_event().await.is_none());
 }
 

@@ -253,7 +253,7 @@ struct Stream {
     settings: SyncSettings,
     subscription: Subscription,
     replicas: Vec<Option<Replica>>,
-    told_deleted: Vec<bool>,
+    told_absent: Vec<bool>,
     now: Moment,
     sync_at: Option<Moment>,
     frame_at: Option<Moment>,
@@ -274,7 +274,7 @@ impl Stream {
             world,
             settings,
             subscription: Subscription::new(settings, Wishes { resume, ..Wishes::default() }),
-            told_deleted: vec![false; replicas.len()],
+            told_absent: vec![false; replicas.len()],
             replicas,
             now: Moment::ZERO,
             sync_at: None,
@@ -306,7 +306,7 @@ impl Stream {
         let started = self.now;
         loop {
             let states = states(&self.world);
-            while let Some(frame) = self.subscription.poll_frame(self.now, || states.clone()) {
+            while let Some(frame) = self.subscription.poll_frame(self.now, || states.clone()).unwrap() {
                 self.receive(frame, started)?;
             }
             let next = self.subscription.poll_timeout(self.now);
@@ -322,7 +322,7 @@ impl Stream {
     fn receive(&mut self, frame: Frame, watching_since: Moment) -> Result<(), TestCaseError> {
         prop_assert_eq!(frame.caught_up, self.frame_at.is_none(), "told once, with the first frame");
         let states = states(&self.world);
-        if frame.caught_up || !frame.changed.is_empty() || !frame.deleted.is_empty() {
+        if !frame.is_heartbeat() {
             prop_assert!(frame.versions.is_empty());
             let window_over = self.sync_at.map_or(Moment::ZERO, |at| at + self.settings.windows.news);
             prop_assert!(self.now >= window_over, "never within the window");
@@ -346,12 +346,12 @@ impl Stream {
 
     fn apply(&mut self, frame: &Frame) -> Result<(), TestCaseError> {
         for (position, part) in &frame.changed {
-            self.told_deleted[*position] = false;
+            self.told_absent[*position] = false;
             let replica = &mut self.replicas[*position];
             *replica = Some(Replica::apply(replica.as_ref(), part).unwrap());
         }
-        for position in &frame.deleted {
-            prop_assert!(!std::mem::replace(&mut self.told_deleted[*position], true), "a deletion is told once");
+        for position in &frame.absent {
+            prop_assert!(!std::mem::replace(&mut self.told_absent[*position], true), "that it is absent is told once");
             self.replicas[*position] = None;
         }
         Ok(())

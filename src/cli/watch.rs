@@ -8,13 +8,17 @@ mod screen;
 use super::call::failure::Failure;
 use super::output::OutputError;
 use super::{CommandResult, Target};
-use crate::client::Client;
+use crate::client::{Client, Rpc};
 use crate::domain::ItemCode;
 use crate::grpc::v1;
-use board::{Board, Panel, Section};
+use board::{Board, Panel, PanelChange, Section};
 use std::collections::HashMap;
 use std::io::IsTerminal;
-use tonic::Status;
+use std::time::Duration;
+use tonic::{Code, Status};
+
+/// How long the layout of an inventory that was just created may take; without it its slots are shown as one block.
+const LAYOUT_LIMIT: Duration = Duration::from_secs(1);
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -27,7 +31,8 @@ Keys: q, Esc or Ctrl-C quits; arrows and Page Up/Down scroll.";
 /// Follows inventories: in a terminal as a live grid, otherwise as a line for each update.
 ///
 /// The grid shows what each slot holds and marks for a moment what has just changed; above it stand what has come over the
-/// stream and whether it is connected. It reconnects by itself and resumes. A line has the time since the start, the kind
+/// stream and whether it is connected. It reconnects by itself and resumes. An inventory that does not exist, or may not be
+/// read, is absent until it does. A line has the time since the start, the kind
 /// of update, its bytes with gRPC's 5-byte prefix, and the slots that changed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
@@ -43,10 +48,10 @@ impl Watch {
     pub async fn run(self) -> CommandResult {
         let client = self.target.client()?;
         let failed = |status| Failure::new(status, &self.target.server);
-        let board = read_board(&client, &self.ids).await.map_err(failed)?;
+        let (board, layouts) = read_board(&client, &self.ids).await.map_err(failed)?;
         let follow = client.follow(self.ids.clone());
         let ended = if std::io::stdout().is_terminal() {
-            screen::run(board, follow, &self.target.server).await
+            screen::run(board, layouts, follow, &self.target.server).await
         } else {
             lines::run(board, follow).await
         };
@@ -81,21 +86,51 @@ impl From<OutputError> for Ended {
     }
 }
 
-/// What the stream leaves out because it never changes: names and sections.
-async fn read_board(client: &Client, ids: &[String]) -> Result<Board, Status> {
+/// The sections of the catalog's layouts, and who knows which layout an inventory has: the stream does not tell.
+struct Layouts {
+    rpc: Rpc,
+    sections: HashMap<String, Vec<Section>>,
+}
+
+impl Layouts {
+    /// Empty for an inventory that is absent.
+    async fn sections(&self, id: &str) -> Result<Vec<Section>, Status> {
+        let request = v1::GetInventoryRequest { inventory_id: id.to_owned() };
+        match self.rpc.clone().get_inventory(request).await {
+            Ok(reply) => {
+                let layout = reply.into_inner().inventory.unwrap_or_default().layout;
+                Ok(self.sections.get(&layout).cloned().unwrap_or_default())
+            }
+            Err(status) if matches!(status.code(), Code::NotFound | Code::PermissionDenied) => Ok(Vec::new()),
+            Err(status) => Err(status),
+        }
+    }
+
+    /// Sees to it that inventories which have just been created are shown with their sections.
+    async fn complete(&self, board: &mut Board, changes: &[PanelChange]) {
+        for change in changes.iter().filter(|change| change.anew) {
+            let panel = &mut board.panels[change.panel];
+            if !panel.knows_its_sections()
+                && let Ok(Ok(sections)) = tokio::time::timeout(LAYOUT_LIMIT, self.sections(&panel.id)).await
+            {
+                panel.set_sections(sections);
+            }
+        }
+    }
+}
+
+async fn read_board(client: &Client, ids: &[String]) -> Result<(Board, Layouts), Status> {
     let mut rpc = client.rpc();
     let catalog = rpc.get_catalog(v1::GetCatalogRequest {}).await?.into_inner();
+    let sections = catalog.layouts.iter().map(|layout| (layout.id.clone(), sections(layout))).collect();
+    let layouts = Layouts { rpc, sections };
     let mut panels = Vec::new();
     for id in ids {
-        let request = v1::GetInventoryRequest { inventory_id: id.clone() };
-        let inventory = rpc.get_inventory(request).await?.into_inner().inventory.unwrap_or_default();
-        let layout = catalog.layouts.iter().find(|layout| layout.id == inventory.layout);
-        let sections = layout.map(sections).unwrap_or_default();
-        panels.push(Panel::new(id, sections));
+        panels.push(Panel::new(id, layouts.sections(id).await?));
     }
     let names: HashMap<ItemCode, String> =
         catalog.items.into_iter().filter_map(|item| Some((ItemCode::new(item.code)?, item.id))).collect();
-    Ok(Board::new(names, panels))
+    Ok((Board::new(names, panels), layouts))
 }
 
 fn sections(layout: &v1::Layout) -> Vec<Section> {

@@ -14,6 +14,7 @@ use tonic::Status;
 pub struct Follow {
     stream: Stream,
     replicas: Vec<Option<Replica>>,
+    absent: Vec<bool>,
     counts: FollowCounts,
 }
 
@@ -37,8 +38,8 @@ pub struct FollowCounts {
 pub struct Update {
     /// Positions of the inventories that changed, in the order they are followed.
     pub changed: Vec<usize>,
-    /// Positions of those that are no more.
-    pub deleted: Vec<usize>,
+    /// Positions of those that are absent from now on: they do not exist, or may not be read. Told again by each new stream.
+    pub absent: Vec<usize>,
     /// The replicas now hold all that was there when the stream was opened.
     pub caught_up: bool,
     pub heartbeat: bool,
@@ -48,8 +49,8 @@ pub struct Update {
 
 impl Follow {
     pub(super) fn new(rpc: Rpc, ids: Vec<String>) -> Self {
-        let replicas = vec![None; ids.len()];
-        Self { stream: Stream::new(rpc, ids, String::new(), false), replicas, counts: FollowCounts::default() }
+        let (replicas, absent) = (vec![None; ids.len()], vec![false; ids.len()]);
+        Self { stream: Stream::new(rpc, ids, String::new(), false), replicas, absent, counts: FollowCounts::default() }
     }
 
     /// As the session that names itself on mutations too: what it changed itself is an echo, which can wait.
@@ -63,7 +64,13 @@ impl Follow {
         self.stream.ids()
     }
 
-    /// The newest state known; none before the first frame and after a deletion.
+    /// Whether the service has told that there is no such inventory, or none that may be read. It is followed all the same,
+    /// and is there as soon as that changes.
+    pub fn is_absent(&self, position: usize) -> bool {
+        self.absent.get(position).is_some_and(|absent| *absent)
+    }
+
+    /// The newest state known; none before the first frame and while the inventory is absent.
     pub fn replica(&self, position: usize) -> Option<&Replica> {
         self.replicas.get(position)?.as_ref()
     }
@@ -83,7 +90,7 @@ impl Follow {
     }
 
     /// Waits for the next message and applies it. Reconnects by itself for as long as it takes; an error is one that no
-    /// retry can heal (no such inventory, not allowed, malformed).
+    /// retry can heal (not allowed, malformed, too many slots together).
     pub async fn next(&mut self) -> Result<Update, Status> {
         loop {
             let replicas = &self.replicas;
@@ -99,7 +106,7 @@ impl Follow {
     /// None when the message did not fit: then the replicas that disagree start anew.
     fn apply(&mut self, message: &v1::SubscribeInventoryResponse) -> Option<Update> {
         let bytes = message.encoded_len() + MESSAGE_PREFIX_BYTES;
-        let heartbeat = !message.marks.is_empty();
+        let heartbeat = message.changes.is_empty() && !message.caught_up;
         let mut update = Update { bytes, heartbeat, caught_up: message.caught_up, ..Update::default() };
         self.counts.bytes += bytes as u64;
         self.counts.heartbeats += u64::from(heartbeat);
@@ -107,11 +114,11 @@ impl Follow {
         // All changes of a message belong together: none is shown until all are applied.
         let mut after = self.replicas.clone();
         for change in &message.changes {
-            let position = change.inventory as usize;
+            let position = change.watch as usize;
             let Some(replica) = after.get_mut(position) else { continue };
-            if change.deleted {
+            if change.absent {
                 *replica = None;
-                update.deleted.push(position);
+                update.absent.push(position);
                 continue;
             }
             match self.changed(replica.as_ref(), change) {
@@ -120,14 +127,12 @@ impl Follow {
             }
             update.changed.push(position);
         }
-        for mark in &message.marks {
-            let position = mark.inventory as usize;
-            let agrees = after.get(position).is_none_or(|replica| agrees(replica.as_ref(), mark));
-            if !agrees {
-                return self.handle_desync(position);
-            }
+        if heartbeat && let Some(position) = after.iter().enumerate().position(|held| !agrees(held, &message.marks)) {
+            return self.handle_desync(position);
         }
         self.replicas = after;
+        update.changed.iter().for_each(|position| self.absent[*position] = false);
+        update.absent.iter().for_each(|position| self.absent[*position] = true);
         Some(update)
     }
 
@@ -151,8 +156,10 @@ impl Follow {
     }
 }
 
-fn agrees(replica: Option<&Replica>, mark: &v1::Mark) -> bool {
-    let Some(replica) = replica else { return false };
+/// Whether a replica is what a heartbeat says; an inventory that is absent has no mark.
+fn agrees((position, replica): (usize, &Option<Replica>), marks: &[v1::Mark]) -> bool {
+    let mark = marks.iter().find(|mark| mark.watch as usize == position);
+    let (Some(replica), Some(mark)) = (replica, mark) else { return replica.is_none() && mark.is_none() };
     let Cursor { epoch, revision } = replica.cursor();
     let digest = mark.digest.as_ref().map(frame::read_digest);
     epoch.get() == mark.epoch && revision.0 == mark.revision && digest == Some(replica.contents.digest())

@@ -20,7 +20,8 @@ use uuid::Uuid;
 /// What a session follows, and how it calls.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
-    /// The inventories, 1 to 64, each once; the session's methods name them by their position here. All must exist.
+    /// The inventories, 1 to 64, each once; the session's methods name them by their position here. One that does
+    /// not exist, or may not be read, is absent until it does.
     pub ids: Vec<String>,
     /// Names the session on its stream and its calls, 1 to 128 bytes. No other session may have it at the same time.
     pub session: String,
@@ -109,7 +110,7 @@ pub enum Event {
     Missed {
         events: u64,
     },
-    /// The stream cannot be opened (no such inventory, not allowed). The last event.
+    /// The stream cannot be opened, or not go on (not allowed, too many slots together). The last event.
     Ended {
         status: Status,
     },
@@ -227,7 +228,13 @@ impl Session {
         Ok(Applied { key, shown })
     }
 
-    /// What an inventory holds, one's own changes included; none before the first frame and after a deletion.
+    /// Whether the service has told that there is no such inventory, or none that may be read. It is followed all the same;
+    /// [`Event::Changed`] tells when it is there, and when it is absent again.
+    pub fn is_absent(&self, position: usize) -> bool {
+        self.shared.lock().mirror.is_absent(position)
+    }
+
+    /// What an inventory holds, one's own changes included; none before the first frame and while it is absent.
     pub fn view(&self, position: usize) -> Option<Contents> {
         self.shared.lock().mirror.view(position).cloned()
     }
@@ -253,7 +260,7 @@ impl Session {
         self.shared.wait_for(|state| state.next_event().map(Some).or(state.ended.then_some(None))).await
     }
 
-    /// Waits until every inventory's first state is there.
+    /// Waits until every inventory's first state is there, or is told to be absent.
     pub async fn caught_up(&self) -> Result<(), SessionError> {
         let wanted = |state: &mut State| state.caught_up.then_some(Ok(()));
         self.shared.wait_for(|state| wanted(state).or(state.ended.then_some(Err(SessionError::Ended)))).await

@@ -245,7 +245,7 @@ impl State {
 
 impl SessionCounts {
     fn handle(&mut self, frame: &crate::sync::Frame) {
-        self.syncs += u64::from(!frame.changed.is_empty() || !frame.deleted.is_empty());
+        self.syncs += u64::from(frame.is_sync());
         for (_, part) in &frame.changed {
             match part.body {
                 FrameBody::Full { reason, .. } => {

@@ -6,6 +6,7 @@ use crate::sync::Cursor;
 use std::time::Duration;
 use tokio::sync::watch;
 use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt;
 
 pub(super) struct Stream {
     rpc: Rpc,
@@ -83,7 +84,7 @@ impl Stream {
             Err(status) if status.code() == Code::Unauthenticated && self.open.is_some() => {
                 tracing::debug!(%status, "the stream is opened again with a newer token");
             }
-            Err(status) if is_final(status.code()) => return Err(status),
+            Err(status) if is_final(&status) => return Err(status),
             Err(status) => tracing::debug!(%status, "the stream was lost"),
         }
         self.reopen_later();
@@ -113,8 +114,8 @@ impl Stream {
 }
 
 /// Whether trying again cannot help.
-fn is_final(code: Code) -> bool {
-    match code {
+fn is_final(status: &Status) -> bool {
+    match status.code() {
         Code::InvalidArgument
         | Code::NotFound
         | Code::AlreadyExists
@@ -124,11 +125,14 @@ fn is_final(code: Code) -> bool {
         | Code::OutOfRange
         | Code::Unimplemented
         | Code::DataLoss => true,
+        // A limit of the caller's passes, the size of a subscription does not.
+        Code::ResourceExhausted => {
+            status.get_details_error_info().is_some_and(|info| info.reason == "SUBSCRIPTION_TOO_LARGE")
+        }
         Code::Ok
         | Code::Cancelled
         | Code::Unknown
         | Code::DeadlineExceeded
-        | Code::ResourceExhausted
         | Code::Aborted
         | Code::Internal
         | Code::Unavailable => false,

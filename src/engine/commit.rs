@@ -2,10 +2,10 @@
 
 use super::hot::{EvictionOrder, HotTable, Staged, Wake};
 use super::statistics::{self, CommitCounters};
-use super::{Answer, Call, EngineSettings, Refusal};
+use super::{Answer, Call, EngineSettings, Refusal, Watched};
 use crate::domain::{self, Caller, Catalog, Effect, Epoch, Inventory, InventoryId, KeyTag, SessionId, Touched, View};
 use crate::store::{CommitError, Key, Loaded, Recall, Reply, Store, StoreError, Transaction};
-use crate::sync::{Asked, ChangeKind, Note, State};
+use crate::sync::{Asked, ChangeKind, Note};
 use crate::telemetry::{CommitSpan, CommitTelemetry};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,8 +13,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(super) type Answering = oneshot::Sender<Result<Answer, Refusal>>;
-pub(super) type Receivers = Result<Vec<watch::Receiver<State>>, Refusal>;
-pub(super) type Watching = oneshot::Sender<Receivers>;
+pub(super) type Watching = oneshot::Sender<Result<Watched, Refusal>>;
 
 pub(super) enum Request {
     Mutate { call: Box<Call>, answer: Answering },
@@ -27,7 +26,7 @@ pub(super) enum Request {
 struct Results {
     wakes: Vec<Wake>,
     answers: Vec<(Answering, Result<Answer, Refusal>)>,
-    watches: Vec<(Watching, Receivers)>,
+    watches: Vec<(Watching, Result<Watched, Refusal>)>,
 }
 
 pub(super) fn spawn(
@@ -119,12 +118,17 @@ impl Writer {
             .into_iter()
             .map(|(ids, answer)| {
                 let readable = loaded.as_ref().map_err(Clone::clone).and_then(|known| known.check(ids.iter()));
-                (answer, readable.map(|()| self.hot.receivers(&ids, &mut self.order)))
+                (answer, readable.map(|()| self.watch(ids)))
             })
             .collect();
         self.hot.evict(self.hot_max, &mut self.order);
         let answers = calls.into_iter().map(|(_, answer)| answer).zip(answers).collect();
         Results { wakes, answers, watches }
+    }
+
+    fn watch(&mut self, ids: Vec<InventoryId>) -> Watched {
+        let receivers = self.hot.receivers(&ids, &mut self.order);
+        Watched::new(self.hot.clone(), ids, receivers)
     }
 
     /// A span for each call that is traced, with its place; from here on it is what the call's changes are traced by.

@@ -1,6 +1,6 @@
 //! Hot inventories: for each the newest durable state, in a `watch` that subscriptions follow.
 //!
-//! Only the commit loop changes the table. A batch's states are put in under the write lock, all at once, and a
+//! Only the commit loop changes what the table says. A batch's states are put in under the write lock, all at once, and a
 //! subscription copies its states under the read lock: so nobody sees half of a commit. Watchers are woken afterwards.
 
 use crate::domain::{Inventory, InventoryId};
@@ -89,6 +89,19 @@ impl HotTable {
             hot.state.subscribe()
         };
         ids.iter().map(receiver).collect()
+    }
+
+    /// Gives receivers back, and forgets inventories that do not exist and that nobody else watches. The commit loop may be
+    /// about to look at them: without an entry, too, it finds that they do not exist.
+    pub(super) fn release(&self, ids: &[InventoryId], receivers: Vec<watch::Receiver<State>>) {
+        let mut entries = self.write();
+        drop(receivers);
+        for id in ids {
+            let is_unused = |hot: &Hot| hot.state.receiver_count() == 0 && hot.state.borrow().inventory.is_none();
+            if entries.get(id).is_some_and(is_unused) {
+                entries.remove(id);
+            }
+        }
     }
 
     /// Puts all states in at once; gives back whom to wake.

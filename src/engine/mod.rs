@@ -178,8 +178,7 @@ impl Engine {
     pub async fn watch(&self, ids: Vec<InventoryId>) -> Result<Watched, Refusal> {
         let (answer, answered) = oneshot::channel();
         self.enqueue(Request::Watch { ids, answer }).await?;
-        let receivers = answered.await.map_err(|_| Refusal::Stopped)??;
-        Ok(Watched::new(self.hot.clone(), receivers))
+        answered.await.map_err(|_| Refusal::Stopped)?
     }
 
     /// A page of inventories; sees every mutation acknowledged before.

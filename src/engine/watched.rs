@@ -1,6 +1,7 @@
 //! The inventories that one subscription follows.
 
 use super::hot::HotTable;
+use crate::domain::InventoryId;
 use crate::sync::State;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -8,15 +9,18 @@ use std::sync::Arc;
 use std::task::Poll;
 use tokio::sync::watch;
 
+/// Until it is dropped, none of them is evicted, also not one that does not exist.
 #[derive(Debug)]
 pub struct Watched {
     hot: Arc<HotTable>,
+    ids: Vec<InventoryId>,
+    /// Of each of `ids`.
     receivers: Vec<watch::Receiver<State>>,
 }
 
 impl Watched {
-    pub(super) fn new(hot: Arc<HotTable>, receivers: Vec<watch::Receiver<State>>) -> Self {
-        Self { hot, receivers }
+    pub(super) fn new(hot: Arc<HotTable>, ids: Vec<InventoryId>, receivers: Vec<watch::Receiver<State>>) -> Self {
+        Self { hot, ids, receivers }
     }
 
     /// The newest states, all of one moment, in the order asked for.
@@ -43,5 +47,11 @@ impl Watched {
             if polled.fold(false, |any, ready| any | ready) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.hot.release(&self.ids, std::mem::take(&mut self.receivers));
     }
 }

@@ -46,6 +46,7 @@ pub const REASONS: &[&str] = &[
     "STORE_CORRUPT",
     "STORE_FULL",
     "STORE_UNAVAILABLE",
+    "SUBSCRIPTION_TOO_LARGE",
     "TOKEN_EXPIRED",
     "TOKEN_INVALID",
     "TOKEN_MISSING",

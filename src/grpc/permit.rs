@@ -1,21 +1,13 @@
-//! What a caller may read: decided when a call is made, and for a stream again before each of its frames.
+//! What a caller may read: decided when a call is made, and on a stream for each of its frames.
 
 use super::status;
-use crate::domain::{Epoch, Inventory, InventoryId, PlayerId};
+use crate::domain::{Inventory, InventoryId, PlayerId};
 use crate::identity::{ExpiryWatch, Lapsed, Role};
 use crate::middleware::Identity;
-use crate::sync::{Frame, State};
+use crate::sync::ReadAccess;
 use std::future::pending;
 use tokio::time::Instant;
 use tonic::Status;
-
-/// Why a stream's reader may read no longer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denied {
-    Lapsed(Lapsed),
-    /// An inventory belongs to another now.
-    NotYours,
-}
 
 /// The inventory, if the caller may read it. To a player, what is another's and what is not there are the same.
 pub fn readable<'a>(
@@ -39,6 +31,11 @@ pub fn may_list(identity: &Identity, wanted: Option<&PlayerId>) -> Result<(), St
     }
 }
 
+/// What the caller may read on a stream, for as long as the stream is open.
+pub fn access(identity: &Identity) -> Result<ReadAccess, Status> {
+    Ok(owner(identity)?.cloned().map_or(ReadAccess::All, ReadAccess::OwnedBy))
+}
+
 /// Who has to own what the caller reads; none: it may read everything.
 fn owner(identity: &Identity) -> Result<Option<&PlayerId>, Status> {
     match identity.role {
@@ -47,51 +44,20 @@ fn owner(identity: &Identity) -> Result<Option<&PlayerId>, Status> {
     }
 }
 
-/// A stream's leave to go on: asked before each frame, and woken by when it may be withdrawn.
+/// A stream's leave to go on: it ends with its reader's token, or with the key that signed it.
 #[derive(Debug)]
 pub struct Permit {
     expiry: Option<ExpiryWatch>,
-    /// Of a player's own stream: who has to own all that it brings.
-    owner: Option<PlayerId>,
-    /// In which epoch each inventory was last seen to be the owner's.
-    epochs: Vec<Option<Epoch>>,
 }
 
 impl Permit {
     pub fn of(identity: &Identity) -> Self {
-        let owner = identity.player.clone().filter(|_| identity.role == Role::Player);
-        Self { expiry: identity.expires.as_ref().map(|expiry| expiry.watch()), owner, epochs: Vec::new() }
+        Self { expiry: identity.expires.as_ref().map(|expiry| expiry.watch()) }
     }
 
     /// Whether its reader still is who it was.
-    pub fn check(&self) -> Result<(), Denied> {
-        self.expiry.as_ref().map_or(Ok(()), |expiry| expiry.check().map_err(Denied::Lapsed))
-    }
-
-    /// Whether its reader may see these states. They have to be seen here before anything is sent of them.
-    pub fn see(&mut self, states: &[State]) -> Result<(), Denied> {
-        let Some(owner) = &self.owner else { return Ok(()) };
-        self.epochs.resize(states.len(), None);
-        for (epoch, state) in self.epochs.iter_mut().zip(states) {
-            // What is gone tells nothing.
-            let Some(inventory) = &state.inventory else { continue };
-            if inventory.owner.as_ref() != Some(owner) {
-                return Err(Denied::NotYours);
-            }
-            *epoch = Some(inventory.epoch);
-        }
-        Ok(())
-    }
-
-    /// Leaves out who changed an inventory, and why, while it may have been another's: between two looks it may have been
-    /// deleted and made anew more than once.
-    pub fn keep_own(&self, frame: &mut Frame) {
-        if self.owner.is_none() {
-            return;
-        }
-        let before = frame.notices.len();
-        frame.notices.retain(|(at, note)| self.epochs.get(*at) == Some(&Some(note.epoch)));
-        frame.notices_dropped += (before - frame.notices.len()) as u64;
+    pub fn check(&self) -> Result<(), Lapsed> {
+        self.expiry.as_ref().map_or(Ok(()), |expiry| expiry.check())
     }
 
     /// When to ask again at the latest.

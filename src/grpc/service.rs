@@ -14,8 +14,8 @@ use crate::engine::{Call, Engine, Predicted, Refusal};
 use crate::middleware::{FrameAge, Identity, LimitedPlayer};
 use crate::statistics::StreamStatistics;
 use crate::store::{Key, ListQuery};
-use crate::sync::subscription::SUBSCRIPTION_SLOTS_MAX;
-use crate::sync::{Bucket, Cause};
+use crate::sync::subscription::check_size;
+use crate::sync::{Bucket, Cause, Wishes};
 use crate::telemetry::Telemetry;
 use crate::transport::Closing;
 use prost::Message;
@@ -299,18 +299,12 @@ impl v1::inventory_service_server::InventoryService for Service {
         let identity = identity(&request)?;
         let open = self.streams.open(identity).map_err(|refused| status::too_many_streams(&refused))?;
         let (ids, wishes) = frame::wishes(request.get_ref()).map_err(|invalid| status::invalid(&invalid))?;
-        let watched = self.engine.watch(ids.clone()).await.map_err(|refusal| status::refusal(&refusal))?;
-        let (mut slots, mut owner) = (0, None);
-        for (id, state) in ids.iter().zip(watched.states()) {
-            let inventory = permit::readable(identity, id, state.inventory.as_deref())?;
-            slots += inventory.contents.slots().len();
-            owner = owner.or_else(|| inventory.owner.clone());
-        }
-        if slots > SUBSCRIPTION_SLOTS_MAX {
-            let text = format!("{slots} slots together are more than {SUBSCRIPTION_SLOTS_MAX}; use several streams");
-            return Err(status::invalid(&Invalid::new("inventories", "INVALID_SUBSCRIPTION", text)));
-        }
-        let player = identity.player.as_ref().or(owner.as_ref());
+        let wishes = Wishes { access: permit::access(identity)?, ..wishes };
+        let watched = self.engine.watch(ids).await.map_err(|refusal| status::refusal(&refusal))?;
+        let visible = wishes.access.visible(watched.states());
+        check_size(&visible).map_err(status::subscription_too_large)?;
+        let owner = visible.iter().find_map(|state| state.inventory.as_deref()?.owner.as_ref());
+        let player = identity.player.as_ref().or(owner);
         let age = FrameAge::default();
         let opening = Opening {
             watched,

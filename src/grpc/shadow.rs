@@ -5,7 +5,7 @@
 use super::convert::frame;
 use super::v1;
 use crate::domain::Inventory;
-use crate::sync::{Cursor, Moment, Replica, State, Subscription, SyncSettings, Wishes};
+use crate::sync::{Cursor, Moment, Replica, State, Subscription, SyncSettings, TooLarge, Wishes};
 use std::cell::RefCell;
 
 pub struct Shadow {
@@ -49,10 +49,9 @@ impl Shadow {
 
     /// Beside a stream that is under way: as if its reader had all that there is now.
     pub fn join(settings: SyncSettings, wishes: Wishes, states: &[State]) -> Self {
-        let resume = states.iter().map(|state| state.inventory.as_deref().map(Cursor::of)).collect();
         let copies = states.iter().map(|state| state.inventory.as_deref().into()).collect();
         let predicts = wishes.session.is_some();
-        Self { subscription: Subscription::new(settings, Wishes { resume, ..wishes }), copies, predicts }
+        Self { subscription: Subscription::join(settings, wishes, states), copies, predicts }
     }
 
     pub fn handle_settings(&mut self, settings: SyncSettings) {
@@ -68,7 +67,7 @@ impl Shadow {
     }
 
     /// What would be sent now, applied to what the reader would have.
-    pub fn poll_message(&mut self, now: Moment, states: impl Fn() -> Vec<State>) -> Option<Computed> {
+    pub fn poll_message(&mut self, now: Moment, states: impl Fn() -> Vec<State>) -> Result<Option<Computed>, TooLarge> {
         // The truth has to be of the same moment as the frame.
         let truth = RefCell::new(Vec::new());
         let frame = self.subscription.poll_frame(now, || {
@@ -76,16 +75,17 @@ impl Shadow {
             truth.borrow_mut().clone_from(&states);
             states
         })?;
+        let Some(frame) = frame else { return Ok(None) };
         let message = frame::message(&frame);
         let checked = self.apply(&message, &truth.into_inner());
-        Some(Computed { message, checked })
+        Ok(Some(Computed { message, checked }))
     }
 
     /// As a reader would, from the wire on. Whatever is found wrong is put right, so that it is counted once.
     fn apply(&mut self, message: &v1::SubscribeInventoryResponse, truth: &[State]) -> Checked {
         let mut checked = Checked::default();
         for change in &message.changes {
-            let position = change.inventory as usize;
+            let position = change.watch as usize;
             let inventory = truth.get(position).and_then(|state| state.inventory.as_deref());
             let Some(held) = self.copies.get_mut(position) else {
                 checked.mismatches += 1;
@@ -95,7 +95,7 @@ impl Shadow {
             *held = inventory.into();
         }
         for mark in &message.marks {
-            let position = mark.inventory as usize;
+            let position = mark.watch as usize;
             let inventory = truth.get(position).and_then(|state| state.inventory.as_deref());
             let Some(held) = self.copies.get_mut(position) else {
                 checked.mismatches += 1;
@@ -129,7 +129,7 @@ impl Checked {
 impl Held {
     /// Whether a change brings the reader to what there is.
     fn change(&self, change: &v1::InventoryChange, truth: Option<&Inventory>, predicts: bool) -> Finding {
-        if change.deleted {
+        if change.absent {
             return if truth.is_none() { Finding::Same } else { Finding::Different };
         }
         let is_delta = change.full.is_none();
@@ -215,7 +215,7 @@ mod tests {
         broken: impl Fn(&mut v1::SubscribeInventoryResponse),
     ) -> Checked {
         shadow.handle_states(states);
-        let frame = shadow.subscription.poll_frame(now, || states.to_vec()).expect("one is due");
+        let frame = shadow.subscription.poll_frame(now, || states.to_vec()).expect("they fit").expect("one is due");
         let mut message = frame::message(&frame);
         broken(&mut message);
         shadow.apply(&message, states)
@@ -240,8 +240,8 @@ mod tests {
             |message| message.changes[0].advance += 1,
             |message| message.changes[0].slots[0] = 9,
             |message| message.changes[0].counts.clear(),
-            |message| message.changes[0].inventory = 1,
-            |message| message.changes[0].deleted = true,
+            |message| message.changes[0].watch = 1,
+            |message| message.changes[0].absent = true,
         ];
         for (index, breaking) in breakings.into_iter().enumerate() {
             let mut shadow = shadow();
@@ -274,14 +274,30 @@ mod tests {
     }
 
     #[test]
+    fn what_becomes_absent_and_comes_back_is_found_right_also_by_a_shadow_that_joins_while_it_is_absent() {
+        let absent = vec![State::default()];
+        let mut shadow = shadow();
+        let mut joined = Shadow::join(SyncSettings::default(), Wishes::default(), &absent);
+        let first = joined.poll_message(SECOND, || absent.clone()).expect("they fit").expect("it has caught up");
+        assert!(first.message.changes.is_empty(), "its reader knows");
+        checked_with(&mut shadow, SECOND, &states(1), |_| {});
+        assert_eq!(checked_with(&mut shadow, 2 * SECOND, &absent, |_| {}), Checked::default());
+        for shadow in [&mut shadow, &mut joined] {
+            assert_eq!(checked_with(shadow, 3 * SECOND, &states(2), |_| {}), Checked::default());
+        }
+        let untold = checked_with(&mut shadow, 4 * SECOND, &absent, |message| message.changes[0].absent = false);
+        assert_eq!(untold, Checked { mismatches: 1, unverified: 0 });
+    }
+
+    #[test]
     fn a_shadow_that_joins_later_computes_nothing_until_something_changes() {
         let now = states(4);
         let mut shadow = Shadow::join(SyncSettings::default(), Wishes::default(), &now);
-        let first = shadow.poll_message(SECOND, || now.clone()).expect("it has caught up");
+        let first = shadow.poll_message(SECOND, || now.clone()).expect("they fit").expect("it has caught up");
         assert!(first.message.changes.is_empty() && first.checked == Checked::default());
         let next = states(5);
         shadow.handle_states(&next);
-        let next = shadow.poll_message(3 * SECOND, || next.clone()).expect("it is due");
+        let next = shadow.poll_message(3 * SECOND, || next.clone()).expect("they fit").expect("it is due");
         assert_eq!((next.message.changes.len(), next.checked), (1, Checked::default()));
     }
 }

@@ -4,12 +4,13 @@
 
 use super::convert::{Invalid, request};
 pub use super::names::{DOMAIN, REASONS, code_name};
-use super::permit::Denied;
 use super::streams::TooManyStreams;
 use crate::domain::{InventoryId, Rejection, RejectionCause, UnknownName};
 use crate::engine::Refusal;
 use crate::identity::{Lapsed, Unverified};
 use crate::store::StoreError;
+use crate::sync::TooLarge;
+use crate::sync::subscription::SUBSCRIPTION_SLOTS_MAX;
 use std::collections::HashMap;
 use std::time::Duration;
 use tonic::{Code, Status};
@@ -71,12 +72,11 @@ pub fn unverified(unverified: Unverified) -> Status {
     Status::with_error_details(Code::Unauthenticated, text, details(reason, []))
 }
 
-/// What was allowed when a stream was opened is so no more.
-pub fn denied(denied: Denied) -> Status {
-    match denied {
-        Denied::Lapsed(Lapsed::Expired) => unverified(Unverified::Expired),
-        Denied::Lapsed(Lapsed::Revoked) => unverified(Unverified::Invalid { why: "its key is not accepted any more" }),
-        Denied::NotYours => not_yours(),
+/// The token that a stream was opened with is not valid any longer.
+pub fn lapsed(lapsed: Lapsed) -> Status {
+    match lapsed {
+        Lapsed::Expired => unverified(Unverified::Expired),
+        Lapsed::Revoked => unverified(Unverified::Invalid { why: "its key is not accepted any more" }),
     }
 }
 
@@ -116,6 +116,18 @@ pub fn too_many_streams(refused: &TooManyStreams) -> Status {
     let streams_max = refused.streams_max;
     let text = format!("at most {streams_max} streams may be open at once; close one, or follow more on each");
     quota("TOO_MANY_STREAMS", &refused.opener, &text, Duration::from_secs(1))
+}
+
+/// The inventories of one stream have too many slots together. Opening it again does not help.
+pub fn subscription_too_large(TooLarge { slots }: TooLarge) -> Status {
+    let text = format!(
+        "the inventories of this stream have {slots} slots together, at most {SUBSCRIPTION_SLOTS_MAX} are possible; \
+         use several streams"
+    );
+    let metadata = [("slots", slots.to_string()), ("slots_max", SUBSCRIPTION_SLOTS_MAX.to_string())];
+    let mut details = details("SUBSCRIPTION_TOO_LARGE", metadata);
+    details.add_quota_failure_violation("inventories", &text);
+    Status::with_error_details(Code::ResourceExhausted, text, details)
 }
 
 /// The service ends, or only this connection, which is old. Another replica, or the same after its restart, goes on.

@@ -3,15 +3,19 @@
 
 use super::codec::MESSAGE_PREFIX_BYTES;
 use super::convert::frame;
-use super::permit::{Denied, Permit};
+use super::permit::Permit;
 use super::shadow::{Computed, Shadow};
 use super::{status, v1};
-use crate::domain::{Inventory, SessionId};
+use crate::domain::Inventory;
 use crate::engine::Watched;
+use crate::identity::Lapsed;
 use crate::middleware::FrameAge;
 use crate::statistics::{FrameKind, OpenStream, StreamStatistics};
 use crate::sync::frame::full_frame;
-use crate::sync::{Bucket, Frame, FrameBody, FullReason, Moment, Rollout, StreamMode, Subscription, Waiting, Wishes};
+use crate::sync::{
+    Bucket, Frame, FrameBody, FullReason, InventoryFrame, Moment, Rollout, State, StreamMode, Subscription, TooLarge,
+    Waiting, Wishes,
+};
 use crate::telemetry::{FrameSent, FrameTelemetry};
 use crate::transport::Closing;
 use futures_util::stream::{self, Stream};
@@ -41,22 +45,40 @@ pub struct Opening {
 /// Why a stream ends.
 enum End {
     Draining,
-    Denied(Denied),
+    Lapsed(Lapsed),
+    TooLarge(TooLarge),
 }
 
-impl From<Denied> for End {
-    fn from(denied: Denied) -> Self {
-        Self::Denied(denied)
+impl From<Lapsed> for End {
+    fn from(lapsed: Lapsed) -> Self {
+        Self::Lapsed(lapsed)
+    }
+}
+
+impl From<TooLarge> for End {
+    fn from(too_large: TooLarge) -> Self {
+        Self::TooLarge(too_large)
+    }
+}
+
+/// The inventories that a stream follows, and what it was opened with.
+struct Followed {
+    watched: Watched,
+    wishes: Wishes,
+}
+
+impl Followed {
+    /// The newest states, all of one moment, as the reader may see them.
+    fn states(&self) -> Vec<State> {
+        self.wishes.access.visible(self.watched.states())
     }
 }
 
 pub struct FrameStream {
-    watched: Watched,
+    followed: Followed,
     subscription: Subscription,
     /// The new way, while the old way is sent.
     shadow: Option<Box<Shadow>>,
-    session: Option<SessionId>,
-    notices: bool,
     permit: Permit,
     bucket: Bucket,
     rollout: watch::Receiver<Arc<Rollout>>,
@@ -73,16 +95,13 @@ impl FrameStream {
         let Opening { watched, wishes, permit, bucket, mut rollout, statistics, telemetry, age, closing, start } =
             opening;
         let StreamMode { sync, shadow } = rollout.borrow_and_update().settings_for(bucket);
-        let (session, notices) = (wishes.session.clone(), wishes.notices);
         let shadow = shadow.map(|settings| Box::new(Shadow::new(settings, wishes.clone())));
-        let subscription = Subscription::new(sync, wishes);
+        let subscription = Subscription::new(sync, wishes.clone());
         let _open = statistics.open();
         Self {
-            watched,
+            followed: Followed { watched, wishes },
             subscription,
             shadow,
-            session,
-            notices,
             permit,
             bucket,
             rollout,
@@ -95,15 +114,16 @@ impl FrameStream {
         }
     }
 
-    /// Ends with UNAVAILABLE when the service does, and with UNAUTHENTICATED or PERMISSION_DENIED when its reader may read no
-    /// longer; never otherwise.
+    /// Ends with UNAVAILABLE when the service does, with UNAUTHENTICATED when its reader's token is not valid any longer, and
+    /// with RESOURCE_EXHAUSTED when its inventories have become too large for one stream; never otherwise.
     pub fn into_stream(self) -> impl Stream<Item = Result<v1::SubscribeInventoryResponse, Status>> + Send + 'static {
         stream::unfold(Some(self), async |state| {
             let mut this = state?;
             match this.next().await {
                 Ok(message) => Some((Ok(message), Some(this))),
                 Err(End::Draining) => Some((Err(status::draining()), None)),
-                Err(End::Denied(denied)) => Some((Err(status::denied(denied)), None)),
+                Err(End::Lapsed(lapsed)) => Some((Err(status::lapsed(lapsed)), None)),
+                Err(End::TooLarge(too_large)) => Some((Err(status::subscription_too_large(too_large)), None)),
             }
         })
     }
@@ -114,8 +134,9 @@ impl FrameStream {
             self.permit.check()?;
             self.follow_rollout();
             let now = self.start.elapsed();
-            self.poll_shadow(now);
-            if let Some(frame) = self.poll_frame(now)? {
+            self.poll_shadow(now)?;
+            let followed = &self.followed;
+            if let Some(frame) = self.subscription.poll_frame(now, || followed.states())? {
                 let message = frame::message(&frame);
                 self.count(&frame, bytes(&message));
                 return Ok(message);
@@ -124,7 +145,7 @@ impl FrameStream {
             let changed = tokio::select! {
                 biased;
                 () = self.closing.wait() => return Err(End::Draining),
-                () = self.watched.changed() => true,
+                () = self.followed.watched.changed() => true,
                 () = self.permit.changed() => false,
                 Ok(()) = self.rollout.changed() => {
                     // It is looked at above.
@@ -134,35 +155,17 @@ impl FrameStream {
                 () = tokio::time::sleep_until(due) => false,
             };
             if changed {
-                self.handle_states()?;
+                self.handle_states();
             }
         }
     }
 
-    /// The frame that is due, unless something in it is not its reader's any more.
-    fn poll_frame(&mut self, now: Moment) -> Result<Option<Frame>, Denied> {
-        let Self { watched, permit, subscription, .. } = self;
-        let mut seen = Ok(());
-        let mut frame = subscription.poll_frame(now, || {
-            let states = watched.states();
-            seen = seen.and(permit.see(&states));
-            states
-        });
-        seen?;
-        if let Some(frame) = &mut frame {
-            permit.keep_own(frame);
-        }
-        Ok(frame)
-    }
-
-    fn handle_states(&mut self) -> Result<(), Denied> {
-        let states = self.watched.states();
-        self.permit.see(&states)?;
+    fn handle_states(&mut self) {
+        let states = self.followed.states();
         self.subscription.handle_states(&states);
         if let Some(shadow) = &mut self.shadow {
             shadow.handle_states(&states);
         }
-        Ok(())
     }
 
     fn poll_timeout(&self, now: Moment) -> Moment {
@@ -182,16 +185,18 @@ impl FrameStream {
             (None, shadow) => *shadow = None,
             (Some(settings), Some(shadow)) => shadow.handle_settings(settings),
             (Some(settings), none @ None) => {
-                let (session, notices) = (self.session.clone(), self.notices);
-                let wishes = Wishes { session, notices, ..Wishes::default() };
-                *none = Some(Box::new(Shadow::join(settings, wishes, &self.watched.states())));
+                let wishes = self.followed.wishes.clone();
+                *none = Some(Box::new(Shadow::join(settings, wishes, &self.followed.states())));
             }
         }
     }
 
-    fn poll_shadow(&mut self, now: Moment) {
-        let Some(shadow) = &mut self.shadow else { return };
-        let Some(Computed { message, checked }) = shadow.poll_message(now, || self.watched.states()) else { return };
+    fn poll_shadow(&mut self, now: Moment) -> Result<(), TooLarge> {
+        let Some(shadow) = &mut self.shadow else { return Ok(()) };
+        let followed = &self.followed;
+        let Some(Computed { message, checked }) = shadow.poll_message(now, || followed.states())? else {
+            return Ok(());
+        };
         if !message.changes.is_empty() {
             self.statistics.add_shadow_computed(bytes(&message));
         }
@@ -203,11 +208,12 @@ impl FrameStream {
                 "the new way would have left a reader with something else than there is"
             );
         }
+        Ok(())
     }
 
     fn count(&mut self, frame: &Frame, bytes: u64) {
         let is_full = |body: &FrameBody| matches!(body, FrameBody::Full { .. });
-        if frame.changed.is_empty() && frame.deleted.is_empty() {
+        if !frame.is_sync() {
             self.statistics.add_quiet(bytes);
         } else {
             let full = frame.changed.iter().any(|(_, part)| is_full(&part.body));
@@ -219,19 +225,27 @@ impl FrameStream {
             }
         }
         if frame.trigger == Waiting::Initial {
-            let states = self.watched.states();
-            let present = states.iter().enumerate().filter_map(|(at, state)| Some((at, state.inventory.as_deref()?)));
-            let parts: u64 = present.map(|(at, inventory)| full_bytes(at, inventory)).sum();
-            let mark = v1::SubscribeInventoryResponse { caught_up: true, ..Default::default() };
-            self.statistics.add_immediate_full(1, parts + self::bytes(&mark));
+            self.statistics.add_immediate_full(1, self.initial_bytes());
         }
         self.count_passed();
     }
 
     fn tell(&self, frame: &Frame, kind: FrameKind, bytes: u64) {
         let Frame { trigger, since, caused, .. } = *frame;
-        let inventories = frame.changed.len() + frame.deleted.len();
+        let inventories = frame.changed.len() + frame.absent.len();
         self.age.set(self.telemetry.sent(&FrameSent { kind, trigger, bytes, inventories, since, caused }));
+    }
+
+    /// What an immediate full sync sends first.
+    fn initial_bytes(&self) -> u64 {
+        let mut first = Frame { caught_up: true, ..Frame::default() };
+        for (position, state) in self.followed.states().iter().enumerate() {
+            match &state.inventory {
+                Some(inventory) => first.changed.push((position, all_slots(inventory))),
+                None => first.absent.push(position),
+            }
+        }
+        bytes(&frame::message(&first))
     }
 
     /// What immediate full syncs would have sent for the revisions since the last time.
@@ -240,7 +254,7 @@ impl FrameStream {
         if passed.peek().is_none() {
             return;
         }
-        let states = self.watched.states();
+        let states = self.followed.states();
         let (mut syncs, mut bytes) = (0, 0);
         for (position, revisions) in passed {
             syncs = syncs.max(revisions);
@@ -253,10 +267,9 @@ impl FrameStream {
 
 impl Drop for FrameStream {
     fn drop(&mut self) {
-        // What was predicted rightly, or waited, would have been sent; not what its reader may not read.
-        if self.handle_states().is_ok() {
-            self.count_passed();
-        }
+        // What was predicted rightly, or waited, would have been sent.
+        self.handle_states();
+        self.count_passed();
     }
 }
 
@@ -266,7 +279,10 @@ fn bytes(message: &v1::SubscribeInventoryResponse) -> u64 {
 
 /// What all slots of an inventory take in a message.
 fn full_bytes(position: usize, inventory: &Inventory) -> u64 {
-    let part = full_frame(inventory.epoch, &inventory.contents, FullReason::DeltaOff);
-    let frame = Frame { changed: vec![(position, part)], ..Frame::default() };
+    let frame = Frame { changed: vec![(position, all_slots(inventory))], ..Frame::default() };
     frame::message(&frame).encoded_len() as u64
+}
+
+fn all_slots(inventory: &Inventory) -> InventoryFrame {
+    full_frame(inventory.epoch, &inventory.contents, FullReason::DeltaOff)
 }

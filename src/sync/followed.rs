@@ -12,6 +12,8 @@ const PAST_EPOCHS_MAX: usize = 8;
 pub(super) struct Followed {
     pub id: InventoryId,
     pub confirmed: Option<Arc<Inventory>>,
+    /// The stream has told that there is no such inventory for this reader.
+    pub absent: bool,
     /// `confirmed` was found to be wrong. It is shown until a full frame, or a proven snapshot, replaces it.
     pub doubted: bool,
     /// What the stream itself has brought this reader to: deltas on the wire are counted from it.
@@ -23,7 +25,15 @@ pub(super) struct Followed {
 
 impl Followed {
     pub fn new(id: InventoryId) -> Self {
-        Self { id, confirmed: None, doubted: false, told: Revision(0), past: VecDeque::new(), view: None }
+        Self {
+            id,
+            confirmed: None,
+            absent: false,
+            doubted: false,
+            told: Revision(0),
+            past: VecDeque::new(),
+            view: None,
+        }
     }
 
     pub fn inventory(&self, replica: Replica) -> Arc<Inventory> {
@@ -39,7 +49,12 @@ impl Followed {
         if before != now {
             before.into_iter().for_each(|before| self.leave(before));
         }
-        self.doubted = false;
+        (self.doubted, self.absent) = (false, false);
+    }
+
+    pub fn handle_absent(&mut self) {
+        self.replace(None);
+        (self.absent, self.told) = (true, Revision(0));
     }
 
     pub fn leave(&mut self, epoch: Epoch) {

@@ -93,7 +93,7 @@ impl Mirror {
         self.followed.iter().map(|followed| followed.id.clone()).collect()
     }
 
-    /// What is confirmed with all that is pending on top; none before the first frame and after a deletion. Its revision
+    /// What is confirmed with all that is pending on top; none before the first frame and while it is absent. Its revision
     /// counts what is pending, so it is the service's only while nothing is.
     pub fn view(&self, position: usize) -> Option<&Contents> {
         self.followed.get(position)?.view.as_ref().map(|inventory| &inventory.contents)
@@ -102,6 +102,11 @@ impl Mirror {
     /// The newest state that the service is known to have had.
     pub fn confirmed(&self, position: usize) -> Option<&Inventory> {
         self.followed.get(position)?.confirmed.as_deref()
+    }
+
+    /// Whether the stream has told that there is no such inventory, or none that this reader may read.
+    pub fn is_absent(&self, position: usize) -> bool {
+        self.followed.get(position).is_some_and(|followed| followed.absent)
     }
 
     /// What deltas of the stream are counted from.
@@ -153,10 +158,9 @@ impl Mirror {
     pub fn handle_frame(&mut self, frame: &Frame) -> Shown {
         let (before, len) = (self.digests(), self.followed.len());
         let mut shown = Shown::default();
-        for position in &frame.deleted {
+        for position in &frame.absent {
             if let Some(followed) = self.followed.get_mut(*position) {
-                followed.replace(None);
-                followed.told = Revision(0);
+                followed.handle_absent();
             }
         }
         for (position, part) in frame.changed.iter().filter(|(position, _)| *position < len) {
@@ -167,11 +171,8 @@ impl Mirror {
             }
         }
         self.include_covered(frame);
-        for (position, version) in frame.versions.iter().filter(|(position, _)| *position < len) {
-            self.forget_epochs(*position, version.epoch);
-            if !self.agrees(*position, version) {
-                shown.desyncs.extend(self.doubt(*position));
-            }
+        if frame.is_heartbeat() {
+            (0..len).for_each(|position| shown.desyncs.extend(self.compare(position, frame)));
         }
         self.settle();
         shown.changed = self.changed_since(&before);
@@ -310,11 +311,23 @@ impl Mirror {
         before.filter(|after| after.position == position).for_each(|after| after.included = true);
     }
 
-    /// Nothing was on its way when a heartbeat was sent: an epoch that only a reply spoke of is over.
-    fn forget_epochs(&mut self, position: usize, epoch: Epoch) {
+    /// Whether a heartbeat shows that what is confirmed is wrong. It has no version of an inventory that is absent.
+    fn compare(&mut self, position: usize, heartbeat: &Frame) -> Option<usize> {
+        let version = heartbeat.versions.iter().find(|(of, _)| *of == position).map(|(_, version)| version);
+        self.forget_epochs(position, version.map(|version| version.epoch));
+        let agrees = match version {
+            Some(version) => self.agrees(position, version),
+            None => self.followed[position].confirmed.is_none(),
+        };
+        if agrees { None } else { self.doubt(position) }
+    }
+
+    /// Nothing was on its way when a heartbeat was sent: an epoch that only a reply spoke of is over. Without an epoch, the
+    /// inventory is absent.
+    fn forget_epochs(&mut self, position: usize, epoch: Option<Epoch>) {
         let of_this = self.pending.iter().flat_map(|pending| &pending.after).filter(|after| after.position == position);
         let others = of_this.filter_map(|after| after.replied.as_ref()).map(|version| version.epoch);
-        let others: Vec<Epoch> = others.filter(|other| *other != epoch).collect();
+        let others: Vec<Epoch> = others.filter(|other| Some(*other) != epoch).collect();
         others.into_iter().for_each(|other| self.followed[position].leave(other));
     }
 

@@ -26,6 +26,8 @@ pub struct Published {
     notes: VecDeque<Arc<Note>>,
     /// How many notes there ever were.
     noted: u64,
+    /// How many of them are of earlier epochs than the newest.
+    noted_before_epoch: u64,
     superseded: Superseded,
     caused: Option<Caused>,
 }
@@ -241,6 +243,9 @@ impl Published {
             self.others_at = note.revision.0.saturating_sub(1);
             self.author.clone_from(&note.session);
         }
+        if self.notes.back().is_some_and(|newest| newest.epoch != note.epoch) {
+            self.noted_before_epoch = self.noted;
+        }
         if self.notes.len() == NOTES_MAX {
             self.notes.pop_front();
         }
@@ -260,6 +265,11 @@ impl Published {
     /// How many notes there ever were; a reader that has seen them all is at this number.
     pub fn noted(&self) -> u64 {
         self.noted
+    }
+
+    /// How many of the notes were made before the newest note's epoch began.
+    pub fn noted_before_epoch(&self) -> u64 {
+        self.noted_before_epoch
     }
 
     /// The notes after the first `seen`, and how many of them are lost.

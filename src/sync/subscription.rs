@@ -3,6 +3,7 @@
 //! The states handed in must be of one moment, so that a commit on several of them is never split. They are looked at
 //! anew whenever something may have changed; nothing is kept of them but cursors.
 
+use super::access::ReadAccess;
 use super::frame::{Cursor, FrameBody, FullReason, InventoryFrame, frame_since, full_frame};
 use super::pacer::{Moment, Pacer, Waiting, Windows};
 use super::published::{Caused, Note, Published, Superseded, Verdict};
@@ -11,8 +12,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The most slots of all inventories on one stream together: a frame with a full [`crate::domain::Attributes`] in each
-/// still fits gRPC's default limit of 4 MiB a message.
+/// The most slots of all inventories that are present on one stream together: a frame with a full
+/// [`crate::domain::Attributes`] in each still fits gRPC's default limit of 4 MiB a message.
 pub const SUBSCRIPTION_SLOTS_MAX: usize = 3_072;
 /// The most inventories on one stream.
 pub const SUBSCRIPTION_INVENTORIES_MAX: usize = 64;
@@ -47,7 +48,7 @@ impl SyncSettings {
     }
 }
 
-/// What a reader asks for when it opens a stream.
+/// What a reader asks for when it opens a stream, and what it may read.
 #[derive(Debug, Clone, Default)]
 pub struct Wishes {
     /// For each inventory the cursor from which the reader resumes, if it has one.
@@ -55,6 +56,14 @@ pub struct Wishes {
     pub session: Option<SessionId>,
     /// Whether it wants to be told what kind of changes there were, by whom and why.
     pub notices: bool,
+    /// The states that are handed in are those that [`ReadAccess::visible`] gives.
+    pub access: ReadAccess,
+}
+
+/// The inventories of a subscription have more slots together than [`SUBSCRIPTION_SLOTS_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLarge {
+    pub slots: usize,
 }
 
 /// One message of a stream. The position of an inventory is the one it had in the request.
@@ -62,7 +71,8 @@ pub struct Wishes {
 pub struct Frame {
     pub trigger: Waiting,
     pub changed: Vec<(usize, InventoryFrame)>,
-    pub deleted: Vec<usize>,
+    /// Inventories that do not exist for this reader, told once until they do.
+    pub absent: Vec<usize>,
     /// The reader now has all that was there when it subscribed.
     pub caught_up: bool,
     /// The keys of the session's own mutations that this frame takes its reader past.
@@ -82,6 +92,7 @@ pub struct Subscription {
     settings: SyncSettings,
     session: Option<SessionId>,
     wants_notices: bool,
+    access: ReadAccess,
     readers: Vec<Reader>,
     pacer: Pacer,
     caught_up: bool,
@@ -113,7 +124,7 @@ struct Reader {
 enum Has {
     Nothing,
     At(Cursor),
-    KnowsItIsDeleted,
+    KnowsItIsAbsent,
 }
 
 impl Subscription {
@@ -125,6 +136,7 @@ impl Subscription {
             settings,
             session: wishes.session,
             wants_notices: wishes.notices,
+            access: wishes.access,
             readers,
             pacer,
             caught_up: false,
@@ -133,6 +145,16 @@ impl Subscription {
             notices: VecDeque::new(),
             notices_dropped: 0,
         }
+    }
+
+    /// Of a reader that has all that there is now.
+    pub fn join(settings: SyncSettings, wishes: Wishes, states: &[State]) -> Self {
+        let resume = states.iter().map(|state| state.inventory.as_deref().map(Cursor::of)).collect();
+        let mut this = Self::new(settings, Wishes { resume, ..wishes });
+        for reader in this.readers.iter_mut().filter(|reader| reader.has == Has::Nothing) {
+            reader.has = Has::KnowsItIsAbsent;
+        }
+        this
     }
 
     /// Holds from the next frame on.
@@ -164,29 +186,35 @@ impl Subscription {
         self.pacer.poll_timeout(now, &self.settings.windows).unwrap_or_else(|| self.heartbeat_at(now))
     }
 
-    /// The frame that is due now, if one is. `states` is asked only then.
-    pub fn poll_frame(&mut self, now: Moment, mut states: impl FnMut() -> Vec<State>) -> Option<Frame> {
+    /// The frame that is due now, if one is. `states` is asked only then. An error is final: the stream has to end, since a
+    /// frame might be larger than a message may be.
+    pub fn poll_frame(
+        &mut self,
+        now: Moment,
+        mut states: impl FnMut() -> Vec<State>,
+    ) -> Result<Option<Frame>, TooLarge> {
         if self.pacer.is_due(now, &self.settings.windows) {
             let states = states();
+            check_size(&states)?;
             self.handle_states(&states);
             if let Some(frame) = self.changes(&states) {
                 self.pacer.handle_sent(now);
                 self.sent_at = Some(now);
-                return Some(frame);
+                return Ok(Some(frame));
             }
             self.pacer.handle_waiting(Waiting::Nothing);
         }
         if self.pacer.waiting() > Waiting::Nothing || self.heartbeat_at(now) > now {
-            return None;
+            return Ok(None);
         }
         let states = states();
         self.handle_states(&states);
         if self.pacer.waiting() > Waiting::Nothing {
             // Something has changed after all, and will be sent when it is due.
-            return None;
+            return Ok(None);
         }
         self.sent_at = Some(now);
-        Some(Frame { versions: versions(&states), ..Frame::default() })
+        Ok(Some(Frame { versions: versions(&states), ..Frame::default() }))
     }
 
     /// For each inventory the revisions that the reader was taken past since the last call, with or without a frame:
@@ -202,7 +230,9 @@ impl Subscription {
 
     fn read_notes(&mut self, position: usize, state: &State) {
         let reader = &mut self.readers[position];
-        let (lost, notes) = state.notes_since(reader.seen);
+        // Between two looks the inventory may have been another's, which this reader must not learn.
+        let hidden = if self.access.is_restricted() { state.noted_before_epoch() } else { 0 };
+        let (lost, notes) = state.notes_since(reader.seen.max(hidden));
         reader.seen = state.noted();
         // Among those lost there may be a correction.
         reader.wrong |= lost > 0 && self.session.is_some();
@@ -230,13 +260,13 @@ impl Subscription {
                 reader.counted = state.inventory.as_deref().map(Cursor::of);
             }
             match &state.inventory {
-                None if reader.has == Has::KnowsItIsDeleted => {
+                None if reader.has == Has::KnowsItIsAbsent => {
                     reader.superseded.clone_from(state.superseded());
                     continue;
                 }
                 None => {
-                    frame.deleted.push(position);
-                    reader.has = Has::KnowsItIsDeleted;
+                    frame.absent.push(position);
+                    (reader.has, reader.told, reader.wrong) = (Has::KnowsItIsAbsent, Revision(0), false);
                 }
                 Some(inventory) => {
                     let Some(part) = reader.frame(inventory, &self.settings) else {
@@ -249,7 +279,7 @@ impl Subscription {
             frame.date(reader, state);
         }
         self.caught_up = true;
-        if !initial && frame.changed.is_empty() && frame.deleted.is_empty() {
+        if !initial && !frame.is_sync() {
             return None;
         }
         frame.covered = self.covered.drain(..).collect();
@@ -260,6 +290,16 @@ impl Subscription {
 }
 
 impl Frame {
+    /// Whether it carries a change: what is paced, limited and counted.
+    pub fn is_sync(&self) -> bool {
+        !self.changed.is_empty() || !self.absent.is_empty()
+    }
+
+    /// Whether it carries only the versions of all inventories that are present.
+    pub fn is_heartbeat(&self) -> bool {
+        !self.is_sync() && !self.caught_up
+    }
+
     /// Notes what of the state is new to the reader, who has it from now on.
     fn date(&mut self, reader: &mut Reader, state: &State) {
         if let Some(since) = reader.superseded.at() {
@@ -292,8 +332,8 @@ impl Reader {
 
     fn waiting(&self, state: &State, session: Option<&SessionId>) -> Waiting {
         match (&state.inventory, self.has) {
-            (None, Has::KnowsItIsDeleted) => Waiting::Nothing,
-            (None, Has::Nothing | Has::At(_)) | (Some(_), Has::Nothing | Has::KnowsItIsDeleted) => Waiting::News,
+            (None, Has::KnowsItIsAbsent) => Waiting::Nothing,
+            (None, Has::Nothing | Has::At(_)) | (Some(_), Has::Nothing | Has::KnowsItIsAbsent) => Waiting::News,
             (Some(_), Has::At(_)) if self.wrong => Waiting::Correction,
             (Some(inventory), Has::At(cursor)) if Cursor::of(inventory) == cursor => Waiting::Nothing,
             (Some(inventory), Has::At(cursor)) => {
@@ -307,9 +347,9 @@ impl Reader {
     fn frame(&mut self, inventory: &Inventory, settings: &SyncSettings) -> Option<InventoryFrame> {
         let cursor = match self.has {
             Has::At(cursor) => Some(cursor),
-            Has::Nothing | Has::KnowsItIsDeleted => None,
+            Has::Nothing | Has::KnowsItIsAbsent => None,
         };
-        let mut part = if self.wrong {
+        let mut part = if self.wrong && cursor.is_some() {
             full_frame(inventory.epoch, &inventory.contents, FullReason::Correction)
         } else {
             frame_since(inventory, cursor, settings.delta_slots_max)?
@@ -341,6 +381,13 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, one: T) -> u64 {
     }
     queue.push_back(one);
     u64::from(full)
+}
+
+/// Whether a frame with all slots of these states fits one message.
+pub fn check_size(states: &[State]) -> Result<(), TooLarge> {
+    let present = states.iter().filter_map(|state| state.inventory.as_deref());
+    let slots = present.map(|inventory| inventory.contents.slots().len()).sum();
+    if slots > SUBSCRIPTION_SLOTS_MAX { Err(TooLarge { slots }) } else { Ok(()) }
 }
 
 fn versions(states: &[State]) -> Vec<(usize, Version)> {

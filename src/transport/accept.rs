@@ -21,6 +21,12 @@ use tokio_rustls::rustls::ServerConfig;
 const BACKLOG: i32 = 4_096;
 const WAIT_MIN: Duration = Duration::from_millis(10);
 const WAIT_MAX: Duration = Duration::from_secs(1);
+/// What the system may keep of a connection that it has not sent yet, in bytes, beside one segment. What is on its way, or
+/// lies in the receive buffer of the other side, does not count: so a fast reader gets all that its connection can take, and
+/// for one that does not read little is kept that would be old when it reads again. Other systems have no such option: there
+/// their own send buffer is the bound.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNSENT_BYTES_MAX: u32 = 16 * 1_024;
 /// How often at most a problem that lasts is told.
 const TELL_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -97,6 +103,10 @@ where
 fn prepare(socket: &TcpStream, address: SocketAddr) {
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%address, %error, "small frames may wait on this connection");
+    }
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Err(error) = SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX) {
+        tracing::debug!(%address, %error, "the system may keep more for this connection than it should");
     }
 }
 

@@ -20,11 +20,14 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::{ServerConfig, ServerConnection};
 use tokio_rustls::server::TlsStream;
 
-/// What may wait to be sent on one stream before its body is asked for more. Small: what is computed later is newer.
-const SEND_BUFFER_BYTES: usize = 16 * 1024;
+/// What may wait to be sent on one stream before its body is asked for more, in bytes: one message, whatever its size, since
+/// what is computed later is newer.
+const SEND_BUFFER_BYTES: usize = 1;
+/// What TLS may keep of a connection that the system does not take yet, in bytes.
+const TLS_UNSENT_BYTES_MAX: usize = 16 * 1024;
 /// hyper reads the head of an HTTP/1.1 request into a buffer that is no smaller.
 const HTTP1_BYTES_MIN: usize = 8 * 1024;
 /// Streams that a client has reset before they were looked at, and that we had to; more are an attack (rapid reset).
@@ -114,7 +117,8 @@ async fn handshake(tls: &ArcSwap<ServerConfig>, mut socket: TcpStream) -> io::Re
         plaintext::answer(&mut socket).await?;
         return Err(io::Error::new(io::ErrorKind::InvalidData, "an HTTP request in plaintext"));
     }
-    TlsAcceptor::from(tls.load_full()).accept(socket).await
+    let bounded = |tls: &mut ServerConnection| tls.set_buffer_limit(Some(TLS_UNSENT_BYTES_MAX));
+    TlsAcceptor::from(tls.load_full()).accept_with(socket, bounded).await
 }
 
 impl Common {

@@ -9,7 +9,7 @@ pub use memory_store::MemoryStore;
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, fresh_context};
 use slotcast::config::LiveRollout;
-use slotcast::domain::{Edit, Revision};
+use slotcast::domain::{Catalog, Edit, Revision};
 use slotcast::grpc::convert::frame::inventory_frame;
 use slotcast::grpc::v1;
 use slotcast::grpc::v1::operation::Operation;
@@ -37,11 +37,15 @@ pub fn at_once() -> SyncSettings {
 
 impl TestServer {
     pub async fn start(sync: SyncSettings) -> Self {
+        Self::start_with(default_catalog(), sync).await
+    }
+
+    pub async fn start_with(catalog: Catalog, sync: SyncSettings) -> Self {
         let store = Arc::new(MemoryStore::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let settings =
             ServerSettings { rollout: LiveRollout::new(Rollout::for_all(sync)), ..ServerSettings::default() };
-        let running = RunningServer::start(listener, store.clone(), Arc::new(default_catalog()), settings).unwrap();
+        let running = RunningServer::start(listener, store.clone(), Arc::new(catalog), settings).unwrap();
         let client = Client::new(&running.uri(), "test").unwrap();
         Self { running, store, client }
     }
@@ -127,9 +131,9 @@ impl Subscriber {
         let message = tokio::time::timeout(WAIT, self.stream.message()).await.expect("a message in time")?;
         let message = message.expect("a stream ends with a status only");
         for change in &message.changes {
-            let position = change.inventory as usize;
+            let position = change.watch as usize;
             let replica = &mut self.replicas[position];
-            if change.deleted {
+            if change.absent {
                 *replica = None;
                 continue;
             }
@@ -138,6 +142,15 @@ impl Subscriber {
             self.told[position] = replica.as_ref().map(|replica| replica.contents.revision());
         }
         Ok(message)
+    }
+
+    /// Until the stream ends; how it does.
+    pub async fn end(&mut self) -> Status {
+        loop {
+            if let Err(status) = self.end_or_next().await {
+                return status;
+            }
+        }
     }
 
     pub fn revision(&self, position: usize) -> u64 {

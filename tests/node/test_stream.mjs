@@ -61,11 +61,11 @@ function digest(slots) {
 class Replica {
   slots = new Map();
   revision = null;
-  frames = { full: 0, delta: 0, deleted: 0 };
+  frames = { full: 0, delta: 0, absent: 0 };
 
   apply(change) {
-    if (change.deleted) {
-      this.frames.deleted += 1;
+    if (change.absent) {
+      this.frames.absent += 1;
       this.slots.clear();
       this.revision = null;
       return;
@@ -224,9 +224,15 @@ async function framesAreApplied(world) {
   const { full, delta } = follower.replica.frames;
   assert.ok(full >= 2 && delta >= 3, `${full} full, ${delta} deltas`);
   await world.mutate("DeleteInventory", { delete: { inventory_id } });
-  await follower.until(() => follower.replica.frames.deleted === 1, "the deletion");
-  follower.cancel();
-  return `frames are applied as stream.proto tells: ${full} full, ${delta} deltas, a deletion`;
+  await follower.until(() => follower.replica.frames.absent === 1, "the deletion");
+  await world.mutate("CreateInventory", { create: { inventory_id, layout: "player" } });
+  await follower.converge();
+  const early = world.follow("node-later");
+  await early.until(() => early.replica.frames.absent === 1, "that it is absent");
+  await world.mutate("CreateInventory", { create: { inventory_id: "node-later", layout: "chest" } });
+  await early.converge();
+  for (const done of [follower, early]) done.cancel();
+  return `frames are applied as stream.proto tells: ${full} full, ${delta} deltas, a deletion, a creation after it`;
 }
 
 async function refusalsAreTyped(world) {

@@ -19,6 +19,13 @@ impl ServerProcess {
     }
 
     #[allow(dead_code, reason = "not every test needs all of it")]
+    /// The same, where another one has listened before: its clients find this one.
+    pub fn start_in_place_of(uri: &str, data: &Path) -> Self {
+        let address = uri.trim_start_matches("http://");
+        Self::start_at(Command::new(env!("CARGO_BIN_EXE_slotcast")), address, data, &[])
+    }
+
+    #[allow(dead_code, reason = "not every test needs all of it")]
     /// The same, but it may have so many descriptors at most.
     pub fn start_with_descriptors(descriptors_max: u32, data: &Path) -> Self {
         let mut shell = Command::new("sh");
@@ -28,13 +35,17 @@ impl ServerProcess {
     }
 
     /// The same, by a command that has an environment and files of its own.
-    pub fn start_by(mut command: Command, data: &Path, arguments: &[&str]) -> Self {
+    pub fn start_by(command: Command, data: &Path, arguments: &[&str]) -> Self {
+        Self::start_at(command, "127.0.0.1:0", data, arguments)
+    }
+
+    fn start_at(mut command: Command, listen: &str, data: &Path, arguments: &[&str]) -> Self {
         // Variables of the tests themselves would be refused as unknown settings.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SLOTCAST_")) {
             command.env_remove(name);
         }
         let mut child = command
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data"])
+            .args(["serve", "--listen", listen, "--admin-listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .args(arguments)
             .env("SLOTCAST_LOG", "warn")

@@ -129,7 +129,7 @@ class Replica:
 
     def apply(self, change):
         """As stream.proto says at InventoryChange."""
-        if change.deleted:
+        if change.absent:
             self.__init__()
             return
         if change.HasField("full"):
@@ -221,9 +221,9 @@ class Follower:
         size, message = taken
         self.sizes.append(size + PREFIX_BYTES)
         for change in message.changes:
-            self.replicas[change.inventory].apply(change)
+            self.replicas[change.watch].apply(change)
         for mark in message.marks:
-            replica = self.replicas[mark.inventory]
+            replica = self.replicas[mark.watch]
             mine = replica.digest()
             state = (replica.epoch, replica.revision, mine["a"], mine["b"])
             assert state == (mark.epoch, mark.revision, mark.digest.a, mark.digest.b), "DESYNC: not at the heartbeat's"
@@ -474,12 +474,31 @@ def a_deletion_is_told(world):
     epoch = follower.replicas[0].epoch
     world.client.mutate("DeleteInventory", delete=pb.DeleteInventory(inventory_id="short"))
     message = follower.take()
-    assert [change.deleted for change in message.changes] == [True]
+    assert list(message.changes) == [pb.InventoryChange(absent=True)], "nothing is told but that"
+    resumed = Follower(world.client, ["short"], [(epoch, 1)])
+    assert resumed.caught_up() == [pb.InventoryChange(absent=True)], "and again to who resumes"
     with refused(grpc.StatusCode.NOT_FOUND, "INVENTORY_NOT_FOUND", inventory_id="short"):
         world.client.get("short")
     world.create("short", "player")
     follower.converge()
+    resumed.converge()
+    resumed.cancel()
     assert follower.replicas[0].epoch != epoch and follower.replicas[0].size == 36
+    follower.cancel()
+    return None
+
+
+def what_does_not_exist_is_followed(world):
+    """an inventory that does not exist is absent, and followed once it is created"""
+    world.create("early", stacks=[(0, ("stone", 1))])
+    follower = Follower(world.client, ["later", "early", "never"])
+    changes = follower.caught_up()
+    assert [change.watch for change in changes if change.absent] == [0, 2], changes
+    world.create("later", stacks=[(5, ("coal", 3))])
+    while follower.replicas[0].revision is None:
+        follower.take()
+    assert follower.replicas[0].is_at(world.client.get("later"))
+    assert follower.replicas[1].is_at(world.client.get("early")) and follower.replicas[2].revision is None
     follower.cancel()
     return None
 
@@ -630,6 +649,7 @@ CHECKS = [
     transfers_are_whole,
     a_reader_resumes,
     a_deletion_is_told,
+    what_does_not_exist_is_followed,
     predictions_are_checked,
     a_retry_applies_once,
     errors_are_rich,

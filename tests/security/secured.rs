@@ -68,7 +68,7 @@ impl Secured {
     }
 
     pub async fn subscribe(&self, shown: &Shown, id: &str) -> Result<Opened, Status> {
-        subscribe(&self.channel, shown, id).await
+        subscribe(&self.channel, shown, &[id]).await
     }
 }
 
@@ -83,8 +83,9 @@ pub fn bearer(token: &str) -> Shown {
 }
 
 /// With notices.
-pub async fn subscribe(channel: &Channel, shown: &Shown, id: &str) -> Result<Opened, Status> {
-    let inventories = vec![v1::Watch { inventory_id: id.into(), ..v1::Watch::default() }];
+pub async fn subscribe(channel: &Channel, shown: &Shown, ids: &[&str]) -> Result<Opened, Status> {
+    let watch = |id: &&str| v1::Watch { inventory_id: (*id).into(), ..v1::Watch::default() };
+    let inventories = ids.iter().map(watch).collect();
     let message = v1::SubscribeInventoryRequest { inventories, notices: true, ..Default::default() };
     let mut client = v1::inventory_service_client::InventoryServiceClient::new(channel.clone());
     client.subscribe_inventory(showing(shown, message)).await.map(tonic::Response::into_inner)

@@ -225,7 +225,7 @@ async fn a_refusal_sends_no_frame() {
     // The very next message is of the one that was carried out.
     server.mutate(remove("a", "coal", 2)).await.unwrap();
     let message = reader.next().await;
-    let changes: Vec<_> = message.changes.iter().map(|change| (change.inventory, change.advance)).collect();
+    let changes: Vec<_> = message.changes.iter().map(|change| (change.watch, change.advance)).collect();
     assert_eq!((changes, message.marks.len()), (vec![(0, 1)], 0));
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 #![allow(clippy::needless_update, reason = "messages may get more fields")]
 
+mod absent;
 #[path = "../common/mod.rs"]
 mod common;
 mod input;
@@ -14,5 +15,6 @@ mod raw;
 mod raw_codec;
 mod retries;
 mod sessions;
+mod size;
 mod statuses;
 mod streams;

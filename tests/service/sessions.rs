@@ -148,7 +148,7 @@ async fn a_frame_names_the_session_s_own_mutations_and_if_wished_all_that_happen
     assert_eq!(message.covered, [KeyTag::of(&IdempotencyKey::new("my-key").unwrap()).0]);
     let epoch = server.version("a").await.epoch;
     let notice = |revision, kind: v1::ChangeKind, caller: &str, reason: &str| v1::Notice {
-        inventory: 0,
+        watch: 0,
         epoch,
         revision,
         kind: kind.into(),

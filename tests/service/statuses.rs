@@ -7,6 +7,7 @@ use slotcast::engine::Refusal;
 use slotcast::grpc::convert::Invalid;
 use slotcast::grpc::status;
 use slotcast::store::StoreError;
+use slotcast::sync::TooLarge;
 use std::time::Duration;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
@@ -63,7 +64,12 @@ fn refusals() -> Vec<Refusal> {
 
 fn statuses() -> Vec<Status> {
     let invalid = Invalid::new("add.stack.count", "INVALID_COUNT", "must be at least 1");
-    let edge = [status::invalid(&invalid), status::malformed("a field is cut off"), status::unknown_caller()];
+    let edge = [
+        status::invalid(&invalid),
+        status::malformed("a field is cut off"),
+        status::unknown_caller(),
+        status::subscription_too_large(TooLarge { slots: 4_096 }),
+    ];
     edge.into_iter().chain(refusals().iter().map(status::refusal)).collect()
 }
 

@@ -12,6 +12,7 @@ mod callers;
 mod drain;
 mod limits;
 mod silence;
+mod stalled;
 mod support;
 mod tls;
 #[path = "../support/tokens.rs"]

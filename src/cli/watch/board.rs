@@ -1,7 +1,7 @@
 //! What is known of the inventories that are watched, and what has come in. Pure: `now` is the time since the start.
 
 use crate::client::{Connection, FollowCounts, Update};
-use crate::domain::{ItemCode, Slot, Stack};
+use crate::domain::{Epoch, ItemCode, Slot, Stack};
 use crate::sync::Replica;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -33,7 +33,8 @@ pub enum PanelState {
     /// Nothing has come in yet.
     Waiting,
     Known(Replica),
-    Deleted,
+    /// It does not exist, or may not be read.
+    Absent,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub struct PanelChange {
     pub panel: usize,
     /// The slots that differ from before.
     pub slots: Vec<Slot>,
+    /// It was not there before, or was another one under the same id.
+    pub anew: bool,
 }
 
 /// What one update was, as one word.
@@ -69,7 +72,7 @@ pub enum Kind {
     Full,
     Delta,
     Mixed,
-    Deleted,
+    Absent,
     Heartbeat,
     /// Nothing was missing after a resume.
     CaughtUp,
@@ -90,15 +93,16 @@ impl Board {
     ) -> (Kind, Vec<PanelChange>) {
         let kind = kind(update, self.traffic.counts, counts);
         self.traffic.handle_update(update, counts);
-        for position in &update.deleted {
+        for position in &update.absent {
             let Some(panel) = self.panels.get_mut(*position) else { continue };
-            panel.state = PanelState::Deleted;
+            panel.state = PanelState::Absent;
             panel.changed_at.clear();
         }
         let mut changes = Vec::new();
         for position in &update.changed {
             let (Some(panel), Some(after)) = (self.panels.get_mut(*position), replica(*position)) else { continue };
-            changes.push(PanelChange { panel: *position, slots: panel.handle_state(now, after) });
+            let anew = panel.epoch() != Some(after.epoch);
+            changes.push(PanelChange { panel: *position, slots: panel.handle_state(now, after), anew });
         }
         (kind, changes)
     }
@@ -114,10 +118,34 @@ impl Panel {
         Self { id: id.to_owned(), sections, state: PanelState::Waiting, changed_at: HashMap::new() }
     }
 
+    fn epoch(&self) -> Option<Epoch> {
+        match &self.state {
+            PanelState::Known(replica) => Some(replica.epoch),
+            PanelState::Waiting | PanelState::Absent => None,
+        }
+    }
+
+    pub fn set_sections(&mut self, sections: Vec<Section>) {
+        self.sections = sections;
+    }
+
+    /// Whether its sections are as large as what it holds.
+    pub fn knows_its_sections(&self) -> bool {
+        let known: usize = self.sections.iter().map(|section| usize::from(section.slots)).sum();
+        known == self.slots().unwrap_or(known)
+    }
+
+    fn slots(&self) -> Option<usize> {
+        match &self.state {
+            PanelState::Known(replica) => Some(replica.contents.slots().len()),
+            PanelState::Waiting | PanelState::Absent => None,
+        }
+    }
+
     fn handle_state(&mut self, now: Duration, after: &Replica) -> Vec<Slot> {
         let before = match &self.state {
             PanelState::Known(before) => Some(&before.contents),
-            PanelState::Waiting | PanelState::Deleted => None,
+            PanelState::Waiting | PanelState::Absent => None,
         };
         let slots = (0..after.contents.slots().len() as u16).map(Slot);
         let had = |slot| before.and_then(|before| before.stack(slot));
@@ -134,7 +162,7 @@ impl Panel {
     pub fn stack(&self, slot: Slot) -> Option<&Stack> {
         match &self.state {
             PanelState::Known(replica) => replica.contents.stack(slot),
-            PanelState::Waiting | PanelState::Deleted => None,
+            PanelState::Waiting | PanelState::Absent => None,
         }
     }
 
@@ -144,14 +172,9 @@ impl Panel {
 
     /// The sections from top to bottom as players know them: the hotbar is the lowest row.
     pub fn sections(&self) -> Vec<Section> {
-        let known: usize = self.sections.iter().map(|section| usize::from(section.slots)).sum();
-        let have = match &self.state {
-            PanelState::Known(replica) => replica.contents.slots().len(),
-            PanelState::Waiting | PanelState::Deleted => known,
-        };
-        if known != have {
-            // Recreated with a layout that was not asked for: shown all the same.
-            return vec![Section { name: "slots".into(), first: 0, slots: have as u16 }];
+        if let (false, Some(slots)) = (self.knows_its_sections(), self.slots()) {
+            // Created with a layout that is not known here: shown all the same.
+            return vec![Section { name: "slots".into(), first: 0, slots: slots as u16 }];
         }
         let (lowest, mut above): (Vec<_>, Vec<_>) =
             self.sections.iter().cloned().partition(|section| section.name == LOWEST_SECTION);
@@ -167,7 +190,7 @@ impl Traffic {
         if !self.initial_is_over {
             self.initial_bytes += bytes;
             self.initial_is_over = update.caught_up;
-        } else if !update.changed.is_empty() || !update.deleted.is_empty() {
+        } else if !update.changed.is_empty() || !update.absent.is_empty() {
             self.syncs += 1;
             self.sync_bytes += bytes;
         }
@@ -184,7 +207,7 @@ fn kind(update: &Update, before: FollowCounts, after: FollowCounts) -> Kind {
         (true, true) => Kind::Mixed,
         (true, false) => Kind::Full,
         (false, true) => Kind::Delta,
-        (false, false) if !update.deleted.is_empty() => Kind::Deleted,
+        (false, false) if !update.absent.is_empty() => Kind::Absent,
         (false, false) if update.heartbeat => Kind::Heartbeat,
         (false, false) => Kind::CaughtUp,
     }
@@ -193,7 +216,7 @@ fn kind(update: &Update, before: FollowCounts, after: FollowCounts) -> Kind {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::domain::{Attributes, Contents, Count, Edit, Epoch, Revision};
+    use crate::domain::{Attributes, Contents, Count, Edit, Revision};
 
     pub fn stack(item: u32, count: u32) -> Stack {
         let (item, count) = (ItemCode::new(item).unwrap(), Count::new(count).unwrap());
@@ -238,9 +261,9 @@ pub(super) mod tests {
     fn what_changed_is_marked_for_a_moment_but_the_first_state_is_not() {
         let mut board = board();
         let (kind, first) = update(&mut board, 0, 0, &replica(1, 36, &[(0, stack(1, 64))]), 40);
-        assert_eq!((kind, first), (Kind::Full, vec![PanelChange { panel: 0, slots: vec![Slot(0)] }]));
+        assert_eq!((kind, first), (Kind::Full, vec![PanelChange { panel: 0, slots: vec![Slot(0)], anew: true }]));
         let (kind, then) = update(&mut board, 500, 0, &replica(2, 36, &[(0, stack(1, 63))]), 17);
-        assert_eq!((kind, then), (Kind::Delta, vec![PanelChange { panel: 0, slots: vec![Slot(0)] }]));
+        assert_eq!((kind, then), (Kind::Delta, vec![PanelChange { panel: 0, slots: vec![Slot(0)], anew: false }]));
         let is_marked = |ms| board.panels[0].is_marked(Slot(0), Duration::from_millis(ms));
         assert_eq!([500, 1_999, 2_000].map(is_marked), [true, true, false]);
         assert!(!board.panels[0].is_marked(Slot(1), Duration::from_millis(500)));
@@ -271,12 +294,12 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_deletion_empties_the_panel() {
+    fn an_inventory_that_is_absent_has_an_empty_panel() {
         let mut board = board();
         update(&mut board, 0, 0, &replica(1, 36, &[(0, stack(1, 64))]), 40);
-        let deleted = Update { deleted: vec![0], ..Update::default() };
+        let absent = Update { absent: vec![0], ..Update::default() };
         let counts = board.traffic.counts;
-        assert_eq!(board.handle_update(Duration::ZERO, &deleted, counts, |_| None).0, Kind::Deleted);
-        assert_eq!((&board.panels[0].state, board.panels[0].stack(Slot(0))), (&PanelState::Deleted, None));
+        assert_eq!(board.handle_update(Duration::ZERO, &absent, counts, |_| None).0, Kind::Absent);
+        assert_eq!((&board.panels[0].state, board.panels[0].stack(Slot(0))), (&PanelState::Absent, None));
     }
 }

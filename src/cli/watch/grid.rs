@@ -107,7 +107,7 @@ fn title(panel: &Panel) -> Line<'static> {
     let name = Span::styled(panel.id.clone(), Style::new().add_modifier(Modifier::BOLD));
     let state = match &panel.state {
         PanelState::Waiting => "  waiting for the first frame".to_owned(),
-        PanelState::Deleted => "  deleted; should it be created again, it is shown".to_owned(),
+        PanelState::Absent => "  absent; shown as soon as it exists and may be read".to_owned(),
         PanelState::Known(replica) => {
             let (contents, epoch) = (&replica.contents, replica.epoch.get());
             let (revision, digest) = (contents.revision().0, contents.digest());

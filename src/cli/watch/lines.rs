@@ -21,17 +21,17 @@ pub async fn run(mut board: Board, mut follow: Follow) -> Result<(), Ended> {
         };
         let now = start.elapsed();
         let (kind, changes) = board.handle_update(now, &update, follow.counts(), |position| follow.replica(position));
-        let text = line(&board, now, kind, update.bytes, &changes, &update.deleted);
+        let text = line(&board, now, kind, update.bytes, &changes, &update.absent);
         print(text)?;
     }
 }
 
-fn line(board: &Board, now: Duration, kind: Kind, bytes: usize, changes: &[PanelChange], deleted: &[usize]) -> String {
+fn line(board: &Board, now: Duration, kind: Kind, bytes: usize, changes: &[PanelChange], absent: &[usize]) -> String {
     let kind = match kind {
         Kind::Full => "full",
         Kind::Delta => "delta",
         Kind::Mixed => "mixed",
-        Kind::Deleted => "deleted",
+        Kind::Absent => "absent",
         Kind::Heartbeat => "heartbeat",
         Kind::CaughtUp => "caught-up",
     };
@@ -39,8 +39,8 @@ fn line(board: &Board, now: Duration, kind: Kind, bytes: usize, changes: &[Panel
     for change in changes {
         text.push_str(&format!("  {}", changed(board, change)));
     }
-    for panel in deleted.iter().filter_map(|position| board.panels.get(*position)) {
-        text.push_str(&format!("  {} is deleted", panel.id));
+    for panel in absent.iter().filter_map(|position| board.panels.get(*position)) {
+        text.push_str(&format!("  {} is absent", panel.id));
     }
     text
 }
@@ -50,7 +50,7 @@ fn changed(board: &Board, change: &PanelChange) -> String {
     let panel = &board.panels[change.panel];
     let revision = match &panel.state {
         PanelState::Known(replica) => replica.contents.revision().0,
-        PanelState::Waiting | PanelState::Deleted => 0,
+        PanelState::Waiting | PanelState::Absent => 0,
     };
     let content = |slot: &Slot| match panel.stack(*slot) {
         Some(stack) => format!("{}={}*{}", slot.0, board.name(stack), stack.count.get()),
@@ -83,13 +83,13 @@ mod tests {
             told.push(line(&board, Duration::from_millis(ms), kind, bytes, &changes, &[]));
         }
         told.push(line(&board, Duration::from_secs(20), Kind::Heartbeat, 33, &[], &[]));
-        told.push(line(&board, Duration::from_secs(21), Kind::Deleted, 9, &[], &[1]));
+        told.push(line(&board, Duration::from_secs(21), Kind::Absent, 9, &[], &[1]));
         let expected = [
             "    0.002 s  full        140 B  steve r1: 20 slots",
             "    1.500 s  delta        21 B  steve r2: 0=- 35=#99*3",
             "    1.700 s  delta        16 B  steve r3: no slot",
             "   20.000 s  heartbeat    33 B",
-            "   21.000 s  deleted       9 B  chest-1 is deleted",
+            "   21.000 s  absent        9 B  chest-1 is absent",
         ];
         assert_eq!(told, expected);
     }

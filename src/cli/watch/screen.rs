@@ -1,8 +1,8 @@
 //! The grid in a terminal: keys in, frames out, and the terminal as it was in the end.
 
-use super::Ended;
 use super::board::Board;
 use super::grid::{self, View};
+use super::{Ended, Layouts};
 use crate::client::Follow;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -17,15 +17,21 @@ const REDRAW: Duration = Duration::from_millis(100);
 const KEY_WAIT: Duration = Duration::from_millis(200);
 
 /// Shows the board until it is told to quit.
-pub async fn run(board: Board, follow: Follow, server: &str) -> Result<(), Ended> {
+pub async fn run(board: Board, layouts: Layouts, follow: Follow, server: &str) -> Result<(), Ended> {
     // It also sets a panic hook that restores the terminal first.
     let mut terminal = ratatui::try_init()?;
-    let ended = show(&mut terminal, board, follow, server).await;
+    let ended = show(&mut terminal, board, layouts, follow, server).await;
     ratatui::restore();
     ended
 }
 
-async fn show(terminal: &mut DefaultTerminal, mut board: Board, mut follow: Follow, server: &str) -> Result<(), Ended> {
+async fn show(
+    terminal: &mut DefaultTerminal,
+    mut board: Board,
+    layouts: Layouts,
+    mut follow: Follow,
+    server: &str,
+) -> Result<(), Ended> {
     let start = Instant::now();
     let mut view = View::new(server);
     let mut events = read_events();
@@ -51,7 +57,9 @@ async fn show(terminal: &mut DefaultTerminal, mut board: Board, mut follow: Foll
                 }
             }
         };
-        board.handle_update(start.elapsed(), &update, follow.counts(), |position| follow.replica(position));
+        let (_, changes) =
+            board.handle_update(start.elapsed(), &update, follow.counts(), |position| follow.replica(position));
+        layouts.complete(&mut board, &changes).await;
     }
 }
 

@@ -7,7 +7,7 @@ use crate::sync::subscription::SUBSCRIPTION_INVENTORIES_MAX;
 use crate::sync::{ChangeKind, Cursor, Frame, FrameBody, FullReason, InventoryFrame, Note, SlotChange, Wishes};
 use std::collections::HashSet;
 
-/// The inventories to follow, and how.
+/// The inventories to follow, and how; what the reader may read is not the request's to say.
 pub fn wishes(request: &v1::SubscribeInventoryRequest) -> Result<(Vec<InventoryId>, Wishes), Invalid> {
     let wanted = request.inventories.len();
     if wanted == 0 || wanted > SUBSCRIPTION_INVENTORIES_MAX {
@@ -31,24 +31,24 @@ pub fn wishes(request: &v1::SubscribeInventoryRequest) -> Result<(Vec<InventoryI
     let watches = request.inventories.iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
     let (ids, resume) = watches.into_iter().unzip();
     let session = request::session("session", &request.session)?;
-    Ok((ids, Wishes { resume, session, notices: request.notices }))
+    Ok((ids, Wishes { resume, session, notices: request.notices, ..Wishes::default() }))
 }
 
 pub fn message(frame: &Frame) -> v1::SubscribeInventoryResponse {
     let changed = frame.changed.iter().map(|(position, part)| change(*position, part));
-    let deleted = frame.deleted.iter().map(|position| v1::InventoryChange {
-        inventory: *position as u32,
-        deleted: true,
+    let absent = frame.absent.iter().map(|position| v1::InventoryChange {
+        watch: *position as u32,
+        absent: true,
         ..v1::InventoryChange::default()
     });
     let marks = frame.versions.iter().map(|(position, version)| v1::Mark {
-        inventory: *position as u32,
+        watch: *position as u32,
         epoch: version.epoch.get(),
         revision: version.revision.0,
         digest: Some(reply::digest(version.digest)),
     });
     v1::SubscribeInventoryResponse {
-        changes: changed.chain(deleted).collect(),
+        changes: changed.chain(absent).collect(),
         caught_up: frame.caught_up,
         marks: marks.collect(),
         covered: frame.covered.iter().map(|key| key.0).collect(),
@@ -58,8 +58,7 @@ pub fn message(frame: &Frame) -> v1::SubscribeInventoryResponse {
 }
 
 fn change(position: usize, frame: &InventoryFrame) -> v1::InventoryChange {
-    let mut wire =
-        v1::InventoryChange { inventory: position as u32, check: frame.check, ..v1::InventoryChange::default() };
+    let mut wire = v1::InventoryChange { watch: position as u32, check: frame.check, ..v1::InventoryChange::default() };
     match frame.body {
         FrameBody::Delta { told, base, revision } => {
             (wire.skipped, wire.advance) = (base.0.saturating_sub(told.0), revision.0 - base.0);
@@ -105,7 +104,7 @@ fn full_reason(reason: FullReason) -> v1::FullReason {
 
 fn notice(position: usize, note: &Note) -> v1::Notice {
     v1::Notice {
-        inventory: position as u32,
+        watch: position as u32,
         epoch: note.epoch.get(),
         revision: note.revision.0,
         kind: change_kind(note.kind).into(),
@@ -139,9 +138,9 @@ pub fn read(
 ) -> Read {
     let (mut frame, mut unreadable) = (Frame { caught_up: message.caught_up, ..Frame::default() }, Vec::new());
     for change in &message.changes {
-        let position = change.inventory as usize;
-        if change.deleted {
-            frame.deleted.push(position);
+        let position = change.watch as usize;
+        if change.absent {
+            frame.absent.push(position);
             continue;
         }
         match inventory_frame(change, told(position)) {
@@ -150,9 +149,9 @@ pub fn read(
         }
     }
     let version = |mark: &v1::Mark| {
-        let id = ids.get(mark.inventory as usize)?.clone();
+        let id = ids.get(mark.watch as usize)?.clone();
         let (epoch, digest) = (Epoch::new(mark.epoch)?, read_digest(mark.digest.as_ref()?));
-        Some((mark.inventory as usize, Version { id, epoch, revision: Revision(mark.revision), digest }))
+        Some((mark.watch as usize, Version { id, epoch, revision: Revision(mark.revision), digest }))
     };
     frame.versions = message.marks.iter().filter_map(version).collect();
     frame.covered = message.covered.iter().map(|tag| KeyTag(*tag)).collect();
