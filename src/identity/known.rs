@@ -115,7 +115,7 @@ mod tests {
         let fit = (MEMORY_BYTES_MAX / (400 + ENTRY_BYTES)) as usize;
         let tokens = fit * 5 / 4;
         let mut verified_again = 0;
-        for round in 0..6 {
+        for round in 0..4 {
             for number in 0..tokens {
                 if known.get(&proof(number)).is_none() {
                     known.insert(&proof(number), person());
@@ -124,7 +124,7 @@ mod tests {
             }
         }
         // A fifth does not fit. All of them in turn is the worst order that there is.
-        let calls = 4 * tokens;
+        let calls = 2 * tokens;
         assert!(verified_again < calls / 2, "{verified_again} of {calls} calls had their token verified again");
         let kept = (0..tokens).filter(|number| known.get(&proof(*number)).is_some()).count();
         assert!(kept <= fit && kept > fit / 2, "{kept} are kept, {fit} fit");
@@ -138,7 +138,7 @@ mod tests {
             known.insert(&proof(number), person());
             assert!(known.get(&proof(number)).is_some());
         }
-        for number in 0..200_000 {
+        for number in 0..60_000 {
             known.insert(&proof(in_use + number), person());
             known.get(&proof(number % in_use));
         }

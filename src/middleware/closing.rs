@@ -1,5 +1,8 @@
 //! For services of others that stream for as long as they are asked to (health watches, reflection): their streams end, too,
 //! when the transport says so ([`Closing`]). Ours see to it themselves.
+//!
+//! They also answer INTERNAL to bytes that are not their message, as tonic does. That would blame the server for what a caller
+//! sends, so it becomes INVALID_ARGUMENT, as our own services have it.
 
 use crate::grpc::status;
 use crate::transport::Closing;
@@ -10,9 +13,9 @@ use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
+use tonic::{Code, Status};
 use tower::Service;
 
 #[derive(Debug, Clone)]
@@ -64,10 +67,27 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.inner.poll(context))?;
+        let mut response = ready!(this.inner.poll(context))?;
+        blame_caller(response.headers_mut());
         let Some(closing) = this.closing.take() else { return Poll::Ready(Ok(response)) };
         let closed = Box::pin(async move { closing.wait().await });
         Poll::Ready(Ok(response.map(|inner| Body::new(EndingBody { inner, closed: Some(closed) }))))
+    }
+}
+
+/// The beginning of what tonic says of bytes that are not the message.
+const NOT_DECODED: &str = "failed to decode";
+
+/// Headers or trailers that say INTERNAL of bytes that are not the message say MALFORMED afterwards.
+fn blame_caller(headers: &mut HeaderMap) {
+    let status = headers.contains_key(Status::GRPC_STATUS).then(|| Status::from_header_map(headers)).flatten();
+    let Some(status) = status.filter(|status| status.code() == Code::Internal) else { return };
+    if status.message().starts_with(NOT_DECODED) {
+        for name in [Status::GRPC_STATUS, Status::GRPC_MESSAGE, Status::GRPC_STATUS_DETAILS] {
+            headers.remove(name);
+        }
+        // What cannot be written as a header was not read as one before.
+        let _ = status::malformed(status.message()).add_header(headers);
     }
 }
 
@@ -85,7 +105,12 @@ impl http_body::Body for EndingBody {
         let this = &mut *self;
         let Some(closed) = &mut this.closed else { return Poll::Ready(None) };
         // What it has to say is said first: a health watch tells that nothing is served any more.
-        if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(context) {
+        if let Poll::Ready(mut frame) = Pin::new(&mut this.inner).poll_frame(context) {
+            if let Some(Ok(frame)) = &mut frame
+                && let Some(trailers) = frame.trailers_mut()
+            {
+                blame_caller(trailers);
+            }
             return Poll::Ready(frame);
         }
         ready!(closed.as_mut().poll(context));
@@ -101,5 +126,27 @@ impl http_body::Body for EndingBody {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_types::StatusExt;
+
+    #[test]
+    fn bytes_that_are_not_the_message_are_the_caller_s_fault_and_nothing_else_is_touched() {
+        let after = |status: Status| {
+            let mut headers = HeaderMap::new();
+            status.add_header(&mut headers).expect("it can be written");
+            blame_caller(&mut headers);
+            Status::from_header_map(&headers).expect("a status")
+        };
+        let malformed = after(Status::internal("failed to decode Protobuf message: buffer underflow"));
+        assert_eq!(malformed.code(), Code::InvalidArgument);
+        assert_eq!(malformed.get_details_error_info().expect("details").reason, "MALFORMED");
+        for other in [Status::internal("the disk"), Status::not_found("failed to decode"), Status::ok("")] {
+            assert_eq!(after(other.clone()).code(), other.code());
+        }
     }
 }

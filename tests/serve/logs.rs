@@ -90,7 +90,7 @@ async fn refusals_of_every_layer_are_logged_and_those_of_a_stream_when_it_ends()
     };
     let mut open = rpc.subscribe_inventory(named(watch())).await.unwrap().into_inner();
     open.message().await.unwrap();
-    // Too many streams; against the rules; not an identity; a deadline that is over.
+    // Too many streams; against the rules; not an identity.
     rpc.subscribe_inventory(named(watch())).await.unwrap_err();
     client.mutate(fresh_context(), remove("chest", "coal", 1)).await.unwrap_err();
     let mut nobody = tonic::Request::new(get("chest"));
