@@ -13,7 +13,7 @@ use crate::middleware::{
     SyncLimitLayer, SyncRate, TelemetryLayer,
 };
 use crate::statistics::{Reloads, StreamStatistics};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::sync::Rollout;
 use crate::telemetry::listener::{self, Phase, Readiness};
 use crate::telemetry::{Sources, Telemetry};
@@ -84,8 +84,11 @@ pub enum ServerError {
     Tls(#[from] TlsError),
     #[error("the address of the listener cannot be read: {0}")]
     Listener(std::io::Error),
-    #[error("the end of a commit is unknown, so nothing more may be written: check the disk, then start again")]
-    CommitUnknown,
+    #[error(
+        "the store failed and nothing more may be written ({0}); \
+         check the disk and the kernel log, then start the service again"
+    )]
+    StoreFailed(StoreError),
     #[error("reflection cannot be built: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
@@ -197,13 +200,16 @@ async fn serve_over(
     readiness.set(Phase::Serving);
     let failed = tokio::select! {
         () = &mut server => return Ok(()),
-        () = stopped => false,
-        () = commit_loop.failed() => {
+        () = stopped => None,
+        failure = commit_loop.failed() => {
+            readiness.set(Phase::StoreFailed);
             tell_health(&health, ServingStatus::NotServing).await;
-            true
+            Some(failure)
         }
     };
-    readiness.set(if failed { Phase::StoreFailed } else { Phase::Draining });
+    if failed.is_none() {
+        readiness.set(Phase::Draining);
+    }
     tracing::info!(limit_ms = settings.drain_limit.as_millis() as u64, "draining");
     draining.send_replace(true);
     if tokio::time::timeout(settings.drain_limit, &mut server).await.is_err() {
@@ -211,7 +217,7 @@ async fn serve_over(
     }
     drop(server);
     finish(commit_loop, settings.drain_limit).await;
-    if failed { Err(ServerError::CommitUnknown) } else { Ok(()) }
+    failed.map_or(Ok(()), |failure| Err(ServerError::StoreFailed(failure)))
 }
 
 /// Of each service, and of all together, which has the empty name.

@@ -37,10 +37,10 @@ pub(super) fn spawn(
     hot: Arc<HotTable>,
     counters: Arc<CommitCounters>,
     mut requests: mpsc::Receiver<Request>,
-) -> (oneshot::Receiver<()>, watch::Receiver<bool>) {
+) -> (oneshot::Receiver<()>, watch::Receiver<Option<StoreError>>) {
     let (results, handing_out) = mpsc::unbounded_channel();
     let (ended, has_ended) = oneshot::channel();
-    let (failed, has_failed) = watch::channel(false);
+    let (failed, has_failed) = watch::channel(None);
     tokio::spawn(hand_out(handing_out, ended));
     let order = EvictionOrder::default();
     let EngineSettings { batch_max, hot_max, telemetry, .. } = settings;
@@ -87,7 +87,8 @@ struct Writer {
     counters: Arc<CommitCounters>,
     telemetry: CommitTelemetry,
     order: EvictionOrder,
-    failed: watch::Sender<bool>,
+    /// Why nothing is committed any more.
+    failed: watch::Sender<Option<StoreError>>,
     hot_max: usize,
 }
 
@@ -102,7 +103,7 @@ impl Writer {
             }
         }
         let spans = self.trace(&mut calls);
-        let loaded = if *self.failed.borrow() { Err(gave_up()) } else { self.load(&calls, &watches) };
+        let loaded = if self.failed.borrow().is_some() { Err(gave_up()) } else { self.load(&calls, &watches) };
         let (mut wakes, answers) = match &loaded {
             Ok(known) => self.mutate(&calls, known),
             Err(refusal) => (Vec::new(), calls.iter().map(|_| Err(refusal.clone())).collect()),
@@ -207,7 +208,7 @@ impl Writer {
             CommitError::Unknown(error) => {
                 // To go on could build upon what is not there: https://www.usenix.org/conference/atc20/presentation/rebello
                 tracing::error!(%error, "the end of a commit is unknown; no more is written until a restart");
-                self.failed.send_replace(true);
+                self.failed.send_replace(Some(error));
                 Refusal::Unknown
             }
         }

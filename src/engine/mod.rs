@@ -119,7 +119,8 @@ pub struct Engine {
 /// The commit loop's thread.
 pub struct CommitLoop {
     ended: oneshot::Receiver<()>,
-    failed: watch::Receiver<bool>,
+    failed: watch::Receiver<Option<StoreError>>,
+    stopped: watch::Receiver<Option<StoreError>>,
 }
 
 impl Engine {
@@ -128,9 +129,10 @@ impl Engine {
         let (queue, requests) = mpsc::channel(settings.queue_max);
         let hot = Arc::new(HotTable::default());
         let counters = Arc::new(CommitCounters::default());
+        let stopped = store.stopped();
         let (ended, failed) =
             commit::spawn(store.clone(), catalog.clone(), settings.clone(), hot.clone(), counters.clone(), requests);
-        (Self { queue, hot, store, catalog, counters, settings }, CommitLoop { ended, failed })
+        (Self { queue, hot, store, catalog, counters, settings }, CommitLoop { ended, failed, stopped })
     }
 
     pub fn catalog(&self) -> &Arc<Catalog> {
@@ -243,11 +245,11 @@ impl EngineReading {
 }
 
 impl CommitLoop {
-    /// Returns once the loop has given up because the store can no longer be trusted.
-    pub async fn failed(&mut self) {
-        if self.failed.wait_for(|failed| *failed).await.is_err() {
-            // The loop has ended in good order.
-            std::future::pending::<()>().await;
+    /// Returns the reason once nothing is committed any more: the end of a commit is unknown, or the store has stopped.
+    pub async fn failed(&mut self) -> StoreError {
+        tokio::select! {
+            failure = first_failure(&mut self.failed) => failure,
+            failure = first_failure(&mut self.stopped) => failure,
         }
     }
 
@@ -256,6 +258,16 @@ impl CommitLoop {
         // An error means that the thread is gone, which is what is waited for.
         let _ = self.ended.await;
     }
+}
+
+async fn first_failure(failure: &mut watch::Receiver<Option<StoreError>>) -> StoreError {
+    if let Ok(failed) = failure.wait_for(Option::is_some).await
+        && let Some(failure) = failed.clone()
+    {
+        return failure;
+    }
+    // Whoever could have failed has ended without.
+    std::future::pending().await
 }
 
 fn check_key_time(key: &Key) -> Result<(), Refusal> {

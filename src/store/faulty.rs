@@ -4,6 +4,7 @@ use super::{CommitError, Key, ListQuery, Loaded, Store, StoreError, StoreUsage, 
 use crate::domain::{Inventory, InventoryId};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
 
 /// How one commit is to fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +81,10 @@ impl<S: Store> Store for FaultyStore<S> {
     fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
         self.check_reads()?;
         self.inner.list(query)
+    }
+
+    fn stopped(&self) -> watch::Receiver<Option<StoreError>> {
+        self.inner.stopped()
     }
 
     fn usage(&self) -> Option<StoreUsage> {

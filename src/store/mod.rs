@@ -9,6 +9,7 @@ pub mod format;
 
 use crate::domain::{Caller, Fingerprint, IdempotencyKey, Inventory, InventoryId, Outcome, PlayerId, Touched, Version};
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// A retry is recognised by who calls and the key that the caller gave.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -104,6 +105,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Sees every commit that has returned.
     fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError>;
+
+    /// Becomes the reason when the store has failed so that nothing is written any more until it is opened anew. A store
+    /// that cannot fail so never does.
+    fn stopped(&self) -> watch::Receiver<Option<StoreError>> {
+        watch::channel(None).1
+    }
 
     /// For whoever watches the service; none if it cannot tell.
     fn usage(&self) -> Option<StoreUsage> {
