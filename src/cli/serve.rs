@@ -1,17 +1,21 @@
 //! `slotcast serve`: the service.
 
 use super::CommandResult;
+use super::data::unix_ms;
 use super::output::print;
 use super::settings::{SettingFlags, Settings};
 use crate::catalog_file;
 use crate::config::{self, Changed, Config, LiveRollout};
+use crate::engine::new_epoch;
 use crate::identity::{Authentication, IdentityError, Verifier};
 use crate::server::{ServerSettings, serve};
 use crate::statistics::Reloads;
-use crate::store::embedded::EmbeddedStore;
+use crate::store::embedded::{EmbeddedStore, tools};
 use crate::telemetry::logs::LogFilter;
 use crate::telemetry::{Exporters, Telemetry, logs};
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -29,6 +33,12 @@ const EXPORT_LIMIT: Duration = Duration::from_secs(3);
 pub struct Serve {
     #[command(flatten)]
     settings: SettingFlags,
+    /// Start although the write-ahead log is damaged, without the acknowledged commits behind the damage.
+    ///
+    /// Every inventory gets a new epoch, and the damaged files are kept under another name. Needs as much room again as the
+    /// store takes. Without damage the flag has no effect; remove it after the start.
+    #[arg(long)]
+    accept_loss: bool,
 }
 
 impl Serve {
@@ -38,7 +48,7 @@ impl Serve {
         let exporters = Exporters::start(&config.telemetry)?;
         let filter = logs::install(&config.telemetry.log, exporters.as_ref())?;
         let telemetry = Telemetry::new(&config.telemetry, exporters.as_ref());
-        let ended = run(settings, &config, telemetry.clone(), filter).await;
+        let ended = run(settings, &config, telemetry.clone(), filter, self.accept_loss).await;
         if let Err(error) = &ended {
             tracing::error!(%error, "the service has ended");
         }
@@ -49,7 +59,13 @@ impl Serve {
     }
 }
 
-async fn run(settings: Settings, config: &Config, telemetry: Telemetry, filter: LogFilter) -> CommandResult {
+async fn run(
+    settings: Settings,
+    config: &Config,
+    telemetry: Telemetry,
+    filter: LogFilter,
+    accepts_loss: bool,
+) -> CommandResult {
     warn_of_exposure(config);
     let catalog = match &config.catalog {
         Some(path) => catalog_file::read(path)?,
@@ -58,7 +74,11 @@ async fn run(settings: Settings, config: &Config, telemetry: Telemetry, filter: 
     let authentication = authentication(config)?;
     std::fs::create_dir_all(&config.data)
         .map_err(|error| format!("the folder {} cannot be made: {error}", config.data.display()))?;
-    let store = EmbeddedStore::open(&config.data.join("slotcast.db"), config.store.clone())?;
+    let path = config.data.join("slotcast.db");
+    if accepts_loss {
+        accept_loss(&path)?;
+    }
+    let store = EmbeddedStore::open(&path, config.store.clone())?;
     let listener = bind(config.listen, "--listen").await?;
     let admin_listener = bind(config.admin_listen, "--admin-listen").await?;
     let scheme = if config.transport.tls.is_some() { "https" } else { "http" };
@@ -80,6 +100,24 @@ async fn run(settings: Settings, config: &Config, telemetry: Telemetry, filter: 
     follow(settings, server.rollout.clone(), filter, server.config_reloads.clone())?;
     serve(listener, Arc::new(store), Arc::new(catalog), server, stop_signal()?).await?;
     tracing::info!("stopped");
+    Ok(())
+}
+
+fn accept_loss(path: &Path) -> CommandResult {
+    let mut go_on = |_| ControlFlow::Continue(());
+    let Some(accepted) = tools::accept_loss(path, unix_ms() / 1_000, &mut new_epoch, &mut go_on)? else {
+        tracing::info!("the write-ahead log is not damaged: --accept-loss has no effect");
+        return Ok(());
+    };
+    tracing::error!(
+        commits_lost_min = accepted.damage.commits,
+        last_commit = accepted.last_seq,
+        damaged_frame = accepted.damage.frame,
+        damaged_byte = accepted.damage.offset,
+        inventories = accepted.inventories,
+        kept = %accepted.kept.unwrap_or_default().display(),
+        "acknowledged commits were given up as --accept-loss says: every inventory has a new epoch"
+    );
     Ok(())
 }
 

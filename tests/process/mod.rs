@@ -46,6 +46,12 @@ impl ServerProcess {
     }
 
     #[allow(dead_code, reason = "not every test needs all of it")]
+    /// How it ended; none while it runs.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("it is a child")
+    }
+
+    #[allow(dead_code, reason = "not every test needs all of it")]
     /// Asks it to end, as an operator's `kill` does, and waits until it has.
     pub fn terminate(&mut self) -> std::process::ExitStatus {
         let asked = Command::new("kill").args(["-TERM", &self.id().to_string()]).status().expect("kill is there");

@@ -10,12 +10,16 @@
 
 mod checkpoint;
 mod failure;
+mod files;
 mod fold;
+mod header;
 mod journal;
 mod keys;
+mod log;
 mod open;
 mod overlay;
 mod reading;
+mod replace;
 mod replay;
 mod settings;
 mod table;
@@ -28,14 +32,15 @@ pub use settings::{Clock, EmbeddedSettings, Statistics};
 use super::{CommitError, Key, ListQuery, Loaded, Store, StoreError, StoreUsage, Transaction};
 use crate::domain::{Inventory, InventoryId};
 use crate::store::format::BatchWriter;
+use files::{OpenFiles, Watch};
 use keys::{KeyHasher, KeyIndex};
 use overlay::Overlay;
 use rusqlite::Connection;
-use rusqlite::config::DbConfig;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::sync::watch;
 use turn::Turn;
 
 /// A store in one file, for one process.
@@ -47,7 +52,8 @@ pub struct EmbeddedStore {
     writer: Mutex<Connection>,
     shared: Arc<Shared>,
     fold: Option<JoinHandle<()>>,
-    _lock: open::Locked,
+    watch: Option<Watch>,
+    files: Arc<OpenFiles>,
 }
 
 /// What callers and the fold have in common.
@@ -65,6 +71,8 @@ struct Shared {
     /// Held while the log is copied into the file. Taken before the turn by whoever needs both.
     checkpoint: Mutex<()>,
     readers: Mutex<Vec<Connection>>,
+    /// Tells whoever watches why nothing is written any more.
+    stopped: watch::Sender<Option<StoreError>>,
 }
 
 /// Guarded by one lock that is never held during a write.
@@ -98,14 +106,19 @@ impl EmbeddedStore {
     /// Opens the file, or makes it; its folder must exist. Beside it lie SQLite's `-wal` and `-shm`, and `-lock`.
     ///
     /// Takes about 2 us for each remembered key and 10 us for each inventory that was not folded, however large the file.
-    pub fn open(path: &Path, settings: EmbeddedSettings) -> Result<Self, OpenError> {
-        let open::Opened { path, lock } = open::prepare(path)?;
+    pub fn open(given: &Path, settings: EmbeddedSettings) -> Result<Self, OpenError> {
+        let mut opened = open::prepare(given)?;
+        opened.create()?;
+        let open::Opened { path, lock, .. } = opened;
         let writer = open::commit_connection(&path, settings.bytes_max)?;
         let fold_connection =
             open::fold_connection(&path, settings.bytes_max.map(|bytes| bytes + settings.fold_reserve_bytes))?;
         let hasher = KeyHasher::default();
         let memory =
             replay::replay(&path, &writer, &hasher, (settings.clock)()).map_err(|error| open::damaged(&path, error))?;
+        let failed = |error| open::refused(&path, &error);
+        [&writer, &fold_connection].into_iter().try_for_each(open::trust).map_err(failed)?;
+        let files = OpenFiles::new(lock, given).map_err(|error| open::io_error(&path, &error.to_string()))?;
         tracing::info!(
             path = %path.display(),
             journal_rows = memory.keys.rows(),
@@ -120,8 +133,13 @@ impl EmbeddedStore {
             let _guard = fold::StopOnPanic(&for_fold);
             fold::run(&for_fold, fold_connection);
         });
-        let fold = fold.map_err(|error| OpenError::Io { path, detail: format!("no thread: {error}") })?;
-        Ok(Self { writer: Mutex::new(writer), shared, fold: Some(fold), _lock: lock })
+        let no_thread = |error| open::io_error(&path, &format!("no thread: {error}"));
+        let fold = fold.map_err(no_thread)?;
+        let (files, watched) = (Arc::new(files), shared.clone());
+        let mut store =
+            Self { writer: Mutex::new(writer), shared, fold: Some(fold), watch: None, files: files.clone() };
+        store.watch = Some(Watch::start(move || watched.check_files(&files).is_ok()).map_err(no_thread)?);
+        Ok(store)
     }
 
     /// Folds everything that was committed before the call, trims what is due, and returns when that is done.
@@ -153,7 +171,7 @@ impl EmbeddedStore {
     }
 
     pub fn statistics(&self) -> Statistics {
-        let wal_bytes = open::file_bytes(&open::beside(&self.shared.path, "-wal"));
+        let wal_bytes = files::file_bytes(&files::beside(&self.shared.path, "-wal"));
         let memory = self.shared.lock();
         let (unfolded_records, unfolded_inventories) = memory.overlay.unfolded();
         Statistics {
@@ -221,6 +239,8 @@ impl Store for EmbeddedStore {
         let seq = self.shared.lock().last_seq + 1;
         let row = self.shared.hasher.row(seq, uptime_ms, batch.iter().map(|transaction| &transaction.key));
         self.append(&writer, seq, &sealed)?;
+        // Nobody would find again what is only in a file without a name.
+        self.shared.check_files(&self.files).map_err(CommitError::Unknown)?;
         self.shared.committed(seq, row, batch, fold::log_bytes_of(&sealed));
         Ok(())
     }
@@ -229,10 +249,14 @@ impl Store for EmbeddedStore {
         self.shared.list(query)
     }
 
+    fn stopped(&self) -> watch::Receiver<Option<StoreError>> {
+        self.shared.stopped.subscribe()
+    }
+
     /// The file itself, to which the limit applies, without the write-ahead log beside it.
     fn usage(&self) -> Option<StoreUsage> {
         Some(StoreUsage {
-            bytes: open::file_bytes(&self.shared.path),
+            bytes: files::file_bytes(&self.shared.path),
             bytes_max: self.shared.settings.bytes_max.unwrap_or(0),
             unfolded: self.statistics().unfolded_records as u64,
         })
@@ -241,6 +265,9 @@ impl Store for EmbeddedStore {
 
 impl Drop for EmbeddedStore {
     fn drop(&mut self) {
+        drop(self.watch.take());
+        // Closing removes the log by its name.
+        let _ = self.shared.check_files(&self.files);
         self.shared.lock().closing = true;
         self.shared.work.notify_all();
         if self.fold.take().is_some_and(|fold| fold.join().is_err()) {
@@ -252,9 +279,9 @@ impl Drop for EmbeddedStore {
     }
 }
 
-/// After a disk failure the log is the only good copy: it is not to be emptied at closing.
+/// After a failure the log is the only good copy, or its name leads to another one: it is not to be emptied at closing.
 fn keep_log(connection: &Connection) {
-    if let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
+    if let Err(error) = open::keep_log(connection, true) {
         tracing::warn!(%error, "closing will checkpoint");
     }
 }
@@ -272,6 +299,7 @@ impl Shared {
             turn: Turn::default(),
             checkpoint: Mutex::default(),
             readers: Mutex::default(),
+            stopped: watch::Sender::default(),
         }
     }
 
@@ -292,9 +320,22 @@ impl Shared {
         memory.opened_uptime_ms + ((self.settings.clock)().saturating_sub(memory.opened)).as_millis() as u64
     }
 
+    /// The store ends once its names do not lead to its files any more.
+    fn check_files(&self, files: &OpenFiles) -> Result<(), StoreError> {
+        files.check().map_err(|lost| {
+            let failure = StoreError::Unavailable {
+                detail: format!("{lost} while the store was open; put the data back or restore a backup"),
+            };
+            tracing::error!(%failure, "the store lost its files: nothing more is committed until it is opened anew");
+            self.stop(failure.clone());
+            failure
+        })
+    }
+
     fn stop(&self, failure: StoreError) {
-        self.lock().stopped = Some(failure);
+        self.lock().stopped = Some(failure.clone());
         self.progress.notify_all();
+        self.stopped.send_replace(Some(failure));
     }
 
     fn is_stopped(&self) -> bool {
