@@ -85,7 +85,7 @@ pub enum ServerError {
     #[error("the address of the listener cannot be read: {0}")]
     Listener(std::io::Error),
     #[error(
-        "the store failed and nothing more may be written ({0}); no acknowledged change is lost: \
+        "the store failed and nothing more may be written ({0}); \
          check the disk and the kernel log, then start the service again"
     )]
     StoreFailed(StoreError),

@@ -365,8 +365,7 @@ fn an_import_adds_to_what_is_there_and_the_store_goes_on() {
         assert_eq!(staging.put(state, line).expect("it is staged"), None);
         assert_eq!(staging.put(state, 9).expect("it is staged"), Some(line), "it stands twice");
     }
-    assert_eq!(staging.commit(&claim, &mut quiet).expect("it is imported"), 2);
-    drop(claim);
+    assert_eq!(staging.commit(claim, &mut quiet).expect("it is imported"), 2);
     for state in imported {
         model.inventories.insert(state.id.clone(), state.clone());
         model.ids.insert(state.id.clone(), ());

@@ -5,9 +5,10 @@ use super::data::{CatalogFile, DataFolder, Progress, unix_ms};
 use super::output::OutputError;
 use crate::domain::Catalog;
 use crate::inventory_file::{self, FORMAT, Header};
-use crate::store::embedded::tools::{Inventories, Snapshot, Step, ToolError};
+use crate::store::embedded::tools::{self, Inventories, Snapshot, Step, ToolError};
 use crate::{catalog_file, store::StoreError};
 use std::error::Error;
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,8 @@ pub struct Export {
     /// Replace the file if it is there.
     #[arg(long)]
     force: bool,
-    /// Leave out inventories that are damaged, naming them on standard error, instead of giving up.
+    /// Leave out what is damaged, naming it on standard error, instead of giving up: inventories, and commits behind damage
+    /// in the write-ahead log.
     #[arg(long)]
     skip_damaged: bool,
 }
@@ -48,7 +50,12 @@ impl From<StoreError> for Stop {
 impl Export {
     pub fn run(self) -> CommandResult {
         let catalog = self.catalog.read()?;
-        let snapshot = Snapshot::open(&self.data.store())?;
+        let (snapshot, damage) = Snapshot::open_damaged(&self.data.store())?;
+        match damage {
+            Some(damage) if self.skip_damaged => eprintln!("commits were left out: {damage}"),
+            Some(damage) => return Err(damage.into()),
+            None => {}
+        }
         snapshot.check_catalog(&catalog)?;
         let inventories = snapshot.inventories()?;
         if self.file == Path::new("-") {
@@ -60,6 +67,7 @@ impl Export {
                 Stop::Interrupted => ToolError::Interrupted.into(),
             });
         }
+        tools::check_output(&snapshot, &self.file)?;
         self.write_file(&inventories, &catalog)
     }
 
@@ -82,8 +90,9 @@ impl Export {
             Stop::Interrupted => ToolError::Interrupted.into(),
         })?;
         partial.as_file().sync_all().map_err(|error| unwritable(&error))?;
-        partial.persist(&self.file).map_err(|error| unwritable(&error))?;
-        Ok(())
+        let kept = if self.force { partial.persist(&self.file) } else { partial.persist_noclobber(&self.file) };
+        kept.map_err(|failed| unwritable(&failed.error))?;
+        Ok(File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| unwritable(&error))?)
     }
 
     fn write(

@@ -25,8 +25,12 @@ impl Fsck {
     pub fn run(self) -> CommandResult {
         let path = self.data.store();
         let progress = Progress::new();
-        let findings = match Snapshot::open(&path) {
-            Ok(snapshot) => tools::check(&snapshot, &mut |step| progress.show(step)),
+        let findings = match Snapshot::open_damaged(&path) {
+            Ok((snapshot, damage)) => {
+                let mut findings = tools::check(&snapshot, &mut |step| progress.show(step));
+                findings.problems.splice(0..0, damage.map(|damage| damage.to_string()));
+                findings
+            }
             Err(error) if self.json => Findings { problems: vec![error.to_string()], ..Findings::default() },
             Err(error) => return Err(error.into()),
         };

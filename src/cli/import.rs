@@ -52,7 +52,10 @@ impl Import {
         let claim = if self.dry_run { None } else { Some(Claim::take(&path)?) };
         let beside = if self.dry_run { std::env::temp_dir().join("slotcast.db") } else { path.clone() };
         let progress = Progress::interruptible()?;
-        let staging = self.gather(input, &catalog, &path, Staging::new(&beside)?, &progress)?;
+        let has_store = claim.as_ref().map_or_else(|| path.is_file(), Claim::has_store);
+        let there = if has_store { Some(Snapshot::open(&path)?) } else { None };
+        let staging = self.gather(input, &catalog, there.as_ref(), Staging::new(&beside)?, &progress)?;
+        drop(there);
         let Some(claim) = claim else {
             drop(progress);
             return Ok(print(format_args!(
@@ -60,8 +63,7 @@ impl Import {
                 staging.inventories()
             ))?);
         };
-        claim.accept_catalog(&catalog)?;
-        let imported = staging.commit(&claim, &mut |step| progress.show(step))?;
+        let imported = staging.commit(claim, &catalog, &mut |step| progress.show(step))?;
         drop(progress);
         Ok(print(format_args!("{}: {imported} inventories imported", path.display()))?)
     }
@@ -71,18 +73,18 @@ impl Import {
         &self,
         input: Box<dyn Read>,
         catalog: &Catalog,
-        path: &Path,
+        snapshot: Option<&Snapshot>,
         staging: Staging,
         progress: &Progress,
     ) -> Result<Staging, Box<dyn Error>> {
-        let snapshot = if path.is_file() { Some(Snapshot::open(path)?) } else { None };
         snapshot.iter().try_for_each(|snapshot| snapshot.check_catalog(catalog))?;
-        let there = snapshot.as_ref().map(Snapshot::inventories).transpose()?;
+        let there = snapshot.map(Snapshot::inventories).transpose()?;
         if !self.merge
-            && let Some(there) = &there
+            && let (Some(snapshot), Some(there)) = (snapshot, &there)
             && there.count()? > 0
         {
-            return Err(format!("{} has inventories already; add to them with --merge", path.display()).into());
+            let path = snapshot.path().display();
+            return Err(format!("{path} has inventories already; add to them with --merge").into());
         }
         let leniency = Leniency { oversized: self.oversized };
         let mut reading =

@@ -1,19 +1,23 @@
 //! `slotcast serve`: the service.
 
+use super::data::unix_ms;
 use super::output::print;
 use super::prepare::{Prepared, STORE_FILE, prepare};
 use super::settings::{SettingFlags, Settings};
 use super::signals::Signals;
 use super::{CommandResult, Reported};
 use crate::config::{self, Changed, Config, LiveRollout};
+use crate::engine::new_epoch;
 use crate::server::{ServerSettings, serve};
 use crate::statistics::Reloads;
-use crate::store::embedded::EmbeddedStore;
+use crate::store::embedded::{EmbeddedStore, tools};
 use crate::telemetry::logs::LogFilter;
 use crate::telemetry::{Exporters, LogFormat, LogSettings, Telemetry, logs};
 use serde_json::json;
 use std::error::Error;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -31,6 +35,12 @@ const EXPORT_LIMIT: Duration = Duration::from_secs(3);
 pub struct Serve {
     #[command(flatten)]
     settings: SettingFlags,
+    /// Start although the write-ahead log is damaged, without the acknowledged commits behind the damage.
+    ///
+    /// Every inventory gets a new epoch, and the damaged files are kept under another name. Needs as much room again as the
+    /// store takes. Without damage the flag has no effect; remove it after the start.
+    #[arg(long)]
+    accept_loss: bool,
 }
 
 impl Serve {
@@ -43,7 +53,7 @@ impl Serve {
         logs::log_panics();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
         let ended = match exporters {
-            Ok(exporters) => with_exporters(settings, &config, exporters, filter, signals).await,
+            Ok(exporters) => with_exporters(settings, &config, exporters, filter, signals, self.accept_loss).await,
             // It is one of all the problems that there are.
             Err(error) => prepare(&config, Arc::default()).map_err(Into::into).and(Err(error.into())),
         };
@@ -66,9 +76,10 @@ async fn with_exporters(
     exporters: Option<Exporters>,
     filter: LogFilter,
     signals: Signals,
+    accepts_loss: bool,
 ) -> CommandResult {
     let telemetry = Telemetry::new(&config.telemetry, exporters.as_ref());
-    let ended = run(settings, config, telemetry.clone(), filter, signals).await;
+    let ended = run(settings, config, telemetry.clone(), filter, signals, accepts_loss).await;
     if let Some(exporters) = exporters {
         exporters.shutdown(telemetry.meter_provider(), EXPORT_LIMIT).await;
     }
@@ -81,13 +92,18 @@ async fn run(
     telemetry: Telemetry,
     filter: LogFilter,
     signals: Signals,
+    accepts_loss: bool,
 ) -> CommandResult {
     let (stop, hangup) = signals.split(matches!(settings, Settings::Followed(_)));
     warn_of_exposure(config);
     let Prepared { catalog, authentication, transport } = prepare(config, telemetry.transport().clone())?;
     std::fs::create_dir_all(&config.data)
         .map_err(|error| format!("the folder {} cannot be made: {error}", config.data.display()))?;
-    let store = Arc::new(EmbeddedStore::open(&config.data.join(STORE_FILE), config.store.clone())?);
+    let path = config.data.join(STORE_FILE);
+    if accepts_loss {
+        accept_loss(&path)?;
+    }
+    let store = Arc::new(EmbeddedStore::open(&path, config.store.clone())?);
     store.accept_catalog(&catalog)?;
     if stop.is_requested() {
         tracing::info!("stopped before the server began to listen");
@@ -131,6 +147,24 @@ async fn close(store: Arc<EmbeddedStore>) -> CommandResult {
     tokio::task::spawn_blocking(move || store.flush()).await??;
     tracing::info!(took_ms = began.elapsed().as_millis() as u64, "closed the store");
     tracing::info!("stopped");
+    Ok(())
+}
+
+fn accept_loss(path: &Path) -> CommandResult {
+    let mut go_on = |_| ControlFlow::Continue(());
+    let Some(accepted) = tools::accept_loss(path, unix_ms() / 1_000, &mut new_epoch, &mut go_on)? else {
+        tracing::info!("the write-ahead log is not damaged: --accept-loss has no effect");
+        return Ok(());
+    };
+    tracing::error!(
+        commits_lost_min = accepted.damage.commits,
+        last_commit = accepted.last_seq,
+        damaged_frame = accepted.damage.frame,
+        damaged_byte = accepted.damage.offset,
+        inventories = accepted.inventories,
+        kept = %accepted.kept.unwrap_or_default().display(),
+        "acknowledged commits were given up as --accept-loss says: every inventory has a new epoch"
+    );
     Ok(())
 }
 

@@ -1,8 +1,11 @@
 //! What the store tests share: mutations to commit, and a model of what a store must know afterwards.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+mod commands;
 mod place;
 
+#[allow(unused_imports, reason = "each test file uses its own part")]
+pub use commands::*;
 #[allow(unused_imports, reason = "each test file uses its own part")]
 pub use place::*;
 

@@ -10,7 +10,8 @@ use crate::store::StoreError;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::path::{Path, PathBuf};
 
-const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS items (code INTEGER PRIMARY KEY, id TEXT NOT NULL) STRICT";
+/// Part of each new store; a store that an earlier build made gets the table when it is opened.
+pub const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS items (code INTEGER PRIMARY KEY, id TEXT NOT NULL) STRICT;";
 
 /// More codes than this are counted, not named.
 const CONFLICTS_MAX: usize = 10;

@@ -10,14 +10,18 @@
 
 mod checkpoint;
 mod failure;
+mod files;
 mod fold;
+mod header;
 mod items;
 mod journal;
 mod keys;
+mod log;
 mod open;
 mod overlay;
 mod probe;
 mod reading;
+mod replace;
 mod replay;
 mod settings;
 mod stop;
@@ -33,11 +37,11 @@ use super::{CommitError, Key, ListQuery, Loaded, Store, StoreError, StoreUsage, 
 use crate::domain::{Inventory, InventoryId};
 use crate::store::format::{BatchTime, BatchWriter};
 use failure::Failed;
+use files::{OpenFiles, Watch};
 use keys::{KeyHasher, KeyIndex};
 use overlay::Overlay;
 use probe::Probe;
 use rusqlite::Connection;
-use rusqlite::config::DbConfig;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -55,7 +59,8 @@ pub struct EmbeddedStore {
     writer: Mutex<Connection>,
     shared: Arc<Shared>,
     fold: Option<JoinHandle<()>>,
-    _lock: open::Locked,
+    watch: Option<Watch>,
+    files: Arc<OpenFiles>,
 }
 
 /// What callers and the fold have in common.
@@ -112,10 +117,17 @@ impl EmbeddedStore {
     /// Opens the file, or makes it; its folder must exist. Beside it lie SQLite's `-wal` and `-shm`, and `-lock`.
     ///
     /// Takes about 2 us for each remembered key and 10 us for each inventory that was not folded, however large the file.
-    pub fn open(path: &Path, settings: EmbeddedSettings) -> Result<Self, OpenError> {
-        let open::Opened { path, lock } = open::prepare(path)?;
+    pub fn open(given: &Path, settings: EmbeddedSettings) -> Result<Self, OpenError> {
+        let mut opened = open::prepare(given)?;
+        opened.create()?;
+        let open::Opened { path, lock, .. } = opened;
         let hasher = KeyHasher::default();
         let Files { writer, fold_connection, probe, memory } = open_files(&path, &settings, &hasher)?;
+        let failed = |error| open::refused(&path, &error);
+        [&writer, &fold_connection].into_iter().try_for_each(open::trust).map_err(failed)?;
+        // From here on the schema does not change: it is one of the marks of the database that is open.
+        writer.execute_batch(items::SCHEMA).map_err(failed)?;
+        let files = OpenFiles::new(lock, given).map_err(|error| open::io_error(&path, &error.to_string()))?;
         tracing::info!(
             path = %path.display(),
             journal_rows = memory.keys.rows(),
@@ -130,8 +142,13 @@ impl EmbeddedStore {
             let _guard = fold::StopOnPanic(&for_fold);
             fold::run(&for_fold, fold_connection);
         });
-        let fold = fold.map_err(|error| OpenError::Io { path, detail: format!("no thread: {error}") })?;
-        Ok(Self { writer: Mutex::new(writer), shared, fold: Some(fold), _lock: lock })
+        let no_thread = |error| open::io_error(&path, &format!("no thread: {error}"));
+        let fold = fold.map_err(no_thread)?;
+        let (files, watched) = (Arc::new(files), shared.clone());
+        let mut store =
+            Self { writer: Mutex::new(writer), shared, fold: Some(fold), watch: None, files: files.clone() };
+        store.watch = Some(Watch::start(move || watched.check_files(&files).is_ok()).map_err(no_thread)?);
+        Ok(store)
     }
 
     /// Folds everything that was committed before the call, trims what is due, and returns when that is done.
@@ -172,7 +189,7 @@ impl EmbeddedStore {
     }
 
     pub fn statistics(&self) -> Statistics {
-        let wal_bytes = open::file_bytes(&open::beside(&self.shared.path, "-wal"));
+        let wal_bytes = files::file_bytes(&files::beside(&self.shared.path, "-wal"));
         let memory = self.shared.lock();
         let (unfolded_records, unfolded_inventories) = memory.overlay.unfolded();
         Statistics {
@@ -277,6 +294,8 @@ impl Store for EmbeddedStore {
         let seq = self.shared.lock().last_seq + 1;
         let row = self.shared.hasher.row(seq, time, batch.iter().map(|transaction| &transaction.key));
         self.append(&writer, seq, &sealed)?;
+        // Nobody would find again what is only in a file without a name.
+        self.shared.check_files(&self.files).map_err(CommitError::Unknown)?;
         self.shared.committed(seq, row, batch, fold::log_bytes_of(&sealed));
         Ok(())
     }
@@ -292,7 +311,7 @@ impl Store for EmbeddedStore {
     /// The file itself, to which the limit applies, without the write-ahead log beside it.
     fn usage(&self) -> Option<StoreUsage> {
         Some(StoreUsage {
-            bytes: open::file_bytes(&self.shared.path),
+            bytes: files::file_bytes(&self.shared.path),
             bytes_max: self.shared.settings.bytes_max.unwrap_or(0),
             unfolded: self.statistics().unfolded_records as u64,
         })
@@ -301,6 +320,9 @@ impl Store for EmbeddedStore {
 
 impl Drop for EmbeddedStore {
     fn drop(&mut self) {
+        drop(self.watch.take());
+        // Closing removes the log by its name.
+        let _ = self.shared.check_files(&self.files);
         self.shared.lock().closing = true;
         self.shared.work.notify_all();
         if self.fold.take().is_some_and(|fold| fold.join().is_err()) {
@@ -314,9 +336,9 @@ impl Drop for EmbeddedStore {
     }
 }
 
-/// After a disk failure the log is the only good copy: it is not to be emptied at closing.
+/// After a failure the log is the only good copy, or its name leads to another one: it is not to be emptied at closing.
 fn keep_log(connection: &Connection) {
-    if let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
+    if let Err(error) = open::keep_log(connection, true) {
         tracing::warn!(%error, "closing will checkpoint");
     }
 }
@@ -358,6 +380,17 @@ impl Shared {
         let open_for = (self.settings.clock)().saturating_sub(memory.opened);
         let uptime_ms = memory.opened_uptime_ms + open_for.as_millis() as u64;
         BatchTime { uptime_ms, unix_ms: (self.settings.wall_clock)().as_millis() as u64 }
+    }
+
+    /// The store ends once its names do not lead to its files any more.
+    fn check_files(&self, files: &OpenFiles) -> Result<(), StoreError> {
+        files.check().map_err(|lost| {
+            let failure = StoreError::Unavailable {
+                detail: format!("{lost} while the store was open; put the data back or restore a backup"),
+            };
+            self.stop(&failure);
+            failure
+        })
     }
 
     /// A panic while it was held would have come from a bug; what is in it is still the best that there is.

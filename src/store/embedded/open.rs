@@ -1,9 +1,10 @@
-//! Opening the file: the lock, the checks that refuse with a reason, the schema, the connections.
+//! Opening the file: the checks that refuse with a reason, the schema, the connections.
 
+use super::files::{Locked, beside, file_bytes, folder_of, sync_folder, temporary};
+use super::{header, items, log, replace};
 use crate::store::StoreError;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Read;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,8 +18,8 @@ pub const PAGE_BYTES: u64 = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(
-        "{} is already open in another process (its lock {}-lock is held); stop that one, or give this one its own file",
-        path.display(), path.display()
+        "{} is already open in another process (which holds its lock); stop that one, or give this one its own file",
+        path.display()
     )]
     AlreadyOpen { path: PathBuf },
     #[error("{} is not a Slotcast file: {detail}; it was left as it is, give another path", path.display())]
@@ -32,29 +33,111 @@ pub enum OpenError {
     Truncated { path: PathBuf, detail: String },
     #[error("{} is damaged: {detail}; it was not changed, restore it from a backup", path.display())]
     Corrupt { path: PathBuf, detail: String },
+    #[error(
+        "{}-wal, the write-ahead log, is damaged at frame {} (byte {}): at least {} acknowledged commits behind it cannot \
+         be read; no file was changed. Restore a backup with `slotcast restore --force`, or give these commits up with \
+         `slotcast serve --accept-loss`, which gives every inventory a new epoch",
+        path.display(), damage.frame, damage.offset, damage.commits
+    )]
+    DamagedLog { path: PathBuf, damage: log::Damage },
+    #[error(
+        "{}-wal, the write-ahead log, is not the log of {}: {detail}; no file was changed. If the database was copied or \
+         restored by hand, use `slotcast restore --force` instead; if the log is of no use, move it away",
+        path.display(), path.display()
+    )]
+    ForeignLog { path: PathBuf, detail: String },
+    #[error(
+        "{} was being replaced by a restore that was interrupted; start the service or run `slotcast restore` again, which \
+         completes it",
+        path.display()
+    )]
+    Interrupted { path: PathBuf },
     #[error("{} cannot be opened: {detail}", path.display())]
     Io { path: PathBuf, detail: String },
 }
 
-/// Held as long as the store is open.
-///
-/// The lock lies on a file of its own beside the database: SQLite's own locks on the database are POSIX locks, which a
-/// process loses as soon as it closes any handle of that file.
+/// A store that nobody else has open, checked as far as can be told from outside of SQLite.
 #[derive(Debug)]
 pub struct Opened {
     pub path: PathBuf,
     pub lock: Locked,
+    is_new: bool,
 }
 
-/// Takes the lock and checks what can be told from outside of SQLite.
+/// Takes the lock, completes a restore that was interrupted, and checks what can be told from outside of SQLite. Changes
+/// nothing else.
 pub fn prepare(path: &Path) -> Result<Opened, OpenError> {
     let path = resolved(path)?;
-    let lock = lock(&path)?;
-    check_header(&path)?;
-    Ok(Opened { path, lock })
+    let mut lock = Locked::take(&path)?;
+    complete_replacement(&path, &mut lock)?;
+    let is_new = !header::check(&path)?;
+    if !is_new {
+        check_log(&path)?;
+    }
+    Ok(Opened { path, lock, is_new })
 }
 
-/// The connection that commits: durable when a transaction returns. It also makes the schema.
+/// Completes a restore that was interrupted.
+pub fn complete_replacement(path: &Path, lock: &mut Locked) -> Result<(), OpenError> {
+    let failed = |error: std::io::Error| io_error(path, &format!("a restore was interrupted: {error}"));
+    let Some(pending) = replace::pending(path).map_err(failed)? else { return Ok(()) };
+    pending.complete().map_err(failed)?;
+    tracing::warn!(path = %path.display(), kept = %pending.kept().display(), "completed a restore that was interrupted");
+    lock.take_database()
+}
+
+impl Opened {
+    pub fn has_store(&self) -> bool {
+        !self.is_new
+    }
+
+    /// Makes an empty store if there is none. It is made under another name and gets its own when it is complete and
+    /// durable, so that no crash leaves half of one.
+    pub fn create(&mut self) -> Result<(), OpenError> {
+        if !self.is_new {
+            return Ok(());
+        }
+        let path = &self.path;
+        let failed = |error: std::io::Error| io_error(path, &format!("it cannot be created: {error}"));
+        let new = temporary(path, ".slotcast-new-").map_err(failed)?;
+        make(new.path()).map_err(|error| refused(path, &error))?;
+        new.as_file().sync_all().map_err(failed)?;
+        // Of a first start that was interrupted. SQLite would take it for the new file's own and cut that to nothing.
+        match std::fs::remove_file(beside(path, "-journal")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            Err(_) => {}
+            Ok(()) => sync_folder(path).map_err(failed)?,
+        }
+        new.persist(path).map_err(|persist| failed(persist.error))?;
+        sync_folder(path).map_err(failed)?;
+        self.is_new = false;
+        self.lock.take_database()
+    }
+}
+
+/// The log must be this database's, and nothing that was acknowledged may be unreadable in it.
+pub fn check_log(path: &Path) -> Result<(), OpenError> {
+    let log = beside(path, "-wal");
+    let failed = |error: std::io::Error| io_error(path, &format!("its write-ahead log {}: {error}", log.display()));
+    let foreign = |detail| Err(OpenError::ForeignLog { path: path.to_owned(), detail });
+    match log::page_bytes(&log).map_err(failed)? {
+        Some(page_bytes) if u64::from(page_bytes) != PAGE_BYTES => {
+            return foreign(format!("its pages have {page_bytes} bytes"));
+        }
+        Some(_) if header::is_without_log(path) => {
+            return foreign("that one says that it has no log, as a backup does".into());
+        }
+        Some(_) | None => {}
+    }
+    match log::check(&log, path).map_err(failed)? {
+        Some(log::Fault::Damaged(damage)) => Err(OpenError::DamagedLog { path: path.to_owned(), damage }),
+        Some(log::Fault::Foreign { row }) => foreign(format!("journal row {row} is another one in it")),
+        None => Ok(()),
+    }
+}
+
+/// The connection that commits: durable when a transaction returns. It also makes the schema, if a first start was
+/// interrupted before that. Until [`trust`] it leaves the log as it is when it is closed.
 pub fn commit_connection(path: &Path, bytes_max: Option<u64>) -> Result<Connection, OpenError> {
     let failed = |error| refused(path, &error);
     let connection = connect(path).map_err(failed)?;
@@ -66,6 +149,16 @@ pub fn commit_connection(path: &Path, bytes_max: Option<u64>) -> Result<Connecti
         Identity::Ours => check_journal(path, &connection)?,
     }
     Ok(connection)
+}
+
+/// Everything was checked: closing may bring the file up to date and remove the log.
+pub fn trust(connection: &Connection) -> rusqlite::Result<()> {
+    keep_log(connection, false)
+}
+
+/// Whether closing leaves the log as it is.
+pub fn keep_log(connection: &Connection, is_kept: bool) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, is_kept).map(drop)
 }
 
 /// The fold's connection: its transactions become durable with the next commit or checkpoint.
@@ -86,13 +179,30 @@ pub fn read_connection(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// Reads the file alone, and makes no file beside it: for a folder that cannot be written. Whoever opens it has to see to it
+/// that nobody changes the file meanwhile.
+pub fn immutable_connection(path: &Path) -> rusqlite::Result<Connection> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => uri.push(char::from(*byte)),
+            other => uri.push_str(&format!("%{other:02X}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    Connection::open_with_flags(uri, flags)
+}
+
 /// Inside the process writers take turns; this is for a curious `sqlite3` beside it.
 pub const BUSY_MAX: Duration = Duration::from_secs(5);
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_MAX)?;
+    keep_log(&connection, true)?;
     Ok(connection)
 }
 
@@ -120,86 +230,8 @@ pub fn resolved(path: &Path) -> Result<PathBuf, OpenError> {
     if let Ok(there) = path.canonicalize() {
         return Ok(there);
     }
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) | None => Path::new("."),
-    };
-    let folder = folder.canonicalize().map_err(|error| io(path, &format!("its folder: {error}")))?;
-    Ok(folder.join(path.file_name().ok_or_else(|| io(path, "it names no file"))?))
-}
-
-/// A store's lock, given back when this is dropped. In so many words: closing the file alone would leave it to a child process
-/// that is just being started and still has the file open.
-#[derive(Debug)]
-pub struct Locked(File);
-
-impl Drop for Locked {
-    fn drop(&mut self) {
-        if let Err(error) = self.0.unlock() {
-            tracing::debug!(%error, "the lock goes with the file");
-        }
-    }
-}
-
-pub fn lock(path: &Path) -> Result<Locked, OpenError> {
-    let lock_path = beside(path, "-lock");
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
-    let lock = lock.map_err(|error| io(path, &format!("its lock {}: {error}", lock_path.display())))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(Locked(lock)),
-        Err(TryLockError::WouldBlock) => Err(OpenError::AlreadyOpen { path: path.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(io(path, &format!("its lock {}: {error}", lock_path.display()))),
-    }
-}
-
-/// A file that SQLite keeps beside the database, as `-wal`, or we do.
-pub fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-pub fn file_bytes(path: &Path) -> u64 {
-    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
-}
-
-/// Reads the head of the file before SQLite touches it: what is not ours shall not even be recovered by us.
-fn check_header(path: &Path) -> Result<(), OpenError> {
-    let (bytes, wal_bytes) = (file_bytes(path), file_bytes(&beside(path, "-wal")));
-    if bytes == 0 {
-        return match wal_bytes {
-            0 => Ok(()),
-            _ => Err(truncated(path, format!("it is empty, but its write-ahead log has {wal_bytes} bytes"))),
-        };
-    }
-    let mut head = [0; 100];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
-    if !head.starts_with(b"SQLite format 3\0") && (read.is_ok() || head != [0; 100]) {
-        return Err(OpenError::NotSlotcast { path: path.to_owned(), detail: "it is no SQLite database".into() });
-    }
-    read.map_err(|error| {
-        let is_short = error.kind() == std::io::ErrorKind::UnexpectedEof;
-        let short = || truncated(path, format!("it has {bytes} bytes, not even a head"));
-        if is_short { short() } else { io(path, &error.to_string()) }
-    })?;
-    let number = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-    let (pages, format, application) = (u64::from(number(28)), number(60), number(68));
-    match application {
-        APPLICATION_ID if format > FORMAT_VERSION => {
-            return Err(OpenError::NewerFormat { path: path.to_owned(), found: format, known: FORMAT_VERSION });
-        }
-        // 0: perhaps stopped while it was made; decided when it is open.
-        APPLICATION_ID | 0 => {}
-        other => {
-            let detail = format!("it is the SQLite database of another application ({other:#010x})");
-            return Err(OpenError::NotSlotcast { path: path.to_owned(), detail });
-        }
-    }
-    // With a log beside it, the file may rightly be shorter than its head says: a checkpoint was stopped half-way.
-    if wal_bytes == 0 && bytes < pages * PAGE_BYTES {
-        return Err(truncated(path, format!("it has {bytes} bytes of {}", pages * PAGE_BYTES)));
-    }
-    Ok(())
+    let folder = folder_of(path).canonicalize().map_err(|error| io_error(path, &format!("its folder: {error}")))?;
+    Ok(folder.join(path.file_name().ok_or_else(|| io_error(path, "it names no file"))?))
 }
 
 /// What the file and the log hold together must be enough for the database. The slack is SQLite's own: a page that was
@@ -237,11 +269,21 @@ pub fn identify(path: &Path, connection: &Connection) -> Result<Identity, OpenEr
     }
 }
 
+/// An empty store in an empty file, without a log. To be flushed as a whole.
+fn make(path: &Path) -> rusqlite::Result<()> {
+    let connection = connect(path)?;
+    connection.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
+    connection.query_row("PRAGMA journal_mode = OFF", [], |_| Ok(()))?;
+    make_schema(&connection)?;
+    connection.close().map_err(|(_, error)| error)
+}
+
 fn make_schema(connection: &Connection) -> rusqlite::Result<()> {
     // Into the file itself at once: its head tells what it is.
     connection.execute_batch(&format!(
-        "BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT_VERSION};
-         COMMIT; PRAGMA wal_checkpoint(TRUNCATE);"
+        "BEGIN IMMEDIATE; {SCHEMA} {} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT_VERSION};
+         COMMIT; PRAGMA wal_checkpoint(TRUNCATE);",
+        items::SCHEMA
     ))
 }
 
@@ -275,6 +317,14 @@ const SCHEMA: &str = "
 
 pub fn refused(path: &Path, error: &rusqlite::Error) -> OpenError {
     let (path, detail) = (path.to_owned(), error.to_string());
+    if error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_READONLY_ROLLBACK) {
+        let journal = beside(&path, "-journal");
+        let detail = format!(
+            "a change to it was interrupted, which {} takes back; nothing was changed, start the service once",
+            journal.display()
+        );
+        return OpenError::Io { path, detail };
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => OpenError::NotSlotcast { path, detail },
         Some(ErrorCode::DatabaseCorrupt) => OpenError::Corrupt { path, detail },
@@ -291,10 +341,10 @@ pub fn damaged(path: &Path, error: StoreError) -> OpenError {
     }
 }
 
-fn truncated(path: &Path, detail: String) -> OpenError {
+pub fn truncated(path: &Path, detail: String) -> OpenError {
     OpenError::Truncated { path: path.to_owned(), detail }
 }
 
-fn io(path: &Path, detail: &str) -> OpenError {
+pub fn io_error(path: &Path, detail: &str) -> OpenError {
     OpenError::Io { path: path.to_owned(), detail: detail.to_owned() }
 }

@@ -1,6 +1,6 @@
 //! Direct reads of the store's files, to tell a disk that cannot be read from data that is damaged.
 
-use super::open;
+use super::files::beside;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
@@ -26,7 +26,7 @@ pub struct Probe {
 
 impl Probe {
     pub fn open(path: &Path) -> std::io::Result<Self> {
-        let log_path = open::beside(path, "-wal");
+        let log_path = beside(path, "-wal");
         Ok(Self { database: File::open(path)?, log_path, damaged_at: Mutex::default() })
     }
 
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!((probe.unreadable(Duration::ZERO), probe.is_mostly_unreadable()), (None, false));
         probe.found_damage(Duration::ZERO);
         // Linux opens a folder for reading, and refuses to read it.
-        std::fs::create_dir(open::beside(&path, "-wal")).expect("a folder");
+        std::fs::create_dir(beside(&path, "-wal")).expect("a folder");
         assert_eq!(probe.unreadable(VALID_FOR / 2), None, "damage was found a moment ago");
         let failed = probe.unreadable(VALID_FOR).expect("the log cannot be read");
         assert!(failed.starts_with("the write-ahead log: cannot read at byte 0: "), "{failed}");

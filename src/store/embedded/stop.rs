@@ -38,7 +38,7 @@ impl Shared {
             tracing::error!(
                 %failure,
                 path = %self.path.display(),
-                "the store has stopped: nothing acknowledged is lost, but nothing more is written; \
+                "the store has stopped: nothing more is written; \
                  check the disk and the kernel log, then restart the service"
             );
         }

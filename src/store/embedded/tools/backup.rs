@@ -7,9 +7,10 @@
 //! `VACUUM INTO` would write every row anew, in one call that tells nothing until it is done.
 
 use super::snapshot::Snapshot;
-use super::{Step, ToolError, Watch, folder_of, io, sql, sync_folder, tell, temporary};
+use super::{Step, ToolError, Watch, check_output, io, sql, sync_folder, tell, temporary};
+use crate::store::embedded::files::{beside, file_bytes, folder_of};
 use crate::store::embedded::journal;
-use crate::store::embedded::open::{self, PAGE_BYTES};
+use crate::store::embedded::open::PAGE_BYTES;
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 use std::fs::File;
@@ -34,14 +35,8 @@ pub fn backup(snapshot: &Snapshot, target: &Path, replace: bool, watch: &mut Wat
     if target.is_dir() {
         return Err(ToolError::Io { path: target.to_owned(), detail: "it is a folder; name a file".into() });
     }
-    if target.canonicalize().is_ok_and(|target| target == snapshot.path()) {
-        return Err(ToolError::Io {
-            path: target.to_owned(),
-            detail: "it is the store itself; name another file".into(),
-        });
-    }
-    if let Some(log) = ["-wal", "-journal"].map(|suffix| open::beside(target, suffix)).iter().find(|log| is_filled(log))
-    {
+    check_output(snapshot, target)?;
+    if let Some(log) = ["-wal", "-journal"].map(|suffix| beside(target, suffix)).iter().find(|log| is_filled(log)) {
         let detail =
             format!("{} belongs to it: it is a store in use, or one that was; name another file", log.display());
         return Err(ToolError::Io { path: target.to_owned(), detail });
@@ -61,12 +56,12 @@ pub fn backup(snapshot: &Snapshot, target: &Path, replace: bool, watch: &mut Wat
 
 /// SQLite would take it for the copy's own log.
 fn is_filled(log: &Path) -> bool {
-    open::file_bytes(log) > 0
+    file_bytes(log) > 0
 }
 
 /// Copies all pages into an empty file, which is no longer in WAL mode then. Tells the last journal row.
 pub fn copy(snapshot: &Snapshot, target: &Path, watch: &mut Watch<'_>) -> Result<i64, ToolError> {
-    let last_seq = last_seq(snapshot.connection())?;
+    let last_seq = last_seq(snapshot)?;
     let mut copy = scratch_connection(target)?;
     let file = File::open(target).map_err(io(target))?;
     let backup = Backup::new(snapshot.connection(), &mut copy).map_err(sql("copying"))?;
@@ -111,7 +106,9 @@ pub fn scratch_connection(path: &Path) -> Result<Connection, ToolError> {
     Ok(connection)
 }
 
-fn last_seq(connection: &Connection) -> Result<i64, ToolError> {
+/// The last commit that it holds, as a row of the journal.
+pub fn last_seq(snapshot: &Snapshot) -> Result<i64, ToolError> {
+    let connection = snapshot.connection();
     let last = connection.query_row("SELECT max(seq) FROM journal", [], |row| row.get::<_, Option<i64>>(0));
     let folded = journal::number(connection, journal::FOLDED_THROUGH).map_err(sql("reading the marks"))?;
     Ok(last.map_err(sql("reading the journal"))?.or(folded).unwrap_or(0))

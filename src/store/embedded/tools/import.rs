@@ -10,7 +10,7 @@ use crate::store::embedded::items;
 use crate::store::embedded::open::{self, Opened};
 use crate::store::embedded::table::EncodedRow;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 const SCHEMA: &str = "
@@ -39,10 +39,9 @@ impl Claim {
         Ok(Self(open::prepare(path)?))
     }
 
-    /// Accepts the catalog by which stacks will be imported. Makes the store if it does not exist.
-    pub fn accept_catalog(&self, catalog: &Catalog) -> Result<(), ToolError> {
-        let path = &self.0.path;
-        Ok(items::accept(path, &open::commit_connection(path, None)?, catalog)?)
+    /// Whether there is a store already.
+    pub fn has_store(&self) -> bool {
+        self.0.has_store()
     }
 }
 
@@ -76,14 +75,16 @@ impl Staging {
         self.inventories
     }
 
-    /// Makes them part of the store, which is made if it is not there. None of them may be there already.
-    pub fn commit(self, claim: &Claim, watch: &mut Watch<'_>) -> Result<u64, ToolError> {
+    /// Makes them part of the store, which is made if it is not there. None of them may be there already. The store
+    /// remembers the items of the catalog by which stacks are imported.
+    pub fn commit(self, mut claim: Claim, catalog: &Catalog, watch: &mut Watch<'_>) -> Result<u64, ToolError> {
         let Self { connection: staged, file, inventories } = self;
         staged.execute_batch("COMMIT").map_err(sql("gathering"))?;
         staged.close().map_err(|(_, error)| sql("gathering")(error))?;
         tell(watch, Step { doing: "importing", done: 0, total: 0 })?;
-        let path: &PathBuf = &claim.0.path;
-        let mut store = open::commit_connection(path, None)?;
+        claim.0.create()?;
+        let mut store = open::commit_connection(&claim.0.path, None)?;
+        items::accept(&claim.0.path, &store, catalog)?;
         let failed = sql("importing");
         let staged = file.path().to_str().ok_or_else(|| {
             io(file.path())(std::io::Error::other("its folder's name is not UTF-8; import from another folder"))
@@ -100,6 +101,7 @@ impl Staging {
             .map_err(&failed)?;
         transaction.commit().map_err(&failed)?;
         store.execute("DETACH DATABASE staged", []).map_err(&failed)?;
+        open::trust(&store).map_err(&failed)?;
         store.close().map_err(|(_, error)| failed(error))?;
         Ok(inventories)
     }

@@ -6,6 +6,7 @@
 //! write-ahead log cannot start over and grows by what is committed meanwhile, and the fold tries to empty it only after
 //! every 16 MiB more. [`check()`] is fsck, [`backup()`] and [`restore()`] copy pages, [`import::Staging`] takes inventories in.
 
+mod accept_loss;
 mod backup;
 mod check;
 mod expected;
@@ -13,16 +14,18 @@ pub mod import;
 mod restore;
 mod snapshot;
 
+pub use accept_loss::{AcceptedLoss, accept_loss};
 pub use backup::{BackedUp, backup};
 pub use check::{Findings, PROBLEMS_MAX, check};
 pub use restore::{Restored, restore};
 pub use snapshot::{Inventories, Snapshot};
 
 use super::failure;
+use super::files::{self, FileId};
 use super::items::CatalogError;
 use super::open::OpenError;
 use crate::store::StoreError;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -70,25 +73,28 @@ fn sql(doing: &'static str) -> impl Fn(rusqlite::Error) -> ToolError {
     move |error| ToolError::Store(failure::store_error(doing, &error))
 }
 
-/// The folder that a file lies in.
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) | None => Path::new("."),
-    }
-}
-
-/// Names that were made or changed in a folder last from now on.
+/// Makes names that were created or changed in a file's folder durable.
 fn sync_folder(path: &Path) -> Result<(), ToolError> {
-    let folder = folder_of(path);
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io(folder))
+    files::sync_folder(path).map_err(io(files::folder_of(path)))
 }
 
-/// A file of its own beside `path`, gone again unless it is kept. Readable as the store's own file is.
+/// A file of its own beside `path`, removed again unless it is kept.
 fn temporary(path: &Path, prefix: &str) -> Result<tempfile::NamedTempFile, ToolError> {
-    use std::os::unix::fs::PermissionsExt;
-    let folder = folder_of(path);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(prefix).permissions(std::fs::Permissions::from_mode(0o644));
-    builder.tempfile_in(folder).map_err(io(folder))
+    files::temporary(path, prefix).map_err(io(files::folder_of(path)))
+}
+
+/// Whether what is read from a store may be written to `target`: not in the place of one of the store's own files, nor of
+/// any store that is in use.
+pub fn check_output(snapshot: &Snapshot, target: &Path) -> Result<(), ToolError> {
+    let refused = |detail: &str| Err(ToolError::Io { path: target.to_owned(), detail: detail.to_owned() });
+    let Some(id) = FileId::at(target) else { return Ok(()) };
+    let of_store = ["", "-wal", "-shm", "-journal", "-lock"].map(|suffix| files::beside(snapshot.path(), suffix));
+    if of_store.iter().any(|file| FileId::at(file) == Some(id)) {
+        return refused("it is the store itself, or a file of it; name another file");
+    }
+    match File::open(target).map(|file| file.try_lock_shared()) {
+        Ok(Err(TryLockError::WouldBlock)) => refused("a service that runs has it open; name another file"),
+        // Whether it can be written is found out when it is.
+        Ok(Ok(()) | Err(TryLockError::Error(_))) | Err(_) => Ok(()),
+    }
 }

@@ -15,14 +15,16 @@
 
 use super::backup::{copy, scratch_connection};
 use super::snapshot::Snapshot;
-use super::{Step, ToolError, Watch, check, folder_of, io, sql, sync_folder, tell, temporary};
+use super::{Step, ToolError, Watch, check, io, sql, tell, temporary};
 use crate::domain::{Contents, Edit, Epoch, Inventory, Revision};
+use crate::store::embedded::files::{FileId, Locked, beside};
 use crate::store::embedded::table::EncodedRow;
-use crate::store::embedded::{journal, open, replay, table};
+use crate::store::embedded::{journal, open, replace, replay, table};
 use crate::store::{ListQuery, StoreError};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tempfile::NamedTempFile;
 
 /// Inventories in memory at a time.
 const PAGE: usize = 512;
@@ -34,65 +36,53 @@ pub struct Restored {
     pub kept: Option<PathBuf>,
 }
 
-/// Puts `source` in the place of the store at `target`. One that is there is refused unless `replace` says otherwise; it
+/// Puts `source` in the place of the store at `target`. One that is there is refused unless `force` says otherwise; it
 /// is kept under another name, which ends with `stamp`.
 pub fn restore(
     source: &Path,
     target: &Path,
-    replace: bool,
+    force: bool,
     stamp: u64,
     new_epoch: &mut dyn FnMut() -> Epoch,
     watch: &mut Watch<'_>,
 ) -> Result<Restored, ToolError> {
     let target = open::resolved(target)?;
-    let _lock = open::lock(&target)?;
-    let is_there = target.exists() || open::beside(&target, "-wal").exists();
-    if is_there && !replace {
+    let mut lock = Locked::take(&target)?;
+    open::complete_replacement(&target, &mut lock)?;
+    let is_there = target.exists() || beside(&target, "-wal").exists();
+    if is_there && !force {
         return Err(ToolError::StoreExists(target));
     }
-    let snapshot = Snapshot::open(source)?;
-    if snapshot.path() == target {
+    let source_id = FileId::at(source);
+    if source_id.is_some() && source_id == FileId::at(&target) {
         return Err(ToolError::Io { path: target, detail: "it is the store itself; name a backup".into() });
     }
-    let findings = check::check(&snapshot, watch);
+    let snapshot = Snapshot::open(source)?;
+    let (new, inventories) = renewed_copy(&snapshot, source, &target, new_epoch, watch)?;
+    let kept = replace::replace(new, &target, &format!("replaced-{stamp}")).map_err(io(&target))?;
+    Ok(Restored { inventories, kept })
+}
+
+/// A complete and durable copy beside `target`, in which every inventory has a new epoch; with how many there are.
+pub fn renewed_copy(
+    snapshot: &Snapshot,
+    source: &Path,
+    target: &Path,
+    new_epoch: &mut dyn FnMut() -> Epoch,
+    watch: &mut Watch<'_>,
+) -> Result<(NamedTempFile, u64), ToolError> {
+    let findings = check::check(snapshot, watch);
     if !findings.problems.is_empty() {
         return Err(ToolError::Damaged { path: source.to_owned(), findings: Box::new(findings) });
     }
-    let partial = temporary(&target, ".slotcast-restore-")?;
-    copy(&snapshot, partial.path(), watch)?;
+    let partial = temporary(target, ".slotcast-restore-")?;
+    copy(snapshot, partial.path(), watch)?;
     let connection = scratch_connection(partial.path())?;
     let total = findings.inventories;
     renew(&connection, new_epoch, &mut |done| tell(watch, Step { doing: "giving new epochs", done, total }))?;
     connection.close().map_err(|(_, error)| sql("closing the copy")(error))?;
-    partial.as_file().sync_all().map_err(io(&target))?;
-    let kept = if is_there { Some(set_aside(&target, stamp)?) } else { None };
-    partial.persist_noclobber(&target).map_err(|failed| io(folder_of(&target))(failed.error))?;
-    sync_folder(&target)?;
-    Ok(Restored { inventories: findings.inventories, kept })
-}
-
-/// The database goes first: should it end there, the log alone is refused when it is opened, and not taken for a store
-/// without its last commits.
-fn set_aside(target: &Path, stamp: u64) -> Result<PathBuf, ToolError> {
-    let names = (0_u32..).map(|number| match number {
-        0 => open::beside(target, &format!(".replaced-{stamp}")),
-        more => open::beside(target, &format!(".replaced-{stamp}-{more}")),
-    });
-    let is_free = |name: &PathBuf| !name.exists() && !open::beside(name, "-wal").exists();
-    let kept = names.into_iter().find(is_free).unwrap_or_default();
-    for suffix in ["", "-journal", "-wal"] {
-        let from = open::beside(target, suffix);
-        if from.exists() {
-            std::fs::rename(&from, open::beside(&kept, suffix)).map_err(io(&from))?;
-        }
-    }
-    // Made anew from the log by whoever opens it.
-    match std::fs::remove_file(open::beside(target, "-shm")) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(target)(error)),
-        Err(_) | Ok(()) => {}
-    }
-    sync_folder(target)?;
-    Ok(kept)
+    partial.as_file().sync_all().map_err(io(target))?;
+    Ok((partial, total))
 }
 
 /// Folds everything, and begins every inventory anew.

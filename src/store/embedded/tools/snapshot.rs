@@ -2,11 +2,13 @@
 
 use crate::domain::{Catalog, Inventory, InventoryId};
 use crate::store::StoreError;
+use crate::store::embedded::files::{beside, file_bytes};
 use crate::store::embedded::items::{self, CatalogError};
 use crate::store::embedded::open::{self, Identity, OpenError};
 use crate::store::embedded::overlay::State;
-use crate::store::embedded::{failure, replay, table};
-use rusqlite::Connection;
+use crate::store::embedded::{failure, header, replace, replay, table};
+use rusqlite::{Connection, ErrorCode};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,26 +16,66 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Snapshot {
     path: PathBuf,
+    // Dropped in this order.
     connection: Connection,
+    /// Only where SQLite cannot lock.
+    _lock: Option<File>,
 }
 
 impl Snapshot {
-    /// Opens a store's file for reading, without its lock. Nothing of it is opened past SQLite: closing such a handle
-    /// would take this process's locks on it away.
+    /// Opens a store's file for reading, without its lock, and changes no file. SQLite may make an empty log and an index of
+    /// it, `-shm`, if there are none.
+    ///
+    /// Not for a process that has the store open itself: the file is also read past SQLite, and closing such a handle
+    /// releases the locks that SQLite holds for this process.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let (snapshot, damage) = Self::open_damaged(path)?;
+        damage.map_or(Ok(snapshot), Err)
+    }
+
+    /// The same also of a store whose write-ahead log is damaged: what can still be read of it, and the damage.
+    pub fn open_damaged(path: &Path) -> Result<(Self, Option<OpenError>), OpenError> {
         let path = open::resolved(path)?;
-        if !path.is_file() {
-            return Err(OpenError::Io { path, detail: "there is no such file".into() });
+        // Somebody else's folder may be unreadable.
+        if matches!(replace::pending(&path), Ok(Some(_))) {
+            return Err(OpenError::Interrupted { path });
         }
-        let refused = |error| open::refused(&path, &error);
-        let connection = open::read_connection(&path).map_err(refused)?;
-        connection.execute_batch("BEGIN").map_err(refused)?;
-        match open::identify(&path, &connection)? {
+        let is_there = path.exists();
+        if !header::check(&path)? {
+            let nothing = |detail: &str| open::io_error(&path, detail);
+            return Err(nothing(if is_there { "it is empty" } else { "there is no such file" }));
+        }
+        let damage = match open::check_log(&path) {
+            Ok(()) => None,
+            Err(damage @ OpenError::DamagedLog { .. }) => Some(damage),
+            Err(error) => return Err(error),
+        };
+        let snapshot = Self::begin(path)?;
+        let Self { path, connection, .. } = &snapshot;
+        match open::identify(path, connection)? {
             Identity::Ours => {}
-            Identity::New => return Err(OpenError::NotSlotcast { path, detail: "it is empty".into() }),
+            Identity::New => return Err(OpenError::NotSlotcast { path: path.clone(), detail: "it is empty".into() }),
         }
-        open::check_size(&path, &connection)?;
-        Ok(Self { path, connection })
+        open::check_size(path, connection)?;
+        Ok((snapshot, damage))
+    }
+
+    fn begin(path: PathBuf) -> Result<Self, OpenError> {
+        // A transaction gets its snapshot at its first read.
+        let begun = |connection: Connection| {
+            connection.execute_batch("BEGIN; PRAGMA schema_version")?;
+            Ok(connection)
+        };
+        let refused = |error| open::refused(&path, &error);
+        match open::read_connection(&path).and_then(begun) {
+            Ok(connection) => Ok(Self { path, connection, _lock: None }),
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => {
+                let lock = lock_unwritable(&path)?;
+                let connection = open::immutable_connection(&path).and_then(begun).map_err(refused)?;
+                Ok(Self { path, connection, _lock: Some(lock) })
+            }
+            Err(error) => Err(refused(error)),
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -59,6 +101,21 @@ impl Snapshot {
     pub fn inventories(&self) -> Result<Inventories<'_>, StoreError> {
         let unfolded = replay::unfolded(&self.connection, Err)?;
         Ok(Inventories { connection: &self.connection, unfolded: unfolded.states.into_iter().collect() })
+    }
+}
+
+/// SQLite makes a file beside a store to read it. Where it cannot, the store can be read if it has no log, and a lock keeps
+/// others from writing to it meanwhile.
+fn lock_unwritable(path: &Path) -> Result<File, OpenError> {
+    let failed = |detail: &str| open::io_error(path, &format!("its folder cannot be written, and {detail}"));
+    if file_bytes(&beside(path, "-wal")) > 0 {
+        return Err(failed("it has a write-ahead log; copy both files to another folder"));
+    }
+    let file = File::open(path).map_err(|error| open::io_error(path, &error.to_string()))?;
+    match file.try_lock_shared() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(failed("a service has it open; run the command as the service's user")),
+        Err(TryLockError::Error(error)) => Err(failed(&format!("it cannot be locked: {error}"))),
     }
 }
 

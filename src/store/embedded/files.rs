@@ -1,0 +1,213 @@
+//! The files of a store: their names, the locks on them, and whether the names still lead to the files that are open.
+
+use super::open::{OpenError, io_error};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// A file that SQLite keeps beside the database, as `-wal`, or we do.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+pub fn file_bytes(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+/// The folder that a file lies in.
+pub fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    }
+}
+
+/// Makes names that were created, changed or removed in a file's folder durable.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(folder_of(path))?.sync_all()
+}
+
+/// A file of its own beside `path`, removed again unless it is kept. Readable as the store's own file is.
+pub fn temporary(path: &Path, prefix: &str) -> io::Result<tempfile::NamedTempFile> {
+    use std::os::unix::fs::PermissionsExt;
+    let permissions = std::fs::Permissions::from_mode(0o644);
+    tempfile::Builder::new().prefix(prefix).permissions(permissions).tempfile_in(folder_of(path))
+}
+
+/// What a name leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    pub fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+
+    /// None if there is no such file.
+    pub fn at(path: &Path) -> Option<Self> {
+        std::fs::metadata(path).ok().map(|metadata| Self::of(&metadata))
+    }
+}
+
+/// A store's lock, given back when this is dropped. In so many words: closing the files alone would leave it to a child
+/// process that is just being started and still has them open.
+///
+/// It lies on the database file itself, so that it holds whatever becomes of names, and before that on a file of its own
+/// beside it: whoever finds that one locked does not open the database. SQLite's locks on the database are POSIX locks,
+/// which a process loses as soon as it closes any handle of the file; so this one is opened before SQLite opens it and
+/// closed after.
+#[derive(Debug)]
+pub struct Locked {
+    path: PathBuf,
+    name: File,
+    database: Option<File>,
+}
+
+impl Locked {
+    /// Locks the store at `path`, whether its database exists yet or not.
+    pub fn take(path: &Path) -> Result<Self, OpenError> {
+        let lock_path = beside(path, "-lock");
+        let failed = |error| io_error(path, &format!("its lock {}: {error}", lock_path.display()));
+        let name = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path).map_err(failed)?;
+        try_lock(&name, path)?;
+        let mut locked = Self { path: path.to_owned(), name, database: None };
+        locked.take_database()?;
+        Ok(locked)
+    }
+
+    /// Locks the database, if it exists.
+    pub fn take_database(&mut self) -> Result<(), OpenError> {
+        self.database = match File::open(&self.path) {
+            Ok(database) => Some(database),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(io_error(&self.path, &error.to_string())),
+        };
+        self.database.iter().try_for_each(|database| try_lock(database, &self.path))
+    }
+
+    /// The database file, to be read past SQLite.
+    pub fn database(&self) -> Option<&File> {
+        self.database.as_ref()
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        for file in std::iter::once(&self.name).chain(&self.database) {
+            if let Err(error) = file.unlock() {
+                tracing::debug!(%error, "the lock goes with the file");
+            }
+        }
+    }
+}
+
+fn try_lock(file: &File, path: &Path) -> Result<(), OpenError> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(OpenError::AlreadyOpen { path: path.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(io_error(path, &format!("its lock: {error}"))),
+    }
+}
+
+/// The files of an open store, under the names that they were opened by.
+#[derive(Debug)]
+pub struct OpenFiles {
+    lock: Locked,
+    names: Vec<(PathBuf, FileId)>,
+    head: Head,
+}
+
+impl OpenFiles {
+    /// To be called when SQLite has opened all of them. `given` is the database's name before links were resolved.
+    pub fn new(lock: Locked, given: &Path) -> io::Result<Self> {
+        let database = lock.database().ok_or(ErrorKind::NotFound)?;
+        let head = Head::read(database)?;
+        let mut names = vec![
+            (std::path::absolute(given)?, FileId::of(&database.metadata()?)),
+            (beside(&lock.path, "-lock"), FileId::of(&lock.name.metadata()?)),
+        ];
+        // A file system without shared memory has neither.
+        let side_files = ["-wal", "-shm"].map(|suffix| beside(&lock.path, suffix));
+        names.extend(side_files.into_iter().filter_map(|name| FileId::at(&name).map(|id| (name, id))));
+        Ok(Self { lock, names, head })
+    }
+
+    /// Whether the names still lead to the open files, and the database is still the one that was opened. Takes a few
+    /// microseconds. A name that cannot be looked up for another reason than that it is gone says nothing.
+    pub fn check(&self) -> Result<(), String> {
+        for (name, opened) in &self.names {
+            match std::fs::metadata(name) {
+                Ok(metadata) if FileId::of(&metadata) == *opened => {}
+                Ok(_) => return Err(format!("{} was replaced by another file", name.display())),
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                    return Err(format!("{} was removed or renamed", name.display()));
+                }
+                Err(error) => tracing::warn!(name = %name.display(), %error, "cannot look up a file of the store"),
+            }
+        }
+        let Some(database) = self.lock.database() else { return Ok(()) };
+        // A second look, should it just be written by a checkpoint.
+        let is_same = || Head::read(database).is_ok_and(|head| head.continues(&self.head));
+        if is_same() || is_same() { Ok(()) } else { Err(format!("{} was overwritten", self.lock.path.display())) }
+    }
+}
+
+/// What the head of a database tells of which one it is.
+#[derive(Debug)]
+struct Head([u8; 100]);
+
+impl Head {
+    fn read(database: &File) -> io::Result<Self> {
+        let mut head = [0; 100];
+        database.read_exact_at(&mut head, 0)?;
+        Ok(Self(head))
+    }
+
+    /// The same mark, page size, journal mode, schema and application, and a counter of changes that did not go back: a
+    /// copy of a backup or of an earlier state has another mode or an earlier count.
+    fn continues(&self, earlier: &Self) -> bool {
+        let is_same = |from: usize, to: usize| self.0[from..to] == earlier.0[from..to];
+        let changes = |head: &Self| u32::from_be_bytes([head.0[24], head.0[25], head.0[26], head.0[27]]);
+        is_same(0, 24) && is_same(40, 44) && is_same(60, 72) && changes(self) >= changes(earlier)
+    }
+}
+
+/// Looks at files from time to time, on a thread of its own, until it is dropped.
+#[derive(Debug)]
+pub struct Watch {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How soon it is noticed that a file is gone while nothing is committed.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Watch {
+    /// Calls `look` until it says that there is nothing more to look at.
+    pub fn start(mut look: impl FnMut() -> bool + Send + 'static) -> io::Result<Self> {
+        let (stop, stopped) = channel();
+        let run = move || {
+            while stopped.recv_timeout(WATCH_INTERVAL) == Err(RecvTimeoutError::Timeout) && look() {}
+        };
+        let thread = std::thread::Builder::new().name("slotcast-files".into()).spawn(run)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that watches the store's files had panicked");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The commands over a store's files, and stores as a crash leaves them.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use super::*;
+use slotcast::store::embedded::EmbeddedStore;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+pub fn run(command: &str, data: &Path, arguments: &[&str]) -> Output {
+    // A service that starts although it should not would run for ever.
+    let mut slotcast = Command::new("timeout");
+    slotcast.args(["120", env!("CARGO_BIN_EXE_slotcast"), command, "--data"]).arg(data).args(arguments);
+    if command == "serve" {
+        slotcast.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    }
+    slotcast.stdin(Stdio::null()).output().unwrap()
+}
+
+pub fn refused(command: &str, data: &Path, arguments: &[&str]) -> String {
+    let output = run(command, data, arguments);
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{command} {arguments:?}: {said}");
+    said
+}
+
+/// Names and contents of all files of a folder, but for the lock, the log's index, and a log that is empty.
+pub fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let named =
+        entries.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap()));
+    let is_of_sqlite = |name: &str, bytes: &[u8]| name.ends_with("-shm") || name.ends_with("-wal") && bytes.is_empty();
+    named.filter(|(name, bytes)| !name.ends_with("-lock") && !is_of_sqlite(name, bytes)).collect()
+}
+
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    PathBuf::from(format!("{}{suffix}", path.display()))
+}
+
+/// A folder with a store as a crash leaves it: one chest in the database file, another one in the log alone.
+pub fn crashed() -> Place {
+    let running = Place::new();
+    let store = running.open();
+    store.commit(&[transaction(key("1"), vec![created(&chest("folded", 1))])]).unwrap();
+    store.close().unwrap();
+    let store = running.open();
+    store.commit(&[transaction(key("2"), vec![created(&chest("late", 2))])]).unwrap();
+    let place = Place::new();
+    store.paused(|| copy_of(&running.path(), place.folder.path()));
+    place
+}
+
+pub fn chest(name: &str, number: u32) -> std::sync::Arc<slotcast::domain::Inventory> {
+    inventory(name, None, number, 9, &[(Slot(0), stack(1, number))])
+}
+
+pub fn ids(path: &Path) -> Vec<String> {
+    let store = EmbeddedStore::open(path, DrivenClock::default().settings()).unwrap();
+    let all = list_all(&store, ListQuery { limit: 9, ..ListQuery::default() });
+    all.iter().map(|found| found.id.as_str().to_owned()).collect()
+}
+
+/// Commands that only read, each in its own way.
+pub const READING: [(&str, &[&str]); 4] =
+    [("fsck", &[]), ("fsck", &["--json"]), ("export", &["-"]), ("backup", &["copy-that-is-not-made.db"])];

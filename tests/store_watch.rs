@@ -1,0 +1,180 @@
+//! A service whose files are removed, renamed, overwritten or damaged while it runs or before it starts.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod process;
+mod store_support;
+
+use process::ServerProcess;
+use slotcast::client::{Client, fresh_context};
+use slotcast::grpc::v1;
+use slotcast::grpc::v1::operation::Operation;
+use slotcast::store::{CommitError, Store};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use store_support::*;
+
+async fn add_chest(client: &Client, id: &str) -> Result<v1::MutationReceipt, tonic::Status> {
+    let create = v1::CreateInventory { inventory_id: id.into(), layout: "chest".into(), ..Default::default() };
+    client.mutate(fresh_context(), Operation::Create(create)).await
+}
+
+/// Waits for the end of a server that has to end by itself within seconds.
+fn wait_for_end(server: &mut ServerProcess) -> std::process::ExitStatus {
+    let began = Instant::now();
+    loop {
+        if let Some(status) = server.ended() {
+            return status;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "it goes on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What is done to the data folder `data`, beside which there is room for more.
+type Harm = (&'static str, fn(&Path));
+
+const HARMS: [Harm; 8] = [
+    ("the folder is removed", |data| std::fs::remove_dir_all(data).unwrap()),
+    ("the folder is renamed", |data| std::fs::rename(data, data.with_extension("moved")).unwrap()),
+    ("the lock is removed", |data| std::fs::remove_file(data.join("slotcast.db-lock")).unwrap()),
+    ("the log is removed", |data| std::fs::remove_file(data.join("slotcast.db-wal")).unwrap()),
+    ("the log's index is removed", |data| std::fs::remove_file(data.join("slotcast.db-shm")).unwrap()),
+    ("the database is renamed", |data| std::fs::rename(data.join("slotcast.db"), data.join("old.db")).unwrap()),
+    ("another file is moved over the database", |data| {
+        std::fs::copy(data.join("slotcast.db"), data.join("new.db")).unwrap();
+        std::fs::rename(data.join("new.db"), data.join("slotcast.db")).unwrap();
+    }),
+    ("a backup is copied over the database", |data| {
+        let backup = data.with_extension("backup");
+        assert!(run("backup", data, &[backup.to_str().unwrap()]).status.success());
+        std::fs::copy(backup, data.join("slotcast.db")).unwrap();
+    }),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_whose_files_are_removed_renamed_or_overwritten_ends_by_itself() {
+    for (harm, harmed) in HARMS {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let mut server = ServerProcess::start(&data, &[]);
+        add_chest(&Client::new(&server.uri, "test").unwrap(), "a").await.unwrap();
+        harmed(&data);
+        let status = tokio::task::block_in_place(|| wait_for_end(&mut server));
+        assert_eq!(status.code(), Some(1), "{harm}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_acknowledged_once_the_files_are_gone() {
+    for (harm, harmed) in HARMS {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let mut server = ServerProcess::start(&data, &[]);
+        let client = Client::new(&server.uri, "test").unwrap();
+        add_chest(&client, "a").await.unwrap();
+        harmed(&data);
+        let refused = add_chest(&client, "b").await;
+        assert!(refused.is_err(), "{harm}: {refused:?}");
+        let status = tokio::task::block_in_place(|| wait_for_end(&mut server));
+        assert_eq!(status.code(), Some(1), "{harm}");
+    }
+}
+
+#[test]
+fn a_second_service_does_not_start_over_a_store_in_use_whichever_file_was_removed() {
+    for removed in ["slotcast.db-lock", "slotcast.db-wal", "slotcast.db-shm"] {
+        let place = Place::new();
+        let store = place.open();
+        store.commit(&[transaction(key("1"), vec![])]).unwrap();
+        std::fs::remove_file(place.folder.path().join(removed)).unwrap();
+        for (command, arguments) in [("serve", &[][..]), ("restore", &["/dev/null", "--force"])] {
+            let said = refused(command, place.folder.path(), arguments);
+            assert!(said.contains("already open in another process"), "{removed}: {said}");
+        }
+    }
+    let place = Place::new();
+    let _store = place.open();
+    std::fs::rename(place.path(), place.folder.path().join("elsewhere.db")).unwrap();
+    assert!(refused("serve", place.folder.path(), &[]).contains("already open in another process"));
+}
+
+/// What lies at the store's name is not the store's any more: its log is not to be removed with the store.
+#[test]
+fn a_store_whose_files_were_replaced_leaves_the_new_ones_alone_when_it_is_closed() {
+    for commits in [true, false] {
+        let (place, new) = (Place::new(), crashed());
+        let store = place.open();
+        store.commit(&[transaction(key("1"), vec![])]).unwrap();
+        for suffix in ["", "-wal"] {
+            std::fs::rename(beside(&new.path(), suffix), beside(&place.path(), suffix)).unwrap();
+        }
+        if commits {
+            let refused = store.commit(&[transaction(key("2"), vec![])]);
+            assert!(matches!(refused, Err(CommitError::Unknown(_) | CommitError::NotCommitted(_))), "{refused:?}");
+        }
+        drop(store);
+        std::fs::remove_file(beside(&place.path(), "-shm")).unwrap();
+        assert_eq!(ids(&place.path()), ["folded", "late"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_log_is_refused_by_every_command_until_its_loss_is_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut server = ServerProcess::start(&data, &[]);
+    let client = Client::new(&server.uri, "test").unwrap();
+    for number in 0..9 {
+        add_chest(&client, &format!("chest-{number}")).await.unwrap();
+    }
+    let before = get(&client, "chest-0").await;
+    server.kill();
+    let log = data.join("slotcast.db-wal");
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes[32 + 4 * 4120 + 2_000] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    for (command, arguments) in [("serve", &[][..])].into_iter().chain(READING) {
+        let said = refused(command, &data, arguments);
+        assert!(said.contains("--accept-loss") && said.contains("damaged at frame 5"), "{command}: {said}");
+    }
+    let rest = run("export", &data, &["--skip-damaged"]);
+    let lines = String::from_utf8(rest.stdout).unwrap();
+    assert!(rest.status.success() && lines.contains("chest-0") && !lines.contains("chest-8"), "{lines}");
+    assert!(String::from_utf8_lossy(&rest.stderr).contains("commits were left out"));
+
+    let server = ServerProcess::start(&data, &["--accept-loss"]);
+    let client = Client::new(&server.uri, "test").unwrap();
+    let after = get(&client, "chest-0").await;
+    assert_ne!(before.version.unwrap().epoch, after.version.unwrap().epoch);
+    add_chest(&client, "chest-8").await.expect("it is not there any more");
+    drop(server);
+    assert!(run("fsck", &data, &[]).status.success());
+    let kept = files(&data).into_keys().filter(|name| name.starts_with("slotcast.db.damaged-")).count();
+    assert_eq!(kept, 2, "the database and its log");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_log_is_found_while_the_service_runs_and_a_sound_one_is_not_taken_for_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = ServerProcess::start(&data, &[]);
+    let client = Client::new(&server.uri, "test").unwrap();
+    for number in 0..9 {
+        add_chest(&client, &format!("chest-{number}")).await.unwrap();
+    }
+    let backup = folder.path().join("backup.db");
+    assert!(run("fsck", &data, &[]).status.success());
+    assert!(run("backup", &data, &[backup.to_str().unwrap()]).status.success());
+    // A bit of the salts: the service reads on, and nobody else would after a crash.
+    let log = std::fs::File::options().read(true).write(true).open(data.join("slotcast.db-wal")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&log, &[0xAA, 0x55], 32 + 3 * 4120 + 8).unwrap();
+    assert!(refused("fsck", &data, &[]).contains("damaged at frame 4"));
+    assert!(refused("backup", &data, &[backup.to_str().unwrap(), "--force"]).contains("damaged at frame 4"));
+    add_chest(&client, "chest-9").await.unwrap();
+}
+
+async fn get(client: &Client, id: &str) -> v1::Inventory {
+    let request = v1::GetInventoryRequest { inventory_id: id.into() };
+    client.rpc().get_inventory(request).await.unwrap().into_inner().inventory.unwrap()
+}
