@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 pub struct ServerProcess {
     pub uri: String,
     /// Address of the admin listener, without a scheme.
+    #[allow(dead_code, reason = "not every test needs all of it")]
     pub admin: String,
     child: Child,
 }
