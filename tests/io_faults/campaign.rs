@@ -14,7 +14,7 @@ const CALLS: [(Caller, Kind, Syscall); 15] = [
     (Caller::Commit, Kind::Log, Syscall::Sync),
     (Caller::Commit, Kind::Log, Syscall::Read),
     (Caller::Commit, Kind::Database, Syscall::Read),
-    (Caller::Commit, Kind::Database, Syscall::Open),
+    (Caller::Any, Kind::Database, Syscall::Open),
     (Caller::Fold, Kind::Log, Syscall::Write),
     (Caller::Fold, Kind::Log, Syscall::Sync),
     (Caller::Fold, Kind::Log, Syscall::Read),
@@ -46,6 +46,9 @@ fn cases() -> Vec<Case> {
             let case = |first, lasting| Case::new(rule(first), lasting);
             match depth() {
                 Some(depth) => {
+                    // These happen once or twice after a start.
+                    let is_rare = syscall == Syscall::Open || (kind, syscall) == (Kind::Log, Syscall::Truncate);
+                    let depth = if is_rare { 1 } else { depth };
                     cases
                         .extend((1..=depth).flat_map(|first| [Lasting::Once, Lasting::AWhile].map(|l| case(first, l))));
                     cases.push(case(1, Lasting::Forever));

@@ -236,7 +236,7 @@ pub async fn run(case: Case, seed: u64) -> Outcome {
 async fn inject(watched: &mut Watched, place: &Place, case: Case) -> Option<ExitStatus> {
     let began = Instant::now();
     let control = &place.control;
-    let reach_max = if case.log_bytes > SHORT_LOG_BYTES { 10 * REACH_MAX } else { REACH_MAX };
+    let reach_max = if case.log_bytes > SHORT_LOG_BYTES { 20 * REACH_MAX } else { REACH_MAX };
     let reached = || control.injected() > 0 || began.elapsed() > reach_max;
     if let Some(status) = watched.until(reached).await {
         return Some(status);
