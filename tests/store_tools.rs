@@ -2,6 +2,7 @@
 
 mod store_support;
 
+use slotcast::catalog_file::default_catalog;
 use slotcast::domain::{Change, Digest, Epoch, Inventory, Revision, Slot};
 use slotcast::store::embedded::tools::import::{Claim, Staging};
 use slotcast::store::embedded::tools::{self, Findings, Snapshot, Step, ToolError};
@@ -365,7 +366,7 @@ fn an_import_adds_to_what_is_there_and_the_store_goes_on() {
         assert_eq!(staging.put(state, line).expect("it is staged"), None);
         assert_eq!(staging.put(state, 9).expect("it is staged"), Some(line), "it stands twice");
     }
-    assert_eq!(staging.commit(claim, &mut quiet).expect("it is imported"), 2);
+    assert_eq!(staging.commit(claim, &default_catalog(), &mut quiet).expect("it is imported"), 2);
     for state in imported {
         model.inventories.insert(state.id.clone(), state.clone());
         model.ids.insert(state.id.clone(), ());
