@@ -94,7 +94,7 @@ impl Shared {
             return StoreError::Unavailable { detail: format!("{doing}: I/O error: {why}") };
         }
         let failed = failure::store_error(doing, error);
-        if matches!(failed, StoreError::Corrupt { .. }) {
+        if failure::is_failed_read(error) && matches!(failed, StoreError::Corrupt { .. }) {
             self.probe.found_damage(self.now());
         }
         failed
