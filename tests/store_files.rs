@@ -219,7 +219,7 @@ fn what_may_have_been_used_is_never_begun_anew() {
     let images = [
         zeros(0..100),
         zeros(0..4096),
-        zeros(0..whole.len() - 1_000),
+        zeros(0..whole.len() - 4_096),
         whole[..20].to_vec(),
         whole[..99].to_vec(),
         whole[..4096].to_vec(),

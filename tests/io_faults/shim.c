@@ -1,6 +1,6 @@
 // Makes chosen system calls on a store's files fail. Loaded into the server by LD_PRELOAD, driven by a control file.
 //
-// SLOTCAST_FAULTS_FOLDER: the data folder, as an absolute path. SLOTCAST_FAULTS_CONTROL: a file of `struct control`, which
+// IO_FAULTS_FOLDER: the data folder, as an absolute path. IO_FAULTS_CONTROL: a file of `struct control`, which
 // the test writes and reads while the server runs. Calls on other files pass through.
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -42,7 +42,7 @@ static struct control *control;
 static char folder[4096];
 
 __attribute__((constructor)) static void start(void) {
-    const char *name = getenv("SLOTCAST_FAULTS_FOLDER"), *path = getenv("SLOTCAST_FAULTS_CONTROL");
+    const char *name = getenv("IO_FAULTS_FOLDER"), *path = getenv("IO_FAULTS_CONTROL");
     if (!name || !path) return;
     int (*real)(const char *, int, ...) = dlsym(RTLD_NEXT, "open");
     int descriptor = real(path, O_RDWR | O_CLOEXEC);

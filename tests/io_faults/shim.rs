@@ -118,6 +118,6 @@ impl Control {
 pub fn shimmed_server(data: &Path, control: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_slotcast"));
     command.env("LD_PRELOAD", &LIBRARY.1);
-    command.env("SLOTCAST_FAULTS_FOLDER", data.canonicalize().unwrap()).env("SLOTCAST_FAULTS_CONTROL", control);
+    command.env("IO_FAULTS_FOLDER", data.canonicalize().unwrap()).env("IO_FAULTS_CONTROL", control);
     command
 }
