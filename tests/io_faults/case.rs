@@ -263,7 +263,7 @@ async fn inject(watched: &mut Watched, place: &Place, case: Case) -> Option<Exit
 fn check_end(status: ExitStatus, log: &str, watched: &Watched) {
     let what = &watched.what;
     assert_eq!(status.code(), Some(1), "{what}: {log}");
-    for line in ["the store has stopped: nothing more is written", "the service has ended"] {
+    for line in ["the store has stopped: nothing more is written", "the server failed"] {
         assert_eq!(log.matches(line).count(), 1, "{what}: {line:?} in {log}");
     }
 }

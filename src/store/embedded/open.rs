@@ -305,6 +305,7 @@ fn tables(connection: &Connection) -> rusqlite::Result<u32> {
 }
 
 /// Clustered by id: the fold writes in order of ids, so that neighbours share a page.
+/// Only the journal has row numbers: [`log`] tells its pages from all others by that.
 const SCHEMA: &str = "
     CREATE TABLE journal (seq INTEGER PRIMARY KEY, batch BLOB NOT NULL) STRICT;
     CREATE TABLE inventories (
@@ -347,4 +348,23 @@ pub fn truncated(path: &Path, detail: String) -> OpenError {
 
 pub fn io_error(path: &Path, detail: &str) -> OpenError {
     OpenError::Io { path: path.to_owned(), detail: detail.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_journal_has_row_numbers() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("slotcast.db");
+        std::fs::write(&path, []).expect("an empty file");
+        make(&path).expect("an empty store");
+        let connection = connect(&path).expect("it opens");
+        let query = "SELECT name FROM pragma_table_list WHERE type = 'table' AND wr = 0 AND name NOT LIKE 'sqlite_%'";
+        let mut tables = connection.prepare(query).expect("a query");
+        let tables: Vec<String> =
+            tables.query_map([], |row| row.get(0)).expect("rows").map(|name| name.expect("text")).collect();
+        assert_eq!(tables, ["journal"]);
+    }
 }
