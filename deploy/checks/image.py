@@ -1,5 +1,5 @@
-"""Checks the image that deploy/image/build makes of a static binary: what is in it, what its configuration says, that the
-same input makes the same digest, and that the service works in it, as its user, with nothing else there.
+"""Checks the image that deploy/image/build builds from a static binary: its contents, its configuration, that the same input
+produces the same digest, and that the server runs in it as the image's user without any other file.
 
     image.py BINARY         needs buildah and root
 """
@@ -29,12 +29,12 @@ LABELS = {"title", "description", "licenses", "version", "revision"}
 def main():
     binary = pathlib.Path(sys.argv[1]).resolve()
     same_last_stage()
-    assert not has_interpreter(binary.read_bytes()), f"{binary} is not static: it asks for a dynamic loader"
+    assert not has_interpreter(binary.read_bytes()), f"{binary} is not static: it needs a dynamic loader"
     with tempfile.TemporaryDirectory() as folder:
         store_in(pathlib.Path(folder))
         digests = [digest(f"slotcast:{name}", binary) for name in ("first", "second")]
-        assert digests[0] == digests[1], f"two builds of the same are not the same: {digests}"
-        print(f"image: {digests[0]}, {binary.stat().st_size >> 20} MiB, twice the same")
+        assert digests[0] == digests[1], f"two builds of the same binary have different digests: {digests}"
+        print(f"image: {digests[0]}, {binary.stat().st_size >> 20} MiB, reproducible")
         configured("slotcast:first")
         container = buildah("from", "slotcast:first").strip()
         try:
@@ -47,7 +47,7 @@ def main():
 
 
 def same_last_stage():
-    """Both Containerfiles end in the same stage, but for where they copy from."""
+    """Asserts that both Containerfiles end in the same stage, except for the sources of COPY."""
     stages = []
     for name in ("Containerfile", "Containerfile.binary"):
         last = (IMAGE / name).read_text().split("FROM scratch\n")[1]
@@ -56,13 +56,13 @@ def same_last_stage():
 
 
 def has_interpreter(elf):
-    assert elf[:4] == b"\x7fELF", "not a program"
+    assert elf[:4] == b"\x7fELF", "not an ELF binary"
     offset, size, count = struct.unpack_from("<Q", elf, 32)[0], *struct.unpack_from("<HH", elf, 54)
     return any(struct.unpack_from("<I", elf, offset + size * i)[0] == PT_INTERP for i in range(count))
 
 
 def store_in(folder):
-    """A store of images of its own, that works on any file system and is gone afterwards."""
+    """Configures a temporary image store that works on any file system."""
     storage = f'[storage]\ndriver = "vfs"\ngraphroot = "{folder}/images"\nrunroot = "{folder}/run"\n'
     (folder / "storage.conf").write_text(storage)
     os.environ |= {"CONTAINERS_STORAGE_CONF": f"{folder}/storage.conf", "BUILDAH_ISOLATION": "chroot"}
@@ -89,24 +89,25 @@ def configured(name):
 
 
 def contents(container):
-    """The binary and an empty folder: no shell, no package manager, nothing that the service's user may write to else."""
+    """Asserts that the image has only the binary and an empty data folder: no shell, no package manager."""
     root = pathlib.Path(buildah("mount", container).strip())
     try:
         found = {str(path.relative_to(root)): path.stat() for path in root.rglob("*")}
     finally:
         buildah("umount", container)
-    assert found.keys() == {"slotcast", "data"}, f"there is more in the image: {sorted(found)}"
-    assert found["slotcast"].st_mode & 0o777 == 0o555 and found["slotcast"].st_uid == 0, "the binary can be changed"
-    assert found["data"].st_uid == 65532, "the folder of the store is not the service's"
+    assert found.keys() == {"slotcast", "data"}, f"unexpected image contents: {sorted(found)}"
+    binary = found["slotcast"]
+    assert binary.st_mode & 0o777 == 0o555 and binary.st_uid == 0, "the binary is writable or not owned by root"
+    assert found["data"].st_uid == 65532, "/data is not owned by user 65532"
 
 
 def works(container):
     version = buildah("run", container, "--", "/slotcast", "--version")
-    print(f"in it: {version.strip()}")
+    print(f"in the image: {version.strip()}")
     demo = json.loads(buildah("run", container, "--", "/slotcast", "demo", "--json"))
     desyncs = [trace[way]["desyncs"] for trace in demo["traces"] for way in ("before", "after", "predicted")]
     assert desyncs and not any(desyncs), f"desyncs in the demo: {desyncs}"
-    print(f"in it: slotcast demo, {len(demo['traces'])} traces, no desync")
+    print(f"in the image: slotcast demo, {len(demo['traces'])} traces, no desyncs")
 
 
 if __name__ == "__main__":

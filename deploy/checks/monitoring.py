@@ -1,10 +1,10 @@
-"""Checks alerts and dashboard: what promtool says of them, that each alert has a test that fires it and one that does not
-and an entry in the runbook, and that every metric and label they name exists.
+"""Checks the alerts and the dashboard with promtool, that each alert has a firing test, a quiet test and a runbook entry, and
+that every metric and label in their expressions exists.
 
-    monitoring.py                        with the meters of deploy/monitoring/metrics.txt
-    monitoring.py --scrape FILE|URL      these, and what a service answered or answers on /metrics
-    monitoring.py --serve BINARY         the same, with a service that is started for it
-    monitoring.py --print-rules          the alerts for a Prometheus without the operator
+    monitoring.py                        compares with deploy/monitoring/metrics.txt
+    monitoring.py --scrape FILE|URL      compares also with a scrape of /metrics
+    monitoring.py --serve BINARY         compares also with a scrape of a server that it starts
+    monitoring.py --print-rules          prints the rules for Prometheus without the operator
 """
 
 import argparse
@@ -21,10 +21,10 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
-# Labels that Prometheus adds, and metrics that are not ours.
+# Labels that Prometheus adds, and metrics that Slotcast does not export.
 SCRAPE_LABELS = {"job", "instance", "namespace", "pod", "container", "service", "endpoint"}
 FOREIGN = {"up"}
-# What a service has only with TLS, and only once a frame has waited for its player's limit.
+# Metrics that exist only with TLS, or only after a frame has waited for its player's sync limit.
 ONLY_SOMETIMES = re.compile("slotcast_certificate_not_after_seconds|slotcast_sync_limit_delay_seconds_.*")
 SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?(?:\s|$)")
 LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
@@ -46,7 +46,7 @@ def main():
     if text := scrape(arguments):
         scraped = meters(text)
         problems += [f"scrape: {problem}" for problem in missing(known, scraped)]
-        # A running service tells all its reasons, which are too many to list.
+        # A running server exports all reasons, which are too many to list in metrics.txt.
         known["slotcast_refusals_total"] = scraped.get("slotcast_refusals_total", {})
         problems += [f"scrape: {problem}" for problem in unknown(expressions, known, records(rules))]
         counted += ", compared with a scrape"
@@ -83,8 +83,8 @@ def records(rules):
 
 
 def with_promtool(rules, alerts):
-    """What promtool says of the rules, of the dashboard's expressions as if they were rules, and of the tests."""
-    # As plain strings: to YAML, 0x40 is a number.
+    """Runs promtool on the rules, on the dashboard's expressions as recording rules, and on the tests; returns the problems."""
+    # BaseLoader keeps strings: YAML would read 0x40 as a number.
     written = yaml.load((MONITORING / "alerts_test.yaml").read_text(), yaml.BaseLoader)
     tests, problems = promtool_tests(alerts, written, rules)
     recorded = [{"record": f"panel{i}", "expr": expr} for i, (_, expr) in enumerate(dashboard_expressions())]
@@ -104,16 +104,16 @@ def promtool_tests(alerts, written, rules):
     tests, problems = [], []
     by_name = {alert["alert"]: alert for alert in alerts}
     for name in written.keys() - by_name.keys():
-        problems.append(f"alerts_test.yaml tests {name}, which is no alert")
+        problems.append(f"alerts_test.yaml tests {name}, which is not an alert")
     for name, alert in by_name.items():
         cases = written.get(name) or {}
         if cases.keys() != {"fires", "quiet"}:
-            problems.append(f"{name}: alerts_test.yaml needs `fires` and `quiet`, and has {sorted(cases)}")
+            problems.append(f"{name}: alerts_test.yaml needs `fires` and `quiet`, but has {sorted(cases)}")
             continue
-        # A quiet case without the alert's own metrics would be quiet whatever the alert says.
+        # A quiet case without the alert's own metrics would pass for any expression.
         present = {SAMPLE.match(series)[1] for series in cases["quiet"]["series"]}
         if not present & metrics_behind(alert["expr"], rules):
-            problems.append(f"{name}: its quiet series are none that the alert looks at")
+            problems.append(f"{name}: its quiet case has no series of the alert's metrics")
         for case in ("fires", "quiet"):
             tests.append(promtool_test(alert, case, cases[case]))
     return {"rule_files": ["rules.yaml"], "evaluation_interval": "15s", "tests": tests}, problems
@@ -132,7 +132,7 @@ def promtool_test(alert, case, written):
 
 
 def metrics_behind(expression, rules):
-    """The metrics of an expression, through the recorded ones."""
+    """Returns the metrics of an expression, with recorded metrics expanded."""
     by_record = {name: expr for name, expr in rule_expressions(rules)}
     found = set()
     for selector in selectors(promql_parser.parse(expression)):
@@ -147,12 +147,12 @@ def in_runbook(alerts):
         name = alert["alert"]
         if alert["annotations"].get("runbook") != f"docs/operations.md#{name.lower()}":
             return [f"{name}: its annotation `runbook` is not docs/operations.md#{name.lower()}"]
-    return [f"{alert['alert']}: docs/operations.md has no heading of that name"
+    return [f"{alert['alert']}: docs/operations.md has no heading with this name"
             for alert in alerts if alert["alert"].lower() not in headings]
 
 
 def meters(text):
-    """Of a scrape: metric -> label -> its values."""
+    """Parses a scrape into metric -> label -> values."""
     found = {}
     for line in text.splitlines():
         if line.startswith("#") or not (sample := SAMPLE.match(line)):
@@ -164,7 +164,7 @@ def meters(text):
 
 
 def selectors(node):
-    """All vector selectors in an expression."""
+    """Yields all vector selectors in an expression."""
     if isinstance(node, promql_parser.VectorSelector):
         yield node
     for child in ("expr", "lhs", "rhs", "param", "vector_selector"):
@@ -176,13 +176,13 @@ def selectors(node):
 
 
 def unknown(expressions, known, recorded):
-    """Metrics, labels and values in expressions that no meter has."""
+    """Yields metrics, labels and label values in expressions that do not exist."""
     for where, text in expressions:
         for selector in selectors(promql_parser.parse(text)):
             if selector.name in recorded or selector.name in FOREIGN:
                 continue
             if selector.name not in known:
-                yield f"{where}: there is no metric {selector.name}"
+                yield f"{where}: unknown metric {selector.name}"
                 continue
             yield from (f"{where}: {problem}" for problem in unknown_labels(selector, known[selector.name]))
         yield from (f"{where}: {problem}" for problem in unknown_groupings(text, known))
@@ -203,7 +203,7 @@ def unknown_labels(selector, labels):
 
 
 def unknown_groupings(text, known):
-    """`by (...)` and {{...}} with labels that none of the expression's metrics has."""
+    """Yields labels in `by (...)` and `on (...)` that none of the expression's metrics has."""
     names = {selector.name for selector in selectors(promql_parser.parse(text))}
     there = SCRAPE_LABELS.union(*(known.get(name, {}).keys() for name in names))
     for group in re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", text):
@@ -213,11 +213,11 @@ def unknown_groupings(text, known):
 
 
 def missing(known, scraped):
-    """Meters that a service does not have, or has with other labels."""
+    """Yields metrics that a server does not export, or exports with other labels."""
     for name, labels in known.items():
         if name not in scraped:
             if not ONLY_SOMETIMES.fullmatch(name):
-                yield f"there is no {name}"
+                yield f"{name} is not exported"
             continue
         for label in labels.keys() - scraped[name].keys() - {"error_type"}:
             yield f"{name} has no label {label}"
@@ -242,9 +242,9 @@ def scrape(arguments):
 
 
 def scrape_of(binary):
-    """A scrape of a service that has served recorded behaviour."""
+    """Returns a scrape of a server after a recorded trace was played on it."""
     if "--admin-listen" not in subprocess.run([binary, "serve", "--help"], capture_output=True, text=True).stdout:
-        print(f"{binary} has no admin port yet: no scrape to compare with")
+        print(f"{binary} has no admin port: skipping the comparison with a scrape")
         return None
     with tempfile.TemporaryDirectory() as folder:
         command = [binary, "serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", f"--data={folder}/data"]

@@ -1,6 +1,6 @@
-// Checks resources of kinds that Kubernetes itself does not know, with the schemas of @kubernetes-models: a JSON list on
-// standard input; prints what is wrong. These schemas let unknown fields pass, as the API server would silently drop them:
-// so the fields that a check has looked at are noted, and one that it never asked for is one that does not exist.
+// Validates custom resources, a JSON list on standard input, with the schemas of @kubernetes-models, and prints the problems.
+// These schemas accept unknown fields, which the API server would silently drop. So this script records the fields that a
+// validation reads, and reports each field that was never read as unknown.
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -11,7 +11,7 @@ const packages = {
   "gateway.networking.k8s.io": "@kubernetes-models/gateway-api",
 };
 
-// What is checked below these is no business of their own schemas.
+// Fields below these paths are free-form and not part of the schemas.
 const open = [/^metadata\./, /\.matchLabels\./, /\.(labels|annotations)\./];
 
 function watched(value, path, asked) {
@@ -49,7 +49,7 @@ for (const resource of JSON.parse(readFileSync(0, "utf8"))) {
     continue;
   }
   for (const field of fields(resource)) {
-    if (!asked.has(field) && !open.some((pattern) => pattern.test(field))) complain(`there is no field ${field}`);
+    if (!asked.has(field) && !open.some((pattern) => pattern.test(field))) complain(`unknown field ${field}`);
   }
 }
 process.exit(problems ? 1 : 0);

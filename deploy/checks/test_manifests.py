@@ -1,4 +1,4 @@
-"""That the policy of manifests.py catches what it is there for: each mistake, put into a good overlay, is found by its check.
+"""Tests the policy of manifests.py: each mistake, applied to a valid overlay, is reported by its check.
 
     test_manifests.py --kubectl KUBECTL
 """
@@ -24,7 +24,7 @@ def settings(overlay, old, new):
     data["slotcast.toml"] = data["slotcast.toml"].replace(old, new)
 
 
-# check -> mistakes, each a change of the resources of overlay `embedded-monitored`
+# Maps each check to mistakes. A mistake modifies the resources of overlay `embedded-monitored`.
 MISTAKES = {
     "pod_security": [
         lambda o: pod(o)["securityContext"].update(runAsNonRoot=False),
@@ -82,9 +82,9 @@ def main():
             bad = copy.deepcopy(good)
             mistake(bad)
             found = list(manifests.Overlay(bad).problems())
-            assert any(problem.startswith(f"{check}:") for problem in found), f"{check} does not find mistake {number}: {found}"
+            assert any(problem.startswith(f"{check}:") for problem in found), f"{check} does not report mistake {number}: {found}"
             count += 1
-    print(f"{count} mistakes, each found")
+    print(f"{count} mistakes, all reported")
     return 0
 
 
