@@ -1,12 +1,13 @@
 //! `slotcast config`: what a service would be told.
 
 use super::CommandResult;
-use super::data::store_in;
+use super::data::STORE_FILE;
 use super::output::print;
 use super::prepare::prepare;
 use super::settings::SettingFlags;
 use crate::config;
 use crate::domain::Catalog;
+use crate::store::embedded::OpenError;
 use crate::store::embedded::tools::Snapshot;
 use std::path::Path;
 use std::sync::Arc;
@@ -47,9 +48,10 @@ impl Config {
 
 /// Fails if `slotcast serve` would refuse the catalog for the store in the data folder, if there is one.
 fn check_catalog(data: &Path, catalog: &Catalog) -> CommandResult {
-    let store = store_in(data);
-    if store.is_file() {
-        Snapshot::open(&store)?.check_catalog(catalog)?;
+    match Snapshot::open_if_any(&data.join(STORE_FILE)) {
+        Ok(Some(snapshot)) => Ok(snapshot.check_catalog(catalog)?),
+        // `slotcast serve` completes the restore first.
+        Ok(None) | Err(OpenError::Interrupted { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
     }
-    Ok(())
 }

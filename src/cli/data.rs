@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The store's file in its folder.
-const STORE_FILE: &str = "slotcast.db";
+pub const STORE_FILE: &str = "slotcast.db";
 
 #[derive(Debug, Args)]
 pub struct DataFolder {

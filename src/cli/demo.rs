@@ -1,6 +1,7 @@
 //! `slotcast demo`: the main job, seen at work.
 
 use super::CommandResult;
+use super::data::STORE_FILE;
 use super::output::print;
 use super::play::{Play, PlayError, Played, progress_bar};
 use super::trace::{Trace, World, plain_bytes};
@@ -145,7 +146,7 @@ async fn run_way(
     progress: &ProgressBar,
 ) -> Result<Vec<Sent>, Box<dyn Error>> {
     let folder = TempDir::with_prefix("slotcast-demo-")?;
-    let path = folder.path().join("slotcast.db");
+    let path = folder.path().join(STORE_FILE);
     let store = Arc::new(EmbeddedStore::open(&path, EmbeddedSettings::default())?);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let settings = ServerSettings { rollout: LiveRollout::new(way.rollout()), ..ServerSettings::default() };

@@ -1,7 +1,7 @@
 //! `slotcast import`: inventories from lines of JSON.
 
 use super::CommandResult;
-use super::data::{CatalogFile, DataFolder, Progress};
+use super::data::{CatalogFile, DataFolder, Progress, STORE_FILE};
 use super::output::print;
 use crate::catalog_file;
 use crate::domain::{Catalog, InventoryId};
@@ -50,10 +50,9 @@ impl Import {
         };
         let path = if self.dry_run { self.data.store() } else { self.data.make()? };
         let claim = if self.dry_run { None } else { Some(Claim::take(&path)?) };
-        let beside = if self.dry_run { std::env::temp_dir().join("slotcast.db") } else { path.clone() };
+        let beside = if self.dry_run { std::env::temp_dir().join(STORE_FILE) } else { path.clone() };
         let progress = Progress::interruptible()?;
-        let has_store = claim.as_ref().map_or_else(|| path.is_file(), Claim::has_store);
-        let there = if has_store { Some(Snapshot::open(&path)?) } else { None };
+        let there = Snapshot::open_if_any(&path)?;
         let staging = self.gather(input, &catalog, there.as_ref(), Staging::new(&beside)?, &progress)?;
         drop(there);
         let Some(claim) = claim else {

@@ -1,6 +1,7 @@
 //! What a server needs and what can be prepared without listening and without opening its store: `serve` goes on from here,
 //! `config` stops here.
 
+use super::data::STORE_FILE;
 use crate::catalog_file;
 use crate::config::{Config, ConfigError};
 use crate::domain::Catalog;
@@ -13,9 +14,6 @@ use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-
-/// The store within the data folder.
-pub const STORE_FILE: &str = "slotcast.db";
 
 /// Files that the settings name, read and checked.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! `slotcast serve`: the service.
 
-use super::data::unix_ms;
+use super::data::{STORE_FILE, unix_ms};
 use super::output::print;
-use super::prepare::{Prepared, STORE_FILE, prepare};
+use super::prepare::{Prepared, prepare};
 use super::settings::{SettingFlags, Settings};
 use super::signals::Signals;
 use super::{CommandResult, Reported};

@@ -23,6 +23,11 @@ impl Watched {
         Self { hot, ids, receivers }
     }
 
+    /// In the order asked for.
+    pub fn ids(&self) -> &[InventoryId] {
+        &self.ids
+    }
+
     /// The newest states, all of one moment, in the order asked for.
     pub fn states(&self) -> Vec<State> {
         self.hot.snapshot(&self.receivers)

@@ -345,10 +345,18 @@ impl v1::inventory_service_server::InventoryService for Service {
         let current = current.map_err(|refusal| status::refusal(&refusal))?;
         let current = current.ok_or_else(|| status::inventory_not_found(&id))?;
         self.statistics.add_desync_reported();
-        let digest = digest.map(|digest| format!("{:08x}{:08x}", digest.a, digest.b));
-        let current_digest = format!("{:08x}{:08x}", current.digest.a, current.digest.b);
-        let (current_epoch, current_revision) = (current.epoch.get(), current.revision.0);
-        tracing::warn!(%id, %session, epoch, revision, digest, current_epoch, current_revision, current_digest, "a reader reports a desync");
+        let hexadecimal = |a: u32, b: u32| format!("{a:08x}{b:08x}");
+        tracing::warn!(
+            %id,
+            %session,
+            epoch,
+            revision,
+            digest = digest.map(|digest| hexadecimal(digest.a, digest.b)),
+            current_epoch = current.epoch.get(),
+            current_revision = current.revision.0,
+            current_digest = hexadecimal(current.digest.a, current.digest.b),
+            "a reader reports a desync"
+        );
         Ok(Response::new(v1::ReportDesyncResponse { current: Some(reply::version(&current)) }))
     }
 

@@ -4,9 +4,9 @@
 use super::codec::MESSAGE_PREFIX_BYTES;
 use super::convert::frame;
 use super::permit::Permit;
-use super::shadow::{Computed, Shadow};
+use super::shadow::{Checked, Computed, Shadow};
 use super::{status, v1};
-use crate::domain::Inventory;
+use crate::domain::{Inventory, InventoryId};
 use crate::engine::Watched;
 use crate::identity::Lapsed;
 use crate::middleware::FrameAge;
@@ -71,6 +71,13 @@ impl Followed {
     /// The newest states, all of one moment, as the reader may see them.
     fn states(&self) -> Vec<State> {
         self.wishes.access.visible(self.watched.states())
+    }
+
+    /// The inventories that a message is about, by id.
+    fn ids_in(&self, message: &v1::SubscribeInventoryResponse) -> Vec<&str> {
+        let marks = message.marks.iter().map(|mark| mark.watch);
+        let watches = message.changes.iter().map(|change| change.watch).chain(marks);
+        watches.filter_map(|watch| self.watched.ids().get(watch as usize)).map(InventoryId::as_str).collect()
     }
 }
 
@@ -202,10 +209,13 @@ impl FrameStream {
         }
         self.statistics.add_shadow_checks(checked.mismatches, checked.unverified);
         if checked.mismatches > 0 {
+            let Checked { mismatches, unverified } = checked;
+            let inventories = self.followed.ids_in(&message).join(", ");
             tracing::error!(
-                ?checked,
-                ?message,
-                "the new way would have left a reader with something else than there is"
+                mismatches,
+                unverified,
+                inventories,
+                "shadow mode: the new way would have sent a wrong state"
             );
         }
         Ok(())

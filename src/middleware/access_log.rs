@@ -141,7 +141,7 @@ macro_rules! line {
             detail = Some(detail).filter(|detail| !detail.is_empty()),
             inventory = ending.inventory.as_deref(),
             trace_id = record.traceparent.as_ref().and_then(trace_id),
-            duration_ms = $took.as_secs_f64() * 1_000.0,
+            duration_ms = $took.as_micros() as f64 / 1_000.0,
             suppressed = Some($suppressed).filter(|suppressed: &u64| *suppressed > 0),
             $text
         );

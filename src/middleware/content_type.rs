@@ -76,10 +76,10 @@ impl Refusal {
 
     fn text(self) -> &'static str {
         match self {
-            Self::Http1 => "this port speaks gRPC over HTTP/2, not HTTP/1.1: use a gRPC client\n",
-            Self::Method => "this port speaks gRPC, where every request is a POST: use a gRPC client\n",
+            Self::Http1 => "gRPC over HTTP/2 is served here, not HTTP/1.1: use a gRPC client\n",
+            Self::Method => "gRPC is served here, and each of its requests is a POST: use a gRPC client\n",
             Self::ContentType => {
-                "this port speaks gRPC (content-type application/grpc), neither gRPC-Web nor Connect: use a gRPC client\n"
+                "gRPC is served here (content-type application/grpc), not gRPC-Web or Connect: use a gRPC client\n"
             }
         }
     }

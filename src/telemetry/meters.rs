@@ -82,15 +82,19 @@ pub(super) fn observe(meter: &Meter, sources: Sources) {
     });
 }
 
-/// CPU time, memory, file descriptors and threads of the process, by the names that Prometheus's clients share. They are read
-/// from /proc when somebody scrapes.
+/// CPU time, memory, file descriptors and threads of the process, under the names that all Prometheus clients use. They are
+/// read from /proc on each scrape.
+#[cfg(target_os = "linux")]
 pub(super) fn observe_process(registry: &Registry) {
-    #[cfg(target_os = "linux")]
     if let Err(error) = registry.register(Box::new(ProcessCollector::for_self())) {
-        // The registry is new, so that nothing can be in its way.
-        tracing::error!(%error, "the process cannot be measured");
+        // The registry is new, so no collector with the same names is registered.
+        tracing::error!(%error, "process metrics are not available");
     }
 }
+
+/// Only Linux has /proc.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn observe_process(_: &Registry) {}
 
 type Observed<'a> = &'a dyn AsyncInstrument<u64>;
 

@@ -111,7 +111,8 @@ impl Telemetry {
         instruments::record_stream(&self.0.instruments.stream_duration, method, status, took);
     }
 
-    /// A call has ended, or a stream was refused. `status` is its gRPC status by name; `is_fault`: the server, not the caller, is to blame.
+    /// A call has ended, or a stream was refused. `status` is its gRPC status by name; `is_fault`: the server, not the
+    /// caller, is to blame.
     pub fn record_call(&self, method: &'static str, status: &'static str, is_fault: bool, took: Duration) {
         instruments::record_call(&self.0.instruments.call_duration, method, status, is_fault, took);
     }

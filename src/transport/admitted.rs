@@ -41,6 +41,7 @@ impl Doorkeeper {
             let mut counts = self.lock();
             let open = counts.entry(from).or_default();
             if *open >= self.per_address_max {
+                drop(counts);
                 return refused(
                     Refused::AddressLimit,
                     "as many are open from this address as limits.connections_per_address allows",

@@ -134,3 +134,21 @@ fn an_address_that_is_in_use_is_told_and_the_store_is_left_closed() {
     assert!(!server.wait().success());
     assert!(server.log().contains(&format!("cannot listen on {address}")), "{}", server.log());
 }
+
+#[test]
+fn config_accepts_a_store_that_serve_completes_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let accepted = |what: &str| {
+        let checked = slotcast(&["config", "--data", data.to_str().unwrap()]).output().unwrap();
+        assert!(checked.status.success(), "{what}: {}", text(&checked.stderr));
+        let mut server = Server::start(folder.path(), &[]);
+        server.signal("-TERM");
+        assert!(server.wait().success(), "{what}: {}", server.log());
+    };
+    std::fs::create_dir(&data).unwrap();
+    std::fs::write(data.join("slotcast.db"), "").unwrap();
+    accepted("an interrupted first start");
+    std::fs::copy(data.join("slotcast.db"), data.join("slotcast.db-next-replaced-1")).unwrap();
+    accepted("an interrupted restore");
+}

@@ -87,10 +87,6 @@ pub fn complete_replacement(path: &Path, lock: &mut Locked) -> Result<(), OpenEr
 }
 
 impl Opened {
-    pub fn has_store(&self) -> bool {
-        !self.is_new
-    }
-
     /// Makes an empty store if there is none. It is made under another name and gets its own when it is complete and
     /// durable, so that no crash leaves half of one.
     pub fn create(&mut self) -> Result<(), OpenError> {

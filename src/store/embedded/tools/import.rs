@@ -38,11 +38,6 @@ impl Claim {
     pub fn take(path: &Path) -> Result<Self, ToolError> {
         Ok(Self(open::prepare(path)?))
     }
-
-    /// Whether there is a store already.
-    pub fn has_store(&self) -> bool {
-        self.0.has_store()
-    }
 }
 
 impl Staging {

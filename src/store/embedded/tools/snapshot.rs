@@ -33,6 +33,17 @@ impl Snapshot {
         damage.map_or(Ok(snapshot), Err)
     }
 
+    /// The same, or none if there is no store yet: no file, or only what an interrupted first start left.
+    pub fn open_if_any(path: &Path) -> Result<Option<Self>, OpenError> {
+        // One that does not exist cannot be resolved.
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let is_pending = matches!(replace::pending(&path), Ok(Some(_)));
+        if !is_pending && !header::check(&path)? {
+            return Ok(None);
+        }
+        Self::open(&path).map(Some)
+    }
+
     /// The same also of a store whose write-ahead log is damaged: what can still be read of it, and the damage.
     pub fn open_damaged(path: &Path) -> Result<(Self, Option<OpenError>), OpenError> {
         let path = open::resolved(path)?;
