@@ -10,8 +10,10 @@ use crate::store::StoreError;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::path::{Path, PathBuf};
 
-/// Part of each new store; a store that an earlier build made gets the table when it is opened.
-pub const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS items (code INTEGER PRIMARY KEY, id TEXT NOT NULL) STRICT;";
+/// Part of each new store; a store that an earlier build made gets the table when it is opened. Without row numbers: the
+/// check of the write-ahead log recognizes the journal by having them ([`super::log`]).
+pub const SCHEMA: &str =
+    "CREATE TABLE IF NOT EXISTS items (code INTEGER PRIMARY KEY NOT NULL, id TEXT NOT NULL) STRICT, WITHOUT ROWID;";
 
 /// More codes than this are counted, not named.
 const CONFLICTS_MAX: usize = 10;
