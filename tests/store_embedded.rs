@@ -440,3 +440,36 @@ fn run_and_kill(path: &Path, after: Duration) -> (std::process::ExitStatus, Stri
     let output = reader.join().expect("it reads").expect("it reads");
     (status, String::from_utf8(output).expect("it is text"))
 }
+
+/// A store of a build that did not remember items yet, with nothing in its log.
+fn of_an_earlier_build(place: &Place) {
+    place.open().close().expect("it closes");
+    let connection = rusqlite::Connection::open(place.path()).expect("it opens");
+    connection.execute_batch("DROP TABLE items").expect("it is dropped");
+}
+
+#[test]
+fn a_store_of_an_earlier_build_goes_on_when_its_new_table_reaches_the_file() {
+    let place = Place::new();
+    of_an_earlier_build(&place);
+    let store = place.open();
+    store.commit(&[transaction(key("1"), vec![])]).expect("it commits");
+    store.flush().expect("the log is copied into the file");
+    store.commit(&[transaction(key("2"), vec![])]).expect("the file is still the one that was opened");
+    assert_eq!(*store.stopped().borrow(), None);
+}
+
+#[test]
+fn a_full_store_of_an_earlier_build_opens() {
+    let place = Place::new();
+    of_an_earlier_build(&place);
+    let connection = rusqlite::Connection::open(place.path()).expect("it opens");
+    connection.execute_batch("VACUUM").expect("no page is free");
+    drop(connection);
+    let bytes = std::fs::metadata(place.path()).expect("it is there").len();
+    let full = || EmbeddedSettings { bytes_max: Some(bytes), ..place.clock.settings() };
+    let store = place.open_with(full());
+    assert_eq!(*store.stopped().borrow(), None);
+    drop(store);
+    place.open_with(full());
+}

@@ -2,7 +2,8 @@
 
 mod store_support;
 
-use slotcast::domain::{Epoch, Slot};
+use slotcast::domain::catalog::CatalogSource;
+use slotcast::domain::{Catalog, Epoch, Slot};
 use slotcast::store::embedded::tools::{self, Snapshot, ToolError};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore, OpenError};
 use slotcast::store::{ListQuery, Recall, Store};
@@ -360,6 +361,45 @@ fn a_database_that_was_copied_over_beside_the_log_of_another_is_refused_and_both
     other_pages.log = std::fs::read(place.folder.path().join("other.db-wal")).expect("it is there");
     let refused = other_pages.open(&Place::new()).err();
     assert!(matches!(refused, Some(OpenError::ForeignLog { .. })), "{refused:?}");
+}
+
+/// Items by id and code; each was renamed from `before`, if that is given.
+fn catalog(items: &[(&str, u32)], before: Option<&str>) -> Catalog {
+    let items: Vec<_> = items.iter().map(|(id, code)| ((*id).to_owned(), *code, 64)).collect();
+    let ids: Vec<String> = items.iter().map(|(id, ..)| id.clone()).collect();
+    let catalog = Catalog::new(CatalogSource { items, ..CatalogSource::default() }).expect("it is valid");
+    catalog.with_renamed(ids.iter().filter_map(|id| Some((id.as_str(), before?))))
+}
+
+#[test]
+fn the_codes_of_a_catalog_in_the_log_are_not_taken_for_commits() {
+    let place = Place::new();
+    let store = place.open();
+    store.accept_catalog(&catalog(&[("coal", 1), ("sand", 1_000_000)], None)).expect("it is accepted");
+    for number in 0..9 {
+        store.commit(&[transaction(key(&number.to_string()), vec![])]).expect("it commits");
+    }
+    let image = Image::of(&store, &place);
+    drop(store);
+    let damaged = image.flipped(image.log.len() - 3 * FRAME_BYTES + 2_000, 1);
+    let elsewhere = Place::new();
+    let refused = damaged.open(&elsewhere).err();
+    assert!(matches!(refused, Some(OpenError::DamagedLog { damage, .. }) if damage.commits >= 2), "{refused:?}");
+}
+
+#[test]
+fn the_log_of_a_store_whose_items_were_renamed_before_a_crash_is_its_own() {
+    let place = Place::new();
+    let store = place.open();
+    store.accept_catalog(&catalog(&[("coal", 1)], None)).expect("it is accepted");
+    store.close().expect("it closes");
+    let store = place.open();
+    store.accept_catalog(&catalog(&[("charcoal", 1)], Some("coal"))).expect("it is accepted");
+    store.commit(&[transaction(key("1"), vec![])]).expect("it commits");
+    let image = Image::of(&store, &place);
+    drop(store);
+    let opened = image.open(&Place::new()).expect("a crash is no damage");
+    opened.accept_catalog(&catalog(&[("charcoal", 1)], None)).expect("the new id is remembered");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Where inventories and idempotency keys last. A store knows the domain and nothing else of the service.
 //!
-//! [`Store`] is the whole port: load, commit, list (and usage, for operators). Calls block; the commit loop has a thread of its own for them. What a
-//! store must hold to is in the conformance suite (`tests/store_conformance.rs`), the same for all stores.
+//! [`Store`] is the whole port: load, commit, list (and usage, for operators). Calls block; the commit loop has a thread of
+//! its own for them. What a store must hold to is in the conformance suite (`tests/store_conformance.rs`), the same for all
+//! stores.
 
 pub mod embedded;
 pub mod faulty;

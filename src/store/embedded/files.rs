@@ -1,5 +1,6 @@
 //! The files of a store: their names, the locks on them, and whether the names still lead to the files that are open.
 
+use super::header::number;
 use super::open::{OpenError, io_error};
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
@@ -94,7 +95,12 @@ impl Locked {
         self.database.iter().try_for_each(|database| try_lock(database, &self.path))
     }
 
-    /// The database file, to be read past SQLite.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The database file, to be read past SQLite. Whoever opens it a second time, and closes that, takes away the locks
+    /// that SQLite holds on it for this process.
     pub fn database(&self) -> Option<&File> {
         self.database.as_ref()
     }
@@ -102,7 +108,8 @@ impl Locked {
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        for file in std::iter::once(&self.name).chain(&self.database) {
+        // The name comes last: whoever gets that one expects to get the database as well.
+        for file in self.database.iter().chain([&self.name]) {
             if let Err(error) = file.unlock() {
                 tracing::debug!(%error, "the lock goes with the file");
             }
@@ -141,6 +148,10 @@ impl OpenFiles {
         Ok(Self { lock, names, head })
     }
 
+    pub fn locked(&self) -> &Locked {
+        &self.lock
+    }
+
     /// Whether the names still lead to the open files, and the database is still the one that was opened. Takes a few
     /// microseconds. A name that cannot be looked up for another reason than that it is gone says nothing.
     pub fn check(&self) -> Result<(), String> {
@@ -172,12 +183,12 @@ impl Head {
         Ok(Self(head))
     }
 
-    /// The same mark, page size, journal mode, schema and application, and a counter of changes that did not go back: a
-    /// copy of a backup or of an earlier state has another mode or an earlier count.
+    /// The same mark, page size, journal mode and application, and counters of changes, also of the schema, that did not go
+    /// back: a copy of a backup or of an earlier state has another mode or an earlier count.
     fn continues(&self, earlier: &Self) -> bool {
         let is_same = |from: usize, to: usize| self.0[from..to] == earlier.0[from..to];
-        let changes = |head: &Self| u32::from_be_bytes([head.0[24], head.0[25], head.0[26], head.0[27]]);
-        is_same(0, 24) && is_same(40, 44) && is_same(60, 72) && changes(self) >= changes(earlier)
+        let does_not_go_back = |at| number(&self.0, at) >= number(&earlier.0, at);
+        is_same(0, 24) && is_same(60, 72) && [24, 40].into_iter().all(does_not_go_back)
     }
 }
 

@@ -110,6 +110,7 @@ fn read_start(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-fn number(bytes: &[u8], at: usize) -> u32 {
+/// SQLite's numbers begin with the highest byte.
+pub fn number(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }

@@ -10,7 +10,8 @@ use crate::store::StoreError;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::path::{Path, PathBuf};
 
-/// Part of each new store; a store that an earlier build made gets the table when it is opened.
+/// Part of each new store; a store that an earlier build made gets the table when it is opened. Without row numbers: the
+/// check of the write-ahead log recognizes the journal by having them ([`super::log`]).
 pub const SCHEMA: &str =
     "CREATE TABLE IF NOT EXISTS items (code INTEGER PRIMARY KEY NOT NULL, id TEXT NOT NULL) STRICT, WITHOUT ROWID;";
 

@@ -10,9 +10,10 @@
 //! after it.
 //!
 //! Checksums are cumulative: each frame's is computed from the one before it. So a frame behind the damage verifies from
-//! the checksum that its predecessor stores, or should store. Frames that do not continue their predecessor are remains of an earlier use of
-//! the file. Format: <https://www.sqlite.org/fileformat2.html#walformat>.
+//! the checksum that its predecessor stores, or should store. Frames that do not continue their predecessor are remains of
+//! an earlier use of the file. Format: <https://www.sqlite.org/fileformat2.html#walformat>.
 
+use super::header::number;
 use super::open::PAGE_BYTES;
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -293,7 +294,7 @@ impl Behind {
     /// only if more was written behind its transaction.
     fn begin(&mut self, frame: &Frame<'_>, open_row: Option<i64>, known_row: Option<i64>) {
         self.gap_row = frame.row();
-        let is_next = |row: &i64| known_row.is_some_and(|known| *row == known + 1);
+        let is_next = |row: &i64| known_row.is_some_and(|known| known.checked_add(1) == Some(*row));
         let row = frame.row().filter(is_next).max(open_row);
         *if frame.is_commit { &mut self.ended_row } else { &mut self.open_row } = row;
     }
@@ -370,7 +371,7 @@ impl<'a> Walk<'a> {
         let acknowledged = behind.acknowledged_row.max(behind.rows.map(|(_, last)| last - 1));
         // An empty journal's first row is the first one behind the gap.
         let known = self.known_row.or(behind.first_row().map(|first| first - 1));
-        let lost = acknowledged.zip(known).map_or(0, |(acknowledged, known)| (acknowledged - known).max(0));
+        let lost = acknowledged.zip(known).map_or(0, |(acknowledged, known)| acknowledged.saturating_sub(known).max(0));
         let is_proven = lost > 0 || behind.is_copied || !self.header_is_valid && behind.commits > 0;
         // All of it is in the database file, and nothing older would be used in its place.
         let is_harmless = self.readable.commits == 0 && behind.pages.values().all(|is_copied| *is_copied);
@@ -420,10 +421,6 @@ fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
         }
     }
     Some((value << 8 | u64::from(*bytes.get(8)?), 9))
-}
-
-fn number(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 fn checksum(before: Checksum, bytes: &[u8], big_endian: bool) -> Checksum {

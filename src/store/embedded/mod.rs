@@ -37,7 +37,7 @@ use super::{CommitError, Key, ListQuery, Loaded, Store, StoreError, StoreUsage, 
 use crate::domain::{Inventory, InventoryId};
 use crate::store::format::{BatchTime, BatchWriter};
 use failure::Failed;
-use files::{OpenFiles, Watch};
+use files::{Locked, OpenFiles, Watch};
 use keys::{KeyHasher, KeyIndex};
 use overlay::Overlay;
 use probe::Probe;
@@ -55,12 +55,11 @@ use turn::Turn;
 /// Dropping it stops the fold where it is; the next opening replays what is left. [`Self::close`] leaves nothing.
 #[derive(Debug)]
 pub struct EmbeddedStore {
-    // Dropped in this order: the connections first, then the lock.
+    // Dropped in this order: the connections first, then the lock, which is in `shared`.
     writer: Mutex<Connection>,
     shared: Arc<Shared>,
     fold: Option<JoinHandle<()>>,
     watch: Option<Watch>,
-    files: Arc<OpenFiles>,
 }
 
 /// What callers and the fold have in common.
@@ -80,8 +79,9 @@ struct Shared {
     readers: Mutex<Vec<Connection>>,
     /// Why nothing is written any more.
     stopped: watch::Sender<Option<StoreError>>,
-    // Closed after every connection, see there.
     probe: Probe,
+    // Closed after every connection, see there.
+    files: OpenFiles,
 }
 
 /// Guarded by one lock that is never held during a write.
@@ -122,11 +122,11 @@ impl EmbeddedStore {
         opened.create()?;
         let open::Opened { path, lock, .. } = opened;
         let hasher = KeyHasher::default();
-        let Files { writer, fold_connection, probe, memory } = open_files(&path, &settings, &hasher)?;
+        let Connections { writer, fold_connection, memory } = connect(&lock, &settings, &hasher)?;
         let failed = |error| open::refused(&path, &error);
         [&writer, &fold_connection].into_iter().try_for_each(open::trust).map_err(failed)?;
-        // From here on the schema does not change: it is one of the marks of the database that is open.
-        writer.execute_batch(items::SCHEMA).map_err(failed)?;
+        // Over the connection that has room even if the store is full.
+        fold_connection.execute_batch(items::SCHEMA).map_err(failed)?;
         let files = OpenFiles::new(lock, given).map_err(|error| open::io_error(&path, &error.to_string()))?;
         tracing::info!(
             path = %path.display(),
@@ -136,18 +136,17 @@ impl EmbeddedStore {
             replayed_inventories = memory.overlay.growing.states.len(),
             "opened the store"
         );
-        let shared = Arc::new(Shared::new(path.clone(), settings, hasher, memory, probe));
-        let for_fold = shared.clone();
+        let shared = Arc::new(Shared::new(path.clone(), settings, hasher, memory, files));
+        let (for_fold, for_watch) = (shared.clone(), shared.clone());
+        // First of all, so that everything is dropped in order if a thread cannot be started.
+        let mut store = Self { writer: Mutex::new(writer), shared, fold: None, watch: None };
+        let no_thread = |error| open::io_error(&path, &format!("no thread: {error}"));
         let fold = std::thread::Builder::new().name("slotcast-fold".into()).spawn(move || {
             let _guard = fold::StopOnPanic(&for_fold);
             fold::run(&for_fold, fold_connection);
         });
-        let no_thread = |error| open::io_error(&path, &format!("no thread: {error}"));
-        let fold = fold.map_err(no_thread)?;
-        let (files, watched) = (Arc::new(files), shared.clone());
-        let mut store =
-            Self { writer: Mutex::new(writer), shared, fold: Some(fold), watch: None, files: files.clone() };
-        store.watch = Some(Watch::start(move || watched.check_files(&files).is_ok()).map_err(no_thread)?);
+        store.fold = Some(fold.map_err(no_thread)?);
+        store.watch = Some(Watch::start(move || for_watch.check_files().is_ok()).map_err(no_thread)?);
         Ok(store)
     }
 
@@ -171,8 +170,14 @@ impl EmbeddedStore {
     pub fn flush(&self) -> Result<(), StoreError> {
         self.fold()?;
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.paused(|| checkpoint::empty(&writer))
-            .map_err(|error| failure::store_error("emptying the write-ahead log", &error))
+        self.paused(|| checkpoint::empty(&writer)).map_err(|error| {
+            let failed = failure::store_error("emptying the write-ahead log", &error);
+            // Closing would try again, and remove the log after it.
+            if failure::is_fatal(&error) {
+                self.shared.stop(&failed);
+            }
+            failed
+        })
     }
 
     /// Closes the file, which then needs no replay.
@@ -249,28 +254,25 @@ impl EmbeddedStore {
 }
 
 /// What is opened together.
-struct Files {
+struct Connections {
     writer: Connection,
     fold_connection: Connection,
-    probe: Probe,
     memory: Memory,
 }
 
 /// Opens the connections and replays the journal. While reads fail it is tried again, each time from the beginning.
-fn open_files(path: &Path, settings: &EmbeddedSettings, hasher: &KeyHasher) -> Result<Files, OpenError> {
+fn connect(lock: &Locked, settings: &EmbeddedSettings, hasher: &KeyHasher) -> Result<Connections, OpenError> {
+    let path = lock.path();
     let attempt = || {
         let writer = open::commit_connection(path, settings.bytes_max)?;
         let fold_bytes_max = settings.bytes_max.map(|bytes| bytes + settings.fold_reserve_bytes);
         let fold_connection = open::fold_connection(path, fold_bytes_max)?;
         let memory = replay::replay(path, &writer, hasher, settings).map_err(|error| open::damaged(path, error))?;
-        let probe =
-            Probe::open(path).map_err(|error| OpenError::Io { path: path.to_owned(), detail: error.to_string() })?;
-        Ok(Files { writer, fold_connection, probe, memory })
+        Ok(Connections { writer, fold_connection, memory })
     };
     // An I/O error may be that of a write or a sync, which must not be retried.
     let may_be_a_failed_read = |error: &OpenError| matches!(error, OpenError::Corrupt { .. });
-    let unreadable = || Probe::open(path).ok()?.unreadable(Duration::ZERO);
-    let opened = failure::retrying_reads(may_be_a_failed_read, unreadable, attempt);
+    let opened = failure::retrying_reads(may_be_a_failed_read, || probe::first_failure(lock), attempt);
     opened.map_err(|Failed { error, unreadable }| match unreadable {
         Some(why) => OpenError::Io { path: path.to_owned(), detail: format!("I/O error: {why}; check the disk") },
         None => error,
@@ -295,7 +297,7 @@ impl Store for EmbeddedStore {
         let row = self.shared.hasher.row(seq, time, batch.iter().map(|transaction| &transaction.key));
         self.append(&writer, seq, &sealed)?;
         // Nobody would find again what is only in a file without a name.
-        self.shared.check_files(&self.files).map_err(CommitError::Unknown)?;
+        self.shared.check_files().map_err(CommitError::Unknown)?;
         self.shared.committed(seq, row, batch, fold::log_bytes_of(&sealed));
         Ok(())
     }
@@ -322,7 +324,7 @@ impl Drop for EmbeddedStore {
     fn drop(&mut self) {
         drop(self.watch.take());
         // Closing removes the log by its name.
-        let _ = self.shared.check_files(&self.files);
+        let _ = self.shared.check_files();
         self.shared.lock().closing = true;
         self.shared.work.notify_all();
         if self.fold.take().is_some_and(|fold| fold.join().is_err()) {
@@ -344,7 +346,7 @@ fn keep_log(connection: &Connection) {
 }
 
 impl Shared {
-    fn new(path: PathBuf, settings: EmbeddedSettings, hasher: KeyHasher, mut memory: Memory, probe: Probe) -> Self {
+    fn new(path: PathBuf, settings: EmbeddedSettings, hasher: KeyHasher, mut memory: Memory, files: OpenFiles) -> Self {
         memory.log_due_bytes = settings.wal_bytes_soft;
         Self {
             path,
@@ -357,7 +359,8 @@ impl Shared {
             checkpoint: Mutex::default(),
             readers: Mutex::default(),
             stopped: watch::Sender::default(),
-            probe,
+            probe: Probe::default(),
+            files,
         }
     }
 
@@ -383,8 +386,8 @@ impl Shared {
     }
 
     /// The store ends once its names do not lead to its files any more.
-    fn check_files(&self, files: &OpenFiles) -> Result<(), StoreError> {
-        files.check().map_err(|lost| {
+    fn check_files(&self) -> Result<(), StoreError> {
+        self.files.check().map_err(|lost| {
             let failure = StoreError::Unavailable {
                 detail: format!("{lost} while the store was open; put the data back or restore a backup"),
             };

@@ -1,10 +1,10 @@
 //! Direct reads of the store's files, to tell a disk that cannot be read from data that is damaged.
 
-use super::files::beside;
+use super::files::{Locked, beside};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,28 +15,20 @@ const SAMPLE_BYTES: usize = 4096;
 /// not have the whole file read each time.
 const VALID_FOR: Duration = Duration::from_secs(60);
 
-/// Holds the database file open as long as the store is: closing any descriptor of it would release the POSIX locks that
-/// SQLite holds on it in this process.
-#[derive(Debug)]
+/// Remembers when damage was found last.
+#[derive(Debug, Default)]
 pub struct Probe {
-    database: File,
-    log_path: PathBuf,
     damaged_at: Mutex<Option<Duration>>,
 }
 
 impl Probe {
-    pub fn open(path: &Path) -> std::io::Result<Self> {
-        let log_path = beside(path, "-wal");
-        Ok(Self { database: File::open(path)?, log_path, damaged_at: Mutex::default() })
-    }
-
-    /// Reads both files from end to end, unless damage was found a moment ago. Returns where and why a read failed.
-    pub fn unreadable(&self, now: Duration) -> Option<String> {
+    /// As [`first_failure`], unless damage was found a moment ago.
+    pub fn first_failure(&self, store: &Locked, now: Duration) -> Option<String> {
         let damaged_at = *self.damaged_at.lock().unwrap_or_else(PoisonError::into_inner);
         if damaged_at.is_some_and(|at| now.saturating_sub(at) < VALID_FOR) {
             return None;
         }
-        self.first_failure()
+        first_failure(store)
     }
 
     /// Both files can be read, and what is in them is damaged.
@@ -46,27 +38,33 @@ impl Probe {
             *damaged_at = Some(now);
         }
     }
-
-    /// Whether most of the database file or of the write-ahead log cannot be read, by a few samples of each.
-    pub fn is_mostly_unreadable(&self) -> bool {
-        let log = File::open(&self.log_path).ok();
-        [Some(&self.database), log.as_ref()].into_iter().flatten().any(fails_in_most_samples)
-    }
-
-    fn first_failure(&self) -> Option<String> {
-        let database = first_failure(&self.database).map(|failed| format!("the database file: {failed}"));
-        database.or_else(|| {
-            let log = match File::open(&self.log_path) {
-                Ok(log) => first_failure(&log),
-                Err(error) if error.kind() == ErrorKind::NotFound => None,
-                Err(error) => Some(error.to_string()),
-            };
-            log.map(|failed| format!("the write-ahead log: {failed}"))
-        })
-    }
 }
 
-fn first_failure(file: &File) -> Option<String> {
+/// Reads the database file and the write-ahead log from end to end. Returns where and why a read failed.
+pub fn first_failure(store: &Locked) -> Option<String> {
+    let database = store.database().and_then(first_failure_in).map(|failed| format!("the database file: {failed}"));
+    database.or_else(|| {
+        let log = match open_log(store.path()) {
+            Ok(log) => first_failure_in(&log),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => Some(error.to_string()),
+        };
+        log.map(|failed| format!("the write-ahead log: {failed}"))
+    })
+}
+
+/// Whether most of the database file or of the write-ahead log cannot be read, by a few samples of each.
+pub fn is_mostly_unreadable(store: &Locked) -> bool {
+    let log = open_log(store.path()).ok();
+    [store.database(), log.as_ref()].into_iter().flatten().any(fails_in_most_samples)
+}
+
+/// SQLite holds no locks on the log itself, so that it may be closed again.
+fn open_log(path: &Path) -> std::io::Result<File> {
+    File::open(beside(path, "-wal"))
+}
+
+fn first_failure_in(file: &File) -> Option<String> {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut offset = 0;
     loop {
@@ -94,14 +92,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("slotcast.db");
         std::fs::write(&path, vec![7; 3 * BUFFER_BYTES + 5]).expect("it is written");
-        let probe = Probe::open(&path).expect("it opens");
-        assert_eq!((probe.unreadable(Duration::ZERO), probe.is_mostly_unreadable()), (None, false));
+        let (store, probe) = (Locked::take(&path).expect("nobody else has it"), Probe::default());
+        assert_eq!((probe.first_failure(&store, Duration::ZERO), is_mostly_unreadable(&store)), (None, false));
         probe.found_damage(Duration::ZERO);
         // Linux opens a folder for reading, and refuses to read it.
         std::fs::create_dir(beside(&path, "-wal")).expect("a folder");
-        assert_eq!(probe.unreadable(VALID_FOR / 2), None, "damage was found a moment ago");
-        let failed = probe.unreadable(VALID_FOR).expect("the log cannot be read");
+        assert_eq!(probe.first_failure(&store, VALID_FOR / 2), None, "damage was found a moment ago");
+        let failed = probe.first_failure(&store, VALID_FOR).expect("the log cannot be read");
         assert!(failed.starts_with("the write-ahead log: cannot read at byte 0: "), "{failed}");
-        assert!(probe.is_mostly_unreadable());
+        assert!(is_mostly_unreadable(&store));
     }
 }

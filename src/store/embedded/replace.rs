@@ -11,9 +11,12 @@
 
 use super::files::{beside, folder_of, sync_folder};
 use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 const NEXT: &str = "-next-";
+/// Why a store is replaced: by a backup, or for its damaged log.
+const REASONS: [&str; 2] = ["replaced", "damaged"];
 
 /// A database that is to take the store's place.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,14 +53,24 @@ pub fn replace(new: tempfile::NamedTempFile, path: &Path, label: &str) -> io::Re
 
 /// A replacement that was interrupted.
 pub fn pending(path: &Path) -> io::Result<Option<Pending>> {
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
-    let prefix = format!("{name}{NEXT}");
+    let next = beside(path, NEXT);
+    let Some(prefix) = next.file_name() else { return Ok(None) };
     for entry in std::fs::read_dir(folder_of(path))? {
-        if let Some(label) = entry?.file_name().to_str().and_then(|name| name.strip_prefix(&prefix)) {
+        let name = entry?.file_name();
+        let label = name.as_bytes().strip_prefix(prefix.as_bytes()).and_then(|label| std::str::from_utf8(label).ok());
+        if let Some(label) = label.filter(|label| is_label(label)) {
             return Ok(Some(Pending::new(path, label)));
         }
     }
     Ok(None)
+}
+
+/// As [`replace`] gives them, `replaced-7` or `replaced-7-1`. A file with another name is somebody else's, or lies beside
+/// the new database because that was opened by its name.
+fn is_label(label: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let mut parts = label.split('-');
+    REASONS.contains(&parts.next().unwrap_or_default()) && parts.clone().count() > 0 && parts.all(is_number)
 }
 
 impl Pending {
@@ -154,6 +167,22 @@ mod tests {
                 assert_eq!(contents(folder.path()), wanted, "stopped after {stopped_after} steps");
                 assert_eq!(pending(&path).unwrap(), None);
             }
+        }
+    }
+
+    #[test]
+    fn only_a_complete_database_takes_the_place_of_a_store_and_no_other_file_with_a_similar_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        for other in ["replaced-7-lock", "replaced-7-wal", "replaced-7-shm", "replaced", "replaced-", "gen-2", "7"] {
+            std::fs::write(beside(&path, &format!("-next-{other}")), other).unwrap();
+        }
+        assert_eq!(pending(&path).unwrap(), None);
+        for label in ["replaced-7", "replaced-7-1", "damaged-7"] {
+            let next = beside(&path, &format!("-next-{label}"));
+            std::fs::write(&next, "new").unwrap();
+            assert_eq!(pending(&path).unwrap(), Some(Pending::new(&path, label)));
+            std::fs::remove_file(next).unwrap();
         }
     }
 

@@ -6,6 +6,7 @@
 
 use super::Shared;
 use super::failure::{self, Failed, ReadError};
+use super::probe;
 use crate::store::StoreError;
 use std::time::Duration;
 
@@ -65,7 +66,7 @@ impl Shared {
             if matches!(failed, StoreError::Unavailable { .. }) {
                 let lasted = self.lock().reading.failed(self.now());
                 // A part of the disk that cannot be read costs those whose inventories are there, and nobody else.
-                if lasted >= self.settings.failing_max && self.probe.is_mostly_unreadable() {
+                if lasted >= self.settings.failing_max && probe::is_mostly_unreadable(self.files.locked()) {
                     self.stop(&failed);
                 }
             }
@@ -105,7 +106,7 @@ impl Shared {
         is_failed_read: impl Fn(&E) -> bool,
         attempt: impl FnMut() -> Result<T, E>,
     ) -> Result<T, Failed<E>> {
-        failure::retrying_reads(is_failed_read, || self.probe.unreadable(self.now()), attempt)
+        failure::retrying_reads(is_failed_read, || self.probe.first_failure(self.files.locked(), self.now()), attempt)
     }
 
     pub fn now(&self) -> Duration {

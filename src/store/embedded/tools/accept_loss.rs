@@ -38,10 +38,8 @@ pub fn accept_loss(
     // Released last: until then the snapshot must not lose its locks.
     let mut lock = Locked::take(&path)?;
     open::complete_replacement(&path, &mut lock)?;
-    let damage = match open::check_log(&path) {
-        Err(OpenError::DamagedLog { damage, .. }) => damage,
-        Ok(()) | Err(_) => return Ok(None),
-    };
+    // Whatever else is wrong, the service tells when it opens the store.
+    let Err(OpenError::DamagedLog { damage, .. }) = open::check_log(&path) else { return Ok(None) };
     let (snapshot, _) = Snapshot::open_damaged(&path)?;
     let last_seq = backup::last_seq(&snapshot)?;
     let (new, inventories) = renewed_copy(&snapshot, &path, &path, new_epoch, watch)?;
