@@ -1,5 +1,6 @@
 //! The files of a store: their names, the locks on them, and whether the names still lead to the files that are open.
 
+use super::log;
 use super::open::{OpenError, io_error};
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
@@ -123,14 +124,19 @@ fn try_lock(file: &File, path: &Path) -> Result<(), OpenError> {
 pub struct OpenFiles {
     lock: Locked,
     names: Vec<(PathBuf, FileId)>,
-    head: Head,
+    /// As it was in the file, and as it will be there once the log is copied.
+    heads: [Head; 2],
+    /// None where there is none. SQLite has no locks on it that closing it would take away.
+    log: Option<File>,
 }
 
 impl OpenFiles {
-    /// To be called when SQLite has opened all of them. `given` is the database's name before links were resolved.
-    pub fn new(lock: Locked, given: &Path) -> io::Result<Self> {
+    /// To be called when SQLite has opened all of them. `given` is the database's name before links were resolved, `marks`
+    /// are those that SQLite reads, the log included.
+    pub fn new(lock: Locked, given: &Path, marks: &Marks) -> io::Result<Self> {
         let database = lock.database().ok_or(ErrorKind::NotFound)?;
-        let head = Head::read(database)?;
+        let in_file = Head::read(database)?;
+        let heads = [in_file.with(marks), in_file];
         let mut names = vec![
             (std::path::absolute(given)?, FileId::of(&database.metadata()?)),
             (beside(&lock.path, "-lock"), FileId::of(&lock.name.metadata()?)),
@@ -138,7 +144,11 @@ impl OpenFiles {
         // A file system without shared memory has neither.
         let side_files = ["-wal", "-shm"].map(|suffix| beside(&lock.path, suffix));
         names.extend(side_files.into_iter().filter_map(|name| FileId::at(&name).map(|id| (name, id))));
-        Ok(Self { lock, names, head })
+        let log = match File::open(beside(&lock.path, "-wal")) {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            opened => Some(opened?),
+        };
+        Ok(Self { lock, names, heads, log })
     }
 
     /// Whether the names still lead to the open files, and the database is still the one that was opened. Takes a few
@@ -154,15 +164,29 @@ impl OpenFiles {
                 Err(error) => tracing::warn!(name = %name.display(), %error, "cannot look up a file of the store"),
             }
         }
+        // A second look, should it just be begun.
+        if self.log.as_ref().is_some_and(|log| !log::has_head(log) && !log::has_head(log)) {
+            return Err(format!("{}-wal, the write-ahead log, was cut or overwritten", self.lock.path.display()));
+        }
         let Some(database) = self.lock.database() else { return Ok(()) };
         // A second look, should it just be written by a checkpoint.
-        let is_same = || Head::read(database).is_ok_and(|head| head.continues(&self.head));
+        let is_same =
+            || Head::read(database).is_ok_and(|head| self.heads.iter().any(|earlier| head.continues(earlier)));
         if is_same() || is_same() { Ok(()) } else { Err(format!("{} was overwritten", self.lock.path.display())) }
     }
 }
 
+/// What the first page tells of which database it is, beside what never changes. It may be newer in the log than in the
+/// file: a store that an earlier build made is given what it lacks when it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marks {
+    pub schema: u32,
+    pub format: u32,
+    pub application: u32,
+}
+
 /// What the head of a database tells of which one it is.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Head([u8; 100]);
 
 impl Head {
@@ -170,6 +194,13 @@ impl Head {
         let mut head = [0; 100];
         database.read_exact_at(&mut head, 0)?;
         Ok(Self(head))
+    }
+
+    fn with(mut self, marks: &Marks) -> Self {
+        for (at, mark) in [(40, marks.schema), (60, marks.format), (68, marks.application)] {
+            self.0[at..at + 4].copy_from_slice(&mark.to_be_bytes());
+        }
+        self
     }
 
     /// The same mark, page size, journal mode, schema and application, and a counter of changes that did not go back: a

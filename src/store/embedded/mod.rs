@@ -127,7 +127,8 @@ impl EmbeddedStore {
         [&writer, &fold_connection].into_iter().try_for_each(open::trust).map_err(failed)?;
         // From here on the schema does not change: it is one of the marks of the database that is open.
         writer.execute_batch(items::SCHEMA).map_err(failed)?;
-        let files = OpenFiles::new(lock, given).map_err(|error| open::io_error(&path, &error.to_string()))?;
+        let marks = open::marks(&writer).map_err(failed)?;
+        let files = OpenFiles::new(lock, given, &marks).map_err(|error| open::io_error(&path, &error.to_string()))?;
         tracing::info!(
             path = %path.display(),
             journal_rows = memory.keys.rows(),
@@ -170,6 +171,8 @@ impl EmbeddedStore {
     /// the last commit; what is committed later is replayed as after a crash.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.fold()?;
+        // A log that is not what it was must not be copied into the file.
+        self.shared.check_files(&self.files)?;
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         self.paused(|| checkpoint::empty(&writer))
             .map_err(|error| failure::store_error("emptying the write-ahead log", &error))

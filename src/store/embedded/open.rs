@@ -1,6 +1,6 @@
 //! Opening the file: the checks that refuse with a reason, the schema, the connections.
 
-use super::files::{Locked, beside, file_bytes, folder_of, sync_folder, temporary};
+use super::files::{Locked, Marks, beside, file_bytes, folder_of, sync_folder, temporary};
 use super::{header, items, log, replace};
 use crate::store::StoreError;
 use rusqlite::config::DbConfig;
@@ -247,6 +247,16 @@ pub fn check_size(path: &Path, connection: &Connection) -> Result<(), OpenError>
     Err(truncated(path, format!("it has {bytes} bytes and its log {wal_bytes} of {}", pages * PAGE_BYTES)))
 }
 
+/// What SQLite reads of the first page, the log included.
+pub fn marks(connection: &Connection) -> rusqlite::Result<Marks> {
+    let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u32>(0));
+    Ok(Marks {
+        schema: pragma("schema_version")?,
+        format: pragma("user_version")?,
+        application: pragma("application_id")?,
+    })
+}
+
 pub enum Identity {
     New,
     Ours,
@@ -254,8 +264,7 @@ pub enum Identity {
 
 /// Decides by what SQLite reads, the log included, and writes nothing.
 pub fn identify(path: &Path, connection: &Connection) -> Result<Identity, OpenError> {
-    let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u32>(0));
-    let read = || Ok((pragma("application_id")?, pragma("user_version")?, tables(connection)?));
+    let read = || marks(connection).and_then(|marks| Ok((marks.application, marks.format, tables(connection)?)));
     match read().map_err(|error| refused(path, &error))? {
         (APPLICATION_ID, found, _) if found > FORMAT_VERSION => {
             Err(OpenError::NewerFormat { path: path.to_owned(), found, known: FORMAT_VERSION })
