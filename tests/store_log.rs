@@ -166,6 +166,24 @@ fn a_bit_flipped_in_the_header_of_the_log_is_refused() {
     assert!(matches!(refused, Some(OpenError::DamagedLog { .. })), "one commit is enough: {refused:?}");
 }
 
+/// As a lost block leaves it: neither the header nor the first frames tell which use of the file the log is.
+#[test]
+fn a_log_whose_beginning_reads_as_zeros_or_noise_is_refused_and_not_taken_for_an_empty_store() {
+    let (image, _) = history(3, 12, 100);
+    let place = Place::new();
+    for bytes in [HEADER_BYTES + 16, HEADER_BYTES + FRAME_BYTES, 2 * 4096, 3 * 4096, 5 * FRAME_BYTES] {
+        for noise in [0, 0x5A] {
+            let mut lost = image.clone();
+            lost.log[..bytes].fill(noise);
+            let refused = lost.open(&place).err();
+            assert!(
+                matches!(refused, Some(OpenError::DamagedLog { damage, .. }) if damage.frame == 0),
+                "{bytes} bytes of {noise}: {refused:?}"
+            );
+        }
+    }
+}
+
 /// The newest commit may have been under way when the machine stopped.
 #[test]
 fn damage_in_the_last_commit_is_a_torn_write() {

@@ -9,6 +9,7 @@ use process::ServerProcess;
 use slotcast::client::{Client, fresh_context};
 use slotcast::grpc::v1;
 use slotcast::grpc::v1::operation::Operation;
+use slotcast::store::embedded::EmbeddedStore;
 use slotcast::store::{CommitError, Store};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -78,6 +79,54 @@ async fn nothing_is_acknowledged_once_the_files_are_gone() {
         assert!(refused.is_err(), "{harm}: {refused:?}");
         let status = tokio::task::block_in_place(|| wait_for_end(&mut server));
         assert_eq!(status.code(), Some(1), "{harm}");
+    }
+}
+
+/// The cut log looks as one does that was just emptied, until more is written to it.
+#[test]
+fn a_log_that_was_cut_to_nothing_is_noticed_at_the_next_commit_and_not_copied_into_the_database() {
+    for commits in [true, false] {
+        let place = Place::new();
+        let store = place.open();
+        for number in 0..9 {
+            store.commit(&[transaction(key(&number.to_string()), vec![])]).unwrap();
+        }
+        let log = std::fs::File::options().write(true).open(beside(&place.path(), "-wal")).unwrap();
+        log.set_len(0).unwrap();
+        if commits {
+            let refused = store.commit(&[transaction(key("10"), vec![])]);
+            assert!(matches!(refused, Err(CommitError::Unknown(_))), "{refused:?}");
+            assert!(store.stopped().borrow().is_some());
+        }
+        let database = std::fs::read(place.path()).unwrap();
+        store.flush().unwrap_err();
+        drop(store);
+        assert_eq!(std::fs::read(place.path()).unwrap(), database, "after a commit: {commits}");
+    }
+}
+
+/// What a store of an earlier build lacks is first in the log, and later in the database's own head.
+#[test]
+fn a_store_of_an_earlier_build_goes_on_when_its_log_is_copied_and_closes_without_leaving_one() {
+    for crashes in [false, true] {
+        let place = Place::new();
+        place.open().close().unwrap();
+        let earlier = rusqlite::Connection::open(place.path()).unwrap();
+        earlier.execute_batch("DROP TABLE items; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        drop(earlier);
+        let mut store = place.open();
+        store.commit(&[transaction(key("1"), vec![])]).unwrap();
+        let copied = tempfile::tempdir().unwrap();
+        if crashes {
+            let path = store.paused(|| copy_of(&place.path(), copied.path()));
+            store = EmbeddedStore::open(&path, place.clock.settings()).unwrap();
+        }
+        store.flush().unwrap();
+        store.commit(&[transaction(key("2"), vec![])]).expect("the database is the same");
+        assert_eq!(*store.stopped().borrow(), None);
+        store.close().unwrap();
+        let folder = if crashes { copied.path() } else { place.folder.path() };
+        assert!(!folder.join("slotcast.db-wal").exists());
     }
 }
 

@@ -1,6 +1,7 @@
 //! The files of a store: their names, the locks on them, and whether the names still lead to the files that are open.
 
 use super::header::number;
+use super::log;
 use super::open::{OpenError, io_error};
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
@@ -131,6 +132,8 @@ pub struct OpenFiles {
     lock: Locked,
     names: Vec<(PathBuf, FileId)>,
     head: Head,
+    /// None where there is none. SQLite has no locks on it that closing it would take away.
+    log: Option<File>,
 }
 
 impl OpenFiles {
@@ -145,7 +148,11 @@ impl OpenFiles {
         // A file system without shared memory has neither.
         let side_files = ["-wal", "-shm"].map(|suffix| beside(&lock.path, suffix));
         names.extend(side_files.into_iter().filter_map(|name| FileId::at(&name).map(|id| (name, id))));
-        Ok(Self { lock, names, head })
+        let log = match File::open(beside(&lock.path, "-wal")) {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            opened => Some(opened?),
+        };
+        Ok(Self { lock, names, head, log })
     }
 
     pub fn locked(&self) -> &Locked {
@@ -165,6 +172,10 @@ impl OpenFiles {
                 Err(error) => tracing::warn!(name = %name.display(), %error, "cannot look up a file of the store"),
             }
         }
+        // A second look, should it just be begun.
+        if self.log.as_ref().is_some_and(|log| !log::has_head(log) && !log::has_head(log)) {
+            return Err(format!("{}-wal, the write-ahead log, was cut or overwritten", self.lock.path.display()));
+        }
         let Some(database) = self.lock.database() else { return Ok(()) };
         // A second look, should it just be written by a checkpoint.
         let is_same = || Head::read(database).is_ok_and(|head| head.continues(&self.head));
@@ -173,7 +184,7 @@ impl OpenFiles {
 }
 
 /// What the head of a database tells of which one it is.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Head([u8; 100]);
 
 impl Head {

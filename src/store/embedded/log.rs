@@ -65,6 +65,16 @@ pub fn check(log: &Path, database: &Path) -> io::Result<Option<Fault>> {
     if first.is_none() { Ok(None) } else { Ok(walk(log, database)?.filter(|second| first == Some(*second))) }
 }
 
+/// Whether an open log begins as one; an empty one does.
+pub fn has_head(log: &File) -> bool {
+    let mut magic = [0; 4];
+    match log.read_at(&mut magic, 0) {
+        Ok(0) => true,
+        Ok(4) => number(&magic, 0) & !1 == MAGIC,
+        Ok(_) | Err(_) => false,
+    }
+}
+
 /// The page size that a log tells, if SQLite would follow it.
 pub fn page_bytes(log: &Path) -> io::Result<Option<u32>> {
     let mut bytes = [0; HEADER_BYTES];
@@ -212,7 +222,9 @@ impl Database<'_> {
 struct Walk<'a> {
     database: Database<'a>,
     header_is_valid: bool,
+    /// Of which use of the file the log is. Without a header the first frame that continues the one before it tells.
     salts: Option<(u32, u32)>,
+    salts_before: Option<(u32, u32)>,
     /// The checksum that the frame before stores, or the header, and the one that it should store.
     before: [Checksum; 2],
     readable: Readable,
@@ -314,6 +326,7 @@ impl<'a> Walk<'a> {
             database,
             header_is_valid: is_valid,
             salts: is_valid.then_some(header.salts),
+            salts_before: None,
             before: [header.stored, header.computed],
             readable: Readable::default(),
             is_compared: false,
@@ -325,11 +338,14 @@ impl<'a> Walk<'a> {
     }
 
     fn visit(&mut self, frame: &Frame<'_>, at: u64) {
-        // Without a header the first frame tells of which use of the file the log is.
-        let salts = *self.salts.get_or_insert(frame.salts);
+        let is_of_use = self.salts.or(self.salts_before).is_none_or(|salts| frame.salts == salts);
+        self.salts_before = Some(frame.salts);
         let [stored, computed] = self.before;
         let continues = |before| frame.checksum(before) == frame.stored;
-        let follows = frame.page != 0 && frame.salts == salts && (continues(stored) || continues(computed));
+        let follows = frame.page != 0 && is_of_use && (continues(stored) || continues(computed));
+        if follows {
+            self.salts = Some(frame.salts);
+        }
         self.before = [frame.stored, if follows { frame.stored } else { frame.checksum(stored) }];
         match (self.gap, follows) {
             (None, true) => {

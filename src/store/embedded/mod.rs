@@ -169,6 +169,8 @@ impl EmbeddedStore {
     /// the last commit; what is committed later is replayed as after a crash.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.fold()?;
+        // A log that is not what it was must not be copied into the file.
+        self.shared.check_files()?;
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         self.paused(|| checkpoint::empty(&writer)).map_err(|error| {
             let failed = failure::store_error("emptying the write-ahead log", &error);
