@@ -20,8 +20,8 @@ const NO_MORE_FRAMES_AFTER: Duration = Duration::from_millis(1_200);
 pub enum PlayError {
     #[error(transparent)]
     Trace(#[from] TraceError),
-    #[error("the service refused: {}", .0.message())]
-    Refused(#[from] Status),
+    #[error("a call failed: {}", .0.message())]
+    Failed(#[from] Status),
     #[error(transparent)]
     Session(#[from] SessionError),
     #[error("the stream of {name} did not reach the last state within {} s", LAST_FRAME_WAIT.as_secs())]

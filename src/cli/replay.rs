@@ -1,7 +1,8 @@
 //! `slotcast replay`: a trace on a running service.
 
+use super::call::failure::Failure;
 use super::output::print;
-use super::play::{Play, progress_bar};
+use super::play::{Play, PlayError, progress_bar};
 use super::trace::{Trace, World, plain_bytes};
 use super::{CommandResult, Target};
 use crate::client::fresh_context;
@@ -44,12 +45,15 @@ impl Replay {
         let session = if self.without_session { "" } else { prefix.as_str() };
         let play =
             Play { client: &client, trace: &trace, world: &world, prefix: &prefix, session, progress: &progress };
-        let played = play.run().await?;
+        let played = play.run().await.map_err(|error| told(error, &self.target.server))?;
         progress.finish_and_clear();
         if !self.keep {
             for (id, _) in &played.replicas {
                 let delete = v1::DeleteInventory { inventory_id: id.clone() };
-                client.mutate(fresh_context(), Operation::Delete(delete)).await?;
+                client
+                    .mutate(fresh_context(), Operation::Delete(delete))
+                    .await
+                    .map_err(|status| Failure::new(status, &self.target.server))?;
             }
         }
         let (ops, syncs, bytes, desyncs) = (trace.steps.len(), played.syncs, played.bytes, played.desyncs);
@@ -66,5 +70,13 @@ impl Replay {
             }
         }
         if desyncs > 0 { Err(format!("{desyncs} desyncs").into()) } else { Ok(()) }
+    }
+}
+
+/// With the server that it was, and every detail of the status.
+fn told(error: PlayError, server: &str) -> Box<dyn std::error::Error> {
+    match error {
+        PlayError::Failed(status) => Failure::new(status, server).into(),
+        PlayError::Trace(_) | PlayError::Session(_) | PlayError::Late { .. } => error.into(),
     }
 }

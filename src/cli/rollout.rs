@@ -1,5 +1,6 @@
 //! `slotcast rollout`: how streams are served, for operators.
 
+use super::call::failure::Failure;
 use super::output::print;
 use super::{CommandResult, Target};
 use crate::grpc::convert::admin;
@@ -54,12 +55,12 @@ impl Rollout {
             Action::Set { values, reason, target, json } => (target, json, Some((values, reason))),
         };
         let mut admin = AdminServiceClient::new(target.client()?.channel());
-        let refused = |status: tonic::Status| format!("the service refused: {}", status.message());
+        let failed = |status| Failure::new(status, &target.server);
         let rollout = match values {
-            None => admin.get_rollout(v1::GetRolloutRequest {}).await.map_err(refused)?.into_inner().rollout,
+            None => admin.get_rollout(v1::GetRolloutRequest {}).await.map_err(failed)?.into_inner().rollout,
             Some((values, reason)) => {
                 let request = admin::update(&reason, &values);
-                admin.update_rollout(request).await.map_err(refused)?.into_inner().rollout
+                admin.update_rollout(request).await.map_err(failed)?.into_inner().rollout
             }
         };
         let rollout = admin::read_rollout(&rollout.unwrap_or_default());

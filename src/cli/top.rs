@@ -3,6 +3,7 @@
 mod reading;
 mod view;
 
+use super::call::failure::Failure;
 use super::output::{OutputError, print};
 use super::{CommandResult, Target};
 use crate::client::{NameCaller, Resending};
@@ -48,7 +49,7 @@ impl Top {
         let mut admin = AdminServiceClient::new(self.target.client()?.channel());
         let mut view = View::new(&self.target.server);
         // The first has to succeed: a wrong address is told as an error.
-        view.handle_reading(read(&mut admin).await.map_err(|status| away(&status))?);
+        view.handle_reading(read(&mut admin).await.map_err(|status| Failure::new(status, &self.target.server))?);
         if self.once {
             self.print(&view)?;
         } else if self.json || !std::io::stdout().is_terminal() {
@@ -63,7 +64,7 @@ impl Top {
     async fn print_lines(&self, admin: &mut Admin, mut view: View) -> CommandResult {
         loop {
             tokio::time::sleep(INTERVAL).await;
-            view.handle_reading(read(admin).await.map_err(|status| away(&status))?);
+            view.handle_reading(read(admin).await.map_err(|status| Failure::new(status, &self.target.server))?);
             self.print(&view)?;
         }
     }

@@ -118,7 +118,7 @@ impl Interceptor for NameCaller {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("{uri:?} is no address; give one like http://127.0.0.1:7400")]
+    #[error("{uri:?} is not the address of a server; give one like http://127.0.0.1:7400")]
     Address { uri: String },
     #[error("{caller:?} cannot name a caller; use 1 to 128 visible ASCII characters")]
     Caller { caller: String },
@@ -150,6 +150,9 @@ impl Client {
         let token = options.token_file.clone().map(Token::open).transpose()?.map(Arc::new);
         let name = NameCaller { caller: named, player: None, token };
         let target: Uri = uri.parse().map_err(|_| ClientError::Address { uri: uri.clone() })?;
+        if !matches!(target.scheme_str(), Some("http" | "https")) {
+            return Err(ClientError::Address { uri: uri.clone() });
+        }
         if target.scheme_str() == Some("https") {
             let tls = Arc::new(Tls::open(&target, options)?);
             let connector = tower::service_fn(move |_: Uri| tls.clone().connect());

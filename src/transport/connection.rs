@@ -138,6 +138,9 @@ impl Common {
         let mut connection = pin!(http.serve_connection(TokioIo::new(io), service));
         let ended = |ended: Result<(), BoxError>| {
             if let Err(error) = ended {
+                if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+                    self.statistics.refuse(Refused::Preface, address, "neither HTTP/2 nor a request in HTTP/1.1");
+                }
                 tracing::debug!(%address, error = &*error as &dyn std::error::Error, "a connection broke");
             }
         };

@@ -84,6 +84,17 @@ async fn a_slow_http_1_1_client_holds_no_connection() {
 }
 
 #[tokio::test]
+async fn what_is_not_http_is_counted_as_a_refused_connection() {
+    let server = start(TransportSettings::default()).await;
+    for (count, garbage) in (1..).zip(["\x01\x02\x03\x04 \r\n\r\n", "GET /\n\n", "SSH-2.0-OpenSSH_9.2\r\n\r\n"]) {
+        let mut stranger = TcpStream::connect(server.address).await.unwrap();
+        stranger.write_all(garbage.as_bytes()).await.unwrap();
+        closed_after(&mut stranger).await;
+        eventually("it is counted", || server.transport.refused(Refused::Preface) == count).await;
+    }
+}
+
+#[tokio::test]
 async fn a_slow_handshake_is_closed_in_time_and_keeps_nobody_waiting() {
     let files = Files::new();
     let server = start(TransportSettings { handshake_timeout: SHORT, ..files.transport() }).await;

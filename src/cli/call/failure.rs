@@ -3,7 +3,7 @@
 use crate::grpc::status;
 use std::error::Error;
 use std::fmt;
-use tonic::{Code, Status};
+use tonic::{Code, ConnectError, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 #[derive(Debug)]
@@ -31,7 +31,11 @@ impl fmt::Display for Failure {
         let status = &self.status;
         // A status that the service sent has no source; one that was made here says what went wrong.
         if let Some(cause) = innermost(status.source()) {
-            write!(f, "{}: {} does not answer: {cause}", status::code_name(status.code()), self.server)?;
+            if is_connect_error(status.source()) {
+                write!(f, "cannot connect to {}: {cause}", self.server)?;
+            } else {
+                write!(f, "{}: the connection to {} failed: {cause}", status::code_name(status.code()), self.server)?;
+            }
             write!(f, "\n  start one with `slotcast serve`, or give the address of another with --server")?;
         } else {
             write!(f, "{}: {}", status::code_name(status.code()), status.message())?;
@@ -53,6 +57,17 @@ fn innermost<'a>(mut error: Option<&'a (dyn Error + 'static)>) -> Option<&'a (dy
         error = Some(source);
     }
     error
+}
+
+fn is_connect_error(error: Option<&(dyn Error + 'static)>) -> bool {
+    let mut next = error;
+    while let Some(error) = next {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 fn details(details: &ErrorDetails) -> Vec<(&'static str, String)> {
@@ -121,6 +136,15 @@ mod tests {
                         reason    INVALID_COUNT (slotcast)\n  \
                         field     add.stack.count: must be at least 1";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_server_that_cannot_be_reached_is_not_called_a_refusal() {
+        let refused = std::io::Error::other("connection refused");
+        let text = told(Status::from_error(Box::new(ConnectError(Box::new(refused)))));
+        assert!(text.starts_with("cannot connect to http://localhost:1: connection refused\n"), "{text}");
+        let text = told(Status::from_error(Box::new(std::io::Error::other("broken pipe"))));
+        assert!(text.contains(": the connection to http://localhost:1 failed: broken pipe\n"), "{text}");
     }
 
     #[test]

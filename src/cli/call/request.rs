@@ -5,6 +5,8 @@ use uuid::Uuid;
 
 const CONTEXT: &str = "context";
 const KEY: &str = "idempotency_key";
+/// What the conversion of integers says of a number that does not fit.
+const OUT_OF_RANGE: &str = "out of range integral type conversion attempted";
 /// How deep the list of RPCs looks into a request.
 const LISTED_DEPTH_MAX: usize = 3;
 
@@ -20,6 +22,7 @@ pub fn parse(wanted: &MessageDescriptor, json: &str) -> Result<DynamicMessage, S
             let before = line.get(..error.column().saturating_sub(1)).unwrap_or(line).chars().count();
             format!("\n\n  {line}\n  {:before$}^", "")
         });
+        let error = error.to_string().replace(OUT_OF_RANGE, "the number is out of the range of its field");
         let (name, shown, skeleton) = (wanted.name(), shown.unwrap_or_default(), skeleton(wanted));
         format!("the JSON is no {name}: {error}{shown}\n\n{name} looks like this:\n\n{skeleton}")
     })
@@ -142,6 +145,8 @@ mod tests {
                         DropItemRequest looks like this:\n\n\
                         {\n  \"drop\": {\n    \"inventoryId\": \"\",\n    \"slot\": 0,\n    \"count\": 0\n  }\n}";
         assert_eq!(told, expected);
+        let told = parse(&message("DropItemRequest"), r#"{"drop": {"slot": -1}}"#).unwrap_err();
+        assert!(told.contains(": the number is out of the range of its field at line 1 column"), "{told}");
         let told = parse(&message("GetCatalogRequest"), "{} x").unwrap_err();
         assert!(told.contains("trailing characters at line 1 column 4"), "{told}");
     }

@@ -5,6 +5,9 @@ use crate::grpc::v1::FILE_DESCRIPTOR_SET;
 use http::uri::PathAndQuery;
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 
+/// How much a misspelt name has to be like the one that was meant.
+const LIKENESS_MIN: f64 = 0.9;
+
 pub struct Rpcs(DescriptorPool);
 
 impl Rpcs {
@@ -22,10 +25,17 @@ impl Rpcs {
     pub fn find(&self, name: &str) -> Result<MethodDescriptor, String> {
         let name = name.trim_start_matches('/');
         self.all().find(|rpc| rpc.name() == name || full_name(rpc) == name).ok_or_else(|| {
-            let near = self.all().find(|rpc| rpc.name().eq_ignore_ascii_case(name));
+            let near = self.nearest(name);
             let hint = near.map(|rpc| format!("; did you mean {}?", rpc.name())).unwrap_or_default();
             format!("there is no RPC {name:?}{hint}\n\n{}", self.list())
         })
+    }
+
+    fn nearest(&self, name: &str) -> Option<MethodDescriptor> {
+        let name = name.rsplit('/').next().unwrap_or(name).to_lowercase();
+        let likeness = |rpc: &MethodDescriptor| strsim::jaro_winkler(&rpc.name().to_lowercase(), &name);
+        let alike = self.all().map(|rpc| (likeness(&rpc), rpc)).filter(|(likeness, _)| *likeness >= LIKENESS_MIN);
+        alike.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, rpc)| rpc)
     }
 
     /// A line for each RPC with the fields of its request.
@@ -71,6 +81,12 @@ mod tests {
     fn an_unknown_rpc_is_answered_with_those_there_are() {
         let told = Rpcs::of_the_service().unwrap().find("additem").unwrap_err();
         assert!(told.starts_with("there is no RPC \"additem\"; did you mean AddItem?\n"), "{told}");
+        for (misspelt, meant) in [("AddItm", "AddItem"), ("slotcast.v1.InventoryService/MoveItems", "MoveItem")] {
+            let told = Rpcs::of_the_service().unwrap().find(misspelt).unwrap_err();
+            assert!(told.contains(&format!("; did you mean {meant}?\n")), "{told}");
+        }
+        let unlike = Rpcs::of_the_service().unwrap().find("Frobnicate").unwrap_err();
+        assert!(!unlike.contains("did you mean"), "{unlike}");
         assert!(told.contains("\n  GetCatalog\n"), "{told}");
         let subscribe = told.lines().find(|line| line.contains("SubscribeInventory ")).unwrap();
         assert!(subscribe.contains("  inventories [{ inventoryId, resume { epoch, revision } }]"), "{subscribe}");

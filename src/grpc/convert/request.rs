@@ -136,7 +136,10 @@ fn create(create: &v1::CreateInventory) -> Parsed<NamedOperation> {
     let id = inventory_id("inventory_id", &create.inventory_id)?;
     let owner = owner("owner", &create.owner)?;
     // No catalog can have a layout whose id is not a valid name.
-    let unknown = |_| Invalid::new("layout", "UNKNOWN_LAYOUT", format!("no layout {:?}", create.layout));
+    let unknown = |_| match create.layout.as_str() {
+        "" => Invalid::new("layout", "UNKNOWN_LAYOUT", "required; name a layout of the catalog"),
+        layout => Invalid::new("layout", "UNKNOWN_LAYOUT", format!("no layout {layout:?}")),
+    };
     let layout = LayoutId::new(&create.layout).map_err(unknown)?;
     Ok(Operation::Create { id, owner, layout, stacks: slot_stacks(&create.stacks)? })
 }
