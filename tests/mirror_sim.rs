@@ -15,7 +15,8 @@ use slotcast::domain::{
 use slotcast::grpc::convert::frame;
 use slotcast::grpc::v1;
 use slotcast::sync::{
-    Cursor, FrameBody, FullReason, Mirror, Moment, Prediction, Shown, Subscription, SyncSettings, Wishes,
+    Cursor, FrameBody, FullReason, Mirror, MirrorUpdate, Moment, Prediction, SubscribeOptions, Subscription,
+    SyncSettings,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -219,8 +220,8 @@ impl Simulation {
             Event::Subscribe { who, stream, cursors } if self.clients[who].stream == stream => {
                 let client = &mut self.clients[who];
                 let session = Some(client.session.clone());
-                let wishes = Wishes { resume: cursors, session, ..Wishes::default() };
-                let subscription = Subscription::new(self.settings, wishes);
+                let options = SubscribeOptions { resume: cursors, session, ..SubscribeOptions::default() };
+                let subscription = Subscription::new(self.settings, options);
                 client.served = Some(Served { subscription, stalled_until: self.now, arrives_last: self.now });
             }
             Event::Request { who, call } => self.request(who, call),
@@ -302,7 +303,7 @@ impl Simulation {
 
     fn message(&mut self, who: usize, message: &v1::SubscribeInventoryResponse) {
         let Client { mirror, ids, .. } = &mut self.clients[who];
-        let read = frame::read(message, ids, |position| mirror.told(position));
+        let read = frame::read(message, ids, |position| mirror.last_sent(position));
         assert_eq!(read.unreadable, [] as [usize; 0]);
         self.tally.frames += 1;
         for (position, part) in &read.frame.changed {
@@ -316,14 +317,14 @@ impl Simulation {
                     self.tally.stale +=
                         u64::from(have.is_some_and(|have| have.epoch == epoch) && revision > of_frame.0);
                 }
-                FrameBody::Delta { told, base, .. } => {
+                FrameBody::Delta { last_sent, base, .. } => {
                     self.tally.deltas += 1;
-                    self.tally.skipping += u64::from(base > told);
+                    self.tally.skipping += u64::from(base > last_sent);
                     self.tally.before_reply += u64::from(base.0 > revision);
                 }
             }
         }
-        let Shown { desyncs, .. } = mirror.handle_frame(&read.frame);
+        let MirrorUpdate { desyncs, .. } = mirror.handle_frame(&read.frame);
         assert_eq!(desyncs, [] as [usize; 0], "{:?}: {message:?}", self.now);
     }
 

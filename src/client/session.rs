@@ -9,7 +9,7 @@ use crate::grpc::convert::{Invalid, reply, request};
 use crate::grpc::v1;
 use crate::grpc::v1::operation::Operation;
 use crate::sync::mirror::PENDING_MAX;
-use crate::sync::{Mirror, NotPredicted, Prediction};
+use crate::sync::{Mirror, PredictError, Prediction};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -216,8 +216,8 @@ impl Session {
                 true
             }
             Ok(Prediction::Impossible) => false,
-            Err(NotPredicted::Rejected(rejection)) => return Err(SessionError::Refused(rejection.cause)),
-            Err(NotPredicted::Full) => return Err(SessionError::Full),
+            Err(PredictError::Rejected(rejection)) => return Err(SessionError::Refused(rejection.cause)),
+            Err(PredictError::Full) => return Err(SessionError::Full),
         };
         let call = Call::new(v1::TransactRequest { context: Some(context), operations });
         if self.outbox.try_send(call).is_err() {

@@ -8,7 +8,7 @@ use crate::domain::{Epoch, IdempotencyKey, KeyTag, Revision};
 use crate::grpc::codec::MESSAGE_PREFIX_BYTES;
 use crate::grpc::convert::{frame, reply};
 use crate::grpc::v1;
-use crate::sync::{FrameBody, FullReason, Mirror, Shown};
+use crate::sync::{FrameBody, FullReason, Mirror, MirrorUpdate};
 use prost::Message;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -133,7 +133,7 @@ impl Shared {
     }
 
     /// Tells what a call of the mirror has changed, and has heal what it found to be wrong.
-    pub fn tell(self: &Arc<Self>, state: &mut State, shown: &Shown) {
+    pub fn tell(self: &Arc<Self>, state: &mut State, shown: &MirrorUpdate) {
         shown.corrected.iter().for_each(|position| state.push(Event::Corrected { position: *position }));
         shown.changed.iter().for_each(|position| state.push(Event::Changed { position: *position }));
         for position in shown.desyncs.iter().copied() {
@@ -144,7 +144,7 @@ impl Shared {
         self.happened.notify_waiters();
     }
 
-    fn end(self: &Arc<Self>, state: &mut State, shown: &Shown, event: Event) {
+    fn end(self: &Arc<Self>, state: &mut State, shown: &MirrorUpdate, event: Event) {
         state.open -= 1;
         state.push(event);
         self.tell(state, shown);
@@ -160,7 +160,7 @@ impl Shared {
             state.push(Event::Connected);
         }
         let mirror = &state.mirror;
-        let read = frame::read(message, &mirror.ids(), |position| mirror.told(position));
+        let read = frame::read(message, &mirror.ids(), |position| mirror.last_sent(position));
         state.counts.handle(&read.frame);
         let mut shown = state.mirror.handle_frame(&read.frame);
         for position in read.unreadable {
@@ -252,9 +252,9 @@ impl SessionCounts {
                     self.fulls += 1;
                     self.corrections += u64::from(reason == FullReason::Correction);
                 }
-                FrameBody::Delta { told, base, .. } => {
+                FrameBody::Delta { last_sent, base, .. } => {
                     self.deltas += 1;
-                    self.skipped += base.0 - told.0;
+                    self.skipped += base.0 - last_sent.0;
                 }
             }
         }

@@ -5,7 +5,7 @@ use super::statistics::{self, CommitCounters};
 use super::{Answer, Call, EngineSettings, Refusal, Watched};
 use crate::domain::{self, Caller, Catalog, Effect, Epoch, Inventory, InventoryId, KeyTag, SessionId, Touched, View};
 use crate::store::{CommitError, Key, Loaded, Recall, Reply, Store, StoreError, Transaction};
-use crate::sync::{Asked, ChangeKind, Note};
+use crate::sync::{ChangeKind, ChangeRecord, MutationContext};
 use crate::telemetry::{CommitSpan, CommitTelemetry};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -112,7 +112,7 @@ impl Writer {
             span.end(answers.len(), statistics::outcome(&answers[at]));
         }
         for (session, caller, id) in corrections {
-            wakes.extend(self.hot.note(&id, |inventory| Note::correction(session, caller, inventory)));
+            wakes.extend(self.hot.record(&id, |inventory| ChangeRecord::correction(session, caller, inventory)));
         }
         let watches = watches
             .into_iter()
@@ -317,7 +317,7 @@ impl<'a> Batch<'a> {
     fn run(&mut self, call: &Call, recalled: &Recall, catalog: &Catalog) -> Result<Answer, Refusal> {
         let ran = self.recall(call, recalled).unwrap_or_else(|| self.apply(call, catalog));
         if ran.is_err() {
-            call.predicted.iter().for_each(|(id, _)| self.note_wrong(call, id));
+            call.predicted.iter().for_each(|(id, _)| self.record_correction(call, id));
         }
         ran
     }
@@ -343,17 +343,17 @@ impl<'a> Batch<'a> {
     fn apply(&mut self, call: &Call, catalog: &Catalog) -> Result<Answer, Refusal> {
         let mutation = call.mutation.resolve(catalog).map_err(Refusal::UnknownName)?;
         let effect = domain::apply(&mutation, catalog, &*self, &mut new_epoch).map_err(Refusal::Rejected)?;
-        let asked = asked(call);
+        let context = context(call);
         let current = |id: &InventoryId| self.inventory(id).map(|inventory| inventory.contents.digest());
-        let prediction_confirmed = asked.is_confirmed(&effect, current);
+        let prediction_confirmed = context.is_confirmed(&effect, current);
         let Effect { outcomes, touched } = effect;
         for one in &touched {
-            if let Some(note) = asked.note(one, prediction_confirmed) {
-                self.stage(call, one, note);
+            if let Some(record) = context.record(one, prediction_confirmed) {
+                self.stage(call, one, record);
             }
         }
         if !prediction_confirmed {
-            asked.untouched(&touched).for_each(|id| self.note_wrong(call, id));
+            context.untouched(&touched).for_each(|id| self.record_correction(call, id));
         }
         let versions = touched.iter().map(|touched| touched.version.clone()).collect();
         let reply = Reply { outcomes, versions };
@@ -363,24 +363,24 @@ impl<'a> Batch<'a> {
         Ok(Answer { reply, replayed: false, prediction_confirmed })
     }
 
-    fn stage(&mut self, call: &Call, touched: &Touched, note: Note) {
+    fn stage(&mut self, call: &Call, touched: &Touched, record: ChangeRecord) {
         let staged = self.staged.entry(touched.version.id.clone()).or_insert_with(|| Staged::new(None));
         staged.inventory.clone_from(&touched.state);
         staged.cause = call.cause.or(staged.cause);
-        staged.notes.push(note);
+        staged.records.push(record);
     }
 
     /// What the session has predicted of an inventory is not so: its streams are to be corrected.
-    fn note_wrong(&mut self, call: &Call, id: &InventoryId) {
+    fn record_correction(&mut self, call: &Call, id: &InventoryId) {
         let (Some(session), Some(inventory)) = (&call.session, self.inventory(id)) else { return };
-        let note = Note::correction(session.clone(), call.key.caller.clone(), &inventory);
+        let record = ChangeRecord::correction(session.clone(), call.key.caller.clone(), &inventory);
         let unchanged = || Staged::new(Some(inventory));
-        self.staged.entry(id.clone()).or_insert_with(unchanged).notes.push(note);
+        self.staged.entry(id.clone()).or_insert_with(unchanged).records.push(record);
     }
 }
 
-fn asked(call: &Call) -> Asked<'_> {
-    Asked {
+fn context(call: &Call) -> MutationContext<'_> {
+    MutationContext {
         session: call.session.as_ref(),
         predicted: &call.predicted,
         key: KeyTag::of(&call.key.key),

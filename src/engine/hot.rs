@@ -4,7 +4,7 @@
 //! subscription copies its states under the read lock: so nobody sees half of a commit. Watchers are woken afterwards.
 
 use crate::domain::{Inventory, InventoryId};
-use crate::sync::{Cause, Note, Published, State};
+use crate::sync::{ChangeRecord, Published, PublishedState, TraceContext};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -18,7 +18,7 @@ pub struct HotTable {
 
 #[derive(Debug)]
 struct Hot {
-    state: watch::Sender<State>,
+    state: watch::Sender<PublishedState>,
     /// Read or written since eviction last came by.
     used: AtomicBool,
 }
@@ -28,20 +28,20 @@ struct Hot {
 pub(super) struct Staged {
     /// None: there is no such inventory (any more).
     pub inventory: Option<Arc<Inventory>>,
-    pub notes: Vec<Note>,
+    pub records: Vec<ChangeRecord>,
     /// What the newest of the changes is traced by, if one is.
-    pub cause: Option<Cause>,
+    pub cause: Option<TraceContext>,
 }
 
 impl Staged {
     pub fn new(inventory: Option<Arc<Inventory>>) -> Self {
-        Self { inventory, notes: Vec::new(), cause: None }
+        Self { inventory, records: Vec::new(), cause: None }
     }
 }
 
 /// Watchers to wake after the lock is gone.
 #[derive(Debug)]
-pub struct Wake(watch::Sender<State>);
+pub struct Wake(watch::Sender<PublishedState>);
 
 impl Wake {
     pub fn wake(self) {
@@ -68,7 +68,7 @@ impl HotTable {
     }
 
     /// States of one moment.
-    pub(super) fn snapshot(&self, receivers: &[watch::Receiver<State>]) -> Vec<State> {
+    pub(super) fn snapshot(&self, receivers: &[watch::Receiver<PublishedState>]) -> Vec<PublishedState> {
         let _one_moment = self.read();
         receivers.iter().map(|receiver| receiver.borrow().clone()).collect()
     }
@@ -78,7 +78,11 @@ impl HotTable {
     }
 
     /// A receiver for each; an inventory that is not hot gets an entry without a state.
-    pub(super) fn receivers(&self, ids: &[InventoryId], order: &mut EvictionOrder) -> Vec<watch::Receiver<State>> {
+    pub(super) fn receivers(
+        &self,
+        ids: &[InventoryId],
+        order: &mut EvictionOrder,
+    ) -> Vec<watch::Receiver<PublishedState>> {
         let mut entries = self.write();
         let receiver = |id: &InventoryId| {
             let hot = entries.entry(id.clone()).or_insert_with(|| {
@@ -93,7 +97,7 @@ impl HotTable {
 
     /// Gives receivers back, and forgets inventories that do not exist and that nobody else watches. The commit loop may be
     /// about to look at them: without an entry, too, it finds that they do not exist.
-    pub(super) fn release(&self, ids: &[InventoryId], receivers: Vec<watch::Receiver<State>>) {
+    pub(super) fn release(&self, ids: &[InventoryId], receivers: Vec<watch::Receiver<PublishedState>>) {
         let mut entries = self.write();
         drop(receivers);
         for id in ids {
@@ -113,7 +117,7 @@ impl HotTable {
         let mut wakes = Vec::new();
         let mut entries = self.write();
         let now = Instant::now();
-        for (id, Staged { inventory, notes, cause }) in staged {
+        for (id, Staged { inventory, records, cause }) in staged {
             let Some(hot) = entries.get(&id) else {
                 if inventory.is_some() {
                     order.0.push_back(id.clone());
@@ -129,7 +133,7 @@ impl HotTable {
             hot.used.store(true, Ordering::Relaxed);
             hot.state.send_if_modified(|current| {
                 // Notes are for streams that are open.
-                let next = if watched { current.followed_by(inventory, notes) } else { Published::new(inventory) };
+                let next = if watched { current.followed_by(inventory, records) } else { Published::new(inventory) };
                 *current = Arc::new(next.published(current, now, cause));
                 false
             });
@@ -141,14 +145,14 @@ impl HotTable {
     }
 
     /// Adds a note about the state as it is, if anybody watches.
-    pub(super) fn note(&self, id: &InventoryId, note: impl FnOnce(&Inventory) -> Note) -> Option<Wake> {
+    pub(super) fn record(&self, id: &InventoryId, record: impl FnOnce(&Inventory) -> ChangeRecord) -> Option<Wake> {
         // Under the write lock, like everything that is published.
         let entries = self.write();
         let hot = entries.get(id).filter(|hot| hot.state.receiver_count() > 0)?;
         hot.state.send_if_modified(|current| {
             if let Some(inventory) = current.inventory.clone() {
-                let note = note(&inventory);
-                *current = Arc::new(current.followed_by(Some(inventory), [note]));
+                let record = record(&inventory);
+                *current = Arc::new(current.followed_by(Some(inventory), [record]));
             }
             false
         });
@@ -222,7 +226,7 @@ mod tests {
         (id(name), Staged::new(inventory(name)))
     }
 
-    fn shown(table: &HotTable, receivers: &[watch::Receiver<State>]) -> Vec<Option<Arc<Inventory>>> {
+    fn shown(table: &HotTable, receivers: &[watch::Receiver<PublishedState>]) -> Vec<Option<Arc<Inventory>>> {
         table.snapshot(receivers).iter().map(|state| state.inventory.clone()).collect()
     }
 

@@ -20,7 +20,7 @@ use crate::domain::{
 };
 use crate::statistics::EngineCounts;
 use crate::store::{Key, ListQuery, Reply, Store, StoreError};
-use crate::sync::Cause;
+use crate::sync::TraceContext;
 use crate::telemetry::CommitTelemetry;
 use commit::Request;
 use statistics::CommitCounters;
@@ -71,7 +71,7 @@ pub struct Call {
     /// For those who want to be told why.
     pub reason: Arc<str>,
     /// The call's own span, if it is traced.
-    pub cause: Option<Cause>,
+    pub cause: Option<TraceContext>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::hot::HotTable;
 use crate::domain::InventoryId;
-use crate::sync::State;
+use crate::sync::PublishedState;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,16 +15,20 @@ pub struct Watched {
     hot: Arc<HotTable>,
     ids: Vec<InventoryId>,
     /// Of each of `ids`.
-    receivers: Vec<watch::Receiver<State>>,
+    receivers: Vec<watch::Receiver<PublishedState>>,
 }
 
 impl Watched {
-    pub(super) fn new(hot: Arc<HotTable>, ids: Vec<InventoryId>, receivers: Vec<watch::Receiver<State>>) -> Self {
+    pub(super) fn new(
+        hot: Arc<HotTable>,
+        ids: Vec<InventoryId>,
+        receivers: Vec<watch::Receiver<PublishedState>>,
+    ) -> Self {
         Self { hot, ids, receivers }
     }
 
     /// The newest states, all of one moment, in the order asked for.
-    pub fn states(&self) -> Vec<State> {
+    pub fn states(&self) -> Vec<PublishedState> {
         self.hot.snapshot(&self.receivers)
     }
 

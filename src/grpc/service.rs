@@ -15,7 +15,7 @@ use crate::middleware::{FrameAge, Identity, LimitedPlayer};
 use crate::statistics::StreamStatistics;
 use crate::store::{Key, ListQuery};
 use crate::sync::subscription::check_size;
-use crate::sync::{Bucket, Cause, Wishes};
+use crate::sync::{Bucket, SubscribeOptions, TraceContext};
 use crate::telemetry::Telemetry;
 use crate::transport::Closing;
 use prost::Message;
@@ -56,14 +56,14 @@ fn identity<T>(request: &Request<T>) -> Result<&Identity, Status> {
 }
 
 /// What the call is traced by, if it is; the telemetry layer has put it there.
-fn cause<T>(request: &Request<T>) -> Option<Cause> {
+fn cause<T>(request: &Request<T>) -> Option<TraceContext> {
     request.extensions().get().copied()
 }
 
 /// Who asks for a mutation, and what its call is traced by.
 struct Asking {
     caller: Caller,
-    cause: Option<Cause>,
+    cause: Option<TraceContext>,
 }
 
 fn asking<T>(request: &Request<T>) -> Result<Asking, Status> {
@@ -298,18 +298,19 @@ impl v1::inventory_service_server::InventoryService for Service {
     ) -> Result<Response<Self::SubscribeInventoryStream>, Status> {
         let identity = identity(&request)?;
         let open = self.streams.open(identity).map_err(|refused| status::too_many_streams(&refused))?;
-        let (ids, wishes) = frame::wishes(request.get_ref()).map_err(|invalid| status::invalid(&invalid))?;
-        let wishes = Wishes { access: permit::access(identity)?, ..wishes };
+        let (ids, options) =
+            frame::subscribe_options(request.get_ref()).map_err(|invalid| status::invalid(&invalid))?;
+        let options = SubscribeOptions { access: permit::access(identity)?, ..options };
         let watched = self.engine.watch(ids).await.map_err(|refusal| status::refusal(&refusal))?;
-        let visible = wishes.access.visible(watched.states());
+        let visible = options.access.visible(watched.states());
         check_size(&visible).map_err(status::subscription_too_large)?;
         let owner = visible.iter().find_map(|state| state.inventory.as_deref()?.owner.as_ref());
         let player = identity.player.as_ref().or(owner);
         let age = FrameAge::default();
         let opening = Opening {
             watched,
-            bucket: Bucket::of_stream(player, wishes.session.as_ref(), &identity.caller),
-            wishes,
+            bucket: Bucket::of_stream(player, options.session.as_ref(), &identity.caller),
+            options,
             permit: Permit::of(identity),
             rollout: self.rollout.subscribe(),
             statistics: self.statistics.clone(),

@@ -13,8 +13,8 @@ use crate::middleware::FrameAge;
 use crate::statistics::{FrameKind, OpenStream, StreamStatistics};
 use crate::sync::frame::full_frame;
 use crate::sync::{
-    Bucket, Frame, FrameBody, FullReason, InventoryFrame, Moment, Rollout, State, StreamMode, Subscription, TooLarge,
-    Waiting, Wishes,
+    Bucket, Frame, FrameBody, FullReason, InventoryFrame, Moment, PublishedState, Rollout, StreamMode,
+    SubscribeOptions, Subscription, SyncTrigger, TooLarge,
 };
 use crate::telemetry::{FrameSent, FrameTelemetry};
 use crate::transport::Closing;
@@ -28,7 +28,7 @@ use tonic::Status;
 /// What a stream is opened with.
 pub struct Opening {
     pub watched: Watched,
-    pub wishes: Wishes,
+    pub options: SubscribeOptions,
     pub permit: Permit,
     /// Where its player is among all.
     pub bucket: Bucket,
@@ -64,13 +64,13 @@ impl From<TooLarge> for End {
 /// The inventories that a stream follows, and what it was opened with.
 struct Followed {
     watched: Watched,
-    wishes: Wishes,
+    options: SubscribeOptions,
 }
 
 impl Followed {
     /// The newest states, all of one moment, as the reader may see them.
-    fn states(&self) -> Vec<State> {
-        self.wishes.access.visible(self.watched.states())
+    fn states(&self) -> Vec<PublishedState> {
+        self.options.access.visible(self.watched.states())
     }
 }
 
@@ -92,14 +92,14 @@ pub struct FrameStream {
 
 impl FrameStream {
     pub fn open(opening: Opening) -> Self {
-        let Opening { watched, wishes, permit, bucket, mut rollout, statistics, telemetry, age, closing, start } =
+        let Opening { watched, options, permit, bucket, mut rollout, statistics, telemetry, age, closing, start } =
             opening;
         let StreamMode { sync, shadow } = rollout.borrow_and_update().settings_for(bucket);
-        let shadow = shadow.map(|settings| Box::new(Shadow::new(settings, wishes.clone())));
-        let subscription = Subscription::new(sync, wishes.clone());
+        let shadow = shadow.map(|settings| Box::new(Shadow::new(settings, options.clone())));
+        let subscription = Subscription::new(sync, options.clone());
         let _open = statistics.open();
         Self {
-            followed: Followed { watched, wishes },
+            followed: Followed { watched, options },
             subscription,
             shadow,
             permit,
@@ -185,8 +185,8 @@ impl FrameStream {
             (None, shadow) => *shadow = None,
             (Some(settings), Some(shadow)) => shadow.handle_settings(settings),
             (Some(settings), none @ None) => {
-                let wishes = self.followed.wishes.clone();
-                *none = Some(Box::new(Shadow::join(settings, wishes, &self.followed.states())));
+                let options = self.followed.options.clone();
+                *none = Some(Box::new(Shadow::join(settings, options, &self.followed.states())));
             }
         }
     }
@@ -224,7 +224,7 @@ impl FrameStream {
                 self.statistics.add_shadow_sent(bytes);
             }
         }
-        if frame.trigger == Waiting::Initial {
+        if frame.trigger == SyncTrigger::Initial {
             self.statistics.add_immediate_full(1, self.initial_bytes());
         }
         self.count_passed();

@@ -1,7 +1,7 @@
 //! What streams were sent, what the old game would have sent instead, and what the new way would send.
 
 use super::Counter;
-use crate::sync::Waiting;
+use crate::sync::SyncTrigger;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -44,7 +44,8 @@ impl FrameKind {
 }
 
 const KINDS: [FrameKind; 2] = [FrameKind::Full, FrameKind::Delta];
-const TRIGGERS: [Waiting; 4] = [Waiting::Initial, Waiting::News, Waiting::Echo, Waiting::Correction];
+const TRIGGERS: [SyncTrigger; 4] =
+    [SyncTrigger::Initial, SyncTrigger::News, SyncTrigger::Echo, SyncTrigger::Correction];
 
 /// Messages, and their bytes with gRPC's prefix of 5 for each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,7 +58,7 @@ pub struct Count {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StreamCounts {
     pub open: u64,
-    pub syncs: Vec<(FrameKind, Waiting, Count)>,
+    pub syncs: Vec<(FrameKind, SyncTrigger, Count)>,
     /// Messages without a change: heartbeats, and the caught-up mark of a reader that resumes and misses nothing.
     pub quiet: Count,
     /// What immediate full syncs would have cost: each revision that a reader was taken past, times the size that all
@@ -97,7 +98,7 @@ impl StreamStatistics {
         OpenStream(self.clone())
     }
 
-    pub fn add_sync(&self, kind: FrameKind, trigger: Waiting, bytes: u64) {
+    pub fn add_sync(&self, kind: FrameKind, trigger: SyncTrigger, bytes: u64) {
         self.syncs[kind as usize][trigger_index(trigger)].add(1, bytes);
     }
 
@@ -168,13 +169,13 @@ impl Counters {
 }
 
 /// Where `TRIGGERS` has it.
-fn trigger_index(trigger: Waiting) -> usize {
+fn trigger_index(trigger: SyncTrigger) -> usize {
     match trigger {
-        Waiting::Initial => 0,
+        SyncTrigger::Initial => 0,
         // A frame with changes is always triggered by something.
-        Waiting::News | Waiting::Nothing => 1,
-        Waiting::Echo => 2,
-        Waiting::Correction => 3,
+        SyncTrigger::News | SyncTrigger::None => 1,
+        SyncTrigger::Echo => 2,
+        SyncTrigger::Correction => 3,
     }
 }
 
@@ -187,9 +188,9 @@ mod tests {
         let statistics = Arc::new(StreamStatistics::default());
         let guards = (statistics.open(), statistics.open());
         for (kind, trigger, bytes) in [
-            (FrameKind::Full, Waiting::Initial, 300),
-            (FrameKind::Delta, Waiting::Echo, 20),
-            (FrameKind::Delta, Waiting::Echo, 30),
+            (FrameKind::Full, SyncTrigger::Initial, 300),
+            (FrameKind::Delta, SyncTrigger::Echo, 20),
+            (FrameKind::Delta, SyncTrigger::Echo, 30),
         ] {
             statistics.add_sync(kind, trigger, bytes);
         }
@@ -198,7 +199,7 @@ mod tests {
         assert_eq!(counts.open, 1);
         assert_eq!(counts.sent(), Count { messages: 3, bytes: 350 });
         let echoes =
-            counts.syncs.iter().find(|(kind, trigger, _)| (*kind, *trigger) == (FrameKind::Delta, Waiting::Echo));
+            counts.syncs.iter().find(|(kind, trigger, _)| (*kind, *trigger) == (FrameKind::Delta, SyncTrigger::Echo));
         assert_eq!(echoes.map(|(_, _, count)| *count), Some(Count { messages: 2, bytes: 50 }));
         let places = TRIGGERS.map(trigger_index);
         assert_eq!(places, [0, 1, 2, 3]);

@@ -64,7 +64,7 @@ pub enum FrameBody {
     /// From `base` to `revision`. Values are absolute, so it fits a reader anywhere from its base to its end.
     Delta {
         /// What the stream brought its reader to before; `base` is past it where predictions were confirmed since.
-        told: Revision,
+        last_sent: Revision,
         base: Revision,
         revision: Revision,
     },
@@ -93,7 +93,7 @@ pub fn frame_since(inventory: &Inventory, cursor: Option<Cursor>, delta_slots_ma
     if changes.len() > delta_slots_max {
         return full(FullReason::ManyChanges);
     }
-    let body = FrameBody::Delta { told: base, base, revision: contents.revision() };
+    let body = FrameBody::Delta { last_sent: base, base, revision: contents.revision() };
     Some(InventoryFrame { body, changes, check: contents.digest().folded() })
 }
 

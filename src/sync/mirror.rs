@@ -7,8 +7,8 @@
 //! each pending mutation was predicted to lead to is kept until its reply, because a frame that builds upon it may come
 //! before that reply does.
 
-use super::followed::{Followed, replica};
 use super::frame::{Cursor, FrameBody, FullReason, InventoryFrame};
+use super::mirrored::{MirroredInventory, replica};
 use super::replica::{Desync, Replica};
 use super::subscription::Frame;
 use crate::domain::{
@@ -23,7 +23,7 @@ pub const PENDING_MAX: usize = 256;
 #[derive(Debug)]
 pub struct Mirror {
     catalog: Arc<Catalog>,
-    followed: Vec<Followed>,
+    followed: Vec<MirroredInventory>,
     pending: VecDeque<Pending>,
     desyncs: u64,
 }
@@ -58,7 +58,7 @@ pub enum Prediction {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotPredicted {
+pub enum PredictError {
     /// The rules refuse it, given the view. Nothing is pending.
     Rejected(Rejection),
     /// [`PENDING_MAX`] mutations are pending, or this key is.
@@ -67,7 +67,7 @@ pub enum NotPredicted {
 
 /// What a call changed, as positions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Shown {
+pub struct MirrorUpdate {
     /// The view has changed.
     pub changed: Vec<usize>,
     /// A full frame replaced what was believed wrongly.
@@ -80,7 +80,7 @@ impl Mirror {
     /// Follows `ids`, in the order of the stream. `catalog` is what predictions go by; if it differs from the service's,
     /// some of them fail and are corrected.
     pub fn new(ids: Vec<InventoryId>, catalog: Arc<Catalog>) -> Self {
-        let followed = ids.into_iter().map(Followed::new).collect();
+        let followed = ids.into_iter().map(MirroredInventory::new).collect();
         Self { catalog, followed, pending: VecDeque::new(), desyncs: 0 }
     }
 
@@ -110,8 +110,8 @@ impl Mirror {
     }
 
     /// What deltas of the stream are counted from.
-    pub fn told(&self, position: usize) -> Option<Revision> {
-        Some(self.followed.get(position)?.told)
+    pub fn last_sent(&self, position: usize) -> Option<Revision> {
+        Some(self.followed.get(position)?.last_sent)
     }
 
     pub fn is_doubted(&self, position: usize) -> bool {
@@ -129,14 +129,14 @@ impl Mirror {
     }
 
     /// Applies a mutation to the view at once. `key` is the tag of the idempotency key that it will be sent with.
-    pub fn predict(&mut self, key: KeyTag, mutation: Mutation) -> Result<Prediction, NotPredicted> {
+    pub fn predict(&mut self, key: KeyTag, mutation: Mutation) -> Result<Prediction, PredictError> {
         if self.pending.len() >= PENDING_MAX || self.pending.iter().any(|pending| pending.key == key) {
-            return Err(NotPredicted::Full);
+            return Err(PredictError::Full);
         }
         if !self.can_predict(&mutation) {
             return Ok(Prediction::Impossible);
         }
-        let effect = self.apply(&mutation).map_err(NotPredicted::Rejected)?;
+        let effect = self.apply(&mutation).map_err(PredictError::Rejected)?;
         let mut after = Vec::with_capacity(effect.touched.len());
         for touched in effect.touched {
             let (Some(position), Some(predicted)) = (self.position(&touched.version.id), touched.state) else {
@@ -155,9 +155,9 @@ impl Mirror {
     }
 
     /// A message of the stream.
-    pub fn handle_frame(&mut self, frame: &Frame) -> Shown {
+    pub fn handle_frame(&mut self, frame: &Frame) -> MirrorUpdate {
         let (before, len) = (self.digests(), self.followed.len());
-        let mut shown = Shown::default();
+        let mut shown = MirrorUpdate::default();
         for position in &frame.absent {
             if let Some(followed) = self.followed.get_mut(*position) {
                 followed.handle_absent();
@@ -180,13 +180,13 @@ impl Mirror {
     }
 
     /// What is confirmed cannot be trusted: a part of a frame makes no sense, or the caller knows better.
-    pub fn handle_doubt(&mut self, position: usize) -> Shown {
+    pub fn handle_doubt(&mut self, position: usize) -> MirrorUpdate {
         let desyncs = if position < self.followed.len() { Vec::from_iter(self.doubt(position)) } else { Vec::new() };
-        Shown { desyncs, ..Shown::default() }
+        MirrorUpdate { desyncs, ..MirrorUpdate::default() }
     }
 
     /// The mutation was applied, now or, if the reply is a replayed one, by an earlier try. `versions` are the reply's.
-    pub fn handle_reply(&mut self, key: KeyTag, versions: &[Version]) -> Shown {
+    pub fn handle_reply(&mut self, key: KeyTag, versions: &[Version]) -> MirrorUpdate {
         let before = self.digests();
         if let Some(pending) = self.pending.iter_mut().find(|pending| pending.key == key) {
             pending.after.retain_mut(|after| {
@@ -195,18 +195,18 @@ impl Mirror {
             });
         }
         self.settle();
-        Shown { changed: self.changed_since(&before), ..Shown::default() }
+        MirrorUpdate { changed: self.changed_since(&before), ..MirrorUpdate::default() }
     }
 
     /// The mutation was refused, or given up. The view falls back by itself.
     ///
     /// If it may have been applied all the same, open a new stream afterwards: the present one may count on a state that
     /// is not known here any more.
-    pub fn handle_refusal(&mut self, key: KeyTag) -> Shown {
+    pub fn handle_refusal(&mut self, key: KeyTag) -> MirrorUpdate {
         let before = self.digests();
         self.pending.retain(|pending| pending.key != key);
         self.rebase();
-        Shown { changed: self.changed_since(&before), ..Shown::default() }
+        MirrorUpdate { changed: self.changed_since(&before), ..MirrorUpdate::default() }
     }
 
     /// A new stream is being opened: the cursors to ask for. Frames of an older one must not be handed in any more.
@@ -215,9 +215,9 @@ impl Mirror {
         let followed = &self.followed;
         let early = |after: &After| followed[after.position].is_of_another_epoch(after.replied.as_ref());
         self.pending.retain(|pending| !pending.after.iter().any(early));
-        let cursor = |followed: &mut Followed| {
+        let cursor = |followed: &mut MirroredInventory| {
             let cursor = followed.confirmed.as_deref().filter(|_| !followed.doubted).map(Cursor::of);
-            followed.told = cursor.map_or(Revision(0), |cursor| cursor.revision);
+            followed.last_sent = cursor.map_or(Revision(0), |cursor| cursor.revision);
             cursor
         };
         let cursors = self.followed.iter_mut().map(cursor).collect();
@@ -243,7 +243,7 @@ impl Mirror {
         let followed = &mut self.followed[position];
         match part.body {
             FrameBody::Full { epoch, revision, reason, .. } => {
-                followed.told = revision;
+                followed.last_sent = revision;
                 // A reply has overtaken the frame. But who is ahead of the service has to come back.
                 if reason != FullReason::FromTheFuture && followed.is_past(epoch, revision) {
                     return Ok(());
@@ -253,7 +253,7 @@ impl Mirror {
                 Ok(())
             }
             FrameBody::Delta { base, revision, .. } => {
-                followed.told = revision;
+                followed.last_sent = revision;
                 let Some(confirmed) = followed.confirmed.clone() else { return Err(Desync::NoBase) };
                 let of_confirmed = if followed.doubted {
                     Err(Desync::NoBase)

@@ -7,10 +7,10 @@
 //! [`mirror`] is a reader that does not wait for the service before it shows its own changes.
 
 pub mod access;
-mod followed;
 pub mod frame;
 pub mod limit;
 pub mod mirror;
+mod mirrored;
 pub mod pacer;
 pub mod published;
 pub mod replica;
@@ -20,9 +20,11 @@ pub mod subscription;
 pub use access::ReadAccess;
 pub use frame::{Cursor, FrameBody, FullReason, InventoryFrame, SlotChange, frame_since};
 pub use limit::{SyncLimit, Ticket, Turn};
-pub use mirror::{Mirror, NotPredicted, Prediction, Shown};
-pub use pacer::{Moment, Pacer, Waiting, Windows};
-pub use published::{Asked, Cause, Caused, ChangeKind, Note, Published, Superseded, Verdict};
+pub use mirror::{Mirror, MirrorUpdate, PredictError, Prediction};
+pub use pacer::{Moment, Pacer, SyncTrigger, Windows};
+pub use published::{
+    ChangeKind, ChangeRecord, MutationContext, PredictionOutcome, Published, Superseded, TraceContext, TracedChange,
+};
 pub use replica::{Desync, Replica};
-pub use rollout::{Bucket, Field, OutOfBounds, Percent, Rollout, StreamMode};
-pub use subscription::{Frame, State, Subscription, SyncSettings, TooLarge, Wishes};
+pub use rollout::{Bucket, OutOfBounds, Percent, Rollout, RolloutField, StreamMode};
+pub use subscription::{Frame, PublishedState, SubscribeOptions, Subscription, SyncSettings, TooLarge};

@@ -7,9 +7,9 @@ pub type Moment = Duration;
 
 /// What a reader is waiting for; the greatest counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Waiting {
+pub enum SyncTrigger {
     #[default]
-    Nothing,
+    None,
     /// A change of its own session, which it knows of, but not what came of it.
     Echo,
     /// A change by somebody else, or by a caller that gave no session.
@@ -45,32 +45,32 @@ impl Default for Windows {
 #[derive(Debug, Clone, Default)]
 pub struct Pacer {
     sent_at: Option<Moment>,
-    waiting: Waiting,
+    trigger: SyncTrigger,
 }
 
 impl Pacer {
     /// What is waiting now, all in all.
-    pub fn handle_waiting(&mut self, waiting: Waiting) {
-        self.waiting = waiting;
+    pub fn handle_trigger(&mut self, trigger: SyncTrigger) {
+        self.trigger = trigger;
     }
 
     /// A frame with all that was waiting has gone out.
     pub fn handle_sent(&mut self, now: Moment) {
         self.sent_at = Some(now);
-        self.waiting = Waiting::Nothing;
+        self.trigger = SyncTrigger::None;
     }
 
-    pub fn waiting(&self) -> Waiting {
-        self.waiting
+    pub fn trigger(&self) -> SyncTrigger {
+        self.trigger
     }
 
     /// When the waiting frame is due, which may be in the past; none while nothing waits.
     pub fn poll_timeout(&self, now: Moment, windows: &Windows) -> Option<Moment> {
-        let window = match self.waiting {
-            Waiting::Nothing => return None,
-            Waiting::Correction | Waiting::Initial => return Some(now),
-            Waiting::News => windows.news,
-            Waiting::Echo => windows.echo,
+        let window = match self.trigger {
+            SyncTrigger::None => return None,
+            SyncTrigger::Correction | SyncTrigger::Initial => return Some(now),
+            SyncTrigger::News => windows.news,
+            SyncTrigger::Echo => windows.echo,
         };
         Some(self.sent_at.map_or(now, |sent_at| round_up(sent_at + window, windows.tick)))
     }
@@ -91,13 +91,13 @@ mod tests {
     use super::*;
 
     /// The times in ms at which frames go out when changes come at the given times.
-    fn frames_at(changes: &[(u64, Waiting)], windows: Windows) -> Vec<u64> {
+    fn frames_at(changes: &[(u64, SyncTrigger)], windows: Windows) -> Vec<u64> {
         let mut pacer = Pacer::default();
         let mut frames = Vec::new();
         for ms in 0..10_000 {
             let now = Moment::from_millis(ms);
-            for (_, waiting) in changes.iter().filter(|(at, _)| *at == ms) {
-                pacer.handle_waiting(pacer.waiting().max(*waiting));
+            for (_, trigger) in changes.iter().filter(|(at, _)| *at == ms) {
+                pacer.handle_trigger(pacer.trigger().max(*trigger));
             }
             if pacer.is_due(now, &windows) {
                 pacer.handle_sent(now);
@@ -107,34 +107,35 @@ mod tests {
         frames
     }
 
-    fn all(at_ms: &[u64], waiting: Waiting) -> Vec<(u64, Waiting)> {
-        at_ms.iter().map(|at| (*at, waiting)).collect()
+    fn all(at_ms: &[u64], trigger: SyncTrigger) -> Vec<(u64, SyncTrigger)> {
+        at_ms.iter().map(|at| (*at, trigger)).collect()
     }
 
     #[test]
     fn the_first_change_goes_at_once_and_the_next_waits_for_the_window() {
         let windows = Windows::default();
-        assert_eq!(frames_at(&all(&[0, 10, 50, 99], Waiting::News), windows), [0, 100]);
-        assert_eq!(frames_at(&all(&[0, 10, 100, 150, 500], Waiting::News), windows), [0, 100, 200, 500]);
-        assert_eq!(frames_at(&all(&[0, 10, 999, 1_500, 5_000], Waiting::Echo), windows), [0, 1_000, 2_000, 5_000]);
+        assert_eq!(frames_at(&all(&[0, 10, 50, 99], SyncTrigger::News), windows), [0, 100]);
+        assert_eq!(frames_at(&all(&[0, 10, 100, 150, 500], SyncTrigger::News), windows), [0, 100, 200, 500]);
+        assert_eq!(frames_at(&all(&[0, 10, 999, 1_500, 5_000], SyncTrigger::Echo), windows), [0, 1_000, 2_000, 5_000]);
     }
 
     #[test]
     fn without_windows_each_change_goes_at_once() {
-        assert_eq!(frames_at(&all(&[0, 1, 2, 50], Waiting::Echo), Windows::NONE), [0, 1, 2, 50]);
+        assert_eq!(frames_at(&all(&[0, 1, 2, 50], SyncTrigger::Echo), Windows::NONE), [0, 1, 2, 50]);
     }
 
     #[test]
     fn news_and_corrections_do_not_wait_for_an_echo_s_window() {
-        let changes = [(0, Waiting::Echo), (10, Waiting::Echo), (40, Waiting::News), (200, Waiting::Echo)];
+        let changes =
+            [(0, SyncTrigger::Echo), (10, SyncTrigger::Echo), (40, SyncTrigger::News), (200, SyncTrigger::Echo)];
         assert_eq!(frames_at(&changes, Windows::default()), [0, 100, 1_100]);
-        let changes = [(0, Waiting::Echo), (10, Waiting::Echo), (40, Waiting::Correction)];
+        let changes = [(0, SyncTrigger::Echo), (10, SyncTrigger::Echo), (40, SyncTrigger::Correction)];
         assert_eq!(frames_at(&changes, Windows::default()), [0, 40]);
     }
 
     #[test]
     fn what_has_to_wait_waits_for_the_next_tick() {
-        assert_eq!(frames_at(&all(&[3, 50], Waiting::News), Windows::default()), [3, 110]);
+        assert_eq!(frames_at(&all(&[3, 50], SyncTrigger::News), Windows::default()), [3, 110]);
     }
 
     #[test]

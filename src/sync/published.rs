@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// Notes kept of one inventory. A stream that has missed some gets a full frame where that could matter.
-pub const NOTES_MAX: usize = 64;
+pub const RECORDS_MAX: usize = 64;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Published {
@@ -23,13 +23,13 @@ pub struct Published {
     author: Option<SessionId>,
     /// The newest revision that was made by another than `author`.
     others_at: u64,
-    notes: VecDeque<Arc<Note>>,
+    records: VecDeque<Arc<ChangeRecord>>,
     /// How many notes there ever were.
-    noted: u64,
+    records_total: u64,
     /// How many of them are of earlier epochs than the newest.
-    noted_before_epoch: u64,
+    records_before_epoch: u64,
     superseded: Superseded,
-    caused: Option<Caused>,
+    caused: Option<TracedChange>,
 }
 
 /// When a state was followed by another one. A reader that keeps this of the state that it has can tell since when it is
@@ -46,27 +46,27 @@ impl Superseded {
 
 /// The step of a trace that something is the consequence of: W3C trace context, as bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cause {
+pub struct TraceContext {
     pub trace_id: [u8; 16],
     pub span_id: [u8; 8],
 }
 
 /// A change that is traced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Caused {
+pub struct TracedChange {
     /// When it was published.
     pub at: Instant,
-    pub cause: Cause,
+    pub cause: TraceContext,
 }
 
 /// What one mutation meant for one inventory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
+pub struct ChangeRecord {
     pub session: Option<SessionId>,
     pub epoch: Epoch,
     /// Afterwards.
     pub revision: Revision,
-    pub verdict: Verdict,
+    pub outcome: PredictionOutcome,
     pub key: KeyTag,
     pub caller: Caller,
     pub kind: ChangeKind,
@@ -75,15 +75,15 @@ pub struct Note {
 
 /// How a mutation ended, as seen by the session that asked for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum PredictionOutcome {
     /// Committed; the session had predicted nothing.
-    Committed,
+    Unpredicted,
     /// Committed, and the session has the whole state already.
     Confirmed,
     /// Committed, but the session expected something else.
     Mispredicted,
     /// Refused although the session counted on it, or the session reported a desync: it has to be corrected.
-    Refused,
+    Correction,
 }
 
 /// What kind of change it was.
@@ -125,7 +125,7 @@ impl ChangeKind {
 
 /// A mutation as streams see it: who asked for it, and what that session expects of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct MutationContext<'a> {
     pub session: Option<&'a SessionId>,
     /// What digests are to be afterwards; empty: nothing was predicted.
     pub predicted: &'a [(InventoryId, Digest)],
@@ -135,7 +135,7 @@ pub struct Asked<'a> {
     pub reason: &'a Arc<str>,
 }
 
-impl Asked<'_> {
+impl MutationContext<'_> {
     /// Whether digests were predicted and all are right. `current` tells those of inventories that were not touched.
     pub fn is_confirmed(&self, effect: &Effect, current: impl Fn(&InventoryId) -> Option<Digest>) -> bool {
         let is_right = |(id, digest): &(InventoryId, Digest)| {
@@ -151,20 +151,20 @@ impl Asked<'_> {
         ids.filter(move |id| touched.iter().all(|touched| touched.version.id != **id))
     }
 
-    /// What is noted of one inventory that the mutation touched; none if no stream has to look at it.
-    pub fn note(&self, touched: &Touched, confirmed: bool) -> Option<Note> {
+    /// What is records_total of one inventory that the mutation touched; none if no stream has to look at it.
+    pub fn record(&self, touched: &Touched, confirmed: bool) -> Option<ChangeRecord> {
         let predicted = self.predicted.iter().any(|(id, _)| *id == touched.version.id);
-        let verdict = match (predicted, confirmed) {
-            (false, _) => Verdict::Committed,
-            (true, true) => Verdict::Confirmed,
-            (true, false) => Verdict::Mispredicted,
+        let outcome = match (predicted, confirmed) {
+            (false, _) => PredictionOutcome::Unpredicted,
+            (true, true) => PredictionOutcome::Confirmed,
+            (true, false) => PredictionOutcome::Mispredicted,
         };
-        let is_to_note = !touched.is_transient() && (predicted || !touched.changes.is_empty());
-        is_to_note.then(|| Note {
+        let is_relevant = !touched.is_transient() && (predicted || !touched.changes.is_empty());
+        is_relevant.then(|| ChangeRecord {
             session: self.session.cloned(),
             epoch: touched.version.epoch,
             revision: touched.version.revision,
-            verdict,
+            outcome,
             key: self.key,
             caller: self.caller.clone(),
             kind: self.kind,
@@ -173,14 +173,14 @@ impl Asked<'_> {
     }
 }
 
-impl Note {
+impl ChangeRecord {
     /// What the session believes of an inventory is not so.
     pub fn correction(session: SessionId, caller: Caller, inventory: &Inventory) -> Self {
         Self {
             session: Some(session),
             epoch: inventory.epoch,
             revision: inventory.contents.revision(),
-            verdict: Verdict::Refused,
+            outcome: PredictionOutcome::Correction,
             // It covers no mutation.
             key: KeyTag(0),
             caller,
@@ -198,17 +198,21 @@ impl Published {
 
     /// What is published next: the state after the mutations that the notes tell of, in order.
     #[must_use]
-    pub fn followed_by(&self, inventory: Option<Arc<Inventory>>, notes: impl IntoIterator<Item = Note>) -> Self {
+    pub fn followed_by(
+        &self,
+        inventory: Option<Arc<Inventory>>,
+        records: impl IntoIterator<Item = ChangeRecord>,
+    ) -> Self {
         let mut next = Self { inventory, ..self.clone() };
         let mut newest = self.cursor();
         if next.cursor() != newest {
             next.superseded = Superseded::default();
         }
-        for note in notes {
+        for record in records {
             // What changed nothing made no revision, and has no part in whose revision it is.
-            let at = Cursor { epoch: note.epoch, revision: note.revision };
-            let made = note.verdict != Verdict::Refused && newest.replace(at) != Some(at);
-            next.note(note, made);
+            let at = Cursor { epoch: record.epoch, revision: record.revision };
+            let made = record.outcome != PredictionOutcome::Correction && newest.replace(at) != Some(at);
+            next.record(record, made);
         }
         next
     }
@@ -216,11 +220,11 @@ impl Published {
     /// The same, as published at a moment: whoever has the state before can tell now since when it is behind. `cause` is
     /// what the change is traced by, if it is.
     #[must_use]
-    pub fn published(mut self, before: &Self, at: Instant, cause: Option<Cause>) -> Self {
+    pub fn published(mut self, before: &Self, at: Instant, cause: Option<TraceContext>) -> Self {
         if self.cursor() != before.cursor() {
             // It is set once: a state is followed by one other.
             let _ = before.superseded.0.set(at);
-            self.caused = cause.map(|cause| Caused { at, cause }).or(self.caused);
+            self.caused = cause.map(|cause| TracedChange { at, cause }).or(self.caused);
         }
         self
     }
@@ -230,7 +234,7 @@ impl Published {
     }
 
     /// The newest change that is traced.
-    pub fn caused(&self) -> Option<Caused> {
+    pub fn caused(&self) -> Option<TracedChange> {
         self.caused
     }
 
@@ -238,19 +242,19 @@ impl Published {
         self.inventory.as_deref().map(Cursor::of)
     }
 
-    fn note(&mut self, note: Note, made: bool) {
-        if made && (note.session.is_none() || note.session != self.author) {
-            self.others_at = note.revision.0.saturating_sub(1);
-            self.author.clone_from(&note.session);
+    fn record(&mut self, record: ChangeRecord, made: bool) {
+        if made && (record.session.is_none() || record.session != self.author) {
+            self.others_at = record.revision.0.saturating_sub(1);
+            self.author.clone_from(&record.session);
         }
-        if self.notes.back().is_some_and(|newest| newest.epoch != note.epoch) {
-            self.noted_before_epoch = self.noted;
+        if self.records.back().is_some_and(|newest| newest.epoch != record.epoch) {
+            self.records_before_epoch = self.records_total;
         }
-        if self.notes.len() == NOTES_MAX {
-            self.notes.pop_front();
+        if self.records.len() == RECORDS_MAX {
+            self.records.pop_front();
         }
-        self.notes.push_back(Arc::new(note));
-        self.noted += 1;
+        self.records.push_back(Arc::new(record));
+        self.records_total += 1;
     }
 
     /// The newest revision that the session did not make itself.
@@ -263,20 +267,20 @@ impl Published {
     }
 
     /// How many notes there ever were; a reader that has seen them all is at this number.
-    pub fn noted(&self) -> u64 {
-        self.noted
+    pub fn records_total(&self) -> u64 {
+        self.records_total
     }
 
     /// How many of the notes were made before the newest note's epoch began.
-    pub fn noted_before_epoch(&self) -> u64 {
-        self.noted_before_epoch
+    pub fn records_before_epoch(&self) -> u64 {
+        self.records_before_epoch
     }
 
     /// The notes after the first `seen`, and how many of them are lost.
-    pub fn notes_since(&self, seen: u64) -> (u64, impl Iterator<Item = &Arc<Note>>) {
-        let first = self.noted - self.notes.len() as u64;
+    pub fn records_since(&self, seen: u64) -> (u64, impl Iterator<Item = &Arc<ChangeRecord>>) {
+        let first = self.records_total - self.records.len() as u64;
         let skip = seen.saturating_sub(first) as usize;
-        (first.saturating_sub(seen), self.notes.iter().skip(skip))
+        (first.saturating_sub(seen), self.records.iter().skip(skip))
     }
 }
 
@@ -295,17 +299,17 @@ mod tests {
         })
     }
 
-    fn note(session: &SessionId, revision: u64) -> Note {
+    fn record(session: &SessionId, revision: u64) -> ChangeRecord {
         let caller = Caller::new("test").unwrap();
-        let note = Note::correction(session.clone(), caller, &inventory(revision));
-        Note { verdict: Verdict::Confirmed, ..note }
+        let record = ChangeRecord::correction(session.clone(), caller, &inventory(revision));
+        ChangeRecord { outcome: PredictionOutcome::Confirmed, ..record }
     }
 
     #[test]
     fn a_mutation_that_changed_nothing_does_not_take_over_the_revision_of_another() {
         let [ann, bob] = ["ann", "bob"].map(|name| SessionId::new(name).unwrap());
-        let of_ann = Published::new(Some(inventory(5))).followed_by(Some(inventory(6)), [note(&ann, 6)]);
-        let then = of_ann.followed_by(Some(inventory(6)), [note(&bob, 6)]);
+        let of_ann = Published::new(Some(inventory(5))).followed_by(Some(inventory(6)), [record(&ann, 6)]);
+        let then = of_ann.followed_by(Some(inventory(6)), [record(&bob, 6)]);
         assert_eq!(then.news_at(Some(&bob)), Revision(6), "to bob it is news");
         assert_eq!(then.news_at(Some(&ann)), Revision(5), "to ann it is an echo");
     }

@@ -48,7 +48,7 @@ pub struct StreamMode {
 
 /// What can be set, by the names that the wire, the file and the command line share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Field {
+pub enum RolloutField {
     DeltaPercent,
     DebouncePercent,
     PredictionPercent,
@@ -64,7 +64,7 @@ pub enum Field {
 /// Why a value cannot be set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutOfBounds {
-    pub field: Field,
+    pub field: RolloutField,
     pub value: u64,
 }
 
@@ -149,7 +149,7 @@ impl Rollout {
     }
 
     /// With some values set anew, all of them or none; every value out of its bounds is told.
-    pub fn with(&self, values: impl IntoIterator<Item = (Field, u64)>) -> Result<Self, Vec<OutOfBounds>> {
+    pub fn with(&self, values: impl IntoIterator<Item = (RolloutField, u64)>) -> Result<Self, Vec<OutOfBounds>> {
         let (mut next, mut problems) = (self.clone(), Vec::new());
         for (field, value) in values {
             if field.bounds().contains(&value) {
@@ -171,7 +171,7 @@ impl Rollout {
     }
 }
 
-impl Field {
+impl RolloutField {
     pub const ALL: [Self; 10] = [
         Self::DeltaPercent,
         Self::DebouncePercent,
@@ -185,7 +185,7 @@ impl Field {
         Self::HeartbeatMs,
     ];
 
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|field| field.name() == name)
     }
 
@@ -250,7 +250,7 @@ impl Field {
 
 impl fmt::Display for Rollout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, field) in Field::ALL.into_iter().enumerate() {
+        for (index, field) in RolloutField::ALL.into_iter().enumerate() {
             let gap = if index == 0 { "" } else { " " };
             write!(f, "{gap}{}={}", field.name(), field.read(self))?;
         }
@@ -269,7 +269,7 @@ impl fmt::Display for OutOfBounds {
 mod tests {
     use super::*;
 
-    fn rollout(values: &[(Field, u64)]) -> Rollout {
+    fn rollout(values: &[(RolloutField, u64)]) -> Rollout {
         Rollout::default().with(values.iter().copied()).expect("they are within bounds")
     }
 
@@ -290,7 +290,7 @@ mod tests {
     fn raising_a_percentage_only_adds_players() {
         let names: Vec<_> = (0..500).map(|n| Bucket::of(&format!("player-{n}"))).collect();
         let with = |percent| -> Vec<bool> {
-            let rollout = rollout(&[(Field::DeltaPercent, percent)]);
+            let rollout = rollout(&[(RolloutField::DeltaPercent, percent)]);
             names.iter().map(|bucket| rollout.settings_for(*bucket).sync.delta_slots_max > 0).collect()
         };
         let mut before = with(0);
@@ -330,7 +330,7 @@ mod tests {
     #[test]
     fn every_value_out_of_bounds_is_told_and_then_nothing_changes() {
         let before = Rollout::default();
-        let values = [(Field::ShadowPercent, 101), (Field::NewsMs, 50), (Field::HeartbeatMs, 0)];
+        let values = [(RolloutField::ShadowPercent, 101), (RolloutField::NewsMs, 50), (RolloutField::HeartbeatMs, 0)];
         let problems = before.with(values).expect_err("two are out of bounds");
         let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(told, ["shadow_percent must be 0 to 100, not 101", "heartbeat_ms must be 100 to 600000, not 0"]);
@@ -339,12 +339,12 @@ mod tests {
 
     #[test]
     fn every_field_is_written_where_it_is_read_at_both_ends_of_its_bounds() {
-        for field in Field::ALL {
-            assert_eq!(Field::named(field.name()), Some(field));
+        for field in RolloutField::ALL {
+            assert_eq!(RolloutField::from_name(field.name()), Some(field));
             for value in [*field.bounds().start(), *field.bounds().end()] {
                 let set = rollout(&[(field, value)]);
                 assert_eq!(field.read(&set), value, "{}", field.name());
-                let others = Field::ALL.into_iter().filter(|other| *other != field);
+                let others = RolloutField::ALL.into_iter().filter(|other| *other != field);
                 let same = others.into_iter().all(|other| other.read(&set) == other.read(&Rollout::default()));
                 assert!(same, "{} changes nothing else", field.name());
             }

@@ -5,8 +5,8 @@
 
 use super::access::ReadAccess;
 use super::frame::{Cursor, FrameBody, FullReason, InventoryFrame, frame_since, full_frame};
-use super::pacer::{Moment, Pacer, Waiting, Windows};
-use super::published::{Caused, Note, Published, Superseded, Verdict};
+use super::pacer::{Moment, Pacer, SyncTrigger, Windows};
+use super::published::{ChangeRecord, PredictionOutcome, Published, Superseded, TracedChange};
 use crate::domain::{Inventory, KeyTag, Revision, SessionId, Version};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub const SUBSCRIPTION_INVENTORIES_MAX: usize = 64;
 pub const NAMED_MAX: usize = 64;
 
 /// An inventory as published.
-pub type State = Arc<Published>;
+pub type PublishedState = Arc<Published>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncSettings {
@@ -50,7 +50,7 @@ impl SyncSettings {
 
 /// What a reader asks for when it opens a stream, and what it may read.
 #[derive(Debug, Clone, Default)]
-pub struct Wishes {
+pub struct SubscribeOptions {
     /// For each inventory the cursor from which the reader resumes, if it has one.
     pub resume: Vec<Option<Cursor>>,
     pub session: Option<SessionId>,
@@ -69,7 +69,7 @@ pub struct TooLarge {
 /// One message of a stream. The position of an inventory is the one it had in the request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Frame {
-    pub trigger: Waiting,
+    pub trigger: SyncTrigger,
     pub changed: Vec<(usize, InventoryFrame)>,
     /// Inventories that do not exist for this reader, told once until they do.
     pub absent: Vec<usize>,
@@ -77,14 +77,14 @@ pub struct Frame {
     pub caught_up: bool,
     /// The keys of the session's own mutations that this frame takes its reader past.
     pub covered: Vec<KeyTag>,
-    pub notices: Vec<(usize, Arc<Note>)>,
+    pub notices: Vec<(usize, Arc<ChangeRecord>)>,
     pub notices_dropped: u64,
     /// A heartbeat: the versions that the reader has.
     pub versions: Vec<(usize, Version)>,
     /// When the oldest change was published that the reader had not been sent; none of the first frame.
     pub since: Option<Instant>,
     /// The newest traced change among those that it had not been sent.
-    pub caused: Option<Caused>,
+    pub caused: Option<TracedChange>,
 }
 
 #[derive(Debug)]
@@ -98,7 +98,7 @@ pub struct Subscription {
     caught_up: bool,
     sent_at: Option<Moment>,
     covered: VecDeque<KeyTag>,
-    notices: VecDeque<(usize, Arc<Note>)>,
+    notices: VecDeque<(usize, Arc<ChangeRecord>)>,
     notices_dropped: u64,
 }
 
@@ -107,7 +107,7 @@ pub struct Subscription {
 struct Reader {
     has: Has,
     /// The revision that the stream itself has brought it to: what deltas on the wire are counted from.
-    told: Revision,
+    last_sent: Revision,
     /// How many of the inventory's notes were looked at.
     seen: u64,
     /// What it has may be wrong.
@@ -128,15 +128,15 @@ enum Has {
 }
 
 impl Subscription {
-    pub fn new(settings: SyncSettings, wishes: Wishes) -> Self {
-        let readers = wishes.resume.into_iter().map(Reader::new).collect();
+    pub fn new(settings: SyncSettings, options: SubscribeOptions) -> Self {
+        let readers = options.resume.into_iter().map(Reader::new).collect();
         let mut pacer = Pacer::default();
-        pacer.handle_waiting(Waiting::Initial);
+        pacer.handle_trigger(SyncTrigger::Initial);
         Self {
             settings,
-            session: wishes.session,
-            wants_notices: wishes.notices,
-            access: wishes.access,
+            session: options.session,
+            wants_notices: options.notices,
+            access: options.access,
             readers,
             pacer,
             caught_up: false,
@@ -148,9 +148,9 @@ impl Subscription {
     }
 
     /// Of a reader that has all that there is now.
-    pub fn join(settings: SyncSettings, wishes: Wishes, states: &[State]) -> Self {
+    pub fn join(settings: SyncSettings, options: SubscribeOptions, states: &[PublishedState]) -> Self {
         let resume = states.iter().map(|state| state.inventory.as_deref().map(Cursor::of)).collect();
-        let mut this = Self::new(settings, Wishes { resume, ..wishes });
+        let mut this = Self::new(settings, SubscribeOptions { resume, ..options });
         for reader in this.readers.iter_mut().filter(|reader| reader.has == Has::Nothing) {
             reader.has = Has::KnowsItIsAbsent;
         }
@@ -163,22 +163,22 @@ impl Subscription {
     }
 
     /// The inventories may have new states; `states` are in the order of the request and of one moment.
-    pub fn handle_states(&mut self, states: &[State]) {
+    pub fn handle_states(&mut self, states: &[PublishedState]) {
         if !self.caught_up {
             return;
         }
-        let mut waiting = Waiting::Nothing;
+        let mut trigger = SyncTrigger::None;
         for (position, state) in states.iter().enumerate() {
-            self.read_notes(position, state);
+            self.read_records(position, state);
             let reader = &mut self.readers[position];
             reader.count(state);
-            let of_this = reader.waiting(state, self.session.as_ref());
-            if of_this == Waiting::Nothing {
+            let of_this = reader.trigger(state, self.session.as_ref());
+            if of_this == SyncTrigger::None {
                 reader.superseded.clone_from(state.superseded());
             }
-            waiting = waiting.max(of_this);
+            trigger = trigger.max(of_this);
         }
-        self.pacer.handle_waiting(waiting);
+        self.pacer.handle_trigger(trigger);
     }
 
     /// When to call [`Self::poll_frame`] at the latest, if nothing changes until then.
@@ -191,7 +191,7 @@ impl Subscription {
     pub fn poll_frame(
         &mut self,
         now: Moment,
-        mut states: impl FnMut() -> Vec<State>,
+        mut states: impl FnMut() -> Vec<PublishedState>,
     ) -> Result<Option<Frame>, TooLarge> {
         if self.pacer.is_due(now, &self.settings.windows) {
             let states = states();
@@ -202,14 +202,14 @@ impl Subscription {
                 self.sent_at = Some(now);
                 return Ok(Some(frame));
             }
-            self.pacer.handle_waiting(Waiting::Nothing);
+            self.pacer.handle_trigger(SyncTrigger::None);
         }
-        if self.pacer.waiting() > Waiting::Nothing || self.heartbeat_at(now) > now {
+        if self.pacer.trigger() > SyncTrigger::None || self.heartbeat_at(now) > now {
             return Ok(None);
         }
         let states = states();
         self.handle_states(&states);
-        if self.pacer.waiting() > Waiting::Nothing {
+        if self.pacer.trigger() > SyncTrigger::None {
             // Something has changed after all, and will be sent when it is due.
             return Ok(None);
         }
@@ -228,34 +228,34 @@ impl Subscription {
         self.sent_at.unwrap_or(now) + self.settings.heartbeat
     }
 
-    fn read_notes(&mut self, position: usize, state: &State) {
+    fn read_records(&mut self, position: usize, state: &PublishedState) {
         let reader = &mut self.readers[position];
         // Between two looks the inventory may have been another's, which this reader must not learn.
-        let hidden = if self.access.is_restricted() { state.noted_before_epoch() } else { 0 };
-        let (lost, notes) = state.notes_since(reader.seen.max(hidden));
-        reader.seen = state.noted();
+        let hidden = if self.access.is_restricted() { state.records_before_epoch() } else { 0 };
+        let (lost, records) = state.records_since(reader.seen.max(hidden));
+        reader.seen = state.records_total();
         // Among those lost there may be a correction.
         reader.wrong |= lost > 0 && self.session.is_some();
         self.notices_dropped += if self.wants_notices { lost } else { 0 };
-        for note in notes {
-            if note.session.is_some() && note.session == self.session {
-                reader.handle_verdict(note, self.settings.prediction);
-                if note.verdict != Verdict::Refused && !self.covered.contains(&note.key) {
-                    push_bounded(&mut self.covered, note.key);
+        for record in records {
+            if record.session.is_some() && record.session == self.session {
+                reader.handle_record(record, self.settings.prediction);
+                if record.outcome != PredictionOutcome::Correction && !self.covered.contains(&record.key) {
+                    push_bounded(&mut self.covered, record.key);
                 }
             }
             if self.wants_notices {
-                self.notices_dropped += push_bounded(&mut self.notices, (position, note.clone()));
+                self.notices_dropped += push_bounded(&mut self.notices, (position, record.clone()));
             }
         }
     }
 
-    fn changes(&mut self, states: &[State]) -> Option<Frame> {
+    fn changes(&mut self, states: &[PublishedState]) -> Option<Frame> {
         let initial = !self.caught_up;
-        let mut frame = Frame { trigger: self.pacer.waiting(), caught_up: initial, ..Frame::default() };
+        let mut frame = Frame { trigger: self.pacer.trigger(), caught_up: initial, ..Frame::default() };
         for (position, (reader, state)) in self.readers.iter_mut().zip(states).enumerate() {
             if initial {
-                reader.seen = state.noted();
+                reader.seen = state.records_total();
                 // Also for one that resumes and misses nothing, which gets no frame.
                 reader.counted = state.inventory.as_deref().map(Cursor::of);
             }
@@ -266,7 +266,7 @@ impl Subscription {
                 }
                 None => {
                     frame.absent.push(position);
-                    (reader.has, reader.told, reader.wrong) = (Has::KnowsItIsAbsent, Revision(0), false);
+                    (reader.has, reader.last_sent, reader.wrong) = (Has::KnowsItIsAbsent, Revision(0), false);
                 }
                 Some(inventory) => {
                     let Some(part) = reader.frame(inventory, &self.settings) else {
@@ -301,7 +301,7 @@ impl Frame {
     }
 
     /// Notes what of the state is new to the reader, who has it from now on.
-    fn date(&mut self, reader: &mut Reader, state: &State) {
+    fn date(&mut self, reader: &mut Reader, state: &PublishedState) {
         if let Some(since) = reader.superseded.at() {
             self.since = Some(self.since.map_or(since, |other| other.min(since)));
             let unsent = state.caused().filter(|caused| caused.at >= since);
@@ -314,31 +314,31 @@ impl Frame {
 impl Reader {
     fn new(resume: Option<Cursor>) -> Self {
         let has = resume.map_or(Has::Nothing, Has::At);
-        let told = resume.map_or(Revision(0), |cursor| cursor.revision);
-        Self { has, told, seen: 0, wrong: false, passed: 0, counted: None, superseded: Superseded::default() }
+        let last_sent = resume.map_or(Revision(0), |cursor| cursor.revision);
+        Self { has, last_sent, seen: 0, wrong: false, passed: 0, counted: None, superseded: Superseded::default() }
     }
 
-    fn handle_verdict(&mut self, note: &Note, prediction: bool) {
-        match (note.verdict, self.has) {
-            (Verdict::Mispredicted | Verdict::Refused, _) => self.wrong = true,
-            (Verdict::Confirmed, Has::At(cursor)) if prediction && cursor.epoch == note.epoch => {
+    fn handle_record(&mut self, record: &ChangeRecord, prediction: bool) {
+        match (record.outcome, self.has) {
+            (PredictionOutcome::Mispredicted | PredictionOutcome::Correction, _) => self.wrong = true,
+            (PredictionOutcome::Confirmed, Has::At(cursor)) if prediction && cursor.epoch == record.epoch => {
                 // It has the whole state of that revision, whatever it had before.
                 self.wrong = false;
-                self.has = Has::At(Cursor { revision: note.revision.max(cursor.revision), ..cursor });
+                self.has = Has::At(Cursor { revision: record.revision.max(cursor.revision), ..cursor });
             }
-            (Verdict::Confirmed | Verdict::Committed, _) => {}
+            (PredictionOutcome::Confirmed | PredictionOutcome::Unpredicted, _) => {}
         }
     }
 
-    fn waiting(&self, state: &State, session: Option<&SessionId>) -> Waiting {
+    fn trigger(&self, state: &PublishedState, session: Option<&SessionId>) -> SyncTrigger {
         match (&state.inventory, self.has) {
-            (None, Has::KnowsItIsAbsent) => Waiting::Nothing,
-            (None, Has::Nothing | Has::At(_)) | (Some(_), Has::Nothing | Has::KnowsItIsAbsent) => Waiting::News,
-            (Some(_), Has::At(_)) if self.wrong => Waiting::Correction,
-            (Some(inventory), Has::At(cursor)) if Cursor::of(inventory) == cursor => Waiting::Nothing,
+            (None, Has::KnowsItIsAbsent) => SyncTrigger::None,
+            (None, Has::Nothing | Has::At(_)) | (Some(_), Has::Nothing | Has::KnowsItIsAbsent) => SyncTrigger::News,
+            (Some(_), Has::At(_)) if self.wrong => SyncTrigger::Correction,
+            (Some(inventory), Has::At(cursor)) if Cursor::of(inventory) == cursor => SyncTrigger::None,
             (Some(inventory), Has::At(cursor)) => {
                 let of_others = state.news_at(session) > cursor.revision || inventory.epoch != cursor.epoch;
-                if of_others { Waiting::News } else { Waiting::Echo }
+                if of_others { SyncTrigger::News } else { SyncTrigger::Echo }
             }
         }
     }
@@ -354,16 +354,16 @@ impl Reader {
         } else {
             frame_since(inventory, cursor, settings.delta_slots_max)?
         };
-        if let FrameBody::Delta { told, .. } = &mut part.body {
-            *told = self.told;
+        if let FrameBody::Delta { last_sent, .. } = &mut part.body {
+            *last_sent = self.last_sent;
         }
         let now = Cursor::of(inventory);
-        (self.has, self.told, self.wrong) = (Has::At(now), now.revision, false);
+        (self.has, self.last_sent, self.wrong) = (Has::At(now), now.revision, false);
         self.counted.get_or_insert(now);
         Some(part)
     }
 
-    fn count(&mut self, state: &State) {
+    fn count(&mut self, state: &PublishedState) {
         let Some(now) = state.inventory.as_deref().map(Cursor::of) else { return };
         let before = self.counted.replace(now);
         self.passed += match before {
@@ -384,13 +384,13 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, one: T) -> u64 {
 }
 
 /// Whether a frame with all slots of these states fits one message.
-pub fn check_size(states: &[State]) -> Result<(), TooLarge> {
+pub fn check_size(states: &[PublishedState]) -> Result<(), TooLarge> {
     let present = states.iter().filter_map(|state| state.inventory.as_deref());
     let slots = present.map(|inventory| inventory.contents.slots().len()).sum();
     if slots > SUBSCRIPTION_SLOTS_MAX { Err(TooLarge { slots }) } else { Ok(()) }
 }
 
-fn versions(states: &[State]) -> Vec<(usize, Version)> {
-    let version = |(position, state): (usize, &State)| Some((position, state.inventory.as_ref()?.version()));
+fn versions(states: &[PublishedState]) -> Vec<(usize, Version)> {
+    let version = |(position, state): (usize, &PublishedState)| Some((position, state.inventory.as_ref()?.version()));
     states.iter().enumerate().filter_map(version).collect()
 }

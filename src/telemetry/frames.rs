@@ -3,7 +3,7 @@
 use super::instruments::{Instruments, trigger};
 use super::spans::{Spans, remote};
 use crate::statistics::FrameKind;
-use crate::sync::{Cause, Caused, Waiting};
+use crate::sync::{SyncTrigger, TraceContext, TracedChange};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Histogram;
 use opentelemetry::trace::{Link, Span as _};
@@ -15,23 +15,23 @@ pub struct FrameTelemetry {
     age: Option<Histogram<f64>>,
     spans: Spans,
     /// What the stream's own call is traced by.
-    call: Option<Cause>,
+    call: Option<TraceContext>,
 }
 
 /// A frame with changes that is handed to the transport.
 #[derive(Debug, Clone, Copy)]
 pub struct FrameSent {
     pub kind: FrameKind,
-    pub trigger: Waiting,
+    pub trigger: SyncTrigger,
     pub bytes: u64,
     pub inventories: usize,
     /// When the oldest change was published that the reader had not been sent, if there was one.
     pub since: Option<Instant>,
-    pub caused: Option<Caused>,
+    pub caused: Option<TracedChange>,
 }
 
 impl FrameTelemetry {
-    pub(super) fn new(instruments: &Instruments, spans: &Spans, call: Option<Cause>) -> Self {
+    pub(super) fn new(instruments: &Instruments, spans: &Spans, call: Option<TraceContext>) -> Self {
         Self { age: Some(instruments.frame_age.clone()), spans: spans.clone(), call }
     }
 
@@ -47,7 +47,7 @@ impl FrameTelemetry {
         age.unwrap_or_default()
     }
 
-    fn trace(&self, frame: &FrameSent, Caused { at, cause }: Caused) {
+    fn trace(&self, frame: &FrameSent, TracedChange { at, cause }: TracedChange) {
         let attributes = [
             KeyValue::new("slotcast.frame.kind", frame.kind.name()),
             KeyValue::new("slotcast.frame.trigger", trigger(frame.trigger)),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 const PAST_EPOCHS_MAX: usize = 8;
 
 #[derive(Debug)]
-pub(super) struct Followed {
+pub(super) struct MirroredInventory {
     pub id: InventoryId,
     pub confirmed: Option<Arc<Inventory>>,
     /// The stream has told that there is no such inventory for this reader.
@@ -17,20 +17,20 @@ pub(super) struct Followed {
     /// `confirmed` was found to be wrong. It is shown until a full frame, or a proven snapshot, replaces it.
     pub doubted: bool,
     /// What the stream itself has brought this reader to: deltas on the wire are counted from it.
-    pub told: Revision,
+    pub last_sent: Revision,
     /// Epochs that were left behind.
     past: VecDeque<Epoch>,
     pub view: Option<Arc<Inventory>>,
 }
 
-impl Followed {
+impl MirroredInventory {
     pub fn new(id: InventoryId) -> Self {
         Self {
             id,
             confirmed: None,
             absent: false,
             doubted: false,
-            told: Revision(0),
+            last_sent: Revision(0),
             past: VecDeque::new(),
             view: None,
         }
@@ -54,7 +54,7 @@ impl Followed {
 
     pub fn handle_absent(&mut self) {
         self.replace(None);
-        (self.absent, self.told) = (true, Revision(0));
+        (self.absent, self.last_sent) = (true, Revision(0));
     }
 
     pub fn leave(&mut self, epoch: Epoch) {
@@ -89,7 +89,7 @@ impl Followed {
 
     fn is_ahead(&self, revision: Revision) -> bool {
         match &self.confirmed {
-            Some(_) if self.doubted => revision >= self.told,
+            Some(_) if self.doubted => revision >= self.last_sent,
             Some(confirmed) => revision > confirmed.contents.revision(),
             None => true,
         }
