@@ -7,7 +7,7 @@
 
 use slotcast::domain::{
     Attributes, Caller, Change, Contents, Count, Edit, Epoch, Fingerprint, IdempotencyKey, Inventory, InventoryId,
-    ItemCode, LayoutId, Outcome, PlayerId, Revision, Slot, Stack, Touched, Version,
+    ItemCode, LayoutId, OperationOutcome, PlayerId, Revision, Slot, Stack, Touched, Version,
 };
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore, Statistics};
 use slotcast::store::{Key, Reply, Store, Transaction};
@@ -238,7 +238,7 @@ impl World {
             format!("{high:08x}-{low:04x}-7{:03x}-8{:03x}-{:012x}", self.random.u16(..4096), 7, self.random.u32(..));
         let key = Key { caller: self.caller.clone(), key: IdempotencyKey::new(&key).expect("a name") };
         let reply = Reply {
-            outcomes: vec![Outcome { count: 5, ..Outcome::default() }],
+            outcomes: vec![OperationOutcome { count: 5, ..OperationOutcome::default() }],
             versions: vec![touched.version.clone()],
         };
         Transaction { key, payload: Fingerprint(self.random.u64(..)), reply, touched: vec![touched] }

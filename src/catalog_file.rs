@@ -1,6 +1,6 @@
 //! The catalog as a TOML file. The format is told at the head of `catalog_file/default.toml`, the catalog that is built in.
 
-use crate::domain::catalog::{COUNT_MAX, CatalogSource, RecipeSource, bad_name};
+use crate::domain::catalog::{COUNT_MAX, CatalogSource, RecipeSource, catalog_name_error};
 use crate::domain::{Catalog, Count, Fingerprint, ItemCode, Recipe};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -72,7 +72,7 @@ fn unsayable(item: &ItemEntry) -> Option<String> {
 /// An earlier id that cannot have been one.
 fn misnamed(item: &ItemEntry) -> Option<String> {
     let before = item.renamed_from.as_ref()?;
-    match bad_name(before) {
+    match catalog_name_error(before) {
         Some(error) => Some(format!("item {:?}: renamed_from {error}", item.id)),
         None if *before == item.id => Some(format!("item {:?}: renamed_from is its own id", item.id)),
         None => None,

@@ -5,7 +5,7 @@
 mod support;
 
 use slotcast::catalog_file::default_catalog;
-use slotcast::domain::mutation::Taken;
+use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
     Attributes, IdempotencyKey, InventoryId, KeyTag, Mutation, Operation, RejectionCause, SessionId, Slot, Version,
 };
@@ -60,7 +60,7 @@ fn drop_one(slot: u16) -> Operation {
 }
 
 fn store(slot: u16) -> Operation {
-    let what = Taken::Slot { slot: Slot(slot), count: None };
+    let what = TransferSource::Slot { slot: Slot(slot), count: None };
     Operation::Transfer { from: id("anna"), what, to: id("chest"), to_slot: None, allow_partial: false }
 }
 
@@ -356,7 +356,7 @@ fn one_side_of_a_transfer_that_a_frame_has_brought_is_not_shown_without_the_othe
 fn what_cannot_be_predicted_or_is_refused_here_leaves_nothing_pending() {
     let mut table = table();
     let key = KeyTag(1);
-    let what = Taken::Slot { slot: Slot(0), count: None };
+    let what = TransferSource::Slot { slot: Slot(0), count: None };
     let to_unknown =
         Operation::Transfer { from: id("anna"), what, to: id("barrel"), to_slot: None, allow_partial: false };
     assert_eq!(table.mirror.predict(key, just(to_unknown)), Ok(Prediction::Impossible));

@@ -8,7 +8,7 @@
 mod support;
 
 use slotcast::domain::catalog::{CatalogSource, RecipeSource};
-use slotcast::domain::mutation::Taken;
+use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
     Attributes, Catalog, IdempotencyKey, InventoryId, KeyTag, Mutation, Operation, SessionId, Slot, Version,
 };
@@ -398,7 +398,7 @@ impl Simulation {
                 Operation::Craft { id, recipe: recipes[rng.usize(..recipes.len())].clone(), times: count(1) }
             }
             29..36 => {
-                let what = Taken::Slot { slot, count: None };
+                let what = TransferSource::Slot { slot, count: None };
                 let to = support::id(NAMES[rng.usize(..3)]);
                 Operation::Transfer { from: id, what, to, to_slot: None, allow_partial: rng.bool() }
             }

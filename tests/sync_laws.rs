@@ -5,7 +5,7 @@
 mod support;
 
 use proptest::prelude::*;
-use slotcast::domain::{Contents, Epoch, Inventory, Mutation, Revision, Slot, Stack, View};
+use slotcast::domain::{Contents, Epoch, Inventory, InventoryLookup, Mutation, Revision, Slot, Stack};
 use slotcast::sync::{
     Cursor, Frame, FrameBody, FullReason, InventoryFrame, Moment, Published, PublishedState, Replica, SlotChange,
     SubscribeOptions, Subscription, SyncSettings, Windows, frame_since,

@@ -144,7 +144,7 @@ impl Catalog {
 }
 
 /// Why a text cannot be the id of an item or recipe, or the name of a section.
-pub fn bad_name(name: &str) -> Option<NameError> {
+pub fn catalog_name_error(name: &str) -> Option<NameError> {
     if name.is_empty() {
         Some(NameError::Empty)
     } else if name.len() > CATALOG_NAME_BYTES_MAX {
@@ -157,7 +157,7 @@ pub fn bad_name(name: &str) -> Option<NameError> {
 }
 
 fn check_name(what: &str, name: &str, problems: &mut Vec<String>) {
-    if let Some(error) = bad_name(name) {
+    if let Some(error) = catalog_name_error(name) {
         problems.push(format!("{what} {name:?}: its id {error}"));
     }
 }

@@ -26,14 +26,14 @@ pub enum Operation<I = ItemCode, R = Arc<Recipe>> {
     Move { id: InventoryId, from: Slot, to: Slot, count: Option<Count> },
     Drop { id: InventoryId, slot: Slot, count: Option<Count> },
     Craft { id: InventoryId, recipe: R, times: Count },
-    Transfer { from: InventoryId, what: Taken<I>, to: InventoryId, to_slot: Option<Slot>, allow_partial: bool },
+    Transfer { from: InventoryId, what: TransferSource<I>, to: InventoryId, to_slot: Option<Slot>, allow_partial: bool },
     Set { id: InventoryId, slot: Slot, stack: Option<Stack<I>> },
     Rearrange { id: InventoryId, stacks: Vec<(Slot, Stack<I>)> },
 }
 
 /// What a transfer takes from its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Taken<I = ItemCode> {
+pub enum TransferSource<I = ItemCode> {
     /// From one slot; no count: the whole stack.
     Slot { slot: Slot, count: Option<Count> },
     /// By item, lowest slot first; no attributes: whatever they are.
@@ -84,7 +84,7 @@ impl<I, R> Operation<I, R> {
 
 /// What one operation did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Outcome {
+pub struct OperationOutcome {
     /// How many items (of a craft: how many times).
     pub count: u32,
     /// How many of those asked for were left out; only where a part is allowed.
@@ -96,7 +96,7 @@ pub struct Outcome {
 /// What a whole mutation did: an outcome an operation, and each inventory that it named, in order of first mention.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Effect {
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<OperationOutcome>,
     pub touched: Vec<Touched>,
 }
 
@@ -118,7 +118,7 @@ impl Touched {
 }
 
 /// Where the current states come from.
-pub trait View {
+pub trait InventoryLookup {
     fn inventory(&self, id: &InventoryId) -> Option<Arc<Inventory>>;
 }
 
@@ -126,30 +126,30 @@ pub trait View {
 pub fn apply(
     mutation: &Mutation,
     catalog: &Catalog,
-    view: &impl View,
+    view: &impl InventoryLookup,
     new_epoch: &mut dyn FnMut() -> Epoch,
 ) -> Result<Effect, Rejection> {
-    let mut desk = Desk { catalog, view, new_epoch, works: Vec::new() };
+    let mut scratch = MutationScratch { catalog, view, new_epoch, inventories: Vec::new() };
     for guard in &mutation.expected {
-        desk.check_guard(guard).map_err(|cause| Rejection { operation: 0, cause })?;
+        scratch.check_guard(guard).map_err(|cause| Rejection { operation: 0, cause })?;
     }
     let mut outcomes = Vec::with_capacity(mutation.operations.len());
     for (operation, wanted) in mutation.operations.iter().enumerate() {
-        outcomes.push(desk.run(wanted).map_err(|cause| Rejection { operation, cause })?);
+        outcomes.push(scratch.run(wanted).map_err(|cause| Rejection { operation, cause })?);
     }
-    let touched = desk.works.into_iter().filter_map(Work::finish).collect();
+    let touched = scratch.inventories.into_iter().filter_map(InventoryScratch::finish).collect();
     Ok(Effect { outcomes, touched })
 }
 
 /// The inventories that one mutation has on its desk.
-struct Desk<'a, V> {
+struct MutationScratch<'a, V> {
     catalog: &'a Catalog,
     view: &'a V,
     new_epoch: &'a mut dyn FnMut() -> Epoch,
-    works: Vec<Work>,
+    inventories: Vec<InventoryScratch>,
 }
 
-struct Work {
+struct InventoryScratch {
     id: InventoryId,
     before: Option<Arc<Inventory>>,
     now: Option<Draft>,
@@ -158,7 +158,7 @@ struct Work {
     deleted: Option<Arc<Inventory>>,
 }
 
-impl<V: View> Desk<'_, V> {
+impl<V: InventoryLookup> MutationScratch<'_, V> {
     fn check_guard(&self, guard: &Guard) -> Result<(), RejectionCause> {
         let not_found = || RejectionCause::InventoryNotFound { id: guard.id.clone() };
         let Version { epoch, revision, .. } = self.view.inventory(&guard.id).ok_or_else(not_found)?.version();
@@ -168,15 +168,15 @@ impl<V: View> Desk<'_, V> {
         Err(RejectionCause::StaleRevision { expected: guard.clone(), epoch, revision })
     }
 
-    fn run(&mut self, operation: &Operation) -> Result<Outcome, RejectionCause> {
+    fn run(&mut self, operation: &Operation) -> Result<OperationOutcome, RejectionCause> {
         let catalog = self.catalog;
         match operation {
             Operation::Create { id, owner, layout, stacks } => self.create(id, owner.as_ref(), layout, stacks),
             Operation::Delete { id } => {
                 let deleted = self.draft(id)?.base().clone();
-                let work = self.work(id);
-                (work.now, work.deleted) = (None, Some(deleted));
-                Ok(Outcome::default())
+                let scratch = self.scratch(id);
+                (scratch.now, scratch.deleted) = (None, Some(deleted));
+                Ok(OperationOutcome::default())
             }
             Operation::Add { id, item, attributes, count, allow_partial } => {
                 rules::add(self.draft(id)?, catalog, *item, attributes, *count, *allow_partial)
@@ -184,7 +184,7 @@ impl<V: View> Desk<'_, V> {
             Operation::Remove { id, item, attributes, count } => {
                 rules::remove(self.draft(id)?, *item, attributes.as_ref(), *count)
             }
-            Operation::Move { id, from, to, count } => rules::shift(self.draft(id)?, catalog, *from, *to, *count),
+            Operation::Move { id, from, to, count } => rules::move_stack(self.draft(id)?, catalog, *from, *to, *count),
             Operation::Drop { id, slot, count } => rules::drop(self.draft(id)?, *slot, *count),
             Operation::Craft { id, recipe, times } => rules::craft(self.draft(id)?, catalog, recipe, *times),
             Operation::Transfer { from, what, to, to_slot, allow_partial } => {
@@ -201,30 +201,30 @@ impl<V: View> Desk<'_, V> {
         owner: Option<&PlayerId>,
         layout: &LayoutId,
         stacks: &[(Slot, Stack)],
-    ) -> Result<Outcome, RejectionCause> {
+    ) -> Result<OperationOutcome, RejectionCause> {
         let found = self.catalog.layout(layout);
         let slots = found.ok_or_else(|| RejectionCause::UnknownLayout { layout: layout.clone() })?.slots();
         let edits = rules::starting(id, slots, self.catalog, stacks)?;
         let epoch = (self.new_epoch)();
-        let work = self.work(id);
-        if work.now.is_some() {
+        let scratch = self.scratch(id);
+        if scratch.now.is_some() {
             return Err(RejectionCause::InventoryExists { id: id.clone() });
         }
         let contents = Contents::new(slots, Revision::CREATED, &edits);
         let (id, layout) = (id.clone(), layout.clone());
-        work.now = Some(Draft::new(Arc::new(Inventory { id, owner: owner.cloned(), layout, epoch, contents })));
-        work.created = true;
-        Ok(Outcome::default())
+        scratch.now = Some(Draft::new(Arc::new(Inventory { id, owner: owner.cloned(), layout, epoch, contents })));
+        scratch.created = true;
+        Ok(OperationOutcome::default())
     }
 
     fn transfer(
         &mut self,
         from: &InventoryId,
-        what: &Taken,
+        what: &TransferSource,
         to: &InventoryId,
         to_slot: Option<Slot>,
         allow_partial: bool,
-    ) -> Result<Outcome, RejectionCause> {
+    ) -> Result<OperationOutcome, RejectionCause> {
         if from == to {
             return Err(RejectionCause::TransferToItself { id: from.clone() });
         }
@@ -237,23 +237,23 @@ impl<V: View> Desk<'_, V> {
         Ok(outcome)
     }
 
-    fn work(&mut self, id: &InventoryId) -> &mut Work {
-        let at = self.works.iter().position(|work| work.id == *id).unwrap_or_else(|| {
+    fn scratch(&mut self, id: &InventoryId) -> &mut InventoryScratch {
+        let at = self.inventories.iter().position(|scratch| scratch.id == *id).unwrap_or_else(|| {
             let before = self.view.inventory(id);
             let now = before.clone().map(Draft::new);
-            self.works.push(Work { id: id.clone(), before, now, created: false, deleted: None });
-            self.works.len() - 1
+            self.inventories.push(InventoryScratch { id: id.clone(), before, now, created: false, deleted: None });
+            self.inventories.len() - 1
         });
-        &mut self.works[at]
+        &mut self.inventories[at]
     }
 
     fn draft(&mut self, id: &InventoryId) -> Result<&mut Draft, RejectionCause> {
         let id = id.clone();
-        self.work(&id).now.as_mut().ok_or(RejectionCause::InventoryNotFound { id })
+        self.scratch(&id).now.as_mut().ok_or(RejectionCause::InventoryNotFound { id })
     }
 }
 
-impl Work {
+impl InventoryScratch {
     /// None when no operation of an accepted mutation found or made it.
     fn finish(self) -> Option<Touched> {
         let ended = self.before.as_ref().filter(|_| self.created || self.now.is_none()).map(|before| after_end(before));

@@ -5,7 +5,7 @@
 
 use super::catalog::{Catalog, Recipe};
 use super::ids::{ItemCode, LayoutId, Slot};
-use super::mutation::{Mutation, Operation, Taken};
+use super::mutation::{Mutation, Operation, TransferSource};
 use super::stack::Stack;
 use std::fmt;
 use std::sync::Arc;
@@ -29,11 +29,11 @@ pub struct UnknownName {
     pub operation: usize,
     /// The position in the operation's list of stacks, for an item in such a list.
     pub stack: Option<usize>,
-    pub what: UnknownWhat,
+    pub what: UnknownEntry,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum UnknownWhat {
+pub enum UnknownEntry {
     Item {
         id: Arc<str>,
     },
@@ -52,7 +52,7 @@ pub enum UnknownWhat {
 }
 
 /// An unknown name in one operation, with its position in a list of stacks.
-type Unknown = (Option<usize>, UnknownWhat);
+type Unknown = (Option<usize>, UnknownEntry);
 
 impl Mutation<ItemName, Arc<str>> {
     /// The same mutation with the catalog's items and recipes. An item that is named by its code alone may have left the
@@ -74,7 +74,7 @@ impl Operation<ItemName, Arc<str>> {
     fn resolve(&self, catalog: &Catalog) -> Result<Operation, Unknown> {
         Ok(match self.clone() {
             Self::Create { id, owner, layout, stacks } => {
-                catalog.layout(&layout).ok_or_else(|| (None, UnknownWhat::Layout { id: layout.clone() }))?;
+                catalog.layout(&layout).ok_or_else(|| (None, UnknownEntry::Layout { id: layout.clone() }))?;
                 Operation::Create { id, owner, layout, stacks: slot_stacks(catalog, stacks)? }
             }
             Self::Delete { id } => Operation::Delete { id },
@@ -89,9 +89,9 @@ impl Operation<ItemName, Arc<str>> {
             Self::Craft { id, recipe, times } => Operation::Craft { id, recipe: known_recipe(catalog, recipe)?, times },
             Self::Transfer { from, what, to, to_slot, allow_partial } => {
                 let what = match what {
-                    Taken::Slot { slot, count } => Taken::Slot { slot, count },
-                    Taken::Item { item, attributes, count } => {
-                        Taken::Item { item: alone(catalog, item)?, attributes, count }
+                    TransferSource::Slot { slot, count } => TransferSource::Slot { slot, count },
+                    TransferSource::Item { item, attributes, count } => {
+                        TransferSource::Item { item: alone(catalog, item)?, attributes, count }
                     }
                 };
                 Operation::Transfer { from, what, to, to_slot, allow_partial }
@@ -117,29 +117,29 @@ fn slot_stacks(catalog: &Catalog, stacks: Vec<(Slot, Stack<ItemName>)>) -> Resul
     stacks.into_iter().enumerate().map(resolve).collect()
 }
 
-fn known_stack(catalog: &Catalog, stack: Stack<ItemName>) -> Result<Stack, UnknownWhat> {
+fn known_stack(catalog: &Catalog, stack: Stack<ItemName>) -> Result<Stack, UnknownEntry> {
     let Stack { item, count, attributes } = stack;
     Ok(Stack { item: known_item(catalog, item)?, count, attributes })
 }
 
-fn known_item(catalog: &Catalog, item: ItemName) -> Result<ItemCode, UnknownWhat> {
+fn known_item(catalog: &Catalog, item: ItemName) -> Result<ItemCode, UnknownEntry> {
     let (id, code) = match item {
         ItemName::Code(code) => return Ok(code),
         ItemName::Id(id) => (id, None),
         ItemName::Both { id, code } => (id, Some(code)),
     };
     match (catalog.item(&id).map(|item| item.code), code) {
-        (None, _) => Err(UnknownWhat::Item { id }),
-        (Some(known), Some(code)) if known != code => Err(UnknownWhat::ItemCode { id, code, known }),
+        (None, _) => Err(UnknownEntry::Item { id }),
+        (Some(known), Some(code)) if known != code => Err(UnknownEntry::ItemCode { id, code, known }),
         (Some(known), _) => Ok(known),
     }
 }
 
 fn known_recipe(catalog: &Catalog, id: Arc<str>) -> Result<Arc<Recipe>, Unknown> {
-    catalog.recipe(&id).cloned().ok_or((None, UnknownWhat::Recipe { id }))
+    catalog.recipe(&id).cloned().ok_or((None, UnknownEntry::Recipe { id }))
 }
 
-impl fmt::Display for UnknownWhat {
+impl fmt::Display for UnknownEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Item { id } => write!(f, "no item {id:?}"),

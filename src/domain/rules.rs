@@ -12,11 +12,11 @@ pub use rearrange::rearrange;
 use super::catalog::{Catalog, Recipe};
 use super::ids::{Count, InventoryId, ItemCode, Slot};
 use super::inventory::{Draft, Edit};
-use super::mutation::{Outcome, Taken};
+use super::mutation::{OperationOutcome, TransferSource};
 use super::rejection::RejectionCause;
 use super::stack::{Attributes, Stack};
 
-type Ruling = Result<Outcome, RejectionCause>;
+type OperationResult = Result<OperationOutcome, RejectionCause>;
 
 /// A slot, the stack in it, and how many of that are meant.
 type Part = (Slot, Stack, u32);
@@ -29,7 +29,7 @@ pub fn add(
     attributes: &Attributes,
     count: Count,
     allow_partial: bool,
-) -> Ruling {
+) -> OperationResult {
     if catalog.item_by_code(item).is_none() {
         return Err(RejectionCause::UnknownItemCode { item });
     }
@@ -42,46 +42,46 @@ pub fn add(
 }
 
 /// By item, lowest slot first (so the hotbar first), all or nothing. No attributes: whatever they are.
-pub fn remove(draft: &mut Draft, item: ItemCode, attributes: Option<&Attributes>, count: Count) -> Ruling {
+pub fn remove(draft: &mut Draft, item: ItemCode, attributes: Option<&Attributes>, count: Count) -> OperationResult {
     let wanted = u64::from(count.get());
     let held = take(draft, item, attributes, wanted);
     if held < wanted {
         return Err(not_enough(draft, item, wanted, held));
     }
-    Ok(Outcome { count: count.get(), ..Outcome::default() })
+    Ok(OperationOutcome { count: count.get(), ..OperationOutcome::default() })
 }
 
 /// Slot to slot: what fits goes to an empty slot or onto the same kind, 0 if it is full. Onto another kind: the two stacks
 /// change places, but never with a count, however many there are. Onto itself: nothing happens.
-pub fn shift(draft: &mut Draft, catalog: &Catalog, from: Slot, to: Slot, count: Option<Count>) -> Ruling {
+pub fn move_stack(draft: &mut Draft, catalog: &Catalog, from: Slot, to: Slot, count: Option<Count>) -> OperationResult {
     check_slot(draft, from)?;
     check_slot(draft, to)?;
     if from == to {
-        return Ok(Outcome::default());
+        return Ok(OperationOutcome::default());
     }
     let (stack, wanted) = taken_from_slot(draft, from, count)?;
     let other = draft.stack(to).filter(|there| !there.is_same_kind(stack.item, &stack.attributes)).cloned();
     if let Some(other) = other.filter(|_| count.is_none()) {
         draft.set(to, Some(stack));
         draft.set(from, Some(other));
-        return Ok(Outcome { count: wanted, ..Outcome::default() });
+        return Ok(OperationOutcome { count: wanted, ..OperationOutcome::default() });
     }
     let moved = put(draft, catalog, to, &stack, wanted)?;
     draft.set(from, stack.with_count(stack.count.get() - moved));
-    Ok(Outcome { count: moved, ..Outcome::default() })
+    Ok(OperationOutcome { count: moved, ..OperationOutcome::default() })
 }
 
 /// Out of a slot; the outcome carries the stack. No count: the whole stack.
-pub fn drop(draft: &mut Draft, slot: Slot, count: Option<Count>) -> Ruling {
+pub fn drop(draft: &mut Draft, slot: Slot, count: Option<Count>) -> OperationResult {
     check_slot(draft, slot)?;
     let (stack, wanted) = taken_from_slot(draft, slot, count)?;
     draft.set(slot, stack.with_count(stack.count.get() - wanted));
-    Ok(Outcome { count: wanted, stack: stack.with_count(wanted), ..Outcome::default() })
+    Ok(OperationOutcome { count: wanted, stack: stack.with_count(wanted), ..OperationOutcome::default() })
 }
 
 /// Inputs out, outputs in, all or nothing. A recipe names plain items, so stacks with attributes are no inputs: nobody
 /// loses an enchanted sword to a recipe for scrap.
-pub fn craft(draft: &mut Draft, catalog: &Catalog, recipe: &Recipe, times: Count) -> Ruling {
+pub fn craft(draft: &mut Draft, catalog: &Catalog, recipe: &Recipe, times: Count) -> OperationResult {
     // No product of two 32-bit numbers is too large for 64 bits.
     let total = |count: Count| u64::from(count.get()) * u64::from(times.get());
     for (item, count) in &recipe.inputs {
@@ -96,7 +96,7 @@ pub fn craft(draft: &mut Draft, catalog: &Catalog, recipe: &Recipe, times: Count
             return Err(no_room(draft, *item, total(*count), added));
         }
     }
-    Ok(Outcome { count: times.get(), ..Outcome::default() })
+    Ok(OperationOutcome { count: times.get(), ..OperationOutcome::default() })
 }
 
 /// Out of one inventory, into another. A part is allowed only for want of room, never because too little is held.
@@ -104,15 +104,15 @@ pub fn transfer(
     source: &mut Draft,
     target: &mut Draft,
     catalog: &Catalog,
-    what: &Taken,
+    what: &TransferSource,
     to_slot: Option<Slot>,
     allow_partial: bool,
-) -> Ruling {
+) -> OperationResult {
     if let Some(slot) = to_slot {
         check_slot(target, slot)?;
     }
     let (item, mut parts, wanted) = parts_to_transfer(source, what)?;
-    if let (Some(to), Taken::Item { attributes: None, .. }) = (to_slot, what) {
+    if let (Some(to), TransferSource::Item { attributes: None, .. }) = (to_slot, what) {
         parts = of_one_kind(source, item, parts, wanted, target, to)?;
         let held = sum(&parts);
         if held < wanted && !allow_partial {
@@ -135,14 +135,14 @@ pub fn transfer(
 }
 
 /// Administrative: a slot's content as it shall be.
-pub fn set(draft: &mut Draft, catalog: &Catalog, slot: Slot, stack: Option<&Stack>) -> Ruling {
+pub fn set(draft: &mut Draft, catalog: &Catalog, slot: Slot, stack: Option<&Stack>) -> OperationResult {
     check_slot(draft, slot)?;
     if let Some(stack) = stack {
         check_stack(catalog, stack)?;
     }
     let replaced = draft.stack(slot).cloned();
     draft.set(slot, stack.cloned());
-    Ok(Outcome { stack: replaced, ..Outcome::default() })
+    Ok(OperationOutcome { stack: replaced, ..OperationOutcome::default() })
 }
 
 /// Checks the stacks that a new inventory starts with.
@@ -160,14 +160,14 @@ pub fn starting(
 }
 
 /// Which slots a transfer takes how many from; also the item, and how many that is in all.
-fn parts_to_transfer(source: &Draft, what: &Taken) -> Result<(ItemCode, Vec<Part>, u64), RejectionCause> {
+fn parts_to_transfer(source: &Draft, what: &TransferSource) -> Result<(ItemCode, Vec<Part>, u64), RejectionCause> {
     match what {
-        Taken::Slot { slot, count } => {
+        TransferSource::Slot { slot, count } => {
             check_slot(source, *slot)?;
             let (stack, wanted) = taken_from_slot(source, *slot, *count)?;
             Ok((stack.item, vec![(*slot, stack, wanted)], u64::from(wanted)))
         }
-        Taken::Item { item, attributes, count } => {
+        TransferSource::Item { item, attributes, count } => {
             let wanted = u64::from(count.get());
             let parts: Vec<_> = matching(source, *item, attributes.as_ref(), wanted).collect();
             let held = sum(&parts);
@@ -340,8 +340,8 @@ fn check_stack(catalog: &Catalog, stack: &Stack) -> Result<(), RejectionCause> {
     Ok(())
 }
 
-fn partial(wanted: u64, done: u64) -> Outcome {
-    Outcome { count: done as u32, remainder: (wanted - done) as u32, stack: None }
+fn partial(wanted: u64, done: u64) -> OperationOutcome {
+    OperationOutcome { count: done as u32, remainder: (wanted - done) as u32, stack: None }
 }
 
 fn sum(parts: &[Part]) -> u64 {

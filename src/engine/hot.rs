@@ -1,4 +1,4 @@
-//! Hot inventories: for each the newest durable state, in a `watch` that subscriptions follow.
+//! HotEntry inventories: for each the newest durable state, in a `watch` that subscriptions follow.
 //!
 //! Only the commit loop changes what the table says. A batch's states are put in under the write lock, all at once, and a
 //! subscription copies its states under the read lock: so nobody sees half of a commit. Watchers are woken afterwards.
@@ -13,11 +13,11 @@ use tokio::sync::watch;
 
 #[derive(Debug, Default)]
 pub struct HotTable {
-    entries: RwLock<HashMap<InventoryId, Hot>>,
+    entries: RwLock<HashMap<InventoryId, HotEntry>>,
 }
 
 #[derive(Debug)]
-struct Hot {
+struct HotEntry {
     state: watch::Sender<PublishedState>,
     /// Read or written since eviction last came by.
     used: AtomicBool,
@@ -30,12 +30,12 @@ pub(super) struct Staged {
     pub inventory: Option<Arc<Inventory>>,
     pub records: Vec<ChangeRecord>,
     /// What the newest of the changes is traced by, if one is.
-    pub cause: Option<TraceContext>,
+    pub trace: Option<TraceContext>,
 }
 
 impl Staged {
     pub fn new(inventory: Option<Arc<Inventory>>) -> Self {
-        Self { inventory, records: Vec::new(), cause: None }
+        Self { inventory, records: Vec::new(), trace: None }
     }
 }
 
@@ -87,7 +87,7 @@ impl HotTable {
         let receiver = |id: &InventoryId| {
             let hot = entries.entry(id.clone()).or_insert_with(|| {
                 order.0.push_back(id.clone());
-                Hot::new(Published::default())
+                HotEntry::new(Published::default())
             });
             hot.used.store(true, Ordering::Relaxed);
             hot.state.subscribe()
@@ -101,7 +101,7 @@ impl HotTable {
         let mut entries = self.write();
         drop(receivers);
         for id in ids {
-            let is_unused = |hot: &Hot| hot.state.receiver_count() == 0 && hot.state.borrow().inventory.is_none();
+            let is_unused = |hot: &HotEntry| hot.state.receiver_count() == 0 && hot.state.borrow().inventory.is_none();
             if entries.get(id).is_some_and(is_unused) {
                 entries.remove(id);
             }
@@ -117,11 +117,11 @@ impl HotTable {
         let mut wakes = Vec::new();
         let mut entries = self.write();
         let now = Instant::now();
-        for (id, Staged { inventory, records, cause }) in staged {
+        for (id, Staged { inventory, records, trace }) in staged {
             let Some(hot) = entries.get(&id) else {
                 if inventory.is_some() {
                     order.0.push_back(id.clone());
-                    entries.insert(id, Hot::new(Published::new(inventory)));
+                    entries.insert(id, HotEntry::new(Published::new(inventory)));
                 }
                 continue;
             };
@@ -134,7 +134,7 @@ impl HotTable {
             hot.state.send_if_modified(|current| {
                 // Notes are for streams that are open.
                 let next = if watched { current.followed_by(inventory, records) } else { Published::new(inventory) };
-                *current = Arc::new(next.published(current, now, cause));
+                *current = Arc::new(next.published(current, now, trace));
                 false
             });
             if watched {
@@ -183,17 +183,17 @@ impl HotTable {
         }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<InventoryId, Hot>> {
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<InventoryId, HotEntry>> {
         // Nothing that could panic runs under the lock but allocation; the table is whole in any case.
         self.entries.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, HashMap<InventoryId, Hot>> {
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<InventoryId, HotEntry>> {
         self.entries.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Hot {
+impl HotEntry {
     fn new(published: Published) -> Self {
         Self { state: watch::Sender::new(Arc::new(published)), used: AtomicBool::new(true) }
     }

@@ -12,7 +12,7 @@ mod watched;
 pub use commit::new_epoch;
 pub use hot::HotTable;
 pub use statistics::EngineStatistics;
-pub use watched::Watched;
+pub use watched::WatchedInventories;
 
 use crate::domain::{
     Caller, Catalog, Digest, Fingerprint, Inventory, InventoryId, NamedMutation, Rejection, SessionId, UnknownName,
@@ -22,7 +22,7 @@ use crate::statistics::EngineCounts;
 use crate::store::{Key, ListQuery, Reply, Store, StoreError};
 use crate::sync::TraceContext;
 use crate::telemetry::CommitTelemetry;
-use commit::Request;
+use commit::EngineRequest;
 use statistics::CommitCounters;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,11 +55,11 @@ impl Default for EngineSettings {
 }
 
 /// What digests are to be afterwards.
-pub type Predicted = Vec<(InventoryId, Digest)>;
+pub type PredictedDigests = Vec<(InventoryId, Digest)>;
 
 /// A mutation as it comes in: what to do, and how to recognise it when it comes again.
 #[derive(Debug, Clone)]
-pub struct Call {
+pub struct MutationRequest {
     pub key: Key,
     pub payload: Fingerprint,
     /// Its names are looked up when it runs, and not at all when it is a retry.
@@ -67,15 +67,15 @@ pub struct Call {
     /// Who asks for it, as named on a stream.
     pub session: Option<SessionId>,
     /// What that session expects the digests to be afterwards; empty: it has predicted nothing.
-    pub predicted: Predicted,
+    pub predicted: PredictedDigests,
     /// For those who want to be told why.
     pub reason: Arc<str>,
     /// The call's own span, if it is traced.
-    pub cause: Option<TraceContext>,
+    pub trace: Option<TraceContext>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct MutationReply {
     pub reply: Reply,
     /// The mutation had been applied before; this is the reply of then.
     pub replayed: bool,
@@ -83,16 +83,16 @@ pub struct Answer {
     pub prediction_confirmed: bool,
 }
 
-/// Why a call was not carried out. Only [`Refusal::Unknown`] leaves open whether it was.
+/// Why a call was not carried out. Only [`EngineError::CommitUnknown`] leaves open whether it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub enum EngineError {
     Rejected(Rejection),
     /// The catalog does not have an item, a recipe or a layout that the mutation names.
     UnknownName(UnknownName),
     /// The key was used before with another payload.
     KeyReused,
     /// The key is older than what is remembered; it may have been applied.
-    KeyForgotten,
+    KeyExpired,
     /// The time in the key lies further ahead of this machine's clock than can be remembered now.
     KeyFromTheFuture {
         ahead_ms: u64,
@@ -102,14 +102,14 @@ pub enum Refusal {
     },
     Store(StoreError),
     /// The commit's end is not known; a retry with the same key tells.
-    Unknown,
+    CommitUnknown,
     /// The commit loop has ended.
     Stopped,
 }
 
 #[derive(Clone)]
 pub struct Engine {
-    queue: mpsc::Sender<Request>,
+    queue: mpsc::Sender<EngineRequest>,
     hot: Arc<HotTable>,
     store: Arc<dyn Store>,
     catalog: Arc<Catalog>,
@@ -142,19 +142,19 @@ impl Engine {
 
     /// Carries a mutation out, once however often it is called with the same key. Once queued it runs to its end even if
     /// the caller goes away.
-    pub async fn mutate(&self, call: Call) -> Result<Answer, Refusal> {
-        let (answer, answered) = oneshot::channel();
-        if let Err(refusal) = self.enqueue(Request::Mutate { call: Box::new(call), answer }).await {
+    pub async fn mutate(&self, request: MutationRequest) -> Result<MutationReply, EngineError> {
+        let (reply, received) = oneshot::channel();
+        if let Err(refusal) = self.enqueue(EngineRequest::Mutate { request: Box::new(request), reply }).await {
             let refused = Err(refusal);
             // Whatever is queued is counted by the loop, whether the caller still waits or not.
             self.counters.add_mutation(statistics::outcome(&refused));
             return refused;
         }
-        answered.await.map_err(|_| Refusal::Stopped)?
+        received.await.map_err(|_| EngineError::Stopped)?
     }
 
     /// The current state of an inventory; sees every mutation acknowledged before.
-    pub async fn read(&self, id: &InventoryId) -> Result<Option<Arc<Inventory>>, Refusal> {
+    pub async fn read(&self, id: &InventoryId) -> Result<Option<Arc<Inventory>>, EngineError> {
         if let Some(known) = self.hot.inventory(id) {
             return Ok(known);
         }
@@ -168,24 +168,24 @@ impl Engine {
         session: SessionId,
         caller: Caller,
         id: InventoryId,
-    ) -> Result<Option<Version>, Refusal> {
+    ) -> Result<Option<Version>, EngineError> {
         let current = self.read(&id).await?.map(|inventory| inventory.version());
-        self.enqueue(Request::Correct { session, caller, id }).await?;
+        self.enqueue(EngineRequest::Correct { session, caller, id }).await?;
         Ok(current)
     }
 
     /// Inventories to follow, in the order asked for. Those that are not there have no state yet.
-    pub async fn watch(&self, ids: Vec<InventoryId>) -> Result<Watched, Refusal> {
-        let (answer, answered) = oneshot::channel();
-        self.enqueue(Request::Watch { ids, answer }).await?;
-        answered.await.map_err(|_| Refusal::Stopped)?
+    pub async fn watch(&self, ids: Vec<InventoryId>) -> Result<WatchedInventories, EngineError> {
+        let (reply, received) = oneshot::channel();
+        self.enqueue(EngineRequest::Watch { ids, reply }).await?;
+        received.await.map_err(|_| EngineError::Stopped)?
     }
 
     /// A page of inventories; sees every mutation acknowledged before.
-    pub async fn list(&self, query: ListQuery) -> Result<Vec<Arc<Inventory>>, Refusal> {
+    pub async fn list(&self, query: ListQuery) -> Result<Vec<Arc<Inventory>>, EngineError> {
         let store = self.store.clone();
         let listed = tokio::task::spawn_blocking(move || store.list(&query)).await;
-        listed.map_err(|_| Refusal::Stopped)?.map_err(Refusal::Store)
+        listed.map_err(|_| EngineError::Stopped)?.map_err(EngineError::Store)
     }
 
     /// What was committed since the start, and what waits now.
@@ -200,18 +200,18 @@ impl Engine {
     }
 
     /// A way to read counts that does not keep the commit loop from ending.
-    pub fn reading(&self) -> EngineReading {
-        EngineReading { queue: self.queue.downgrade(), hot: self.hot.clone(), counters: self.counters.clone() }
+    pub fn counts_reader(&self) -> EngineCountsReader {
+        EngineCountsReader { queue: self.queue.downgrade(), hot: self.hot.clone(), counters: self.counters.clone() }
     }
 
-    async fn enqueue(&self, request: Request) -> Result<(), Refusal> {
+    async fn enqueue(&self, request: EngineRequest) -> Result<(), EngineError> {
         let place = match self.queue.try_reserve() {
             Ok(place) => place,
-            Err(mpsc::error::TrySendError::Closed(())) => return Err(Refusal::Stopped),
+            Err(mpsc::error::TrySendError::Closed(())) => return Err(EngineError::Stopped),
             Err(mpsc::error::TrySendError::Full(())) => {
                 let retry_after = self.settings.queue_wait;
                 let waited = tokio::time::timeout(retry_after, self.queue.reserve()).await;
-                waited.map_err(|_| Refusal::QueueFull { retry_after })?.map_err(|_| Refusal::Stopped)?
+                waited.map_err(|_| EngineError::QueueFull { retry_after })?.map_err(|_| EngineError::Stopped)?
             }
         };
         place.send(request);
@@ -221,13 +221,13 @@ impl Engine {
 
 /// Reads what the engine counts, for as long as anybody likes.
 #[derive(Clone)]
-pub struct EngineReading {
-    queue: mpsc::WeakSender<Request>,
+pub struct EngineCountsReader {
+    queue: mpsc::WeakSender<EngineRequest>,
     hot: Arc<HotTable>,
     counters: Arc<CommitCounters>,
 }
 
-impl EngineReading {
+impl EngineCountsReader {
     pub fn counts(&self) -> EngineCounts {
         let queue_max = self.queue.upgrade().map(|queue| (queue.max_capacity(), queue.capacity()));
         let (queue_max, free) = queue_max.unwrap_or_default();

@@ -1,6 +1,6 @@
 //! What the commit loop counts.
 
-use super::{Answer, Refusal};
+use super::{EngineError, MutationReply};
 use crate::statistics::{CommitFailure, Counter, EngineCounts, Histogram, HistogramBucket, MutationOutcome};
 use crate::store::{CommitError, StoreError};
 use std::time::Duration;
@@ -81,20 +81,20 @@ impl CommitCounters {
     }
 }
 
-pub(super) fn outcome(ended: &Result<Answer, Refusal>) -> MutationOutcome {
+pub(super) fn outcome(ended: &Result<MutationReply, EngineError>) -> MutationOutcome {
     match ended {
-        Ok(answer) if answer.replayed => MutationOutcome::Replayed,
+        Ok(reply) if reply.replayed => MutationOutcome::Replayed,
         Ok(_) => MutationOutcome::Applied,
         Err(
-            Refusal::Rejected(_)
-            | Refusal::UnknownName(_)
-            | Refusal::KeyReused
-            | Refusal::KeyForgotten
-            | Refusal::KeyFromTheFuture { .. },
+            EngineError::Rejected(_)
+            | EngineError::UnknownName(_)
+            | EngineError::KeyReused
+            | EngineError::KeyExpired
+            | EngineError::KeyFromTheFuture { .. },
         ) => MutationOutcome::Rejected,
-        Err(Refusal::QueueFull { .. } | Refusal::Store(_) | Refusal::Unknown | Refusal::Stopped) => {
-            MutationOutcome::Failed
-        }
+        Err(
+            EngineError::QueueFull { .. } | EngineError::Store(_) | EngineError::CommitUnknown | EngineError::Stopped,
+        ) => MutationOutcome::Failed,
     }
 }
 

@@ -11,14 +11,14 @@ use tokio::sync::watch;
 
 /// Until it is dropped, none of them is evicted, also not one that does not exist.
 #[derive(Debug)]
-pub struct Watched {
+pub struct WatchedInventories {
     hot: Arc<HotTable>,
     ids: Vec<InventoryId>,
     /// Of each of `ids`.
     receivers: Vec<watch::Receiver<PublishedState>>,
 }
 
-impl Watched {
+impl WatchedInventories {
     pub(super) fn new(
         hot: Arc<HotTable>,
         ids: Vec<InventoryId>,
@@ -54,7 +54,7 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for WatchedInventories {
     fn drop(&mut self) {
         self.hot.release(&self.ids, std::mem::take(&mut self.receivers));
     }

@@ -7,10 +7,10 @@ use super::permit::Permit;
 use super::shadow::{Computed, Shadow};
 use super::{status, v1};
 use crate::domain::Inventory;
-use crate::engine::Watched;
+use crate::engine::WatchedInventories;
 use crate::identity::Lapsed;
 use crate::middleware::FrameAge;
-use crate::statistics::{FrameKind, OpenStream, StreamStatistics};
+use crate::statistics::{FrameKind, OpenStreamGuard, StreamStatistics};
 use crate::sync::frame::full_frame;
 use crate::sync::{
     Bucket, Frame, FrameBody, FullReason, InventoryFrame, Moment, PublishedState, Rollout, StreamMode,
@@ -27,7 +27,7 @@ use tonic::Status;
 
 /// What a stream is opened with.
 pub struct Opening {
-    pub watched: Watched,
+    pub watched: WatchedInventories,
     pub options: SubscribeOptions,
     pub permit: Permit,
     /// Where its player is among all.
@@ -63,7 +63,7 @@ impl From<TooLarge> for End {
 
 /// The inventories that a stream follows, and what it was opened with.
 struct Followed {
-    watched: Watched,
+    watched: WatchedInventories,
     options: SubscribeOptions,
 }
 
@@ -87,7 +87,7 @@ pub struct FrameStream {
     telemetry: FrameTelemetry,
     age: FrameAge,
     start: Instant,
-    _open: OpenStream,
+    _open: OpenStreamGuard,
 }
 
 impl FrameStream {
@@ -231,9 +231,9 @@ impl FrameStream {
     }
 
     fn tell(&self, frame: &Frame, kind: FrameKind, bytes: u64) {
-        let Frame { trigger, since, caused, .. } = *frame;
+        let Frame { trigger, stale_since, traced, .. } = *frame;
         let inventories = frame.changed.len() + frame.absent.len();
-        self.age.set(self.telemetry.sent(&FrameSent { kind, trigger, bytes, inventories, since, caused }));
+        self.age.set(self.telemetry.sent(&FrameSent { kind, trigger, bytes, inventories, stale_since, traced }));
     }
 
     /// What an immediate full sync sends first.

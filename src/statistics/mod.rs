@@ -12,8 +12,8 @@ pub use engine::{CommitFailure, EngineCounts, MutationOutcome};
 pub use histogram::{Histogram, HistogramBucket, percentile};
 pub use log_rate::LogRate;
 pub use rpc::{Method, MethodCounts, OTHER_METHOD, OTHER_REASON, RpcStatistics};
-pub use streams::{Count, FrameKind, OpenStream, ShadowCounts, StreamCounts, StreamStatistics};
-pub use transport::{Refused, Reloads, TransportStatistics};
+pub use streams::{FrameKind, MessageCount, OpenStreamGuard, ShadowCounts, StreamCounts, StreamStatistics};
+pub use transport::{ConnectionRefusal, Reloads, TransportStatistics};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

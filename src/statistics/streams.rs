@@ -10,18 +10,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct StreamStatistics {
     open: AtomicU64,
     /// By kind, then by trigger.
-    syncs: [[Counters; TRIGGERS.len()]; 2],
-    quiet: Counters,
-    immediate_full: Counters,
-    shadow_sent: Counters,
-    shadow_computed: Counters,
+    syncs: [[MessageCounters; TRIGGERS.len()]; 2],
+    quiet: MessageCounters,
+    immediate_full: MessageCounters,
+    shadow_sent: MessageCounters,
+    shadow_computed: MessageCounters,
     shadow_mismatches: Counter,
     shadow_unverified: Counter,
     desyncs_reported: Counter,
 }
 
 #[derive(Debug, Default)]
-struct Counters {
+struct MessageCounters {
     messages: Counter,
     bytes: Counter,
 }
@@ -49,7 +49,7 @@ const TRIGGERS: [SyncTrigger; 4] =
 
 /// Messages, and their bytes with gRPC's prefix of 5 for each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Count {
+pub struct MessageCount {
     pub messages: u64,
     pub bytes: u64,
 }
@@ -58,14 +58,14 @@ pub struct Count {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StreamCounts {
     pub open: u64,
-    pub syncs: Vec<(FrameKind, SyncTrigger, Count)>,
+    pub syncs: Vec<(FrameKind, SyncTrigger, MessageCount)>,
     /// Messages without a change: heartbeats, and the caught-up mark of a reader that resumes and misses nothing.
-    pub quiet: Count,
+    pub quiet: MessageCount,
     /// What immediate full syncs would have cost: each revision that a reader was taken past, times the size that all
     /// slots of the inventory have when it is counted. A transfer between two inventories of a stream is one sync with
     /// the bytes of both: of several inventories the one with the most revisions gives the number of syncs, so that it is
     /// rather too low than too high.
-    pub immediate_full: Count,
+    pub immediate_full: MessageCount,
     pub shadow: ShadowCounts,
     pub desyncs_reported: u64,
 }
@@ -73,9 +73,9 @@ pub struct StreamCounts {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ShadowCounts {
     /// Syncs sent on streams while they were shadowed.
-    pub sent: Count,
+    pub sent: MessageCount,
     /// What the new way would have sent on them.
-    pub computed: Count,
+    pub computed: MessageCount,
     /// Times that a shadow's replica was not what it should have been.
     pub mismatches: u64,
     /// Times that it could not be told, since the reader knew what only it knew: it had resumed or predicted.
@@ -84,18 +84,18 @@ pub struct ShadowCounts {
 
 /// Counts a stream for as long as it is there.
 #[derive(Debug)]
-pub struct OpenStream(Arc<StreamStatistics>);
+pub struct OpenStreamGuard(Arc<StreamStatistics>);
 
-impl Drop for OpenStream {
+impl Drop for OpenStreamGuard {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl StreamStatistics {
-    pub fn open(self: &Arc<Self>) -> OpenStream {
+    pub fn open(self: &Arc<Self>) -> OpenStreamGuard {
         self.open.fetch_add(1, Ordering::Relaxed);
-        OpenStream(self.clone())
+        OpenStreamGuard(self.clone())
     }
 
     pub fn add_sync(&self, kind: FrameKind, trigger: SyncTrigger, bytes: u64) {
@@ -149,22 +149,22 @@ impl StreamStatistics {
 
 impl StreamCounts {
     /// All syncs, whatever they held and why.
-    pub fn sent(&self) -> Count {
-        self.syncs.iter().fold(Count::default(), |sum, (_, _, one)| Count {
+    pub fn sent(&self) -> MessageCount {
+        self.syncs.iter().fold(MessageCount::default(), |sum, (_, _, one)| MessageCount {
             messages: sum.messages + one.messages,
             bytes: sum.bytes + one.bytes,
         })
     }
 }
 
-impl Counters {
+impl MessageCounters {
     fn add(&self, messages: u64, bytes: u64) {
         self.messages.add(messages);
         self.bytes.add(bytes);
     }
 
-    fn get(&self) -> Count {
-        Count { messages: self.messages.get(), bytes: self.bytes.get() }
+    fn get(&self) -> MessageCount {
+        MessageCount { messages: self.messages.get(), bytes: self.bytes.get() }
     }
 }
 
@@ -197,10 +197,10 @@ mod tests {
         drop(guards.0);
         let counts = statistics.counts();
         assert_eq!(counts.open, 1);
-        assert_eq!(counts.sent(), Count { messages: 3, bytes: 350 });
+        assert_eq!(counts.sent(), MessageCount { messages: 3, bytes: 350 });
         let echoes =
             counts.syncs.iter().find(|(kind, trigger, _)| (*kind, *trigger) == (FrameKind::Delta, SyncTrigger::Echo));
-        assert_eq!(echoes.map(|(_, _, count)| *count), Some(Count { messages: 2, bytes: 50 }));
+        assert_eq!(echoes.map(|(_, _, count)| *count), Some(MessageCount { messages: 2, bytes: 50 }));
         let places = TRIGGERS.map(trigger_index);
         assert_eq!(places, [0, 1, 2, 3]);
     }

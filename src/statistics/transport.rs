@@ -8,7 +8,7 @@ use std::time::Instant;
 
 /// Why a connection was closed before it was served, or could not be accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum ConnectionRefusal {
     /// There were as many as there may be.
     Limit,
     /// There were as many from its address as there may be.
@@ -25,8 +25,8 @@ pub enum Refused {
 /// How often something was read again: certificates, keys, settings.
 #[derive(Debug, Default)]
 pub struct Reloads {
-    taken: Counter,
-    refused: Counter,
+    succeeded: Counter,
+    failed: Counter,
 }
 
 /// Of one server.
@@ -35,14 +35,14 @@ pub struct TransportStatistics {
     start: Instant,
     opened: Counter,
     closed: Counter,
-    refused: [Counter; Refused::ALL.len()],
-    log_rates: [LogRate; Refused::ALL.len()],
+    refused: [Counter; ConnectionRefusal::ALL.len()],
+    log_rates: [LogRate; ConnectionRefusal::ALL.len()],
     certificate_reloads: Arc<Reloads>,
     /// Unix time in seconds; 0: none.
     not_after: AtomicI64,
 }
 
-impl Refused {
+impl ConnectionRefusal {
     pub const ALL: [Self; 5] = [Self::Limit, Self::AddressLimit, Self::Handshake, Self::Preface, Self::Descriptors];
 
     /// As meters name it.
@@ -59,16 +59,16 @@ impl Refused {
 
 impl Reloads {
     /// What was read is good and holds, or is not and changes nothing.
-    pub fn add(&self, taken: bool) {
-        if taken { self.taken.add(1) } else { self.refused.add(1) }
+    pub fn add(&self, succeeded: bool) {
+        if succeeded { self.succeeded.add(1) } else { self.failed.add(1) }
     }
 
-    pub fn taken(&self) -> u64 {
-        self.taken.get()
+    pub fn succeeded(&self) -> u64 {
+        self.succeeded.get()
     }
 
-    pub fn refused(&self) -> u64 {
-        self.refused.get()
+    pub fn failed(&self) -> u64 {
+        self.failed.get()
     }
 }
 
@@ -94,7 +94,7 @@ impl TransportStatistics {
         self.opened.get().saturating_sub(closed)
     }
 
-    pub fn refused(&self, reason: Refused) -> u64 {
+    pub fn refused(&self, reason: ConnectionRefusal) -> u64 {
         self.refused[reason as usize].get()
     }
 
@@ -116,12 +116,12 @@ impl TransportStatistics {
         self.closed.add(1);
     }
 
-    pub fn add_refused(&self, reason: Refused) {
+    pub fn add_refused(&self, reason: ConnectionRefusal) {
         self.refused[reason as usize].add(1);
     }
 
     /// Counts a connection that is not served, and logs it unless there are too many.
-    pub fn refuse(&self, reason: Refused, peer: SocketAddr, problem: &str) {
+    pub fn refuse(&self, reason: ConnectionRefusal, peer: SocketAddr, problem: &str) {
         self.add_refused(reason);
         if let Some(suppressed) = self.log_rates[reason as usize].admit(self.start.elapsed()) {
             let suppressed = Some(suppressed).filter(|suppressed| *suppressed > 0);

@@ -424,7 +424,7 @@ impl Mirror {
     }
 }
 
-impl domain::View for Mirror {
+impl domain::InventoryLookup for Mirror {
     fn inventory(&self, id: &InventoryId) -> Option<Arc<Inventory>> {
         self.followed.iter().find(|followed| followed.id == *id)?.view.clone()
     }

@@ -29,7 +29,7 @@ pub struct Published {
     /// How many of them are of earlier epochs than the newest.
     records_before_epoch: u64,
     superseded: Superseded,
-    caused: Option<TracedChange>,
+    traced: Option<TracedChange>,
 }
 
 /// When a state was followed by another one. A reader that keeps this of the state that it has can tell since when it is
@@ -56,7 +56,7 @@ pub struct TraceContext {
 pub struct TracedChange {
     /// When it was published.
     pub at: Instant,
-    pub cause: TraceContext,
+    pub trace: TraceContext,
 }
 
 /// What one mutation meant for one inventory.
@@ -220,11 +220,11 @@ impl Published {
     /// The same, as published at a moment: whoever has the state before can tell now since when it is behind. `cause` is
     /// what the change is traced by, if it is.
     #[must_use]
-    pub fn published(mut self, before: &Self, at: Instant, cause: Option<TraceContext>) -> Self {
+    pub fn published(mut self, before: &Self, at: Instant, trace: Option<TraceContext>) -> Self {
         if self.cursor() != before.cursor() {
             // It is set once: a state is followed by one other.
             let _ = before.superseded.0.set(at);
-            self.caused = cause.map(|cause| TracedChange { at, cause }).or(self.caused);
+            self.traced = trace.map(|trace| TracedChange { at, trace }).or(self.traced);
         }
         self
     }
@@ -234,8 +234,8 @@ impl Published {
     }
 
     /// The newest change that is traced.
-    pub fn caused(&self) -> Option<TracedChange> {
-        self.caused
+    pub fn traced(&self) -> Option<TracedChange> {
+        self.traced
     }
 
     fn cursor(&self) -> Option<Cursor> {

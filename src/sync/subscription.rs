@@ -82,9 +82,9 @@ pub struct Frame {
     /// A heartbeat: the versions that the reader has.
     pub versions: Vec<(usize, Version)>,
     /// When the oldest change was published that the reader had not been sent; none of the first frame.
-    pub since: Option<Instant>,
+    pub stale_since: Option<Instant>,
     /// The newest traced change among those that it had not been sent.
-    pub caused: Option<TracedChange>,
+    pub traced: Option<TracedChange>,
 }
 
 #[derive(Debug)]
@@ -93,7 +93,7 @@ pub struct Subscription {
     session: Option<SessionId>,
     wants_notices: bool,
     access: ReadAccess,
-    readers: Vec<Reader>,
+    watches: Vec<WatchState>,
     pacer: Pacer,
     caught_up: bool,
     sent_at: Option<Moment>,
@@ -104,32 +104,32 @@ pub struct Subscription {
 
 /// What the reader has of one inventory.
 #[derive(Debug)]
-struct Reader {
-    has: Has,
+struct WatchState {
+    cursor: WatchCursor,
     /// The revision that the stream itself has brought it to: what deltas on the wire are counted from.
     last_sent: Revision,
     /// How many of the inventory's notes were looked at.
-    seen: u64,
+    records_seen: u64,
     /// What it has may be wrong.
-    wrong: bool,
+    needs_correction: bool,
     /// Revisions since they were last asked for.
     passed: u64,
     /// The newest revision that is in `passed`.
-    counted: Option<Cursor>,
+    counted_to: Option<Cursor>,
     /// Of the newest state that it was seen to have wholly.
     superseded: Superseded,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Has {
-    Nothing,
+enum WatchCursor {
+    None,
     At(Cursor),
-    KnowsItIsAbsent,
+    Absent,
 }
 
 impl Subscription {
     pub fn new(settings: SyncSettings, options: SubscribeOptions) -> Self {
-        let readers = options.resume.into_iter().map(Reader::new).collect();
+        let watches = options.resume.into_iter().map(WatchState::new).collect();
         let mut pacer = Pacer::default();
         pacer.handle_trigger(SyncTrigger::Initial);
         Self {
@@ -137,7 +137,7 @@ impl Subscription {
             session: options.session,
             wants_notices: options.notices,
             access: options.access,
-            readers,
+            watches,
             pacer,
             caught_up: false,
             sent_at: None,
@@ -151,8 +151,8 @@ impl Subscription {
     pub fn join(settings: SyncSettings, options: SubscribeOptions, states: &[PublishedState]) -> Self {
         let resume = states.iter().map(|state| state.inventory.as_deref().map(Cursor::of)).collect();
         let mut this = Self::new(settings, SubscribeOptions { resume, ..options });
-        for reader in this.readers.iter_mut().filter(|reader| reader.has == Has::Nothing) {
-            reader.has = Has::KnowsItIsAbsent;
+        for watch in this.watches.iter_mut().filter(|watch| watch.cursor == WatchCursor::None) {
+            watch.cursor = WatchCursor::Absent;
         }
         this
     }
@@ -170,13 +170,13 @@ impl Subscription {
         let mut trigger = SyncTrigger::None;
         for (position, state) in states.iter().enumerate() {
             self.read_records(position, state);
-            let reader = &mut self.readers[position];
-            reader.count(state);
-            let of_this = reader.trigger(state, self.session.as_ref());
-            if of_this == SyncTrigger::None {
-                reader.superseded.clone_from(state.superseded());
+            let watch = &mut self.watches[position];
+            watch.count(state);
+            let due = watch.trigger(state, self.session.as_ref());
+            if due == SyncTrigger::None {
+                watch.superseded.clone_from(state.superseded());
             }
-            trigger = trigger.max(of_this);
+            trigger = trigger.max(due);
         }
         self.pacer.handle_trigger(trigger);
     }
@@ -220,7 +220,7 @@ impl Subscription {
     /// For each inventory the revisions that the reader was taken past since the last call, with or without a frame:
     /// what immediate full syncs would have sent.
     pub fn take_passed(&mut self) -> impl Iterator<Item = (usize, u64)> {
-        let passed = self.readers.iter_mut().map(|reader| std::mem::take(&mut reader.passed));
+        let passed = self.watches.iter_mut().map(|watch| std::mem::take(&mut watch.passed));
         passed.enumerate().filter(|(_, revisions)| *revisions > 0)
     }
 
@@ -229,17 +229,17 @@ impl Subscription {
     }
 
     fn read_records(&mut self, position: usize, state: &PublishedState) {
-        let reader = &mut self.readers[position];
+        let watch = &mut self.watches[position];
         // Between two looks the inventory may have been another's, which this reader must not learn.
         let hidden = if self.access.is_restricted() { state.records_before_epoch() } else { 0 };
-        let (lost, records) = state.records_since(reader.seen.max(hidden));
-        reader.seen = state.records_total();
+        let (lost, records) = state.records_since(watch.records_seen.max(hidden));
+        watch.records_seen = state.records_total();
         // Among those lost there may be a correction.
-        reader.wrong |= lost > 0 && self.session.is_some();
+        watch.needs_correction |= lost > 0 && self.session.is_some();
         self.notices_dropped += if self.wants_notices { lost } else { 0 };
         for record in records {
             if record.session.is_some() && record.session == self.session {
-                reader.handle_record(record, self.settings.prediction);
+                watch.handle_record(record, self.settings.prediction);
                 if record.outcome != PredictionOutcome::Correction && !self.covered.contains(&record.key) {
                     push_bounded(&mut self.covered, record.key);
                 }
@@ -253,30 +253,30 @@ impl Subscription {
     fn changes(&mut self, states: &[PublishedState]) -> Option<Frame> {
         let initial = !self.caught_up;
         let mut frame = Frame { trigger: self.pacer.trigger(), caught_up: initial, ..Frame::default() };
-        for (position, (reader, state)) in self.readers.iter_mut().zip(states).enumerate() {
+        for (position, (watch, state)) in self.watches.iter_mut().zip(states).enumerate() {
             if initial {
-                reader.seen = state.records_total();
+                watch.records_seen = state.records_total();
                 // Also for one that resumes and misses nothing, which gets no frame.
-                reader.counted = state.inventory.as_deref().map(Cursor::of);
+                watch.counted_to = state.inventory.as_deref().map(Cursor::of);
             }
             match &state.inventory {
-                None if reader.has == Has::KnowsItIsAbsent => {
-                    reader.superseded.clone_from(state.superseded());
+                None if watch.cursor == WatchCursor::Absent => {
+                    watch.superseded.clone_from(state.superseded());
                     continue;
                 }
                 None => {
                     frame.absent.push(position);
-                    (reader.has, reader.last_sent, reader.wrong) = (Has::KnowsItIsAbsent, Revision(0), false);
+                    (watch.cursor, watch.last_sent, watch.needs_correction) = (WatchCursor::Absent, Revision(0), false);
                 }
                 Some(inventory) => {
-                    let Some(part) = reader.frame(inventory, &self.settings) else {
-                        reader.superseded.clone_from(state.superseded());
+                    let Some(part) = watch.frame(inventory, &self.settings) else {
+                        watch.superseded.clone_from(state.superseded());
                         continue;
                     };
                     frame.changed.push((position, part));
                 }
             }
-            frame.date(reader, state);
+            frame.date(watch, state);
         }
         self.caught_up = true;
         if !initial && !frame.is_sync() {
@@ -301,42 +301,52 @@ impl Frame {
     }
 
     /// Notes what of the state is new to the reader, who has it from now on.
-    fn date(&mut self, reader: &mut Reader, state: &PublishedState) {
-        if let Some(since) = reader.superseded.at() {
-            self.since = Some(self.since.map_or(since, |other| other.min(since)));
-            let unsent = state.caused().filter(|caused| caused.at >= since);
-            self.caused = self.caused.into_iter().chain(unsent).max_by_key(|caused| caused.at);
+    fn date(&mut self, watch: &mut WatchState, state: &PublishedState) {
+        if let Some(stale_since) = watch.superseded.at() {
+            self.stale_since = Some(self.stale_since.map_or(stale_since, |other| other.min(stale_since)));
+            let unsent = state.traced().filter(|traced| traced.at >= stale_since);
+            self.traced = self.traced.into_iter().chain(unsent).max_by_key(|traced| traced.at);
         }
-        reader.superseded.clone_from(state.superseded());
+        watch.superseded.clone_from(state.superseded());
     }
 }
 
-impl Reader {
+impl WatchState {
     fn new(resume: Option<Cursor>) -> Self {
-        let has = resume.map_or(Has::Nothing, Has::At);
+        let cursor = resume.map_or(WatchCursor::None, WatchCursor::At);
         let last_sent = resume.map_or(Revision(0), |cursor| cursor.revision);
-        Self { has, last_sent, seen: 0, wrong: false, passed: 0, counted: None, superseded: Superseded::default() }
+        Self {
+            cursor,
+            last_sent,
+            records_seen: 0,
+            needs_correction: false,
+            passed: 0,
+            counted_to: None,
+            superseded: Superseded::default(),
+        }
     }
 
     fn handle_record(&mut self, record: &ChangeRecord, prediction: bool) {
-        match (record.outcome, self.has) {
-            (PredictionOutcome::Mispredicted | PredictionOutcome::Correction, _) => self.wrong = true,
-            (PredictionOutcome::Confirmed, Has::At(cursor)) if prediction && cursor.epoch == record.epoch => {
+        match (record.outcome, self.cursor) {
+            (PredictionOutcome::Mispredicted | PredictionOutcome::Correction, _) => self.needs_correction = true,
+            (PredictionOutcome::Confirmed, WatchCursor::At(cursor)) if prediction && cursor.epoch == record.epoch => {
                 // It has the whole state of that revision, whatever it had before.
-                self.wrong = false;
-                self.has = Has::At(Cursor { revision: record.revision.max(cursor.revision), ..cursor });
+                self.needs_correction = false;
+                self.cursor = WatchCursor::At(Cursor { revision: record.revision.max(cursor.revision), ..cursor });
             }
             (PredictionOutcome::Confirmed | PredictionOutcome::Unpredicted, _) => {}
         }
     }
 
     fn trigger(&self, state: &PublishedState, session: Option<&SessionId>) -> SyncTrigger {
-        match (&state.inventory, self.has) {
-            (None, Has::KnowsItIsAbsent) => SyncTrigger::None,
-            (None, Has::Nothing | Has::At(_)) | (Some(_), Has::Nothing | Has::KnowsItIsAbsent) => SyncTrigger::News,
-            (Some(_), Has::At(_)) if self.wrong => SyncTrigger::Correction,
-            (Some(inventory), Has::At(cursor)) if Cursor::of(inventory) == cursor => SyncTrigger::None,
-            (Some(inventory), Has::At(cursor)) => {
+        match (&state.inventory, self.cursor) {
+            (None, WatchCursor::Absent) => SyncTrigger::None,
+            (None, WatchCursor::None | WatchCursor::At(_)) | (Some(_), WatchCursor::None | WatchCursor::Absent) => {
+                SyncTrigger::News
+            }
+            (Some(_), WatchCursor::At(_)) if self.needs_correction => SyncTrigger::Correction,
+            (Some(inventory), WatchCursor::At(cursor)) if Cursor::of(inventory) == cursor => SyncTrigger::None,
+            (Some(inventory), WatchCursor::At(cursor)) => {
                 let of_others = state.news_at(session) > cursor.revision || inventory.epoch != cursor.epoch;
                 if of_others { SyncTrigger::News } else { SyncTrigger::Echo }
             }
@@ -345,11 +355,11 @@ impl Reader {
 
     /// What brings the reader up to date; none if it is.
     fn frame(&mut self, inventory: &Inventory, settings: &SyncSettings) -> Option<InventoryFrame> {
-        let cursor = match self.has {
-            Has::At(cursor) => Some(cursor),
-            Has::Nothing | Has::KnowsItIsAbsent => None,
+        let cursor = match self.cursor {
+            WatchCursor::At(cursor) => Some(cursor),
+            WatchCursor::None | WatchCursor::Absent => None,
         };
-        let mut part = if self.wrong && cursor.is_some() {
+        let mut part = if self.needs_correction && cursor.is_some() {
             full_frame(inventory.epoch, &inventory.contents, FullReason::Correction)
         } else {
             frame_since(inventory, cursor, settings.delta_slots_max)?
@@ -358,14 +368,14 @@ impl Reader {
             *last_sent = self.last_sent;
         }
         let now = Cursor::of(inventory);
-        (self.has, self.last_sent, self.wrong) = (Has::At(now), now.revision, false);
-        self.counted.get_or_insert(now);
+        (self.cursor, self.last_sent, self.needs_correction) = (WatchCursor::At(now), now.revision, false);
+        self.counted_to.get_or_insert(now);
         Some(part)
     }
 
     fn count(&mut self, state: &PublishedState) {
         let Some(now) = state.inventory.as_deref().map(Cursor::of) else { return };
-        let before = self.counted.replace(now);
+        let before = self.counted_to.replace(now);
         self.passed += match before {
             Some(before) if before.epoch == now.epoch => now.revision.0.saturating_sub(before.revision.0),
             Some(_) | None => 0,

@@ -12,7 +12,7 @@ use slotcast::domain::{
     Attributes, Caller, Count, Epoch, Fingerprint, IdempotencyKey, InventoryId, ItemCode, ItemName, LayoutId, Mutation,
     NamedOperation, Operation, PlayerId, Revision, SessionId, Slot, Stack,
 };
-use slotcast::engine::{Call, Engine, EngineSettings};
+use slotcast::engine::{Engine, EngineSettings, MutationRequest};
 use slotcast::grpc::permit::{self, Permit};
 use slotcast::grpc::stream::{FrameStream, Opening};
 use slotcast::grpc::v1;
@@ -58,7 +58,8 @@ impl World {
         let mutation = Mutation { operations: vec![operation], expected: vec![] };
         let payload = Fingerprint::of(&[]);
         let session = session.map(|session| SessionId::new(session).unwrap());
-        let call = Call { key, payload, mutation, session, predicted: vec![], reason: reason.into(), cause: None };
+        let call =
+            MutationRequest { key, payload, mutation, session, predicted: vec![], reason: reason.into(), trace: None };
         self.engine.mutate(call).await.unwrap();
         drop(committed);
         standing_still.await.unwrap().unwrap_err();

@@ -3,8 +3,8 @@
 
 use super::World;
 use slotcast::domain::{
-    Caller, Digest, Effect, Epoch, IdempotencyKey, InventoryId, KeyTag, Mutation, Revision, SessionId, Slot, Stack,
-    Version, View,
+    Caller, Digest, Effect, Epoch, IdempotencyKey, InventoryId, InventoryLookup, KeyTag, Mutation, Revision, SessionId,
+    Slot, Stack, Version,
 };
 use slotcast::sync::{ChangeKind, ChangeRecord, MutationContext, Published, PublishedState};
 use std::collections::{BTreeMap, HashMap};

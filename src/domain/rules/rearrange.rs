@@ -1,10 +1,10 @@
 //! All slots of an inventory as wanted, made of just the items that it holds.
 
-use super::{Ruling, check_distinct, limit};
+use super::{OperationResult, check_distinct, limit};
 use crate::domain::catalog::Catalog;
 use crate::domain::ids::{ItemCode, Slot};
 use crate::domain::inventory::Draft;
-use crate::domain::mutation::Outcome;
+use crate::domain::mutation::OperationOutcome;
 use crate::domain::rejection::RejectionCause;
 use crate::domain::stack::{Attributes, Stack};
 use std::cmp::Reverse;
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 
 /// The wanted slots as a whole; those not named shall be empty. Accepted only if not one item more or less results, and
 /// no stack above its limit but those that were.
-pub fn rearrange(draft: &mut Draft, catalog: &Catalog, stacks: &[(Slot, Stack)]) -> Ruling {
+pub fn rearrange(draft: &mut Draft, catalog: &Catalog, stacks: &[(Slot, Stack)]) -> OperationResult {
     let id = draft.base().id.clone();
     check_distinct(&id, draft.slots().len(), stacks)?;
     let held: BTreeMap<Slot, Stack> =
@@ -34,7 +34,7 @@ pub fn rearrange(draft: &mut Draft, catalog: &Catalog, stacks: &[(Slot, Stack)])
     for (slot, stack) in stacks {
         draft.set(*slot, Some(stack.clone()));
     }
-    Ok(Outcome::default())
+    Ok(OperationOutcome::default())
 }
 
 /// Each wanted stack that is above its limit needs a held one of its own that is, too: the one in its slot, if that is of

@@ -3,7 +3,7 @@
 use super::Invalid;
 use crate::engine::EngineStatistics;
 use crate::grpc::v1;
-use crate::statistics::{Count, FrameKind, HistogramBucket, StreamCounts, percentile};
+use crate::statistics::{FrameKind, HistogramBucket, MessageCount, StreamCounts, percentile};
 use crate::sync::{OutOfBounds, Rollout, RolloutField, SyncTrigger};
 
 /// The most a `reason` may have, in bytes.
@@ -103,7 +103,7 @@ pub fn out_of_bounds(problem: &OutOfBounds) -> Invalid {
 }
 
 pub fn streams(counts: &StreamCounts) -> v1::StreamStatistics {
-    let sync = |(kind, trigger, sent): &(FrameKind, SyncTrigger, Count)| v1::SyncStatistics {
+    let sync = |(kind, trigger, sent): &(FrameKind, SyncTrigger, MessageCount)| v1::SyncStatistics {
         kind: sync_kind(*kind).into(),
         trigger: sync_trigger(*trigger).into(),
         count: count(sent),
@@ -140,7 +140,7 @@ pub fn commits(statistics: &EngineStatistics) -> v1::CommitStatistics {
     }
 }
 
-fn count(count: &Count) -> Option<v1::MessageCount> {
+fn count(count: &MessageCount) -> Option<v1::MessageCount> {
     Some(v1::MessageCount { messages: count.messages, bytes: count.bytes })
 }
 
