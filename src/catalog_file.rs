@@ -234,8 +234,8 @@ mod tests {
              layouts = [{ id = 'l', sections = [] }]",
         );
         let expected = "the catalog FILE has 4 problems:\n  - item \"a\": code must not be 0\n  \
-                        - item \"b\": max_stack must not be 0\n  - recipe \"r\": no item \"zinc\"\n  \
-                        - layout \"l\" has 0 slots; 1 to 1024 are possible\nCorrect them all and try again.";
+                        - item \"b\": max_stack must not be 0\n  - recipe \"r\": unknown item \"zinc\"\n  \
+                        - layout \"l\": must have 1 to 1024 slots, got 0\nCorrect them all and try again.";
         assert_eq!(told, expected);
     }
 

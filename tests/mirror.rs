@@ -189,7 +189,7 @@ fn a_refused_prediction_is_taken_back_with_what_depends_on_it() {
     assert_eq!((table.shown(0, 0), table.shown(1, 0)), (9, 10));
     assert_eq!(table.service.mutate(&refused), Err(()));
     let versions = table.service.mutate(&next).unwrap();
-    table.mirror.handle_refusal(KeyTag::of(&refused.key));
+    table.mirror.handle_failure(KeyTag::of(&refused.key));
     assert_eq!((table.shown(0, 0), table.shown(0, 1)), (10, 0), "the other one stays");
     assert_eq!(table.deliver().corrected, [0, 1]);
     table.reply(&next, &versions);
@@ -293,7 +293,7 @@ fn what_becomes_absent_takes_predictions_upon_it_along_and_leaves_nothing_pendin
     assert!(table.mirror.is_absent(1) && table.mirror.view(1).is_none());
     assert_eq!((table.shown(0, 0), table.shown(0, 1)), (10, 9), "the other prediction stays");
     assert_eq!(table.service.mutate(&to_chest), Err(()));
-    table.mirror.handle_refusal(KeyTag::of(&to_chest.key));
+    table.mirror.handle_failure(KeyTag::of(&to_chest.key));
     let versions = table.service.mutate(&own).unwrap();
     table.reply(&own, &versions);
     // It was predicted upon the other one, which was refused.

@@ -285,7 +285,7 @@ impl Simulation {
         }
         self.tally.unknown += 1;
         self.clients[who].waiting.remove(&key);
-        self.clients[who].mirror.handle_refusal(KeyTag::of(&key));
+        self.clients[who].mirror.handle_failure(KeyTag::of(&key));
         self.lose(who);
     }
 
@@ -296,7 +296,7 @@ impl Simulation {
             Ok(versions) => drop(client.mirror.handle_reply(KeyTag::of(key), &versions)),
             Err(()) => {
                 self.tally.refused += 1;
-                client.mirror.handle_refusal(KeyTag::of(key));
+                client.mirror.handle_failure(KeyTag::of(key));
             }
         }
     }

@@ -107,7 +107,7 @@ mod tests {
             ("delta", "write KEY=VALUE, as in delta_percent=50"),
             ("delta=50", "there are delta_percent, debounce_percent"),
             ("delta_percent=half", "\"half\" is no whole number"),
-            ("delta_percent=101", "delta_percent must be 0 to 100, not 101"),
+            ("delta_percent=101", "delta_percent must be 0 to 100, got 101"),
         ] {
             let error = setting(text).expect_err("it is wrong");
             assert!(error.starts_with(told), "{text}: {error}");

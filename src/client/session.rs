@@ -221,7 +221,7 @@ impl Session {
         };
         let call = Call::new(v1::TransactRequest { context: Some(context), operations });
         if self.outbox.try_send(call).is_err() {
-            state.mirror.handle_refusal(tag);
+            state.mirror.handle_failure(tag);
             return Err(SessionError::Full);
         }
         state.open += 1;
@@ -275,7 +275,7 @@ impl Session {
     /// Has an inventory sent whole: for a game that sees that something is wrong with it. Counts as a desync.
     pub fn resync(&self, position: usize) {
         let mut state = self.shared.lock();
-        let shown = state.mirror.handle_doubt(position);
+        let shown = state.mirror.handle_desync(position);
         self.shared.tell(&mut state, &shown);
     }
 }

@@ -119,13 +119,13 @@ impl Shared {
             return self.handle_unknown(call, status);
         }
         let mut state = self.lock();
-        let shown = tag(call).map(|tag| state.mirror.handle_refusal(tag)).unwrap_or_default();
+        let shown = tag(call).map(|tag| state.mirror.handle_failure(tag)).unwrap_or_default();
         self.end(&mut state, &shown, Event::Refused { key: call.key().into(), status });
     }
 
     pub fn handle_unknown(self: &Arc<Self>, call: &Call, status: Status) {
         let mut state = self.lock();
-        let shown = tag(call).map(|tag| state.mirror.handle_refusal(tag)).unwrap_or_default();
+        let shown = tag(call).map(|tag| state.mirror.handle_failure(tag)).unwrap_or_default();
         // If it was applied, the service counts on what was just forgotten. A new stream begins with what is confirmed.
         state.reopening = true;
         self.reopen.notify_one();
@@ -164,7 +164,7 @@ impl Shared {
         state.counts.handle(&read.frame);
         let mut shown = state.mirror.handle_frame(&read.frame);
         for position in read.unreadable {
-            shown.desyncs.extend(state.mirror.handle_doubt(position).desyncs);
+            shown.desyncs.extend(state.mirror.handle_desync(position).desyncs);
         }
         message.notices.iter().for_each(|notice| state.push(Event::Notice(notice.clone())));
         state.caught_up |= message.caught_up;
@@ -193,7 +193,7 @@ impl Shared {
         let mut rpc = self.rpc.clone();
         let reported = tokio::time::timeout(HEAL_LIMIT, rpc.report_desync(request)).await;
         if matches!(reported, Ok(Ok(_))) {
-            let healed = self.wait_for(|state| (!state.mirror.is_doubted(position)).then_some(()));
+            let healed = self.wait_for(|state| (!state.mirror.is_desynced(position)).then_some(()));
             if tokio::time::timeout(HEAL_LIMIT, healed).await.is_ok() {
                 return;
             }

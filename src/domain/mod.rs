@@ -1,8 +1,8 @@
-//! Ring 0: what an inventory is and how it changes. Standard library only, synchronous, no clock, no randomness:
-//! everything that could differ between two runs is an argument.
+//! Ring 0: inventories and the rules that change them. Uses only the standard library. Synchronous and deterministic:
+//! time and random values are arguments.
 //!
-//! Read in this order: [`ids`], [`stack`], [`catalog`], [`inventory`] (the stamps), [`digest`], [`mutation`] (one
-//! request), [`names`] (the items and recipes in it), [`rules`] (what each operation does to slots), [`rejection`].
+//! Suggested reading order: [`ids`], [`stack`], [`catalog`], [`inventory`] (revision stamps), [`digest`], [`mutation`]
+//! (one request), [`names`] (its items and recipes), [`rules`] (the effect of each operation on slots), [`rejection`].
 
 pub mod catalog;
 pub mod digest;

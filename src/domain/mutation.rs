@@ -1,4 +1,4 @@
-//! One mutation: a list of operations on one or more inventories, wholly or not at all, one revision for each inventory
+//! Mutations: atomic lists of operations on one or more inventories. A mutation creates one revision of each inventory
 //! that it changes.
 
 use super::catalog::{Catalog, Recipe};
@@ -10,13 +10,13 @@ use super::rules;
 use super::stack::{Attributes, Stack};
 use std::sync::Arc;
 
-/// The most operations one mutation may hold.
+/// Maximum number of operations in one mutation.
 pub const OPERATIONS_MAX: usize = 128;
-/// The most guards one mutation may have.
+/// Maximum number of guards in one mutation.
 pub const GUARDS_MAX: usize = 64;
 
-/// `I` and `R` are how items and recipes are given: as the catalog has them, or as a request names them
-/// ([`super::names`]).
+/// One step of a mutation. `I` and `R` identify items and recipes: resolved in the catalog, or by the names in a
+/// request ([`super::names`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation<I = ItemCode, R = Arc<Recipe>> {
     Create { id: InventoryId, owner: Option<PlayerId>, layout: LayoutId, stacks: Vec<(Slot, Stack<I>)> },
@@ -31,19 +31,19 @@ pub enum Operation<I = ItemCode, R = Arc<Recipe>> {
     Rearrange { id: InventoryId, stacks: Vec<(Slot, Stack<I>)> },
 }
 
-/// What a transfer takes from its source.
+/// Selects the items that a transfer takes from its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransferSource<I = ItemCode> {
-    /// From one slot; no count: the whole stack.
+    /// Takes from one slot; without a count, the whole stack.
     Slot { slot: Slot, count: Option<Count> },
-    /// By item, lowest slot first; no attributes: whatever they are.
+    /// Takes by item, in ascending order of slots; without `attributes`, stacks with any attributes.
     Item { item: I, attributes: Option<Attributes>, count: Count },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mutation<I = ItemCode, R = Arc<Recipe>> {
     pub operations: Vec<Operation<I, R>>,
-    /// Checked in this order, before the operations.
+    /// The guards, checked in this order before the operations.
     pub expected: Vec<Guard>,
 }
 
@@ -51,13 +51,13 @@ pub struct Mutation<I = ItemCode, R = Arc<Recipe>> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guard {
     pub id: InventoryId,
-    /// Without it a guard would also hold for another life of the inventory that happens to be at the same revision.
+    /// Prevents a match with another life of the inventory that happens to be at the same revision.
     pub epoch: Epoch,
     pub revision: Revision,
 }
 
 impl<I, R> Mutation<I, R> {
-    /// Every inventory that applying it may read, each possibly more than once.
+    /// Returns every inventory that the mutation may read; ids may repeat.
     pub fn inventories(&self) -> impl Iterator<Item = &InventoryId> {
         let expected = self.expected.iter().map(|guard| &guard.id);
         self.operations.iter().flat_map(Operation::inventories).chain(expected)
@@ -82,18 +82,19 @@ impl<I, R> Operation<I, R> {
     }
 }
 
-/// What one operation did.
+/// The result of one operation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OperationOutcome {
-    /// How many items (of a craft: how many times).
+    /// Number of items; for a craft, the number of times.
     pub count: u32,
-    /// How many of those asked for were left out; only where a part is allowed.
+    /// Number of requested items that did not fit; 0 unless `allow_partial` is set.
     pub remainder: u32,
-    /// What left the inventory by a drop, or was replaced by a set.
+    /// The stack that a drop removed or that a set replaced.
     pub stack: Option<Stack>,
 }
 
-/// What a whole mutation did: an outcome an operation, and each inventory that it named, in order of first mention.
+/// The result of a mutation: the outcome of each operation, and each inventory that the operations named, in order of
+/// first mention.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Effect {
     pub outcomes: Vec<OperationOutcome>,
@@ -102,27 +103,29 @@ pub struct Effect {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Touched {
-    /// The version afterwards. A deletion has the next revision of the deleted inventory and the empty digest.
+    /// The version after the mutation. A deleted inventory has its next revision and the empty digest.
     pub version: Version,
-    /// The state afterwards; none when deleted.
+    /// The state after the mutation; `None` if the inventory was deleted.
     pub state: Option<Arc<Inventory>>,
-    /// Empty when the mutation left it as it was, or created and deleted it; two when it was deleted and created anew.
+    /// The changes to record. Empty if the mutation did not change the inventory, or created and deleted it; two if it
+    /// deleted and recreated the inventory.
     pub changes: Vec<Change>,
 }
 
 impl Touched {
-    /// The inventory existed neither before the mutation nor after it.
+    /// Returns whether the inventory existed neither before nor after the mutation.
     pub fn is_transient(&self) -> bool {
         self.state.is_none() && self.changes.is_empty()
     }
 }
 
-/// Where the current states come from.
+/// Gives access to the current states of inventories.
 pub trait InventoryLookup {
     fn inventory(&self, id: &InventoryId) -> Option<Arc<Inventory>>;
 }
 
-/// Applies a mutation to the states of `view`, changing nothing there. `new_epoch` must give a fresh random epoch.
+/// Computes the effect of a mutation on the states of `view` without changing them. `new_epoch` must return a new
+/// random epoch.
 pub fn apply(
     mutation: &Mutation,
     catalog: &Catalog,
@@ -134,14 +137,14 @@ pub fn apply(
         scratch.check_guard(guard).map_err(|cause| Rejection { operation: 0, cause })?;
     }
     let mut outcomes = Vec::with_capacity(mutation.operations.len());
-    for (operation, wanted) in mutation.operations.iter().enumerate() {
-        outcomes.push(scratch.run(wanted).map_err(|cause| Rejection { operation, cause })?);
+    for (index, operation) in mutation.operations.iter().enumerate() {
+        outcomes.push(scratch.run(operation).map_err(|cause| Rejection { operation: index, cause })?);
     }
     let touched = scratch.inventories.into_iter().filter_map(InventoryScratch::finish).collect();
     Ok(Effect { outcomes, touched })
 }
 
-/// The inventories that one mutation has on its desk.
+/// The working copies of all inventories that one mutation has named so far.
 struct MutationScratch<'a, V> {
     catalog: &'a Catalog,
     view: &'a V,
@@ -149,12 +152,13 @@ struct MutationScratch<'a, V> {
     inventories: Vec<InventoryScratch>,
 }
 
+/// The working copy of one inventory.
 struct InventoryScratch {
     id: InventoryId,
     before: Option<Arc<Inventory>>,
     now: Option<Draft>,
     created: bool,
-    /// The last inventory of this id that the mutation deleted.
+    /// The last inventory with this id that the mutation deleted.
     deleted: Option<Arc<Inventory>>,
 }
 
@@ -204,7 +208,7 @@ impl<V: InventoryLookup> MutationScratch<'_, V> {
     ) -> Result<OperationOutcome, RejectionCause> {
         let found = self.catalog.layout(layout);
         let slots = found.ok_or_else(|| RejectionCause::UnknownLayout { layout: layout.clone() })?.slots();
-        let edits = rules::starting(id, slots, self.catalog, stacks)?;
+        let edits = rules::initial_edits(id, slots, self.catalog, stacks)?;
         let epoch = (self.new_epoch)();
         let scratch = self.scratch(id);
         if scratch.now.is_some() {
@@ -254,16 +258,20 @@ impl<V: InventoryLookup> MutationScratch<'_, V> {
 }
 
 impl InventoryScratch {
-    /// None when no operation of an accepted mutation found or made it.
+    /// Returns `None` if the inventory did not exist and no operation created it.
     fn finish(self) -> Option<Touched> {
-        let ended = self.before.as_ref().filter(|_| self.created || self.now.is_none()).map(|before| after_end(before));
+        let deletion = self
+            .before
+            .as_ref()
+            .filter(|_| self.created || self.now.is_none())
+            .map(|before| version_after_deletion(before));
         let mut changes = Vec::with_capacity(1);
-        if let Some(Version { id, epoch, revision, .. }) = ended.clone() {
+        if let Some(Version { id, epoch, revision, .. }) = deletion.clone() {
             changes.push(Change::Deleted { id, epoch, revision });
         }
         let Some(draft) = self.now else {
-            // One that was created by the same mutation was never committed, so there is no change to record.
-            let version = ended.or_else(|| self.deleted.as_deref().map(after_end));
+            // An inventory that the same mutation created was never committed, so there is no change to record.
+            let version = deletion.or_else(|| self.deleted.as_deref().map(version_after_deletion));
             return version.map(|version| Touched { version, state: None, changes });
         };
         let base = draft.base().clone();
@@ -285,7 +293,7 @@ impl InventoryScratch {
     }
 }
 
-/// The version that a deletion gives an inventory.
-fn after_end(deleted: &Inventory) -> Version {
+/// Returns the version of an inventory after its deletion.
+fn version_after_deletion(deleted: &Inventory) -> Version {
     Version { revision: deleted.contents.revision().next(), digest: Digest::EMPTY, ..deleted.version() }
 }

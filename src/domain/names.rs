@@ -1,7 +1,7 @@
-//! Names in a mutation: items and recipes as a request gives them, and their lookup in a catalog.
+//! Items and recipes as named in a request, and their lookup in the catalog.
 //!
-//! A request is parsed without a catalog, so that a retry is recognized whatever has left the catalog since. Only a
-//! mutation that is about to run is resolved, against the catalog of that moment.
+//! A request is parsed without a catalog, so that a retry is recognized even if its items are no longer in the catalog.
+//! Names are resolved only when a mutation is about to run, against the current catalog.
 
 use super::catalog::{Catalog, Recipe};
 use super::ids::{ItemCode, LayoutId, Slot};
@@ -10,7 +10,7 @@ use super::stack::Stack;
 use std::fmt;
 use std::sync::Arc;
 
-/// An item by its code, by its id, or by both.
+/// Names an item by its code, its id, or both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ItemName {
     Code(ItemCode),
@@ -18,16 +18,16 @@ pub enum ItemName {
     Both { id: Arc<str>, code: ItemCode },
 }
 
-/// A mutation whose items and recipes are names that no catalog was asked about.
+/// A mutation whose items and recipes are unresolved names.
 pub type NamedMutation = Mutation<ItemName, Arc<str>>;
 pub type NamedOperation = Operation<ItemName, Arc<str>>;
 
-/// A name that the catalog does not have.
+/// A name that is not in the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownName {
-    /// The operation that uses it, counted from 0.
+    /// The index of the operation that uses the name, from 0.
     pub operation: usize,
-    /// The position in the operation's list of stacks, for an item in such a list.
+    /// The index in the operation's list of stacks, if the name is in such a list.
     pub stack: Option<usize>,
     pub what: UnknownEntry,
 }
@@ -37,7 +37,7 @@ pub enum UnknownEntry {
     Item {
         id: Arc<str>,
     },
-    /// The catalog has the item under another code.
+    /// The item has another code in the catalog.
     ItemCode {
         id: Arc<str>,
         code: ItemCode,
@@ -51,16 +51,17 @@ pub enum UnknownEntry {
     },
 }
 
-/// An unknown name in one operation, with its position in a list of stacks.
+/// An unknown name in one operation, with its index in a list of stacks.
 type Unknown = (Option<usize>, UnknownEntry);
 
 impl Mutation<ItemName, Arc<str>> {
-    /// The same mutation with the catalog's items and recipes. An item that is named by its code alone may have left the
-    /// catalog: its stacks can still be taken or rearranged, and the rules refuse to make more of it.
+    /// Replaces the names by the items and recipes of the catalog. An item that is named only by its code may be
+    /// missing from the catalog: its stacks can still be taken or rearranged, and the rules refuse to create more of
+    /// it.
     ///
     /// # Errors
     ///
-    /// The first name that the catalog does not have.
+    /// The first name that is not in the catalog.
     pub fn resolve(&self, catalog: &Catalog) -> Result<Mutation, UnknownName> {
         let resolve = |(operation, named): (usize, &NamedOperation)| {
             named.resolve(catalog).map_err(|(stack, what)| UnknownName { operation, stack, what })
@@ -142,12 +143,12 @@ fn known_recipe(catalog: &Catalog, id: Arc<str>) -> Result<Arc<Recipe>, Unknown>
 impl fmt::Display for UnknownEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Item { id } => write!(f, "no item {id:?}"),
+            Self::Item { id } => write!(f, "item {id:?} is not in the catalog"),
             Self::ItemCode { id, code, known } => {
                 write!(f, "item {id:?} has code {}, not {}", known.get(), code.get())
             }
-            Self::Recipe { id } => write!(f, "no recipe {id:?}"),
-            Self::Layout { id } => write!(f, "no layout {id:?}"),
+            Self::Recipe { id } => write!(f, "recipe {id:?} is not in the catalog"),
+            Self::Layout { id } => write!(f, "layout {id:?} is not in the catalog"),
         }
     }
 }

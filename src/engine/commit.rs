@@ -1,4 +1,4 @@
-//! The commit loop: one thread, one linear order, no lock in the domain.
+//! The commit loop: a single thread that applies mutations in one linear order, so the domain needs no locks.
 
 use super::hot::{EvictionOrder, HotTable, Staged, Wake};
 use super::statistics::{self, CommitCounters};
@@ -23,7 +23,8 @@ pub(super) enum EngineRequest {
     Correct { session: SessionId, caller: Caller, id: InventoryId },
 }
 
-/// What is handed from the commit thread to the runtime, once a batch: one wake-up for all of it.
+/// The results of one batch, sent from the commit thread to the runtime in one message, so that the batch needs one
+/// wake-up.
 #[derive(Default)]
 struct BatchResults {
     wakes: Vec<Wake>,
@@ -49,28 +50,28 @@ pub(super) fn spawn(
     let run = move || {
         let mut batch = Vec::new();
         while requests.blocking_recv_many(&mut batch, batch_max) > 0 {
-            // Unbounded, yet bounded: it holds no more than the callers that wait.
+            // The channel is unbounded, but its size is limited by the number of waiting callers.
             if results.send(writer.run(batch.drain(..))).is_err() {
                 break;
             }
         }
-        // First the store is let go of, then the end is told: whoever waits for the end may open it again.
+        // Drop the store before signalling the end, because a caller that waits for the end may reopen the store.
         drop(writer);
         drop(results);
     };
     let started = std::thread::Builder::new().name("commit".into()).spawn(run);
-    // Without a thread every call is answered with `Stopped`, since its queue is gone.
+    // Without the thread, the queue is closed and every request gets `Stopped`.
     if let Err(error) = started {
-        tracing::error!(%error, "the commit thread could not be started");
+        tracing::error!(%error, "cannot start the commit thread");
     }
     (has_ended, has_failed)
 }
 
-/// Runs in the runtime: wakes watchers and answers callers, in the order of the commits.
+/// Runs in the runtime: wakes watchers and sends replies, in commit order.
 async fn hand_out(mut results: mpsc::UnboundedReceiver<BatchResults>, ended: oneshot::Sender<()>) {
     while let Some(BatchResults { wakes, replies, watches }) = results.recv().await {
         wakes.into_iter().for_each(Wake::wake);
-        // Whoever has gone away in the meantime needs no answer.
+        // A send fails only if the caller no longer waits.
         for (reply, result) in replies {
             let _ = reply.send(result);
         }
@@ -88,7 +89,7 @@ struct Writer {
     counters: Arc<CommitCounters>,
     telemetry: CommitTelemetry,
     order: EvictionOrder,
-    /// Why nothing is committed any more.
+    /// Set when the writer stops committing: the reason.
     failed: watch::Sender<Option<StoreError>>,
     hot_max: usize,
 }
@@ -107,8 +108,8 @@ impl Writer {
         let loaded =
             if self.failed.borrow().is_some() { Err(stopped_error()) } else { self.load(&mutations, &watches) };
         let (mut wakes, replies) = match &loaded {
-            Ok(known) => self.mutate(&mutations, known),
-            Err(refusal) => (Vec::new(), mutations.iter().map(|_| Err(refusal.clone())).collect()),
+            Ok(loaded) => self.mutate(&mutations, loaded),
+            Err(error) => (Vec::new(), mutations.iter().map(|_| Err(error.clone())).collect()),
         };
         replies.iter().for_each(|reply| self.counters.add_mutation(statistics::outcome(reply)));
         for (at, span) in spans {
@@ -120,7 +121,7 @@ impl Writer {
         let watches = watches
             .into_iter()
             .map(|(ids, reply)| {
-                let readable = loaded.as_ref().map_err(Clone::clone).and_then(|known| known.check(ids.iter()));
+                let readable = loaded.as_ref().map_err(Clone::clone).and_then(|loaded| loaded.check(ids.iter()));
                 (reply, readable.map(|()| self.watch(ids)))
             })
             .collect();
@@ -134,7 +135,8 @@ impl Writer {
         WatchedInventories::new(self.hot.clone(), ids, receivers)
     }
 
-    /// A span for each call that is traced, with its place; from here on it is what the call's changes are traced by.
+    /// Starts a span for each traced request and returns it with the request's index. The span becomes the parent of
+    /// the request's changes.
     fn trace(&self, mutations: &mut [(MutationRequest, ReplySender)]) -> Vec<(usize, CommitSpan)> {
         let mut spans = Vec::new();
         for (at, (request, _)) in mutations.iter_mut().enumerate() {
@@ -146,51 +148,52 @@ impl Writer {
         spans
     }
 
-    /// Makes every inventory that the batch needs hot, and tells what is known of its keys.
+    /// Loads every cold inventory that the batch needs into the hot table, and looks up the batch's keys.
     fn load(
         &mut self,
         mutations: &[(MutationRequest, ReplySender)],
         watches: &[(Vec<InventoryId>, WatchSender)],
     ) -> Result<LoadedBatch, EngineError> {
-        let of_calls = mutations.iter().flat_map(|(request, _)| needed(request));
+        let of_mutations = mutations.iter().flat_map(|(request, _)| needed_inventories(request));
         let of_watches = watches.iter().flat_map(|(ids, _)| ids);
         let mut seen = HashSet::new();
         let cold: Vec<InventoryId> =
-            of_calls.chain(of_watches).filter(|id| seen.insert(*id) && !self.hot.contains(id)).cloned().collect();
+            of_mutations.chain(of_watches).filter(|id| seen.insert(*id) && !self.hot.contains(id)).cloned().collect();
         let keys: Vec<Key> = mutations.iter().map(|(request, _)| request.key.clone()).collect();
-        let (found, known) = match self.store.load(&cold, &keys) {
+        let (found, loaded) = match self.store.load(&cold, &keys) {
             Ok(Loaded { inventories, keys }) => {
-                let known = LoadedBatch { recalls: keys.into_iter().map(Ok).collect(), unreadable: HashMap::new() };
-                (cold.into_iter().zip(inventories).collect(), known)
+                let loaded = LoadedBatch { recalls: keys.into_iter().map(Ok).collect(), unreadable: HashMap::new() };
+                (cold.into_iter().zip(inventories).collect(), loaded)
             }
             Err(StoreError::Corrupt { .. } | StoreError::Unavailable { .. }) => load_singly(&*self.store, cold, &keys)?,
             Err(error @ StoreError::Full { .. }) => return Err(EngineError::Store(error)),
         };
         let staged = |(id, inventory)| (id, Staged::new(inventory));
-        // Nobody watches a cold inventory: there is no one to wake.
+        // A cold inventory has no watchers to wake.
         self.hot.publish(found.into_iter().map(staged), &mut self.order);
-        Ok(known)
+        Ok(loaded)
     }
 
-    /// Applies all calls in order, commits them together, publishes. An answer for each call.
+    /// Applies all mutations in order, commits them together and publishes the states. Returns a reply for each
+    /// mutation.
     ///
-    /// Rejections wait for the commit too: what refused them may be the work of a call before them in the batch.
+    /// Rejections also wait for the commit, because an earlier mutation of the same batch may have caused them.
     fn mutate(
         &mut self,
         mutations: &[(MutationRequest, ReplySender)],
-        known: &LoadedBatch,
+        loaded: &LoadedBatch,
     ) -> (Vec<Wake>, Vec<Result<MutationReply, EngineError>>) {
         let mut batch = Batch::new(&self.hot);
         let replies: Vec<_> = mutations
             .iter()
-            .zip(&known.recalls)
-            .map(|((request, _), recalled)| batch.run(request, known.recall(request, recalled)?, &self.catalog))
+            .zip(&loaded.recalls)
+            .map(|((request, _), recalled)| batch.run(request, loaded.recall(request, recalled)?, &self.catalog))
             .collect();
         if !batch.transactions.is_empty()
             && let Err(error) = self.commit(&batch.transactions)
         {
-            let refusal = self.refusal(error);
-            return (Vec::new(), mutations.iter().map(|_| Err(refusal.clone())).collect());
+            let error = self.engine_error(error);
+            return (Vec::new(), mutations.iter().map(|_| Err(error.clone())).collect());
         }
         let staged = batch.staged;
         (self.hot.publish(staged.into_iter(), &mut self.order), replies)
@@ -210,15 +213,16 @@ impl Writer {
         committed
     }
 
-    fn refusal(&self, error: CommitError) -> EngineError {
+    fn engine_error(&self, error: CommitError) -> EngineError {
         match error {
             CommitError::NotCommitted(error) => {
-                tracing::warn!(%error, "a batch was not committed; nothing has changed");
+                tracing::warn!(%error, "commit failed; nothing has changed");
                 EngineError::Store(error)
             }
             CommitError::Unknown(error) => {
-                // To go on could build upon what is not there: https://www.usenix.org/conference/atc20/presentation/rebello
-                tracing::error!(%error, "the end of a commit is unknown; no more is written until a restart");
+                // Later commits could depend on a lost one:
+                // https://www.usenix.org/conference/atc20/presentation/rebello
+                tracing::error!(%error, "commit outcome unknown; no more commits until a restart");
                 self.failed.send_replace(Some(error));
                 EngineError::CommitUnknown
             }
@@ -226,11 +230,11 @@ impl Writer {
     }
 }
 
-/// What the store tells for one batch.
+/// The results of the store's lookups for one batch.
 struct LoadedBatch {
-    /// For each call.
+    /// The idempotency lookup of each mutation.
     recalls: Vec<Result<Recall, StoreError>>,
-    /// Inventories that the store has and cannot read. Only the calls that need one of them are refused.
+    /// Inventories that the store cannot read. Only requests that need one of them fail.
     unreadable: HashMap<InventoryId, StoreError>,
 }
 
@@ -242,7 +246,8 @@ impl LoadedBatch {
         ids.find_map(|id| self.unreadable.get(id)).map_or(Ok(()), |error| Err(EngineError::Store(error.clone())))
     }
 
-    /// A retry is answered from its reply, whatever has become of the inventories since.
+    /// Returns the lookup of a request's key. A retry needs only the stored reply, so unreadable inventories do not
+    /// fail it.
     fn recall<'a>(
         &self,
         request: &MutationRequest,
@@ -251,25 +256,27 @@ impl LoadedBatch {
         let recalled = recalled.as_ref().map_err(|error| EngineError::Store(error.clone()))?;
         match recalled {
             Recall::Applied { .. } | Recall::Forgotten | Recall::TooFarAhead { .. } => {}
-            Recall::New => self.check(needed(request))?,
+            Recall::New => self.check(needed_inventories(request))?,
         }
         Ok(recalled)
     }
 }
 
-/// Every inventory that a call may read.
-fn needed(request: &MutationRequest) -> impl Iterator<Item = &InventoryId> {
+/// Returns every inventory that a mutation may read.
+fn needed_inventories(request: &MutationRequest) -> impl Iterator<Item = &InventoryId> {
     request.mutation.inventories().chain(request.predicted.iter().map(|(id, _)| id))
 }
 
 type Found = Vec<(InventoryId, Option<Arc<Inventory>>)>;
 
-/// Reads of a batch that the disk refuses before all of it is refused: each may take the disk a while.
+/// Maximum number of failed reads in one batch before the whole batch fails; each failed read may take the disk a
+/// while.
 const FAILED_READS_MAX: usize = 8;
 
-/// Something of a batch is damaged or cannot be read: one by one, so that nothing else is refused for it.
+/// Loads inventories and keys one by one after a batch load failed, so that an unreadable one fails only its own
+/// requests.
 fn load_singly(store: &dyn Store, ids: Vec<InventoryId>, keys: &[Key]) -> Result<(Found, LoadedBatch), EngineError> {
-    let mut known = LoadedBatch { recalls: Vec::with_capacity(keys.len()), unreadable: HashMap::new() };
+    let mut batch = LoadedBatch { recalls: Vec::with_capacity(keys.len()), unreadable: HashMap::new() };
     let mut found = Vec::with_capacity(ids.len());
     let mut failed_reads = 0;
     let mut may_go_on = |error: &StoreError| {
@@ -280,32 +287,32 @@ fn load_singly(store: &dyn Store, ids: Vec<InventoryId>, keys: &[Key]) -> Result
         match store.load(std::slice::from_ref(&id), &[]) {
             Ok(loaded) => found.push((id, loaded.inventories.into_iter().flatten().next())),
             Err(error) if may_go_on(&error) => {
-                tracing::error!(%id, %error, "an inventory cannot be read: mutations that need it are refused");
-                known.unreadable.insert(id, error);
+                tracing::error!(%id, %error, "cannot read an inventory; requests that need it fail");
+                batch.unreadable.insert(id, error);
             }
             Err(error) => return Err(EngineError::Store(error)),
         }
     }
     for key in keys {
         match store.load(&[], std::slice::from_ref(key)) {
-            Ok(loaded) => known.recalls.extend(loaded.keys.into_iter().map(Ok)),
-            Err(error) if may_go_on(&error) => known.recalls.push(Err(error)),
+            Ok(loaded) => batch.recalls.extend(loaded.keys.into_iter().map(Ok)),
+            Err(error) if may_go_on(&error) => batch.recalls.push(Err(error)),
             Err(error) => return Err(EngineError::Store(error)),
         }
     }
-    Ok((found, known))
+    Ok((found, batch))
 }
 
 fn stopped_error() -> EngineError {
     EngineError::Store(StoreError::Unavailable {
-        detail: "the end of an earlier commit is unknown; the service has to be restarted".into(),
+        detail: "the outcome of an earlier commit is unknown; restart the service".into(),
     })
 }
 
-/// The calls of one batch, applied to copies.
+/// The mutations of one batch, applied to copies.
 struct Batch<'a> {
     hot: &'a HotTable,
-    /// What the batch has made of the inventories so far.
+    /// The states of the inventories that the batch has changed so far.
     staged: HashMap<InventoryId, Staged>,
     transactions: Vec<Transaction>,
     by_key: HashMap<Key, usize>,
@@ -338,7 +345,7 @@ impl<'a> Batch<'a> {
         ran
     }
 
-    /// The answer to a call that is known already.
+    /// Returns the reply to a mutation whose key is already known, or `None` if the key is new.
     fn recall(&self, request: &MutationRequest, recalled: &Recall) -> Option<Result<MutationReply, EngineError>> {
         let in_this_batch = self.by_key.get(&request.key).map(|at| &self.transactions[*at]);
         let (payload, reply) = match (in_this_batch, recalled) {
@@ -386,7 +393,7 @@ impl<'a> Batch<'a> {
         staged.records.push(record);
     }
 
-    /// What the session has predicted of an inventory is not so: its streams are to be corrected.
+    /// Makes the session's streams send a full state of an inventory that the session predicted wrongly.
     fn record_correction(&mut self, request: &MutationRequest, id: &InventoryId) {
         let (Some(session), Some(inventory)) = (&request.session, self.inventory(id)) else { return };
         let record = ChangeRecord::correction(session.clone(), request.key.caller.clone(), &inventory);
@@ -406,7 +413,7 @@ fn context(request: &MutationRequest) -> MutationContext<'_> {
     }
 }
 
-/// A random one.
+/// Returns a new random epoch.
 pub fn new_epoch() -> Epoch {
     loop {
         if let Some(epoch) = Epoch::new(fastrand::u32(..)) {

@@ -1,4 +1,4 @@
-//! The inventories that one subscription follows.
+//! The inventories that one subscription watches.
 
 use super::hot::HotTable;
 use crate::domain::InventoryId;
@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use tokio::sync::watch;
 
-/// Until it is dropped, none of them is evicted, also not one that does not exist.
+/// Watches a list of inventories. Until it is dropped, their entries stay in the hot table, even if an inventory does
+/// not exist.
 #[derive(Debug)]
 pub struct WatchedInventories {
     hot: Arc<HotTable>,
     ids: Vec<InventoryId>,
-    /// Of each of `ids`.
+    /// One receiver for each of `ids`.
     receivers: Vec<watch::Receiver<PublishedState>>,
 }
 
@@ -27,17 +28,17 @@ impl WatchedInventories {
         Self { hot, ids, receivers }
     }
 
-    /// The newest states, all of one moment, in the order asked for.
+    /// Returns a consistent snapshot of the newest states, in the requested order.
     pub fn states(&self) -> Vec<PublishedState> {
         self.hot.snapshot(&self.receivers)
     }
 
-    /// Returns when at least one of them may have changed since the last time.
+    /// Waits until at least one state may have changed since the last call.
     ///
-    /// Safe to drop and call again: a change that was seen by nobody is seen by the next call.
+    /// Cancel safe: if the future is dropped, the next call sees the change.
     pub async fn changed(&mut self) {
         if let [one] = self.receivers.as_mut_slice() {
-            // The sender lives in the table for as long as it is watched.
+            // The table keeps the sender while the inventory is watched.
             let _ = one.changed().await;
             return;
         }
@@ -46,7 +47,7 @@ impl WatchedInventories {
             waits.push(Box::pin(receiver.changed()));
         }
         poll_fn(|context| {
-            // Each is polled, so that several changes at once are one.
+            // Polls every receiver, so that simultaneous changes count as one.
             let polled = waits.iter_mut().map(|wait| wait.as_mut().poll(context).is_ready());
             if polled.fold(false, |any, ready| any | ready) { Poll::Ready(()) } else { Poll::Pending }
         })

@@ -1,15 +1,15 @@
-//! What streams were sent, what the old game would have sent instead, and what the new way would send.
+//! Statistics of streams: what they sent, what immediate full syncs would have sent, and what shadow mode computed.
 
 use super::Counter;
 use crate::sync::SyncTrigger;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Of one server, over all its streams since it started.
+/// Stream statistics of one server since its start.
 #[derive(Debug, Default)]
 pub struct StreamStatistics {
     open: AtomicU64,
-    /// By kind, then by trigger.
+    /// Indexed by kind, then by trigger.
     syncs: [[MessageCounters; TRIGGERS.len()]; 2],
     quiet: MessageCounters,
     immediate_full: MessageCounters,
@@ -26,11 +26,12 @@ struct MessageCounters {
     bytes: Counter,
 }
 
-/// What a frame with changes holds.
+/// The kind of a sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameKind {
-    /// All slots of at least one inventory.
+    /// A full state of at least one inventory.
     Full,
+    /// Only changed slots.
     Delta,
 }
 
@@ -47,24 +48,24 @@ const KINDS: [FrameKind; 2] = [FrameKind::Full, FrameKind::Delta];
 const TRIGGERS: [SyncTrigger; 4] =
     [SyncTrigger::Initial, SyncTrigger::News, SyncTrigger::Echo, SyncTrigger::Correction];
 
-/// Messages, and their bytes with gRPC's prefix of 5 for each.
+/// A number of messages and their bytes, including gRPC's 5-byte prefix of each message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MessageCount {
     pub messages: u64,
     pub bytes: u64,
 }
 
-/// All of it at about one moment.
+/// The stream counts, read at about the same time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StreamCounts {
     pub open: u64,
     pub syncs: Vec<(FrameKind, SyncTrigger, MessageCount)>,
-    /// Messages without a change: heartbeats, and the caught-up mark of a reader that resumes and misses nothing.
+    /// Messages without a change: heartbeats, and the first message to a reader that resumes and misses nothing.
     pub quiet: MessageCount,
-    /// What immediate full syncs would have cost: each revision that a reader was taken past, times the size that all
-    /// slots of the inventory have when it is counted. A transfer between two inventories of a stream is one sync with
-    /// the bytes of both: of several inventories the one with the most revisions gives the number of syncs, so that it is
-    /// rather too low than too high.
+    /// Estimated cost of immediate full syncs: each revision that a reader has advanced past, times the size of the
+    /// full state when it was counted. A transfer between two inventories of a stream is one sync with the bytes of
+    /// both, so of several inventories, the one with the most revisions determines the number of syncs. The number is
+    /// therefore a lower bound.
     pub immediate_full: MessageCount,
     pub shadow: ShadowCounts,
     pub desyncs_reported: u64,
@@ -72,17 +73,18 @@ pub struct StreamCounts {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ShadowCounts {
-    /// Syncs sent on streams while they were shadowed.
+    /// Syncs sent on streams in shadow mode.
     pub sent: MessageCount,
-    /// What the new way would have sent on them.
+    /// Syncs that would have been sent on them with all features enabled.
     pub computed: MessageCount,
-    /// Times that a shadow's replica was not what it should have been.
+    /// How often the shadow's replica differed from the true state.
     pub mismatches: u64,
-    /// Times that it could not be told, since the reader knew what only it knew: it had resumed or predicted.
+    /// How often the replica could not be verified because the reader had resumed or predicted, so that only the reader
+    /// knew its state.
     pub unverified: u64,
 }
 
-/// Counts a stream for as long as it is there.
+/// Counts a stream as open until the guard is dropped.
 #[derive(Debug)]
 pub struct OpenStreamGuard(Arc<StreamStatistics>);
 
@@ -148,7 +150,7 @@ impl StreamStatistics {
 }
 
 impl StreamCounts {
-    /// All syncs, whatever they held and why.
+    /// Returns the sum of all syncs.
     pub fn sent(&self) -> MessageCount {
         self.syncs.iter().fold(MessageCount::default(), |sum, (_, _, one)| MessageCount {
             messages: sum.messages + one.messages,
@@ -168,11 +170,11 @@ impl MessageCounters {
     }
 }
 
-/// Where `TRIGGERS` has it.
+/// Returns the index of a trigger in `TRIGGERS`.
 fn trigger_index(trigger: SyncTrigger) -> usize {
     match trigger {
         SyncTrigger::Initial => 0,
-        // A frame with changes is always triggered by something.
+        // A sync always has a trigger, so `None` does not occur.
         SyncTrigger::News | SyncTrigger::None => 1,
         SyncTrigger::Echo => 2,
         SyncTrigger::Correction => 3,

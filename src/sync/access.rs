@@ -1,9 +1,10 @@
-//! Which inventories a reader may read. To a reader, an inventory that it may not read is the same as one that does not
+//! Read access to inventories. An inventory that a reader may not read looks to it exactly like one that does not
 //! exist.
 
 use super::subscription::PublishedState;
 use crate::domain::{Inventory, PlayerId};
 
+/// The inventories that a reader may read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ReadAccess {
     #[default]
@@ -20,8 +21,8 @@ impl ReadAccess {
         }
     }
 
-    /// The states as this reader sees them. One without an inventory that it may read is replaced by the state of an
-    /// inventory that never existed: no epoch, no notes, no trace.
+    /// Returns the states as this reader may see them. Replaces the state of an inventory that it may not read by the
+    /// state of one that never existed: without epoch, change records or trace.
     pub fn visible(&self, mut states: Vec<PublishedState>) -> Vec<PublishedState> {
         if self.is_restricted() {
             for state in &mut states {
@@ -33,7 +34,7 @@ impl ReadAccess {
         states
     }
 
-    /// Whether there may be inventories, or earlier epochs of them, that this reader must not learn of.
+    /// Returns whether inventories, or earlier epochs of them, may have to be hidden from this reader.
     pub fn is_restricted(&self) -> bool {
         match self {
             Self::All => false,
@@ -70,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_count_only_of_inventories_that_the_reader_may_read() {
+    fn only_readable_inventories_count_towards_the_slot_limit() {
         let of_others = || vec![state(Some("alex"), SUBSCRIPTION_SLOTS_MAX), state(None, 1), PublishedState::default()];
         assert_eq!(check_size(&of_others()), Err(TooLarge { slots: SUBSCRIPTION_SLOTS_MAX + 1 }));
         let visible = of_steve().visible(of_others());
@@ -80,9 +81,9 @@ mod tests {
     }
 
     #[test]
-    fn between_two_looks_a_player_learns_nothing_of_the_inventory_while_it_was_anothers_not_even_how_much_happened() {
+    fn a_player_learns_nothing_of_changes_made_while_another_player_owned_the_inventory() {
         let session = SessionId::new("mine").unwrap();
-        // A note of a session that may be this reader's, or pretends to be.
+        // A record with this reader's session id, which another client may have copied.
         let record =
             |inventory: &Inventory| ChangeRecord::correction(session.clone(), Caller::new("lobby").unwrap(), inventory);
         let options =
@@ -101,7 +102,7 @@ mod tests {
         }
         let back = inventory(Some("steve"), 3, 27);
         now = Arc::new(now.followed_by(Some(back.clone()), [record(&back)]));
-        let frame = poll(10, &now).expect("it is another one");
+        let frame = poll(10, &now).expect("the inventory has a new epoch");
         assert_eq!((frame.changed.len(), frame.notices.len(), frame.notices_dropped), (1, 1, 0));
         assert_eq!((frame.covered.len(), frame.notices[0].1.epoch), (0, back.epoch));
     }

@@ -1,10 +1,14 @@
-//! Ring 1: what a reader is missing, and when to send it. Pure: no I/O, no async, and `now` is an argument.
+//! Ring 1: computes what a reader is missing and when to send it. Pure: no I/O, no async; `now` is an argument.
 //!
-//! [`published`] is what a stream looks at; [`frame`] computes what a reader at some cursor lacks; [`replica`] is that
-//! reader; [`pacer`] decides when a frame is due; [`subscription`] puts them together for a stream of several inventories;
-//! [`access`] hides what its reader may not read;
-//! [`rollout`] says how, and for whom; [`limit`] is what all streams of one player share;
-//! [`mirror`] is a reader that does not wait for the service before it shows its own changes.
+//! - [`published`]: the state of one inventory as streams see it.
+//! - [`frame`]: computes the changes since a reader's cursor.
+//! - [`replica`]: a reader's copy of an inventory, which applies frames.
+//! - [`pacer`]: decides when a frame is due.
+//! - [`subscription`]: combines these for a subscription to several inventories.
+//! - [`access`]: hides inventories that the reader may not read.
+//! - [`rollout`]: how streams are served, and for which players.
+//! - [`limit`]: the sync limit that all streams of a player share.
+//! - [`mirror`]: a client that applies its own changes before the service confirms them.
 
 pub mod access;
 pub mod frame;

@@ -1,7 +1,7 @@
-//! One stream over several inventories, as a pure state machine: a cursor for each, and a pacer.
+//! A subscription to several inventories, as a pure state machine: a cursor for each inventory, and a pacer.
 //!
-//! The states handed in must be of one moment, so that a commit on several of them is never split. They are looked at
-//! anew whenever something may have changed; nothing is kept of them but cursors.
+//! The caller passes a consistent snapshot of all states, so that a commit on several inventories is never split. The
+//! subscription reads the states again whenever they may have changed and keeps only cursors.
 
 use super::access::ReadAccess;
 use super::frame::{Cursor, FrameBody, FullReason, InventoryFrame, frame_since, full_frame};
@@ -12,25 +12,26 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The most slots of all inventories that are present on one stream together: a frame with a full
-/// [`crate::domain::Attributes`] in each still fits gRPC's default limit of 4 MiB a message.
+/// Maximum number of slots of all present inventories of one subscription: a frame with maximum-size
+/// [`crate::domain::Attributes`] in each slot still fits gRPC's default message limit of 4 MiB.
 pub const SUBSCRIPTION_SLOTS_MAX: usize = 3_072;
-/// The most inventories on one stream.
+/// Maximum number of inventories of one subscription.
 pub const SUBSCRIPTION_INVENTORIES_MAX: usize = 64;
-/// The most keys, and the most notices, that one frame names; beyond, the oldest are left out.
+/// Maximum number of covered keys and of notices in one frame; the oldest beyond that are left out.
 pub const NAMED_MAX: usize = 64;
 
-/// An inventory as published.
+/// A shared published state of one inventory.
 pub type PublishedState = Arc<Published>;
 
+/// How a subscription is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncSettings {
     pub windows: Windows,
-    /// A frame with more changed slots is sent full; 0 sends every frame full.
+    /// Maximum number of changed slots in a delta; more are sent as a full state. 0 sends only full states.
     pub delta_slots_max: usize,
-    /// A confirmed prediction needs no frame.
+    /// Whether a confirmed prediction needs no frame.
     pub prediction: bool,
-    /// A stream on which nothing was sent for this long tells its revisions and digests.
+    /// The subscription sends a heartbeat after it has sent nothing for this long.
     pub heartbeat: Duration,
 }
 
@@ -42,51 +43,52 @@ impl Default for SyncSettings {
 }
 
 impl SyncSettings {
-    /// As the old game did it: every change at once, all slots.
+    /// Sends every change immediately as a full state, as the old game did.
     pub fn immediate_full() -> Self {
         Self { windows: Windows::NONE, delta_slots_max: 0, prediction: false, ..Self::default() }
     }
 }
 
-/// What a reader asks for when it opens a stream, and what it may read.
+/// What a reader requests when it subscribes, and what it may read.
 #[derive(Debug, Clone, Default)]
 pub struct SubscribeOptions {
-    /// For each inventory the cursor from which the reader resumes, if it has one.
+    /// For each inventory, the cursor from which the reader resumes, if it has one.
     pub resume: Vec<Option<Cursor>>,
     pub session: Option<SessionId>,
-    /// Whether it wants to be told what kind of changes there were, by whom and why.
+    /// Whether to send notices: the kind, caller and reason of each change.
     pub notices: bool,
-    /// The states that are handed in are those that [`ReadAccess::visible`] gives.
+    /// What the reader may read. The caller must pass only states that [`ReadAccess::visible`] returned.
     pub access: ReadAccess,
 }
 
-/// The inventories of a subscription have more slots together than [`SUBSCRIPTION_SLOTS_MAX`].
+/// The inventories of a subscription together have more than [`SUBSCRIPTION_SLOTS_MAX`] slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooLarge {
     pub slots: usize,
 }
 
-/// One message of a stream. The position of an inventory is the one it had in the request.
+/// One message of a stream. An inventory is identified by its position in the request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Frame {
     pub trigger: SyncTrigger,
     pub changed: Vec<(usize, InventoryFrame)>,
-    /// Inventories that do not exist for this reader, told once until they do.
+    /// Inventories that became absent for this reader; each is reported once until it is present again.
     pub absent: Vec<usize>,
-    /// The reader now has all that was there when it subscribed.
+    /// Set on the first frame: after it, the reader has the state as of its subscription.
     pub caught_up: bool,
-    /// The keys of the session's own mutations that this frame takes its reader past.
+    /// The keys of the session's own mutations that were pending before this frame and are part of the state after it.
     pub covered: Vec<KeyTag>,
     pub notices: Vec<(usize, Arc<ChangeRecord>)>,
     pub notices_dropped: u64,
-    /// A heartbeat: the versions that the reader has.
+    /// In a heartbeat, the versions that the reader should have.
     pub versions: Vec<(usize, Version)>,
-    /// When the oldest change was published that the reader had not been sent; none of the first frame.
+    /// When the oldest change in this frame was published; `None` for the first frame.
     pub stale_since: Option<Instant>,
-    /// The newest traced change among those that it had not been sent.
+    /// The newest traced change in this frame.
     pub traced: Option<TracedChange>,
 }
 
+/// The state machine of one subscription.
 #[derive(Debug)]
 pub struct Subscription {
     settings: SyncSettings,
@@ -102,28 +104,30 @@ pub struct Subscription {
     notices_dropped: u64,
 }
 
-/// What the reader has of one inventory.
+/// The state of one watch: what the reader has of one inventory.
 #[derive(Debug)]
 struct WatchState {
     cursor: WatchCursor,
-    /// The revision that the stream itself has brought it to: what deltas on the wire are counted from.
+    /// The revision that the stream last sent; deltas on the wire are relative to it.
     last_sent: Revision,
-    /// How many of the inventory's notes were looked at.
+    /// Number of the inventory's change records that were read.
     records_seen: u64,
-    /// What it has may be wrong.
+    /// The reader's state may be wrong.
     needs_correction: bool,
-    /// Revisions since they were last asked for.
+    /// Number of revisions since the last call of [`Subscription::take_passed`].
     passed: u64,
-    /// The newest revision that is in `passed`.
+    /// The newest revision that `passed` includes.
     counted_to: Option<Cursor>,
-    /// Of the newest state that it was seen to have wholly.
+    /// When the newest state that the reader completely has was replaced.
     superseded: Superseded,
 }
 
+/// The state that the reader has of one inventory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WatchCursor {
     None,
     At(Cursor),
+    /// The reader knows that the inventory is absent.
     Absent,
 }
 
@@ -147,7 +151,7 @@ impl Subscription {
         }
     }
 
-    /// Of a reader that has all that there is now.
+    /// Creates a subscription whose reader already has `states`.
     pub fn join(settings: SyncSettings, options: SubscribeOptions, states: &[PublishedState]) -> Self {
         let resume = states.iter().map(|state| state.inventory.as_deref().map(Cursor::of)).collect();
         let mut this = Self::new(settings, SubscribeOptions { resume, ..options });
@@ -157,12 +161,12 @@ impl Subscription {
         this
     }
 
-    /// Holds from the next frame on.
+    /// Changes the settings from the next frame on.
     pub fn handle_settings(&mut self, settings: SyncSettings) {
         self.settings = settings;
     }
 
-    /// The inventories may have new states; `states` are in the order of the request and of one moment.
+    /// Handles new states: a consistent snapshot of all inventories, in the order of the request.
     pub fn handle_states(&mut self, states: &[PublishedState]) {
         if !self.caught_up {
             return;
@@ -171,7 +175,7 @@ impl Subscription {
         for (position, state) in states.iter().enumerate() {
             self.read_records(position, state);
             let watch = &mut self.watches[position];
-            watch.count(state);
+            watch.count_revisions(state);
             let due = watch.trigger(state, self.session.as_ref());
             if due == SyncTrigger::None {
                 watch.superseded.clone_from(state.superseded());
@@ -181,13 +185,16 @@ impl Subscription {
         self.pacer.handle_trigger(trigger);
     }
 
-    /// When to call [`Self::poll_frame`] at the latest, if nothing changes until then.
+    /// Returns the latest time for the next call of [`Self::poll_frame`], if nothing changes until then.
     pub fn poll_timeout(&self, now: Moment) -> Moment {
         self.pacer.poll_timeout(now, &self.settings.windows).unwrap_or_else(|| self.heartbeat_at(now))
     }
 
-    /// The frame that is due now, if one is. `states` is asked only then. An error is final: the stream has to end, since a
-    /// frame might be larger than a message may be.
+    /// Returns the frame that is due now, if any. Calls `states` only if a frame may be due.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`] if a frame could exceed the message limit. The error is final: the stream must end.
     pub fn poll_frame(
         &mut self,
         now: Moment,
@@ -210,15 +217,15 @@ impl Subscription {
         let states = states();
         self.handle_states(&states);
         if self.pacer.trigger() > SyncTrigger::None {
-            // Something has changed after all, and will be sent when it is due.
+            // The states changed in the meantime; the change is sent when it is due.
             return Ok(None);
         }
         self.sent_at = Some(now);
         Ok(Some(Frame { versions: versions(&states), ..Frame::default() }))
     }
 
-    /// For each inventory the revisions that the reader was taken past since the last call, with or without a frame:
-    /// what immediate full syncs would have sent.
+    /// Returns, for each inventory, the number of revisions that the reader has advanced past since the last call, with
+    /// or without a frame: the number of immediate full syncs that were avoided or sent.
     pub fn take_passed(&mut self) -> impl Iterator<Item = (usize, u64)> {
         let passed = self.watches.iter_mut().map(|watch| std::mem::take(&mut watch.passed));
         passed.enumerate().filter(|(_, revisions)| *revisions > 0)
@@ -230,11 +237,11 @@ impl Subscription {
 
     fn read_records(&mut self, position: usize, state: &PublishedState) {
         let watch = &mut self.watches[position];
-        // Between two looks the inventory may have been another's, which this reader must not learn.
+        // Another player may have owned the inventory in an earlier epoch; this reader must not learn of those changes.
         let hidden = if self.access.is_restricted() { state.records_before_epoch() } else { 0 };
         let (lost, records) = state.records_since(watch.records_seen.max(hidden));
         watch.records_seen = state.records_total();
-        // Among those lost there may be a correction.
+        // The lost records may include a correction.
         watch.needs_correction |= lost > 0 && self.session.is_some();
         self.notices_dropped += if self.wants_notices { lost } else { 0 };
         for record in records {
@@ -256,7 +263,7 @@ impl Subscription {
         for (position, (watch, state)) in self.watches.iter_mut().zip(states).enumerate() {
             if initial {
                 watch.records_seen = state.records_total();
-                // Also for one that resumes and misses nothing, which gets no frame.
+                // This also covers a reader that resumes and misses nothing, which gets no frame.
                 watch.counted_to = state.inventory.as_deref().map(Cursor::of);
             }
             match &state.inventory {
@@ -276,7 +283,7 @@ impl Subscription {
                     frame.changed.push((position, part));
                 }
             }
-            frame.date(watch, state);
+            frame.add_age(watch, state);
         }
         self.caught_up = true;
         if !initial && !frame.is_sync() {
@@ -290,18 +297,18 @@ impl Subscription {
 }
 
 impl Frame {
-    /// Whether it carries a change: what is paced, limited and counted.
+    /// Returns whether the frame is a sync: it carries a change, and is paced, limited and counted.
     pub fn is_sync(&self) -> bool {
         !self.changed.is_empty() || !self.absent.is_empty()
     }
 
-    /// Whether it carries only the versions of all inventories that are present.
+    /// Returns whether the frame is a heartbeat: it carries only the versions of present inventories.
     pub fn is_heartbeat(&self) -> bool {
         !self.is_sync() && !self.caught_up
     }
 
-    /// Notes what of the state is new to the reader, who has it from now on.
-    fn date(&mut self, watch: &mut WatchState, state: &PublishedState) {
+    /// Records the age and trace of the changes that this frame sends to the reader.
+    fn add_age(&mut self, watch: &mut WatchState, state: &PublishedState) {
         if let Some(stale_since) = watch.superseded.at() {
             self.stale_since = Some(self.stale_since.map_or(stale_since, |other| other.min(stale_since)));
             let unsent = state.traced().filter(|traced| traced.at >= stale_since);
@@ -330,7 +337,7 @@ impl WatchState {
         match (record.outcome, self.cursor) {
             (PredictionOutcome::Mispredicted | PredictionOutcome::Correction, _) => self.needs_correction = true,
             (PredictionOutcome::Confirmed, WatchCursor::At(cursor)) if prediction && cursor.epoch == record.epoch => {
-                // It has the whole state of that revision, whatever it had before.
+                // The reader has the complete state of that revision, whatever it had before.
                 self.needs_correction = false;
                 self.cursor = WatchCursor::At(Cursor { revision: record.revision.max(cursor.revision), ..cursor });
             }
@@ -347,13 +354,13 @@ impl WatchState {
             (Some(_), WatchCursor::At(_)) if self.needs_correction => SyncTrigger::Correction,
             (Some(inventory), WatchCursor::At(cursor)) if Cursor::of(inventory) == cursor => SyncTrigger::None,
             (Some(inventory), WatchCursor::At(cursor)) => {
-                let of_others = state.news_at(session) > cursor.revision || inventory.epoch != cursor.epoch;
-                if of_others { SyncTrigger::News } else { SyncTrigger::Echo }
+                let is_news = state.news_at(session) > cursor.revision || inventory.epoch != cursor.epoch;
+                if is_news { SyncTrigger::News } else { SyncTrigger::Echo }
             }
         }
     }
 
-    /// What brings the reader up to date; none if it is.
+    /// Returns the changes that bring the reader up to date, or `None` if it is.
     fn frame(&mut self, inventory: &Inventory, settings: &SyncSettings) -> Option<InventoryFrame> {
         let cursor = match self.cursor {
             WatchCursor::At(cursor) => Some(cursor),
@@ -373,7 +380,7 @@ impl WatchState {
         Some(part)
     }
 
-    fn count(&mut self, state: &PublishedState) {
+    fn count_revisions(&mut self, state: &PublishedState) {
         let Some(now) = state.inventory.as_deref().map(Cursor::of) else { return };
         let before = self.counted_to.replace(now);
         self.passed += match before {
@@ -383,7 +390,7 @@ impl WatchState {
     }
 }
 
-/// Gives back how many were pushed out.
+/// Appends to a bounded queue; returns how many old entries were dropped (0 or 1).
 fn push_bounded<T>(queue: &mut VecDeque<T>, one: T) -> u64 {
     let full = queue.len() == NAMED_MAX;
     if full {
@@ -393,7 +400,7 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, one: T) -> u64 {
     u64::from(full)
 }
 
-/// Whether a frame with all slots of these states fits one message.
+/// Checks that a frame with all slots of these states fits in one message.
 pub fn check_size(states: &[PublishedState]) -> Result<(), TooLarge> {
     let present = states.iter().filter_map(|state| state.inventory.as_deref());
     let slots = present.map(|inventory| inventory.contents.slots().len()).sum();
