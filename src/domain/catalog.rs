@@ -15,6 +15,7 @@ pub const CATALOG_NAME_BYTES_MAX: usize = 64;
 /// one catalog can add.
 pub const ITEMS_MAX: usize = 65_536;
 
+/// An item type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     pub id: Arc<str>,
@@ -32,6 +33,7 @@ pub struct Recipe {
     pub outputs: Vec<(ItemCode, Count)>,
 }
 
+/// Consecutive slots of a layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section {
     pub name: Arc<str>,
@@ -61,6 +63,7 @@ impl Layout {
     }
 }
 
+/// All items, recipes and layouts, indexed by id and by item code.
 #[derive(Debug, Clone)]
 pub struct Catalog {
     items: Vec<Item>,
@@ -74,11 +77,14 @@ pub struct Catalog {
 /// The catalog as read from a file, before validation.
 #[derive(Debug, Clone, Default)]
 pub struct CatalogSource {
+    /// Id, code and max_stack of each item.
     pub items: Vec<(String, u32, u32)>,
     pub recipes: Vec<RecipeSource>,
+    /// Id of each layout, with the name and number of slots of its sections.
     pub layouts: Vec<(String, Vec<(String, u64)>)>,
 }
 
+/// A recipe as read from a file, before validation.
 #[derive(Debug, Clone, Default)]
 pub struct RecipeSource {
     pub id: String,

@@ -18,6 +18,7 @@ use super::stack::Stack;
 const SEED_A: u32 = 0x5107_0CA5;
 const SEED_B: u32 = 0x0DDB_A115;
 
+/// A 64-bit check of an inventory's contents, in two 32-bit lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Digest {
     pub a: u32,
@@ -27,12 +28,14 @@ pub struct Digest {
 impl Digest {
     pub const EMPTY: Self = Self { a: 0, b: 0 };
 
+    /// Adds a slot to the digest.
     #[must_use]
     pub fn plus(self, slot: Slot, stack: Option<&Stack>) -> Self {
         let added = Self::of_slot(slot, stack);
         Self { a: self.a.wrapping_add(added.a), b: self.b.wrapping_add(added.b) }
     }
 
+    /// Subtracts a slot from the digest.
     #[must_use]
     pub fn minus(self, slot: Slot, stack: Option<&Stack>) -> Self {
         let taken = Self::of_slot(slot, stack);

@@ -9,6 +9,7 @@ use super::stack::Stack;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// The content of one slot, stamped with the revisions that changed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotState {
     pub stack: Option<Stack>,

@@ -40,6 +40,7 @@ pub enum TransferSource<I = ItemCode> {
     Item { item: I, attributes: Option<Attributes>, count: Count },
 }
 
+/// An atomic list of operations with guards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mutation<I = ItemCode, R = Arc<Recipe>> {
     pub operations: Vec<Operation<I, R>>,
@@ -101,6 +102,7 @@ pub struct Effect {
     pub touched: Vec<Touched>,
 }
 
+/// An inventory that a mutation named, after the mutation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Touched {
     /// The version after the mutation. A deleted inventory has its next revision and the empty digest.

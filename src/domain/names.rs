@@ -32,6 +32,7 @@ pub struct UnknownName {
     pub what: UnknownEntry,
 }
 
+/// The kind of entry that the catalog does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnknownEntry {
     Item {

@@ -13,6 +13,7 @@ pub struct Rejection {
     pub cause: RejectionCause,
 }
 
+/// The rule that a mutation violates, with the values that a client needs to react.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RejectionCause {
     InventoryNotFound {

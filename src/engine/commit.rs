@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub(super) type ReplySender = oneshot::Sender<Result<MutationReply, EngineError>>;
 pub(super) type WatchSender = oneshot::Sender<Result<WatchedInventories, EngineError>>;
 
+/// A request in the queue of the commit loop.
 pub(super) enum EngineRequest {
     Mutate { request: Box<MutationRequest>, reply: ReplySender },
     Watch { ids: Vec<InventoryId>, reply: WatchSender },
@@ -82,6 +83,7 @@ async fn hand_out(mut results: mpsc::UnboundedReceiver<BatchResults>, ended: one
     let _ = ended.send(());
 }
 
+/// The state of the commit thread.
 struct Writer {
     store: Arc<dyn Store>,
     catalog: Arc<Catalog>,

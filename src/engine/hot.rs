@@ -18,6 +18,7 @@ pub struct HotTable {
     entries: RwLock<HashMap<InventoryId, HotEntry>>,
 }
 
+/// An inventory in memory.
 #[derive(Debug)]
 struct HotEntry {
     state: watch::Sender<PublishedState>,

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
+/// Limits and telemetry of the engine.
 #[derive(Debug, Clone)]
 pub struct EngineSettings {
     /// Maximum number of mutations and cold reads that wait for the commit loop.

@@ -71,6 +71,7 @@ pub struct StreamCounts {
     pub desyncs_reported: u64,
 }
 
+/// Counts of streams while they were in shadow mode.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ShadowCounts {
     /// Syncs sent on streams in shadow mode.

@@ -33,6 +33,7 @@ pub enum FullReason {
     Correction,
 }
 
+/// The change of one slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SlotChange {
     /// The slot has the same item and attributes and another count.
@@ -58,6 +59,7 @@ pub struct InventoryFrame {
     pub check: u32,
 }
 
+/// Whether a part of a frame is a full state or a delta.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameBody {
     /// Replaces the whole state; slots without a change are empty.

@@ -30,6 +30,7 @@ pub struct Mirror {
     desyncs: u64,
 }
 
+/// A mutation that is applied to the view and whose reply, or the frame with its version, is outstanding.
 #[derive(Debug)]
 struct Pending {
     key: KeyTag,
@@ -220,8 +221,8 @@ impl Mirror {
     pub fn handle_connecting(&mut self) -> Vec<Option<Cursor>> {
         // The new stream does not build on earlier predictions, so their states need not be kept.
         let inventories = &self.inventories;
-        let early = |state: &PredictedState| inventories[state.position].is_of_another_epoch(state.replied.as_ref());
-        self.pending.retain(|pending| !pending.states.iter().any(early));
+        let is_early = |state: &PredictedState| inventories[state.position].is_of_another_epoch(state.replied.as_ref());
+        self.pending.retain(|pending| !pending.states.iter().any(is_early));
         let cursor = |mirrored: &mut MirroredInventory| {
             let cursor = mirrored.confirmed.as_deref().filter(|_| !mirrored.desynced).map(Cursor::of);
             mirrored.last_sent = cursor.map_or(Revision(0), |cursor| cursor.revision);
@@ -233,12 +234,13 @@ impl Mirror {
     }
 
     fn can_predict(&self, mutation: &Mutation) -> bool {
-        let lives = |operation: &Operation| matches!(operation, Operation::Create { .. } | Operation::Delete { .. });
+        let creates_or_deletes =
+            |operation: &Operation| matches!(operation, Operation::Create { .. } | Operation::Delete { .. });
         let is_known = |id: &InventoryId| {
             let mirrored = self.position(id).map(|position| &self.inventories[position]);
             mirrored.is_some_and(|mirrored| mirrored.view.is_some() && !mirrored.desynced)
         };
-        !mutation.operations.iter().any(lives) && mutation.inventories().all(is_known)
+        !mutation.operations.iter().any(creates_or_deletes) && mutation.inventories().all(is_known)
     }
 
     fn apply(&self, mutation: &Mutation) -> Result<Effect, Rejection> {

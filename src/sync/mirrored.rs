@@ -8,9 +8,11 @@ use std::sync::Arc;
 /// Maximum number of past epochs remembered for each inventory, to distinguish a late reply from an early one.
 const PAST_EPOCHS_MAX: usize = 8;
 
+/// A watched inventory of a mirror.
 #[derive(Debug)]
 pub(super) struct MirroredInventory {
     pub id: InventoryId,
+    /// The newest state that the service is known to have had.
     pub confirmed: Option<Arc<Inventory>>,
     /// The stream has reported the inventory as absent.
     pub absent: bool,
@@ -20,6 +22,7 @@ pub(super) struct MirroredInventory {
     pub last_sent: Revision,
     /// Earlier epochs, oldest first.
     past_epochs: VecDeque<Epoch>,
+    /// The confirmed state with all pending mutations applied.
     pub view: Option<Arc<Inventory>>,
 }
 
