@@ -1,13 +1,14 @@
-//! What the embedded store costs: durable records a second while folds and checkpoints run beside, and how long opening
-//! takes after an abrupt stop. `cargo bench --bench store`; sizes can be scaled down:
+//! Benchmarks the embedded store: durable records per second while folds and checkpoints run, and the time to open the
+//! store after a crash. Run with `cargo bench --bench store`. These variables change the sizes (defaults in
+//! parentheses):
 //!
 //! - `SLOTCAST_BENCH_INVENTORIES` (100000), `SLOTCAST_BENCH_SECONDS` (15), `SLOTCAST_BENCH_BATCH` (128)
-//! - `SLOTCAST_BENCH_OPEN_INVENTORIES` (1000000), `SLOTCAST_BENCH_OPEN_TAIL` (records that are not folded; all there may be)
-//! - `SLOTCAST_BENCH_FOLDER`: the disk to measure
+//! - `SLOTCAST_BENCH_OPEN_INVENTORIES` (1000000), `SLOTCAST_BENCH_OPEN_TAIL` (number of unfolded records; the maximum)
+//! - `SLOTCAST_BENCH_FOLDER` (the system's temporary folder): a folder on the disk to measure
 
 use slotcast::domain::{
     Attributes, Caller, Change, Contents, Count, Edit, Epoch, Fingerprint, IdempotencyKey, Inventory, InventoryId,
-    ItemCode, LayoutId, Outcome, PlayerId, Revision, Slot, Stack, Touched, Version,
+    ItemCode, LayoutId, OperationOutcome, PlayerId, Revision, Slot, Stack, Touched, Version,
 };
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore, Statistics};
 use slotcast::store::{Key, Reply, Store, Transaction};
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The allocator that the server has.
+/// The server's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -39,30 +40,30 @@ fn commits(folder: &Path) {
     let (inventories, batch) = (number("SLOTCAST_BENCH_INVENTORIES", 100_000), number("SLOTCAST_BENCH_BATCH", 128));
     let seconds = Duration::from_secs(number("SLOTCAST_BENCH_SECONDS", 15) as u64);
     let path = folder.join("commits.db");
-    let store = EmbeddedStore::open(&path, EmbeddedSettings::default()).expect("it opens");
+    let store = EmbeddedStore::open(&path, EmbeddedSettings::default()).expect("the store opens");
     let mut world = World::new(inventories);
     world.create_all(&store);
-    store.fold().expect("it folds");
+    store.fold().expect("the store folds");
 
     let folds = store.statistics().folds;
-    let mut yardstick = Yardstick::new(folder, batch);
-    let (start, mut took, mut making) = (Instant::now(), Vec::new(), Duration::ZERO);
+    let mut baseline = Baseline::new(folder, batch);
+    let (start, mut took, mut creating) = (Instant::now(), Vec::new(), Duration::ZERO);
     let (mut wal_bytes_max, mut unfolded_max) = (0, 0);
-    while start.elapsed() < seconds + yardstick.took {
+    while start.elapsed() < seconds + baseline.took {
         let begin = Instant::now();
         let transactions = world.changes(batch);
-        making += begin.elapsed();
+        creating += begin.elapsed();
         let begin = Instant::now();
-        store.commit(&transactions).expect("it commits");
+        store.commit(&transactions).expect("the batch commits");
         took.push(begin.elapsed());
         if took.len() % 64 == 0 {
             let Statistics { wal_bytes, unfolded_records, .. } = store.statistics();
             wal_bytes_max = wal_bytes.max(wal_bytes_max);
             unfolded_max = unfolded_records.max(unfolded_max);
         }
-        // In between, so that it meets the same disk; it is a tenth of the time.
+        // Interleaved with the commits, so that both see the same disk; takes a tenth of the time.
         if took.len() % 512 == 0 {
-            yardstick.run(51);
+            baseline.run(51);
         }
     }
 
@@ -70,12 +71,12 @@ fn commits(folder: &Path) {
     took.sort_unstable();
     let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3;
     let records = (took.len() * batch) as f64;
-    let (rate, with_making) = (records / in_commits.as_secs_f64(), records / (in_commits + making).as_secs_f64());
+    let (rate, with_creation) = (records / in_commits.as_secs_f64(), records / (in_commits + creating).as_secs_f64());
     println!(
-        "commits: {inventories} inventories, {batch} one-slot changes a batch, {:.1} s",
+        "commits: {inventories} inventories, {batch} one-slot changes per batch, {:.1} s",
         start.elapsed().as_secs_f64()
     );
-    println!("  {rate:.0} durable records/s in commit; {with_making:.0} with making them on the same thread");
+    println!("  {rate:.0} durable records/s in commit; {with_creation:.0} including their creation on the same thread");
     println!(
         "  commit p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, max {:.2} ms",
         at(0.5),
@@ -83,22 +84,22 @@ fn commits(folder: &Path) {
         at(0.999),
         at(1.0)
     );
-    let plain = yardstick.records_per_second();
+    let plain = baseline.records_per_second();
     println!(
-        "  yardstick, the same bytes appended to a plain file with fdatasync: {plain:.0} records/s; ratio {:.2}",
+        "  baseline, the same bytes appended to a plain file with fdatasync: {plain:.0} records/s; ratio {:.2}",
         rate / plain
     );
     let Statistics { journal_rows, remembered_keys, folds: folded, .. } = store.statistics();
     println!(
-        "  folds {}, log at most {} MiB, unfolded at most {unfolded_max} records, then {journal_rows} journal rows with {remembered_keys} keys",
+        "  folds {}, log at most {} MiB, at most {unfolded_max} unfolded records, {journal_rows} journal rows with {remembered_keys} keys at the end",
         folded - folds,
         wal_bytes_max >> 20
     );
     println!("  file {} MiB", std::fs::metadata(&path).map_or(0, |file| file.len()) >> 20);
 }
 
-/// The same bytes appended to a plain file, each batch made durable. One record is about 100 bytes.
-struct Yardstick {
+/// Appends the same number of bytes to a plain file and syncs after each batch. A record has about 100 bytes.
+struct Baseline {
     file: File,
     bytes: Vec<u8>,
     batch: usize,
@@ -106,7 +107,7 @@ struct Yardstick {
     took: Duration,
 }
 
-impl Yardstick {
+impl Baseline {
     fn new(folder: &Path, batch: usize) -> Self {
         let file = File::create(folder.join("plain")).expect("a file");
         Self { file, bytes: vec![0x5A; batch * 100], batch, batches: 0, took: Duration::ZERO }
@@ -115,7 +116,7 @@ impl Yardstick {
     fn run(&mut self, batches: usize) {
         let start = Instant::now();
         for _ in 0..batches {
-            self.file.write_all(&self.bytes).and_then(|()| self.file.sync_data()).expect("it is written");
+            self.file.write_all(&self.bytes).and_then(|()| self.file.sync_data()).expect("the file is written");
         }
         self.batches += batches;
         self.took += start.elapsed();
@@ -129,14 +130,14 @@ impl Yardstick {
 fn opening(folder: &Path) {
     let inventories = number("SLOTCAST_BENCH_OPEN_INVENTORIES", 1_000_000);
     let path = folder.join("opening.db");
-    let store = EmbeddedStore::open(&path, EmbeddedSettings::default()).expect("it opens");
+    let store = EmbeddedStore::open(&path, EmbeddedSettings::default()).expect("the store opens");
     let mut world = World::new(inventories);
     let start = Instant::now();
     world.create_all(&store);
-    store.close().expect("it closes");
+    store.close().expect("the store closes");
     println!("opening: {inventories} inventories created and folded in {:.1} s", start.elapsed().as_secs_f64());
 
-    // Nothing is folded any more, so the tail becomes as long as it may.
+    // Folding is disabled, so the unfolded tail grows to its maximum.
     let default = EmbeddedSettings::default();
     let never = EmbeddedSettings {
         round_records: usize::MAX,
@@ -144,23 +145,23 @@ fn opening(folder: &Path) {
         round_after: Duration::MAX,
         ..default.clone()
     };
-    let store = EmbeddedStore::open(&path, never).expect("it opens");
+    let store = EmbeddedStore::open(&path, never).expect("the store opens");
     let tail = number("SLOTCAST_BENCH_OPEN_TAIL", default.unfolded_records_max);
     let hot = default.unfolded_inventories_max.min(inventories);
     let mut records = 0;
     while records + 128 < tail && store.statistics().unfolded_inventories + 128 < default.unfolded_inventories_max {
         let transactions = world.changes_of(128, hot);
-        store.commit(&transactions).expect("it commits");
+        store.commit(&transactions).expect("the batch commits");
         records += 128;
     }
     let Statistics { unfolded_inventories, remembered_keys, wal_bytes, .. } = store.statistics();
-    let copy = abruptly_stopped(&path, folder);
+    let copy = copy_as_after_crash(&path, folder);
     drop(store);
     for attempt in 1..=3 {
-        // A copy of the copy: opening recovers the log.
-        let again = abruptly_stopped(&copy, &folder.join(format!("{attempt}")));
+        // Opens a copy of the copy, because opening recovers the log.
+        let again = copy_as_after_crash(&copy, &folder.join(format!("{attempt}")));
         let start = Instant::now();
-        let opened = EmbeddedStore::open(&again, EmbeddedSettings::default()).expect("it opens");
+        let opened = EmbeddedStore::open(&again, EmbeddedSettings::default()).expect("the store opens");
         let took = start.elapsed();
         println!(
             "  open {:.2} s: {remembered_keys} keys, {records} records of {unfolded_inventories} inventories to replay, log {} MiB, file {} MiB",
@@ -172,20 +173,20 @@ fn opening(folder: &Path) {
     }
 }
 
-/// The files as they are while the store is open: what a crash leaves.
-fn abruptly_stopped(path: &Path, folder: &Path) -> PathBuf {
+/// Copies the files while the store is open, as a crash would leave them.
+fn copy_as_after_crash(path: &Path, folder: &Path) -> PathBuf {
     std::fs::create_dir_all(folder).expect("a folder");
     let copy = folder.join("copy.db");
     for suffix in ["", "-wal"] {
         let of = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
         if of(path).exists() {
-            std::fs::copy(of(path), of(&copy)).expect("it is copied");
+            std::fs::copy(of(path), of(&copy)).expect("the file is copied");
         }
     }
     copy
 }
 
-/// Inventories of 36 slots, 20 of them filled, and their random changes.
+/// Inventories of 36 slots, 20 of them filled, and random changes to them.
 struct World {
     random: fastrand::Rng,
     states: Vec<Arc<Inventory>>,
@@ -197,7 +198,7 @@ impl World {
     fn new(inventories: usize) -> Self {
         let mut random = fastrand::Rng::with_seed(1);
         let states = (0..inventories).map(|number| inventory(number, &mut random)).collect();
-        Self { random, states, caller: Caller::new("game-server-1").expect("a name"), key_ms: 1_700_000_000_000 }
+        Self { random, states, caller: Caller::new("game-server-1").expect("a valid name"), key_ms: 1_700_000_000_000 }
     }
 
     fn create_all(&mut self, store: &EmbeddedStore) {
@@ -208,7 +209,7 @@ impl World {
                 self.transaction(Touched { version: state.version(), state: Some(state.clone()), changes })
             });
             let batch: Vec<_> = created.collect();
-            store.commit(&batch).expect("it commits");
+            store.commit(&batch).expect("the batch commits");
         }
     }
 
@@ -216,7 +217,7 @@ impl World {
         self.changes_of(batch, self.states.len())
     }
 
-    /// Changes of any of the first `hot` inventories.
+    /// Creates changes of random inventories among the first `hot`.
     fn changes_of(&mut self, batch: usize, hot: usize) -> Vec<Transaction> {
         (0..batch).map(|_| self.change(hot)).collect()
     }
@@ -236,32 +237,35 @@ impl World {
         let (high, low) = (self.key_ms >> 16, self.key_ms & 0xFFFF);
         let key =
             format!("{high:08x}-{low:04x}-7{:03x}-8{:03x}-{:012x}", self.random.u16(..4096), 7, self.random.u32(..));
-        let key = Key { caller: self.caller.clone(), key: IdempotencyKey::new(&key).expect("a name") };
+        let key = Key { caller: self.caller.clone(), key: IdempotencyKey::new(&key).expect("a valid name") };
         let reply = Reply {
-            outcomes: vec![Outcome { count: 5, ..Outcome::default() }],
+            outcomes: vec![OperationOutcome { count: 5, ..OperationOutcome::default() }],
             versions: vec![touched.version.clone()],
         };
         Transaction { key, payload: Fingerprint(self.random.u64(..)), reply, touched: vec![touched] }
     }
 
-    /// Some of the inventories must be what they are to be.
+    /// Asserts that a sample of the inventories has the expected state.
     fn check(&mut self, store: &EmbeddedStore) {
         let some: Vec<Arc<Inventory>> =
             (0..1_000).map(|_| self.states[self.random.usize(..self.states.len())].clone()).collect();
         let ids: Vec<InventoryId> = some.iter().map(|state| state.id.clone()).collect();
-        let loaded = store.load(&ids, &[]).expect("it loads");
-        assert!(loaded.inventories.into_iter().flatten().eq(some), "something was lost");
+        let loaded = store.load(&ids, &[]).expect("the inventories load");
+        assert!(
+            loaded.inventories.into_iter().flatten().eq(some),
+            "a stored inventory differs from its expected state"
+        );
     }
 }
 
 fn inventory(number: usize, random: &mut fastrand::Rng) -> Arc<Inventory> {
-    // Players do not come in order of their ids.
+    // Scrambled, because players do not arrive in the order of their ids.
     let name = format!("player-{:016x}", (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let edits: Vec<Edit> = (0..20).map(|slot| (Slot(slot), stack(random))).collect();
     Arc::new(Inventory {
-        id: InventoryId::new(&name).expect("a name"),
+        id: InventoryId::new(&name).expect("a valid name"),
         owner: PlayerId::new(&name).ok(),
-        layout: LayoutId::new("player").expect("a name"),
+        layout: LayoutId::new("player").expect("a valid name"),
         epoch: Epoch::new(random.u32(1..)).expect("not 0"),
         contents: Contents::new(36, Revision::CREATED, &edits),
     })

@@ -1,6 +1,7 @@
-//! Drops items without waiting for the service, next to another caller, and prints what the stream cost.
+//! Drops items with client-side prediction while another caller changes the same inventory, and prints how many bytes
+//! the stream received.
 //!
-//! Run it with `cargo run --example optimistic`. It starts a service of its own on a free loopback port.
+//! Run with `cargo run --example optimistic`. The example starts its own server on a free loopback port.
 
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, Event, Session, SessionOptions, fresh_context};
@@ -25,19 +26,23 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let session = client.session(SessionOptions::new(vec!["steve".into()]), client.catalog().await?)?;
     session.caught_up().await?;
-    println!("Steve has {} stones; that was {} bytes.", stones(&session), session.counts().bytes);
+    println!("Steve has {} stones; the stream received {} bytes.", stones(&session), session.counts().bytes);
 
     for _ in 0..8 {
-        // Shown when this returns; the call goes out behind it.
+        // The view shows the drop when `apply` returns; the session sends the call in the background.
         session.apply(Operation::Drop(DropItem { inventory_id: "steve".into(), slot: 0, count: Some(1) }))?;
     }
-    println!("He dropped 8 and sees {} at once, {} of them not yet confirmed.", stones(&session), session.pending());
+    println!(
+        "Steve dropped 8 and immediately sees {} stones; {} drops are not confirmed yet.",
+        stones(&session),
+        session.pending()
+    );
     let before = session.counts();
     session.settled().await?;
     let sent = session.counts().bytes - before.bytes;
-    println!("Now all are confirmed and durable; the stream sent {sent} bytes for it.");
+    println!("All drops are confirmed and durable; the stream received {sent} more bytes for them.");
 
-    // Somebody else gives him some: he could not know that.
+    // Another caller adds stones, which the session cannot predict.
     let stack = Some(Stack { item: "stone".into(), count: 3, ..Stack::default() });
     let add = AddItem { inventory_id: "steve".into(), stack, allow_partial: false };
     client.mutate(fresh_context(), Operation::Add(add)).await?;
@@ -49,7 +54,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     println!(
-        "He was given 3 and sees {}; the stream sent {} bytes.",
+        "Another caller added 3 and Steve sees {}; the stream received {} more bytes.",
         stones(&session),
         session.counts().bytes - before.bytes
     );

@@ -1,6 +1,6 @@
 //! The catalog as a TOML file. The format is told at the head of `catalog_file/default.toml`, the catalog that is built in.
 
-use crate::domain::catalog::{COUNT_MAX, CatalogSource, RecipeSource, bad_name};
+use crate::domain::catalog::{COUNT_MAX, CatalogSource, RecipeSource, catalog_name_error};
 use crate::domain::{Catalog, Count, Fingerprint, ItemCode, Recipe};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -72,7 +72,7 @@ fn unsayable(item: &ItemEntry) -> Option<String> {
 /// An earlier id that cannot have been one.
 fn misnamed(item: &ItemEntry) -> Option<String> {
     let before = item.renamed_from.as_ref()?;
-    match bad_name(before) {
+    match catalog_name_error(before) {
         Some(error) => Some(format!("item {:?}: renamed_from {error}", item.id)),
         None if *before == item.id => Some(format!("item {:?}: renamed_from is its own id", item.id)),
         None => None,
@@ -234,8 +234,8 @@ mod tests {
              layouts = [{ id = 'l', sections = [] }]",
         );
         let expected = "the catalog FILE has 4 problems:\n  - item \"a\": code must not be 0\n  \
-                        - item \"b\": max_stack must not be 0\n  - recipe \"r\": no item \"zinc\"\n  \
-                        - layout \"l\" has 0 slots; 1 to 1024 are possible\nCorrect them all and try again.";
+                        - item \"b\": max_stack must not be 0\n  - recipe \"r\": unknown item \"zinc\"\n  \
+                        - layout \"l\": must have 1 to 1024 slots, got 0\nCorrect them all and try again.";
         assert_eq!(told, expected);
     }
 

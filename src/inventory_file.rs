@@ -234,7 +234,7 @@ mod tests {
             problems(&line),
             [
                 "its id must not be empty",
-                "its owner must not hold control characters",
+                "its owner must not contain control characters",
                 "slot 36: its layout has 36 slots",
                 "slot 1: the count 0 is not 1 to 2147483647",
                 "slot 1 stands twice",

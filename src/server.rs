@@ -2,7 +2,7 @@
 
 use crate::config::LiveRollout;
 use crate::domain::Catalog;
-use crate::engine::{CommitLoop, Engine, EngineReading, EngineSettings};
+use crate::engine::{CommitLoop, Engine, EngineCountsReader, EngineSettings};
 use crate::grpc::admin::Admin;
 use crate::grpc::service::Service;
 use crate::grpc::streams::{OpenStreams, StreamSettings};
@@ -149,7 +149,7 @@ pub async fn serve(
     let usage = Arc::downgrade(&store);
     let engine_settings = EngineSettings { telemetry: settings.telemetry.commits(), ..settings.engine.clone() };
     let (engine, mut commit_loop) = Engine::start(store, catalog, engine_settings);
-    let (reading, readiness) = (engine.reading(), Readiness::default());
+    let (reading, readiness) = (engine.counts_reader(), Readiness::default());
     let (draining, is_draining) = watch::channel(false);
     let (health, health_service) = tonic_health::server::health_reporter();
     tell_health(&health, ServingStatus::Serving).await;
@@ -252,7 +252,7 @@ fn observe(
     settings: &ServerSettings,
     measured: &TelemetryLayer,
     streams: &Arc<StreamStatistics>,
-    engine: EngineReading,
+    engine: EngineCountsReader,
     store: Weak<dyn Store>,
     readiness: &Readiness,
 ) {

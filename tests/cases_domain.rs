@@ -7,10 +7,10 @@ mod support;
 
 use slotcast::domain::catalog::{CatalogSource, RecipeSource};
 use slotcast::domain::ids::NameError;
-use slotcast::domain::mutation::Taken;
+use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
-    Attributes, Catalog, Count, Edit, Guard, IdempotencyKey, Item, ItemCode, LayoutId, Mutation, Operation, Outcome,
-    RejectionCause, Revision, Slot,
+    Attributes, Catalog, Count, Edit, Guard, IdempotencyKey, Item, ItemCode, LayoutId, Mutation, Operation,
+    OperationOutcome, RejectionCause, Revision, Slot,
 };
 use support::{World, attributes, count, filled, id, item, stack, stack_with};
 
@@ -63,7 +63,7 @@ fn craft(world: &World, recipe: &str, times: u32) -> Operation {
 }
 
 fn transfer_slot(slot: u16, number: Option<u32>, to_slot: Option<u16>, allow_partial: bool) -> Operation {
-    let what = Taken::Slot { slot: Slot(slot), count: number.map(count) };
+    let what = TransferSource::Slot { slot: Slot(slot), count: number.map(count) };
     Operation::Transfer { from: id("a"), what, to: id("b"), to_slot: to_slot.map(Slot), allow_partial }
 }
 
@@ -73,7 +73,7 @@ fn slots(world: &World, name: &str) -> Vec<(u16, u32, u32)> {
 }
 
 /// Accepted, changing "a" by one revision; what the operation did.
-fn accepted(world: &mut World, operation: Operation) -> Outcome {
+fn accepted(world: &mut World, operation: Operation) -> OperationOutcome {
     let before = world.get("a").contents.revision();
     let mut effect = world.run(operation).expect("it is within the rules");
     assert_eq!(world.get("a").contents.revision(), before.next());
@@ -81,7 +81,7 @@ fn accepted(world: &mut World, operation: Operation) -> Outcome {
 }
 
 /// Accepted, changing nothing.
-fn idle(world: &mut World, operation: Operation) -> Outcome {
+fn idle(world: &mut World, operation: Operation) -> OperationOutcome {
     let before = world.clone();
     let mut effect = world.run(operation).expect("it is within the rules");
     assert_eq!(world.inventories, before.inventories, "no new revision");
@@ -133,7 +133,7 @@ fn case_03_max_minus_one_plus_two_splits_without_wrapping() {
     for (code, max) in [(PLANKS, 64), (DUST, u32::MAX)] {
         let mut world = world(&[filled(1, stack(code, max - 1))], &[]);
         let outcome = accepted(&mut world, add(code, 2, false));
-        assert_eq!(outcome, Outcome { count: 2, ..Outcome::default() });
+        assert_eq!(outcome, OperationOutcome { count: 2, ..OperationOutcome::default() });
         assert_eq!(slots(&world, "a"), [(0, code, 1), (1, code, max)]);
     }
 }
@@ -195,9 +195,13 @@ fn case_06_a_slot_that_is_not_there_is_refused() {
 fn case_07_a_move_onto_itself_is_ok_and_makes_no_revision() {
     let mut world = world(&[filled(0, stack(PLANKS, 9)), filled(1, stack(PLANKS, 64))], &[]);
     for number in [None, Some(1), Some(u32::MAX)] {
-        assert_eq!(idle(&mut world, shift(0, 0, number)), Outcome::default());
+        assert_eq!(idle(&mut world, shift(0, 0, number)), OperationOutcome::default());
     }
-    assert_eq!(idle(&mut world, shift(0, 1, None)), Outcome::default(), "and so is one onto a full stack of the same");
+    assert_eq!(
+        idle(&mut world, shift(0, 1, None)),
+        OperationOutcome::default(),
+        "and so is one onto a full stack of the same"
+    );
 }
 
 #[test]
@@ -234,8 +238,8 @@ fn case_10_an_add_that_fits_partly_adds_nothing_or_names_the_remainder_if_asked(
     let cause = refused(&mut world, add(PLANKS, 20, false));
     assert_eq!(cause, RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), wanted: 20, room: 16 });
     let outcome = accepted(&mut world, add(PLANKS, 20, true));
-    assert_eq!(outcome, Outcome { count: 16, remainder: 4, stack: None });
-    assert_eq!(idle(&mut world, add(PLANKS, 4, true)), Outcome { count: 0, remainder: 4, stack: None });
+    assert_eq!(outcome, OperationOutcome { count: 16, remainder: 4, stack: None });
+    assert_eq!(idle(&mut world, add(PLANKS, 4, true)), OperationOutcome { count: 0, remainder: 4, stack: None });
 }
 
 #[test]
@@ -277,7 +281,7 @@ fn case_13_a_craft_times_the_largest_number_is_refused_by_a_product_that_does_no
 #[test]
 fn case_14_a_transfer_to_itself_is_refused() {
     let mut world = world(&[filled(0, stack(PLANKS, 9))], &[]);
-    let what = Taken::Slot { slot: Slot(0), count: None };
+    let what = TransferSource::Slot { slot: Slot(0), count: None };
     let transfer =
         Operation::Transfer { from: id("a"), what, to: id("a"), to_slot: Some(Slot(1)), allow_partial: true };
     assert_eq!(refused(&mut world, transfer), RejectionCause::TransferToItself { id: id("a") });
@@ -347,7 +351,7 @@ fn a_stack_above_its_limit_stays_whole_and_its_parts_keep_to_the_limit() {
     let Some(Item { max_stack, .. }) = world.catalog.item_by_code(item(PLANKS)) else { panic!("it is there") };
     assert_eq!(max_stack.get(), 64);
     let outcome = accepted(&mut world, transfer_slot(0, Some(100), Some(0), true));
-    assert_eq!(outcome, Outcome { count: 64, remainder: 36, stack: None });
+    assert_eq!(outcome, OperationOutcome { count: 64, remainder: 36, stack: None });
     assert_eq!((slots(&world, "a"), slots(&world, "b")), (vec![(0, PLANKS, 136)], vec![(0, PLANKS, 64)]));
     accepted(&mut world, transfer_slot(0, None, Some(1), false));
     assert_eq!(slots(&world, "b"), [(0, PLANKS, 64), (1, PLANKS, 136)], "whole as it is");

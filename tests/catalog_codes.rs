@@ -134,8 +134,8 @@ fn a_catalog_with_one_id_or_code_twice_or_an_impossible_earlier_id_is_refused_wi
     for problem in [
         "item \"a\": renamed_from is its own id",
         "item \"b\": renamed_from must not be empty",
-        "item \"b\": code 1 is another item's",
-        "item \"b\" stands twice",
+        "item \"b\": code 1 is used by another item",
+        "item \"b\": duplicate id",
     ] {
         assert!(problems.contains(problem), "{problems}");
     }

@@ -6,10 +6,10 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use slotcast::domain::mutation::Taken;
+use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
-    Attributes, Change, Contents, Digest, Effect, Guard, Inventory, ItemCode, Mutation, Operation, Outcome, Rejection,
-    RejectionCause, Revision, SlotState, Stack,
+    Attributes, Change, Contents, Digest, Effect, Guard, Inventory, ItemCode, Mutation, Operation, OperationOutcome,
+    Rejection, RejectionCause, Revision, SlotState, Stack,
 };
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -160,7 +160,7 @@ fn counts_above_limits(world: &World) -> BTreeMap<(ItemCode, Attributes), Vec<u3
 /// `change` is what an operation did to all inventories together; it must be what its outcome says.
 fn check_balance(
     operation: &Operation,
-    outcome: &Outcome,
+    outcome: &OperationOutcome,
     before: &World,
     change: &Totals,
 ) -> Result<(), TestCaseError> {
@@ -198,8 +198,8 @@ fn check_balance(
         }
         Operation::Transfer { what, allow_partial, .. } => {
             let asked = match what {
-                Taken::Item { count, .. } => Some(*count),
-                Taken::Slot { count, .. } => *count,
+                TransferSource::Item { count, .. } => Some(*count),
+                TransferSource::Slot { count, .. } => *count,
             };
             let in_all = u64::from(outcome.count) + u64::from(outcome.remainder);
             prop_assert!(asked.is_none_or(|count| u64::from(count.get()) == in_all));

@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use slotcast::catalog_file::default_catalog;
-use slotcast::domain::mutation::Taken;
+use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
     Attributes, Caller, Catalog, Count, Fingerprint, IdempotencyKey, Inventory, InventoryId, ItemName, LayoutId,
     Mutation, NamedOperation, Operation, RejectionCause, Slot, Stack,
 };
-use slotcast::engine::{Answer, Call, Engine, EngineSettings, Refusal};
+use slotcast::engine::{Engine, EngineError, EngineSettings, MutationReply, MutationRequest};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
 use slotcast::store::faulty::{Fault, FaultyStore};
 use slotcast::store::{CommitError, Key, ListQuery, Loaded, Store, StoreError, Transaction};
@@ -49,14 +49,14 @@ fn count(count: u32) -> Count {
     Count::new(count).unwrap()
 }
 
-fn call(key: &str, operation: NamedOperation) -> Call {
+fn call(key: &str, operation: NamedOperation) -> MutationRequest {
     let key = Key { caller: Caller::new("test").unwrap(), key: IdempotencyKey::new(key).unwrap() };
     let payload = Fingerprint::of(format!("{operation:?}").as_bytes());
     let mutation = Mutation { operations: vec![operation], expected: vec![] };
-    Call { key, payload, mutation, session: None, predicted: vec![], reason: "".into(), cause: None }
+    MutationRequest { key, payload, mutation, session: None, predicted: vec![], reason: "".into(), trace: None }
 }
 
-fn fresh(operation: NamedOperation) -> Call {
+fn fresh(operation: NamedOperation) -> MutationRequest {
     call(&uuid::Uuid::now_v7().to_string(), operation)
 }
 
@@ -75,7 +75,7 @@ impl World {
 
     fn transfer(&self, from: &str, to: &str, n: u32) -> NamedOperation {
         let item = ItemName::Code(self.catalog.item("stone").unwrap().code);
-        let what = Taken::Item { item, attributes: None, count: count(n) };
+        let what = TransferSource::Item { item, attributes: None, count: count(n) };
         Operation::Transfer { from: id(from), what, to: id(to), to_slot: None, allow_partial: false }
     }
 
@@ -110,7 +110,7 @@ async fn case_18_transfers_against_each_other_never_deadlock_and_conserve() {
     for task in tasks.collect::<Vec<_>>() {
         match task.await.unwrap() {
             Ok(_) => {}
-            Err(Refusal::Rejected(rejection)) => {
+            Err(EngineError::Rejected(rejection)) => {
                 assert!(matches!(rejection.cause, RejectionCause::NotEnough { .. }), "{rejection:?}");
             }
             Err(other) => panic!("{other:?}"),
@@ -163,7 +163,7 @@ async fn case_21_a_receiver_that_fills_up_meanwhile_changes_neither_side() {
         world.engine.mutate(fresh(world.transfer("from", "to", 64))),
     );
     filled.unwrap();
-    let Err(Refusal::Rejected(rejection)) = transferred else { panic!("{transferred:?}") };
+    let Err(EngineError::Rejected(rejection)) = transferred else { panic!("{transferred:?}") };
     assert!(matches!(rejection.cause, RejectionCause::NoRoom { room: 0, .. }), "{rejection:?}");
     assert_eq!((world.held("from").await, world.revision("from").await), (64, 1));
     assert_eq!((world.held("to").await, world.revision("to").await), (27 * 64, 2));
@@ -229,9 +229,9 @@ async fn case_26_the_same_key_in_flight_and_after_a_restart_gets_the_same_reply(
     let World { folder, engine, .. } = world;
     let store = restart(engine, folder.path()).await;
     let (engine, _) = start(store, EngineSettings::default());
-    assert_eq!(engine.mutate(call.clone()).await, Ok(Answer { replayed: true, ..one }));
-    let other_payload = Call { payload: Fingerprint(1), ..call };
-    assert_eq!(engine.mutate(other_payload).await, Err(Refusal::KeyReused));
+    assert_eq!(engine.mutate(call.clone()).await, Ok(MutationReply { replayed: true, ..one }));
+    let other_payload = MutationRequest { payload: Fingerprint(1), ..call };
+    assert_eq!(engine.mutate(other_payload).await, Err(EngineError::KeyReused));
     assert_eq!(held(engine.read(&id("a")).await.unwrap().as_deref()), 5);
 }
 
@@ -253,7 +253,7 @@ async fn a_key_from_the_future_is_refused() {
     let world = world();
     world.chest("a", 0).await;
     let next_year = call("0265b0c0-0000-7000-8000-000000000000", world.add("a", 1));
-    assert!(matches!(world.engine.mutate(next_year).await, Err(Refusal::KeyFromTheFuture { .. })));
+    assert!(matches!(world.engine.mutate(next_year).await, Err(EngineError::KeyFromTheFuture { .. })));
     assert_eq!(world.held("a").await, 0);
 }
 
@@ -276,7 +276,7 @@ async fn case_44_a_full_disk_refuses_mutations_serves_reads_and_recovers() {
         }
         assert!(chests < 100_000, "it never gets full");
     };
-    assert!(matches!(refused, Refusal::Store(StoreError::Full { .. })), "{refused:?}");
+    assert!(matches!(refused, EngineError::Store(StoreError::Full { .. })), "{refused:?}");
     assert!(chests > 10, "{chests}");
     assert_eq!(world.held("chest-0").await, 27 * 64, "reads go on");
     assert_eq!(world.engine.read(&id(&format!("chest-{chests}"))).await, Ok(None), "nothing of it is there");
@@ -311,7 +311,7 @@ async fn a_commit_that_fails_changes_nothing_and_is_seen_by_nobody() {
     let before = watched.states();
     store.fail_next_commit(Fault::NotCommitted(away()));
     let call = fresh(world.transfer("a", "b", 10));
-    assert_eq!(world.engine.mutate(call.clone()).await, Err(Refusal::Store(away())));
+    assert_eq!(world.engine.mutate(call.clone()).await, Err(EngineError::Store(away())));
     assert_eq!(watched.states(), before);
     assert_eq!((world.held("a").await, world.held("b").await), (10, 0));
 
@@ -329,10 +329,10 @@ async fn case_45_after_a_commit_of_unknown_end_nothing_more_is_written() {
     let world = World { folder, engine, catalog };
     world.chest("a", 10).await;
     store.fail_next_commit(Fault::UnknownAfter(away()));
-    assert_eq!(world.engine.mutate(fresh(world.add("a", 1))).await, Err(Refusal::Unknown));
+    assert_eq!(world.engine.mutate(fresh(world.add("a", 1))).await, Err(EngineError::CommitUnknown));
     commit_loop.failed().await;
     let after = world.engine.mutate(fresh(world.add("a", 1))).await;
-    assert!(matches!(after, Err(Refusal::Store(StoreError::Unavailable { .. }))), "{after:?}");
+    assert!(matches!(after, Err(EngineError::Store(StoreError::Unavailable { .. }))), "{after:?}");
     assert_eq!(world.held("a").await, 10, "what was durable is still read");
 }
 
@@ -403,7 +403,7 @@ async fn case_48_a_damaged_inventory_refuses_only_the_calls_that_need_it() {
     let store = Gated { inner: open(folder.path()), gate: Mutex::new(gate) };
     let (engine, catalog_again) = start(Arc::new(store), EngineSettings::default());
     let world = World { folder, engine, catalog };
-    let spawn = |call: Call| {
+    let spawn = |call: MutationRequest| {
         let engine = world.engine.clone();
         tokio::spawn(async move { engine.mutate(call).await })
     };
@@ -422,13 +422,13 @@ async fn case_48_a_damaged_inventory_refuses_only_the_calls_that_need_it() {
     }
     drop(release);
     first.await.unwrap().unwrap();
-    let is_corrupt = |answer| matches!(answer, Err(Refusal::Store(StoreError::Corrupt { .. })));
+    let is_corrupt = |answer| matches!(answer, Err(EngineError::Store(StoreError::Corrupt { .. })));
     assert!(good.await.unwrap().is_ok());
     assert!(is_corrupt(bad.await.unwrap()));
     assert!(is_corrupt(both.await.unwrap()));
     assert!(again.await.unwrap().unwrap().replayed);
     assert_eq!(world.held("good").await, 2);
-    assert!(matches!(world.engine.read(&id("bad")).await, Err(Refusal::Store(StoreError::Corrupt { .. }))));
+    assert!(matches!(world.engine.read(&id("bad")).await, Err(EngineError::Store(StoreError::Corrupt { .. }))));
 }
 
 #[tokio::test]
@@ -454,7 +454,7 @@ async fn a_full_queue_refuses_instead_of_growing() {
     for call in calls {
         match call.await.unwrap() {
             Ok(_) => done += 1,
-            Err(Refusal::QueueFull { retry_after }) => {
+            Err(EngineError::QueueFull { retry_after }) => {
                 assert_eq!(retry_after, Duration::from_millis(20));
                 refused += 1;
             }

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use slotcast::domain::{Contents, Epoch, Inventory, InventoryId, LayoutId, Revision};
-use slotcast::sync::{Cause, Caused, Frame, Published, State, Subscription, SyncSettings, Wishes};
+use slotcast::sync::{
+    Frame, Published, PublishedState, SubscribeOptions, Subscription, SyncSettings, TraceContext, TracedChange,
+};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ const MS: Duration = Duration::from_millis(1);
 /// One inventory, changed at moments of the test's own.
 struct Followed {
     start: Instant,
-    state: State,
+    state: PublishedState,
     revision: u64,
 }
 
@@ -26,8 +28,8 @@ fn inventory(revision: u64) -> Arc<Inventory> {
     })
 }
 
-fn cause(n: u8) -> Cause {
-    Cause { trace_id: [n; 16], span_id: [n; 8] }
+fn cause(n: u8) -> TraceContext {
+    TraceContext { trace_id: [n; 16], span_id: [n; 8] }
 }
 
 impl Followed {
@@ -35,7 +37,7 @@ impl Followed {
         Self { start: Instant::now(), state: Arc::new(Published::new(Some(inventory(1)))), revision: 1 }
     }
 
-    fn change(&mut self, at_ms: u32, cause: Option<Cause>) {
+    fn change(&mut self, at_ms: u32, cause: Option<TraceContext>) {
         self.revision += 1;
         let next = self.state.followed_by(Some(inventory(self.revision)), []);
         self.state = Arc::new(next.published(&self.state, self.at(at_ms), cause));
@@ -59,10 +61,10 @@ impl Followed {
 
     /// A reader that has what there is.
     fn caught_up(&self) -> Subscription {
-        let wishes = Wishes { resume: vec![None], ..Wishes::default() };
-        let mut reader = Subscription::new(SyncSettings::immediate_full(), wishes);
+        let options = SubscribeOptions { resume: vec![None], ..SubscribeOptions::default() };
+        let mut reader = Subscription::new(SyncSettings::immediate_full(), options);
         let first = self.frame(&mut reader, 0).unwrap();
-        assert_eq!((first.since, first.caused), (None, None), "the first frame makes up for no commit");
+        assert_eq!((first.stale_since, first.traced), (None, None), "the first frame makes up for no commit");
         reader
     }
 }
@@ -75,17 +77,17 @@ fn a_frame_is_as_old_as_the_first_change_after_what_its_reader_has_however_many_
     for at_ms in 10..1_000 {
         followed.change(at_ms, (at_ms == 500).then(|| cause(2)));
         let frame = followed.frame(&mut prompt, at_ms).unwrap();
-        assert_eq!(frame.since, Some(followed.at(at_ms)));
-        let caused = Caused { at: followed.at(500), cause: cause(2) };
-        assert_eq!(frame.caused, (at_ms == 500).then_some(caused), "only what is new to it is its cause");
+        assert_eq!(frame.stale_since, Some(followed.at(at_ms)));
+        let traced = TracedChange { at: followed.at(500), trace: cause(2) };
+        assert_eq!(frame.traced, (at_ms == 500).then_some(traced), "only what is new to it is its cause");
     }
     let frame = followed.frame(&mut stalled, 1_000).unwrap();
-    assert_eq!(frame.since, Some(followed.at(10)), "the oldest");
-    assert_eq!(frame.caused.unwrap().cause, cause(2), "the newest that is traced");
+    assert_eq!(frame.stale_since, Some(followed.at(10)), "the oldest");
+    assert_eq!(frame.traced.unwrap().trace, cause(2), "the newest that is traced");
     assert!(followed.frame(&mut stalled, 1_001).is_none());
     followed.change(1_100, Some(cause(3)));
     let frame = followed.frame(&mut stalled, 1_100).unwrap();
-    assert_eq!((frame.since, frame.caused.unwrap().cause), (Some(followed.at(1_100)), cause(3)));
+    assert_eq!((frame.stale_since, frame.traced.unwrap().trace), (Some(followed.at(1_100)), cause(3)));
 }
 
 #[test]
@@ -96,17 +98,17 @@ fn what_is_published_without_a_change_makes_no_reader_older() {
     assert!(followed.frame(&mut reader, 200).is_none());
     followed.change(300, None);
     let frame = followed.frame(&mut reader, 300).unwrap();
-    assert_eq!((frame.since, frame.caused), (Some(followed.at(300)), None));
+    assert_eq!((frame.stale_since, frame.traced), (Some(followed.at(300)), None));
 }
 
 #[test]
 fn a_reader_that_resumes_and_misses_nothing_counts_from_the_next_change() {
     let mut followed = Followed::new();
     let cursor = slotcast::sync::Cursor { epoch: Epoch::new(1).unwrap(), revision: Revision(1) };
-    let wishes = Wishes { resume: vec![Some(cursor)], ..Wishes::default() };
-    let mut reader = Subscription::new(SyncSettings::immediate_full(), wishes);
+    let options = SubscribeOptions { resume: vec![Some(cursor)], ..SubscribeOptions::default() };
+    let mut reader = Subscription::new(SyncSettings::immediate_full(), options);
     assert!(followed.frame(&mut reader, 0).unwrap().changed.is_empty());
     followed.change(10, None);
     followed.change(20, None);
-    assert_eq!(followed.frame(&mut reader, 30).unwrap().since, Some(followed.at(10)));
+    assert_eq!(followed.frame(&mut reader, 30).unwrap().stale_since, Some(followed.at(10)));
 }

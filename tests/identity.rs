@@ -219,13 +219,13 @@ async fn keys_are_exchanged_while_old_ones_go_on_and_a_bad_file_changes_nothing(
         login.write(bad);
         look(&verifier).await;
         look(&verifier).await;
-        assert_eq!(verifier.reloads().refused(), refused as u64 + 1, "each is counted once");
+        assert_eq!(verifier.reloads().failed(), refused as u64 + 1, "each is counted once");
         assert!(verifier.token(&by_new).is_ok() && verifier.token(&by_old).is_ok());
     }
     std::fs::remove_file(login.path()).unwrap();
     look(&verifier).await;
     assert!(verifier.token(&by_new).is_ok(), "there is no file");
-    assert_eq!((verifier.reloads().taken(), verifier.reloads().refused()), (1, 4));
+    assert_eq!((verifier.reloads().succeeded(), verifier.reloads().failed()), (1, 4));
 
     let mut watch = verified.expires.watch();
     login.publish(&[&new]);

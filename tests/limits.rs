@@ -13,7 +13,7 @@ use slotcast::grpc::v1::operation::Operation;
 use slotcast::middleware::AdmissionSettings;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
-use slotcast::sync::{Field, Rollout};
+use slotcast::sync::{Rollout, RolloutField};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -155,7 +155,7 @@ async fn the_limit_of_a_running_server_can_be_changed() {
     let settings = ServerSettings::default();
     let rollout = settings.rollout.clone();
     let limit = |syncs_per_second| {
-        let next = |current: &Rollout| current.with([(Field::SyncsPerSecond, syncs_per_second)]);
+        let next = |current: &Rollout| current.with([(RolloutField::SyncsPerSecond, syncs_per_second)]);
         rollout.change("test", "as the test says", next).unwrap();
     };
     limit(1);

@@ -3,13 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use slotcast::catalog_file::default_catalog;
-use slotcast::domain::mutation::Taken;
+use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
     Attributes, Caller, Catalog, Count, Digest, Fingerprint, Guard, IdempotencyKey, Inventory, InventoryId, ItemName,
     LayoutId, Mutation, NamedOperation, Operation, Rejection, RejectionCause, Revision, SessionId, Slot, Stack,
     Version,
 };
-use slotcast::engine::{Answer, Call, Engine, EngineSettings, Refusal, new_epoch};
+use slotcast::engine::{Engine, EngineError, EngineSettings, MutationReply, MutationRequest, new_epoch};
 use slotcast::store::embedded::tools::{self, Snapshot};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
 use slotcast::store::{CommitError, Key, ListQuery, Loaded, Store, StoreError, Transaction};
@@ -50,14 +50,14 @@ fn count(count: u32) -> Count {
     Count::new(count).unwrap()
 }
 
-fn call(key: &str, operation: NamedOperation) -> Call {
+fn call(key: &str, operation: NamedOperation) -> MutationRequest {
     let key = Key { caller: Caller::new("test").unwrap(), key: IdempotencyKey::new(key).unwrap() };
     let payload = Fingerprint::of(format!("{operation:?}").as_bytes());
     let mutation = Mutation { operations: vec![operation], expected: vec![] };
-    Call { key, payload, mutation, session: None, predicted: vec![], reason: "".into(), cause: None }
+    MutationRequest { key, payload, mutation, session: None, predicted: vec![], reason: "".into(), trace: None }
 }
 
-fn fresh(operation: NamedOperation) -> Call {
+fn fresh(operation: NamedOperation) -> MutationRequest {
     call(&uuid::Uuid::now_v7().to_string(), operation)
 }
 
@@ -82,7 +82,7 @@ impl World {
 
     fn transfer(&self, from: &str, to: &str, n: u32) -> NamedOperation {
         let item = ItemName::Code(self.catalog.item("stone").unwrap().code);
-        let what = Taken::Item { item, attributes: None, count: count(n) };
+        let what = TransferSource::Item { item, attributes: None, count: count(n) };
         Operation::Transfer { from: id(from), what, to: id(to), to_slot: None, allow_partial: false }
     }
 
@@ -127,7 +127,7 @@ async fn restart(engine: Engine, folder: &Path) -> Arc<EmbeddedStore> {
 }
 
 /// The engine with its first commit held up, so that calls sent after it come in one batch; the channel lets it go.
-async fn held_up(folder: &Path) -> (Engine, mpsc::Sender<()>, JoinHandle<Result<Answer, Refusal>>) {
+async fn held_up(folder: &Path) -> (Engine, mpsc::Sender<()>, JoinHandle<Result<MutationReply, EngineError>>) {
     let (release, gate) = mpsc::channel::<()>();
     let store = Gated { inner: open(folder), gate: Mutex::new(gate) };
     let (engine, _) = start(Arc::new(store), EngineSettings::default());
@@ -139,7 +139,7 @@ async fn held_up(folder: &Path) -> (Engine, mpsc::Sender<()>, JoinHandle<Result<
     (engine, release, first)
 }
 
-fn send(engine: &Engine, call: Call) -> JoinHandle<Result<Answer, Refusal>> {
+fn send(engine: &Engine, call: MutationRequest) -> JoinHandle<Result<MutationReply, EngineError>> {
     let engine = engine.clone();
     tokio::spawn(async move { engine.mutate(call).await })
 }
@@ -148,9 +148,9 @@ fn create_chest(name: &str) -> NamedOperation {
     Operation::Create { id: id(name), owner: None, layout: LayoutId::new("chest").unwrap(), stacks: vec![] }
 }
 
-fn of_several(key: &str, operations: Vec<NamedOperation>, expected: Vec<Guard>) -> Call {
+fn of_several(key: &str, operations: Vec<NamedOperation>, expected: Vec<Guard>) -> MutationRequest {
     let call = call(key, create_chest("none"));
-    Call { payload: Fingerprint::of(key.as_bytes()), mutation: Mutation { operations, expected }, ..call }
+    MutationRequest { payload: Fingerprint::of(key.as_bytes()), mutation: Mutation { operations, expected }, ..call }
 }
 
 #[tokio::test]
@@ -180,8 +180,8 @@ async fn a_guard_sees_what_earlier_mutations_of_its_batch_have_deleted_and_creat
     let now = &recreated.reply.versions[0];
     assert_eq!((now.revision, now.epoch == a.epoch), (Revision::CREATED, false));
     deleted.await.unwrap().unwrap();
-    let cause = |answer: Result<Answer, Refusal>| match answer {
-        Err(Refusal::Rejected(rejection)) => rejection.cause,
+    let cause = |answer: Result<MutationReply, EngineError>| match answer {
+        Err(EngineError::Rejected(rejection)) => rejection.cause,
         other => panic!("{other:?}"),
     };
     let wanted = RejectionCause::StaleRevision { expected: a, epoch: now.epoch, revision: now.revision };
@@ -201,14 +201,18 @@ async fn an_inventory_created_and_deleted_by_one_mutation_is_in_its_reply_for_ev
     };
     // Even a session that predicted how it ends is not told: there is nothing that its stream could be behind of.
     let (session, predicted) = (SessionId::new("mine").ok(), vec![(id("passing"), Digest::EMPTY)]);
-    let call = Call { session, predicted, ..of_several("through", through(), vec![]) };
+    let call = MutationRequest { session, predicted, ..of_several("through", through(), vec![]) };
     let first = world.engine.mutate(call.clone()).await.unwrap();
     let named: Vec<_> = first.reply.versions.iter().map(|version| (version.id.as_str(), version.revision.0)).collect();
     assert_eq!((named, first.reply.versions[0].digest), (vec![("passing", 2), ("a", 2)], Digest::EMPTY));
     assert!(first.prediction_confirmed);
     watched.changed().await;
     let [passing, a] = &watched.states()[..] else { panic!("two are watched") };
-    assert_eq!((&passing.inventory, passing.noted(), a.noted()), (&None, 0, 1), "no stream hears of what never was");
+    assert_eq!(
+        (&passing.inventory, passing.records_total(), a.records_total()),
+        (&None, 0, 1),
+        "no stream hears of what never was"
+    );
 
     // One that existed, and ends as gone: the deletion of its life, whatever came in between.
     let lives = vec![Operation::Delete { id: id("a") }, create_chest("a"), Operation::Delete { id: id("a") }];
@@ -224,7 +228,7 @@ async fn an_inventory_created_and_deleted_by_one_mutation_is_in_its_reply_for_ev
         tools::check(&Snapshot::open(&folder.path().join("slotcast.db")).unwrap(), &mut |_| ControlFlow::Continue(()));
     assert_eq!((findings.problems, findings.inventories), (vec![], 0));
     let (engine, _) = start(store, EngineSettings::default());
-    assert_eq!(engine.mutate(call).await, Ok(Answer { replayed: true, prediction_confirmed: false, ..first }));
+    assert_eq!(engine.mutate(call).await, Ok(MutationReply { replayed: true, prediction_confirmed: false, ..first }));
     assert_eq!(engine.read(&id("passing")).await, Ok(None));
 }
 
@@ -250,6 +254,6 @@ async fn a_guard_from_before_a_restore_does_not_hold_after_it_at_the_same_revisi
     let take = |key, guard: &Guard| of_several(key, vec![Operation::Delete { id: id("a") }], vec![guard.clone()]);
     let refused = world.engine.mutate(take("stale", &before)).await.unwrap_err();
     let cause = RejectionCause::StaleRevision { expected: before, epoch: after.epoch, revision: after.revision };
-    assert_eq!(refused, Refusal::Rejected(Rejection { operation: 0, cause }));
+    assert_eq!(refused, EngineError::Rejected(Rejection { operation: 0, cause }));
     world.engine.mutate(take("current", &after)).await.unwrap();
 }

@@ -5,14 +5,14 @@
 mod support;
 
 use slotcast::catalog_file::default_catalog;
-use slotcast::domain::mutation::Taken;
+use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
     Attributes, IdempotencyKey, InventoryId, KeyTag, Mutation, Operation, RejectionCause, SessionId, Slot, Version,
 };
 use slotcast::sync::mirror::PENDING_MAX;
 use slotcast::sync::{
-    Frame, FrameBody, FullReason, Mirror, Moment, NotPredicted, Prediction, Replica, Shown, Subscription, SyncSettings,
-    Waiting, Wishes,
+    Frame, FrameBody, FullReason, Mirror, MirrorUpdate, Moment, PredictError, Prediction, Replica, SubscribeOptions,
+    Subscription, SyncSettings, SyncTrigger,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +49,10 @@ fn session() -> SessionId {
 }
 
 fn subscription(resume: Vec<Option<slotcast::sync::Cursor>>) -> Subscription {
-    Subscription::new(SyncSettings::default(), Wishes { resume, session: Some(session()), ..Wishes::default() })
+    Subscription::new(
+        SyncSettings::default(),
+        SubscribeOptions { resume, session: Some(session()), ..SubscribeOptions::default() },
+    )
 }
 
 fn drop_one(slot: u16) -> Operation {
@@ -57,7 +60,7 @@ fn drop_one(slot: u16) -> Operation {
 }
 
 fn store(slot: u16) -> Operation {
-    let what = Taken::Slot { slot: Slot(slot), count: None };
+    let what = TransferSource::Slot { slot: Slot(slot), count: None };
     Operation::Transfer { from: id("anna"), what, to: id("chest"), to_slot: None, allow_partial: false }
 }
 
@@ -76,7 +79,7 @@ impl Table {
         IdempotencyKey::new(&format!("key-{}", self.calls)).unwrap()
     }
 
-    /// Shown at once; the call is still to be made.
+    /// MirrorUpdate at once; the call is still to be made.
     fn predict(&mut self, operation: Operation) -> Call {
         let (key, mutation) = (self.key(), just(operation));
         let Ok(Prediction::Made(predicted)) = self.mirror.predict(KeyTag::of(&key), mutation.clone()) else { panic!() };
@@ -104,7 +107,7 @@ impl Table {
         self.stream.poll_frame(self.now, || states.clone()).unwrap()
     }
 
-    fn deliver(&mut self) -> Shown {
+    fn deliver(&mut self) -> MirrorUpdate {
         let frame = self.frame().expect("something to send");
         self.mirror.handle_frame(&frame)
     }
@@ -135,8 +138,8 @@ fn a_right_prediction_needs_no_frame_and_the_next_news_builds_upon_it() {
     table.by_another(add("chest", 3));
     table.by_another(add("anna", 1));
     let frame = table.frame().unwrap();
-    let FrameBody::Delta { told, base, revision } = frame.changed[0].1.body else { panic!("{frame:?}") };
-    assert_eq!((told.0, base.0, revision.0), (5, 13, 14), "what was predicted is skipped");
+    let FrameBody::Delta { last_sent, base, revision } = frame.changed[0].1.body else { panic!("{frame:?}") };
+    assert_eq!((last_sent.0, base.0, revision.0), (5, 13, 14), "what was predicted is skipped");
     table.mirror.handle_frame(&frame);
     table.assert_truth();
 }
@@ -147,7 +150,7 @@ fn a_frame_that_comes_before_the_reply_builds_upon_the_prediction() {
     let calls = [table.predict(drop_one(0)), table.predict(store(1))];
     let replies = calls.each_ref().map(|call| table.service.mutate(call).unwrap());
     table.by_another(add("anna", 1));
-    assert_eq!(table.deliver(), Shown { changed: vec![0], ..Shown::default() });
+    assert_eq!(table.deliver(), MirrorUpdate { changed: vec![0], ..MirrorUpdate::default() });
     assert_eq!((table.shown(0, 0), table.shown(0, 1), table.shown(1, 0)), (10, 0, 10), "nothing is shown twice");
     // The later reply comes first.
     table.reply(&calls[1], &replies[1]);
@@ -166,7 +169,7 @@ fn a_prediction_on_top_of_another_s_change_is_corrected_and_the_next_one_is_righ
     table.reply(&first, &replies[0]);
     assert_eq!(table.shown(0, 0), 8, "it is shown until the frame comes that its reply speaks of");
     let frame = table.frame().unwrap();
-    assert_eq!((frame.trigger, frame.covered.len()), (Waiting::Correction, 2));
+    assert_eq!((frame.trigger, frame.covered.len()), (SyncTrigger::Correction, 2));
     assert_eq!(table.mirror.handle_frame(&frame).corrected, [0]);
     assert_eq!(table.shown(0, 0), 13);
     table.reply(&second, &replies[1]);
@@ -186,7 +189,7 @@ fn a_refused_prediction_is_taken_back_with_what_depends_on_it() {
     assert_eq!((table.shown(0, 0), table.shown(1, 0)), (9, 10));
     assert_eq!(table.service.mutate(&refused), Err(()));
     let versions = table.service.mutate(&next).unwrap();
-    table.mirror.handle_refusal(KeyTag::of(&refused.key));
+    table.mirror.handle_failure(KeyTag::of(&refused.key));
     assert_eq!((table.shown(0, 0), table.shown(0, 1)), (10, 0), "the other one stays");
     assert_eq!(table.deliver().corrected, [0, 1]);
     table.reply(&next, &versions);
@@ -213,7 +216,7 @@ fn case_43_a_window_whose_changes_cancel_out_over_a_wrong_prediction_is_correcte
     assert_eq!(after.contents.digest(), before.contents.digest(), "the changes cancel out");
     let now = table.now;
     let frame = table.frame().unwrap();
-    assert_eq!((table.now, frame.trigger), (now, Waiting::Correction), "at once");
+    assert_eq!((table.now, frame.trigger), (now, SyncTrigger::Correction), "at once");
     let (_, part) = &frame.changed[0];
     assert!(matches!(part.body, FrameBody::Full { reason: FullReason::Correction, .. }), "{part:?}");
     let corrected = Replica::apply(Some(&naive), part).unwrap();
@@ -290,7 +293,7 @@ fn what_becomes_absent_takes_predictions_upon_it_along_and_leaves_nothing_pendin
     assert!(table.mirror.is_absent(1) && table.mirror.view(1).is_none());
     assert_eq!((table.shown(0, 0), table.shown(0, 1)), (10, 9), "the other prediction stays");
     assert_eq!(table.service.mutate(&to_chest), Err(()));
-    table.mirror.handle_refusal(KeyTag::of(&to_chest.key));
+    table.mirror.handle_failure(KeyTag::of(&to_chest.key));
     let versions = table.service.mutate(&own).unwrap();
     table.reply(&own, &versions);
     // It was predicted upon the other one, which was refused.
@@ -321,7 +324,7 @@ fn a_reply_of_an_epoch_that_came_and_went_between_two_frames_is_not_waited_for_b
     table.now += SyncSettings::default().heartbeat;
     let heartbeat = table.stream.poll_frame(table.now, || states.clone()).unwrap().unwrap();
     assert!(heartbeat.is_heartbeat() && heartbeat.versions.len() == 1, "{heartbeat:?}");
-    assert_eq!(table.mirror.handle_frame(&heartbeat), Shown::default());
+    assert_eq!(table.mirror.handle_frame(&heartbeat), MirrorUpdate::default());
     assert_eq!((table.mirror.pending(), table.mirror.desyncs()), (0, 0));
 }
 
@@ -353,13 +356,13 @@ fn one_side_of_a_transfer_that_a_frame_has_brought_is_not_shown_without_the_othe
 fn what_cannot_be_predicted_or_is_refused_here_leaves_nothing_pending() {
     let mut table = table();
     let key = KeyTag(1);
-    let what = Taken::Slot { slot: Slot(0), count: None };
+    let what = TransferSource::Slot { slot: Slot(0), count: None };
     let to_unknown =
         Operation::Transfer { from: id("anna"), what, to: id("barrel"), to_slot: None, allow_partial: false };
     assert_eq!(table.mirror.predict(key, just(to_unknown)), Ok(Prediction::Impossible));
     assert_eq!(table.mirror.predict(key, just(Operation::Delete { id: id("chest") })), Ok(Prediction::Impossible));
     let refused = table.mirror.predict(key, just(drop_one(20)));
-    let Err(NotPredicted::Rejected(rejection)) = refused else { panic!("{refused:?}") };
+    let Err(PredictError::Rejected(rejection)) = refused else { panic!("{refused:?}") };
     assert!(matches!(rejection.cause, RejectionCause::SlotEmpty { .. }));
     table.assert_truth();
 }
@@ -370,7 +373,7 @@ fn no_more_than_a_bounded_number_is_pending() {
     for n in 0..PENDING_MAX as u32 {
         table.mirror.predict(KeyTag(n), just(add("chest", 1))).unwrap();
     }
-    assert_eq!(table.mirror.predict(KeyTag(0xFFFF), just(add("chest", 1))), Err(NotPredicted::Full));
+    assert_eq!(table.mirror.predict(KeyTag(0xFFFF), just(add("chest", 1))), Err(PredictError::Full));
     assert_eq!(table.mirror.pending(), PENDING_MAX);
 }
 

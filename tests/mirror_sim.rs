@@ -8,14 +8,15 @@
 mod support;
 
 use slotcast::domain::catalog::{CatalogSource, RecipeSource};
-use slotcast::domain::mutation::Taken;
+use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
     Attributes, Catalog, IdempotencyKey, InventoryId, KeyTag, Mutation, Operation, SessionId, Slot, Version,
 };
 use slotcast::grpc::convert::frame;
 use slotcast::grpc::v1;
 use slotcast::sync::{
-    Cursor, FrameBody, FullReason, Mirror, Moment, Prediction, Shown, Subscription, SyncSettings, Wishes,
+    Cursor, FrameBody, FullReason, Mirror, MirrorUpdate, Moment, Prediction, SubscribeOptions, Subscription,
+    SyncSettings,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -219,8 +220,8 @@ impl Simulation {
             Event::Subscribe { who, stream, cursors } if self.clients[who].stream == stream => {
                 let client = &mut self.clients[who];
                 let session = Some(client.session.clone());
-                let wishes = Wishes { resume: cursors, session, ..Wishes::default() };
-                let subscription = Subscription::new(self.settings, wishes);
+                let options = SubscribeOptions { resume: cursors, session, ..SubscribeOptions::default() };
+                let subscription = Subscription::new(self.settings, options);
                 client.served = Some(Served { subscription, stalled_until: self.now, arrives_last: self.now });
             }
             Event::Request { who, call } => self.request(who, call),
@@ -284,7 +285,7 @@ impl Simulation {
         }
         self.tally.unknown += 1;
         self.clients[who].waiting.remove(&key);
-        self.clients[who].mirror.handle_refusal(KeyTag::of(&key));
+        self.clients[who].mirror.handle_failure(KeyTag::of(&key));
         self.lose(who);
     }
 
@@ -295,14 +296,14 @@ impl Simulation {
             Ok(versions) => drop(client.mirror.handle_reply(KeyTag::of(key), &versions)),
             Err(()) => {
                 self.tally.refused += 1;
-                client.mirror.handle_refusal(KeyTag::of(key));
+                client.mirror.handle_failure(KeyTag::of(key));
             }
         }
     }
 
     fn message(&mut self, who: usize, message: &v1::SubscribeInventoryResponse) {
         let Client { mirror, ids, .. } = &mut self.clients[who];
-        let read = frame::read(message, ids, |position| mirror.told(position));
+        let read = frame::read(message, ids, |position| mirror.last_sent(position));
         assert_eq!(read.unreadable, [] as [usize; 0]);
         self.tally.frames += 1;
         for (position, part) in &read.frame.changed {
@@ -316,14 +317,14 @@ impl Simulation {
                     self.tally.stale +=
                         u64::from(have.is_some_and(|have| have.epoch == epoch) && revision > of_frame.0);
                 }
-                FrameBody::Delta { told, base, .. } => {
+                FrameBody::Delta { last_sent, base, .. } => {
                     self.tally.deltas += 1;
-                    self.tally.skipping += u64::from(base > told);
+                    self.tally.skipping += u64::from(base > last_sent);
                     self.tally.before_reply += u64::from(base.0 > revision);
                 }
             }
         }
-        let Shown { desyncs, .. } = mirror.handle_frame(&read.frame);
+        let MirrorUpdate { desyncs, .. } = mirror.handle_frame(&read.frame);
         assert_eq!(desyncs, [] as [usize; 0], "{:?}: {message:?}", self.now);
     }
 
@@ -397,7 +398,7 @@ impl Simulation {
                 Operation::Craft { id, recipe: recipes[rng.usize(..recipes.len())].clone(), times: count(1) }
             }
             29..36 => {
-                let what = Taken::Slot { slot, count: None };
+                let what = TransferSource::Slot { slot, count: None };
                 let to = support::id(NAMES[rng.usize(..3)]);
                 Operation::Transfer { from: id, what, to, to_slot: None, allow_partial: rng.bool() }
             }

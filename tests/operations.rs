@@ -5,10 +5,10 @@
 mod support;
 
 use slotcast::catalog_file::default_catalog;
-use slotcast::domain::mutation::Taken;
+use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
-    Attributes, Change, Contents, Digest, Edit, Guard, Mutation, Operation, Outcome, RejectionCause, Revision, Slot,
-    Stack, Touched, Version,
+    Attributes, Change, Contents, Digest, Edit, Guard, Mutation, Operation, OperationOutcome, RejectionCause, Revision,
+    Slot, Stack, Touched, Version,
 };
 use support::{World, attributes, count, filled, id, item, layout_id, stack, stack_with};
 
@@ -32,7 +32,7 @@ fn slots(world: &World, name: &str) -> Vec<(u16, u32, u32)> {
     world.get(name).contents.stacks().map(|(slot, stack)| (slot.0, stack.item.get(), stack.count.get())).collect()
 }
 
-fn run(world: &mut World, operation: Operation) -> Outcome {
+fn run(world: &mut World, operation: Operation) -> OperationOutcome {
     world.run(operation).expect("it is within the rules").outcomes.remove(0)
 }
 
@@ -43,8 +43,8 @@ fn refusal(world: &mut World, operation: Operation) -> RejectionCause {
     cause
 }
 
-fn moved(number: u32) -> Outcome {
-    Outcome { count: number, ..Outcome::default() }
+fn moved(number: u32) -> OperationOutcome {
+    OperationOutcome { count: number, ..OperationOutcome::default() }
 }
 
 fn add(code: u32, number: u32, bytes: &[u8]) -> Operation {
@@ -74,16 +74,16 @@ fn craft(recipe: &str, times: u32) -> Operation {
     Operation::Craft { id: id("player"), recipe, times: count(times) }
 }
 
-fn transfer(what: Taken, to_slot: Option<u16>, allow_partial: bool) -> Operation {
+fn transfer(what: TransferSource, to_slot: Option<u16>, allow_partial: bool) -> Operation {
     Operation::Transfer { from: id("player"), what, to: id("chest"), to_slot: to_slot.map(Slot), allow_partial }
 }
 
-fn of_slot(slot: u16, number: Option<u32>) -> Taken {
-    Taken::Slot { slot: Slot(slot), count: number.map(count) }
+fn of_slot(slot: u16, number: Option<u32>) -> TransferSource {
+    TransferSource::Slot { slot: Slot(slot), count: number.map(count) }
 }
 
-fn of_item(code: u32, number: u32) -> Taken {
-    Taken::Item { item: item(code), attributes: None, count: count(number) }
+fn of_item(code: u32, number: u32) -> TransferSource {
+    TransferSource::Item { item: item(code), attributes: None, count: count(number) }
 }
 
 fn all_slots_but(free: &[u16], slots: u16, stack: &Stack) -> Vec<Edit> {
@@ -149,7 +149,7 @@ fn a_move_onto_a_stack_with_less_room_moves_what_fits() {
 fn a_drop_hands_out_the_stack_with_its_attributes() {
     let mut world = world(&[filled(6, stack_with(PLANKS, 10, b"oiled"))], &[]);
     let outcome = run(&mut world, drop(6, Some(1)));
-    assert_eq!(outcome, Outcome { count: 1, remainder: 0, stack: Some(stack_with(PLANKS, 1, b"oiled")) });
+    assert_eq!(outcome, OperationOutcome { count: 1, remainder: 0, stack: Some(stack_with(PLANKS, 1, b"oiled")) });
     let outcome = run(&mut world, drop(6, None));
     assert_eq!(outcome.stack, Some(stack_with(PLANKS, 9, b"oiled")));
     assert_eq!(slots(&world, "player"), []);
@@ -195,7 +195,7 @@ fn a_transfer_to_a_slot_puts_it_there_or_says_what_is_in_the_way() {
     let cause = refusal(&mut world, transfer(of_slot(1, None), Some(0), true));
     assert_eq!(cause, RejectionCause::SlotOccupied { id: id("chest"), slot: Slot(0) });
     let outcome = run(&mut world, transfer(of_slot(0, None), Some(0), true));
-    assert_eq!(outcome, Outcome { count: 4, remainder: 26, stack: None });
+    assert_eq!(outcome, OperationOutcome { count: 4, remainder: 26, stack: None });
     assert_eq!(slots(&world, "player"), [(0, PLANKS, 26), (1, COAL, 3)], "the rest stays");
 }
 
@@ -229,7 +229,7 @@ fn a_transfer_moves_a_part_only_for_want_of_room_and_if_asked() {
     let cause = refusal(&mut world, transfer(of_item(PLANKS, 70), None, false));
     assert_eq!(cause, RejectionCause::NoRoom { id: id("chest"), item: item(PLANKS), wanted: 70, room: 64 });
     let outcome = run(&mut world, transfer(of_item(PLANKS, 70), None, true));
-    assert_eq!(outcome, Outcome { count: 64, remainder: 6, stack: None });
+    assert_eq!(outcome, OperationOutcome { count: 64, remainder: 6, stack: None });
     assert_eq!(slots(&world, "player"), [(9, PLANKS, 16)]);
     let revisions = |world: &World| ["player", "chest"].map(|name| world.get(name).contents.revision());
     assert_eq!(revisions(&world), [Revision(4), Revision(9)], "one commit on both sides");
@@ -421,13 +421,13 @@ fn a_transfer_by_item_to_a_slot_takes_the_kind_that_the_slot_holds_or_the_first_
     // A slot with plain planks takes plain ones, and only what fits.
     let mut world = fresh();
     assert_eq!(refusal(&mut world, take(0, false)), not_enough(25));
-    assert_eq!(run(&mut world, take(0, true)), Outcome { count: 4, remainder: 26, stack: None });
+    assert_eq!(run(&mut world, take(0, true)), OperationOutcome { count: 4, remainder: 26, stack: None });
     assert_eq!(slots(&world, "player"), [(0, PLANKS, 9), (1, PLANKS, 1), (2, PLANKS, 3), (3, PLANKS, 20)]);
 
     // An empty slot takes the kind of the lowest stack, from all stacks of it.
     let mut world = fresh();
     assert_eq!(refusal(&mut world, take(5, false)), not_enough(12));
-    assert_eq!(run(&mut world, take(5, true)), Outcome { count: 12, remainder: 18, stack: None });
+    assert_eq!(run(&mut world, take(5, true)), OperationOutcome { count: 12, remainder: 18, stack: None });
     assert_eq!(world.get("chest").contents.stack(Slot(5)), Some(&stack_with(PLANKS, 12, b"oiled")));
     assert_eq!(slots(&world, "player"), [(1, PLANKS, 5), (3, PLANKS, 20)]);
     assert_eq!(run(&mut world, transfer(of_item(PLANKS, 25), Some(6), false)), moved(25), "one kind is left");
@@ -441,7 +441,7 @@ fn a_transfer_by_item_to_a_slot_takes_the_kind_that_the_slot_holds_or_the_first_
     }
     let cause = refusal(&mut world, transfer(of_item(PLANKS, 38), Some(0), true));
     assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(PLANKS), wanted: 38, held: 37 });
-    let what = Taken::Item { item: item(PLANKS), attributes: Some(attributes(b"oiled")), count: count(2) };
+    let what = TransferSource::Item { item: item(PLANKS), attributes: Some(attributes(b"oiled")), count: count(2) };
     assert_eq!(
         refusal(&mut world, transfer(what, Some(0), true)),
         occupied(0),

@@ -15,7 +15,7 @@ use slotcast::grpc::v1::admin_service_client::AdminServiceClient;
 use slotcast::grpc::v1::operation::Operation;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
-use slotcast::sync::{Bucket, Field, Percent, Rollout};
+use slotcast::sync::{Bucket, Percent, Rollout, RolloutField};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,7 +73,8 @@ impl Served {
     }
 
     async fn set(&mut self, values: &[(&str, u64)]) {
-        let values: Vec<_> = values.iter().map(|(name, value)| (Field::named(name).unwrap(), *value)).collect();
+        let values: Vec<_> =
+            values.iter().map(|(name, value)| (RolloutField::from_name(name).unwrap(), *value)).collect();
         let request = slotcast::grpc::convert::admin::update("a test", &values);
         self.admin.update_rollout(request).await.unwrap();
     }
@@ -99,7 +100,7 @@ impl Served {
     }
 }
 
-fn rollout(values: &[(Field, u64)]) -> Rollout {
+fn rollout(values: &[(RolloutField, u64)]) -> Rollout {
     Rollout::default().with(values.iter().copied()).unwrap()
 }
 
@@ -126,7 +127,7 @@ fn count(count: Option<v1::MessageCount>) -> (u64, u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_flags_off_in_mid_stream_is_a_full_frame_at_once_for_each_mutation_and_on_again_needs_no_reconnect() {
     let folder = TempDir::new().unwrap();
-    let mut served = Served::start(folder.path(), rollout(&[(Field::NewsMs, NEVER_MS)])).await;
+    let mut served = Served::start(folder.path(), rollout(&[(RolloutField::NewsMs, NEVER_MS)])).await;
     served.create("steve").await;
     let mut follow = served.follow("steve").await;
     let waiting = served.add("steve").await;
@@ -161,7 +162,7 @@ async fn all_flags_off_in_mid_stream_is_a_full_frame_at_once_for_each_mutation_a
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_are_exactly_what_readers_received() {
     let folder = TempDir::new().unwrap();
-    let mut served = Served::start(folder.path(), rollout(&[(Field::NewsMs, 30)])).await;
+    let mut served = Served::start(folder.path(), rollout(&[(RolloutField::NewsMs, 30)])).await;
     let mut follows = Vec::new();
     for name in ["ann", "bob", "cid"] {
         served.create(name).await;
@@ -228,7 +229,7 @@ async fn with_all_flags_off_what_was_sent_is_what_immediate_full_syncs_cost() {
 async fn half_of_the_players_have_deltas_and_the_same_half_after_a_restart() {
     let folder = TempDir::new().unwrap();
     let names: Vec<String> = (0..200).map(|n| format!("player-{n}")).collect();
-    let half = rollout(&[(Field::DeltaPercent, 50), (Field::NewsMs, 0)]);
+    let half = rollout(&[(RolloutField::DeltaPercent, 50), (RolloutField::NewsMs, 0)]);
     let served = Served::start(folder.path(), half.clone()).await;
     join_all(names.iter().map(|name| served.create(name))).await;
     let before = who_has_deltas(&served, &names).await;
@@ -258,7 +259,7 @@ async fn who_has_deltas(served: &Served, names: &[String]) -> Vec<bool> {
 #[tokio::test(flavor = "multi_thread")]
 async fn in_shadow_the_old_way_is_sent_and_the_new_way_found_smaller_and_right() {
     let folder = TempDir::new().unwrap();
-    let shadowed = [(Field::ShadowPercent, 100), (Field::NewsMs, 50)];
+    let shadowed = [(RolloutField::ShadowPercent, 100), (RolloutField::NewsMs, 50)];
     let mut served = Served::start(folder.path(), rollout(&shadowed)).await;
     served.create("steve").await;
     let mut follow = served.follow("steve").await;
@@ -341,7 +342,8 @@ impl Session {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_prediction_flag_a_confirmed_prediction_is_sent_all_the_same() {
     let folder = TempDir::new().unwrap();
-    let mut served = Served::start(folder.path(), rollout(&[(Field::NewsMs, 0), (Field::EchoMs, 0)])).await;
+    let mut served =
+        Served::start(folder.path(), rollout(&[(RolloutField::NewsMs, 0), (RolloutField::EchoMs, 0)])).await;
     served.create("steve").await;
     served.add("steve").await;
     let mut session = Session::open(&served, "steve").await;

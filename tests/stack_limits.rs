@@ -5,8 +5,8 @@
 mod support;
 
 use slotcast::catalog_file::default_catalog;
-use slotcast::domain::mutation::Taken;
-use slotcast::domain::{Edit, Operation, Outcome, RejectionCause, Slot, Stack};
+use slotcast::domain::mutation::TransferSource;
+use slotcast::domain::{Edit, Operation, OperationOutcome, RejectionCause, Slot, Stack};
 use support::random::lowered;
 use support::{World, count, filled, id, item, stack};
 
@@ -29,7 +29,7 @@ fn slots(world: &World, name: &str) -> Vec<(u16, u32, u32)> {
     world.get(name).contents.stacks().map(|(slot, stack)| (slot.0, stack.item.get(), stack.count.get())).collect()
 }
 
-fn run(world: &mut World, operation: Operation) -> Outcome {
+fn run(world: &mut World, operation: Operation) -> OperationOutcome {
     world.run(operation).expect("it is within the rules").outcomes.remove(0)
 }
 
@@ -40,24 +40,24 @@ fn refusal(world: &mut World, operation: Operation) -> RejectionCause {
     cause
 }
 
-fn moved(number: u32) -> Outcome {
-    Outcome { count: number, ..Outcome::default() }
+fn moved(number: u32) -> OperationOutcome {
+    OperationOutcome { count: number, ..OperationOutcome::default() }
 }
 
 fn shift(from: u16, to: u16, number: Option<u32>) -> Operation {
     Operation::Move { id: id("player"), from: Slot(from), to: Slot(to), count: number.map(count) }
 }
 
-fn transfer(what: Taken, to_slot: Option<u16>, allow_partial: bool) -> Operation {
+fn transfer(what: TransferSource, to_slot: Option<u16>, allow_partial: bool) -> Operation {
     Operation::Transfer { from: id("player"), what, to: id("chest"), to_slot: to_slot.map(Slot), allow_partial }
 }
 
-fn of_slot(slot: u16, number: Option<u32>) -> Taken {
-    Taken::Slot { slot: Slot(slot), count: number.map(count) }
+fn of_slot(slot: u16, number: Option<u32>) -> TransferSource {
+    TransferSource::Slot { slot: Slot(slot), count: number.map(count) }
 }
 
-fn of_item(code: u32, number: u32) -> Taken {
-    Taken::Item { item: item(code), attributes: None, count: count(number) }
+fn of_item(code: u32, number: u32) -> TransferSource {
+    TransferSource::Item { item: item(code), attributes: None, count: count(number) }
 }
 
 fn all_slots_but(free: &[u16], slots: u16, stack: &Stack) -> Vec<Edit> {
@@ -127,7 +127,7 @@ fn a_part_of_a_stack_above_the_limit_moves_up_to_the_limit_and_the_whole_moves_a
     let mut transferring = world();
     assert_eq!(refusal(&mut transferring, transfer(of_slot(0, Some(20)), Some(5), false)), too_many());
     let outcome = run(&mut transferring, transfer(of_slot(0, Some(20)), Some(5), true));
-    assert_eq!(outcome, Outcome { count: 16, remainder: 4, stack: None });
+    assert_eq!(outcome, OperationOutcome { count: 16, remainder: 4, stack: None });
     assert_eq!(run(&mut transferring, transfer(of_slot(0, None), Some(6), false)), moved(48));
     assert_eq!(slots(&transferring, "chest"), [(3, PLANKS, 10), (5, PLANKS, 16), (6, PLANKS, 48)]);
 }
@@ -150,7 +150,7 @@ fn without_a_slot_a_whole_stack_above_the_limit_goes_to_the_first_empty_slot_and
     let full = all_slots_but(&[4], 27, &stack(SWORD, 1)).into_iter().chain([filled(4, stack(PLANKS, 10))]);
     let mut world = lowered_world(&held, &full.collect::<Vec<_>>());
     let outcome = run(&mut world, transfer(of_slot(0, None), None, true));
-    assert_eq!(outcome, Outcome { count: 6, remainder: 58, stack: None });
+    assert_eq!(outcome, OperationOutcome { count: 6, remainder: 58, stack: None });
 }
 
 #[test]

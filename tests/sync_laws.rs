@@ -5,10 +5,10 @@
 mod support;
 
 use proptest::prelude::*;
-use slotcast::domain::{Contents, Epoch, Inventory, Mutation, Revision, Slot, Stack, View};
+use slotcast::domain::{Contents, Epoch, Inventory, InventoryLookup, Mutation, Revision, Slot, Stack};
 use slotcast::sync::{
-    Cursor, Frame, FrameBody, FullReason, InventoryFrame, Moment, Published, Replica, SlotChange, State, Subscription,
-    SyncSettings, Windows, Wishes, frame_since,
+    Cursor, Frame, FrameBody, FullReason, InventoryFrame, Moment, Published, PublishedState, Replica, SlotChange,
+    SubscribeOptions, Subscription, SyncSettings, Windows, frame_since,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,7 +98,7 @@ proptest! {
             for (position, then) in life.iter().enumerate() {
                 let Some(frame) = frame_since(now, Some(Cursor::of(then)), usize::MAX) else { continue };
                 let base = then.contents.revision();
-                prop_assert_eq!(frame.body, FrameBody::Delta { told: base, base, revision: now.contents.revision() });
+                prop_assert_eq!(frame.body, FrameBody::Delta { last_sent: base, base, revision: now.contents.revision() });
                 let since = &life[position..];
                 let mut changes = frame.changes.iter().peekable();
                 for slot in (0..now.contents.slots().len() as u16).map(Slot) {
@@ -266,14 +266,14 @@ struct Stream {
 impl Stream {
     fn new(world: World, settings: SyncSettings, starts: &[Start]) -> Self {
         let states = states(&world);
-        let at = |state: &State| state.inventory.as_deref().map(replica_of);
+        let at = |state: &PublishedState| state.inventory.as_deref().map(replica_of);
         let replica = |(state, start)| if matches!(start, &Start::AtTheState) { at(state) } else { None };
         let replicas: Vec<_> = states.iter().zip(starts).map(replica).collect();
         let resume = states.iter().zip(starts).map(|(state, start)| resumed(state, start)).collect();
         Self {
             world,
             settings,
-            subscription: Subscription::new(settings, Wishes { resume, ..Wishes::default() }),
+            subscription: Subscription::new(settings, SubscribeOptions { resume, ..SubscribeOptions::default() }),
             told_absent: vec![false; replicas.len()],
             replicas,
             now: Moment::ZERO,
@@ -358,11 +358,11 @@ impl Stream {
     }
 }
 
-fn states(world: &World) -> Vec<State> {
+fn states(world: &World) -> Vec<PublishedState> {
     NAMES.iter().map(|name| Arc::new(Published::new(world.inventory(&support::id(name))))).collect()
 }
 
-fn resumed(state: &State, start: &Start) -> Option<Cursor> {
+fn resumed(state: &PublishedState, start: &Start) -> Option<Cursor> {
     let at = Cursor::of(state.inventory.as_ref()?);
     match start {
         Start::WithNothing => None,

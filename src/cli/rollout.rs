@@ -6,7 +6,7 @@ use super::{CommandResult, Target};
 use crate::grpc::convert::admin;
 use crate::grpc::v1;
 use crate::grpc::v1::admin_service_client::AdminServiceClient;
-use crate::sync::{Field, Rollout as Values};
+use crate::sync::{Rollout as Values, RolloutField};
 use clap::Subcommand;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde_json::{Map, Value};
@@ -36,7 +36,7 @@ enum Action {
     Set {
         /// As in `delta_percent=50`; `slotcast rollout get` names them all.
         #[arg(required = true, value_name = "KEY=VALUE", value_parser = setting)]
-        values: Vec<(Field, u64)>,
+        values: Vec<(RolloutField, u64)>,
         /// Why; the service logs it.
         #[arg(long)]
         reason: String,
@@ -68,10 +68,10 @@ impl Rollout {
     }
 }
 
-fn setting(text: &str) -> Result<(Field, u64), String> {
+fn setting(text: &str) -> Result<(RolloutField, u64), String> {
     let (name, value) = text.split_once('=').ok_or("write KEY=VALUE, as in delta_percent=50")?;
-    let names = || Field::ALL.map(Field::name).join(", ");
-    let field = Field::named(name.trim()).ok_or_else(|| format!("there are {}", names()))?;
+    let names = || RolloutField::ALL.map(RolloutField::name).join(", ");
+    let field = RolloutField::from_name(name.trim()).ok_or_else(|| format!("there are {}", names()))?;
     let value = value.trim().parse().map_err(|_| format!("{value:?} is no whole number"))?;
     if !field.bounds().contains(&value) {
         return Err(crate::sync::OutOfBounds { field, value }.to_string());
@@ -79,13 +79,13 @@ fn setting(text: &str) -> Result<(Field, u64), String> {
     Ok((field, value))
 }
 
-fn as_json(rollout: &[(Field, u64)]) -> Value {
+fn as_json(rollout: &[(RolloutField, u64)]) -> Value {
     Value::Object(
         rollout.iter().map(|(field, value)| (field.name().to_owned(), (*value).into())).collect::<Map<_, _>>(),
     )
 }
 
-fn as_table(rollout: &[(Field, u64)]) -> String {
+fn as_table(rollout: &[(RolloutField, u64)]) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["setting", "value", "without a file"]);
     for (field, value) in rollout {
@@ -102,13 +102,13 @@ mod tests {
 
     #[test]
     fn a_setting_is_read_and_what_is_wrong_with_it_told() {
-        assert_eq!(setting("delta_percent=50"), Ok((Field::DeltaPercent, 50)));
-        assert_eq!(setting(" echo_ms = 7 "), Ok((Field::EchoMs, 7)));
+        assert_eq!(setting("delta_percent=50"), Ok((RolloutField::DeltaPercent, 50)));
+        assert_eq!(setting(" echo_ms = 7 "), Ok((RolloutField::EchoMs, 7)));
         for (text, told) in [
             ("delta", "write KEY=VALUE, as in delta_percent=50"),
             ("delta=50", "there are delta_percent, debounce_percent"),
             ("delta_percent=half", "\"half\" is no whole number"),
-            ("delta_percent=101", "delta_percent must be 0 to 100, not 101"),
+            ("delta_percent=101", "delta_percent must be 0 to 100, got 101"),
         ] {
             let error = setting(text).expect_err("it is wrong");
             assert!(error.starts_with(told), "{text}: {error}");

@@ -1,7 +1,7 @@
 //! Traces: what players do, as data, and the world in which they do it.
 
 use crate::catalog_file;
-use crate::domain::{self, Catalog, Epoch, Inventory, InventoryId, Mutation, View};
+use crate::domain::{self, Catalog, Epoch, Inventory, InventoryId, InventoryLookup, Mutation};
 use crate::grpc::convert::request;
 use crate::grpc::v1;
 use crate::grpc::v1::operation::Operation;
@@ -211,7 +211,7 @@ fn plain_json(catalog: &Catalog, inventory: &Inventory) -> Vec<u8> {
 #[derive(Default)]
 struct States(HashMap<InventoryId, Arc<Inventory>>);
 
-impl View for States {
+impl InventoryLookup for States {
     fn inventory(&self, id: &InventoryId) -> Option<Arc<Inventory>> {
         self.0.get(id).cloned()
     }

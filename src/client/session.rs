@@ -9,7 +9,7 @@ use crate::grpc::convert::{Invalid, reply, request};
 use crate::grpc::v1;
 use crate::grpc::v1::operation::Operation;
 use crate::sync::mirror::PENDING_MAX;
-use crate::sync::{Mirror, NotPredicted, Prediction};
+use crate::sync::{Mirror, PredictError, Prediction};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -216,12 +216,12 @@ impl Session {
                 true
             }
             Ok(Prediction::Impossible) => false,
-            Err(NotPredicted::Rejected(rejection)) => return Err(SessionError::Refused(rejection.cause)),
-            Err(NotPredicted::Full) => return Err(SessionError::Full),
+            Err(PredictError::Rejected(rejection)) => return Err(SessionError::Refused(rejection.cause)),
+            Err(PredictError::Full) => return Err(SessionError::Full),
         };
         let call = Call::new(v1::TransactRequest { context: Some(context), operations });
         if self.outbox.try_send(call).is_err() {
-            state.mirror.handle_refusal(tag);
+            state.mirror.handle_failure(tag);
             return Err(SessionError::Full);
         }
         state.open += 1;
@@ -275,7 +275,7 @@ impl Session {
     /// Has an inventory sent whole: for a game that sees that something is wrong with it. Counts as a desync.
     pub fn resync(&self, position: usize) {
         let mut state = self.shared.lock();
-        let shown = state.mirror.handle_doubt(position);
+        let shown = state.mirror.handle_desync(position);
         self.shared.tell(&mut state, &shown);
     }
 }

@@ -8,7 +8,7 @@ use crate::domain::{Epoch, IdempotencyKey, KeyTag, Revision};
 use crate::grpc::codec::MESSAGE_PREFIX_BYTES;
 use crate::grpc::convert::{frame, reply};
 use crate::grpc::v1;
-use crate::sync::{FrameBody, FullReason, Mirror, Shown};
+use crate::sync::{FrameBody, FullReason, Mirror, MirrorUpdate};
 use prost::Message;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -119,13 +119,13 @@ impl Shared {
             return self.handle_unknown(call, status);
         }
         let mut state = self.lock();
-        let shown = tag(call).map(|tag| state.mirror.handle_refusal(tag)).unwrap_or_default();
+        let shown = tag(call).map(|tag| state.mirror.handle_failure(tag)).unwrap_or_default();
         self.end(&mut state, &shown, Event::Refused { key: call.key().into(), status });
     }
 
     pub fn handle_unknown(self: &Arc<Self>, call: &Call, status: Status) {
         let mut state = self.lock();
-        let shown = tag(call).map(|tag| state.mirror.handle_refusal(tag)).unwrap_or_default();
+        let shown = tag(call).map(|tag| state.mirror.handle_failure(tag)).unwrap_or_default();
         // If it was applied, the service counts on what was just forgotten. A new stream begins with what is confirmed.
         state.reopening = true;
         self.reopen.notify_one();
@@ -133,7 +133,7 @@ impl Shared {
     }
 
     /// Tells what a call of the mirror has changed, and has heal what it found to be wrong.
-    pub fn tell(self: &Arc<Self>, state: &mut State, shown: &Shown) {
+    pub fn tell(self: &Arc<Self>, state: &mut State, shown: &MirrorUpdate) {
         shown.corrected.iter().for_each(|position| state.push(Event::Corrected { position: *position }));
         shown.changed.iter().for_each(|position| state.push(Event::Changed { position: *position }));
         for position in shown.desyncs.iter().copied() {
@@ -144,7 +144,7 @@ impl Shared {
         self.happened.notify_waiters();
     }
 
-    fn end(self: &Arc<Self>, state: &mut State, shown: &Shown, event: Event) {
+    fn end(self: &Arc<Self>, state: &mut State, shown: &MirrorUpdate, event: Event) {
         state.open -= 1;
         state.push(event);
         self.tell(state, shown);
@@ -160,11 +160,11 @@ impl Shared {
             state.push(Event::Connected);
         }
         let mirror = &state.mirror;
-        let read = frame::read(message, &mirror.ids(), |position| mirror.told(position));
+        let read = frame::read(message, &mirror.ids(), |position| mirror.last_sent(position));
         state.counts.handle(&read.frame);
         let mut shown = state.mirror.handle_frame(&read.frame);
         for position in read.unreadable {
-            shown.desyncs.extend(state.mirror.handle_doubt(position).desyncs);
+            shown.desyncs.extend(state.mirror.handle_desync(position).desyncs);
         }
         message.notices.iter().for_each(|notice| state.push(Event::Notice(notice.clone())));
         state.caught_up |= message.caught_up;
@@ -193,7 +193,7 @@ impl Shared {
         let mut rpc = self.rpc.clone();
         let reported = tokio::time::timeout(HEAL_LIMIT, rpc.report_desync(request)).await;
         if matches!(reported, Ok(Ok(_))) {
-            let healed = self.wait_for(|state| (!state.mirror.is_doubted(position)).then_some(()));
+            let healed = self.wait_for(|state| (!state.mirror.is_desynced(position)).then_some(()));
             if tokio::time::timeout(HEAL_LIMIT, healed).await.is_ok() {
                 return;
             }
@@ -252,9 +252,9 @@ impl SessionCounts {
                     self.fulls += 1;
                     self.corrections += u64::from(reason == FullReason::Correction);
                 }
-                FrameBody::Delta { told, base, .. } => {
+                FrameBody::Delta { last_sent, base, .. } => {
                     self.deltas += 1;
-                    self.skipped += base.0 - told.0;
+                    self.skipped += base.0 - last_sent.0;
                 }
             }
         }

@@ -64,13 +64,13 @@ impl Default for LiveRollout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::Field;
+    use crate::sync::RolloutField;
 
     #[test]
     fn a_change_is_seen_by_every_clone_and_one_that_is_refused_wakes_nobody() {
         let live = LiveRollout::default();
         let (mut watching, limit) = (live.subscribe(), live.clone().syncs_per_second());
-        let set = |value| live.change("me", "a test", |current| current.with([(Field::SyncsPerSecond, value)]));
+        let set = |value| live.change("me", "a test", |current| current.with([(RolloutField::SyncsPerSecond, value)]));
         set(1_001).expect_err("it is out of bounds");
         set(10).expect("it is what it was");
         assert!(!watching.has_changed().expect("it is open"));

@@ -21,7 +21,7 @@ use crate::grpc::streams::StreamSettings;
 use crate::identity::{Algorithm, CertificateIdentity, IdentitySettings, Role};
 use crate::middleware::AdmissionSettings;
 use crate::store::embedded::EmbeddedSettings;
-use crate::sync::{Field, Rollout};
+use crate::sync::{Rollout, RolloutField};
 use crate::telemetry::{AccessLogMode, LogFormat, LogSettings, OtlpSettings, TelemetrySettings};
 use crate::transport::{TlsSettings, TransportSettings};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -88,7 +88,7 @@ impl Config {
 
     /// Every setting with a default has a value of its kind and within its bounds: `SETTINGS` and `Kind::check` see to it.
     fn of(values: Values) -> Self {
-        let fields = Field::ALL.map(|field| (field, values.size(&format!("sync.{}", field.name()))));
+        let fields = RolloutField::ALL.map(|field| (field, values.size(&format!("sync.{}", field.name()))));
         Self {
             listen: values.address("listen").unwrap_or(ANYWHERE),
             admin_listen: values.address("admin.listen").unwrap_or(ANYWHERE),
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn what_a_file_names_is_set() {
         let rollout = read("[sync]\ndelta_percent = 25\nnews_ms = 250\n").unwrap().rollout;
-        let values = Field::ALL.map(|field| field.read(&rollout));
+        let values = RolloutField::ALL.map(|field| field.read(&rollout));
         assert_eq!(values, [25, 100, 100, 0, 250, 1_000, 10, 10, 10, 15_000]);
     }
 

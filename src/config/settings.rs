@@ -6,7 +6,7 @@ use crate::identity::{Algorithm, IdentitySettings};
 use crate::middleware::AdmissionSettings;
 use crate::server::ServerSettings;
 use crate::store::embedded::EmbeddedSettings;
-use crate::sync::{Field, Rollout};
+use crate::sync::{Rollout, RolloutField};
 use crate::telemetry::{AccessLogMode, LogSettings, OtlpSettings};
 use crate::transport::TransportSettings;
 use std::sync::LazyLock;
@@ -345,25 +345,27 @@ fn otlp() -> Vec<Setting> {
 
 fn sync() -> Vec<Setting> {
     let default = Rollout::default();
-    let setting = |field: Field| {
+    let setting = |field: RolloutField| {
         setting("sync", field.name(), Kind::Number(field.bounds()), what(field)).or_number(field.read(&default)).live()
     };
-    Field::ALL.into_iter().map(setting).collect()
+    RolloutField::ALL.into_iter().map(setting).collect()
 }
 
-fn what(field: Field) -> &'static str {
+fn what(field: RolloutField) -> &'static str {
     match field {
-        Field::DeltaPercent => "Changed slots instead of all.",
-        Field::DebouncePercent => "Changes wait for more of them, at most for the windows below.",
-        Field::PredictionPercent => "A prediction that was right needs no sync.",
-        Field::ShadowPercent => {
+        RolloutField::DeltaPercent => "Changed slots instead of all.",
+        RolloutField::DebouncePercent => "Changes wait for more of them, at most for the windows below.",
+        RolloutField::PredictionPercent => "A prediction that was right needs no sync.",
+        RolloutField::ShadowPercent => {
             "Is sent the old way whatever the others say, while all of the new way is computed, checked and counted."
         }
-        Field::NewsMs => "How long changes by others wait for more, counted from the last sync.",
-        Field::EchoMs => "The same for changes by the stream's own session.",
-        Field::TickMs => "Syncs are due at multiples of this, so that those of one connection leave together.",
-        Field::DeltaSlotsMax => "With more changed slots all are sent.",
-        Field::SyncsPerSecond => "For each player, over all its streams, in any second; 0 is no limit.",
-        Field::HeartbeatMs => "A stream on which nothing was sent for so long tells what its reader should have.",
+        RolloutField::NewsMs => "How long changes by others wait for more, counted from the last sync.",
+        RolloutField::EchoMs => "The same for changes by the stream's own session.",
+        RolloutField::TickMs => "Syncs are due at multiples of this, so that those of one connection leave together.",
+        RolloutField::DeltaSlotsMax => "With more changed slots all are sent.",
+        RolloutField::SyncsPerSecond => "For each player, over all its streams, in any second; 0 is no limit.",
+        RolloutField::HeartbeatMs => {
+            "A stream on which nothing was sent for so long tells what its reader should have."
+        }
     }
 }

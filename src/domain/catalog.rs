@@ -1,29 +1,31 @@
-//! The catalog: items, recipes and layouts. Immutable once built; building checks every rule and reports all problems.
+//! The catalog: items, recipes and layouts. Immutable; the constructor validates every rule and reports all problems.
 
 use super::ids::{Count, ItemCode, LayoutId, NameError, Slot};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-/// The most slots a layout may have; it bounds the size of a frame.
+/// Maximum number of slots in a layout; bounds the size of a frame.
 pub const LAYOUT_SLOTS_MAX: usize = 1024;
-/// The most items of one stack or of one request, held to where catalogs and requests come in. What a language without
-/// unsigned numbers sends as negative lies above it.
+/// Maximum number of items in one stack or one request, enforced where catalogs and requests are parsed. Negative
+/// numbers from languages without unsigned integers exceed it.
 pub const COUNT_MAX: u32 = i32::MAX as u32;
-/// The longest id of an item, recipe or section, in bytes.
+/// Maximum length of the id of an item or recipe, or of the name of a section, in bytes.
 pub const CATALOG_NAME_BYTES_MAX: usize = 64;
-/// The most items of a catalog. A store remembers every code that it has seen, so this bounds what one catalog adds.
+/// Maximum number of items in a catalog. A store remembers every item code that it has seen; this bounds how many codes
+/// one catalog can add.
 pub const ITEMS_MAX: usize = 65_536;
 
+/// An item type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     pub id: Arc<str>,
     pub code: ItemCode,
     pub max_stack: Count,
-    /// The id that this item, with this code, had before.
+    /// The previous id of the item with this code.
     pub renamed_from: Option<Arc<str>>,
 }
 
-/// Inputs out, outputs in, `times` times over.
+/// Consumes the inputs and produces the outputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
     pub id: Arc<str>,
@@ -31,13 +33,14 @@ pub struct Recipe {
     pub outputs: Vec<(ItemCode, Count)>,
 }
 
+/// Consecutive slots of a layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section {
     pub name: Arc<str>,
     pub slots: u16,
 }
 
-/// Sections in order; slots are numbered through them from 0.
+/// The slots of an inventory: sections in order, with slots numbered from 0 across all sections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     pub id: LayoutId,
@@ -49,7 +52,7 @@ impl Layout {
         self.sections.iter().map(|section| usize::from(section.slots)).sum()
     }
 
-    /// Each section with its first slot.
+    /// Returns each section with its first slot.
     pub fn sections_with_first_slot(&self) -> impl Iterator<Item = (&Section, Slot)> {
         let mut first = 0;
         self.sections.iter().map(move |section| {
@@ -60,6 +63,7 @@ impl Layout {
     }
 }
 
+/// All items, recipes and layouts, indexed by id and by item code.
 #[derive(Debug, Clone)]
 pub struct Catalog {
     items: Vec<Item>,
@@ -70,14 +74,17 @@ pub struct Catalog {
     recipe_by_id: HashMap<Arc<str>, Arc<Recipe>>,
 }
 
-/// The catalog as a file states it, before any check.
+/// The catalog as read from a file, before validation.
 #[derive(Debug, Clone, Default)]
 pub struct CatalogSource {
+    /// Id, code and max_stack of each item.
     pub items: Vec<(String, u32, u32)>,
     pub recipes: Vec<RecipeSource>,
+    /// Id of each layout, with the name and number of slots of its sections.
     pub layouts: Vec<(String, Vec<(String, u64)>)>,
 }
 
+/// A recipe as read from a file, before validation.
 #[derive(Debug, Clone, Default)]
 pub struct RecipeSource {
     pub id: String,
@@ -86,7 +93,11 @@ pub struct RecipeSource {
 }
 
 impl Catalog {
-    /// Builds the catalog, or lists everything that is wrong with it, a sentence each.
+    /// Validates and builds the catalog.
+    ///
+    /// # Errors
+    ///
+    /// All problems of the catalog, one line for each.
     pub fn new(source: CatalogSource) -> Result<Self, Vec<String>> {
         let mut problems = Vec::new();
         let items = check_items(&source, &mut problems);
@@ -102,7 +113,7 @@ impl Catalog {
         Ok(Self { items, recipes, layouts, item_by_id, item_by_code, recipe_by_id })
     }
 
-    /// States which items were renamed, as pairs of the id now and the id before. Ids of no item are left out.
+    /// Records renamed items, as pairs of the current id and the previous id. Ignores ids that are not in the catalog.
     #[must_use]
     pub fn with_renamed<'a>(mut self, renamed: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         for (id, before) in renamed {
@@ -129,7 +140,7 @@ impl Catalog {
         self.item_by_id.get(id).map(|i| &self.items[*i])
     }
 
-    /// None for an item that has left the catalog; stacks of it are kept.
+    /// Returns `None` if the item was removed from the catalog; inventories keep its stacks.
     pub fn item_by_code(&self, code: ItemCode) -> Option<&Item> {
         self.item_by_code.get(&code).map(|i| &self.items[*i])
     }
@@ -143,8 +154,8 @@ impl Catalog {
     }
 }
 
-/// Why a text cannot be the id of an item or recipe, or the name of a section.
-pub fn bad_name(name: &str) -> Option<NameError> {
+/// Returns why a text is not valid as the id of an item or recipe or as the name of a section; `None` if it is valid.
+pub fn catalog_name_error(name: &str) -> Option<NameError> {
     if name.is_empty() {
         Some(NameError::Empty)
     } else if name.len() > CATALOG_NAME_BYTES_MAX {
@@ -157,8 +168,8 @@ pub fn bad_name(name: &str) -> Option<NameError> {
 }
 
 fn check_name(what: &str, name: &str, problems: &mut Vec<String>) {
-    if let Some(error) = bad_name(name) {
-        problems.push(format!("{what} {name:?}: its id {error}"));
+    if let Some(error) = catalog_name_error(name) {
+        problems.push(format!("{what} {name:?}: id {error}"));
     }
 }
 
@@ -166,15 +177,15 @@ fn check_items(source: &CatalogSource, problems: &mut Vec<String>) -> Vec<Item> 
     let (mut ids, mut codes) = (HashSet::new(), HashSet::new());
     let mut items = Vec::new();
     if source.items.len() > ITEMS_MAX {
-        problems.push(format!("it has {} items; at most {ITEMS_MAX} are possible", source.items.len()));
+        problems.push(format!("items: must contain at most {ITEMS_MAX} items, got {}", source.items.len()));
     }
     for (id, code, max_stack) in &source.items {
         check_name("item", id, problems);
         if !ids.insert(id) {
-            problems.push(format!("item {id:?} stands twice"));
+            problems.push(format!("item {id:?}: duplicate id"));
         }
         if !codes.insert(code) {
-            problems.push(format!("item {id:?}: code {code} is another item's"));
+            problems.push(format!("item {id:?}: code {code} is used by another item"));
         }
         match (ItemCode::new(*code), Count::new(*max_stack)) {
             (Some(code), Some(max_stack)) => {
@@ -197,18 +208,18 @@ fn check_recipes(
     for recipe in &source.recipes {
         check_name("recipe", &recipe.id, problems);
         if !ids.insert(&recipe.id) {
-            problems.push(format!("recipe {:?} stands twice", recipe.id));
+            problems.push(format!("recipe {:?}: duplicate id", recipe.id));
         }
         if recipe.inputs.is_empty() && recipe.outputs.is_empty() {
-            problems.push(format!("recipe {:?} has neither inputs nor outputs", recipe.id));
+            problems.push(format!("recipe {:?}: must have inputs or outputs", recipe.id));
         }
         let mut side = |parts: &[(String, u32)]| {
             let mut known = Vec::new();
             for (item, count) in parts {
                 match (code(item), Count::new(*count)) {
                     (Some(code), Some(count)) => known.push((code, count)),
-                    (None, _) => problems.push(format!("recipe {:?}: no item {item:?}", recipe.id)),
-                    (_, None) => problems.push(format!("recipe {:?}: 0 of {item:?}", recipe.id)),
+                    (None, _) => problems.push(format!("recipe {:?}: unknown item {item:?}", recipe.id)),
+                    (_, None) => problems.push(format!("recipe {:?}: count of item {item:?} must not be 0", recipe.id)),
                 }
             }
             known
@@ -225,24 +236,24 @@ fn check_layouts(source: &CatalogSource, problems: &mut Vec<String>) -> BTreeMap
         let id = match LayoutId::new(name) {
             Ok(id) => id,
             Err(error) => {
-                problems.push(format!("layout {name:?}: its id {error}"));
+                problems.push(format!("layout {name:?}: id {error}"));
                 continue;
             }
         };
         let total: u64 = sections.iter().fold(0, |sum, (_, slots)| sum.saturating_add(*slots));
         if total == 0 || total > LAYOUT_SLOTS_MAX as u64 {
-            problems.push(format!("layout {name:?} has {total} slots; 1 to {LAYOUT_SLOTS_MAX} are possible"));
+            problems.push(format!("layout {name:?}: must have 1 to {LAYOUT_SLOTS_MAX} slots, got {total}"));
             continue;
         }
         let mut checked = Vec::new();
         for (section, slots) in sections {
             check_name("section", section, problems);
-            // No section can have more slots than the layout, which was just checked.
+            // A section cannot have more slots than the layout, whose total was just checked.
             let slots = u16::try_from(*slots).unwrap_or_default();
             checked.push(Section { name: section.as_str().into(), slots });
         }
         if layouts.insert(id.clone(), Layout { id, sections: checked }).is_some() {
-            problems.push(format!("layout {name:?} stands twice"));
+            problems.push(format!("layout {name:?}: duplicate id"));
         }
     }
     layouts
@@ -253,23 +264,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_problem_of_a_catalog_is_told_at_once() {
+    fn all_problems_of_a_catalog_are_reported_at_once() {
         let source = CatalogSource {
             items: vec![("a".into(), 1, 64), ("a".into(), 1, 0), ("b".into(), 0, 1)],
             recipes: vec![RecipeSource { id: "r".into(), inputs: vec![("zinc".into(), 1)], outputs: vec![] }],
             layouts: vec![("huge".into(), vec![("all".into(), 1025)]), ("none".into(), vec![])],
         };
-        let problems = Catalog::new(source).expect_err("it is wrong in many ways");
+        let problems = Catalog::new(source).expect_err("the catalog is invalid");
         assert_eq!(
             problems,
             [
-                "item \"a\" stands twice",
-                "item \"a\": code 1 is another item's",
+                "item \"a\": duplicate id",
+                "item \"a\": code 1 is used by another item",
                 "item \"a\": max_stack must not be 0",
                 "item \"b\": code must not be 0",
-                "recipe \"r\": no item \"zinc\"",
-                "layout \"huge\" has 1025 slots; 1 to 1024 are possible",
-                "layout \"none\" has 0 slots; 1 to 1024 are possible",
+                "recipe \"r\": unknown item \"zinc\"",
+                "layout \"huge\": must have 1 to 1024 slots, got 1025",
+                "layout \"none\": must have 1 to 1024 slots, got 0",
             ]
         );
     }

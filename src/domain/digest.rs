@@ -1,15 +1,16 @@
-//! The digest: a 64-bit check of an inventory's whole content.
+//! The digest: a 64-bit check of an inventory's contents.
 //!
-//! Definition, for readers in any language (vectors: `tests/vectors/digest.json`):
+//! Definition, for implementations in any language (test vectors: `tests/vectors/digest.json`):
 //!
 //! - A filled slot is encoded as `slot`, `item code`, `count` (each an unsigned 32-bit integer, little-endian)
 //!   followed by the bytes of its attributes, if any.
 //! - Lane A is the sum, modulo 2^32, of MurmurHash3_x86_32 with seed 0x51070CA5 over the encoding of each filled slot;
 //!   lane B the same with seed 0x0DDBA115. Empty slots add nothing; an empty inventory has (0, 0).
-//! - Folded to 32 bits, as frames carry it: A xor B.
+//! - Frames carry the digest folded to 32 bits: A xor B.
 //!
-//! A sum needs no order and can be kept up to date: take the old slot's hash away, add the new one's. Two 32-bit lanes
-//! serve languages without 64-bit integers. It finds accidents, it is no signature.
+//! A sum does not depend on the order of the slots and can be updated incrementally: subtract the hash of the old slot,
+//! add the hash of the new one. Two 32-bit lanes suit languages without 64-bit integers. The digest detects accidental
+//! differences; it is not cryptographic.
 
 use super::ids::{IdempotencyKey, KeyTag, Slot};
 use super::stack::Stack;
@@ -17,6 +18,7 @@ use super::stack::Stack;
 const SEED_A: u32 = 0x5107_0CA5;
 const SEED_B: u32 = 0x0DDB_A115;
 
+/// A 64-bit check of an inventory's contents, in two 32-bit lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Digest {
     pub a: u32,
@@ -26,19 +28,21 @@ pub struct Digest {
 impl Digest {
     pub const EMPTY: Self = Self { a: 0, b: 0 };
 
+    /// Adds a slot to the digest.
     #[must_use]
     pub fn plus(self, slot: Slot, stack: Option<&Stack>) -> Self {
         let added = Self::of_slot(slot, stack);
         Self { a: self.a.wrapping_add(added.a), b: self.b.wrapping_add(added.b) }
     }
 
+    /// Subtracts a slot from the digest.
     #[must_use]
     pub fn minus(self, slot: Slot, stack: Option<&Stack>) -> Self {
         let taken = Self::of_slot(slot, stack);
         Self { a: self.a.wrapping_sub(taken.a), b: self.b.wrapping_sub(taken.b) }
     }
 
-    /// 32 bits of it, for frames.
+    /// Returns the digest folded to 32 bits, as frames carry it.
     pub fn folded(self) -> u32 {
         self.a ^ self.b
     }
@@ -51,7 +55,7 @@ impl Digest {
     }
 }
 
-/// 64 bits that tell one payload from another, from the same hash as the digest.
+/// 64-bit fingerprint of a payload, computed with the same hash as the digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint(pub u64);
 
@@ -68,7 +72,7 @@ impl KeyTag {
     }
 }
 
-/// MurmurHash3_x86_32 over `head` (little-endian words), then `tail`.
+/// Computes MurmurHash3_x86_32 over `head` (as little-endian words) followed by `tail`.
 fn murmur3<const N: usize>(seed: u32, head: [u32; N], tail: &[u8]) -> u32 {
     let mut hash = seed;
     for word in head {
@@ -83,7 +87,7 @@ fn murmur3<const N: usize>(seed: u32, head: [u32; N], tail: &[u8]) -> u32 {
         last[..rest.len()].copy_from_slice(rest);
         hash ^= scramble(u32::from_le_bytes(last));
     }
-    // The length is taken modulo 2^32, as the algorithm says.
+    // The algorithm takes the length modulo 2^32.
     hash ^= (N * 4 + tail.len()) as u32;
     hash = (hash ^ hash >> 16).wrapping_mul(0x85EB_CA6B);
     hash = (hash ^ hash >> 13).wrapping_mul(0xC2B2_AE35);
@@ -103,8 +107,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hash_is_the_published_murmur3() {
-        // From the reference implementation's widely used test values.
+    fn the_hash_matches_published_murmur3_test_values() {
+        // Widely published test values of the reference implementation.
         assert_eq!(murmur3(0, [], b""), 0);
         assert_eq!(murmur3(1, [], b""), 0x514E_28B7);
         assert_eq!(murmur3(0, [], b"test"), 0xBA6B_D213);
@@ -113,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn fingerprints_tell_payloads_apart() {
+    fn different_payloads_have_different_fingerprints() {
         assert_eq!(Fingerprint::of(b"one"), Fingerprint::of(b"one"));
         assert_ne!(Fingerprint::of(b"one"), Fingerprint::of(b"two"));
     }

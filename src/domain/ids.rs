@@ -1,10 +1,11 @@
-//! Newtypes. Input is parsed into them once, at the edge; inside there are no bare integers or strings.
+//! Newtypes for ids and numbers. Input is parsed into them once, at the edge; inside, there are no bare integers or
+//! strings for them.
 
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-/// Why a text is no valid name.
+/// Why a text is not a valid name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NameError {
     Empty,
@@ -16,8 +17,8 @@ impl fmt::Display for NameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => write!(f, "must not be empty"),
-            Self::TooLong { bytes_max } => write!(f, "must have at most {bytes_max} bytes"),
-            Self::ControlCharacter => write!(f, "must not hold control characters"),
+            Self::TooLong { bytes_max } => write!(f, "must be at most {bytes_max} bytes long"),
+            Self::ControlCharacter => write!(f, "must not contain control characters"),
         }
     }
 }
@@ -42,7 +43,7 @@ macro_rules! name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// The longest name that is accepted, in bytes of UTF-8.
+            /// Maximum length, in bytes of UTF-8.
             pub const BYTES_MAX: usize = $bytes_max;
 
             pub fn new(text: &str) -> Result<Self, NameError> {
@@ -70,38 +71,38 @@ macro_rules! name {
 }
 
 name!(
-    /// Names one inventory; 1 to 128 bytes.
+    /// The id of an inventory; 1 to 128 bytes.
     InventoryId,
     128
 );
 name!(
-    /// Names the player that owns an inventory; 1 to 128 bytes.
+    /// The id of a player, such as the owner of an inventory; 1 to 128 bytes.
     PlayerId,
     128
 );
 name!(
-    /// Who sent a mutation: the other half of an idempotency key; 1 to 128 bytes.
+    /// The caller that sent a mutation; idempotency keys are scoped to it. 1 to 128 bytes.
     Caller,
     128
 );
 name!(
-    /// Makes a retry apply once; 1 to 255 bytes, a UUIDv7 by recommendation.
+    /// Identifies a mutation across retries; 1 to 255 bytes, preferably a UUIDv7.
     IdempotencyKey,
     255
 );
 name!(
-    /// A client's own id, given on its stream and on its mutations, to tell an echo from news; 1 to 128 bytes.
+    /// A client's id on its subscription and its mutations, which distinguishes an echo from news; 1 to 128 bytes.
     SessionId,
     128
 );
 name!(
-    /// Names a layout of the catalog; 1 to 64 bytes.
+    /// The id of a layout in the catalog; 1 to 64 bytes.
     LayoutId,
     64
 );
 
 impl IdempotencyKey {
-    /// The time inside a UUIDv7, in milliseconds since 1970; none for any other key.
+    /// The timestamp of a UUIDv7, in milliseconds since the Unix epoch; `None` for any other key.
     pub fn unix_ms(&self) -> Option<u64> {
         let text = self.as_str().as_bytes();
         if text.len() != 36 || text[14] != b'7' {
@@ -121,11 +122,12 @@ impl IdempotencyKey {
     }
 }
 
-/// Names an idempotency key in a frame, in 32 bits: the MurmurHash3_x86_32 of its bytes with seed 0x51070CA5.
+/// A 32-bit tag that identifies an idempotency key in a frame: the MurmurHash3_x86_32 of its bytes with seed
+/// 0x51070CA5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyTag(pub u32);
 
-/// The stable number of an item; never 0.
+/// Stable number of an item; never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ItemCode(NonZeroU32);
 
@@ -139,7 +141,7 @@ impl ItemCode {
     }
 }
 
-/// How many items of one stack, or of one request; never 0.
+/// Number of items in one stack or one request; never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Count(NonZeroU32);
 
@@ -153,7 +155,7 @@ impl Count {
     }
 }
 
-/// The number of a slot, from 0 through the layout's sections.
+/// Number of a slot, from 0, counted across all sections of the layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u16);
 
@@ -163,7 +165,8 @@ impl Slot {
     }
 }
 
-/// Plus 1 for each committed change of one inventory, no gaps; the creation is revision 1.
+/// Number of a committed state of one inventory: increases by 1 with each change, without gaps. The creation is
+/// revision 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);
 
@@ -175,10 +178,11 @@ impl Revision {
     }
 }
 
-/// Random, new at creation, at delete-and-recreate and at restore; revisions compare only within one epoch. Never 0.
+/// Identifies one life of an inventory: random, new at each creation and restore. Revisions are comparable only within
+/// one epoch. Never 0.
 ///
-/// 32 bits: friendly to languages without 64-bit integers, and small in a full frame. Should two epochs of one
-/// inventory ever be equal, the digest still tells.
+/// An epoch has 32 bits, which suits languages without 64-bit integers and keeps full frames small. If two epochs of
+/// one inventory ever collide, the digest still detects the difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(NonZeroU32);
 
@@ -197,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_uuid_of_version_7_tells_its_time_and_other_keys_do_not() {
+    fn only_a_uuidv7_has_a_timestamp() {
         let time = |text: &str| IdempotencyKey::new(text).expect("a name").unix_ms();
         assert_eq!(time("01890a5d-ac96-774b-bcce-b302099a8057"), Some(0x0189_0a5d_ac96));
         assert_eq!(time("01890a5d-ac96-474b-bcce-b302099a8057"), None, "version 4");
@@ -206,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn names_have_bounds() {
+    fn empty_overlong_and_control_character_names_are_invalid() {
         assert_eq!(InventoryId::new(""), Err(NameError::Empty));
         assert_eq!(InventoryId::new("a\nb"), Err(NameError::ControlCharacter));
         assert!(IdempotencyKey::new(&"k".repeat(255)).is_ok());

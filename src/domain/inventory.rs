@@ -1,7 +1,7 @@
-//! Slots that remember their revision: the idea that carries everything else.
+//! Inventories whose slots are stamped with revisions.
 //!
-//! A slot knows the revision that last changed it and the one that last changed *what it is*. So what a reader at any
-//! revision is missing is a scan, and there is nothing to record, clear or compact.
+//! Each slot stores the revision that last changed it and the revision that last changed its *identity*. One scan over
+//! the slots therefore finds all changes since any revision; no change log has to be kept, cleared or compacted.
 
 use super::digest::Digest;
 use super::ids::{Epoch, InventoryId, LayoutId, PlayerId, Revision, Slot};
@@ -9,20 +9,21 @@ use super::stack::Stack;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// The content of one slot, stamped with the revisions that changed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotState {
     pub stack: Option<Stack>,
     /// The revision that last changed this slot in any way.
     pub changed_at: Revision,
-    /// The revision that last changed what it is: its item or attributes, or whether it holds anything.
+    /// The revision that last changed the slot's identity: its item, its attributes, or whether it is empty.
     pub identity_at: Revision,
 }
 
-/// One slot's new content.
+/// The new content of one slot; `None` empties the slot.
 pub type Edit = (Slot, Option<Stack>);
 
-/// The slots of an inventory at one revision, with their stamps and digest. A server's inventory and a reader's replica
-/// are both this.
+/// The slots of an inventory at one revision, with their stamps and digest. Both the server's inventory and a reader's
+/// replica use this type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contents {
     revision: Revision,
@@ -31,7 +32,8 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// All slots empty but those edited, all stamped with `revision`. Edits beyond the last slot are left out.
+    /// Creates `slots` slots, applies `edits` and stamps all slots with `revision`. Edits beyond the last slot are
+    /// ignored.
     pub fn new(slots: usize, revision: Revision, edits: &[Edit]) -> Self {
         let empty = SlotState { stack: None, changed_at: revision, identity_at: revision };
         let mut contents = Self { revision, digest: Digest::EMPTY, slots: vec![empty; slots] };
@@ -39,7 +41,8 @@ impl Contents {
         contents
     }
 
-    /// From what a store kept; the digest is computed from scratch, so that it can be compared with the stored one.
+    /// Restores stored slots. Computes the digest from scratch, so that the caller can compare it with the stored
+    /// digest.
     pub fn restored(revision: Revision, slots: Vec<SlotState>) -> Self {
         let mut digest = Digest::EMPTY;
         for (index, state) in slots.iter().enumerate() {
@@ -64,12 +67,12 @@ impl Contents {
         self.slots.get(slot.index())?.stack.as_ref()
     }
 
-    /// The filled slots, lowest first.
+    /// The filled slots, in ascending order.
     pub fn stacks(&self) -> impl Iterator<Item = (Slot, &Stack)> {
         self.slots.iter().enumerate().filter_map(|(index, state)| Some((Slot(index as u16), state.stack.as_ref()?)))
     }
 
-    /// A copy at `revision` with the edited slots stamped by it; the digest follows.
+    /// Returns a copy at `revision` with the edits applied: stamps the edited slots and updates the digest.
     #[must_use]
     pub fn advanced(&self, revision: Revision, edits: &[Edit]) -> Self {
         let mut next = self.clone();
@@ -99,7 +102,8 @@ fn same_identity(one: Option<&Stack>, other: Option<&Stack>) -> bool {
     }
 }
 
-/// Slots of one layout, under an id, with an owner (none for a chest). Immutable: a change makes a new one.
+/// Slots of one layout under an id, with an owner or none (for example, a chest). Immutable: each change creates a new
+/// value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inventory {
     pub id: InventoryId,
@@ -119,7 +123,7 @@ impl Inventory {
         }
     }
 
-    /// The same inventory after the next revision's edits.
+    /// Returns the inventory at the next revision with the edits applied.
     #[must_use]
     pub fn advanced(&self, edits: &[Edit]) -> Self {
         Self {
@@ -133,13 +137,13 @@ impl Inventory {
 }
 
 impl Inventory {
-    /// [`Self::advanced`] in place, for whoever holds it alone: a store that replays many revisions.
+    /// Same as [`Self::advanced`], but in place, for a store that replays many revisions of an inventory.
     pub fn advance(&mut self, edits: &[Edit]) {
         self.contents.set(self.contents.revision.next(), edits);
     }
 }
 
-/// Which state of an inventory is meant, and how to check that one has it.
+/// Identifies a state of one inventory; the digest lets a reader verify that it has this state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
     pub id: InventoryId,
@@ -148,7 +152,7 @@ pub struct Version {
     pub digest: Digest,
 }
 
-/// What one committed mutation did to one inventory: what a journal has to keep.
+/// The change that one committed mutation made to one inventory, as stored in the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     Created(Arc<Inventory>),
@@ -165,7 +169,7 @@ impl Change {
     }
 }
 
-/// An inventory that a mutation is working on: the base and the slots touched so far.
+/// An uncommitted copy of an inventory: the base and the slots that the mutation has edited so far.
 #[derive(Debug, Clone)]
 pub struct Draft {
     base: Arc<Inventory>,
@@ -196,7 +200,7 @@ impl Draft {
         self.edits.insert(slot, stack);
     }
 
-    /// The slots that differ from the base in the end; empty when the mutation changed nothing.
+    /// Returns the slots that differ from the base; empty if the mutation changed nothing.
     pub fn into_edits(self) -> Vec<Edit> {
         let base = self.base;
         self.edits.into_iter().filter(|(slot, stack)| base.contents.stack(*slot) != stack.as_ref()).collect()

@@ -1,8 +1,8 @@
-//! Ring 0: what an inventory is and how it changes. Standard library only, synchronous, no clock, no randomness:
-//! everything that could differ between two runs is an argument.
+//! Ring 0: inventories and the rules that change them. Uses only the standard library. Synchronous and deterministic:
+//! time and random values are arguments.
 //!
-//! Read in this order: [`ids`], [`stack`], [`catalog`], [`inventory`] (the stamps), [`digest`], [`mutation`] (one
-//! request), [`names`] (the items and recipes in it), [`rules`] (what each operation does to slots), [`rejection`].
+//! Suggested reading order: [`ids`], [`stack`], [`catalog`], [`inventory`] (revision stamps), [`digest`], [`mutation`]
+//! (one request), [`names`] (its items and recipes), [`rules`] (the effect of each operation on slots), [`rejection`].
 
 pub mod catalog;
 pub mod digest;
@@ -21,7 +21,7 @@ pub use ids::{
     SessionId, Slot,
 };
 pub use inventory::{Change, Contents, Draft, Edit, Inventory, SlotState, Version};
-pub use mutation::{Effect, Guard, Mutation, Operation, Outcome, Touched, View, apply};
-pub use names::{ItemName, NamedMutation, NamedOperation, UnknownName, UnknownWhat};
+pub use mutation::{Effect, Guard, InventoryLookup, Mutation, Operation, OperationOutcome, Touched, apply};
+pub use names::{ItemName, NamedMutation, NamedOperation, UnknownEntry, UnknownName};
 pub use rejection::{Rejection, RejectionCause};
 pub use stack::{Attributes, Stack};

@@ -1,4 +1,4 @@
-//! One mutation: a list of operations on one or more inventories, wholly or not at all, one revision for each inventory
+//! Mutations: atomic lists of operations on one or more inventories. A mutation creates one revision of each inventory
 //! that it changes.
 
 use super::catalog::{Catalog, Recipe};
@@ -10,13 +10,13 @@ use super::rules;
 use super::stack::{Attributes, Stack};
 use std::sync::Arc;
 
-/// The most operations one mutation may hold.
+/// Maximum number of operations in one mutation.
 pub const OPERATIONS_MAX: usize = 128;
-/// The most guards one mutation may have.
+/// Maximum number of guards in one mutation.
 pub const GUARDS_MAX: usize = 64;
 
-/// `I` and `R` are how items and recipes are given: as the catalog has them, or as a request names them
-/// ([`super::names`]).
+/// One step of a mutation. `I` and `R` identify items and recipes: resolved in the catalog, or by the names in a
+/// request ([`super::names`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation<I = ItemCode, R = Arc<Recipe>> {
     Create { id: InventoryId, owner: Option<PlayerId>, layout: LayoutId, stacks: Vec<(Slot, Stack<I>)> },
@@ -26,24 +26,25 @@ pub enum Operation<I = ItemCode, R = Arc<Recipe>> {
     Move { id: InventoryId, from: Slot, to: Slot, count: Option<Count> },
     Drop { id: InventoryId, slot: Slot, count: Option<Count> },
     Craft { id: InventoryId, recipe: R, times: Count },
-    Transfer { from: InventoryId, what: Taken<I>, to: InventoryId, to_slot: Option<Slot>, allow_partial: bool },
+    Transfer { from: InventoryId, what: TransferSource<I>, to: InventoryId, to_slot: Option<Slot>, allow_partial: bool },
     Set { id: InventoryId, slot: Slot, stack: Option<Stack<I>> },
     Rearrange { id: InventoryId, stacks: Vec<(Slot, Stack<I>)> },
 }
 
-/// What a transfer takes from its source.
+/// Selects the items that a transfer takes from its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Taken<I = ItemCode> {
-    /// From one slot; no count: the whole stack.
+pub enum TransferSource<I = ItemCode> {
+    /// Takes from one slot; without a count, the whole stack.
     Slot { slot: Slot, count: Option<Count> },
-    /// By item, lowest slot first; no attributes: whatever they are.
+    /// Takes by item, in ascending order of slots; without `attributes`, stacks with any attributes.
     Item { item: I, attributes: Option<Attributes>, count: Count },
 }
 
+/// An atomic list of operations with guards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mutation<I = ItemCode, R = Arc<Recipe>> {
     pub operations: Vec<Operation<I, R>>,
-    /// Checked in this order, before the operations.
+    /// The guards, checked in this order before the operations.
     pub expected: Vec<Guard>,
 }
 
@@ -51,13 +52,13 @@ pub struct Mutation<I = ItemCode, R = Arc<Recipe>> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guard {
     pub id: InventoryId,
-    /// Without it a guard would also hold for another life of the inventory that happens to be at the same revision.
+    /// Prevents a match with another life of the inventory that happens to be at the same revision.
     pub epoch: Epoch,
     pub revision: Revision,
 }
 
 impl<I, R> Mutation<I, R> {
-    /// Every inventory that applying it may read, each possibly more than once.
+    /// Returns every inventory that the mutation may read; ids may repeat.
     pub fn inventories(&self) -> impl Iterator<Item = &InventoryId> {
         let expected = self.expected.iter().map(|guard| &guard.id);
         self.operations.iter().flat_map(Operation::inventories).chain(expected)
@@ -82,83 +83,88 @@ impl<I, R> Operation<I, R> {
     }
 }
 
-/// What one operation did.
+/// The result of one operation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Outcome {
-    /// How many items (of a craft: how many times).
+pub struct OperationOutcome {
+    /// Number of items; for a craft, the number of times.
     pub count: u32,
-    /// How many of those asked for were left out; only where a part is allowed.
+    /// Number of requested items that did not fit; 0 unless `allow_partial` is set.
     pub remainder: u32,
-    /// What left the inventory by a drop, or was replaced by a set.
+    /// The stack that a drop removed or that a set replaced.
     pub stack: Option<Stack>,
 }
 
-/// What a whole mutation did: an outcome an operation, and each inventory that it named, in order of first mention.
+/// The result of a mutation: the outcome of each operation, and each inventory that the operations named, in order of
+/// first mention.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Effect {
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<OperationOutcome>,
     pub touched: Vec<Touched>,
 }
 
+/// An inventory that a mutation named, after the mutation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Touched {
-    /// The version afterwards. A deletion has the next revision of the deleted inventory and the empty digest.
+    /// The version after the mutation. A deleted inventory has its next revision and the empty digest.
     pub version: Version,
-    /// The state afterwards; none when deleted.
+    /// The state after the mutation; `None` if the inventory was deleted.
     pub state: Option<Arc<Inventory>>,
-    /// Empty when the mutation left it as it was, or created and deleted it; two when it was deleted and created anew.
+    /// The changes to record. Empty if the mutation did not change the inventory, or created and deleted it; two if it
+    /// deleted and recreated the inventory.
     pub changes: Vec<Change>,
 }
 
 impl Touched {
-    /// The inventory existed neither before the mutation nor after it.
+    /// Returns whether the inventory existed neither before nor after the mutation.
     pub fn is_transient(&self) -> bool {
         self.state.is_none() && self.changes.is_empty()
     }
 }
 
-/// Where the current states come from.
-pub trait View {
+/// Gives access to the current states of inventories.
+pub trait InventoryLookup {
     fn inventory(&self, id: &InventoryId) -> Option<Arc<Inventory>>;
 }
 
-/// Applies a mutation to the states of `view`, changing nothing there. `new_epoch` must give a fresh random epoch.
+/// Computes the effect of a mutation on the states of `view` without changing them. `new_epoch` must return a new
+/// random epoch.
 pub fn apply(
     mutation: &Mutation,
     catalog: &Catalog,
-    view: &impl View,
+    view: &impl InventoryLookup,
     new_epoch: &mut dyn FnMut() -> Epoch,
 ) -> Result<Effect, Rejection> {
-    let mut desk = Desk { catalog, view, new_epoch, works: Vec::new() };
+    let mut scratch = MutationScratch { catalog, view, new_epoch, inventories: Vec::new() };
     for guard in &mutation.expected {
-        desk.check_guard(guard).map_err(|cause| Rejection { operation: 0, cause })?;
+        scratch.check_guard(guard).map_err(|cause| Rejection { operation: 0, cause })?;
     }
     let mut outcomes = Vec::with_capacity(mutation.operations.len());
-    for (operation, wanted) in mutation.operations.iter().enumerate() {
-        outcomes.push(desk.run(wanted).map_err(|cause| Rejection { operation, cause })?);
+    for (index, operation) in mutation.operations.iter().enumerate() {
+        outcomes.push(scratch.run(operation).map_err(|cause| Rejection { operation: index, cause })?);
     }
-    let touched = desk.works.into_iter().filter_map(Work::finish).collect();
+    let touched = scratch.inventories.into_iter().filter_map(InventoryScratch::finish).collect();
     Ok(Effect { outcomes, touched })
 }
 
-/// The inventories that one mutation has on its desk.
-struct Desk<'a, V> {
+/// The working copies of all inventories that one mutation has named so far.
+struct MutationScratch<'a, V> {
     catalog: &'a Catalog,
     view: &'a V,
     new_epoch: &'a mut dyn FnMut() -> Epoch,
-    works: Vec<Work>,
+    inventories: Vec<InventoryScratch>,
 }
 
-struct Work {
+/// The working copy of one inventory.
+struct InventoryScratch {
     id: InventoryId,
     before: Option<Arc<Inventory>>,
     now: Option<Draft>,
     created: bool,
-    /// The last inventory of this id that the mutation deleted.
+    /// The last inventory with this id that the mutation deleted.
     deleted: Option<Arc<Inventory>>,
 }
 
-impl<V: View> Desk<'_, V> {
+impl<V: InventoryLookup> MutationScratch<'_, V> {
     fn check_guard(&self, guard: &Guard) -> Result<(), RejectionCause> {
         let not_found = || RejectionCause::InventoryNotFound { id: guard.id.clone() };
         let Version { epoch, revision, .. } = self.view.inventory(&guard.id).ok_or_else(not_found)?.version();
@@ -168,15 +174,15 @@ impl<V: View> Desk<'_, V> {
         Err(RejectionCause::StaleRevision { expected: guard.clone(), epoch, revision })
     }
 
-    fn run(&mut self, operation: &Operation) -> Result<Outcome, RejectionCause> {
+    fn run(&mut self, operation: &Operation) -> Result<OperationOutcome, RejectionCause> {
         let catalog = self.catalog;
         match operation {
             Operation::Create { id, owner, layout, stacks } => self.create(id, owner.as_ref(), layout, stacks),
             Operation::Delete { id } => {
                 let deleted = self.draft(id)?.base().clone();
-                let work = self.work(id);
-                (work.now, work.deleted) = (None, Some(deleted));
-                Ok(Outcome::default())
+                let scratch = self.scratch(id);
+                (scratch.now, scratch.deleted) = (None, Some(deleted));
+                Ok(OperationOutcome::default())
             }
             Operation::Add { id, item, attributes, count, allow_partial } => {
                 rules::add(self.draft(id)?, catalog, *item, attributes, *count, *allow_partial)
@@ -184,7 +190,7 @@ impl<V: View> Desk<'_, V> {
             Operation::Remove { id, item, attributes, count } => {
                 rules::remove(self.draft(id)?, *item, attributes.as_ref(), *count)
             }
-            Operation::Move { id, from, to, count } => rules::shift(self.draft(id)?, catalog, *from, *to, *count),
+            Operation::Move { id, from, to, count } => rules::move_stack(self.draft(id)?, catalog, *from, *to, *count),
             Operation::Drop { id, slot, count } => rules::drop(self.draft(id)?, *slot, *count),
             Operation::Craft { id, recipe, times } => rules::craft(self.draft(id)?, catalog, recipe, *times),
             Operation::Transfer { from, what, to, to_slot, allow_partial } => {
@@ -201,30 +207,30 @@ impl<V: View> Desk<'_, V> {
         owner: Option<&PlayerId>,
         layout: &LayoutId,
         stacks: &[(Slot, Stack)],
-    ) -> Result<Outcome, RejectionCause> {
+    ) -> Result<OperationOutcome, RejectionCause> {
         let found = self.catalog.layout(layout);
         let slots = found.ok_or_else(|| RejectionCause::UnknownLayout { layout: layout.clone() })?.slots();
-        let edits = rules::starting(id, slots, self.catalog, stacks)?;
+        let edits = rules::initial_edits(id, slots, self.catalog, stacks)?;
         let epoch = (self.new_epoch)();
-        let work = self.work(id);
-        if work.now.is_some() {
+        let scratch = self.scratch(id);
+        if scratch.now.is_some() {
             return Err(RejectionCause::InventoryExists { id: id.clone() });
         }
         let contents = Contents::new(slots, Revision::CREATED, &edits);
         let (id, layout) = (id.clone(), layout.clone());
-        work.now = Some(Draft::new(Arc::new(Inventory { id, owner: owner.cloned(), layout, epoch, contents })));
-        work.created = true;
-        Ok(Outcome::default())
+        scratch.now = Some(Draft::new(Arc::new(Inventory { id, owner: owner.cloned(), layout, epoch, contents })));
+        scratch.created = true;
+        Ok(OperationOutcome::default())
     }
 
     fn transfer(
         &mut self,
         from: &InventoryId,
-        what: &Taken,
+        what: &TransferSource,
         to: &InventoryId,
         to_slot: Option<Slot>,
         allow_partial: bool,
-    ) -> Result<Outcome, RejectionCause> {
+    ) -> Result<OperationOutcome, RejectionCause> {
         if from == to {
             return Err(RejectionCause::TransferToItself { id: from.clone() });
         }
@@ -237,33 +243,37 @@ impl<V: View> Desk<'_, V> {
         Ok(outcome)
     }
 
-    fn work(&mut self, id: &InventoryId) -> &mut Work {
-        let at = self.works.iter().position(|work| work.id == *id).unwrap_or_else(|| {
+    fn scratch(&mut self, id: &InventoryId) -> &mut InventoryScratch {
+        let at = self.inventories.iter().position(|scratch| scratch.id == *id).unwrap_or_else(|| {
             let before = self.view.inventory(id);
             let now = before.clone().map(Draft::new);
-            self.works.push(Work { id: id.clone(), before, now, created: false, deleted: None });
-            self.works.len() - 1
+            self.inventories.push(InventoryScratch { id: id.clone(), before, now, created: false, deleted: None });
+            self.inventories.len() - 1
         });
-        &mut self.works[at]
+        &mut self.inventories[at]
     }
 
     fn draft(&mut self, id: &InventoryId) -> Result<&mut Draft, RejectionCause> {
         let id = id.clone();
-        self.work(&id).now.as_mut().ok_or(RejectionCause::InventoryNotFound { id })
+        self.scratch(&id).now.as_mut().ok_or(RejectionCause::InventoryNotFound { id })
     }
 }
 
-impl Work {
-    /// None when no operation of an accepted mutation found or made it.
+impl InventoryScratch {
+    /// Returns `None` if the inventory did not exist and no operation created it.
     fn finish(self) -> Option<Touched> {
-        let ended = self.before.as_ref().filter(|_| self.created || self.now.is_none()).map(|before| after_end(before));
+        let deletion = self
+            .before
+            .as_ref()
+            .filter(|_| self.created || self.now.is_none())
+            .map(|before| version_after_deletion(before));
         let mut changes = Vec::with_capacity(1);
-        if let Some(Version { id, epoch, revision, .. }) = ended.clone() {
+        if let Some(Version { id, epoch, revision, .. }) = deletion.clone() {
             changes.push(Change::Deleted { id, epoch, revision });
         }
         let Some(draft) = self.now else {
-            // One that was created by the same mutation was never committed, so there is no change to record.
-            let version = ended.or_else(|| self.deleted.as_deref().map(after_end));
+            // An inventory that the same mutation created was never committed, so there is no change to record.
+            let version = deletion.or_else(|| self.deleted.as_deref().map(version_after_deletion));
             return version.map(|version| Touched { version, state: None, changes });
         };
         let base = draft.base().clone();
@@ -285,7 +295,7 @@ impl Work {
     }
 }
 
-/// The version that a deletion gives an inventory.
-fn after_end(deleted: &Inventory) -> Version {
+/// Returns the version of an inventory after its deletion.
+fn version_after_deletion(deleted: &Inventory) -> Version {
     Version { revision: deleted.contents.revision().next(), digest: Digest::EMPTY, ..deleted.version() }
 }

@@ -1,16 +1,16 @@
-//! Names in a mutation: items and recipes as a request gives them, and their lookup in a catalog.
+//! Items and recipes as named in a request, and their lookup in the catalog.
 //!
-//! A request is parsed without a catalog, so that a retry is recognized whatever has left the catalog since. Only a
-//! mutation that is about to run is resolved, against the catalog of that moment.
+//! A request is parsed without a catalog, so that a retry is recognized even if its items are no longer in the catalog.
+//! Names are resolved only when a mutation is about to run, against the current catalog.
 
 use super::catalog::{Catalog, Recipe};
 use super::ids::{ItemCode, LayoutId, Slot};
-use super::mutation::{Mutation, Operation, Taken};
+use super::mutation::{Mutation, Operation, TransferSource};
 use super::stack::Stack;
 use std::fmt;
 use std::sync::Arc;
 
-/// An item by its code, by its id, or by both.
+/// Names an item by its code, its id, or both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ItemName {
     Code(ItemCode),
@@ -18,26 +18,27 @@ pub enum ItemName {
     Both { id: Arc<str>, code: ItemCode },
 }
 
-/// A mutation whose items and recipes are names that no catalog was asked about.
+/// A mutation whose items and recipes are unresolved names.
 pub type NamedMutation = Mutation<ItemName, Arc<str>>;
 pub type NamedOperation = Operation<ItemName, Arc<str>>;
 
-/// A name that the catalog does not have.
+/// A name that is not in the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownName {
-    /// The operation that uses it, counted from 0.
+    /// The index of the operation that uses the name, from 0.
     pub operation: usize,
-    /// The position in the operation's list of stacks, for an item in such a list.
+    /// The index in the operation's list of stacks, if the name is in such a list.
     pub stack: Option<usize>,
-    pub what: UnknownWhat,
+    pub what: UnknownEntry,
 }
 
+/// The kind of entry that the catalog does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum UnknownWhat {
+pub enum UnknownEntry {
     Item {
         id: Arc<str>,
     },
-    /// The catalog has the item under another code.
+    /// The item has another code in the catalog.
     ItemCode {
         id: Arc<str>,
         code: ItemCode,
@@ -51,16 +52,17 @@ pub enum UnknownWhat {
     },
 }
 
-/// An unknown name in one operation, with its position in a list of stacks.
-type Unknown = (Option<usize>, UnknownWhat);
+/// An unknown name in one operation, with its index in a list of stacks.
+type Unknown = (Option<usize>, UnknownEntry);
 
 impl Mutation<ItemName, Arc<str>> {
-    /// The same mutation with the catalog's items and recipes. An item that is named by its code alone may have left the
-    /// catalog: its stacks can still be taken or rearranged, and the rules refuse to make more of it.
+    /// Replaces the names by the items and recipes of the catalog. An item that is named only by its code may be
+    /// missing from the catalog: its stacks can still be taken or rearranged, and the rules refuse to create more of
+    /// it.
     ///
     /// # Errors
     ///
-    /// The first name that the catalog does not have.
+    /// The first name that is not in the catalog.
     pub fn resolve(&self, catalog: &Catalog) -> Result<Mutation, UnknownName> {
         let resolve = |(operation, named): (usize, &NamedOperation)| {
             named.resolve(catalog).map_err(|(stack, what)| UnknownName { operation, stack, what })
@@ -74,7 +76,7 @@ impl Operation<ItemName, Arc<str>> {
     fn resolve(&self, catalog: &Catalog) -> Result<Operation, Unknown> {
         Ok(match self.clone() {
             Self::Create { id, owner, layout, stacks } => {
-                catalog.layout(&layout).ok_or_else(|| (None, UnknownWhat::Layout { id: layout.clone() }))?;
+                catalog.layout(&layout).ok_or_else(|| (None, UnknownEntry::Layout { id: layout.clone() }))?;
                 Operation::Create { id, owner, layout, stacks: slot_stacks(catalog, stacks)? }
             }
             Self::Delete { id } => Operation::Delete { id },
@@ -89,9 +91,9 @@ impl Operation<ItemName, Arc<str>> {
             Self::Craft { id, recipe, times } => Operation::Craft { id, recipe: known_recipe(catalog, recipe)?, times },
             Self::Transfer { from, what, to, to_slot, allow_partial } => {
                 let what = match what {
-                    Taken::Slot { slot, count } => Taken::Slot { slot, count },
-                    Taken::Item { item, attributes, count } => {
-                        Taken::Item { item: alone(catalog, item)?, attributes, count }
+                    TransferSource::Slot { slot, count } => TransferSource::Slot { slot, count },
+                    TransferSource::Item { item, attributes, count } => {
+                        TransferSource::Item { item: alone(catalog, item)?, attributes, count }
                     }
                 };
                 Operation::Transfer { from, what, to, to_slot, allow_partial }
@@ -117,37 +119,37 @@ fn slot_stacks(catalog: &Catalog, stacks: Vec<(Slot, Stack<ItemName>)>) -> Resul
     stacks.into_iter().enumerate().map(resolve).collect()
 }
 
-fn known_stack(catalog: &Catalog, stack: Stack<ItemName>) -> Result<Stack, UnknownWhat> {
+fn known_stack(catalog: &Catalog, stack: Stack<ItemName>) -> Result<Stack, UnknownEntry> {
     let Stack { item, count, attributes } = stack;
     Ok(Stack { item: known_item(catalog, item)?, count, attributes })
 }
 
-fn known_item(catalog: &Catalog, item: ItemName) -> Result<ItemCode, UnknownWhat> {
+fn known_item(catalog: &Catalog, item: ItemName) -> Result<ItemCode, UnknownEntry> {
     let (id, code) = match item {
         ItemName::Code(code) => return Ok(code),
         ItemName::Id(id) => (id, None),
         ItemName::Both { id, code } => (id, Some(code)),
     };
     match (catalog.item(&id).map(|item| item.code), code) {
-        (None, _) => Err(UnknownWhat::Item { id }),
-        (Some(known), Some(code)) if known != code => Err(UnknownWhat::ItemCode { id, code, known }),
+        (None, _) => Err(UnknownEntry::Item { id }),
+        (Some(known), Some(code)) if known != code => Err(UnknownEntry::ItemCode { id, code, known }),
         (Some(known), _) => Ok(known),
     }
 }
 
 fn known_recipe(catalog: &Catalog, id: Arc<str>) -> Result<Arc<Recipe>, Unknown> {
-    catalog.recipe(&id).cloned().ok_or((None, UnknownWhat::Recipe { id }))
+    catalog.recipe(&id).cloned().ok_or((None, UnknownEntry::Recipe { id }))
 }
 
-impl fmt::Display for UnknownWhat {
+impl fmt::Display for UnknownEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Item { id } => write!(f, "no item {id:?}"),
+            Self::Item { id } => write!(f, "item {id:?} is not in the catalog"),
             Self::ItemCode { id, code, known } => {
                 write!(f, "item {id:?} has code {}, not {}", known.get(), code.get())
             }
-            Self::Recipe { id } => write!(f, "no recipe {id:?}"),
-            Self::Layout { id } => write!(f, "no layout {id:?}"),
+            Self::Recipe { id } => write!(f, "recipe {id:?} is not in the catalog"),
+            Self::Layout { id } => write!(f, "layout {id:?} is not in the catalog"),
         }
     }
 }

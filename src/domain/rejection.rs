@@ -1,16 +1,19 @@
-//! Why a mutation was refused. A rejection is an expected outcome: nothing has changed, and it says what to do next.
+//! Rejections: why the rules refuse a mutation. A rejection is an expected outcome: nothing has changed, and its
+//! message says what to do next.
 
 use super::ids::{Epoch, InventoryId, ItemCode, LayoutId, Revision, Slot};
 use super::mutation::Guard;
 use std::fmt;
 
-/// The operation of the mutation that was refused, counted from 0, and why.
+/// Why the rules refused a mutation, and at which operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
+    /// The index of the operation in the mutation, from 0.
     pub operation: usize,
     pub cause: RejectionCause,
 }
 
+/// The rule that a mutation violates, with the values that a client needs to react.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RejectionCause {
     InventoryNotFound {
@@ -64,7 +67,7 @@ pub enum RejectionCause {
     NotARearrangement {
         id: InventoryId,
     },
-    /// A guard does not hold; epoch and revision are the current ones.
+    /// A guard failed. `epoch` and `revision` are the current values of the inventory.
     StaleRevision {
         expected: Guard,
         epoch: Epoch,
@@ -75,33 +78,36 @@ pub enum RejectionCause {
 impl fmt::Display for RejectionCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::InventoryNotFound { id } => write!(f, "no inventory {id:?}; create it first"),
-            Self::InventoryExists { id } => write!(f, "inventory {id:?} exists already"),
-            Self::UnknownLayout { layout } => write!(f, "the catalog has no layout {layout:?}"),
+            Self::InventoryNotFound { id } => write!(f, "inventory {id:?} does not exist (create it first)"),
+            Self::InventoryExists { id } => write!(f, "inventory {id:?} already exists"),
+            Self::UnknownLayout { layout } => write!(f, "layout {layout:?} is not in the catalog"),
             Self::SlotOutOfRange { id, slot, slots } => {
-                write!(f, "inventory {id:?} has slots 0 to {}, there is no slot {}", slots.saturating_sub(1), slot.0)
+                let last = slots.saturating_sub(1);
+                write!(f, "slot {} is out of range: inventory {id:?} has slots 0 to {last}", slot.0)
             }
-            Self::DuplicateSlot { slot } => write!(f, "slot {} is named twice", slot.0),
+            Self::DuplicateSlot { slot } => write!(f, "slot {} is named more than once", slot.0),
             Self::StackTooLarge { item, count, max_stack } => {
-                write!(f, "{count} of item code {} do not fit one stack of at most {max_stack}", item.get())
+                write!(f, "a stack of {count} of item code {} exceeds its max_stack of {max_stack}", item.get())
             }
-            Self::UnknownItemCode { item } => write!(f, "the catalog has no item with code {}", item.get()),
-            Self::TransferToItself { id } => write!(f, "{id:?} is both source and target; use MoveItem"),
+            Self::UnknownItemCode { item } => write!(f, "item code {} is not in the catalog", item.get()),
+            Self::TransferToItself { id } => write!(f, "inventory {id:?} is both source and target (use MoveItem)"),
             Self::NotEnough { id, item, wanted, held } => {
-                write!(f, "inventory {id:?} holds {held} of item code {}, {wanted} are needed", item.get())
+                write!(f, "inventory {id:?} has {held} of item code {}, needs {wanted}", item.get())
             }
             Self::NoRoom { id, item, wanted, room } => {
-                write!(f, "inventory {id:?} has room for {room} of item code {}, not for {wanted}", item.get())
+                write!(f, "inventory {id:?} has room for {room} of item code {}, needs room for {wanted}", item.get())
             }
-            Self::SlotEmpty { id, slot } => write!(f, "slot {} of {id:?} is empty", slot.0),
-            Self::SlotOccupied { id, slot } => write!(f, "slot {} of {id:?} holds something else", slot.0),
+            Self::SlotEmpty { id, slot } => write!(f, "slot {} of inventory {id:?} is empty", slot.0),
+            Self::SlotOccupied { id, slot } => {
+                write!(f, "slot {} of inventory {id:?} holds another kind of item", slot.0)
+            }
             Self::NotARearrangement { id } => {
-                write!(f, "the wanted slots do not hold exactly the items of {id:?}; read it again")
+                write!(f, "the new slots do not contain exactly the items of inventory {id:?} (read it again)")
             }
             Self::StaleRevision { expected: Guard { id, epoch: wanted, revision: at }, epoch, revision } => {
                 let (epoch, revision, wanted, at) = (epoch.get(), revision.0, wanted.get(), at.0);
                 write!(f, "inventory {id:?} is at revision {revision} of epoch {epoch}, ")?;
-                write!(f, "expected revision {at} of epoch {wanted}; read it again")
+                write!(f, "expected revision {at} of epoch {wanted} (read it again)")
             }
         }
     }

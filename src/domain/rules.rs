@@ -1,9 +1,9 @@
-//! What each operation does to the slots of a draft. A refused operation may leave the draft half done: the mutation is
-//! dropped as a whole then.
+//! The effect of each operation on the slots of a draft. A rejected operation may leave the draft partially edited; the
+//! caller then discards the whole mutation.
 //!
-//! No operation creates a stack above its item's limit or lets one grow beyond it. A stack that is above it (the catalog
-//! was changed) may stay, shrink, or move to an empty slot as a whole. An item that has left the catalog counts as having
-//! the limit 0: all its stacks are above it.
+//! No operation creates a stack above its item's limit or grows a stack beyond it. A stack that exceeds the limit
+//! because the catalog was changed may stay, shrink, or move as a whole to an empty slot. The limit of an item that was
+//! removed from the catalog is 0, so all its stacks exceed it.
 
 mod rearrange;
 
@@ -12,16 +12,16 @@ pub use rearrange::rearrange;
 use super::catalog::{Catalog, Recipe};
 use super::ids::{Count, InventoryId, ItemCode, Slot};
 use super::inventory::{Draft, Edit};
-use super::mutation::{Outcome, Taken};
+use super::mutation::{OperationOutcome, TransferSource};
 use super::rejection::RejectionCause;
 use super::stack::{Attributes, Stack};
 
-type Ruling = Result<Outcome, RejectionCause>;
+type OperationResult = Result<OperationOutcome, RejectionCause>;
 
-/// A slot, the stack in it, and how many of that are meant.
+/// A slot, the stack in it, and the number of items to take from the stack.
 type Part = (Slot, Stack, u32);
 
-/// Fills stacks of the same kind first (lowest slot), then empty slots.
+/// Adds items: fills stacks of the same kind first, then empty slots, each in ascending order of slots.
 pub fn add(
     draft: &mut Draft,
     catalog: &Catalog,
@@ -29,7 +29,7 @@ pub fn add(
     attributes: &Attributes,
     count: Count,
     allow_partial: bool,
-) -> Ruling {
+) -> OperationResult {
     if catalog.item_by_code(item).is_none() {
         return Err(RejectionCause::UnknownItemCode { item });
     }
@@ -41,48 +41,50 @@ pub fn add(
     Ok(partial(wanted, added))
 }
 
-/// By item, lowest slot first (so the hotbar first), all or nothing. No attributes: whatever they are.
-pub fn remove(draft: &mut Draft, item: ItemCode, attributes: Option<&Attributes>, count: Count) -> Ruling {
+/// Removes items by type, in ascending order of slots (the hotbar first); all or nothing. Without `attributes`, removes
+/// stacks with any attributes.
+pub fn remove(draft: &mut Draft, item: ItemCode, attributes: Option<&Attributes>, count: Count) -> OperationResult {
     let wanted = u64::from(count.get());
     let held = take(draft, item, attributes, wanted);
     if held < wanted {
         return Err(not_enough(draft, item, wanted, held));
     }
-    Ok(Outcome { count: count.get(), ..Outcome::default() })
+    Ok(OperationOutcome { count: count.get(), ..OperationOutcome::default() })
 }
 
-/// Slot to slot: what fits goes to an empty slot or onto the same kind, 0 if it is full. Onto another kind: the two stacks
-/// change places, but never with a count, however many there are. Onto itself: nothing happens.
-pub fn shift(draft: &mut Draft, catalog: &Catalog, from: Slot, to: Slot, count: Option<Count>) -> Ruling {
+/// Moves items from one slot to another. An empty slot or a stack of the same kind receives as many as fit, 0 if it is
+/// full. If the target holds another kind, the two stacks are swapped, but never if `count` is set, even if it is the
+/// whole stack. A move onto the same slot does nothing.
+pub fn move_stack(draft: &mut Draft, catalog: &Catalog, from: Slot, to: Slot, count: Option<Count>) -> OperationResult {
     check_slot(draft, from)?;
     check_slot(draft, to)?;
     if from == to {
-        return Ok(Outcome::default());
+        return Ok(OperationOutcome::default());
     }
-    let (stack, wanted) = taken_from_slot(draft, from, count)?;
-    let other = draft.stack(to).filter(|there| !there.is_same_kind(stack.item, &stack.attributes)).cloned();
+    let (stack, wanted) = items_in_slot(draft, from, count)?;
+    let other = draft.stack(to).filter(|target| !target.is_same_kind(stack.item, &stack.attributes)).cloned();
     if let Some(other) = other.filter(|_| count.is_none()) {
         draft.set(to, Some(stack));
         draft.set(from, Some(other));
-        return Ok(Outcome { count: wanted, ..Outcome::default() });
+        return Ok(OperationOutcome { count: wanted, ..OperationOutcome::default() });
     }
     let moved = put(draft, catalog, to, &stack, wanted)?;
     draft.set(from, stack.with_count(stack.count.get() - moved));
-    Ok(Outcome { count: moved, ..Outcome::default() })
+    Ok(OperationOutcome { count: moved, ..OperationOutcome::default() })
 }
 
-/// Out of a slot; the outcome carries the stack. No count: the whole stack.
-pub fn drop(draft: &mut Draft, slot: Slot, count: Option<Count>) -> Ruling {
+/// Drops items out of a slot; the outcome has the dropped stack. Without `count`, drops the whole stack.
+pub fn drop(draft: &mut Draft, slot: Slot, count: Option<Count>) -> OperationResult {
     check_slot(draft, slot)?;
-    let (stack, wanted) = taken_from_slot(draft, slot, count)?;
+    let (stack, wanted) = items_in_slot(draft, slot, count)?;
     draft.set(slot, stack.with_count(stack.count.get() - wanted));
-    Ok(Outcome { count: wanted, stack: stack.with_count(wanted), ..Outcome::default() })
+    Ok(OperationOutcome { count: wanted, stack: stack.with_count(wanted), ..OperationOutcome::default() })
 }
 
-/// Inputs out, outputs in, all or nothing. A recipe names plain items, so stacks with attributes are no inputs: nobody
-/// loses an enchanted sword to a recipe for scrap.
-pub fn craft(draft: &mut Draft, catalog: &Catalog, recipe: &Recipe, times: Count) -> Ruling {
-    // No product of two 32-bit numbers is too large for 64 bits.
+/// Takes the inputs of a recipe, then adds its outputs; all or nothing. Inputs match only stacks without attributes, so
+/// that a recipe for scrap never consumes an enchanted sword.
+pub fn craft(draft: &mut Draft, catalog: &Catalog, recipe: &Recipe, times: Count) -> OperationResult {
+    // The product of two 32-bit numbers fits in 64 bits.
     let total = |count: Count| u64::from(count.get()) * u64::from(times.get());
     for (item, count) in &recipe.inputs {
         let held = take(draft, *item, Some(&Attributes::NONE), total(*count));
@@ -96,24 +98,24 @@ pub fn craft(draft: &mut Draft, catalog: &Catalog, recipe: &Recipe, times: Count
             return Err(no_room(draft, *item, total(*count), added));
         }
     }
-    Ok(Outcome { count: times.get(), ..Outcome::default() })
+    Ok(OperationOutcome { count: times.get(), ..OperationOutcome::default() })
 }
 
-/// Out of one inventory, into another. A part is allowed only for want of room, never because too little is held.
+/// Moves items from one inventory to another. `allow_partial` applies only to lack of room, not to lack of items.
 pub fn transfer(
     source: &mut Draft,
     target: &mut Draft,
     catalog: &Catalog,
-    what: &Taken,
+    what: &TransferSource,
     to_slot: Option<Slot>,
     allow_partial: bool,
-) -> Ruling {
+) -> OperationResult {
     if let Some(slot) = to_slot {
         check_slot(target, slot)?;
     }
     let (item, mut parts, wanted) = parts_to_transfer(source, what)?;
-    if let (Some(to), Taken::Item { attributes: None, .. }) = (to_slot, what) {
-        parts = of_one_kind(source, item, parts, wanted, target, to)?;
+    if let (Some(to), TransferSource::Item { attributes: None, .. }) = (to_slot, what) {
+        parts = parts_of_one_kind(source, item, parts, wanted, target, to)?;
         let held = sum(&parts);
         if held < wanted && !allow_partial {
             return Err(not_enough(source, item, wanted, held));
@@ -134,19 +136,19 @@ pub fn transfer(
     Ok(partial(wanted, moved))
 }
 
-/// Administrative: a slot's content as it shall be.
-pub fn set(draft: &mut Draft, catalog: &Catalog, slot: Slot, stack: Option<&Stack>) -> Ruling {
+/// Administrative: replaces the content of a slot.
+pub fn set(draft: &mut Draft, catalog: &Catalog, slot: Slot, stack: Option<&Stack>) -> OperationResult {
     check_slot(draft, slot)?;
     if let Some(stack) = stack {
         check_stack(catalog, stack)?;
     }
     let replaced = draft.stack(slot).cloned();
     draft.set(slot, stack.cloned());
-    Ok(Outcome { stack: replaced, ..Outcome::default() })
+    Ok(OperationOutcome { stack: replaced, ..OperationOutcome::default() })
 }
 
-/// Checks the stacks that a new inventory starts with.
-pub fn starting(
+/// Validates the initial stacks of a new inventory.
+pub fn initial_edits(
     id: &InventoryId,
     slots: usize,
     catalog: &Catalog,
@@ -159,15 +161,15 @@ pub fn starting(
     Ok(stacks.iter().map(|(slot, stack)| (*slot, Some(stack.clone()))).collect())
 }
 
-/// Which slots a transfer takes how many from; also the item, and how many that is in all.
-fn parts_to_transfer(source: &Draft, what: &Taken) -> Result<(ItemCode, Vec<Part>, u64), RejectionCause> {
+/// Returns the item of a transfer, the parts to take from the source, and the requested total.
+fn parts_to_transfer(source: &Draft, what: &TransferSource) -> Result<(ItemCode, Vec<Part>, u64), RejectionCause> {
     match what {
-        Taken::Slot { slot, count } => {
+        TransferSource::Slot { slot, count } => {
             check_slot(source, *slot)?;
-            let (stack, wanted) = taken_from_slot(source, *slot, *count)?;
+            let (stack, wanted) = items_in_slot(source, *slot, *count)?;
             Ok((stack.item, vec![(*slot, stack, wanted)], u64::from(wanted)))
         }
-        Taken::Item { item, attributes, count } => {
+        TransferSource::Item { item, attributes, count } => {
             let wanted = u64::from(count.get());
             let parts: Vec<_> = matching(source, *item, attributes.as_ref(), wanted).collect();
             let held = sum(&parts);
@@ -179,8 +181,9 @@ fn parts_to_transfer(source: &Draft, what: &Taken) -> Result<(ItemCode, Vec<Part
     }
 }
 
-/// A slot holds one kind: the parts of the kind that `to` holds, or, if it is empty, of the kind of the first part.
-fn of_one_kind(
+/// Returns only the parts of one kind, because a slot holds one kind: the kind that `to` holds or, if `to` is empty,
+/// the kind of the first part.
+fn parts_of_one_kind(
     source: &Draft,
     item: ItemCode,
     parts: Vec<Part>,
@@ -196,8 +199,8 @@ fn of_one_kind(
     if parts.is_empty() { Err(occupied(target, to)) } else { Ok(parts) }
 }
 
-/// The stack in a slot, and how many of it are meant.
-fn taken_from_slot(draft: &Draft, slot: Slot, count: Option<Count>) -> Result<(Stack, u32), RejectionCause> {
+/// Returns the stack in a slot and the number of items to take from it.
+fn items_in_slot(draft: &Draft, slot: Slot, count: Option<Count>) -> Result<(Stack, u32), RejectionCause> {
     let id = || draft.base().id.clone();
     let stack = draft.stack(slot).cloned().ok_or_else(|| RejectionCause::SlotEmpty { id: id(), slot })?;
     let (held, wanted) = (stack.count.get(), count.unwrap_or(stack.count).get());
@@ -207,7 +210,8 @@ fn taken_from_slot(draft: &Draft, slot: Slot, count: Option<Count>) -> Result<(S
     Ok((stack, wanted))
 }
 
-/// Slots of an item, lowest first, with how many each gives, until `wanted` are found.
+/// Returns the slots that hold an item, in ascending order, with the number to take from each, until `wanted` are
+/// found.
 fn matching<'a>(
     draft: &'a Draft,
     item: ItemCode,
@@ -232,7 +236,7 @@ fn matching<'a>(
         .flatten()
 }
 
-/// Takes up to `wanted` of an item; tells how many there were.
+/// Takes up to `wanted` of an item; returns how many were taken.
 fn take(draft: &mut Draft, item: ItemCode, attributes: Option<&Attributes>, wanted: u64) -> u64 {
     let parts: Vec<_> = matching(draft, item, attributes, wanted).collect();
     let mut taken = 0;
@@ -243,8 +247,8 @@ fn take(draft: &mut Draft, item: ItemCode, attributes: Option<&Attributes>, want
     taken
 }
 
-/// Puts up to `count` of a stack in, like [`fill`]; the whole of one that is above its limit goes to the first empty slot
-/// as it is, if there is one.
+/// Inserts up to `count` of a stack, like [`fill`]; returns how many fit. A whole stack above its limit moves unchanged
+/// to the first empty slot, if there is one.
 fn place(draft: &mut Draft, catalog: &Catalog, stack: &Stack, count: u32) -> u32 {
     if count == stack.count.get() && count > limit(catalog, stack.item) {
         let empty = draft.slots().find(|slot| draft.stack(*slot).is_none());
@@ -256,17 +260,17 @@ fn place(draft: &mut Draft, catalog: &Catalog, stack: &Stack, count: u32) -> u32
     fill(draft, catalog, stack.item, &stack.attributes, u64::from(count)) as u32
 }
 
-/// Puts up to `wanted` in: onto stacks of the same kind first, then into empty slots. Tells how many fitted.
+/// Inserts up to `wanted` items: onto stacks of the same kind first, then into empty slots. Returns how many fit.
 fn fill(draft: &mut Draft, catalog: &Catalog, item: ItemCode, attributes: &Attributes, wanted: u64) -> u64 {
     let mut missing = wanted;
     for slot in draft.slots() {
         if missing == 0 {
             return wanted;
         }
-        let Some(there) = draft.stack(slot).filter(|there| there.is_same_kind(item, attributes)) else { continue };
-        let added = missing.min(u64::from(room_on(catalog, there))) as u32;
+        let Some(held) = draft.stack(slot).filter(|held| held.is_same_kind(item, attributes)) else { continue };
+        let added = missing.min(u64::from(room_on(catalog, held))) as u32;
         if added > 0 {
-            draft.set(slot, there.with_count(there.count.get() + added));
+            draft.set(slot, held.with_count(held.count.get() + added));
             missing -= u64::from(added);
         }
     }
@@ -281,18 +285,18 @@ fn fill(draft: &mut Draft, catalog: &Catalog, item: ItemCode, attributes: &Attri
     wanted - missing
 }
 
-/// Puts up to `count` of a stack's kind into one slot; tells how many fitted.
+/// Inserts up to `count` of a stack into one slot; returns how many fit.
 fn put(draft: &mut Draft, catalog: &Catalog, slot: Slot, stack: &Stack, count: u32) -> Result<u32, RejectionCause> {
     match draft.stack(slot) {
         None => {
-            // A whole stack above its limit moves as it is.
+            // A whole stack above its limit moves unchanged.
             let fits = if count == stack.count.get() { count } else { count.min(limit(catalog, stack.item)) };
             draft.set(slot, stack.with_count(fits));
             Ok(fits)
         }
-        Some(there) if there.is_same_kind(stack.item, &stack.attributes) => {
-            let fits = count.min(room_on(catalog, there));
-            let merged = there.with_count(there.count.get() + fits);
+        Some(held) if held.is_same_kind(stack.item, &stack.attributes) => {
+            let fits = count.min(room_on(catalog, held));
+            let merged = held.with_count(held.count.get() + fits);
             draft.set(slot, merged);
             Ok(fits)
         }
@@ -304,7 +308,7 @@ fn room_on(catalog: &Catalog, stack: &Stack) -> u32 {
     limit(catalog, stack.item).saturating_sub(stack.count.get())
 }
 
-/// The most items of one stack that an operation may make.
+/// Maximum count of one stack of the item that an operation may create; 0 if the item is not in the catalog.
 fn limit(catalog: &Catalog, item: ItemCode) -> u32 {
     catalog.item_by_code(item).map_or(0, |known| known.max_stack.get())
 }
@@ -340,8 +344,8 @@ fn check_stack(catalog: &Catalog, stack: &Stack) -> Result<(), RejectionCause> {
     Ok(())
 }
 
-fn partial(wanted: u64, done: u64) -> Outcome {
-    Outcome { count: done as u32, remainder: (wanted - done) as u32, stack: None }
+fn partial(wanted: u64, done: u64) -> OperationOutcome {
+    OperationOutcome { count: done as u32, remainder: (wanted - done) as u32, stack: None }
 }
 
 fn sum(parts: &[Part]) -> u64 {

@@ -1,21 +1,21 @@
-//! A stack: item, count and optional attributes.
+//! Stacks: an item, a count and optional attributes.
 
 use super::ids::{Count, ItemCode};
 use std::sync::Arc;
 
-/// Opaque bytes that make one stack of an item different from another (enchantment, durability, name).
+/// Opaque bytes that distinguish stacks of the same item (enchantment, durability, name).
 ///
-/// Empty attributes are no attributes: there is one way to say "plain".
+/// Empty bytes mean no attributes, so a plain stack has only one representation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Attributes(Option<Arc<[u8]>>);
 
 impl Attributes {
-    /// 1 KiB a stack.
+    /// Maximum size of the attributes of one stack, in bytes (1 KiB).
     pub const BYTES_MAX: usize = 1024;
 
     pub const NONE: Self = Self(None);
 
-    /// None when there are more than [`Self::BYTES_MAX`] bytes.
+    /// Returns `None` if `bytes` is longer than [`Self::BYTES_MAX`].
     pub fn new(bytes: &[u8]) -> Option<Self> {
         match bytes.len() {
             0 => Some(Self::NONE),
@@ -33,7 +33,7 @@ impl Attributes {
     }
 }
 
-/// `I` is how the item is given: by its code, or as a request names it ([`super::names`]).
+/// Items of one type in one slot. `I` identifies the item: by its code, or by the name in a request ([`super::names`]).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Stack<I = ItemCode> {
     pub item: I,
@@ -42,12 +42,12 @@ pub struct Stack<I = ItemCode> {
 }
 
 impl Stack {
-    /// Two stacks merge only if item and attributes are equal.
+    /// Returns whether the stack has this item and these attributes. Only stacks of the same kind merge.
     pub fn is_same_kind(&self, item: ItemCode, attributes: &Attributes) -> bool {
         self.item == item && self.attributes == *attributes
     }
 
-    /// The same kind with another count; none when nothing is left.
+    /// Returns the same kind of stack with another count, or `None` if `count` is 0.
     pub fn with_count(&self, count: u32) -> Option<Self> {
         Some(Self { item: self.item, count: Count::new(count)?, attributes: self.attributes.clone() })
     }

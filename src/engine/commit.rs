@@ -1,32 +1,36 @@
-//! The commit loop: one thread, one linear order, no lock in the domain.
+//! The commit loop: a single thread that applies mutations in one linear order, so the domain needs no locks.
 
 use super::hot::{EvictionOrder, HotTable, Staged, Wake};
 use super::statistics::{self, CommitCounters};
-use super::{Answer, Call, EngineSettings, Refusal, Watched};
-use crate::domain::{self, Caller, Catalog, Effect, Epoch, Inventory, InventoryId, KeyTag, SessionId, Touched, View};
+use super::{EngineError, EngineSettings, MutationReply, MutationRequest, WatchedInventories};
+use crate::domain::{
+    self, Caller, Catalog, Effect, Epoch, Inventory, InventoryId, InventoryLookup, KeyTag, SessionId, Touched,
+};
 use crate::store::{CommitError, Key, Loaded, Recall, Reply, Store, StoreError, Transaction};
-use crate::sync::{Asked, ChangeKind, Note};
+use crate::sync::{ChangeKind, ChangeRecord, MutationContext};
 use crate::telemetry::{CommitSpan, CommitTelemetry};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub(super) type Answering = oneshot::Sender<Result<Answer, Refusal>>;
-pub(super) type Watching = oneshot::Sender<Result<Watched, Refusal>>;
+pub(super) type ReplySender = oneshot::Sender<Result<MutationReply, EngineError>>;
+pub(super) type WatchSender = oneshot::Sender<Result<WatchedInventories, EngineError>>;
 
-pub(super) enum Request {
-    Mutate { call: Box<Call>, answer: Answering },
-    Watch { ids: Vec<InventoryId>, answer: Watching },
+/// A request in the queue of the commit loop.
+pub(super) enum EngineRequest {
+    Mutate { request: Box<MutationRequest>, reply: ReplySender },
+    Watch { ids: Vec<InventoryId>, reply: WatchSender },
     Correct { session: SessionId, caller: Caller, id: InventoryId },
 }
 
-/// What is handed from the commit thread to the runtime, once a batch: one wake-up for all of it.
+/// The results of one batch, sent from the commit thread to the runtime in one message, so that the batch needs one
+/// wake-up.
 #[derive(Default)]
-struct Results {
+struct BatchResults {
     wakes: Vec<Wake>,
-    answers: Vec<(Answering, Result<Answer, Refusal>)>,
-    watches: Vec<(Watching, Result<Watched, Refusal>)>,
+    replies: Vec<(ReplySender, Result<MutationReply, EngineError>)>,
+    watches: Vec<(WatchSender, Result<WatchedInventories, EngineError>)>,
 }
 
 pub(super) fn spawn(
@@ -35,7 +39,7 @@ pub(super) fn spawn(
     settings: EngineSettings,
     hot: Arc<HotTable>,
     counters: Arc<CommitCounters>,
-    mut requests: mpsc::Receiver<Request>,
+    mut requests: mpsc::Receiver<EngineRequest>,
 ) -> (oneshot::Receiver<()>, watch::Receiver<Option<StoreError>>) {
     let (results, handing_out) = mpsc::unbounded_channel();
     let (ended, has_ended) = oneshot::channel();
@@ -47,38 +51,39 @@ pub(super) fn spawn(
     let run = move || {
         let mut batch = Vec::new();
         while requests.blocking_recv_many(&mut batch, batch_max) > 0 {
-            // Unbounded, yet bounded: it holds no more than the callers that wait.
+            // The channel is unbounded, but its size is limited by the number of waiting callers.
             if results.send(writer.run(batch.drain(..))).is_err() {
                 break;
             }
         }
-        // First the store is let go of, then the end is told: whoever waits for the end may open it again.
+        // Drop the store before signalling the end, because a caller that waits for the end may reopen the store.
         drop(writer);
         drop(results);
     };
     let started = std::thread::Builder::new().name("commit".into()).spawn(run);
-    // Without a thread every call is answered with `Stopped`, since its queue is gone.
+    // Without the thread, the queue is closed and every request gets `Stopped`.
     if let Err(error) = started {
-        tracing::error!(%error, "the commit thread could not be started");
+        tracing::error!(%error, "cannot start the commit thread");
     }
     (has_ended, has_failed)
 }
 
-/// Runs in the runtime: wakes watchers and answers callers, in the order of the commits.
-async fn hand_out(mut results: mpsc::UnboundedReceiver<Results>, ended: oneshot::Sender<()>) {
-    while let Some(Results { wakes, answers, watches }) = results.recv().await {
+/// Runs in the runtime: wakes watchers and sends replies, in commit order.
+async fn hand_out(mut results: mpsc::UnboundedReceiver<BatchResults>, ended: oneshot::Sender<()>) {
+    while let Some(BatchResults { wakes, replies, watches }) = results.recv().await {
         wakes.into_iter().for_each(Wake::wake);
-        // Whoever has gone away in the meantime needs no answer.
-        for (answer, result) in answers {
-            let _ = answer.send(result);
+        // A send fails only if the caller no longer waits.
+        for (reply, result) in replies {
+            let _ = reply.send(result);
         }
-        for (answer, result) in watches {
-            let _ = answer.send(result);
+        for (reply, result) in watches {
+            let _ = reply.send(result);
         }
     }
     let _ = ended.send(());
 }
 
+/// The state of the commit thread.
 struct Writer {
     store: Arc<dyn Store>,
     catalog: Arc<Catalog>,
@@ -86,107 +91,114 @@ struct Writer {
     counters: Arc<CommitCounters>,
     telemetry: CommitTelemetry,
     order: EvictionOrder,
-    /// Why nothing is committed any more.
+    /// Set when the writer stops committing: the reason.
     failed: watch::Sender<Option<StoreError>>,
     hot_max: usize,
 }
 
 impl Writer {
-    fn run(&mut self, requests: impl Iterator<Item = Request>) -> Results {
-        let (mut calls, mut watches, mut corrections) = (Vec::new(), Vec::new(), Vec::new());
+    fn run(&mut self, requests: impl Iterator<Item = EngineRequest>) -> BatchResults {
+        let (mut mutations, mut watches, mut corrections) = (Vec::new(), Vec::new(), Vec::new());
         for request in requests {
             match request {
-                Request::Mutate { call, answer } => calls.push((*call, answer)),
-                Request::Watch { ids, answer } => watches.push((ids, answer)),
-                Request::Correct { session, caller, id } => corrections.push((session, caller, id)),
+                EngineRequest::Mutate { request, reply } => mutations.push((*request, reply)),
+                EngineRequest::Watch { ids, reply } => watches.push((ids, reply)),
+                EngineRequest::Correct { session, caller, id } => corrections.push((session, caller, id)),
             }
         }
-        let spans = self.trace(&mut calls);
-        let loaded = if self.failed.borrow().is_some() { Err(gave_up()) } else { self.load(&calls, &watches) };
-        let (mut wakes, answers) = match &loaded {
-            Ok(known) => self.mutate(&calls, known),
-            Err(refusal) => (Vec::new(), calls.iter().map(|_| Err(refusal.clone())).collect()),
+        let spans = self.trace(&mut mutations);
+        let loaded =
+            if self.failed.borrow().is_some() { Err(stopped_error()) } else { self.load(&mutations, &watches) };
+        let (mut wakes, replies) = match &loaded {
+            Ok(loaded) => self.mutate(&mutations, loaded),
+            Err(error) => (Vec::new(), mutations.iter().map(|_| Err(error.clone())).collect()),
         };
-        answers.iter().for_each(|answer| self.counters.add_mutation(statistics::outcome(answer)));
+        replies.iter().for_each(|reply| self.counters.add_mutation(statistics::outcome(reply)));
         for (at, span) in spans {
-            span.end(answers.len(), statistics::outcome(&answers[at]));
+            span.end(replies.len(), statistics::outcome(&replies[at]));
         }
         for (session, caller, id) in corrections {
-            wakes.extend(self.hot.note(&id, |inventory| Note::correction(session, caller, inventory)));
+            wakes.extend(self.hot.record(&id, |inventory| ChangeRecord::correction(session, caller, inventory)));
         }
         let watches = watches
             .into_iter()
-            .map(|(ids, answer)| {
-                let readable = loaded.as_ref().map_err(Clone::clone).and_then(|known| known.check(ids.iter()));
-                (answer, readable.map(|()| self.watch(ids)))
+            .map(|(ids, reply)| {
+                let readable = loaded.as_ref().map_err(Clone::clone).and_then(|loaded| loaded.check(ids.iter()));
+                (reply, readable.map(|()| self.watch(ids)))
             })
             .collect();
         self.hot.evict(self.hot_max, &mut self.order);
-        let answers = calls.into_iter().map(|(_, answer)| answer).zip(answers).collect();
-        Results { wakes, answers, watches }
+        let replies = mutations.into_iter().map(|(_, reply)| reply).zip(replies).collect();
+        BatchResults { wakes, replies, watches }
     }
 
-    fn watch(&mut self, ids: Vec<InventoryId>) -> Watched {
+    fn watch(&mut self, ids: Vec<InventoryId>) -> WatchedInventories {
         let receivers = self.hot.receivers(&ids, &mut self.order);
-        Watched::new(self.hot.clone(), ids, receivers)
+        WatchedInventories::new(self.hot.clone(), ids, receivers)
     }
 
-    /// A span for each call that is traced, with its place; from here on it is what the call's changes are traced by.
-    fn trace(&self, calls: &mut [(Call, Answering)]) -> Vec<(usize, CommitSpan)> {
+    /// Starts a span for each traced request and returns it with the request's index. The span becomes the parent of
+    /// the request's changes.
+    fn trace(&self, mutations: &mut [(MutationRequest, ReplySender)]) -> Vec<(usize, CommitSpan)> {
         let mut spans = Vec::new();
-        for (at, (call, _)) in calls.iter_mut().enumerate() {
-            if let Some(span) = call.cause.take().and_then(|cause| self.telemetry.begin(cause)) {
-                call.cause = Some(span.cause());
+        for (at, (request, _)) in mutations.iter_mut().enumerate() {
+            if let Some(span) = request.trace.take().and_then(|trace| self.telemetry.begin(trace)) {
+                request.trace = Some(span.cause());
                 spans.push((at, span));
             }
         }
         spans
     }
 
-    /// Makes every inventory that the batch needs hot, and tells what is known of its keys.
+    /// Loads every cold inventory that the batch needs into the hot table, and looks up the batch's keys.
     fn load(
         &mut self,
-        calls: &[(Call, Answering)],
-        watches: &[(Vec<InventoryId>, Watching)],
-    ) -> Result<Known, Refusal> {
-        let of_calls = calls.iter().flat_map(|(call, _)| needed(call));
+        mutations: &[(MutationRequest, ReplySender)],
+        watches: &[(Vec<InventoryId>, WatchSender)],
+    ) -> Result<LoadedBatch, EngineError> {
+        let of_mutations = mutations.iter().flat_map(|(request, _)| needed_inventories(request));
         let of_watches = watches.iter().flat_map(|(ids, _)| ids);
         let mut seen = HashSet::new();
         let cold: Vec<InventoryId> =
-            of_calls.chain(of_watches).filter(|id| seen.insert(*id) && !self.hot.contains(id)).cloned().collect();
-        let keys: Vec<Key> = calls.iter().map(|(call, _)| call.key.clone()).collect();
-        let (found, known) = match self.store.load(&cold, &keys) {
+            of_mutations.chain(of_watches).filter(|id| seen.insert(*id) && !self.hot.contains(id)).cloned().collect();
+        let keys: Vec<Key> = mutations.iter().map(|(request, _)| request.key.clone()).collect();
+        let (found, loaded) = match self.store.load(&cold, &keys) {
             Ok(Loaded { inventories, keys }) => {
-                let known = Known { recalls: keys.into_iter().map(Ok).collect(), unreadable: HashMap::new() };
-                (cold.into_iter().zip(inventories).collect(), known)
+                let loaded = LoadedBatch { recalls: keys.into_iter().map(Ok).collect(), unreadable: HashMap::new() };
+                (cold.into_iter().zip(inventories).collect(), loaded)
             }
             Err(StoreError::Corrupt { .. } | StoreError::Unavailable { .. }) => load_singly(&*self.store, cold, &keys)?,
-            Err(error @ StoreError::Full { .. }) => return Err(Refusal::Store(error)),
+            Err(error @ StoreError::Full { .. }) => return Err(EngineError::Store(error)),
         };
         let staged = |(id, inventory)| (id, Staged::new(inventory));
-        // Nobody watches a cold inventory: there is no one to wake.
+        // A cold inventory has no watchers to wake.
         self.hot.publish(found.into_iter().map(staged), &mut self.order);
-        Ok(known)
+        Ok(loaded)
     }
 
-    /// Applies all calls in order, commits them together, publishes. An answer for each call.
+    /// Applies all mutations in order, commits them together and publishes the states. Returns a reply for each
+    /// mutation.
     ///
-    /// Rejections wait for the commit too: what refused them may be the work of a call before them in the batch.
-    fn mutate(&mut self, calls: &[(Call, Answering)], known: &Known) -> (Vec<Wake>, Vec<Result<Answer, Refusal>>) {
+    /// Rejections also wait for the commit, because an earlier mutation of the same batch may have caused them.
+    fn mutate(
+        &mut self,
+        mutations: &[(MutationRequest, ReplySender)],
+        loaded: &LoadedBatch,
+    ) -> (Vec<Wake>, Vec<Result<MutationReply, EngineError>>) {
         let mut batch = Batch::new(&self.hot);
-        let answers: Vec<_> = calls
+        let replies: Vec<_> = mutations
             .iter()
-            .zip(&known.recalls)
-            .map(|((call, _), recalled)| batch.run(call, known.recall(call, recalled)?, &self.catalog))
+            .zip(&loaded.recalls)
+            .map(|((request, _), recalled)| batch.run(request, loaded.recall(request, recalled)?, &self.catalog))
             .collect();
         if !batch.transactions.is_empty()
             && let Err(error) = self.commit(&batch.transactions)
         {
-            let refusal = self.refusal(error);
-            return (Vec::new(), calls.iter().map(|_| Err(refusal.clone())).collect());
+            let error = self.engine_error(error);
+            return (Vec::new(), mutations.iter().map(|_| Err(error.clone())).collect());
         }
         let staged = batch.staged;
-        (self.hot.publish(staged.into_iter(), &mut self.order), answers)
+        (self.hot.publish(staged.into_iter(), &mut self.order), replies)
     }
 
     fn commit(&self, transactions: &[Transaction]) -> Result<(), CommitError> {
@@ -203,62 +215,70 @@ impl Writer {
         committed
     }
 
-    fn refusal(&self, error: CommitError) -> Refusal {
+    fn engine_error(&self, error: CommitError) -> EngineError {
         match error {
             CommitError::NotCommitted(error) => {
-                tracing::warn!(%error, "a batch was not committed; nothing has changed");
-                Refusal::Store(error)
+                tracing::warn!(%error, "commit failed; nothing has changed");
+                EngineError::Store(error)
             }
             CommitError::Unknown(error) => {
-                // To go on could build upon what is not there: https://www.usenix.org/conference/atc20/presentation/rebello
-                tracing::error!(%error, "the end of a commit is unknown; no more is written until a restart");
+                // Later commits could depend on a lost one:
+                // https://www.usenix.org/conference/atc20/presentation/rebello
+                tracing::error!(%error, "commit outcome unknown; no more commits until a restart");
                 self.failed.send_replace(Some(error));
-                Refusal::Unknown
+                EngineError::CommitUnknown
             }
         }
     }
 }
 
-/// What the store tells for one batch.
-struct Known {
-    /// For each call.
+/// The results of the store's lookups for one batch.
+struct LoadedBatch {
+    /// The idempotency lookup of each mutation.
     recalls: Vec<Result<Recall, StoreError>>,
-    /// Inventories that the store has and cannot read. Only the calls that need one of them are refused.
+    /// Inventories that the store cannot read. Only requests that need one of them fail.
     unreadable: HashMap<InventoryId, StoreError>,
 }
 
-impl Known {
-    fn check<'a>(&self, mut ids: impl Iterator<Item = &'a InventoryId>) -> Result<(), Refusal> {
+impl LoadedBatch {
+    fn check<'a>(&self, mut ids: impl Iterator<Item = &'a InventoryId>) -> Result<(), EngineError> {
         if self.unreadable.is_empty() {
             return Ok(());
         }
-        ids.find_map(|id| self.unreadable.get(id)).map_or(Ok(()), |error| Err(Refusal::Store(error.clone())))
+        ids.find_map(|id| self.unreadable.get(id)).map_or(Ok(()), |error| Err(EngineError::Store(error.clone())))
     }
 
-    /// A retry is answered from its reply, whatever has become of the inventories since.
-    fn recall<'a>(&self, call: &Call, recalled: &'a Result<Recall, StoreError>) -> Result<&'a Recall, Refusal> {
-        let recalled = recalled.as_ref().map_err(|error| Refusal::Store(error.clone()))?;
+    /// Returns the lookup of a request's key. A retry needs only the stored reply, so unreadable inventories do not
+    /// fail it.
+    fn recall<'a>(
+        &self,
+        request: &MutationRequest,
+        recalled: &'a Result<Recall, StoreError>,
+    ) -> Result<&'a Recall, EngineError> {
+        let recalled = recalled.as_ref().map_err(|error| EngineError::Store(error.clone()))?;
         match recalled {
             Recall::Applied { .. } | Recall::Forgotten | Recall::TooFarAhead { .. } => {}
-            Recall::New => self.check(needed(call))?,
+            Recall::New => self.check(needed_inventories(request))?,
         }
         Ok(recalled)
     }
 }
 
-/// Every inventory that a call may read.
-fn needed(call: &Call) -> impl Iterator<Item = &InventoryId> {
-    call.mutation.inventories().chain(call.predicted.iter().map(|(id, _)| id))
+/// Returns every inventory that a mutation may read.
+fn needed_inventories(request: &MutationRequest) -> impl Iterator<Item = &InventoryId> {
+    request.mutation.inventories().chain(request.predicted.iter().map(|(id, _)| id))
 }
 
 type Found = Vec<(InventoryId, Option<Arc<Inventory>>)>;
 
-/// Reads of a batch that the disk refuses before all of it is refused: each may take the disk a while.
+/// Maximum number of failed reads in one batch before the whole batch fails; each failed read may take the disk a
+/// while.
 const FAILED_READS_MAX: usize = 8;
 
-/// Something of a batch is damaged or cannot be read: one by one, so that nothing else is refused for it.
-fn load_singly(store: &dyn Store, ids: Vec<InventoryId>, keys: &[Key]) -> Result<(Found, Known), Refusal> {
-    let mut known = Known { recalls: Vec::with_capacity(keys.len()), unreadable: HashMap::new() };
+/// Loads inventories and keys one by one after a batch load failed, so that an unreadable one fails only its own
+/// requests.
+fn load_singly(store: &dyn Store, ids: Vec<InventoryId>, keys: &[Key]) -> Result<(Found, LoadedBatch), EngineError> {
+    let mut batch = LoadedBatch { recalls: Vec::with_capacity(keys.len()), unreadable: HashMap::new() };
     let mut found = Vec::with_capacity(ids.len());
     let mut failed_reads = 0;
     let mut may_go_on = |error: &StoreError| {
@@ -269,38 +289,38 @@ fn load_singly(store: &dyn Store, ids: Vec<InventoryId>, keys: &[Key]) -> Result
         match store.load(std::slice::from_ref(&id), &[]) {
             Ok(loaded) => found.push((id, loaded.inventories.into_iter().flatten().next())),
             Err(error) if may_go_on(&error) => {
-                tracing::error!(%id, %error, "an inventory cannot be read: calls that need it are refused");
-                known.unreadable.insert(id, error);
+                tracing::error!(%id, %error, "cannot read an inventory; requests that need it fail");
+                batch.unreadable.insert(id, error);
             }
-            Err(error) => return Err(Refusal::Store(error)),
+            Err(error) => return Err(EngineError::Store(error)),
         }
     }
     for key in keys {
         match store.load(&[], std::slice::from_ref(key)) {
-            Ok(loaded) => known.recalls.extend(loaded.keys.into_iter().map(Ok)),
-            Err(error) if may_go_on(&error) => known.recalls.push(Err(error)),
-            Err(error) => return Err(Refusal::Store(error)),
+            Ok(loaded) => batch.recalls.extend(loaded.keys.into_iter().map(Ok)),
+            Err(error) if may_go_on(&error) => batch.recalls.push(Err(error)),
+            Err(error) => return Err(EngineError::Store(error)),
         }
     }
-    Ok((found, known))
+    Ok((found, batch))
 }
 
-fn gave_up() -> Refusal {
-    Refusal::Store(StoreError::Unavailable {
-        detail: "the end of an earlier commit is unknown; the service has to be restarted".into(),
+fn stopped_error() -> EngineError {
+    EngineError::Store(StoreError::Unavailable {
+        detail: "the outcome of an earlier commit is unknown; restart the service".into(),
     })
 }
 
-/// The calls of one batch, applied to copies.
+/// The mutations of one batch, applied to copies.
 struct Batch<'a> {
     hot: &'a HotTable,
-    /// What the batch has made of the inventories so far.
+    /// The states of the inventories that the batch has changed so far.
     staged: HashMap<InventoryId, Staged>,
     transactions: Vec<Transaction>,
     by_key: HashMap<Key, usize>,
 }
 
-impl View for Batch<'_> {
+impl InventoryLookup for Batch<'_> {
     fn inventory(&self, id: &InventoryId) -> Option<Arc<Inventory>> {
         match self.staged.get(id) {
             Some(staged) => staged.inventory.clone(),
@@ -314,83 +334,88 @@ impl<'a> Batch<'a> {
         Self { hot, staged: HashMap::new(), transactions: Vec::new(), by_key: HashMap::new() }
     }
 
-    fn run(&mut self, call: &Call, recalled: &Recall, catalog: &Catalog) -> Result<Answer, Refusal> {
-        let ran = self.recall(call, recalled).unwrap_or_else(|| self.apply(call, catalog));
+    fn run(
+        &mut self,
+        request: &MutationRequest,
+        recalled: &Recall,
+        catalog: &Catalog,
+    ) -> Result<MutationReply, EngineError> {
+        let ran = self.recall(request, recalled).unwrap_or_else(|| self.apply(request, catalog));
         if ran.is_err() {
-            call.predicted.iter().for_each(|(id, _)| self.note_wrong(call, id));
+            request.predicted.iter().for_each(|(id, _)| self.record_correction(request, id));
         }
         ran
     }
 
-    /// The answer to a call that is known already.
-    fn recall(&self, call: &Call, recalled: &Recall) -> Option<Result<Answer, Refusal>> {
-        let in_this_batch = self.by_key.get(&call.key).map(|at| &self.transactions[*at]);
+    /// Returns the reply to a mutation whose key is already known, or `None` if the key is new.
+    fn recall(&self, request: &MutationRequest, recalled: &Recall) -> Option<Result<MutationReply, EngineError>> {
+        let in_this_batch = self.by_key.get(&request.key).map(|at| &self.transactions[*at]);
         let (payload, reply) = match (in_this_batch, recalled) {
             (Some(earlier), _) => (earlier.payload, &earlier.reply),
             (None, Recall::Applied { payload, reply }) => (*payload, reply),
-            (None, Recall::Forgotten) => return Some(Err(Refusal::KeyForgotten)),
+            (None, Recall::Forgotten) => return Some(Err(EngineError::KeyExpired)),
             (None, Recall::TooFarAhead { ahead_ms }) => {
-                return Some(Err(Refusal::KeyFromTheFuture { ahead_ms: *ahead_ms }));
+                return Some(Err(EngineError::KeyFromTheFuture { ahead_ms: *ahead_ms }));
             }
             (None, Recall::New) => return None,
         };
-        if payload != call.payload {
-            return Some(Err(Refusal::KeyReused));
+        if payload != request.payload {
+            return Some(Err(EngineError::KeyReused));
         }
-        Some(Ok(Answer { reply: reply.clone(), replayed: true, prediction_confirmed: false }))
+        Some(Ok(MutationReply { reply: reply.clone(), replayed: true, prediction_confirmed: false }))
     }
 
-    fn apply(&mut self, call: &Call, catalog: &Catalog) -> Result<Answer, Refusal> {
-        let mutation = call.mutation.resolve(catalog).map_err(Refusal::UnknownName)?;
-        let effect = domain::apply(&mutation, catalog, &*self, &mut new_epoch).map_err(Refusal::Rejected)?;
-        let asked = asked(call);
+    fn apply(&mut self, request: &MutationRequest, catalog: &Catalog) -> Result<MutationReply, EngineError> {
+        let mutation = request.mutation.resolve(catalog).map_err(EngineError::UnknownName)?;
+        let effect = domain::apply(&mutation, catalog, &*self, &mut new_epoch).map_err(EngineError::Rejected)?;
+        let context = context(request);
         let current = |id: &InventoryId| self.inventory(id).map(|inventory| inventory.contents.digest());
-        let prediction_confirmed = asked.is_confirmed(&effect, current);
+        let prediction_confirmed = context.is_confirmed(&effect, current);
         let Effect { outcomes, touched } = effect;
         for one in &touched {
-            if let Some(note) = asked.note(one, prediction_confirmed) {
-                self.stage(call, one, note);
+            if let Some(record) = context.record(one, prediction_confirmed) {
+                self.stage(request, one, record);
             }
         }
         if !prediction_confirmed {
-            asked.untouched(&touched).for_each(|id| self.note_wrong(call, id));
+            context.untouched(&touched).for_each(|id| self.record_correction(request, id));
         }
         let versions = touched.iter().map(|touched| touched.version.clone()).collect();
         let reply = Reply { outcomes, versions };
-        self.by_key.insert(call.key.clone(), self.transactions.len());
-        let (key, payload) = (call.key.clone(), call.payload);
+        self.by_key.insert(request.key.clone(), self.transactions.len());
+        let (key, payload) = (request.key.clone(), request.payload);
         self.transactions.push(Transaction { key, payload, reply: reply.clone(), touched });
-        Ok(Answer { reply, replayed: false, prediction_confirmed })
+        Ok(MutationReply { reply, replayed: false, prediction_confirmed })
     }
 
-    fn stage(&mut self, call: &Call, touched: &Touched, note: Note) {
+    fn stage(&mut self, request: &MutationRequest, touched: &Touched, record: ChangeRecord) {
         let staged = self.staged.entry(touched.version.id.clone()).or_insert_with(|| Staged::new(None));
         staged.inventory.clone_from(&touched.state);
-        staged.cause = call.cause.or(staged.cause);
-        staged.notes.push(note);
+        staged.trace = request.trace.or(staged.trace);
+        staged.records.push(record);
     }
 
-    /// What the session has predicted of an inventory is not so: its streams are to be corrected.
-    fn note_wrong(&mut self, call: &Call, id: &InventoryId) {
-        let (Some(session), Some(inventory)) = (&call.session, self.inventory(id)) else { return };
-        let note = Note::correction(session.clone(), call.key.caller.clone(), &inventory);
+    /// Makes the session's streams send a full state of an inventory that the session predicted wrongly.
+    fn record_correction(&mut self, request: &MutationRequest, id: &InventoryId) {
+        let (Some(session), Some(inventory)) = (&request.session, self.inventory(id)) else { return };
+        let record = ChangeRecord::correction(session.clone(), request.key.caller.clone(), &inventory);
         let unchanged = || Staged::new(Some(inventory));
-        self.staged.entry(id.clone()).or_insert_with(unchanged).notes.push(note);
+        self.staged.entry(id.clone()).or_insert_with(unchanged).records.push(record);
     }
 }
 
-fn asked(call: &Call) -> Asked<'_> {
-    Asked {
-        session: call.session.as_ref(),
-        predicted: &call.predicted,
-        key: KeyTag::of(&call.key.key),
-        caller: &call.key.caller,
-        kind: ChangeKind::of(&call.mutation),
-        reason: &call.reason,
+fn context(request: &MutationRequest) -> MutationContext<'_> {
+    MutationContext {
+        session: request.session.as_ref(),
+        predicted: &request.predicted,
+        key: KeyTag::of(&request.key.key),
+        caller: &request.key.caller,
+        kind: ChangeKind::of(&request.mutation),
+        reason: &request.reason,
     }
 }
 
-/// A random one.
+/// Returns a new random epoch.
 pub fn new_epoch() -> Epoch {
     loop {
         if let Some(epoch) = Epoch::new(fastrand::u32(..)) {

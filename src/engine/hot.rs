@@ -1,47 +1,50 @@
-//! Hot inventories: for each the newest durable state, in a `watch` that subscriptions follow.
+//! The hot table: the newest durable state of each inventory in memory, in a `watch` channel for subscriptions.
 //!
-//! Only the commit loop changes what the table says. A batch's states are put in under the write lock, all at once, and a
-//! subscription copies its states under the read lock: so nobody sees half of a commit. Watchers are woken afterwards.
+//! Only the commit loop changes states. It publishes all states of a batch under the write lock, and a subscription
+//! copies its states under the read lock, so no reader sees part of a commit. Watchers are woken after the lock is
+//! released.
 
 use crate::domain::{Inventory, InventoryId};
-use crate::sync::{Cause, Note, Published, State};
+use crate::sync::{ChangeRecord, Published, PublishedState, TraceContext};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 use tokio::sync::watch;
 
+/// The inventories in memory.
 #[derive(Debug, Default)]
 pub struct HotTable {
-    entries: RwLock<HashMap<InventoryId, Hot>>,
+    entries: RwLock<HashMap<InventoryId, HotEntry>>,
 }
 
+/// An inventory in memory.
 #[derive(Debug)]
-struct Hot {
-    state: watch::Sender<State>,
-    /// Read or written since eviction last came by.
+struct HotEntry {
+    state: watch::Sender<PublishedState>,
+    /// Read or written since eviction last examined the entry.
     used: AtomicBool,
 }
 
-/// What is to be published of one inventory.
+/// The next published state of one inventory.
 #[derive(Debug)]
 pub(super) struct Staged {
-    /// None: there is no such inventory (any more).
+    /// `None` if the inventory does not exist or was deleted.
     pub inventory: Option<Arc<Inventory>>,
-    pub notes: Vec<Note>,
-    /// What the newest of the changes is traced by, if one is.
-    pub cause: Option<Cause>,
+    pub records: Vec<ChangeRecord>,
+    /// The trace context of the newest traced change, if any.
+    pub trace: Option<TraceContext>,
 }
 
 impl Staged {
     pub fn new(inventory: Option<Arc<Inventory>>) -> Self {
-        Self { inventory, notes: Vec::new(), cause: None }
+        Self { inventory, records: Vec::new(), trace: None }
     }
 }
 
-/// Watchers to wake after the lock is gone.
+/// The watchers of one inventory, to be woken after the lock is released.
 #[derive(Debug)]
-pub struct Wake(watch::Sender<State>);
+pub struct Wake(watch::Sender<PublishedState>);
 
 impl Wake {
     pub fn wake(self) {
@@ -50,7 +53,8 @@ impl Wake {
 }
 
 impl HotTable {
-    /// None when it is not known here: then it may exist all the same.
+    /// Returns the inventory, `Some(None)` if it does not exist, or `None` if the table has no entry, so that it may
+    /// exist in the store.
     pub fn inventory(&self, id: &InventoryId) -> Option<Option<Arc<Inventory>>> {
         let entries = self.read();
         let hot = entries.get(id)?;
@@ -67,8 +71,8 @@ impl HotTable {
         self.len() == 0
     }
 
-    /// States of one moment.
-    pub(super) fn snapshot(&self, receivers: &[watch::Receiver<State>]) -> Vec<State> {
+    /// Returns a consistent snapshot of the states.
+    pub(super) fn snapshot(&self, receivers: &[watch::Receiver<PublishedState>]) -> Vec<PublishedState> {
         let _one_moment = self.read();
         receivers.iter().map(|receiver| receiver.borrow().clone()).collect()
     }
@@ -77,13 +81,17 @@ impl HotTable {
         self.read().contains_key(id)
     }
 
-    /// A receiver for each; an inventory that is not hot gets an entry without a state.
-    pub(super) fn receivers(&self, ids: &[InventoryId], order: &mut EvictionOrder) -> Vec<watch::Receiver<State>> {
+    /// Subscribes to each inventory. Creates an entry without a state for an inventory that is not hot.
+    pub(super) fn receivers(
+        &self,
+        ids: &[InventoryId],
+        order: &mut EvictionOrder,
+    ) -> Vec<watch::Receiver<PublishedState>> {
         let mut entries = self.write();
         let receiver = |id: &InventoryId| {
             let hot = entries.entry(id.clone()).or_insert_with(|| {
                 order.0.push_back(id.clone());
-                Hot::new(Published::default())
+                HotEntry::new(Published::default())
             });
             hot.used.store(true, Ordering::Relaxed);
             hot.state.subscribe()
@@ -91,20 +99,20 @@ impl HotTable {
         ids.iter().map(receiver).collect()
     }
 
-    /// Gives receivers back, and forgets inventories that do not exist and that nobody else watches. The commit loop may be
-    /// about to look at them: without an entry, too, it finds that they do not exist.
-    pub(super) fn release(&self, ids: &[InventoryId], receivers: Vec<watch::Receiver<State>>) {
+    /// Drops receivers and removes the entries of inventories that do not exist and have no other watcher. This is safe
+    /// while the commit loop runs: without an entry it also finds that the inventory does not exist.
+    pub(super) fn release(&self, ids: &[InventoryId], receivers: Vec<watch::Receiver<PublishedState>>) {
         let mut entries = self.write();
         drop(receivers);
         for id in ids {
-            let is_unused = |hot: &Hot| hot.state.receiver_count() == 0 && hot.state.borrow().inventory.is_none();
+            let is_unused = |hot: &HotEntry| hot.state.receiver_count() == 0 && hot.state.borrow().inventory.is_none();
             if entries.get(id).is_some_and(is_unused) {
                 entries.remove(id);
             }
         }
     }
 
-    /// Puts all states in at once; gives back whom to wake.
+    /// Publishes all states atomically; returns the watchers to wake.
     pub(super) fn publish(
         &self,
         staged: impl Iterator<Item = (InventoryId, Staged)>,
@@ -113,11 +121,11 @@ impl HotTable {
         let mut wakes = Vec::new();
         let mut entries = self.write();
         let now = Instant::now();
-        for (id, Staged { inventory, notes, cause }) in staged {
+        for (id, Staged { inventory, records, trace }) in staged {
             let Some(hot) = entries.get(&id) else {
                 if inventory.is_some() {
                     order.0.push_back(id.clone());
-                    entries.insert(id, Hot::new(Published::new(inventory)));
+                    entries.insert(id, HotEntry::new(Published::new(inventory)));
                 }
                 continue;
             };
@@ -128,9 +136,9 @@ impl HotTable {
             }
             hot.used.store(true, Ordering::Relaxed);
             hot.state.send_if_modified(|current| {
-                // Notes are for streams that are open.
-                let next = if watched { current.followed_by(inventory, notes) } else { Published::new(inventory) };
-                *current = Arc::new(next.published(current, now, cause));
+                // Only open streams need change records.
+                let next = if watched { current.followed_by(inventory, records) } else { Published::new(inventory) };
+                *current = Arc::new(next.published(current, now, trace));
                 false
             });
             if watched {
@@ -140,23 +148,23 @@ impl HotTable {
         wakes
     }
 
-    /// Adds a note about the state as it is, if anybody watches.
-    pub(super) fn note(&self, id: &InventoryId, note: impl FnOnce(&Inventory) -> Note) -> Option<Wake> {
-        // Under the write lock, like everything that is published.
+    /// Adds a change record to the current state, if the inventory has watchers.
+    pub(super) fn record(&self, id: &InventoryId, record: impl FnOnce(&Inventory) -> ChangeRecord) -> Option<Wake> {
+        // Every published change happens under the write lock.
         let entries = self.write();
         let hot = entries.get(id).filter(|hot| hot.state.receiver_count() > 0)?;
         hot.state.send_if_modified(|current| {
             if let Some(inventory) = current.inventory.clone() {
-                let note = note(&inventory);
-                *current = Arc::new(current.followed_by(Some(inventory), [note]));
+                let record = record(&inventory);
+                *current = Arc::new(current.followed_by(Some(inventory), [record]));
             }
             false
         });
         Some(Wake(hot.state.clone()))
     }
 
-    /// Second chance: goes through the oldest entries until no more than `hot_max` are left, or a bounded number was
-    /// looked at. An entry that is watched, or was used since the last time, stays.
+    /// Evicts by the second-chance algorithm: examines the oldest entries until at most `hot_max` are left or a bounded
+    /// number was examined. Keeps entries that are watched or were used since they were last examined.
     pub(super) fn evict(&self, hot_max: usize, order: &mut EvictionOrder) {
         let mut entries = self.write();
         let over = entries.len().saturating_sub(hot_max);
@@ -172,30 +180,30 @@ impl HotTable {
                 entries.remove(&id);
             }
         }
-        // Names of entries that were removed otherwise are swept out before they outnumber the others.
+        // Remove the ids of entries that were removed elsewhere before they outnumber the others.
         if order.0.len() > 2 * entries.len() + 1_024 {
             order.0.clear();
             order.0.extend(entries.keys().cloned());
         }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<InventoryId, Hot>> {
-        // Nothing that could panic runs under the lock but allocation; the table is whole in any case.
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<InventoryId, HotEntry>> {
+        // Only allocation can panic under the lock, and it leaves the table consistent.
         self.entries.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, HashMap<InventoryId, Hot>> {
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<InventoryId, HotEntry>> {
         self.entries.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Hot {
+impl HotEntry {
     fn new(published: Published) -> Self {
         Self { state: watch::Sender::new(Arc::new(published)), used: AtomicBool::new(true) }
     }
 }
 
-/// The order in which entries are looked at for eviction; the commit loop's own.
+/// The order in which eviction examines entries; owned by the commit loop.
 #[derive(Debug, Default)]
 pub(super) struct EvictionOrder(VecDeque<InventoryId>);
 
@@ -222,12 +230,12 @@ mod tests {
         (id(name), Staged::new(inventory(name)))
     }
 
-    fn shown(table: &HotTable, receivers: &[watch::Receiver<State>]) -> Vec<Option<Arc<Inventory>>> {
+    fn shown(table: &HotTable, receivers: &[watch::Receiver<PublishedState>]) -> Vec<Option<Arc<Inventory>>> {
         table.snapshot(receivers).iter().map(|state| state.inventory.clone()).collect()
     }
 
     #[test]
-    fn eviction_keeps_what_is_watched_and_bounds_the_rest() {
+    fn eviction_keeps_watched_inventories_and_limits_the_others() {
         let (table, mut order) = (HotTable::default(), EvictionOrder::default());
         let names: Vec<String> = (0..100).map(|n| format!("inv-{n}")).collect();
         table.publish(names.iter().map(|name| staged(name)), &mut order);
@@ -241,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn creating_and_deleting_for_ever_leaves_nothing_behind() {
+    fn created_and_deleted_inventories_leave_no_entries() {
         let (table, mut order) = (HotTable::default(), EvictionOrder::default());
         for n in 0..5_000 {
             let name = format!("inv-{n}");
@@ -254,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watcher_sees_the_new_state_before_it_is_woken_and_is_woken_after() {
+    fn a_watcher_sees_the_new_state_before_it_is_woken() {
         let (table, mut order) = (HotTable::default(), EvictionOrder::default());
         let mut receivers = table.receivers(&[id("a")], &mut order);
         let wakes = table.publish([staged("a")].into_iter(), &mut order);

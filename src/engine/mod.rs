@@ -1,8 +1,8 @@
-//! Ring 2: the one writer, and what it publishes.
+//! Ring 2: the only writer, and the states that it publishes.
 //!
-//! [`Engine`] is a handle to a commit loop on a thread of its own. The loop takes all waiting mutations as a batch,
-//! applies each in order to copies, commits the batch durably at once, and only then publishes the new states and
-//! answers. If the commit fails the copies are dropped: nothing happened.
+//! [`Engine`] is a handle to a commit loop on its own thread. The loop takes all waiting mutations as a batch, applies
+//! each in order to copies, commits the whole batch durably, and only then publishes the new states and replies. If the
+//! commit fails, the copies are dropped and nothing has changed.
 
 mod commit;
 mod hot;
@@ -12,7 +12,7 @@ mod watched;
 pub use commit::new_epoch;
 pub use hot::HotTable;
 pub use statistics::EngineStatistics;
-pub use watched::Watched;
+pub use watched::WatchedInventories;
 
 use crate::domain::{
     Caller, Catalog, Digest, Fingerprint, Inventory, InventoryId, NamedMutation, Rejection, SessionId, UnknownName,
@@ -20,25 +20,26 @@ use crate::domain::{
 };
 use crate::statistics::EngineCounts;
 use crate::store::{Key, ListQuery, Reply, Store, StoreError};
-use crate::sync::Cause;
+use crate::sync::TraceContext;
 use crate::telemetry::CommitTelemetry;
-use commit::Request;
+use commit::EngineRequest;
 use statistics::CommitCounters;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
+/// Limits and telemetry of the engine.
 #[derive(Debug, Clone)]
 pub struct EngineSettings {
-    /// Mutations and cold reads that may wait for the commit loop.
+    /// Maximum number of mutations and cold reads that wait for the commit loop.
     pub queue_max: usize,
-    /// How long a caller waits for a place in the queue before it is refused.
+    /// How long a caller waits for a place in a full queue before it gets [`EngineError::QueueFull`].
     pub queue_wait: Duration,
-    /// Mutations committed together at most.
+    /// Maximum number of mutations in one batch.
     pub batch_max: usize,
-    /// Inventories kept in memory; more only while they are watched.
+    /// Maximum number of inventories in memory; watched inventories may exceed it.
     pub hot_max: usize,
-    /// Where commits are measured and traced; nowhere by default.
+    /// Records metrics and spans of commits; disabled by default.
     pub telemetry: CommitTelemetry,
 }
 
@@ -54,46 +55,47 @@ impl Default for EngineSettings {
     }
 }
 
-/// What digests are to be afterwards.
-pub type Predicted = Vec<(InventoryId, Digest)>;
+/// The digests that a session expects after its mutation.
+pub type PredictedDigests = Vec<(InventoryId, Digest)>;
 
-/// A mutation as it comes in: what to do, and how to recognise it when it comes again.
+/// A mutation with its idempotency key and its context.
 #[derive(Debug, Clone)]
-pub struct Call {
+pub struct MutationRequest {
     pub key: Key,
     pub payload: Fingerprint,
-    /// Its names are looked up when it runs, and not at all when it is a retry.
+    /// Names are resolved when the mutation runs; a retry does not resolve them.
     pub mutation: NamedMutation,
-    /// Who asks for it, as named on a stream.
+    /// The session that sends the mutation, as named on its subscription.
     pub session: Option<SessionId>,
-    /// What that session expects the digests to be afterwards; empty: it has predicted nothing.
-    pub predicted: Predicted,
-    /// For those who want to be told why.
+    /// The digests that the session expects; empty if it predicted nothing.
+    pub predicted: PredictedDigests,
+    /// Why the caller makes the change; sent in notices.
     pub reason: Arc<str>,
-    /// The call's own span, if it is traced.
-    pub cause: Option<Cause>,
+    /// The trace context of the call, if it is traced.
+    pub trace: Option<TraceContext>,
 }
 
+/// The reply to a committed mutation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct MutationReply {
     pub reply: Reply,
-    /// The mutation had been applied before; this is the reply of then.
+    /// An earlier attempt already applied the mutation; this is its stored reply.
     pub replayed: bool,
-    /// Digests were predicted, and all of them are right.
+    /// The session predicted digests, and all of them match.
     pub prediction_confirmed: bool,
 }
 
-/// Why a call was not carried out. Only [`Refusal::Unknown`] leaves open whether it was.
+/// Why a request failed. Except for [`EngineError::CommitUnknown`], the mutation was not applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub enum EngineError {
     Rejected(Rejection),
-    /// The catalog does not have an item, a recipe or a layout that the mutation names.
+    /// The mutation names an item, a recipe or a layout that is not in the catalog.
     UnknownName(UnknownName),
-    /// The key was used before with another payload.
+    /// The key was already used with another payload.
     KeyReused,
-    /// The key is older than what is remembered; it may have been applied.
-    KeyForgotten,
-    /// The time in the key lies further ahead of this machine's clock than can be remembered now.
+    /// The key is older than the remembered keys; its mutation may have been applied.
+    KeyExpired,
+    /// The timestamp in the key is too far ahead of this machine's clock.
     KeyFromTheFuture {
         ahead_ms: u64,
     },
@@ -101,15 +103,16 @@ pub enum Refusal {
         retry_after: Duration,
     },
     Store(StoreError),
-    /// The commit's end is not known; a retry with the same key tells.
-    Unknown,
-    /// The commit loop has ended.
+    /// The outcome of the commit is unknown. Retry with the same key to learn it.
+    CommitUnknown,
+    /// The commit loop has stopped.
     Stopped,
 }
 
+/// A handle to the commit loop and the published states.
 #[derive(Clone)]
 pub struct Engine {
-    queue: mpsc::Sender<Request>,
+    queue: mpsc::Sender<EngineRequest>,
     hot: Arc<HotTable>,
     store: Arc<dyn Store>,
     catalog: Arc<Catalog>,
@@ -117,7 +120,7 @@ pub struct Engine {
     settings: EngineSettings,
 }
 
-/// The commit loop's thread.
+/// A handle to the thread of the commit loop.
 pub struct CommitLoop {
     ended: oneshot::Receiver<()>,
     failed: watch::Receiver<Option<StoreError>>,
@@ -125,7 +128,7 @@ pub struct CommitLoop {
 }
 
 impl Engine {
-    /// Starts the commit loop. Needs a tokio runtime, in which answers are handed out.
+    /// Starts the commit loop. Must be called within a tokio runtime, which delivers the replies.
     pub fn start(store: Arc<dyn Store>, catalog: Arc<Catalog>, settings: EngineSettings) -> (Self, CommitLoop) {
         let (queue, requests) = mpsc::channel(settings.queue_max);
         let hot = Arc::new(HotTable::default());
@@ -140,21 +143,21 @@ impl Engine {
         &self.catalog
     }
 
-    /// Carries a mutation out, once however often it is called with the same key. Once queued it runs to its end even if
-    /// the caller goes away.
-    pub async fn mutate(&self, call: Call) -> Result<Answer, Refusal> {
-        let (answer, answered) = oneshot::channel();
-        if let Err(refusal) = self.enqueue(Request::Mutate { call: Box::new(call), answer }).await {
-            let refused = Err(refusal);
-            // Whatever is queued is counted by the loop, whether the caller still waits or not.
-            self.counters.add_mutation(statistics::outcome(&refused));
-            return refused;
+    /// Executes a mutation. Idempotent under retries with the same key. A queued mutation runs even if the caller drops
+    /// the future.
+    pub async fn mutate(&self, request: MutationRequest) -> Result<MutationReply, EngineError> {
+        let (reply, received) = oneshot::channel();
+        if let Err(error) = self.enqueue(EngineRequest::Mutate { request: Box::new(request), reply }).await {
+            let failed = Err(error);
+            // The commit loop counts every queued mutation, whether or not the caller still waits.
+            self.counters.add_mutation(statistics::outcome(&failed));
+            return failed;
         }
-        answered.await.map_err(|_| Refusal::Stopped)?
+        received.await.map_err(|_| EngineError::Stopped)?
     }
 
-    /// The current state of an inventory; sees every mutation acknowledged before.
-    pub async fn read(&self, id: &InventoryId) -> Result<Option<Arc<Inventory>>, Refusal> {
+    /// Returns the current state of an inventory, including every mutation acknowledged before the call.
+    pub async fn read(&self, id: &InventoryId) -> Result<Option<Arc<Inventory>>, EngineError> {
         if let Some(known) = self.hot.inventory(id) {
             return Ok(known);
         }
@@ -162,33 +165,34 @@ impl Engine {
         Ok(watched.states().into_iter().next().and_then(|state| state.inventory.clone()))
     }
 
-    /// Has the streams of a session that follow an inventory sent all its slots at once. Gives back what is there.
+    /// Makes the session's streams that watch an inventory immediately send its full state. Returns the current
+    /// version, or `None` if the inventory does not exist.
     pub async fn correct(
         &self,
         session: SessionId,
         caller: Caller,
         id: InventoryId,
-    ) -> Result<Option<Version>, Refusal> {
+    ) -> Result<Option<Version>, EngineError> {
         let current = self.read(&id).await?.map(|inventory| inventory.version());
-        self.enqueue(Request::Correct { session, caller, id }).await?;
+        self.enqueue(EngineRequest::Correct { session, caller, id }).await?;
         Ok(current)
     }
 
-    /// Inventories to follow, in the order asked for. Those that are not there have no state yet.
-    pub async fn watch(&self, ids: Vec<InventoryId>) -> Result<Watched, Refusal> {
-        let (answer, answered) = oneshot::channel();
-        self.enqueue(Request::Watch { ids, answer }).await?;
-        answered.await.map_err(|_| Refusal::Stopped)?
+    /// Watches inventories, in the order of `ids`. An inventory that does not exist has no state yet.
+    pub async fn watch(&self, ids: Vec<InventoryId>) -> Result<WatchedInventories, EngineError> {
+        let (reply, received) = oneshot::channel();
+        self.enqueue(EngineRequest::Watch { ids, reply }).await?;
+        received.await.map_err(|_| EngineError::Stopped)?
     }
 
-    /// A page of inventories; sees every mutation acknowledged before.
-    pub async fn list(&self, query: ListQuery) -> Result<Vec<Arc<Inventory>>, Refusal> {
+    /// Returns a page of inventories, including every mutation acknowledged before the call.
+    pub async fn list(&self, query: ListQuery) -> Result<Vec<Arc<Inventory>>, EngineError> {
         let store = self.store.clone();
         let listed = tokio::task::spawn_blocking(move || store.list(&query)).await;
-        listed.map_err(|_| Refusal::Stopped)?.map_err(Refusal::Store)
+        listed.map_err(|_| EngineError::Stopped)?.map_err(EngineError::Store)
     }
 
-    /// What was committed since the start, and what waits now.
+    /// Returns the commit statistics since the start and the current queue length.
     pub fn statistics(&self) -> EngineStatistics {
         let queue_max = self.queue.max_capacity() as u64;
         EngineStatistics {
@@ -199,19 +203,19 @@ impl Engine {
         }
     }
 
-    /// A way to read counts that does not keep the commit loop from ending.
-    pub fn reading(&self) -> EngineReading {
-        EngineReading { queue: self.queue.downgrade(), hot: self.hot.clone(), counters: self.counters.clone() }
+    /// Returns a reader of the counts that does not keep the commit loop running.
+    pub fn counts_reader(&self) -> EngineCountsReader {
+        EngineCountsReader { queue: self.queue.downgrade(), hot: self.hot.clone(), counters: self.counters.clone() }
     }
 
-    async fn enqueue(&self, request: Request) -> Result<(), Refusal> {
+    async fn enqueue(&self, request: EngineRequest) -> Result<(), EngineError> {
         let place = match self.queue.try_reserve() {
             Ok(place) => place,
-            Err(mpsc::error::TrySendError::Closed(())) => return Err(Refusal::Stopped),
+            Err(mpsc::error::TrySendError::Closed(())) => return Err(EngineError::Stopped),
             Err(mpsc::error::TrySendError::Full(())) => {
                 let retry_after = self.settings.queue_wait;
                 let waited = tokio::time::timeout(retry_after, self.queue.reserve()).await;
-                waited.map_err(|_| Refusal::QueueFull { retry_after })?.map_err(|_| Refusal::Stopped)?
+                waited.map_err(|_| EngineError::QueueFull { retry_after })?.map_err(|_| EngineError::Stopped)?
             }
         };
         place.send(request);
@@ -219,15 +223,15 @@ impl Engine {
     }
 }
 
-/// Reads what the engine counts, for as long as anybody likes.
+/// Reads the engine's counts, even after the engine has stopped.
 #[derive(Clone)]
-pub struct EngineReading {
-    queue: mpsc::WeakSender<Request>,
+pub struct EngineCountsReader {
+    queue: mpsc::WeakSender<EngineRequest>,
     hot: Arc<HotTable>,
     counters: Arc<CommitCounters>,
 }
 
-impl EngineReading {
+impl EngineCountsReader {
     pub fn counts(&self) -> EngineCounts {
         let queue_max = self.queue.upgrade().map(|queue| (queue.max_capacity(), queue.capacity()));
         let (queue_max, free) = queue_max.unwrap_or_default();
@@ -241,7 +245,8 @@ impl EngineReading {
 }
 
 impl CommitLoop {
-    /// Returns the reason once nothing is committed any more: the end of a commit is unknown, or the store has stopped.
+    /// Waits until the engine stops committing, because the outcome of a commit is unknown or the store has stopped,
+    /// and returns the reason.
     pub async fn failed(&mut self) -> StoreError {
         tokio::select! {
             failure = first_failure(&mut self.failed) => failure,
@@ -249,14 +254,14 @@ impl CommitLoop {
         }
     }
 
-    /// The reason, if nothing is committed any more.
+    /// Returns the reason if the engine has stopped committing.
     pub fn failure(&self) -> Option<StoreError> {
         self.failed.borrow().clone().or_else(|| self.stopped.borrow().clone())
     }
 
-    /// Waits until everything queued is done; every [`Engine`] has to be dropped for that.
+    /// Waits until all queued requests are done. Returns only after every [`Engine`] was dropped.
     pub async fn ended(self) {
-        // An error means that the thread is gone, which is what is waited for.
+        // An error also means that the thread has ended.
         let _ = self.ended.await;
     }
 }
@@ -267,6 +272,6 @@ async fn first_failure(failure: &mut watch::Receiver<Option<StoreError>>) -> Sto
     {
         return failure;
     }
-    // Whoever could have failed has ended without.
+    // The sender was dropped without a failure.
     std::future::pending().await
 }

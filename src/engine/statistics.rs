@@ -1,6 +1,6 @@
-//! What the commit loop counts.
+//! Counters of the commit loop.
 
-use super::{Answer, Refusal};
+use super::{EngineError, MutationReply};
 use crate::statistics::{CommitFailure, Counter, EngineCounts, Histogram, HistogramBucket, MutationOutcome};
 use crate::store::{CommitError, StoreError};
 use std::time::Duration;
@@ -8,33 +8,34 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub(super) struct CommitCounters {
     transactions: Counter,
-    /// In the order of [`CommitFailure::ALL`].
+    /// Failed commits, in the order of [`CommitFailure::ALL`].
     failures: [Counter; CommitFailure::ALL.len()],
-    /// In the order of [`MutationOutcome::ALL`].
+    /// Mutations, in the order of [`MutationOutcome::ALL`].
     mutations: [Counter; MutationOutcome::ALL.len()],
-    /// Microseconds.
+    /// Commit latency in microseconds.
     latency: Histogram,
-    /// Transactions committed together.
+    /// Number of transactions in a batch.
     batch: Histogram,
 }
 
+/// Statistics of the engine since its start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EngineStatistics {
-    /// Batches that are durable.
+    /// Number of durable batches.
     pub commits: u64,
-    /// Mutations in them.
+    /// Number of mutations in durable batches.
     pub transactions: u64,
-    /// Batches that were not committed, or of which that is not known.
+    /// Number of batches whose commit failed or has an unknown outcome.
     pub commits_failed: u64,
-    /// How long the store took for a batch, in microseconds; failed ones apart.
+    /// Commit latency of successful batches, in microseconds.
     pub latency_us: Vec<HistogramBucket>,
-    /// Mutations committed together.
+    /// Number of mutations in a batch.
     pub batch: Vec<HistogramBucket>,
-    /// Inventories in memory.
+    /// Number of inventories in memory.
     pub hot_inventories: u64,
-    /// What waits for the commit loop.
+    /// Number of requests that wait for the commit loop.
     pub queue: u64,
-    /// The most that may wait.
+    /// Maximum number of requests that may wait.
     pub queue_max: u64,
 }
 
@@ -59,7 +60,7 @@ impl CommitCounters {
         self.mutations[outcome as usize].add(1);
     }
 
-    /// What is counted, without what is there at the moment.
+    /// Returns the counters, without the current queue length and number of hot inventories.
     pub fn counts(&self) -> EngineCounts {
         EngineCounts {
             mutations: MutationOutcome::ALL.map(|outcome| self.mutations[outcome as usize].get()),
@@ -81,20 +82,20 @@ impl CommitCounters {
     }
 }
 
-pub(super) fn outcome(ended: &Result<Answer, Refusal>) -> MutationOutcome {
-    match ended {
-        Ok(answer) if answer.replayed => MutationOutcome::Replayed,
+pub(super) fn outcome(result: &Result<MutationReply, EngineError>) -> MutationOutcome {
+    match result {
+        Ok(reply) if reply.replayed => MutationOutcome::Replayed,
         Ok(_) => MutationOutcome::Applied,
         Err(
-            Refusal::Rejected(_)
-            | Refusal::UnknownName(_)
-            | Refusal::KeyReused
-            | Refusal::KeyForgotten
-            | Refusal::KeyFromTheFuture { .. },
+            EngineError::Rejected(_)
+            | EngineError::UnknownName(_)
+            | EngineError::KeyReused
+            | EngineError::KeyExpired
+            | EngineError::KeyFromTheFuture { .. },
         ) => MutationOutcome::Rejected,
-        Err(Refusal::QueueFull { .. } | Refusal::Store(_) | Refusal::Unknown | Refusal::Stopped) => {
-            MutationOutcome::Failed
-        }
+        Err(
+            EngineError::QueueFull { .. } | EngineError::Store(_) | EngineError::CommitUnknown | EngineError::Stopped,
+        ) => MutationOutcome::Failed,
     }
 }
 
@@ -104,7 +105,7 @@ mod tests {
     use crate::statistics::percentile;
 
     #[test]
-    fn commits_are_counted_with_what_is_in_them_and_failures_apart() {
+    fn commits_are_counted_with_their_transactions_and_failures_separately() {
         let counters = CommitCounters::default();
         counters.add_commit(3, Duration::from_micros(100));
         counters.add_commit(1, Duration::from_micros(900));

@@ -1,44 +1,49 @@
-//! The inventories that one subscription follows.
+//! The inventories that one subscription watches.
 
 use super::hot::HotTable;
 use crate::domain::InventoryId;
-use crate::sync::State;
+use crate::sync::PublishedState;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use tokio::sync::watch;
 
-/// Until it is dropped, none of them is evicted, also not one that does not exist.
+/// Watches a list of inventories. Until it is dropped, their entries stay in the hot table, even if an inventory does
+/// not exist.
 #[derive(Debug)]
-pub struct Watched {
+pub struct WatchedInventories {
     hot: Arc<HotTable>,
     ids: Vec<InventoryId>,
-    /// Of each of `ids`.
-    receivers: Vec<watch::Receiver<State>>,
+    /// One receiver for each of `ids`.
+    receivers: Vec<watch::Receiver<PublishedState>>,
 }
 
-impl Watched {
-    pub(super) fn new(hot: Arc<HotTable>, ids: Vec<InventoryId>, receivers: Vec<watch::Receiver<State>>) -> Self {
+impl WatchedInventories {
+    pub(super) fn new(
+        hot: Arc<HotTable>,
+        ids: Vec<InventoryId>,
+        receivers: Vec<watch::Receiver<PublishedState>>,
+    ) -> Self {
         Self { hot, ids, receivers }
     }
 
-    /// In the order asked for.
+    /// Returns the ids of the watched inventories, in the requested order.
     pub fn ids(&self) -> &[InventoryId] {
         &self.ids
     }
 
-    /// The newest states, all of one moment, in the order asked for.
-    pub fn states(&self) -> Vec<State> {
+    /// Returns a consistent snapshot of the newest states, in the requested order.
+    pub fn states(&self) -> Vec<PublishedState> {
         self.hot.snapshot(&self.receivers)
     }
 
-    /// Returns when at least one of them may have changed since the last time.
+    /// Waits until at least one state may have changed since the last call.
     ///
-    /// Safe to drop and call again: a change that was seen by nobody is seen by the next call.
+    /// Cancel safe: if the future is dropped, the next call sees the change.
     pub async fn changed(&mut self) {
         if let [one] = self.receivers.as_mut_slice() {
-            // The sender lives in the table for as long as it is watched.
+            // The table keeps the sender while the inventory is watched.
             let _ = one.changed().await;
             return;
         }
@@ -47,7 +52,7 @@ impl Watched {
             waits.push(Box::pin(receiver.changed()));
         }
         poll_fn(|context| {
-            // Each is polled, so that several changes at once are one.
+            // Polls every receiver, so that simultaneous changes count as one.
             let polled = waits.iter_mut().map(|wait| wait.as_mut().poll(context).is_ready());
             if polled.fold(false, |any, ready| any | ready) { Poll::Ready(()) } else { Poll::Pending }
         })
@@ -55,7 +60,7 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for WatchedInventories {
     fn drop(&mut self) {
         self.hot.release(&self.ids, std::mem::take(&mut self.receivers));
     }

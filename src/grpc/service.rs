@@ -9,13 +9,13 @@ use super::streams::{Counted, OpenStreams};
 use super::v1::operation::Operation as Wire;
 use super::{status, v1};
 use crate::config::LiveRollout;
-use crate::domain::{Caller, Fingerprint, Inventory, InventoryId, Outcome, SessionId};
-use crate::engine::{Call, Engine, Predicted, Refusal};
+use crate::domain::{Caller, Fingerprint, Inventory, InventoryId, OperationOutcome, SessionId};
+use crate::engine::{Engine, EngineError, MutationRequest, PredictedDigests};
 use crate::middleware::{FrameAge, Identity, LimitedPlayer};
 use crate::statistics::StreamStatistics;
 use crate::store::{Key, ListQuery};
 use crate::sync::subscription::check_size;
-use crate::sync::{Bucket, Cause, Wishes};
+use crate::sync::{Bucket, SubscribeOptions, TraceContext};
 use crate::telemetry::Telemetry;
 use crate::transport::Closing;
 use prost::Message;
@@ -40,12 +40,12 @@ pub struct Service {
 /// A mutation carried out: the receipt, and what each operation did.
 struct Done {
     receipt: Option<v1::MutationReceipt>,
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<OperationOutcome>,
 }
 
 impl Done {
     /// Of a mutation of one operation.
-    fn outcome(self) -> Outcome {
+    fn outcome(self) -> OperationOutcome {
         self.outcomes.into_iter().next().unwrap_or_default()
     }
 }
@@ -56,14 +56,14 @@ fn identity<T>(request: &Request<T>) -> Result<&Identity, Status> {
 }
 
 /// What the call is traced by, if it is; the telemetry layer has put it there.
-fn cause<T>(request: &Request<T>) -> Option<Cause> {
+fn cause<T>(request: &Request<T>) -> Option<TraceContext> {
     request.extensions().get().copied()
 }
 
 /// Who asks for a mutation, and what its call is traced by.
 struct Asking {
     caller: Caller,
-    cause: Option<Cause>,
+    cause: Option<TraceContext>,
 }
 
 fn asking<T>(request: &Request<T>) -> Result<Asking, Status> {
@@ -98,14 +98,14 @@ impl Service {
         let (session, predicted) = prediction(&context).map_err(|invalid| status::invalid(&invalid))?;
         let name_paths = request::name_paths(&operations);
         let call = match call(caller.clone(), context, operations, single) {
-            Ok(call) => Call { session, predicted, cause, ..call },
+            Ok(call) => MutationRequest { session, predicted, trace: cause, ..call },
             Err(invalid) => {
                 self.correct(session, &caller, predicted).await;
                 return Err(status::invalid(&invalid));
             }
         };
         let answer = self.engine.mutate(call).await.map_err(|refusal| {
-            if let Refusal::UnknownName(unknown) = &refusal {
+            if let EngineError::UnknownName(unknown) = &refusal {
                 return status::unknown_name(&name_paths, single, unknown);
             }
             status::refusal(&refusal)
@@ -115,7 +115,7 @@ impl Service {
     }
 
     /// What a session has predicted of a malformed mutation is not so.
-    async fn correct(&self, session: Option<SessionId>, caller: &Caller, predicted: Predicted) {
+    async fn correct(&self, session: Option<SessionId>, caller: &Caller, predicted: PredictedDigests) {
         let Some(session) = session else { return };
         for (id, _) in predicted {
             if let Err(refusal) = self.engine.correct(session.clone(), caller.clone(), id).await {
@@ -124,12 +124,12 @@ impl Service {
         }
     }
 
-    fn stack(&self, outcome: &Outcome) -> Option<v1::Stack> {
+    fn stack(&self, outcome: &OperationOutcome) -> Option<v1::Stack> {
         outcome.stack.as_ref().map(|stack| reply::stack(self.engine.catalog(), stack))
     }
 }
 
-fn prediction(context: &v1::MutationContext) -> Result<(Option<SessionId>, Predicted), Invalid> {
+fn prediction(context: &v1::MutationContext) -> Result<(Option<SessionId>, PredictedDigests), Invalid> {
     Ok((request::session("context.session", &context.session)?, request::predicted(context)?))
 }
 
@@ -138,11 +138,11 @@ fn call(
     context: v1::MutationContext,
     operations: Vec<v1::Operation>,
     single: bool,
-) -> Result<Call, Invalid> {
+) -> Result<MutationRequest, Invalid> {
     let key = Key { caller, key: request::idempotency_key(&context)? };
     let mutation = request::mutation(&context, &operations, single)?;
     let (payload, reason) = (payload(context.expected, operations), context.reason.into());
-    Ok(Call { key, payload, mutation, session: None, predicted: Vec::new(), reason, cause: None })
+    Ok(MutationRequest { key, payload, mutation, session: None, predicted: Vec::new(), reason, trace: None })
 }
 
 /// What makes two calls with one key the same: the operations and what they expect, as sent. A retry may differ in the
@@ -212,7 +212,7 @@ impl v1::inventory_service_server::InventoryService for Service {
         let v1::AddItemRequest { context, add } = request.into_inner();
         let mut done = self.single(asking, context, "add", add.map(Wire::Add)).await?;
         let receipt = done.receipt.take();
-        let Outcome { count: added, remainder, .. } = done.outcome();
+        let OperationOutcome { count: added, remainder, .. } = done.outcome();
         Ok(Response::new(v1::AddItemResponse { receipt, added, remainder }))
     }
 
@@ -260,7 +260,7 @@ impl v1::inventory_service_server::InventoryService for Service {
         let v1::TransferItemRequest { context, transfer } = request.into_inner();
         let mut done = self.single(asking, context, "transfer", transfer.map(Wire::Transfer)).await?;
         let receipt = done.receipt.take();
-        let Outcome { count: moved, remainder, .. } = done.outcome();
+        let OperationOutcome { count: moved, remainder, .. } = done.outcome();
         Ok(Response::new(v1::TransferItemResponse { receipt, moved, remainder }))
     }
 
@@ -298,18 +298,19 @@ impl v1::inventory_service_server::InventoryService for Service {
     ) -> Result<Response<Self::SubscribeInventoryStream>, Status> {
         let identity = identity(&request)?;
         let open = self.streams.open(identity).map_err(|refused| status::too_many_streams(&refused))?;
-        let (ids, wishes) = frame::wishes(request.get_ref()).map_err(|invalid| status::invalid(&invalid))?;
-        let wishes = Wishes { access: permit::access(identity)?, ..wishes };
+        let (ids, options) =
+            frame::subscribe_options(request.get_ref()).map_err(|invalid| status::invalid(&invalid))?;
+        let options = SubscribeOptions { access: permit::access(identity)?, ..options };
         let watched = self.engine.watch(ids).await.map_err(|refusal| status::refusal(&refusal))?;
-        let visible = wishes.access.visible(watched.states());
+        let visible = options.access.visible(watched.states());
         check_size(&visible).map_err(status::subscription_too_large)?;
         let owner = visible.iter().find_map(|state| state.inventory.as_deref()?.owner.as_ref());
         let player = identity.player.as_ref().or(owner);
         let age = FrameAge::default();
         let opening = Opening {
             watched,
-            bucket: Bucket::of_stream(player, wishes.session.as_ref(), &identity.caller),
-            wishes,
+            bucket: Bucket::of_stream(player, options.session.as_ref(), &identity.caller),
+            options,
             permit: Permit::of(identity),
             rollout: self.rollout.subscribe(),
             statistics: self.statistics.clone(),

@@ -5,7 +5,7 @@
 use super::convert::frame;
 use super::v1;
 use crate::domain::Inventory;
-use crate::sync::{Cursor, Moment, Replica, State, Subscription, SyncSettings, TooLarge, Wishes};
+use crate::sync::{Cursor, Moment, PublishedState, Replica, SubscribeOptions, Subscription, SyncSettings, TooLarge};
 use std::cell::RefCell;
 
 pub struct Shadow {
@@ -40,25 +40,25 @@ pub struct Checked {
 
 impl Shadow {
     /// Beside a stream that is just opened.
-    pub fn new(settings: SyncSettings, wishes: Wishes) -> Self {
+    pub fn new(settings: SyncSettings, options: SubscribeOptions) -> Self {
         let held = |resume: &Option<Cursor>| if resume.is_some() { Held::Unknown } else { Held::Nothing };
-        let copies = wishes.resume.iter().map(held).collect();
-        let predicts = wishes.session.is_some();
-        Self { subscription: Subscription::new(settings, wishes), copies, predicts }
+        let copies = options.resume.iter().map(held).collect();
+        let predicts = options.session.is_some();
+        Self { subscription: Subscription::new(settings, options), copies, predicts }
     }
 
     /// Beside a stream that is under way: as if its reader had all that there is now.
-    pub fn join(settings: SyncSettings, wishes: Wishes, states: &[State]) -> Self {
+    pub fn join(settings: SyncSettings, options: SubscribeOptions, states: &[PublishedState]) -> Self {
         let copies = states.iter().map(|state| state.inventory.as_deref().into()).collect();
-        let predicts = wishes.session.is_some();
-        Self { subscription: Subscription::join(settings, wishes, states), copies, predicts }
+        let predicts = options.session.is_some();
+        Self { subscription: Subscription::join(settings, options, states), copies, predicts }
     }
 
     pub fn handle_settings(&mut self, settings: SyncSettings) {
         self.subscription.handle_settings(settings);
     }
 
-    pub fn handle_states(&mut self, states: &[State]) {
+    pub fn handle_states(&mut self, states: &[PublishedState]) {
         self.subscription.handle_states(states);
     }
 
@@ -67,7 +67,11 @@ impl Shadow {
     }
 
     /// What would be sent now, applied to what the reader would have.
-    pub fn poll_message(&mut self, now: Moment, states: impl Fn() -> Vec<State>) -> Result<Option<Computed>, TooLarge> {
+    pub fn poll_message(
+        &mut self,
+        now: Moment,
+        states: impl Fn() -> Vec<PublishedState>,
+    ) -> Result<Option<Computed>, TooLarge> {
         // The truth has to be of the same moment as the frame.
         let truth = RefCell::new(Vec::new());
         let frame = self.subscription.poll_frame(now, || {
@@ -82,7 +86,7 @@ impl Shadow {
     }
 
     /// As a reader would, from the wire on. Whatever is found wrong is put right, so that it is counted once.
-    fn apply(&mut self, message: &v1::SubscribeInventoryResponse, truth: &[State]) -> Checked {
+    fn apply(&mut self, message: &v1::SubscribeInventoryResponse, truth: &[PublishedState]) -> Checked {
         let mut checked = Checked::default();
         for change in &message.changes {
             let position = change.watch as usize;
@@ -139,8 +143,8 @@ impl Held {
             Self::Known(replica) => Some(replica),
             Self::Unknown | Self::Nothing => None,
         };
-        let told = before.map(|replica| replica.contents.revision());
-        let frame = frame::inventory_frame(change, told);
+        let last_sent = before.map(|replica| replica.contents.revision());
+        let frame = frame::inventory_frame(change, last_sent);
         let after = frame.and_then(|frame| Replica::apply(before, &frame).ok());
         let is_true = |(after, truth): (&Replica, &Inventory)| {
             after.cursor() == Cursor::of(truth) && after.contents.digest() == truth.contents.digest()
@@ -189,7 +193,7 @@ mod tests {
     }
 
     /// Each revision has one item less in slot 0.
-    fn states(revision: u32) -> Vec<State> {
+    fn states(revision: u32) -> Vec<PublishedState> {
         let edit = |revision| [(Slot(0), Some(stack(64 - revision)))];
         let first = Contents::new(27, Revision(1), &edit(1));
         let contents = (2..=revision).fold(first, |before, at| before.advanced(Revision(at.into()), &edit(at)));
@@ -204,14 +208,14 @@ mod tests {
     }
 
     fn shadow() -> Shadow {
-        Shadow::new(SyncSettings::default(), Wishes { resume: vec![None], ..Wishes::default() })
+        Shadow::new(SyncSettings::default(), SubscribeOptions { resume: vec![None], ..SubscribeOptions::default() })
     }
 
     /// What is computed at a moment, in place of which `broken` is then applied.
     fn checked_with(
         shadow: &mut Shadow,
         now: Duration,
-        states: &[State],
+        states: &[PublishedState],
         broken: impl Fn(&mut v1::SubscribeInventoryResponse),
     ) -> Checked {
         shadow.handle_states(states);
@@ -266,8 +270,8 @@ mod tests {
     #[test]
     fn what_only_a_resumed_reader_knows_is_not_judged_once() {
         let before = Cursor { epoch: Epoch::new(7).unwrap(), revision: Revision(1) };
-        let wishes = Wishes { resume: vec![Some(before)], ..Wishes::default() };
-        let mut shadow = Shadow::new(SyncSettings::default(), wishes);
+        let options = SubscribeOptions { resume: vec![Some(before)], ..SubscribeOptions::default() };
+        let mut shadow = Shadow::new(SyncSettings::default(), options);
         let resumed = checked_with(&mut shadow, SECOND, &states(2), |_| {});
         assert_eq!(resumed, Checked { mismatches: 0, unverified: 1 });
         assert_eq!(checked_with(&mut shadow, 2 * SECOND, &states(3), |_| {}), Checked::default());
@@ -275,9 +279,9 @@ mod tests {
 
     #[test]
     fn what_becomes_absent_and_comes_back_is_found_right_also_by_a_shadow_that_joins_while_it_is_absent() {
-        let absent = vec![State::default()];
+        let absent = vec![PublishedState::default()];
         let mut shadow = shadow();
-        let mut joined = Shadow::join(SyncSettings::default(), Wishes::default(), &absent);
+        let mut joined = Shadow::join(SyncSettings::default(), SubscribeOptions::default(), &absent);
         let first = joined.poll_message(SECOND, || absent.clone()).expect("they fit").expect("it has caught up");
         assert!(first.message.changes.is_empty(), "its reader knows");
         checked_with(&mut shadow, SECOND, &states(1), |_| {});
@@ -292,7 +296,7 @@ mod tests {
     #[test]
     fn a_shadow_that_joins_later_computes_nothing_until_something_changes() {
         let now = states(4);
-        let mut shadow = Shadow::join(SyncSettings::default(), Wishes::default(), &now);
+        let mut shadow = Shadow::join(SyncSettings::default(), SubscribeOptions::default(), &now);
         let first = shadow.poll_message(SECOND, || now.clone()).expect("they fit").expect("it has caught up");
         assert!(first.message.changes.is_empty() && first.checked == Checked::default());
         let next = states(5);

@@ -6,7 +6,7 @@ use super::convert::{Invalid, request};
 pub use super::names::{DOMAIN, REASONS, code_name};
 use super::streams::TooManyStreams;
 use crate::domain::{InventoryId, Rejection, RejectionCause, UnknownName};
-use crate::engine::Refusal;
+use crate::engine::EngineError;
 use crate::identity::{Lapsed, Unverified};
 use crate::store::StoreError;
 use crate::sync::TooLarge;
@@ -149,36 +149,36 @@ pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnknownName) -> Stat
     Status::with_error_details(Code::InvalidArgument, format!("{field}: {description}"), details)
 }
 
-pub fn refusal(refusal: &Refusal) -> Status {
+pub fn refusal(refusal: &EngineError) -> Status {
     match refusal {
-        Refusal::Rejected(cause) => rejection(cause),
-        Refusal::UnknownName(unknown) => unknown_name(&[], true, unknown),
-        Refusal::KeyReused => key_precondition(
+        EngineError::Rejected(cause) => rejection(cause),
+        EngineError::UnknownName(unknown) => unknown_name(&[], true, unknown),
+        EngineError::KeyReused => key_precondition(
             "IDEMPOTENCY_KEY_REUSED",
             "this idempotency key was used with another payload; use a new key for a new mutation",
         ),
-        Refusal::KeyForgotten => key_precondition(
+        EngineError::KeyExpired => key_precondition(
             "IDEMPOTENCY_KEY_EXPIRED",
             "this idempotency key is older than what is remembered; read the inventories, then decide with a new key",
         ),
-        Refusal::KeyFromTheFuture { ahead_ms } => invalid(&Invalid::new(
+        EngineError::KeyFromTheFuture { ahead_ms } => invalid(&Invalid::new(
             "context.idempotency_key",
             "IDEMPOTENCY_KEY_FROM_THE_FUTURE",
             format!(
                 "its time is {ahead_ms} ms ahead of the service's clock; set your clock, or try again after that time"
             ),
         )),
-        Refusal::QueueFull { retry_after } => {
+        EngineError::QueueFull { retry_after } => {
             retry(Code::ResourceExhausted, "QUEUE_FULL", "too many mutations are waiting; try later", *retry_after)
         }
-        Refusal::Store(error) => store(error),
-        Refusal::Unknown => retry(
+        EngineError::Store(error) => store(error),
+        EngineError::CommitUnknown => retry(
             Code::Unavailable,
             "COMMIT_UNKNOWN",
             "whether this was done is not known; the same call with the same key tells",
             Duration::from_secs(1),
         ),
-        Refusal::Stopped => draining(),
+        EngineError::Stopped => draining(),
     }
 }
 

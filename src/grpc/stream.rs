@@ -7,14 +7,14 @@ use super::permit::Permit;
 use super::shadow::{Checked, Computed, Shadow};
 use super::{status, v1};
 use crate::domain::{Inventory, InventoryId};
-use crate::engine::Watched;
+use crate::engine::WatchedInventories;
 use crate::identity::Lapsed;
 use crate::middleware::FrameAge;
-use crate::statistics::{FrameKind, OpenStream, StreamStatistics};
+use crate::statistics::{FrameKind, OpenStreamGuard, StreamStatistics};
 use crate::sync::frame::full_frame;
 use crate::sync::{
-    Bucket, Frame, FrameBody, FullReason, InventoryFrame, Moment, Rollout, State, StreamMode, Subscription, TooLarge,
-    Waiting, Wishes,
+    Bucket, Frame, FrameBody, FullReason, InventoryFrame, Moment, PublishedState, Rollout, StreamMode,
+    SubscribeOptions, Subscription, SyncTrigger, TooLarge,
 };
 use crate::telemetry::{FrameSent, FrameTelemetry};
 use crate::transport::Closing;
@@ -27,8 +27,8 @@ use tonic::Status;
 
 /// What a stream is opened with.
 pub struct Opening {
-    pub watched: Watched,
-    pub wishes: Wishes,
+    pub watched: WatchedInventories,
+    pub options: SubscribeOptions,
     pub permit: Permit,
     /// Where its player is among all.
     pub bucket: Bucket,
@@ -63,14 +63,14 @@ impl From<TooLarge> for End {
 
 /// The inventories that a stream follows, and what it was opened with.
 struct Followed {
-    watched: Watched,
-    wishes: Wishes,
+    watched: WatchedInventories,
+    options: SubscribeOptions,
 }
 
 impl Followed {
     /// The newest states, all of one moment, as the reader may see them.
-    fn states(&self) -> Vec<State> {
-        self.wishes.access.visible(self.watched.states())
+    fn states(&self) -> Vec<PublishedState> {
+        self.options.access.visible(self.watched.states())
     }
 
     /// The inventories that a message is about, by id.
@@ -94,19 +94,19 @@ pub struct FrameStream {
     telemetry: FrameTelemetry,
     age: FrameAge,
     start: Instant,
-    _open: OpenStream,
+    _open: OpenStreamGuard,
 }
 
 impl FrameStream {
     pub fn open(opening: Opening) -> Self {
-        let Opening { watched, wishes, permit, bucket, mut rollout, statistics, telemetry, age, closing, start } =
+        let Opening { watched, options, permit, bucket, mut rollout, statistics, telemetry, age, closing, start } =
             opening;
         let StreamMode { sync, shadow } = rollout.borrow_and_update().settings_for(bucket);
-        let shadow = shadow.map(|settings| Box::new(Shadow::new(settings, wishes.clone())));
-        let subscription = Subscription::new(sync, wishes.clone());
+        let shadow = shadow.map(|settings| Box::new(Shadow::new(settings, options.clone())));
+        let subscription = Subscription::new(sync, options.clone());
         let _open = statistics.open();
         Self {
-            followed: Followed { watched, wishes },
+            followed: Followed { watched, options },
             subscription,
             shadow,
             permit,
@@ -192,8 +192,8 @@ impl FrameStream {
             (None, shadow) => *shadow = None,
             (Some(settings), Some(shadow)) => shadow.handle_settings(settings),
             (Some(settings), none @ None) => {
-                let wishes = self.followed.wishes.clone();
-                *none = Some(Box::new(Shadow::join(settings, wishes, &self.followed.states())));
+                let options = self.followed.options.clone();
+                *none = Some(Box::new(Shadow::join(settings, options, &self.followed.states())));
             }
         }
     }
@@ -234,16 +234,16 @@ impl FrameStream {
                 self.statistics.add_shadow_sent(bytes);
             }
         }
-        if frame.trigger == Waiting::Initial {
+        if frame.trigger == SyncTrigger::Initial {
             self.statistics.add_immediate_full(1, self.initial_bytes());
         }
         self.count_passed();
     }
 
     fn tell(&self, frame: &Frame, kind: FrameKind, bytes: u64) {
-        let Frame { trigger, since, caused, .. } = *frame;
+        let Frame { trigger, stale_since, traced, .. } = *frame;
         let inventories = frame.changed.len() + frame.absent.len();
-        self.age.set(self.telemetry.sent(&FrameSent { kind, trigger, bytes, inventories, since, caused }));
+        self.age.set(self.telemetry.sent(&FrameSent { kind, trigger, bytes, inventories, stale_since, traced }));
     }
 
     /// What an immediate full sync sends first.

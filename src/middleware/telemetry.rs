@@ -7,7 +7,7 @@ use super::access_log::{AccessLog, AccessRecord, Ending};
 use super::messages::Messages;
 use crate::grpc::{FILE_DESCRIPTOR_SET, status};
 use crate::statistics::{Method, OTHER_METHOD, RpcStatistics};
-use crate::sync::Cause;
+use crate::sync::TraceContext;
 use crate::telemetry::{CallContext, CallSpan, Telemetry};
 use crate::transport::Peer;
 use bytes::Bytes;
@@ -133,7 +133,7 @@ impl Call {
         Self { shared, method, began: Instant::now(), record, span, is_open: false, ended: false }
     }
 
-    fn cause(&self) -> Option<Cause> {
+    fn cause(&self) -> Option<TraceContext> {
         self.span.as_ref().map(CallSpan::cause)
     }
 

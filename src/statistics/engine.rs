@@ -1,14 +1,14 @@
-//! What the engine counts, as whoever watches the service reads it.
+//! Counters of the engine, as read by meters.
 
-/// How a mutation ended.
+/// The outcome of a mutation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MutationOutcome {
     Applied,
-    /// It had been applied before; the reply of then was given.
+    /// An earlier attempt already applied the mutation; the stored reply was returned.
     Replayed,
-    /// The rules, or its key, forbade it. Nothing has changed.
+    /// The rules or the idempotency key rejected the mutation. Nothing has changed.
     Rejected,
-    /// The service could not: no place in the queue, or the store failed.
+    /// The queue was full, or the store failed.
     Failed,
 }
 
@@ -18,21 +18,22 @@ pub enum CommitFailure {
     Full,
     Unavailable,
     Corrupt,
-    /// It may have been committed all the same.
+    /// The outcome is unknown; the batch may have been committed.
     Unknown,
 }
 
-/// All of it at about one moment.
+/// The engine's counts, read at about the same time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EngineCounts {
-    /// In the order of [`MutationOutcome::ALL`].
+    /// Mutations, in the order of [`MutationOutcome::ALL`].
     pub mutations: [u64; MutationOutcome::ALL.len()],
-    /// In the order of [`CommitFailure::ALL`].
+    /// Failed commits, in the order of [`CommitFailure::ALL`].
     pub failures: [u64; CommitFailure::ALL.len()],
-    /// Inventories in memory.
+    /// Number of inventories in memory.
     pub hot_inventories: u64,
-    /// What waits for the commit loop, and the most that may.
+    /// Number of requests that wait for the commit loop.
     pub queue: u64,
+    /// Maximum number of requests that may wait.
     pub queue_max: u64,
 }
 

@@ -1,20 +1,20 @@
-//! A histogram that many may write to at once: counts in buckets whose width is a quarter of their power of two, so that a
-//! percentile read from it is at most a quarter too high.
+//! A concurrent histogram. Each power of two has four buckets, so that percentiles are at most a quarter too high.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Buckets in each power of two.
+/// Number of buckets for each power of two.
 const STEPS: u64 = 4;
 const STEP_BITS: u32 = STEPS.trailing_zeros();
-/// Enough for 2^40, which in microseconds is 12 days; what is larger counts as this.
+/// Enough for values up to 2^40 (12 days in microseconds); larger values count in the last bucket.
 const BUCKETS: usize = (40 * STEPS) as usize;
 
+/// A histogram with lock-free recording.
 #[derive(Debug)]
 pub struct Histogram {
     buckets: [AtomicU64; BUCKETS],
 }
 
-/// How many values were at most `upper`, and above the bucket before.
+/// The number of values above the previous bucket's `upper` and at most this `upper`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HistogramBucket {
     pub upper: u64,
@@ -32,7 +32,7 @@ impl Histogram {
         self.buckets[bucket_of(value)].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Those that are not empty, lowest first.
+    /// Returns the non-empty buckets, lowest first.
     pub fn buckets(&self) -> Vec<HistogramBucket> {
         let counts = self.buckets.iter().map(|count| count.load(Ordering::Relaxed));
         let bucket = |(index, count)| HistogramBucket { upper: upper_of(index), count };
@@ -40,7 +40,8 @@ impl Histogram {
     }
 }
 
-/// The value that so many percent of all do not exceed; 0 if there are none. `buckets` are in order.
+/// Returns the value that `percent` percent of all values do not exceed, or 0 without values. `buckets` must be in
+/// ascending order.
 pub fn percentile(buckets: &[HistogramBucket], percent: u64) -> u64 {
     let total: u64 = buckets.iter().map(|bucket| bucket.count).sum();
     let rank = (total * percent).div_ceil(100).max(1);
@@ -60,7 +61,7 @@ fn bucket_of(value: u64) -> usize {
     }
     let power = value.ilog2();
     let step = (value >> (power - STEP_BITS)) - STEPS;
-    // Two powers lie below `STEPS` and have buckets of one value each.
+    // Values below `STEPS` span two powers of two and have one bucket each.
     let index = u64::from(power - STEP_BITS + 1) * STEPS + step;
     (index as usize).min(BUCKETS - 1)
 }
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_value_lies_in_its_bucket_and_at_most_a_quarter_below_its_end() {
+    fn every_value_is_at_most_a_quarter_below_the_upper_bound_of_its_bucket() {
         let powers = (0..38).flat_map(|power| [-1, 0, 1].map(|off| (1_u64 << power).saturating_add_signed(off)));
         for value in (0..5_000).chain(powers) {
             let index = bucket_of(value);
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_read_from_counts() {
+    fn percentiles_are_computed_from_bucket_counts() {
         let histogram = Histogram::default();
         assert_eq!(percentile(&histogram.buckets(), 50), 0);
         (1..=3).for_each(|value| histogram.record(value));

@@ -1,28 +1,28 @@
-//! How often a line of one kind may be logged, so that a flood of refusals does not become a flood of lines.
+//! Limits how often one kind of log line is written, so that a flood of rejected calls does not flood the log.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Lines of one kind that are logged in one second; more are only counted.
+/// Maximum number of log lines of one kind per second; further lines are only counted.
 pub const LINES_PER_SECOND: u32 = 10;
 
-/// The lines of one kind.
+/// The rate limit of one kind of log line.
 #[derive(Debug, Default)]
 pub struct LogRate(Mutex<Window>);
 
 #[derive(Debug, Default)]
 struct Window {
-    /// Since the same moment as every `now`.
+    /// The current second, counted from the same origin as `now`.
     second: u64,
     logged: u32,
     suppressed: u64,
 }
 
 impl LogRate {
-    /// Whether a line may be logged at `now`, which is time since any fixed moment; then, how many lines were suppressed since
-    /// the last one that was logged.
+    /// Returns the number of lines suppressed since the last logged line if a line may be logged at `now`, or `None` if
+    /// it must be suppressed. `now` is the time since a fixed but arbitrary origin.
     pub fn admit(&self, now: Duration) -> Option<u64> {
-        // It is changed in steps that cannot fail, so a panic elsewhere spoils nothing.
+        // No code panics while it holds the lock, so a poisoned window is still consistent.
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if window.second != now.as_secs() {
             window.second = now.as_secs();
@@ -42,13 +42,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_lines_is_limited_each_second_and_the_next_line_tells_how_many_were_suppressed() {
+    fn log_lines_are_limited_per_second_and_the_next_line_reports_the_suppressed_ones() {
         let rate = LogRate::default();
         let at = |ms| rate.admit(Duration::from_millis(ms));
         let admitted: Vec<_> = (0..1_000).filter_map(at).collect();
         assert_eq!(admitted, vec![0; LINES_PER_SECOND as usize]);
         assert_eq!(at(1_000), Some(990));
         assert_eq!(at(1_001), Some(0));
-        assert_eq!(at(9_000), Some(0), "after a rest");
+        assert_eq!(at(9_000), Some(0), "after a pause");
     }
 }

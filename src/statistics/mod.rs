@@ -1,5 +1,5 @@
-//! What is counted while the service runs. Plain counters, never labelled by player or inventory: adding to one is an
-//! atomic instruction, and reading them stops nobody.
+//! Runtime statistics: plain atomic counters, without labels for players or inventories. Adding is one atomic
+//! instruction, and reading does not block writers.
 
 mod engine;
 mod histogram;
@@ -12,12 +12,12 @@ pub use engine::{CommitFailure, EngineCounts, MutationOutcome};
 pub use histogram::{Histogram, HistogramBucket, percentile};
 pub use log_rate::LogRate;
 pub use rpc::{Method, MethodCounts, OTHER_METHOD, OTHER_REASON, RpcStatistics};
-pub use streams::{Count, FrameKind, OpenStream, ShadowCounts, StreamCounts, StreamStatistics};
-pub use transport::{Refused, Reloads, TransportStatistics};
+pub use streams::{FrameKind, MessageCount, OpenStreamGuard, ShadowCounts, StreamCounts, StreamStatistics};
+pub use transport::{ConnectionRefusal, Reloads, TransportStatistics};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Only ever grows.
+/// A monotonic counter.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 

@@ -1,14 +1,15 @@
-//! What calls there are and were, by method. Whatever callers send, the methods and the reasons counted are a closed set.
+//! Statistics of calls by method. The set of methods and reasons is closed, regardless of what callers send.
 
 use super::Counter;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Stands for every method that is not known, and for every reason that is not.
+/// The name under which unknown methods are counted.
 pub const OTHER_METHOD: &str = "_OTHER";
+/// The name under which unknown error reasons are counted.
 pub const OTHER_REASON: &str = "OTHER";
 
-/// Of one server. A method is known by its place in [`Self::methods`].
+/// Call statistics of one server. A method is identified by its index in [`Self::methods`].
 #[derive(Debug)]
 pub struct RpcStatistics {
     /// `package.Service/Method`; the last one is [`OTHER_METHOD`].
@@ -27,21 +28,22 @@ struct MethodCounters {
     active: AtomicU64,
 }
 
-/// A method that is known: its name as `package.Service/Method`, and whether it answers with a stream.
+/// A known method: its name as `package.Service/Method`, and whether it is server streaming.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Method {
     pub name: &'static str,
     pub is_stream: bool,
 }
 
-/// Of one method.
+/// The counts of one method.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MethodCounts {
     pub is_stream: bool,
-    /// Calls that there were, those that have not ended included.
+    /// Calls started, including active calls.
     pub begun: u64,
-    /// Messages from callers, and to them.
+    /// Messages received from callers.
     pub received: u64,
+    /// Messages sent to callers.
     pub sent: u64,
     /// Calls that have not ended.
     pub active: u64,
@@ -60,7 +62,7 @@ impl RpcStatistics {
         Self { methods, by_name, counts, refusals }
     }
 
-    /// The place of the method that a request's path asks for: `/package.Service/Method`.
+    /// Returns the index of the method in a request's path, `/package.Service/Method`.
     pub fn method(&self, path: &str) -> usize {
         let known = path.strip_prefix('/').and_then(|name| self.by_name.get(name));
         known.copied().unwrap_or(self.methods.len() - 1)
@@ -91,7 +93,7 @@ impl RpcStatistics {
         self.counts[method].sent.add(messages);
     }
 
-    /// A call that was answered with an error; none: the error named no reason.
+    /// Counts a call that failed; `None` if the error has no reason.
     pub fn add_refusal(&self, reason: Option<&str>) {
         let known = self.refusals.iter().find(|(name, _)| Some(*name) == reason);
         if let Some((_, counter)) = known.or(self.refusals.last()) {
@@ -113,7 +115,7 @@ impl RpcStatistics {
         })
     }
 
-    /// By reason.
+    /// Returns the number of failed calls by reason.
     pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.refusals.iter().map(|(reason, counter)| (*reason, counter.get()))
     }
@@ -124,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_known_is_counted_as_other() {
+    fn unknown_methods_and_reasons_are_counted_as_other() {
         let statistics = RpcStatistics::new([Method { name: "a.B/C", is_stream: false }], ["NO_ROOM"]);
         let paths = ["/a.B/C", "a.B/C", "/a.B/D", "/_OTHER", "/", ""];
         let names = paths.map(|path| statistics.name(statistics.method(path)));

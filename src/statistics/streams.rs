@@ -1,36 +1,37 @@
-//! What streams were sent, what the old game would have sent instead, and what the new way would send.
+//! Statistics of streams: what they sent, what immediate full syncs would have sent, and what shadow mode computed.
 
 use super::Counter;
-use crate::sync::Waiting;
+use crate::sync::SyncTrigger;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Of one server, over all its streams since it started.
+/// Stream statistics of one server since its start.
 #[derive(Debug, Default)]
 pub struct StreamStatistics {
     open: AtomicU64,
-    /// By kind, then by trigger.
-    syncs: [[Counters; TRIGGERS.len()]; 2],
-    quiet: Counters,
-    immediate_full: Counters,
-    shadow_sent: Counters,
-    shadow_computed: Counters,
+    /// Indexed by kind, then by trigger.
+    syncs: [[MessageCounters; TRIGGERS.len()]; 2],
+    quiet: MessageCounters,
+    immediate_full: MessageCounters,
+    shadow_sent: MessageCounters,
+    shadow_computed: MessageCounters,
     shadow_mismatches: Counter,
     shadow_unverified: Counter,
     desyncs_reported: Counter,
 }
 
 #[derive(Debug, Default)]
-struct Counters {
+struct MessageCounters {
     messages: Counter,
     bytes: Counter,
 }
 
-/// What a frame with changes holds.
+/// The kind of a sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameKind {
-    /// All slots of at least one inventory.
+    /// A full state of at least one inventory.
     Full,
+    /// Only changed slots.
     Delta,
 }
 
@@ -44,60 +45,63 @@ impl FrameKind {
 }
 
 const KINDS: [FrameKind; 2] = [FrameKind::Full, FrameKind::Delta];
-const TRIGGERS: [Waiting; 4] = [Waiting::Initial, Waiting::News, Waiting::Echo, Waiting::Correction];
+const TRIGGERS: [SyncTrigger; 4] =
+    [SyncTrigger::Initial, SyncTrigger::News, SyncTrigger::Echo, SyncTrigger::Correction];
 
-/// Messages, and their bytes with gRPC's prefix of 5 for each.
+/// A number of messages and their bytes, including gRPC's 5-byte prefix of each message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Count {
+pub struct MessageCount {
     pub messages: u64,
     pub bytes: u64,
 }
 
-/// All of it at about one moment.
+/// The stream counts, read at about the same time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StreamCounts {
     pub open: u64,
-    pub syncs: Vec<(FrameKind, Waiting, Count)>,
-    /// Messages without a change: heartbeats, and the caught-up mark of a reader that resumes and misses nothing.
-    pub quiet: Count,
-    /// What immediate full syncs would have cost: each revision that a reader was taken past, times the size that all
-    /// slots of the inventory have when it is counted. A transfer between two inventories of a stream is one sync with
-    /// the bytes of both: of several inventories the one with the most revisions gives the number of syncs, so that it is
-    /// rather too low than too high.
-    pub immediate_full: Count,
+    pub syncs: Vec<(FrameKind, SyncTrigger, MessageCount)>,
+    /// Messages without a change: heartbeats, and the first message to a reader that resumes and misses nothing.
+    pub quiet: MessageCount,
+    /// Estimated cost of immediate full syncs: each revision that a reader has advanced past, times the size of the
+    /// full state when it was counted. A transfer between two inventories of a stream is one sync with the bytes of
+    /// both, so of several inventories, the one with the most revisions determines the number of syncs. The number is
+    /// therefore a lower bound.
+    pub immediate_full: MessageCount,
     pub shadow: ShadowCounts,
     pub desyncs_reported: u64,
 }
 
+/// Counts of streams while they were in shadow mode.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ShadowCounts {
-    /// Syncs sent on streams while they were shadowed.
-    pub sent: Count,
-    /// What the new way would have sent on them.
-    pub computed: Count,
-    /// Times that a shadow's replica was not what it should have been.
+    /// Syncs sent on streams in shadow mode.
+    pub sent: MessageCount,
+    /// Syncs that would have been sent on them with all features enabled.
+    pub computed: MessageCount,
+    /// How often the shadow's replica differed from the true state.
     pub mismatches: u64,
-    /// Times that it could not be told, since the reader knew what only it knew: it had resumed or predicted.
+    /// How often the replica could not be verified because the reader had resumed or predicted, so that only the reader
+    /// knew its state.
     pub unverified: u64,
 }
 
-/// Counts a stream for as long as it is there.
+/// Counts a stream as open until the guard is dropped.
 #[derive(Debug)]
-pub struct OpenStream(Arc<StreamStatistics>);
+pub struct OpenStreamGuard(Arc<StreamStatistics>);
 
-impl Drop for OpenStream {
+impl Drop for OpenStreamGuard {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl StreamStatistics {
-    pub fn open(self: &Arc<Self>) -> OpenStream {
+    pub fn open(self: &Arc<Self>) -> OpenStreamGuard {
         self.open.fetch_add(1, Ordering::Relaxed);
-        OpenStream(self.clone())
+        OpenStreamGuard(self.clone())
     }
 
-    pub fn add_sync(&self, kind: FrameKind, trigger: Waiting, bytes: u64) {
+    pub fn add_sync(&self, kind: FrameKind, trigger: SyncTrigger, bytes: u64) {
         self.syncs[kind as usize][trigger_index(trigger)].add(1, bytes);
     }
 
@@ -147,34 +151,34 @@ impl StreamStatistics {
 }
 
 impl StreamCounts {
-    /// All syncs, whatever they held and why.
-    pub fn sent(&self) -> Count {
-        self.syncs.iter().fold(Count::default(), |sum, (_, _, one)| Count {
+    /// Returns the sum of all syncs.
+    pub fn sent(&self) -> MessageCount {
+        self.syncs.iter().fold(MessageCount::default(), |sum, (_, _, one)| MessageCount {
             messages: sum.messages + one.messages,
             bytes: sum.bytes + one.bytes,
         })
     }
 }
 
-impl Counters {
+impl MessageCounters {
     fn add(&self, messages: u64, bytes: u64) {
         self.messages.add(messages);
         self.bytes.add(bytes);
     }
 
-    fn get(&self) -> Count {
-        Count { messages: self.messages.get(), bytes: self.bytes.get() }
+    fn get(&self) -> MessageCount {
+        MessageCount { messages: self.messages.get(), bytes: self.bytes.get() }
     }
 }
 
-/// Where `TRIGGERS` has it.
-fn trigger_index(trigger: Waiting) -> usize {
+/// Returns the index of a trigger in `TRIGGERS`.
+fn trigger_index(trigger: SyncTrigger) -> usize {
     match trigger {
-        Waiting::Initial => 0,
-        // A frame with changes is always triggered by something.
-        Waiting::News | Waiting::Nothing => 1,
-        Waiting::Echo => 2,
-        Waiting::Correction => 3,
+        SyncTrigger::Initial => 0,
+        // A sync always has a trigger, so `None` does not occur.
+        SyncTrigger::News | SyncTrigger::None => 1,
+        SyncTrigger::Echo => 2,
+        SyncTrigger::Correction => 3,
     }
 }
 
@@ -187,19 +191,19 @@ mod tests {
         let statistics = Arc::new(StreamStatistics::default());
         let guards = (statistics.open(), statistics.open());
         for (kind, trigger, bytes) in [
-            (FrameKind::Full, Waiting::Initial, 300),
-            (FrameKind::Delta, Waiting::Echo, 20),
-            (FrameKind::Delta, Waiting::Echo, 30),
+            (FrameKind::Full, SyncTrigger::Initial, 300),
+            (FrameKind::Delta, SyncTrigger::Echo, 20),
+            (FrameKind::Delta, SyncTrigger::Echo, 30),
         ] {
             statistics.add_sync(kind, trigger, bytes);
         }
         drop(guards.0);
         let counts = statistics.counts();
         assert_eq!(counts.open, 1);
-        assert_eq!(counts.sent(), Count { messages: 3, bytes: 350 });
+        assert_eq!(counts.sent(), MessageCount { messages: 3, bytes: 350 });
         let echoes =
-            counts.syncs.iter().find(|(kind, trigger, _)| (*kind, *trigger) == (FrameKind::Delta, Waiting::Echo));
-        assert_eq!(echoes.map(|(_, _, count)| *count), Some(Count { messages: 2, bytes: 50 }));
+            counts.syncs.iter().find(|(kind, trigger, _)| (*kind, *trigger) == (FrameKind::Delta, SyncTrigger::Echo));
+        assert_eq!(echoes.map(|(_, _, count)| *count), Some(MessageCount { messages: 2, bytes: 50 }));
         let places = TRIGGERS.map(trigger_index);
         assert_eq!(places, [0, 1, 2, 3]);
     }

@@ -1,4 +1,4 @@
-//! Connections, and files that are read again while the service runs.
+//! Statistics of connections and of files that are reloaded at runtime.
 
 use super::{Counter, LogRate};
 use std::net::SocketAddr;
@@ -6,46 +6,46 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
-/// Why a connection was closed before it was served, or could not be accepted.
+/// Why the server refused a connection: it closed the connection before serving it, or could not accept it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
-    /// There were as many as there may be.
+pub enum ConnectionRefusal {
+    /// The maximum number of connections was reached.
     Limit,
-    /// There were as many from its address as there may be.
+    /// The maximum number of connections from this address was reached.
     AddressLimit,
-    /// The TLS handshake failed or took too long.
+    /// The TLS handshake failed or timed out.
     Handshake,
-    /// It did not begin to speak HTTP in time.
+    /// The HTTP/2 preface did not arrive in time.
     Preface,
-    /// The process has no descriptors, or the system no memory, for another one. Counts tries, not connections: what waits is
-    /// accepted later.
+    /// The process is out of file descriptors, or the system is out of memory. Counts attempts, not connections:
+    /// waiting connections are accepted later.
     Descriptors,
 }
 
-/// How often something was read again: certificates, keys, settings.
+/// Counts the reloads of certificates, keys or settings.
 #[derive(Debug, Default)]
 pub struct Reloads {
-    taken: Counter,
-    refused: Counter,
+    succeeded: Counter,
+    failed: Counter,
 }
 
-/// Of one server.
+/// Connection statistics of one server.
 #[derive(Debug)]
 pub struct TransportStatistics {
     start: Instant,
     opened: Counter,
     closed: Counter,
-    refused: [Counter; Refused::ALL.len()],
-    log_rates: [LogRate; Refused::ALL.len()],
+    refused: [Counter; ConnectionRefusal::ALL.len()],
+    log_rates: [LogRate; ConnectionRefusal::ALL.len()],
     certificate_reloads: Arc<Reloads>,
-    /// Unix time in seconds; 0: none.
+    /// Unix time in seconds; 0 if there is no certificate.
     not_after: AtomicI64,
 }
 
-impl Refused {
+impl ConnectionRefusal {
     pub const ALL: [Self; 5] = [Self::Limit, Self::AddressLimit, Self::Handshake, Self::Preface, Self::Descriptors];
 
-    /// As meters name it.
+    /// Returns the label value of the reason in metrics.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Limit => "limit",
@@ -58,17 +58,17 @@ impl Refused {
 }
 
 impl Reloads {
-    /// What was read is good and holds, or is not and changes nothing.
-    pub fn add(&self, taken: bool) {
-        if taken { self.taken.add(1) } else { self.refused.add(1) }
+    /// Counts a reload. A failed reload changes nothing.
+    pub fn add(&self, succeeded: bool) {
+        if succeeded { self.succeeded.add(1) } else { self.failed.add(1) }
     }
 
-    pub fn taken(&self) -> u64 {
-        self.taken.get()
+    pub fn succeeded(&self) -> u64 {
+        self.succeeded.get()
     }
 
-    pub fn refused(&self) -> u64 {
-        self.refused.get()
+    pub fn failed(&self) -> u64 {
+        self.failed.get()
     }
 }
 
@@ -87,23 +87,23 @@ impl Default for TransportStatistics {
 }
 
 impl TransportStatistics {
-    /// Connections that are open now, those in their handshake included.
+    /// Returns the number of open connections, including those in the handshake.
     pub fn connections(&self) -> u64 {
-        // Read in this order it is never less than nothing.
+        // Reading `closed` first keeps the difference from being negative.
         let closed = self.closed.get();
         self.opened.get().saturating_sub(closed)
     }
 
-    pub fn refused(&self, reason: Refused) -> u64 {
+    pub fn refused(&self, reason: ConnectionRefusal) -> u64 {
         self.refused[reason as usize].get()
     }
 
-    /// Of the server's certificate.
+    /// Returns the reload counts of the server's certificate.
     pub fn certificate_reloads(&self) -> &Arc<Reloads> {
         &self.certificate_reloads
     }
 
-    /// Until when the server's certificate is valid, in seconds of Unix time; none without TLS.
+    /// Returns the expiry of the server's certificate as Unix time in seconds; `None` without TLS.
     pub fn certificate_not_after(&self) -> Option<i64> {
         Some(self.not_after.load(Ordering::Relaxed)).filter(|not_after| *not_after != 0)
     }
@@ -116,12 +116,12 @@ impl TransportStatistics {
         self.closed.add(1);
     }
 
-    pub fn add_refused(&self, reason: Refused) {
+    pub fn add_refused(&self, reason: ConnectionRefusal) {
         self.refused[reason as usize].add(1);
     }
 
-    /// Counts a connection that is not served, and logs it unless there are too many.
-    pub fn refuse(&self, reason: Refused, peer: SocketAddr, problem: &str) {
+    /// Counts a refused connection and logs it, subject to a rate limit.
+    pub fn refuse(&self, reason: ConnectionRefusal, peer: SocketAddr, problem: &str) {
         self.add_refused(reason);
         if let Some(suppressed) = self.log_rates[reason as usize].admit(self.start.elapsed()) {
             let suppressed = Some(suppressed).filter(|suppressed| *suppressed > 0);

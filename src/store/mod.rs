@@ -9,7 +9,9 @@ pub mod faulty;
 pub mod format;
 pub mod horizon;
 
-use crate::domain::{Caller, Fingerprint, IdempotencyKey, Inventory, InventoryId, Outcome, PlayerId, Touched, Version};
+use crate::domain::{
+    Caller, Fingerprint, IdempotencyKey, Inventory, InventoryId, OperationOutcome, PlayerId, Touched, Version,
+};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -23,7 +25,7 @@ pub struct Key {
 /// What a mutation was answered; kept with its key, so that a retry gets the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<OperationOutcome>,
     pub versions: Vec<Version>,
 }
 

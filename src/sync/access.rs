@@ -1,9 +1,10 @@
-//! Which inventories a reader may read. To a reader, an inventory that it may not read is the same as one that does not
+//! Read access to inventories. An inventory that a reader may not read looks to it exactly like one that does not
 //! exist.
 
-use super::subscription::State;
+use super::subscription::PublishedState;
 use crate::domain::{Inventory, PlayerId};
 
+/// The inventories that a reader may read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ReadAccess {
     #[default]
@@ -20,20 +21,20 @@ impl ReadAccess {
         }
     }
 
-    /// The states as this reader sees them. One without an inventory that it may read is replaced by the state of an
-    /// inventory that never existed: no epoch, no notes, no trace.
-    pub fn visible(&self, mut states: Vec<State>) -> Vec<State> {
+    /// Returns the states as this reader may see them. Replaces the state of an inventory that it may not read by the
+    /// state of one that never existed: without epoch, change records or trace.
+    pub fn visible(&self, mut states: Vec<PublishedState>) -> Vec<PublishedState> {
         if self.is_restricted() {
             for state in &mut states {
                 if !state.inventory.as_deref().is_some_and(|inventory| self.allows(inventory)) {
-                    *state = State::default();
+                    *state = PublishedState::default();
                 }
             }
         }
         states
     }
 
-    /// Whether there may be inventories, or earlier epochs of them, that this reader must not learn of.
+    /// Returns whether inventories, or earlier epochs of them, may have to be hidden from this reader.
     pub fn is_restricted(&self) -> bool {
         match self {
             Self::All => false,
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
     use crate::domain::{Caller, Contents, Epoch, InventoryId, LayoutId, Revision, SessionId};
     use crate::sync::subscription::{SUBSCRIPTION_SLOTS_MAX, check_size};
-    use crate::sync::{Note, Published, Subscription, SyncSettings, TooLarge, Wishes};
+    use crate::sync::{ChangeRecord, Published, SubscribeOptions, Subscription, SyncSettings, TooLarge};
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -61,7 +62,7 @@ mod tests {
         })
     }
 
-    fn state(owner: Option<&str>, slots: usize) -> State {
+    fn state(owner: Option<&str>, slots: usize) -> PublishedState {
         Arc::new(Published::new(Some(inventory(owner, 1, slots))))
     }
 
@@ -70,23 +71,25 @@ mod tests {
     }
 
     #[test]
-    fn slots_count_only_of_inventories_that_the_reader_may_read() {
-        let of_others = || vec![state(Some("alex"), SUBSCRIPTION_SLOTS_MAX), state(None, 1), State::default()];
+    fn only_readable_inventories_count_towards_the_slot_limit() {
+        let of_others = || vec![state(Some("alex"), SUBSCRIPTION_SLOTS_MAX), state(None, 1), PublishedState::default()];
         assert_eq!(check_size(&of_others()), Err(TooLarge { slots: SUBSCRIPTION_SLOTS_MAX + 1 }));
         let visible = of_steve().visible(of_others());
-        assert_eq!((check_size(&visible), visible), (Ok(()), vec![State::default(); 3]));
+        assert_eq!((check_size(&visible), visible), (Ok(()), vec![PublishedState::default(); 3]));
         let own = vec![state(Some("steve"), SUBSCRIPTION_SLOTS_MAX), state(Some("steve"), 1)];
         assert_eq!(check_size(&of_steve().visible(own)), Err(TooLarge { slots: SUBSCRIPTION_SLOTS_MAX + 1 }));
     }
 
     #[test]
-    fn between_two_looks_a_player_learns_nothing_of_the_inventory_while_it_was_anothers_not_even_how_much_happened() {
+    fn a_player_learns_nothing_of_changes_made_while_another_player_owned_the_inventory() {
         let session = SessionId::new("mine").unwrap();
-        // A note of a session that may be this reader's, or pretends to be.
-        let note = |inventory: &Inventory| Note::correction(session.clone(), Caller::new("lobby").unwrap(), inventory);
-        let wishes = Wishes { resume: vec![None], session: Some(session.clone()), notices: true, access: of_steve() };
-        let mut reader = Subscription::new(SyncSettings::immediate_full(), wishes);
-        let mut poll = |at_ms: u64, state: &State| {
+        // A record with this reader's session id, which another client may have copied.
+        let record =
+            |inventory: &Inventory| ChangeRecord::correction(session.clone(), Caller::new("lobby").unwrap(), inventory);
+        let options =
+            SubscribeOptions { resume: vec![None], session: Some(session.clone()), notices: true, access: of_steve() };
+        let mut reader = Subscription::new(SyncSettings::immediate_full(), options);
+        let mut poll = |at_ms: u64, state: &PublishedState| {
             let states = of_steve().visible(vec![state.clone()]);
             reader.handle_states(&states);
             reader.poll_frame(Duration::from_millis(at_ms), || states.clone()).unwrap()
@@ -95,11 +98,11 @@ mod tests {
         assert!(poll(0, &now).unwrap().caught_up);
         let of_alex = inventory(Some("alex"), 2, 27);
         for _ in 0..200 {
-            now = Arc::new(now.followed_by(Some(of_alex.clone()), [note(&of_alex)]));
+            now = Arc::new(now.followed_by(Some(of_alex.clone()), [record(&of_alex)]));
         }
         let back = inventory(Some("steve"), 3, 27);
-        now = Arc::new(now.followed_by(Some(back.clone()), [note(&back)]));
-        let frame = poll(10, &now).expect("it is another one");
+        now = Arc::new(now.followed_by(Some(back.clone()), [record(&back)]));
+        let frame = poll(10, &now).expect("the inventory has a new epoch");
         assert_eq!((frame.changed.len(), frame.notices.len(), frame.notices_dropped), (1, 1, 0));
         assert_eq!((frame.covered.len(), frame.notices[0].1.epoch), (0, back.epoch));
     }

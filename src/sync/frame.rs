@@ -1,8 +1,8 @@
-//! What a reader at a cursor is missing: one scan over the stamps.
+//! Computes the changes since a reader's cursor with one scan over the slots' stamps.
 
 use crate::domain::{Contents, Epoch, Inventory, Revision, Slot, Stack};
 
-/// The state that a reader is known to have of one inventory.
+/// The state that a reader has of one inventory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     pub epoch: Epoch,
@@ -15,26 +15,28 @@ impl Cursor {
     }
 }
 
-/// Why all slots are sent.
+/// Why a full state is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FullReason {
-    /// The reader has nothing yet.
+    /// The reader has no state yet.
     Initial,
-    /// More slots changed than a delta may hold.
+    /// More slots changed than a delta may contain.
     ManyChanges,
-    /// The reader's state is of another epoch: the inventory was deleted and recreated, or restored.
+    /// The reader's state has another epoch: the inventory was recreated or restored.
     EpochChanged,
-    /// The reader claims a revision that has not happened yet.
+    /// The reader's cursor has a revision that does not exist yet.
     FromTheFuture,
-    /// Deltas are switched off.
+    /// Deltas are disabled.
     DeltaOff,
-    /// The reader believes something that is not so: a prediction failed or was refused, or it reported a desync.
+    /// The reader's state is wrong: a prediction was wrong, a predicted mutation failed, or the reader reported a
+    /// desync.
     Correction,
 }
 
+/// The change of one slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SlotChange {
-    /// The same item and attributes, another count.
+    /// The slot has the same item and attributes and another count.
     Count {
         slot: Slot,
         count: u32,
@@ -53,25 +55,27 @@ pub enum SlotChange {
 pub struct InventoryFrame {
     pub body: FrameBody,
     pub changes: Vec<SlotChange>,
-    /// The digest afterwards, folded to 32 bits.
+    /// The digest after the changes, folded to 32 bits.
     pub check: u32,
 }
 
+/// Whether a part of a frame is a full state or a delta.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameBody {
-    /// Replaces everything; slots without a change are empty.
+    /// Replaces the whole state; slots without a change are empty.
     Full { epoch: Epoch, revision: Revision, slots: usize, reason: FullReason },
-    /// From `base` to `revision`. Values are absolute, so it fits a reader anywhere from its base to its end.
+    /// Advances a reader to `revision`. The values are absolute, so a reader at any revision from `base` to `revision`
+    /// can apply it.
     Delta {
-        /// What the stream brought its reader to before; `base` is past it where predictions were confirmed since.
-        told: Revision,
+        /// The revision that the stream last sent. `base` is higher if predictions were confirmed since then.
+        last_sent: Revision,
         base: Revision,
         revision: Revision,
     },
 }
 
-/// What brings a reader at `cursor` to the state of `inventory`; none if it is there. A delta never holds more than
-/// `delta_slots_max` slots; with 0, every frame is full.
+/// Returns the changes that bring a reader at `cursor` to the state of `inventory`, or `None` if the reader is up to
+/// date. A delta contains at most `delta_slots_max` slots; with 0, every frame is full.
 pub fn frame_since(inventory: &Inventory, cursor: Option<Cursor>, delta_slots_max: usize) -> Option<InventoryFrame> {
     let contents = &inventory.contents;
     let full = |reason| Some(full_frame(inventory.epoch, contents, reason));
@@ -93,11 +97,11 @@ pub fn frame_since(inventory: &Inventory, cursor: Option<Cursor>, delta_slots_ma
     if changes.len() > delta_slots_max {
         return full(FullReason::ManyChanges);
     }
-    let body = FrameBody::Delta { told: base, base, revision: contents.revision() };
+    let body = FrameBody::Delta { last_sent: base, base, revision: contents.revision() };
     Some(InventoryFrame { body, changes, check: contents.digest().folded() })
 }
 
-/// All slots of an inventory, for a reader that has none or the wrong ones.
+/// Returns all slots of an inventory, for a reader that has no state or a wrong one.
 pub fn full_frame(epoch: Epoch, contents: &Contents, reason: FullReason) -> InventoryFrame {
     let slots = contents.slots().len();
     let body = FrameBody::Full { epoch, revision: contents.revision(), slots, reason };

@@ -1,21 +1,21 @@
-//! How many syncs a player gets: in any sliding second at most so many, over all streams of the player, and the streams
-//! in turn.
+//! The sync limit: a maximum number of syncs for a player in any sliding second, across all its streams, which take
+//! turns.
 //!
-//! Exact, because it remembers the times of the last grants. A window that starts anew each second lets twice the limit
-//! through around its edge, and so does a token bucket: its burst, and what flows in during the second after it.
+//! The limit is exact because it stores the times of the last grants. A fixed window of one second allows twice the
+//! limit around its edge, and so does a token bucket: its burst plus the tokens that arrive in the following second.
 
 use super::pacer::Moment;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A grant counts for this long: 50 ms more than a second, so that a reader finds no more than the limit in any second
-/// either, while the time that frames take to reach it varies by less than that.
+/// How long a grant counts: 50 ms more than a second, so that the reader, too, receives no more than the limit in any
+/// second, as long as the network delay varies by less than 50 ms.
 pub const GRANT_LIFE: Duration = Duration::from_millis(1_050);
-/// A waiter that does not come this long after it was told to keeps its place in the row, but holds up nobody behind it:
-/// a reader that stalls must not keep a permit from the others.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a waiter's permit is reserved after its turn. A waiter that does not poll by then keeps its place in the
+/// queue but no longer delays the waiters behind it: a stalled reader must not withhold a permit from the others.
+const PERMIT_RESERVATION: Duration = Duration::from_millis(100);
 
-/// A place in the row of those that wait; the smaller is the earlier.
+/// A place in the queue of waiting streams; the smallest ticket is first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
@@ -23,20 +23,21 @@ pub struct Ticket(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
     Now,
-    /// Not before another look at this time, at most [`GRANT_LIFE`] from now: by then the limit may have changed.
+    /// Poll again at `until`, at most [`GRANT_LIFE`] from now, because the limit may have changed by then.
     Wait {
         ticket: Ticket,
         until: Moment,
     },
 }
 
+/// The sync limit of one player.
 #[derive(Debug, Default)]
 pub struct SyncLimit {
-    /// Syncs in any sliding second at most; 0 is no limit.
+    /// Maximum number of syncs in any sliding second; 0 is no limit.
     per_second_max: u32,
     /// Grants that still count, oldest first.
     grants: VecDeque<Moment>,
-    /// In the order of their tickets.
+    /// Waiting streams, in the order of their tickets.
     waiters: VecDeque<Waiter>,
     tickets: u64,
 }
@@ -44,12 +45,13 @@ pub struct SyncLimit {
 #[derive(Debug)]
 struct Waiter {
     ticket: Ticket,
-    told: Moment,
+    /// When the waiter should poll again.
+    retry_at: Moment,
 }
 
 impl SyncLimit {
-    /// At most so many in any sliding second from now on; 0 is no limit. What was sent without a limit does not count
-    /// against a later one.
+    /// Sets the maximum number of syncs in any sliding second; 0 is no limit. Syncs sent without a limit do not count
+    /// against a later limit.
     pub fn handle_setting(&mut self, per_second_max: u32) {
         self.per_second_max = per_second_max;
         if per_second_max == 0 {
@@ -57,8 +59,8 @@ impl SyncLimit {
         }
     }
 
-    /// Whether a stream may send now. Without a ticket it goes to the end of the row, behind all who wait; whoever is at
-    /// position p of the row may go only when p + 1 permits are free.
+    /// Returns whether a stream may send now. A stream without a ticket joins the end of the queue. The stream at
+    /// position p of the queue may send only when p + 1 permits are free.
     pub fn poll_turn(&mut self, ticket: Option<Ticket>, now: Moment) -> Turn {
         self.forget_grants(now);
         let due = self.due(self.ahead(ticket, now), now);
@@ -66,10 +68,10 @@ impl SyncLimit {
             return Turn::Now;
         }
         let until = due.min(now + GRANT_LIFE);
-        Turn::Wait { ticket: self.told(ticket, until), until }
+        Turn::Wait { ticket: self.enqueue(ticket, until), until }
     }
 
-    /// The stream has sent; it no longer waits.
+    /// Records that the stream has sent, and removes it from the queue.
     pub fn handle_sent(&mut self, ticket: Option<Ticket>, now: Moment) {
         self.handle_left(ticket);
         if self.per_second_max > 0 {
@@ -77,14 +79,14 @@ impl SyncLimit {
         }
     }
 
-    /// The stream had nothing to send after all, or is gone. Whether it waited: those behind it move up then, and may
-    /// look again.
+    /// Removes a stream that has nothing to send or was dropped. Returns whether it was waiting: the streams behind it
+    /// then move up and should poll again.
     pub fn handle_left(&mut self, ticket: Option<Ticket>) -> bool {
         let place = ticket.and_then(|ticket| self.place(ticket));
         place.and_then(|place| self.waiters.remove(place)).is_some()
     }
 
-    /// Nobody waits and no grant counts any more: one that is new would do the same.
+    /// Returns whether no stream waits and no grant counts, so that a new [`SyncLimit`] would behave the same.
     pub fn is_idle(&self, now: Moment) -> bool {
         self.waiters.is_empty() && self.grants.back().is_none_or(|last| *last + GRANT_LIFE <= now)
     }
@@ -95,20 +97,22 @@ impl SyncLimit {
         }
     }
 
-    /// How many stand before this one in the row.
+    /// Returns how many streams are ahead of this one in the queue and hold a permit reservation.
     fn ahead(&self, ticket: Option<Ticket>, now: Moment) -> usize {
         let before = |waiter: &&Waiter| ticket.is_none_or(|ticket| waiter.ticket < ticket);
-        let in_time = |waiter: &&Waiter| now <= waiter.told + PATIENCE;
+        let in_time = |waiter: &&Waiter| now <= waiter.retry_at + PERMIT_RESERVATION;
         self.waiters.iter().take_while(before).filter(in_time).count()
     }
 
-    /// When whoever has so many before it may go, if each of those takes a permit as soon as it can.
+    /// Returns when a stream with `ahead` streams before it may send, if each of them takes a permit as soon as
+    /// possible.
     fn due(&self, ahead: usize, now: Moment) -> Moment {
         let limit = self.per_second_max as usize;
         if limit == 0 {
             return now;
         }
-        // Each further `limit` of those ahead take a round of permits, and a round comes back as it was given.
+        // Every `limit` streams ahead use one round of permits, and permits return in the rhythm in which they were
+        // granted.
         let (rounds, ahead) = (ahead / limit, ahead % limit);
         let counting = self.grants.len() + ahead + 1;
         let free = match counting.checked_sub(limit + 1) {
@@ -118,14 +122,14 @@ impl SyncLimit {
         free + GRANT_LIFE * rounds as u32
     }
 
-    fn told(&mut self, ticket: Option<Ticket>, until: Moment) -> Ticket {
+    fn enqueue(&mut self, ticket: Option<Ticket>, until: Moment) -> Ticket {
         if let Some(place) = ticket.and_then(|ticket| self.place(ticket)) {
-            self.waiters[place].told = until;
+            self.waiters[place].retry_at = until;
             return self.waiters[place].ticket;
         }
         let ticket = Ticket(self.tickets);
         self.tickets += 1;
-        self.waiters.push_back(Waiter { ticket, told: until });
+        self.waiters.push_back(Waiter { ticket, retry_at: until });
         ticket
     }
 
@@ -148,7 +152,7 @@ mod tests {
         Moment::from_millis(ms)
     }
 
-    /// Sends if it may.
+    /// Sends if the limit allows; returns whether it did.
     fn sends(limit: &mut SyncLimit, now: Moment) -> bool {
         match limit.poll_turn(None, now) {
             Turn::Now => limit.handle_sent(None, now),
@@ -163,13 +167,13 @@ mod tests {
     fn waits(limit: &mut SyncLimit, ticket: Option<Ticket>, now: Moment) -> (Ticket, Moment) {
         match limit.poll_turn(ticket, now) {
             Turn::Wait { ticket, until } => (ticket, until),
-            Turn::Now => panic!("it may go already"),
+            Turn::Now => panic!("the stream may send already"),
         }
     }
 
     #[test]
-    fn around_the_edge_of_a_second_there_is_no_second_helping() {
-        // With a window that starts anew each second, ten at 990 ms and ten at 1,010 ms pass: twenty in 20 ms.
+    fn the_limit_is_not_exceeded_around_the_edge_of_a_second() {
+        // A fixed window would allow ten at 990 ms and ten at 1,010 ms: twenty in 20 ms.
         let mut limit = limit(10);
         assert!((0..10).all(|_| sends(&mut limit, at_ms(990))));
         assert!((1_000..2_040).all(|ms| !sends(&mut limit, at_ms(ms))));
@@ -177,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_counts_for_a_little_more_than_a_second() {
+    fn a_grant_counts_for_slightly_more_than_a_second() {
         let mut limit = limit(1);
         assert!(sends(&mut limit, at_ms(5)));
         assert!(!sends(&mut limit, at_ms(1_054)));
@@ -185,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn permits_come_back_one_by_one_as_they_were_given() {
+    fn permits_return_one_by_one_as_they_were_granted() {
         let mut limit = limit(3);
         for ms in [0, 100, 100] {
             assert!(sends(&mut limit, at_ms(ms)));
@@ -201,28 +205,28 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_takes_no_permit_from_one_who_waits() {
+    fn a_new_stream_does_not_take_the_permit_of_a_waiting_stream() {
         let mut limit = limit(1);
         assert!(sends(&mut limit, at_ms(0)));
         let (first, _) = waits(&mut limit, None, at_ms(1));
-        assert!(!sends(&mut limit, at_ms(1_050)), "the permit belongs to the one who waits");
+        assert!(!sends(&mut limit, at_ms(1_050)), "the permit belongs to the waiting stream");
         assert_eq!(limit.poll_turn(Some(first), at_ms(1_050)), Turn::Now);
     }
 
     #[test]
-    fn one_who_leaves_lets_the_others_move_up() {
+    fn waiting_streams_move_up_when_a_stream_leaves_the_queue() {
         let mut limit = limit(1);
         assert!(sends(&mut limit, at_ms(0)));
         let (first, _) = waits(&mut limit, None, at_ms(1));
         let (second, _) = waits(&mut limit, None, at_ms(1));
         assert!(limit.handle_left(Some(first)));
-        assert!(!limit.handle_left(Some(first)), "it waits no longer");
+        assert!(!limit.handle_left(Some(first)), "the stream is no longer in the queue");
         assert_eq!(waits(&mut limit, Some(second), at_ms(2)).1, at_ms(1_050));
         assert_eq!(limit.poll_turn(Some(second), at_ms(1_050)), Turn::Now);
     }
 
     #[test]
-    fn one_who_does_not_come_in_time_holds_nobody_up_and_keeps_its_place() {
+    fn a_stalled_stream_delays_no_other_stream_and_keeps_its_place() {
         let mut limit = limit(1);
         assert!(sends(&mut limit, at_ms(0)));
         let (stalled, _) = waits(&mut limit, None, at_ms(1));
@@ -233,24 +237,24 @@ mod tests {
         let (third, _) = waits(&mut limit, None, at_ms(1_200));
         waits(&mut limit, Some(stalled), at_ms(1_300));
         waits(&mut limit, Some(third), at_ms(2_201));
-        assert_eq!(limit.poll_turn(Some(stalled), at_ms(2_201)), Turn::Now, "its ticket is the older");
+        assert_eq!(limit.poll_turn(Some(stalled), at_ms(2_201)), Turn::Now, "its ticket is older");
     }
 
     #[test]
-    fn a_changed_limit_holds_from_then_on() {
+    fn a_changed_limit_applies_immediately() {
         let mut limit = limit(4);
         assert!((0..4).all(|_| sends(&mut limit, at_ms(0))));
         limit.handle_setting(6);
         assert!((0..2).all(|_| sends(&mut limit, at_ms(1))) && !sends(&mut limit, at_ms(1)));
         limit.handle_setting(2);
-        assert!(!sends(&mut limit, at_ms(1_050)), "two of the last second are all there may be");
+        assert!(!sends(&mut limit, at_ms(1_050)), "two syncs of the last second still count");
         assert!(sends(&mut limit, at_ms(1_051)));
         limit.handle_setting(0);
         assert!((0..100).all(|_| sends(&mut limit, at_ms(1_052))));
     }
 
     #[test]
-    fn it_is_idle_only_once_it_could_be_forgotten() {
+    fn the_limit_is_idle_only_without_waiters_and_grants() {
         let mut limit = limit(1);
         assert!(limit.is_idle(at_ms(0)));
         assert!(sends(&mut limit, at_ms(0)));

@@ -1,16 +1,20 @@
-//! Ring 1: what a reader is missing, and when to send it. Pure: no I/O, no async, and `now` is an argument.
+//! Ring 1: computes what a reader is missing and when to send it. Pure: no I/O, no async; `now` is an argument.
 //!
-//! [`published`] is what a stream looks at; [`frame`] computes what a reader at some cursor lacks; [`replica`] is that
-//! reader; [`pacer`] decides when a frame is due; [`subscription`] puts them together for a stream of several inventories;
-//! [`access`] hides what its reader may not read;
-//! [`rollout`] says how, and for whom; [`limit`] is what all streams of one player share;
-//! [`mirror`] is a reader that does not wait for the service before it shows its own changes.
+//! - [`published`]: the state of one inventory as streams see it.
+//! - [`frame`]: computes the changes since a reader's cursor.
+//! - [`replica`]: a reader's copy of an inventory, which applies frames.
+//! - [`pacer`]: decides when a frame is due.
+//! - [`subscription`]: combines these for a subscription to several inventories.
+//! - [`access`]: hides inventories that the reader may not read.
+//! - [`rollout`]: how streams are served, and for which players.
+//! - [`limit`]: the sync limit that all streams of a player share.
+//! - [`mirror`]: a client that applies its own changes before the service confirms them.
 
 pub mod access;
-mod followed;
 pub mod frame;
 pub mod limit;
 pub mod mirror;
+mod mirrored;
 pub mod pacer;
 pub mod published;
 pub mod replica;
@@ -20,9 +24,11 @@ pub mod subscription;
 pub use access::ReadAccess;
 pub use frame::{Cursor, FrameBody, FullReason, InventoryFrame, SlotChange, frame_since};
 pub use limit::{SyncLimit, Ticket, Turn};
-pub use mirror::{Mirror, NotPredicted, Prediction, Shown};
-pub use pacer::{Moment, Pacer, Waiting, Windows};
-pub use published::{Asked, Cause, Caused, ChangeKind, Note, Published, Superseded, Verdict};
+pub use mirror::{Mirror, MirrorUpdate, PredictError, Prediction};
+pub use pacer::{Moment, Pacer, SyncTrigger, Windows};
+pub use published::{
+    ChangeKind, ChangeRecord, MutationContext, PredictionOutcome, Published, Superseded, TraceContext, TracedChange,
+};
 pub use replica::{Desync, Replica};
-pub use rollout::{Bucket, Field, OutOfBounds, Percent, Rollout, StreamMode};
-pub use subscription::{Frame, State, Subscription, SyncSettings, TooLarge, Wishes};
+pub use rollout::{Bucket, OutOfBounds, Percent, Rollout, RolloutField, StreamMode};
+pub use subscription::{Frame, PublishedState, SubscribeOptions, Subscription, SyncSettings, TooLarge};

@@ -1,8 +1,8 @@
-//! What is published of an inventory: its newest durable state, and who changed it lately.
+//! The published state of an inventory: its newest durable state and its recent changes.
 //!
-//! Whose changes a reader is missing is told by two stamps, exactly and for any session: who made the newest revision, and
-//! the newest revision that somebody else made. The notes beside them are a short memory for streams that are open: they
-//! may be lost without harm, and their loss is noticed.
+//! Two stamps tell exactly, for any session, whether a reader is missing changes by others: the session that made the
+//! newest revision, and the newest revision made by any other session. The change records beside them are a bounded
+//! history for open streams. Losing records is safe, and streams detect the loss.
 
 use super::frame::Cursor;
 use crate::domain::{
@@ -12,81 +12,84 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-/// Notes kept of one inventory. A stream that has missed some gets a full frame where that could matter.
-pub const NOTES_MAX: usize = 64;
+/// Maximum number of change records kept for one inventory. A stream that misses records that could matter gets a full
+/// frame.
+pub const RECORDS_MAX: usize = 64;
 
+/// The newest durable state of an inventory, with its recent change records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Published {
-    /// None: there is no such inventory (any more).
+    /// `None` if the inventory does not exist or was deleted.
     pub inventory: Option<Arc<Inventory>>,
-    /// The session that made the newest revision; none if it gave none, or if that is not known.
+    /// The session that made the newest revision; `None` if the mutation had no session or the session is unknown.
     author: Option<SessionId>,
-    /// The newest revision that was made by another than `author`.
+    /// The newest revision that was not made by `author`.
     others_at: u64,
-    notes: VecDeque<Arc<Note>>,
-    /// How many notes there ever were.
-    noted: u64,
-    /// How many of them are of earlier epochs than the newest.
-    noted_before_epoch: u64,
+    records: VecDeque<Arc<ChangeRecord>>,
+    /// Number of records ever added.
+    records_total: u64,
+    /// Number of records that were added before the newest record's epoch.
+    records_before_epoch: u64,
     superseded: Superseded,
-    caused: Option<Caused>,
+    traced: Option<TracedChange>,
 }
 
-/// When a state was followed by another one. A reader that keeps this of the state that it has can tell since when it is
-/// behind, however long it did not look.
+/// The time at which a state was replaced by a newer one. A reader that keeps this value of its state knows since when
+/// it is stale, no matter when it reads again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Superseded(Arc<OnceLock<Instant>>);
 
 impl Superseded {
-    /// None: it is the newest.
+    /// Returns when the state was replaced; `None` if it is still the newest.
     pub fn at(&self) -> Option<Instant> {
         self.0.get().copied()
     }
 }
 
-/// The step of a trace that something is the consequence of: W3C trace context, as bytes.
+/// The parent span of a change: W3C trace context, as bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cause {
+pub struct TraceContext {
     pub trace_id: [u8; 16],
     pub span_id: [u8; 8],
 }
 
-/// A change that is traced.
+/// A change that is part of a sampled trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Caused {
-    /// When it was published.
+pub struct TracedChange {
+    /// When the change was published.
     pub at: Instant,
-    pub cause: Cause,
+    pub trace: TraceContext,
 }
 
-/// What one mutation meant for one inventory.
+/// What an open stream has to know about one mutation of one inventory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
+pub struct ChangeRecord {
     pub session: Option<SessionId>,
     pub epoch: Epoch,
-    /// Afterwards.
+    /// The revision after the mutation.
     pub revision: Revision,
-    pub verdict: Verdict,
+    pub outcome: PredictionOutcome,
     pub key: KeyTag,
     pub caller: Caller,
     pub kind: ChangeKind,
     pub reason: Arc<str>,
 }
 
-/// How a mutation ended, as seen by the session that asked for it.
+/// The outcome of a mutation for the session that sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// Committed; the session had predicted nothing.
-    Committed,
-    /// Committed, and the session has the whole state already.
+pub enum PredictionOutcome {
+    /// Committed; the session predicted nothing.
+    Unpredicted,
+    /// Committed; the prediction was correct, so the session already has the new state.
     Confirmed,
-    /// Committed, but the session expected something else.
+    /// Committed; the prediction was wrong.
     Mispredicted,
-    /// Refused although the session counted on it, or the session reported a desync: it has to be corrected.
-    Refused,
+    /// Not committed although the session predicted it, or the session reported a desync: the session needs a full
+    /// state.
+    Correction,
 }
 
-/// What kind of change it was.
+/// The kind of change that a mutation makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeKind {
     Create,
@@ -101,7 +104,7 @@ pub enum ChangeKind {
     Rearrange,
     /// Several operations in one mutation.
     Transact,
-    /// No change: a reader is wrong and will be told so.
+    /// No change: a reader's state is wrong and will be corrected.
     Correction,
 }
 
@@ -123,11 +126,11 @@ impl ChangeKind {
     }
 }
 
-/// A mutation as streams see it: who asked for it, and what that session expects of it.
+/// The context of a mutation that streams need: its session, caller, predicted digests and reason.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct MutationContext<'a> {
     pub session: Option<&'a SessionId>,
-    /// What digests are to be afterwards; empty: nothing was predicted.
+    /// The digests that the session expects after the mutation; empty if it predicted nothing.
     pub predicted: &'a [(InventoryId, Digest)],
     pub key: KeyTag,
     pub caller: &'a Caller,
@@ -135,8 +138,9 @@ pub struct Asked<'a> {
     pub reason: &'a Arc<str>,
 }
 
-impl Asked<'_> {
-    /// Whether digests were predicted and all are right. `current` tells those of inventories that were not touched.
+impl MutationContext<'_> {
+    /// Returns whether the session predicted digests and all of them match. `current` returns the digests of
+    /// inventories that the mutation did not touch.
     pub fn is_confirmed(&self, effect: &Effect, current: impl Fn(&InventoryId) -> Option<Digest>) -> bool {
         let is_right = |(id, digest): &(InventoryId, Digest)| {
             let touched = effect.touched.iter().find(|touched| touched.version.id == *id);
@@ -145,26 +149,26 @@ impl Asked<'_> {
         !self.predicted.is_empty() && self.predicted.iter().all(is_right)
     }
 
-    /// Inventories of which digests were predicted although the mutation did not touch them, so that no note tells of them.
+    /// Returns the inventories that the session predicted but the mutation did not touch; they get no change record.
     pub fn untouched<'a>(&'a self, touched: &'a [Touched]) -> impl Iterator<Item = &'a InventoryId> {
         let ids = self.predicted.iter().map(|(id, _)| id);
         ids.filter(move |id| touched.iter().all(|touched| touched.version.id != **id))
     }
 
-    /// What is noted of one inventory that the mutation touched; none if no stream has to look at it.
-    pub fn note(&self, touched: &Touched, confirmed: bool) -> Option<Note> {
+    /// Returns the change record of an inventory that the mutation touched, or `None` if it is irrelevant to all streams.
+    pub fn record(&self, touched: &Touched, confirmed: bool) -> Option<ChangeRecord> {
         let predicted = self.predicted.iter().any(|(id, _)| *id == touched.version.id);
-        let verdict = match (predicted, confirmed) {
-            (false, _) => Verdict::Committed,
-            (true, true) => Verdict::Confirmed,
-            (true, false) => Verdict::Mispredicted,
+        let outcome = match (predicted, confirmed) {
+            (false, _) => PredictionOutcome::Unpredicted,
+            (true, true) => PredictionOutcome::Confirmed,
+            (true, false) => PredictionOutcome::Mispredicted,
         };
-        let is_to_note = !touched.is_transient() && (predicted || !touched.changes.is_empty());
-        is_to_note.then(|| Note {
+        let is_relevant = !touched.is_transient() && (predicted || !touched.changes.is_empty());
+        is_relevant.then(|| ChangeRecord {
             session: self.session.cloned(),
             epoch: touched.version.epoch,
             revision: touched.version.revision,
-            verdict,
+            outcome,
             key: self.key,
             caller: self.caller.clone(),
             kind: self.kind,
@@ -173,15 +177,15 @@ impl Asked<'_> {
     }
 }
 
-impl Note {
-    /// What the session believes of an inventory is not so.
+impl ChangeRecord {
+    /// Returns a record that makes the session's streams send a full state.
     pub fn correction(session: SessionId, caller: Caller, inventory: &Inventory) -> Self {
         Self {
             session: Some(session),
             epoch: inventory.epoch,
             revision: inventory.contents.revision(),
-            verdict: Verdict::Refused,
-            // It covers no mutation.
+            outcome: PredictionOutcome::Correction,
+            // A correction belongs to no mutation.
             key: KeyTag(0),
             caller,
             kind: ChangeKind::Correction,
@@ -191,36 +195,40 @@ impl Note {
 }
 
 impl Published {
-    /// Of a state of which nothing else is known: to every session it is news.
+    /// Publishes a state without history; for every session it is news.
     pub fn new(inventory: Option<Arc<Inventory>>) -> Self {
         Self { inventory, ..Self::default() }
     }
 
-    /// What is published next: the state after the mutations that the notes tell of, in order.
+    /// Returns the next published state, after the mutations of `records`, in order.
     #[must_use]
-    pub fn followed_by(&self, inventory: Option<Arc<Inventory>>, notes: impl IntoIterator<Item = Note>) -> Self {
+    pub fn followed_by(
+        &self,
+        inventory: Option<Arc<Inventory>>,
+        records: impl IntoIterator<Item = ChangeRecord>,
+    ) -> Self {
         let mut next = Self { inventory, ..self.clone() };
         let mut newest = self.cursor();
         if next.cursor() != newest {
             next.superseded = Superseded::default();
         }
-        for note in notes {
-            // What changed nothing made no revision, and has no part in whose revision it is.
-            let at = Cursor { epoch: note.epoch, revision: note.revision };
-            let made = note.verdict != Verdict::Refused && newest.replace(at) != Some(at);
-            next.note(note, made);
+        for record in records {
+            // A mutation that changed nothing made no revision, so it does not affect who made the newest one.
+            let at = Cursor { epoch: record.epoch, revision: record.revision };
+            let made_revision = record.outcome != PredictionOutcome::Correction && newest.replace(at) != Some(at);
+            next.push_record(record, made_revision);
         }
         next
     }
 
-    /// The same, as published at a moment: whoever has the state before can tell now since when it is behind. `cause` is
-    /// what the change is traced by, if it is.
+    /// Marks `before` as replaced at `at`, so that readers with the earlier state know since when they are stale.
+    /// `trace` is the trace context of the change, if it is traced.
     #[must_use]
-    pub fn published(mut self, before: &Self, at: Instant, cause: Option<Cause>) -> Self {
+    pub fn published(mut self, before: &Self, at: Instant, trace: Option<TraceContext>) -> Self {
         if self.cursor() != before.cursor() {
-            // It is set once: a state is followed by one other.
+            // A state is replaced only once, so the cell is empty here.
             let _ = before.superseded.0.set(at);
-            self.caused = cause.map(|cause| Caused { at, cause }).or(self.caused);
+            self.traced = trace.map(|trace| TracedChange { at, trace }).or(self.traced);
         }
         self
     }
@@ -229,31 +237,31 @@ impl Published {
         &self.superseded
     }
 
-    /// The newest change that is traced.
-    pub fn caused(&self) -> Option<Caused> {
-        self.caused
+    /// Returns the newest traced change.
+    pub fn traced(&self) -> Option<TracedChange> {
+        self.traced
     }
 
     fn cursor(&self) -> Option<Cursor> {
         self.inventory.as_deref().map(Cursor::of)
     }
 
-    fn note(&mut self, note: Note, made: bool) {
-        if made && (note.session.is_none() || note.session != self.author) {
-            self.others_at = note.revision.0.saturating_sub(1);
-            self.author.clone_from(&note.session);
+    fn push_record(&mut self, record: ChangeRecord, made_revision: bool) {
+        if made_revision && (record.session.is_none() || record.session != self.author) {
+            self.others_at = record.revision.0.saturating_sub(1);
+            self.author.clone_from(&record.session);
         }
-        if self.notes.back().is_some_and(|newest| newest.epoch != note.epoch) {
-            self.noted_before_epoch = self.noted;
+        if self.records.back().is_some_and(|newest| newest.epoch != record.epoch) {
+            self.records_before_epoch = self.records_total;
         }
-        if self.notes.len() == NOTES_MAX {
-            self.notes.pop_front();
+        if self.records.len() == RECORDS_MAX {
+            self.records.pop_front();
         }
-        self.notes.push_back(Arc::new(note));
-        self.noted += 1;
+        self.records.push_back(Arc::new(record));
+        self.records_total += 1;
     }
 
-    /// The newest revision that the session did not make itself.
+    /// Returns the newest revision that the session did not make.
     pub fn news_at(&self, session: Option<&SessionId>) -> Revision {
         match (&self.inventory, &self.author, session) {
             (Some(_), Some(author), Some(session)) if author == session => Revision(self.others_at),
@@ -262,21 +270,21 @@ impl Published {
         }
     }
 
-    /// How many notes there ever were; a reader that has seen them all is at this number.
-    pub fn noted(&self) -> u64 {
-        self.noted
+    /// Returns the number of records ever added; a reader that has read all records is at this number.
+    pub fn records_total(&self) -> u64 {
+        self.records_total
     }
 
-    /// How many of the notes were made before the newest note's epoch began.
-    pub fn noted_before_epoch(&self) -> u64 {
-        self.noted_before_epoch
+    /// Returns the number of records that were added before the newest record's epoch.
+    pub fn records_before_epoch(&self) -> u64 {
+        self.records_before_epoch
     }
 
-    /// The notes after the first `seen`, and how many of them are lost.
-    pub fn notes_since(&self, seen: u64) -> (u64, impl Iterator<Item = &Arc<Note>>) {
-        let first = self.noted - self.notes.len() as u64;
+    /// Returns the records after the first `seen`, and how many of those are no longer kept.
+    pub fn records_since(&self, seen: u64) -> (u64, impl Iterator<Item = &Arc<ChangeRecord>>) {
+        let first = self.records_total - self.records.len() as u64;
         let skip = seen.saturating_sub(first) as usize;
-        (first.saturating_sub(seen), self.notes.iter().skip(skip))
+        (first.saturating_sub(seen), self.records.iter().skip(skip))
     }
 }
 
@@ -295,18 +303,18 @@ mod tests {
         })
     }
 
-    fn note(session: &SessionId, revision: u64) -> Note {
+    fn record(session: &SessionId, revision: u64) -> ChangeRecord {
         let caller = Caller::new("test").unwrap();
-        let note = Note::correction(session.clone(), caller, &inventory(revision));
-        Note { verdict: Verdict::Confirmed, ..note }
+        let record = ChangeRecord::correction(session.clone(), caller, &inventory(revision));
+        ChangeRecord { outcome: PredictionOutcome::Confirmed, ..record }
     }
 
     #[test]
-    fn a_mutation_that_changed_nothing_does_not_take_over_the_revision_of_another() {
+    fn a_mutation_without_changes_does_not_take_over_the_revision_of_another_session() {
         let [ann, bob] = ["ann", "bob"].map(|name| SessionId::new(name).unwrap());
-        let of_ann = Published::new(Some(inventory(5))).followed_by(Some(inventory(6)), [note(&ann, 6)]);
-        let then = of_ann.followed_by(Some(inventory(6)), [note(&bob, 6)]);
-        assert_eq!(then.news_at(Some(&bob)), Revision(6), "to bob it is news");
-        assert_eq!(then.news_at(Some(&ann)), Revision(5), "to ann it is an echo");
+        let of_ann = Published::new(Some(inventory(5))).followed_by(Some(inventory(6)), [record(&ann, 6)]);
+        let then = of_ann.followed_by(Some(inventory(6)), [record(&bob, 6)]);
+        assert_eq!(then.news_at(Some(&bob)), Revision(6), "news for bob");
+        assert_eq!(then.news_at(Some(&ann)), Revision(5), "an echo for ann");
     }
 }

@@ -1,38 +1,39 @@
-//! A reader's copy of one inventory. Applies frames and notices at once when it does not have what it should.
+//! A reader's copy of one inventory. Applies frames and verifies the digest after each frame.
 
 use super::frame::{Cursor, FrameBody, InventoryFrame, SlotChange};
 use crate::domain::{Contents, Edit, Epoch, Revision};
 use std::fmt;
 
+/// A reader's copy of one inventory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replica {
     pub epoch: Epoch,
     pub contents: Contents,
 }
 
-/// A reader and its server do not agree; a full frame heals it.
+/// The replica and the server differ. A full frame repairs the replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Desync {
-    /// A delta came before any full frame.
+    /// A delta arrived before any full frame.
     NoBase,
-    /// A delta for a reader at another revision.
+    /// The delta starts after the replica's revision.
     WrongBase { base: Revision, have: Revision },
-    /// A count for a slot that is empty here, or a slot that is not there.
+    /// The delta sets the count of a slot that is empty, or names a slot that does not exist.
     NoSuchStack,
-    /// The content differs from what the server has.
+    /// The digest differs from the server's digest.
     WrongDigest { expected: u32, have: u32 },
 }
 
 impl fmt::Display for Desync {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoBase => write!(f, "a delta came before any full frame"),
+            Self::NoBase => write!(f, "received a delta before any full frame"),
             Self::WrongBase { base, have } => {
-                write!(f, "a delta for revision {} came to a replica at revision {}", base.0, have.0)
+                write!(f, "the delta starts at revision {}, but the replica is at revision {}", base.0, have.0)
             }
-            Self::NoSuchStack => write!(f, "a delta names a slot that holds nothing here"),
+            Self::NoSuchStack => write!(f, "the delta changes a slot that is empty or does not exist"),
             Self::WrongDigest { expected, have } => {
-                write!(f, "the digest should be {expected:08x} and is {have:08x}")
+                write!(f, "digest mismatch: expected {expected:08x}, got {have:08x}")
             }
         }
     }
@@ -41,8 +42,12 @@ impl fmt::Display for Desync {
 impl std::error::Error for Desync {}
 
 impl Replica {
-    /// The replica after a frame; `before` stays as it is when the frame does not fit. A delta fits a replica anywhere from
-    /// its base to its end; one that is past its end has no use for it.
+    /// Returns the replica after a frame. A delta applies to a replica at any revision from the delta's base to its
+    /// revision; a replica that is already past it is returned unchanged.
+    ///
+    /// # Errors
+    ///
+    /// A [`Desync`] if the frame does not apply to the replica or the digest does not match.
     pub fn apply(before: Option<&Self>, frame: &InventoryFrame) -> Result<Self, Desync> {
         let after = match frame.body {
             FrameBody::Full { epoch, revision, slots, .. } => {

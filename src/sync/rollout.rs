@@ -1,8 +1,8 @@
-//! How streams are paced and what they carry, changeable while the service runs, for a part of the players at a time.
+//! The rollout: how streams are served, for a percentage of players, changeable at runtime.
 //!
-//! A player is in one of a hundred buckets for good, by a stable hash of its name; a flag of `p` percent is on for the
-//! buckets below `p`. So raising a percentage only adds players, and the same ones are in after a restart. With all flags
-//! off everything is sent as the old game did it, all slots at once for every change: that is the rollback.
+//! A stable hash of its name assigns each player to one of 100 buckets. A flag at `p` percent is on for the buckets
+//! below `p`. Raising a percentage therefore only adds players, and a restart keeps the same players. With all flags
+//! off, every change is immediately sent as a full state, as the old game did; this is the rollback.
 
 use super::pacer::Windows;
 use super::subscription::SyncSettings;
@@ -11,30 +11,33 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// A share of the players: 0 to 100.
+/// A percentage of players, 0 to 100.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Percent(u8);
 
-/// Where a player is among all: 0 to 99.
+/// The bucket of a player, 0 to 99.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bucket(u8);
 
+/// How streams are served, and for which players.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rollout {
-    /// Who gets changed slots instead of all.
+    /// Players that get deltas instead of full states.
     pub delta: Percent,
-    /// Whose changes wait for more in the windows, instead of going out at once.
+    /// Players whose syncs are debounced by the windows instead of being sent immediately.
     pub debounce: Percent,
-    /// Whose confirmed predictions need no frame.
+    /// Players that get no frame for a confirmed prediction.
     pub prediction: Percent,
-    /// Who is sent the old way, whatever the other flags say, while what the new way would send is computed and checked.
+    /// Players in shadow mode: they get immediate full states regardless of the other flags, while the service computes
+    /// and verifies what it would send with all features enabled.
     pub shadow: Percent,
-    /// The windows of those who have `debounce`.
+    /// The debounce windows of players with `debounce`.
     pub windows: Windows,
-    /// For those who have `delta`: a frame with more changed slots is sent full.
+    /// Maximum number of changed slots in a delta, for players with `delta`; more are sent as a full state.
     pub delta_slots_max: usize,
-    /// Syncs for each player in any second at most, over all its streams; 0 is no limit.
+    /// Maximum number of syncs for each player in any second, across all its streams; 0 is no limit.
     pub syncs_per_second: u32,
+    /// A stream sends a heartbeat after it has sent nothing for this long.
     pub heartbeat: Duration,
 }
 
@@ -42,13 +45,13 @@ pub struct Rollout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamMode {
     pub sync: SyncSettings,
-    /// What is only computed and compared.
+    /// The settings of the shadow subscription, whose frames are computed and verified but not sent.
     pub shadow: Option<SyncSettings>,
 }
 
-/// What can be set, by the names that the wire, the file and the command line share.
+/// The values of a rollout, under the names that the wire, the settings file and the command line share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Field {
+pub enum RolloutField {
     DeltaPercent,
     DebouncePercent,
     PredictionPercent,
@@ -61,10 +64,10 @@ pub enum Field {
     HeartbeatMs,
 }
 
-/// Why a value cannot be set.
+/// A value that is out of its field's bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutOfBounds {
-    pub field: Field,
+    pub field: RolloutField,
     pub value: u64,
 }
 
@@ -87,11 +90,11 @@ impl Percent {
 
 impl Bucket {
     pub fn of(name: &str) -> Self {
-        // Less than 100: it fits.
+        // The remainder is less than 100 and fits in a u8.
         Self((Fingerprint::of(name.as_bytes()).0 % 100) as u8)
     }
 
-    /// Of a stream: by its player, or else by its session, or else by who opened it.
+    /// Returns the bucket of a stream: by its player, or else by its session, or else by its caller.
     pub fn of_stream(player: Option<&PlayerId>, session: Option<&SessionId>, caller: &Caller) -> Self {
         let name = player.map(PlayerId::as_str).or(session.map(SessionId::as_str));
         Self::of(name.unwrap_or(caller.as_str()))
@@ -99,7 +102,7 @@ impl Bucket {
 }
 
 impl Default for Rollout {
-    /// Everything on, for all.
+    /// All features on for all players.
     fn default() -> Self {
         let SyncSettings { windows, delta_slots_max, heartbeat, .. } = SyncSettings::default();
         Self {
@@ -116,7 +119,7 @@ impl Default for Rollout {
 }
 
 impl Rollout {
-    /// Every player is served in this one way.
+    /// Serves every player with these settings.
     pub fn for_all(sync: SyncSettings) -> Self {
         let all_or_none = |all: bool| if all { Percent::ALL } else { Percent::NONE };
         Self {
@@ -129,7 +132,7 @@ impl Rollout {
         }
     }
 
-    /// All flags off: as the old game did it.
+    /// All flags off: every change is immediately sent as a full state, as the old game did.
     pub fn immediate_full() -> Self {
         let off = Percent::NONE;
         Self { delta: off, debounce: off, prediction: off, shadow: off, ..Self::default() }
@@ -137,7 +140,7 @@ impl Rollout {
 
     pub fn settings_for(&self, bucket: Bucket) -> StreamMode {
         if self.shadow.includes(bucket) {
-            // All of the new way, for it is looked at before any of its flags is on.
+            // The shadow enables all features, because it is evaluated before any flag is on.
             return StreamMode {
                 sync: self.settings(false, false, false),
                 shadow: Some(self.settings(true, true, true)),
@@ -148,8 +151,12 @@ impl Rollout {
         StreamMode { sync: self.settings(delta, debounce, prediction), shadow: None }
     }
 
-    /// With some values set anew, all of them or none; every value out of its bounds is told.
-    pub fn with(&self, values: impl IntoIterator<Item = (Field, u64)>) -> Result<Self, Vec<OutOfBounds>> {
+    /// Returns the rollout with these values changed, all or nothing.
+    ///
+    /// # Errors
+    ///
+    /// Every value that is out of bounds.
+    pub fn with(&self, values: impl IntoIterator<Item = (RolloutField, u64)>) -> Result<Self, Vec<OutOfBounds>> {
         let (mut next, mut problems) = (self.clone(), Vec::new());
         for (field, value) in values {
             if field.bounds().contains(&value) {
@@ -171,7 +178,7 @@ impl Rollout {
     }
 }
 
-impl Field {
+impl RolloutField {
     pub const ALL: [Self; 10] = [
         Self::DeltaPercent,
         Self::DebouncePercent,
@@ -185,7 +192,7 @@ impl Field {
         Self::HeartbeatMs,
     ];
 
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|field| field.name() == name)
     }
 
@@ -209,7 +216,7 @@ impl Field {
             Self::DeltaPercent | Self::DebouncePercent | Self::PredictionPercent | Self::ShadowPercent => 0..=100,
             Self::NewsMs | Self::EchoMs => 0..=60_000,
             Self::TickMs => 0..=1_000,
-            // To send every frame full is what `delta_percent` is for.
+            // To send only full states, set `delta_percent` to 0.
             Self::DeltaSlotsMax => 1..=1_024,
             Self::SyncsPerSecond => 0..=1_000,
             Self::HeartbeatMs => 100..=600_000,
@@ -231,7 +238,7 @@ impl Field {
         }
     }
 
-    /// `value` is within the bounds, so that it fits.
+    /// `value` must be within the bounds, so that it fits the field's type.
     fn write(self, rollout: &mut Rollout, value: u64) {
         match self {
             Self::DeltaPercent => rollout.delta = Percent(value as u8),
@@ -250,7 +257,7 @@ impl Field {
 
 impl fmt::Display for Rollout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, field) in Field::ALL.into_iter().enumerate() {
+        for (index, field) in RolloutField::ALL.into_iter().enumerate() {
             let gap = if index == 0 { "" } else { " " };
             write!(f, "{gap}{}={}", field.name(), field.read(self))?;
         }
@@ -261,7 +268,7 @@ impl fmt::Display for Rollout {
 impl fmt::Display for OutOfBounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, bounds) = (self.field.name(), self.field.bounds());
-        write!(f, "{name} must be {} to {}, not {}", bounds.start(), bounds.end(), self.value)
+        write!(f, "{name} must be {} to {}, got {}", bounds.start(), bounds.end(), self.value)
     }
 }
 
@@ -269,18 +276,18 @@ impl fmt::Display for OutOfBounds {
 mod tests {
     use super::*;
 
-    fn rollout(values: &[(Field, u64)]) -> Rollout {
-        Rollout::default().with(values.iter().copied()).expect("they are within bounds")
+    fn rollout(values: &[(RolloutField, u64)]) -> Rollout {
+        Rollout::default().with(values.iter().copied()).expect("the values are within bounds")
     }
 
     #[test]
-    fn a_name_is_in_the_same_bucket_for_ever() {
+    fn the_bucket_of_a_name_never_changes() {
         let buckets = ["steve", "alex", "", "Ünï", "player-199"].map(|name| Bucket::of(name).0);
-        assert_eq!(buckets, [27, 22, 89, 32, 59], "as computed by another implementation of the hash");
+        assert_eq!(buckets, [27, 22, 89, 32, 59], "computed by an independent implementation of the hash");
     }
 
     #[test]
-    fn every_bucket_is_used_about_as_often() {
+    fn names_are_distributed_evenly_over_the_buckets() {
         let mut used = [0; 100];
         (0..100_000).for_each(|n| used[usize::from(Bucket::of(&format!("player-{n}")).0)] += 1);
         assert!(used.iter().all(|times| (850..1_150).contains(times)), "{used:?}");
@@ -290,21 +297,21 @@ mod tests {
     fn raising_a_percentage_only_adds_players() {
         let names: Vec<_> = (0..500).map(|n| Bucket::of(&format!("player-{n}"))).collect();
         let with = |percent| -> Vec<bool> {
-            let rollout = rollout(&[(Field::DeltaPercent, percent)]);
+            let rollout = rollout(&[(RolloutField::DeltaPercent, percent)]);
             names.iter().map(|bucket| rollout.settings_for(*bucket).sync.delta_slots_max > 0).collect()
         };
         let mut before = with(0);
-        assert!(!before.contains(&true), "0 % is nobody");
+        assert!(!before.contains(&true), "0 % selects nobody");
         for percent in 1..=100 {
             let after = with(percent);
             assert!(before.iter().zip(&after).all(|(before, after)| before <= after), "{percent} %");
             before = after;
         }
-        assert!(!before.contains(&false), "100 % is everybody");
+        assert!(!before.contains(&false), "100 % selects everybody");
     }
 
     #[test]
-    fn a_stream_counts_for_its_player_or_its_session_or_its_caller() {
+    fn the_bucket_of_a_stream_is_that_of_its_player_or_session_or_caller() {
         let (player, session) = (PlayerId::new("steve").unwrap(), SessionId::new("tablet").unwrap());
         let caller = Caller::new("lobby").unwrap();
         assert_eq!(Bucket::of_stream(Some(&player), Some(&session), &caller), Bucket::of("steve"));
@@ -313,14 +320,14 @@ mod tests {
     }
 
     #[test]
-    fn all_off_is_what_the_old_game_did_and_all_on_is_the_default() {
+    fn all_flags_off_sends_immediate_full_states_and_all_flags_on_is_the_default() {
         let of = |rollout: Rollout| rollout.settings_for(Bucket(0));
         assert_eq!(of(Rollout::immediate_full()), StreamMode { sync: SyncSettings::immediate_full(), shadow: None });
         assert_eq!(of(Rollout::default()), StreamMode { sync: SyncSettings::default(), shadow: None });
     }
 
     #[test]
-    fn in_shadow_the_old_way_is_sent_and_all_of_the_new_way_computed() {
+    fn shadow_mode_sends_immediate_full_states_and_computes_all_features() {
         let rollout = Rollout { shadow: Percent::ALL, ..Rollout::immediate_full() };
         let StreamMode { sync, shadow } = rollout.settings_for(Bucket(99));
         assert_eq!((sync, shadow), (SyncSettings::immediate_full(), Some(SyncSettings::default())));
@@ -328,25 +335,26 @@ mod tests {
     }
 
     #[test]
-    fn every_value_out_of_bounds_is_told_and_then_nothing_changes() {
+    fn every_value_out_of_bounds_is_reported_and_nothing_changes() {
         let before = Rollout::default();
-        let values = [(Field::ShadowPercent, 101), (Field::NewsMs, 50), (Field::HeartbeatMs, 0)];
-        let problems = before.with(values).expect_err("two are out of bounds");
-        let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        assert_eq!(told, ["shadow_percent must be 0 to 100, not 101", "heartbeat_ms must be 100 to 600000, not 0"]);
+        let values = [(RolloutField::ShadowPercent, 101), (RolloutField::NewsMs, 50), (RolloutField::HeartbeatMs, 0)];
+        let problems = before.with(values).expect_err("two values are out of bounds");
+        let messages: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        let expected = ["shadow_percent must be 0 to 100, got 101", "heartbeat_ms must be 100 to 600000, got 0"];
+        assert_eq!(messages, expected);
         assert_eq!(before, Rollout::default());
     }
 
     #[test]
-    fn every_field_is_written_where_it_is_read_at_both_ends_of_its_bounds() {
-        for field in Field::ALL {
-            assert_eq!(Field::named(field.name()), Some(field));
+    fn every_field_reads_back_the_value_written_at_both_bounds() {
+        for field in RolloutField::ALL {
+            assert_eq!(RolloutField::from_name(field.name()), Some(field));
             for value in [*field.bounds().start(), *field.bounds().end()] {
                 let set = rollout(&[(field, value)]);
                 assert_eq!(field.read(&set), value, "{}", field.name());
-                let others = Field::ALL.into_iter().filter(|other| *other != field);
+                let others = RolloutField::ALL.into_iter().filter(|other| *other != field);
                 let same = others.into_iter().all(|other| other.read(&set) == other.read(&Rollout::default()));
-                assert!(same, "{} changes nothing else", field.name());
+                assert!(same, "{} changes no other field", field.name());
             }
         }
     }

@@ -1,36 +1,37 @@
-//! One stream over several inventories, as a pure state machine: a cursor for each, and a pacer.
+//! A subscription to several inventories, as a pure state machine: a cursor for each inventory, and a pacer.
 //!
-//! The states handed in must be of one moment, so that a commit on several of them is never split. They are looked at
-//! anew whenever something may have changed; nothing is kept of them but cursors.
+//! The caller passes a consistent snapshot of all states, so that a commit on several inventories is never split. The
+//! subscription reads the states again whenever they may have changed and keeps only cursors.
 
 use super::access::ReadAccess;
 use super::frame::{Cursor, FrameBody, FullReason, InventoryFrame, frame_since, full_frame};
-use super::pacer::{Moment, Pacer, Waiting, Windows};
-use super::published::{Caused, Note, Published, Superseded, Verdict};
+use super::pacer::{Moment, Pacer, SyncTrigger, Windows};
+use super::published::{ChangeRecord, PredictionOutcome, Published, Superseded, TracedChange};
 use crate::domain::{Inventory, KeyTag, Revision, SessionId, Version};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The most slots of all inventories that are present on one stream together: a frame with a full
-/// [`crate::domain::Attributes`] in each still fits gRPC's default limit of 4 MiB a message.
+/// Maximum number of slots of all present inventories of one subscription: a frame with maximum-size
+/// [`crate::domain::Attributes`] in each slot still fits gRPC's default message limit of 4 MiB.
 pub const SUBSCRIPTION_SLOTS_MAX: usize = 3_072;
-/// The most inventories on one stream.
+/// Maximum number of inventories of one subscription.
 pub const SUBSCRIPTION_INVENTORIES_MAX: usize = 64;
-/// The most keys, and the most notices, that one frame names; beyond, the oldest are left out.
+/// Maximum number of covered keys and of notices in one frame; the oldest beyond that are left out.
 pub const NAMED_MAX: usize = 64;
 
-/// An inventory as published.
-pub type State = Arc<Published>;
+/// A shared published state of one inventory.
+pub type PublishedState = Arc<Published>;
 
+/// How a subscription is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncSettings {
     pub windows: Windows,
-    /// A frame with more changed slots is sent full; 0 sends every frame full.
+    /// Maximum number of changed slots in a delta; more are sent as a full state. 0 sends only full states.
     pub delta_slots_max: usize,
-    /// A confirmed prediction needs no frame.
+    /// Whether a confirmed prediction needs no frame.
     pub prediction: bool,
-    /// A stream on which nothing was sent for this long tells its revisions and digests.
+    /// The subscription sends a heartbeat after it has sent nothing for this long.
     pub heartbeat: Duration,
 }
 
@@ -42,102 +43,105 @@ impl Default for SyncSettings {
 }
 
 impl SyncSettings {
-    /// As the old game did it: every change at once, all slots.
+    /// Sends every change immediately as a full state, as the old game did.
     pub fn immediate_full() -> Self {
         Self { windows: Windows::NONE, delta_slots_max: 0, prediction: false, ..Self::default() }
     }
 }
 
-/// What a reader asks for when it opens a stream, and what it may read.
+/// What a reader requests when it subscribes, and what it may read.
 #[derive(Debug, Clone, Default)]
-pub struct Wishes {
-    /// For each inventory the cursor from which the reader resumes, if it has one.
+pub struct SubscribeOptions {
+    /// For each inventory, the cursor from which the reader resumes, if it has one.
     pub resume: Vec<Option<Cursor>>,
     pub session: Option<SessionId>,
-    /// Whether it wants to be told what kind of changes there were, by whom and why.
+    /// Whether to send notices: the kind, caller and reason of each change.
     pub notices: bool,
-    /// The states that are handed in are those that [`ReadAccess::visible`] gives.
+    /// What the reader may read. The caller must pass only states that [`ReadAccess::visible`] returned.
     pub access: ReadAccess,
 }
 
-/// The inventories of a subscription have more slots together than [`SUBSCRIPTION_SLOTS_MAX`].
+/// The inventories of a subscription together have more than [`SUBSCRIPTION_SLOTS_MAX`] slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooLarge {
     pub slots: usize,
 }
 
-/// One message of a stream. The position of an inventory is the one it had in the request.
+/// One message of a stream. An inventory is identified by its position in the request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Frame {
-    pub trigger: Waiting,
+    pub trigger: SyncTrigger,
     pub changed: Vec<(usize, InventoryFrame)>,
-    /// Inventories that do not exist for this reader, told once until they do.
+    /// Inventories that became absent for this reader; each is reported once until it is present again.
     pub absent: Vec<usize>,
-    /// The reader now has all that was there when it subscribed.
+    /// Set on the first frame: after it, the reader has the state as of its subscription.
     pub caught_up: bool,
-    /// The keys of the session's own mutations that this frame takes its reader past.
+    /// The keys of the session's own mutations that were pending before this frame and are part of the state after it.
     pub covered: Vec<KeyTag>,
-    pub notices: Vec<(usize, Arc<Note>)>,
+    pub notices: Vec<(usize, Arc<ChangeRecord>)>,
     pub notices_dropped: u64,
-    /// A heartbeat: the versions that the reader has.
+    /// In a heartbeat, the versions that the reader should have.
     pub versions: Vec<(usize, Version)>,
-    /// When the oldest change was published that the reader had not been sent; none of the first frame.
-    pub since: Option<Instant>,
-    /// The newest traced change among those that it had not been sent.
-    pub caused: Option<Caused>,
+    /// When the oldest change in this frame was published; `None` for the first frame.
+    pub stale_since: Option<Instant>,
+    /// The newest traced change in this frame.
+    pub traced: Option<TracedChange>,
 }
 
+/// The state machine of one subscription.
 #[derive(Debug)]
 pub struct Subscription {
     settings: SyncSettings,
     session: Option<SessionId>,
     wants_notices: bool,
     access: ReadAccess,
-    readers: Vec<Reader>,
+    watches: Vec<WatchState>,
     pacer: Pacer,
     caught_up: bool,
     sent_at: Option<Moment>,
     covered: VecDeque<KeyTag>,
-    notices: VecDeque<(usize, Arc<Note>)>,
+    notices: VecDeque<(usize, Arc<ChangeRecord>)>,
     notices_dropped: u64,
 }
 
-/// What the reader has of one inventory.
+/// The state of one watch: what the reader has of one inventory.
 #[derive(Debug)]
-struct Reader {
-    has: Has,
-    /// The revision that the stream itself has brought it to: what deltas on the wire are counted from.
-    told: Revision,
-    /// How many of the inventory's notes were looked at.
-    seen: u64,
-    /// What it has may be wrong.
-    wrong: bool,
-    /// Revisions since they were last asked for.
+struct WatchState {
+    cursor: WatchCursor,
+    /// The revision that the stream last sent; deltas on the wire are relative to it.
+    last_sent: Revision,
+    /// Number of the inventory's change records that were read.
+    records_seen: u64,
+    /// The reader's state may be wrong.
+    needs_correction: bool,
+    /// Number of revisions since the last call of [`Subscription::take_passed`].
     passed: u64,
-    /// The newest revision that is in `passed`.
-    counted: Option<Cursor>,
-    /// Of the newest state that it was seen to have wholly.
+    /// The newest revision that `passed` includes.
+    counted_to: Option<Cursor>,
+    /// When the newest state that the reader completely has was replaced.
     superseded: Superseded,
 }
 
+/// The state that the reader has of one inventory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Has {
-    Nothing,
+enum WatchCursor {
+    None,
     At(Cursor),
-    KnowsItIsAbsent,
+    /// The reader knows that the inventory is absent.
+    Absent,
 }
 
 impl Subscription {
-    pub fn new(settings: SyncSettings, wishes: Wishes) -> Self {
-        let readers = wishes.resume.into_iter().map(Reader::new).collect();
+    pub fn new(settings: SyncSettings, options: SubscribeOptions) -> Self {
+        let watches = options.resume.into_iter().map(WatchState::new).collect();
         let mut pacer = Pacer::default();
-        pacer.handle_waiting(Waiting::Initial);
+        pacer.handle_trigger(SyncTrigger::Initial);
         Self {
             settings,
-            session: wishes.session,
-            wants_notices: wishes.notices,
-            access: wishes.access,
-            readers,
+            session: options.session,
+            wants_notices: options.notices,
+            access: options.access,
+            watches,
             pacer,
             caught_up: false,
             sent_at: None,
@@ -147,51 +151,54 @@ impl Subscription {
         }
     }
 
-    /// Of a reader that has all that there is now.
-    pub fn join(settings: SyncSettings, wishes: Wishes, states: &[State]) -> Self {
+    /// Creates a subscription whose reader already has `states`.
+    pub fn join(settings: SyncSettings, options: SubscribeOptions, states: &[PublishedState]) -> Self {
         let resume = states.iter().map(|state| state.inventory.as_deref().map(Cursor::of)).collect();
-        let mut this = Self::new(settings, Wishes { resume, ..wishes });
-        for reader in this.readers.iter_mut().filter(|reader| reader.has == Has::Nothing) {
-            reader.has = Has::KnowsItIsAbsent;
+        let mut this = Self::new(settings, SubscribeOptions { resume, ..options });
+        for watch in this.watches.iter_mut().filter(|watch| watch.cursor == WatchCursor::None) {
+            watch.cursor = WatchCursor::Absent;
         }
         this
     }
 
-    /// Holds from the next frame on.
+    /// Changes the settings from the next frame on.
     pub fn handle_settings(&mut self, settings: SyncSettings) {
         self.settings = settings;
     }
 
-    /// The inventories may have new states; `states` are in the order of the request and of one moment.
-    pub fn handle_states(&mut self, states: &[State]) {
+    /// Handles new states: a consistent snapshot of all inventories, in the order of the request.
+    pub fn handle_states(&mut self, states: &[PublishedState]) {
         if !self.caught_up {
             return;
         }
-        let mut waiting = Waiting::Nothing;
+        let mut trigger = SyncTrigger::None;
         for (position, state) in states.iter().enumerate() {
-            self.read_notes(position, state);
-            let reader = &mut self.readers[position];
-            reader.count(state);
-            let of_this = reader.waiting(state, self.session.as_ref());
-            if of_this == Waiting::Nothing {
-                reader.superseded.clone_from(state.superseded());
+            self.read_records(position, state);
+            let watch = &mut self.watches[position];
+            watch.count_revisions(state);
+            let due = watch.trigger(state, self.session.as_ref());
+            if due == SyncTrigger::None {
+                watch.superseded.clone_from(state.superseded());
             }
-            waiting = waiting.max(of_this);
+            trigger = trigger.max(due);
         }
-        self.pacer.handle_waiting(waiting);
+        self.pacer.handle_trigger(trigger);
     }
 
-    /// When to call [`Self::poll_frame`] at the latest, if nothing changes until then.
+    /// Returns the latest time for the next call of [`Self::poll_frame`], if nothing changes until then.
     pub fn poll_timeout(&self, now: Moment) -> Moment {
         self.pacer.poll_timeout(now, &self.settings.windows).unwrap_or_else(|| self.heartbeat_at(now))
     }
 
-    /// The frame that is due now, if one is. `states` is asked only then. An error is final: the stream has to end, since a
-    /// frame might be larger than a message may be.
+    /// Returns the frame that is due now, if any. Calls `states` only if a frame may be due.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`] if a frame could exceed the message limit. The error is final: the stream must end.
     pub fn poll_frame(
         &mut self,
         now: Moment,
-        mut states: impl FnMut() -> Vec<State>,
+        mut states: impl FnMut() -> Vec<PublishedState>,
     ) -> Result<Option<Frame>, TooLarge> {
         if self.pacer.is_due(now, &self.settings.windows) {
             let states = states();
@@ -202,25 +209,25 @@ impl Subscription {
                 self.sent_at = Some(now);
                 return Ok(Some(frame));
             }
-            self.pacer.handle_waiting(Waiting::Nothing);
+            self.pacer.handle_trigger(SyncTrigger::None);
         }
-        if self.pacer.waiting() > Waiting::Nothing || self.heartbeat_at(now) > now {
+        if self.pacer.trigger() > SyncTrigger::None || self.heartbeat_at(now) > now {
             return Ok(None);
         }
         let states = states();
         self.handle_states(&states);
-        if self.pacer.waiting() > Waiting::Nothing {
-            // Something has changed after all, and will be sent when it is due.
+        if self.pacer.trigger() > SyncTrigger::None {
+            // The states changed in the meantime; the change is sent when it is due.
             return Ok(None);
         }
         self.sent_at = Some(now);
         Ok(Some(Frame { versions: versions(&states), ..Frame::default() }))
     }
 
-    /// For each inventory the revisions that the reader was taken past since the last call, with or without a frame:
-    /// what immediate full syncs would have sent.
+    /// Returns, for each inventory, the number of revisions that the reader has advanced past since the last call, with
+    /// or without a frame: the number of immediate full syncs that were avoided or sent.
     pub fn take_passed(&mut self) -> impl Iterator<Item = (usize, u64)> {
-        let passed = self.readers.iter_mut().map(|reader| std::mem::take(&mut reader.passed));
+        let passed = self.watches.iter_mut().map(|watch| std::mem::take(&mut watch.passed));
         passed.enumerate().filter(|(_, revisions)| *revisions > 0)
     }
 
@@ -228,55 +235,55 @@ impl Subscription {
         self.sent_at.unwrap_or(now) + self.settings.heartbeat
     }
 
-    fn read_notes(&mut self, position: usize, state: &State) {
-        let reader = &mut self.readers[position];
-        // Between two looks the inventory may have been another's, which this reader must not learn.
-        let hidden = if self.access.is_restricted() { state.noted_before_epoch() } else { 0 };
-        let (lost, notes) = state.notes_since(reader.seen.max(hidden));
-        reader.seen = state.noted();
-        // Among those lost there may be a correction.
-        reader.wrong |= lost > 0 && self.session.is_some();
+    fn read_records(&mut self, position: usize, state: &PublishedState) {
+        let watch = &mut self.watches[position];
+        // Another player may have owned the inventory in an earlier epoch; this reader must not learn of those changes.
+        let hidden = if self.access.is_restricted() { state.records_before_epoch() } else { 0 };
+        let (lost, records) = state.records_since(watch.records_seen.max(hidden));
+        watch.records_seen = state.records_total();
+        // The lost records may include a correction.
+        watch.needs_correction |= lost > 0 && self.session.is_some();
         self.notices_dropped += if self.wants_notices { lost } else { 0 };
-        for note in notes {
-            if note.session.is_some() && note.session == self.session {
-                reader.handle_verdict(note, self.settings.prediction);
-                if note.verdict != Verdict::Refused && !self.covered.contains(&note.key) {
-                    push_bounded(&mut self.covered, note.key);
+        for record in records {
+            if record.session.is_some() && record.session == self.session {
+                watch.handle_record(record, self.settings.prediction);
+                if record.outcome != PredictionOutcome::Correction && !self.covered.contains(&record.key) {
+                    push_bounded(&mut self.covered, record.key);
                 }
             }
             if self.wants_notices {
-                self.notices_dropped += push_bounded(&mut self.notices, (position, note.clone()));
+                self.notices_dropped += push_bounded(&mut self.notices, (position, record.clone()));
             }
         }
     }
 
-    fn changes(&mut self, states: &[State]) -> Option<Frame> {
+    fn changes(&mut self, states: &[PublishedState]) -> Option<Frame> {
         let initial = !self.caught_up;
-        let mut frame = Frame { trigger: self.pacer.waiting(), caught_up: initial, ..Frame::default() };
-        for (position, (reader, state)) in self.readers.iter_mut().zip(states).enumerate() {
+        let mut frame = Frame { trigger: self.pacer.trigger(), caught_up: initial, ..Frame::default() };
+        for (position, (watch, state)) in self.watches.iter_mut().zip(states).enumerate() {
             if initial {
-                reader.seen = state.noted();
-                // Also for one that resumes and misses nothing, which gets no frame.
-                reader.counted = state.inventory.as_deref().map(Cursor::of);
+                watch.records_seen = state.records_total();
+                // This also covers a reader that resumes and misses nothing, which gets no frame.
+                watch.counted_to = state.inventory.as_deref().map(Cursor::of);
             }
             match &state.inventory {
-                None if reader.has == Has::KnowsItIsAbsent => {
-                    reader.superseded.clone_from(state.superseded());
+                None if watch.cursor == WatchCursor::Absent => {
+                    watch.superseded.clone_from(state.superseded());
                     continue;
                 }
                 None => {
                     frame.absent.push(position);
-                    (reader.has, reader.told, reader.wrong) = (Has::KnowsItIsAbsent, Revision(0), false);
+                    (watch.cursor, watch.last_sent, watch.needs_correction) = (WatchCursor::Absent, Revision(0), false);
                 }
                 Some(inventory) => {
-                    let Some(part) = reader.frame(inventory, &self.settings) else {
-                        reader.superseded.clone_from(state.superseded());
+                    let Some(part) = watch.frame(inventory, &self.settings) else {
+                        watch.superseded.clone_from(state.superseded());
                         continue;
                     };
                     frame.changed.push((position, part));
                 }
             }
-            frame.date(reader, state);
+            frame.add_age(watch, state);
         }
         self.caught_up = true;
         if !initial && !frame.is_sync() {
@@ -290,82 +297,92 @@ impl Subscription {
 }
 
 impl Frame {
-    /// Whether it carries a change: what is paced, limited and counted.
+    /// Returns whether the frame is a sync: it carries a change, and is paced, limited and counted.
     pub fn is_sync(&self) -> bool {
         !self.changed.is_empty() || !self.absent.is_empty()
     }
 
-    /// Whether it carries only the versions of all inventories that are present.
+    /// Returns whether the frame is a heartbeat: it carries only the versions of present inventories.
     pub fn is_heartbeat(&self) -> bool {
         !self.is_sync() && !self.caught_up
     }
 
-    /// Notes what of the state is new to the reader, who has it from now on.
-    fn date(&mut self, reader: &mut Reader, state: &State) {
-        if let Some(since) = reader.superseded.at() {
-            self.since = Some(self.since.map_or(since, |other| other.min(since)));
-            let unsent = state.caused().filter(|caused| caused.at >= since);
-            self.caused = self.caused.into_iter().chain(unsent).max_by_key(|caused| caused.at);
+    /// Records the age and trace of the changes that this frame sends to the reader.
+    fn add_age(&mut self, watch: &mut WatchState, state: &PublishedState) {
+        if let Some(stale_since) = watch.superseded.at() {
+            self.stale_since = Some(self.stale_since.map_or(stale_since, |other| other.min(stale_since)));
+            let unsent = state.traced().filter(|traced| traced.at >= stale_since);
+            self.traced = self.traced.into_iter().chain(unsent).max_by_key(|traced| traced.at);
         }
-        reader.superseded.clone_from(state.superseded());
+        watch.superseded.clone_from(state.superseded());
     }
 }
 
-impl Reader {
+impl WatchState {
     fn new(resume: Option<Cursor>) -> Self {
-        let has = resume.map_or(Has::Nothing, Has::At);
-        let told = resume.map_or(Revision(0), |cursor| cursor.revision);
-        Self { has, told, seen: 0, wrong: false, passed: 0, counted: None, superseded: Superseded::default() }
-    }
-
-    fn handle_verdict(&mut self, note: &Note, prediction: bool) {
-        match (note.verdict, self.has) {
-            (Verdict::Mispredicted | Verdict::Refused, _) => self.wrong = true,
-            (Verdict::Confirmed, Has::At(cursor)) if prediction && cursor.epoch == note.epoch => {
-                // It has the whole state of that revision, whatever it had before.
-                self.wrong = false;
-                self.has = Has::At(Cursor { revision: note.revision.max(cursor.revision), ..cursor });
-            }
-            (Verdict::Confirmed | Verdict::Committed, _) => {}
+        let cursor = resume.map_or(WatchCursor::None, WatchCursor::At);
+        let last_sent = resume.map_or(Revision(0), |cursor| cursor.revision);
+        Self {
+            cursor,
+            last_sent,
+            records_seen: 0,
+            needs_correction: false,
+            passed: 0,
+            counted_to: None,
+            superseded: Superseded::default(),
         }
     }
 
-    fn waiting(&self, state: &State, session: Option<&SessionId>) -> Waiting {
-        match (&state.inventory, self.has) {
-            (None, Has::KnowsItIsAbsent) => Waiting::Nothing,
-            (None, Has::Nothing | Has::At(_)) | (Some(_), Has::Nothing | Has::KnowsItIsAbsent) => Waiting::News,
-            (Some(_), Has::At(_)) if self.wrong => Waiting::Correction,
-            (Some(inventory), Has::At(cursor)) if Cursor::of(inventory) == cursor => Waiting::Nothing,
-            (Some(inventory), Has::At(cursor)) => {
-                let of_others = state.news_at(session) > cursor.revision || inventory.epoch != cursor.epoch;
-                if of_others { Waiting::News } else { Waiting::Echo }
+    fn handle_record(&mut self, record: &ChangeRecord, prediction: bool) {
+        match (record.outcome, self.cursor) {
+            (PredictionOutcome::Mispredicted | PredictionOutcome::Correction, _) => self.needs_correction = true,
+            (PredictionOutcome::Confirmed, WatchCursor::At(cursor)) if prediction && cursor.epoch == record.epoch => {
+                // The reader has the complete state of that revision, whatever it had before.
+                self.needs_correction = false;
+                self.cursor = WatchCursor::At(Cursor { revision: record.revision.max(cursor.revision), ..cursor });
+            }
+            (PredictionOutcome::Confirmed | PredictionOutcome::Unpredicted, _) => {}
+        }
+    }
+
+    fn trigger(&self, state: &PublishedState, session: Option<&SessionId>) -> SyncTrigger {
+        match (&state.inventory, self.cursor) {
+            (None, WatchCursor::Absent) => SyncTrigger::None,
+            (None, WatchCursor::None | WatchCursor::At(_)) | (Some(_), WatchCursor::None | WatchCursor::Absent) => {
+                SyncTrigger::News
+            }
+            (Some(_), WatchCursor::At(_)) if self.needs_correction => SyncTrigger::Correction,
+            (Some(inventory), WatchCursor::At(cursor)) if Cursor::of(inventory) == cursor => SyncTrigger::None,
+            (Some(inventory), WatchCursor::At(cursor)) => {
+                let is_news = state.news_at(session) > cursor.revision || inventory.epoch != cursor.epoch;
+                if is_news { SyncTrigger::News } else { SyncTrigger::Echo }
             }
         }
     }
 
-    /// What brings the reader up to date; none if it is.
+    /// Returns the changes that bring the reader up to date, or `None` if it is.
     fn frame(&mut self, inventory: &Inventory, settings: &SyncSettings) -> Option<InventoryFrame> {
-        let cursor = match self.has {
-            Has::At(cursor) => Some(cursor),
-            Has::Nothing | Has::KnowsItIsAbsent => None,
+        let cursor = match self.cursor {
+            WatchCursor::At(cursor) => Some(cursor),
+            WatchCursor::None | WatchCursor::Absent => None,
         };
-        let mut part = if self.wrong && cursor.is_some() {
+        let mut part = if self.needs_correction && cursor.is_some() {
             full_frame(inventory.epoch, &inventory.contents, FullReason::Correction)
         } else {
             frame_since(inventory, cursor, settings.delta_slots_max)?
         };
-        if let FrameBody::Delta { told, .. } = &mut part.body {
-            *told = self.told;
+        if let FrameBody::Delta { last_sent, .. } = &mut part.body {
+            *last_sent = self.last_sent;
         }
         let now = Cursor::of(inventory);
-        (self.has, self.told, self.wrong) = (Has::At(now), now.revision, false);
-        self.counted.get_or_insert(now);
+        (self.cursor, self.last_sent, self.needs_correction) = (WatchCursor::At(now), now.revision, false);
+        self.counted_to.get_or_insert(now);
         Some(part)
     }
 
-    fn count(&mut self, state: &State) {
+    fn count_revisions(&mut self, state: &PublishedState) {
         let Some(now) = state.inventory.as_deref().map(Cursor::of) else { return };
-        let before = self.counted.replace(now);
+        let before = self.counted_to.replace(now);
         self.passed += match before {
             Some(before) if before.epoch == now.epoch => now.revision.0.saturating_sub(before.revision.0),
             Some(_) | None => 0,
@@ -373,7 +390,7 @@ impl Reader {
     }
 }
 
-/// Gives back how many were pushed out.
+/// Appends to a bounded queue; returns how many old entries were dropped (0 or 1).
 fn push_bounded<T>(queue: &mut VecDeque<T>, one: T) -> u64 {
     let full = queue.len() == NAMED_MAX;
     if full {
@@ -383,14 +400,14 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, one: T) -> u64 {
     u64::from(full)
 }
 
-/// Whether a frame with all slots of these states fits one message.
-pub fn check_size(states: &[State]) -> Result<(), TooLarge> {
+/// Checks that a frame with all slots of these states fits in one message.
+pub fn check_size(states: &[PublishedState]) -> Result<(), TooLarge> {
     let present = states.iter().filter_map(|state| state.inventory.as_deref());
     let slots = present.map(|inventory| inventory.contents.slots().len()).sum();
     if slots > SUBSCRIPTION_SLOTS_MAX { Err(TooLarge { slots }) } else { Ok(()) }
 }
 
-fn versions(states: &[State]) -> Vec<(usize, Version)> {
-    let version = |(position, state): (usize, &State)| Some((position, state.inventory.as_ref()?.version()));
+fn versions(states: &[PublishedState]) -> Vec<(usize, Version)> {
+    let version = |(position, state): (usize, &PublishedState)| Some((position, state.inventory.as_ref()?.version()));
     states.iter().enumerate().filter_map(version).collect()
 }

@@ -3,7 +3,7 @@
 use super::instruments::Instruments;
 use super::spans::{Spans, remote};
 use crate::statistics::MutationOutcome;
-use crate::sync::Cause;
+use crate::sync::TraceContext;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Histogram;
 use opentelemetry::trace::{Span as _, Status};
@@ -27,7 +27,7 @@ impl CommitTelemetry {
     }
 
     /// The commit loop has taken up a call that is traced by `call`.
-    pub fn begin(&self, call: Cause) -> Option<CommitSpan> {
+    pub fn begin(&self, call: TraceContext) -> Option<CommitSpan> {
         self.spans.internal("commit", &remote(call), None, []).map(CommitSpan)
     }
 
@@ -41,7 +41,7 @@ impl CommitTelemetry {
 }
 
 impl CommitSpan {
-    pub fn cause(&self) -> Cause {
+    pub fn cause(&self) -> TraceContext {
         super::spans::cause(self.0.span_context())
     }
 

@@ -3,7 +3,7 @@
 use super::instruments::{Instruments, trigger};
 use super::spans::{Spans, remote};
 use crate::statistics::FrameKind;
-use crate::sync::{Cause, Caused, Waiting};
+use crate::sync::{SyncTrigger, TraceContext, TracedChange};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Histogram;
 use opentelemetry::trace::{Link, Span as _};
@@ -15,39 +15,39 @@ pub struct FrameTelemetry {
     age: Option<Histogram<f64>>,
     spans: Spans,
     /// What the stream's own call is traced by.
-    call: Option<Cause>,
+    call: Option<TraceContext>,
 }
 
 /// A frame with changes that is handed to the transport.
 #[derive(Debug, Clone, Copy)]
 pub struct FrameSent {
     pub kind: FrameKind,
-    pub trigger: Waiting,
+    pub trigger: SyncTrigger,
     pub bytes: u64,
     pub inventories: usize,
     /// When the oldest change was published that the reader had not been sent, if there was one.
-    pub since: Option<Instant>,
-    pub caused: Option<Caused>,
+    pub stale_since: Option<Instant>,
+    pub traced: Option<TracedChange>,
 }
 
 impl FrameTelemetry {
-    pub(super) fn new(instruments: &Instruments, spans: &Spans, call: Option<Cause>) -> Self {
+    pub(super) fn new(instruments: &Instruments, spans: &Spans, call: Option<TraceContext>) -> Self {
         Self { age: Some(instruments.frame_age.clone()), spans: spans.clone(), call }
     }
 
     /// Gives back how old the oldest change in the frame is.
     pub fn sent(&self, frame: &FrameSent) -> Duration {
-        let age = frame.since.map(|since| since.elapsed());
+        let age = frame.stale_since.map(|stale_since| stale_since.elapsed());
         if let (Some(histogram), Some(age)) = (&self.age, age) {
             histogram.record(age.as_secs_f64(), &[KeyValue::new("trigger", trigger(frame.trigger))]);
         }
-        if let Some(caused) = frame.caused {
-            self.trace(frame, caused);
+        if let Some(traced) = frame.traced {
+            self.trace(frame, traced);
         }
         age.unwrap_or_default()
     }
 
-    fn trace(&self, frame: &FrameSent, Caused { at, cause }: Caused) {
+    fn trace(&self, frame: &FrameSent, TracedChange { at, trace }: TracedChange) {
         let attributes = [
             KeyValue::new("slotcast.frame.kind", frame.kind.name()),
             KeyValue::new("slotcast.frame.trigger", trigger(frame.trigger)),
@@ -56,7 +56,7 @@ impl FrameTelemetry {
         ];
         // Since the commit, whatever the wall clock has done in between.
         let began = SystemTime::now() - at.elapsed();
-        let Some(mut span) = self.spans.internal("frame", &remote(cause), Some(began), attributes) else { return };
+        let Some(mut span) = self.spans.internal("frame", &remote(trace), Some(began), attributes) else { return };
         if let Some(call) = self.call {
             let Link { span_context, attributes, .. } = Link::with_context(remote(call));
             span.add_link(span_context, attributes);

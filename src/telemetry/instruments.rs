@@ -1,6 +1,6 @@
 //! The histograms, which are recorded where it happens. All other meters are read from plain counters: [`super::meters`].
 
-use crate::sync::Waiting;
+use crate::sync::SyncTrigger;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Histogram, Meter};
 use std::time::Duration;
@@ -101,12 +101,12 @@ pub(super) fn record_call(
 }
 
 /// Why a frame was sent, in one word.
-pub(super) fn trigger(waiting: Waiting) -> &'static str {
-    match waiting {
-        Waiting::Initial => "initial",
+pub(super) fn trigger(trigger: SyncTrigger) -> &'static str {
+    match trigger {
+        SyncTrigger::Initial => "initial",
         // A frame with changes is always triggered by something.
-        Waiting::News | Waiting::Nothing => "news",
-        Waiting::Echo => "echo",
-        Waiting::Correction => "correction",
+        SyncTrigger::News | SyncTrigger::None => "news",
+        SyncTrigger::Echo => "echo",
+        SyncTrigger::Correction => "correction",
     }
 }

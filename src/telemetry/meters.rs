@@ -6,7 +6,7 @@ use super::Exporters;
 use super::instruments::trigger;
 use super::settings::TelemetrySettings;
 use crate::statistics::{
-    CommitFailure, EngineCounts, MutationOutcome, Refused, Reloads, RpcStatistics, StreamStatistics,
+    CommitFailure, ConnectionRefusal, EngineCounts, MutationOutcome, Reloads, RpcStatistics, StreamStatistics,
     TransportStatistics,
 };
 use crate::store::StoreUsage;
@@ -224,7 +224,7 @@ impl List<'_> {
         let read = transport.clone();
         let refused = "Connections that were not served.";
         self.counter("slotcast.connections.refused", "{connection}", refused, move |counter| {
-            for refused in Refused::ALL {
+            for refused in ConnectionRefusal::ALL {
                 counter.observe(read.refused(refused), &[KeyValue::new("reason", refused.reason())]);
             }
         });
@@ -240,7 +240,7 @@ impl List<'_> {
     fn reloads(&self, reloads: [(&'static str, Arc<Reloads>); 3]) {
         self.counter("slotcast.reloads", "{reload}", "Files that were read again.", move |counter| {
             for (what, reloads) in &reloads {
-                for (outcome, count) in [("ok", reloads.taken()), ("failed", reloads.refused())] {
+                for (outcome, count) in [("ok", reloads.succeeded()), ("failed", reloads.failed())] {
                     counter.observe(count, &[KeyValue::new("what", *what), KeyValue::new("outcome", outcome)]);
                 }
             }

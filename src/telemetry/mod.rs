@@ -22,7 +22,7 @@ pub use settings::{AccessLogMode, LogFormat, LogSettings, OtlpSettings, Telemetr
 pub use spans::{CallContext, CallSpan, outgoing, trace_id};
 
 use crate::statistics::TransportStatistics;
-use crate::sync::Cause;
+use crate::sync::TraceContext;
 use instruments::Instruments;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Registry, TextEncoder};
@@ -93,7 +93,7 @@ impl Telemetry {
     }
 
     /// For one stream; `call` is what its own call is traced by.
-    pub fn frames(&self, call: Option<Cause>) -> FrameTelemetry {
+    pub fn frames(&self, call: Option<TraceContext>) -> FrameTelemetry {
         FrameTelemetry::new(&self.0.instruments, &self.0.spans, call)
     }
 

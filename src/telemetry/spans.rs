@@ -1,6 +1,6 @@
 //! Spans, and W3C trace context from callers and to services.
 
-use crate::sync::Cause;
+use crate::sync::TraceContext;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 use opentelemetry::trace::{
@@ -82,7 +82,7 @@ impl CallContext<'_> {
 }
 
 impl CallSpan {
-    pub fn cause(&self) -> Cause {
+    pub fn cause(&self) -> TraceContext {
         cause(self.0.span().span_context())
     }
 
@@ -140,12 +140,12 @@ pub fn outgoing() -> Vec<(&'static str, String)> {
     outgoing.0
 }
 
-pub(super) fn cause(context: &SpanContext) -> Cause {
-    Cause { trace_id: context.trace_id().to_bytes(), span_id: context.span_id().to_bytes() }
+pub(super) fn cause(context: &SpanContext) -> TraceContext {
+    TraceContext { trace_id: context.trace_id().to_bytes(), span_id: context.span_id().to_bytes() }
 }
 
 /// Only what is sampled is a cause.
-pub(super) fn remote(cause: Cause) -> SpanContext {
+pub(super) fn remote(cause: TraceContext) -> SpanContext {
     let (trace_id, span_id) = (TraceId::from_bytes(cause.trace_id), SpanId::from_bytes(cause.span_id));
     SpanContext::new(trace_id, span_id, TraceFlags::SAMPLED, true, TraceState::NONE)
 }
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn a_call_within_a_trace_names_it_and_one_without_names_none() {
         assert!(outgoing().is_empty());
-        let cause = Cause { trace_id: [0xab; 16], span_id: [0xcd; 8] };
+        let cause = TraceContext { trace_id: [0xab; 16], span_id: [0xcd; 8] };
         let _within = Context::new().with_remote_span_context(remote(cause)).attach();
         let traceparent = format!("00-{}-{}-01", "ab".repeat(16), "cd".repeat(8));
         assert_eq!(outgoing(), [("traceparent", traceparent)]);

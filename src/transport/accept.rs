@@ -3,7 +3,7 @@
 
 use super::admitted::Doorkeeper;
 use super::connection::{self, Common};
-use super::{BoxError, Refused, Serve, TransportSettings, TransportStatistics};
+use super::{BoxError, ConnectionRefusal, Serve, TransportSettings, TransportStatistics};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use socket2::SockRef;
@@ -82,7 +82,7 @@ where
             }
             Err(error) if concerns_one_connection(&error) => tracing::debug!(%error, "a connection was not accepted"),
             Err(error) => {
-                statistics.add_refused(Refused::Descriptors);
+                statistics.add_refused(ConnectionRefusal::Descriptors);
                 let wait = trouble.handle(&error, connections.len());
                 tokio::select! {
                     _ = draining.wait_for(|draining| *draining) => break,

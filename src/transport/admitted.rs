@@ -1,6 +1,6 @@
 //! How many connections there may be at once, and from one address.
 
-use super::{Refused, TransportSettings, TransportStatistics};
+use super::{ConnectionRefusal, TransportSettings, TransportStatistics};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,13 +28,13 @@ impl Doorkeeper {
     }
 
     /// Only the accept loop calls it, so nobody is let in between looking and counting.
-    pub fn admit(self: &Arc<Self>, peer: SocketAddr) -> Result<Admitted, Refused> {
+    pub fn admit(self: &Arc<Self>, peer: SocketAddr) -> Result<Admitted, ConnectionRefusal> {
         let refused = |reason, problem| {
             self.statistics.refuse(reason, peer, problem);
             Err(reason)
         };
         if self.connections_max > 0 && self.statistics.connections() >= u64::from(self.connections_max) {
-            return refused(Refused::Limit, "as many connections are open as limits.connections allows");
+            return refused(ConnectionRefusal::Limit, "as many connections are open as limits.connections allows");
         }
         let from = network(peer.ip());
         if self.per_address_max > 0 {
@@ -43,7 +43,7 @@ impl Doorkeeper {
             if *open >= self.per_address_max {
                 drop(counts);
                 return refused(
-                    Refused::AddressLimit,
+                    ConnectionRefusal::AddressLimit,
                     "as many are open from this address as limits.connections_per_address allows",
                 );
             }
@@ -101,15 +101,18 @@ mod tests {
         let admit = |text: &str| keeper.admit(SocketAddr::new(address(text), 1));
         let first = admit("10.0.0.1").expect("the first");
         let second = admit("::ffff:10.0.0.1").expect("the second");
-        assert_eq!(admit("10.0.0.1").err(), Some(Refused::AddressLimit), "both were the same address");
+        assert_eq!(admit("10.0.0.1").err(), Some(ConnectionRefusal::AddressLimit), "both were the same address");
         let third = admit("10.0.0.2").expect("another address");
-        assert_eq!(admit("10.0.0.3").err(), Some(Refused::Limit));
+        assert_eq!(admit("10.0.0.3").err(), Some(ConnectionRefusal::Limit));
         drop(first);
         let again = admit("10.0.0.1").expect("there is room again");
         drop((second, third, again));
         assert!(keeper.lock().is_empty(), "nothing is remembered of who is gone");
         assert_eq!(keeper.statistics.connections(), 0);
-        assert_eq!([Refused::Limit, Refused::AddressLimit].map(|why| keeper.statistics.refused(why)), [1, 1]);
+        assert_eq!(
+            [ConnectionRefusal::Limit, ConnectionRefusal::AddressLimit].map(|why| keeper.statistics.refused(why)),
+            [1, 1]
+        );
     }
 
     #[test]
@@ -118,7 +121,7 @@ mod tests {
         let _held = keeper.admit(SocketAddr::new(address("2001:db8:1:2::1"), 1)).expect("the first");
         assert_eq!(
             keeper.admit(SocketAddr::new(address("2001:db8:1:2:ffff::9"), 1)).err(),
-            Some(Refused::AddressLimit)
+            Some(ConnectionRefusal::AddressLimit)
         );
         assert!(keeper.admit(SocketAddr::new(address("2001:db8:1:3::1"), 1)).is_ok());
     }

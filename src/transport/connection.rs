@@ -4,7 +4,7 @@ use super::admitted::Admitted;
 use super::closing::Phase;
 use super::io::Watched;
 use super::service::{ConnectionService, Peer, PeerCertificate, UnderWay};
-use super::{BoxError, Refused, Serve, TransportSettings, TransportStatistics, plaintext, tls};
+use super::{BoxError, ConnectionRefusal, Serve, TransportSettings, TransportStatistics, plaintext, tls};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -106,7 +106,7 @@ pub(super) async fn run<S, B>(
         Ok(Err(error)) => error.to_string(),
         Err(_) => "not in time".to_owned(),
     };
-    common.statistics.refuse(Refused::Handshake, address, &problem);
+    common.statistics.refuse(ConnectionRefusal::Handshake, address, &problem);
 }
 
 /// With the certificate of this very moment.
@@ -139,7 +139,11 @@ impl Common {
         let ended = |ended: Result<(), BoxError>| {
             if let Err(error) = ended {
                 if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
-                    self.statistics.refuse(Refused::Preface, address, "neither HTTP/2 nor a request in HTTP/1.1");
+                    self.statistics.refuse(
+                        ConnectionRefusal::Preface,
+                        address,
+                        "neither HTTP/2 nor a request in HTTP/1.1",
+                    );
                 }
                 tracing::debug!(%address, error = &*error as &dyn std::error::Error, "a connection broke");
             }

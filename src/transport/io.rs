@@ -2,7 +2,7 @@
 //! other side takes what is sent to it.
 
 use super::connection::Life;
-use super::{Refused, TransportStatistics};
+use super::{ConnectionRefusal, TransportStatistics};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -54,7 +54,7 @@ impl<T> Watched<T> {
         let Some((_, end)) = &mut self.preface else { return Poll::Pending };
         ready!(end.as_mut().poll(context));
         let problem = "no request in time";
-        self.statistics.refuse(Refused::Preface, self.address, problem);
+        self.statistics.refuse(ConnectionRefusal::Preface, self.address, problem);
         Poll::Ready(io::Error::new(ErrorKind::TimedOut, problem))
     }
 

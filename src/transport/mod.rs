@@ -20,7 +20,7 @@ pub use service::{Peer, PeerCertificate};
 pub use settings::{TlsSettings, TransportSettings};
 pub use tls::TlsError;
 
-pub use crate::statistics::{Refused, TransportStatistics};
+pub use crate::statistics::{ConnectionRefusal, TransportStatistics};
 
 use bytes::Bytes;
 use http::{Request, Response};

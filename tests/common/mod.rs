@@ -95,11 +95,11 @@ impl TestServer {
     /// As a session, or with other wishes.
     pub async fn subscribe_as(
         &self,
-        wishes: v1::SubscribeInventoryRequest,
+        options: v1::SubscribeInventoryRequest,
         watches: &[(&str, Option<v1::Cursor>)],
     ) -> Subscriber {
         let watch = |(id, resume): &(&str, _)| v1::Watch { inventory_id: (*id).to_owned(), resume: *resume };
-        let request = v1::SubscribeInventoryRequest { inventories: watches.iter().map(watch).collect(), ..wishes };
+        let request = v1::SubscribeInventoryRequest { inventories: watches.iter().map(watch).collect(), ..options };
         let stream = self.client.rpc().subscribe_inventory(request).await.unwrap().into_inner();
         let mut subscriber = Subscriber::new(stream, watches.len());
         for (told, (_, resume)) in subscriber.told.iter_mut().zip(watches) {

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 /// Until the server, which looks every second, has taken or refused so many files.
 async fn reloads(verifier: &Verifier, wanted: (u64, u64)) {
     let begin = Instant::now();
-    while (verifier.reloads().taken(), verifier.reloads().refused()) != wanted {
+    while (verifier.reloads().succeeded(), verifier.reloads().failed()) != wanted {
         assert!(begin.elapsed() < Duration::from_secs(10), "{:?} instead of {wanted:?}", verifier.reloads());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -12,7 +12,7 @@ use slotcast::domain::{
     Attributes, Caller, Count, Epoch, Fingerprint, IdempotencyKey, InventoryId, ItemCode, ItemName, LayoutId, Mutation,
     NamedOperation, Operation, PlayerId, Revision, SessionId, Slot, Stack,
 };
-use slotcast::engine::{Call, Engine, EngineSettings};
+use slotcast::engine::{Engine, EngineSettings, MutationRequest};
 use slotcast::grpc::permit::{self, Permit};
 use slotcast::grpc::stream::{FrameStream, Opening};
 use slotcast::grpc::v1;
@@ -20,7 +20,7 @@ use slotcast::identity::{Role, Verifier};
 use slotcast::middleware::{FrameAge, Identity};
 use slotcast::statistics::StreamStatistics;
 use slotcast::store::Key;
-use slotcast::sync::{Bucket, Cursor, Field, Rollout, Wishes};
+use slotcast::sync::{Bucket, Cursor, Rollout, RolloutField, SubscribeOptions};
 use slotcast::telemetry::Telemetry;
 use slotcast::transport::Closing;
 use std::slice::from_ref;
@@ -58,7 +58,8 @@ impl World {
         let mutation = Mutation { operations: vec![operation], expected: vec![] };
         let payload = Fingerprint::of(&[]);
         let session = session.map(|session| SessionId::new(session).unwrap());
-        let call = Call { key, payload, mutation, session, predicted: vec![], reason: reason.into(), cause: None };
+        let call =
+            MutationRequest { key, payload, mutation, session, predicted: vec![], reason: reason.into(), trace: None };
         self.engine.mutate(call).await.unwrap();
         drop(committed);
         standing_still.await.unwrap().unwrap_err();
@@ -81,21 +82,21 @@ impl World {
         let (caller, player, role) = (verified.caller, verified.player, verified.role);
         assert_eq!(role, Role::Player);
         let identity = Identity { caller, player, role, expires: Some(verified.expires) };
-        let wishes = Wishes { resume: vec![None], notices: true, ..Wishes::default() };
-        self.open(&identity, &["steve"], wishes, Rollout::default(), Arc::default()).await
+        let options = SubscribeOptions { resume: vec![None], notices: true, ..SubscribeOptions::default() };
+        self.open(&identity, &["steve"], options, Rollout::default(), Arc::default()).await
     }
 
     async fn open(
         &self,
         identity: &Identity,
         names: &[&str],
-        wishes: Wishes,
+        options: SubscribeOptions,
         rollout: Rollout,
         statistics: Arc<StreamStatistics>,
     ) -> Messages {
         let opening = Opening {
             watched: self.engine.watch(names.iter().map(|name| id(name)).collect()).await.unwrap(),
-            wishes: Wishes { access: permit::access(identity).unwrap(), ..wishes },
+            options: SubscribeOptions { access: permit::access(identity).unwrap(), ..options },
             permit: Permit::of(identity),
             bucket: Bucket::of_stream(identity.player.as_ref(), None, &identity.caller),
             rollout: LiveRollout::new(rollout).subscribe(),
@@ -234,9 +235,10 @@ async fn told_of(
         Identity { caller: Caller::new("steve").unwrap(), player: Some(player), role: Role::Player, expires: None };
     let session = SessionId::new("mine").ok();
     let cursor = Cursor { epoch: Epoch::new(1).unwrap(), revision: Revision(7) };
-    let wishes = Wishes { resume: vec![None, Some(cursor)], session, notices: true, ..Wishes::default() };
+    let options =
+        SubscribeOptions { resume: vec![None, Some(cursor)], session, notices: true, ..SubscribeOptions::default() };
     let statistics = Arc::<StreamStatistics>::default();
-    let mut stream = world.open(&identity, &["bag", "chest"], wishes, rollout, statistics.clone()).await;
+    let mut stream = world.open(&identity, &["bag", "chest"], options, rollout, statistics.clone()).await;
     let (mut told, mut happenings) = (Vec::new(), happenings.iter().peekable());
     for ms in (0..60_000).step_by(10) {
         while let Some((_, operation)) = happenings.next_if(|(at, _)| *at <= ms) {
@@ -296,5 +298,5 @@ async fn a_player_cannot_tell_that_its_inventory_was_deleted_from_that_it_was_gi
 
 /// The old way is sent, while the new one is computed and compared.
 fn shadowed() -> Rollout {
-    Rollout::default().with([(Field::ShadowPercent, 100)]).unwrap()
+    Rollout::default().with([(RolloutField::ShadowPercent, 100)]).unwrap()
 }

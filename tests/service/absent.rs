@@ -69,8 +69,8 @@ async fn a_deletion_is_absent_without_a_revision_and_again_for_a_reader_that_res
 async fn a_service_that_asks_for_notices_is_told_who_deleted_an_inventory_and_with_which_revision() {
     let server = TestServer::start(at_once()).await;
     server.create("chest", "chest", &[]).await;
-    let wishes = v1::SubscribeInventoryRequest { notices: true, ..Default::default() };
-    let mut reader = server.subscribe_as(wishes, &[("chest", None)]).await;
+    let options = v1::SubscribeInventoryRequest { notices: true, ..Default::default() };
+    let mut reader = server.subscribe_as(options, &[("chest", None)]).await;
     reader.next().await;
     let epoch = server.version("chest").await.epoch;
     let context = v1::MutationContext { reason: "burned".into(), ..with_key("fire") };

@@ -19,8 +19,8 @@ async fn world() -> (TestServer, Subscriber) {
     let windows = Windows { news: Duration::ZERO, echo: FOR_EVER, tick: Duration::ZERO };
     let server = TestServer::start(SyncSettings { windows, ..SyncSettings::default() }).await;
     server.create("a", "chest", &[(0, "stone", 60)]).await;
-    let wishes = v1::SubscribeInventoryRequest { session: "mine".into(), ..v1::SubscribeInventoryRequest::default() };
-    let mut reader = server.subscribe_as(wishes, &[("a", None)]).await;
+    let options = v1::SubscribeInventoryRequest { session: "mine".into(), ..v1::SubscribeInventoryRequest::default() };
+    let mut reader = server.subscribe_as(options, &[("a", None)]).await;
     reader.next().await;
     (server, reader)
 }
@@ -137,8 +137,8 @@ async fn an_echo_waits_and_goes_along_with_news() {
 #[tokio::test]
 async fn a_frame_names_the_session_s_own_mutations_and_if_wished_all_that_happened() {
     let (server, _) = world().await;
-    let wishes = v1::SubscribeInventoryRequest { session: "mine".into(), notices: true, inventories: vec![] };
-    let mut reader = server.subscribe_as(wishes, &[("a", None)]).await;
+    let options = v1::SubscribeInventoryRequest { session: "mine".into(), notices: true, inventories: vec![] };
+    let mut reader = server.subscribe_as(options, &[("a", None)]).await;
     reader.next().await;
     let of_mine = v1::MutationContext { idempotency_key: "my-key".into(), reason: "dug up".into(), ..mine(None) };
     server.client.mutate(of_mine, add("a", "stone", 1)).await.unwrap();

@@ -1,9 +1,9 @@
 //! Every reason for which the service refuses, with its code and the details that go with it: callers rely on them.
 
 use slotcast::domain::{
-    Epoch, Guard, InventoryId, ItemCode, LayoutId, Rejection, RejectionCause, Revision, Slot, UnknownName, UnknownWhat,
+    Epoch, Guard, InventoryId, ItemCode, LayoutId, Rejection, RejectionCause, Revision, Slot, UnknownEntry, UnknownName,
 };
-use slotcast::engine::Refusal;
+use slotcast::engine::EngineError;
 use slotcast::grpc::convert::Invalid;
 use slotcast::grpc::status;
 use slotcast::store::StoreError;
@@ -39,25 +39,25 @@ fn causes() -> Vec<RejectionCause> {
     ]
 }
 
-fn refusals() -> Vec<Refusal> {
+fn refusals() -> Vec<EngineError> {
     let secret = || "/var/lib/secret.db".to_owned();
-    let rejected = causes().into_iter().map(|cause| Refusal::Rejected(Rejection { operation: 2, cause }));
+    let rejected = causes().into_iter().map(|cause| EngineError::Rejected(Rejection { operation: 2, cause }));
     let unknown = [
-        UnknownWhat::Item { id: "zinc".into() },
-        UnknownWhat::Recipe { id: "zinc_ingot".into() },
-        UnknownWhat::Layout { id: LayoutId::new("barrel").unwrap() },
+        UnknownEntry::Item { id: "zinc".into() },
+        UnknownEntry::Recipe { id: "zinc_ingot".into() },
+        UnknownEntry::Layout { id: LayoutId::new("barrel").unwrap() },
     ];
-    let unknown = unknown.map(|what| Refusal::UnknownName(UnknownName { operation: 2, stack: None, what }));
+    let unknown = unknown.map(|what| EngineError::UnknownName(UnknownName { operation: 2, stack: None, what }));
     let others = [
-        Refusal::KeyReused,
-        Refusal::KeyForgotten,
-        Refusal::KeyFromTheFuture { ahead_ms: 90_000 },
-        Refusal::QueueFull { retry_after: Duration::from_millis(250) },
-        Refusal::Store(StoreError::Full { detail: secret() }),
-        Refusal::Store(StoreError::Unavailable { detail: secret() }),
-        Refusal::Store(StoreError::Corrupt { detail: secret() }),
-        Refusal::Unknown,
-        Refusal::Stopped,
+        EngineError::KeyReused,
+        EngineError::KeyExpired,
+        EngineError::KeyFromTheFuture { ahead_ms: 90_000 },
+        EngineError::QueueFull { retry_after: Duration::from_millis(250) },
+        EngineError::Store(StoreError::Full { detail: secret() }),
+        EngineError::Store(StoreError::Unavailable { detail: secret() }),
+        EngineError::Store(StoreError::Corrupt { detail: secret() }),
+        EngineError::CommitUnknown,
+        EngineError::Stopped,
     ];
     rejected.chain(unknown).chain(others).collect()
 }

@@ -11,7 +11,7 @@ pub use place::*;
 
 use slotcast::domain::{
     Attributes, Caller, Change, Contents, Count, Digest, Edit, Epoch, Fingerprint, IdempotencyKey, Inventory,
-    InventoryId, ItemCode, LayoutId, Outcome, PlayerId, Revision, Slot, Stack, Touched, Version,
+    InventoryId, ItemCode, LayoutId, OperationOutcome, PlayerId, Revision, Slot, Stack, Touched, Version,
 };
 use slotcast::store::{Key, ListQuery, Recall, Reply, Store, Transaction};
 use std::collections::{BTreeMap, HashMap};
@@ -87,9 +87,14 @@ pub fn recreated(before: &Inventory, after: &Arc<Inventory>) -> Touched {
 
 pub fn transaction(key: Key, touched: Vec<Touched>) -> Transaction {
     let versions = touched.iter().map(|touched| touched.version.clone()).collect();
-    let dropped = Outcome { count: 3, remainder: 1, stack: stack_with(9, 3, b"sharp") };
+    let dropped = OperationOutcome { count: 3, remainder: 1, stack: stack_with(9, 3, b"sharp") };
     let payload = Fingerprint::of(key.key.as_str().as_bytes());
-    Transaction { key, payload, reply: Reply { outcomes: vec![Outcome::default(), dropped], versions }, touched }
+    Transaction {
+        key,
+        payload,
+        reply: Reply { outcomes: vec![OperationOutcome::default(), dropped], versions },
+        touched,
+    }
 }
 
 /// What a store must know after all that was committed.

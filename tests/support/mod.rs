@@ -7,8 +7,8 @@ pub mod random;
 pub mod service;
 
 use slotcast::domain::{
-    Attributes, Catalog, Contents, Count, Edit, Effect, Epoch, Inventory, InventoryId, ItemCode, LayoutId, Mutation,
-    Operation, PlayerId, Rejection, Revision, Slot, Stack, View, apply,
+    Attributes, Catalog, Contents, Count, Edit, Effect, Epoch, Inventory, InventoryId, InventoryLookup, ItemCode,
+    LayoutId, Mutation, Operation, PlayerId, Rejection, Revision, Slot, Stack, apply,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub struct World {
     epochs: u32,
 }
 
-impl View for World {
+impl InventoryLookup for World {
     fn inventory(&self, id: &InventoryId) -> Option<Arc<Inventory>> {
         self.inventories.get(id).cloned()
     }

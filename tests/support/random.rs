@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use slotcast::catalog_file::default_catalog;
 use slotcast::domain::catalog::{CatalogSource, RecipeSource};
-use slotcast::domain::mutation::Taken;
+use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
     Attributes, Catalog, Count, Epoch, Guard, Inventory, InventoryId, Item, ItemCode, Mutation, Operation, Recipe,
     Revision, Slot, Stack,
@@ -219,8 +219,8 @@ fn create() -> impl Strategy<Value = Operation> {
 
 fn transfer() -> impl Strategy<Value = Operation> {
     let what = prop_oneof![
-        (slot(), prop::option::of(number())).prop_map(|(slot, count)| Taken::Slot { slot, count }),
-        (code(), prop::option::of(bytes()), number()).prop_map(|(item, attributes, count)| Taken::Item {
+        (slot(), prop::option::of(number())).prop_map(|(slot, count)| TransferSource::Slot { slot, count }),
+        (code(), prop::option::of(bytes()), number()).prop_map(|(item, attributes, count)| TransferSource::Item {
             item,
             attributes,
             count

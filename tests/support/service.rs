@@ -3,10 +3,10 @@
 
 use super::World;
 use slotcast::domain::{
-    Caller, Digest, Effect, Epoch, IdempotencyKey, InventoryId, KeyTag, Mutation, Revision, SessionId, Slot, Stack,
-    Version, View,
+    Caller, Digest, Effect, Epoch, IdempotencyKey, InventoryId, InventoryLookup, KeyTag, Mutation, Revision, SessionId,
+    Slot, Stack, Version,
 };
-use slotcast::sync::{Asked, ChangeKind, Note, Published, State};
+use slotcast::sync::{ChangeKind, ChangeRecord, MutationContext, Published, PublishedState};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub type Ages = HashMap<(InventoryId, Epoch, Revision), Vec<(Slot, Stack)>>;
 pub struct Service {
     pub world: World,
     pub ages: Ages,
-    published: BTreeMap<InventoryId, State>,
+    published: BTreeMap<InventoryId, PublishedState>,
     replies: HashMap<IdempotencyKey, Vec<Version>>,
 }
 
@@ -40,7 +40,7 @@ impl Service {
     }
 
     /// States of one moment.
-    pub fn states(&self, ids: &[InventoryId]) -> Vec<State> {
+    pub fn states(&self, ids: &[InventoryId]) -> Vec<PublishedState> {
         ids.iter().map(|id| self.published.get(id).cloned().unwrap_or_default()).collect()
     }
 
@@ -63,7 +63,7 @@ impl Service {
     fn publish(&mut self, call: &Call, effect: &Effect) {
         let (caller, reason) = (caller(), "".into());
         let (key, kind) = (KeyTag::of(&call.key), ChangeKind::of(&call.mutation));
-        let asked = Asked {
+        let context = MutationContext {
             session: call.session.as_ref(),
             predicted: &call.predicted,
             key,
@@ -72,15 +72,15 @@ impl Service {
             reason: &reason,
         };
         let current = |id: &InventoryId| self.world.inventory(id).map(|inventory| inventory.contents.digest());
-        let confirmed = asked.is_confirmed(effect, current);
+        let confirmed = context.is_confirmed(effect, current);
         for touched in &effect.touched {
-            if let Some(note) = asked.note(touched, confirmed) {
+            if let Some(record) = context.record(touched, confirmed) {
                 let state = self.published.entry(touched.version.id.clone()).or_default();
-                *state = Arc::new(state.followed_by(touched.state.clone(), [note]));
+                *state = Arc::new(state.followed_by(touched.state.clone(), [record]));
             }
         }
         if let (Some(session), false) = (&call.session, confirmed) {
-            asked.untouched(&effect.touched).for_each(|id| self.correct(session, id));
+            context.untouched(&effect.touched).for_each(|id| self.correct(session, id));
         }
     }
 
@@ -94,9 +94,9 @@ impl Service {
     /// As a client asks for that reports a desync.
     pub fn correct(&mut self, session: &SessionId, id: &InventoryId) {
         let Some(inventory) = self.world.inventory(id) else { return };
-        let note = Note::correction(session.clone(), caller(), &inventory);
+        let record = ChangeRecord::correction(session.clone(), caller(), &inventory);
         let state = self.published.entry(id.clone()).or_default();
-        *state = Arc::new(state.followed_by(Some(inventory), [note]));
+        *state = Arc::new(state.followed_by(Some(inventory), [record]));
     }
 
     fn remember(&mut self) {

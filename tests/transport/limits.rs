@@ -3,7 +3,7 @@
 use crate::process::ServerProcess;
 use crate::support::{WAIT, client, closed_after, create, eventually, get, start};
 use slotcast::client::Client;
-use slotcast::transport::{Refused, TransportSettings};
+use slotcast::transport::{ConnectionRefusal, TransportSettings};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -18,8 +18,11 @@ async fn connect(server: &slotcast::server::RunningServer, connections: usize) -
 #[tokio::test]
 async fn more_connections_than_there_may_be_are_closed_at_once_until_there_is_room_again() {
     for (transport, reason) in [
-        (TransportSettings { connections_max: 3, ..TransportSettings::default() }, Refused::Limit),
-        (TransportSettings { connections_per_address_max: 3, ..TransportSettings::default() }, Refused::AddressLimit),
+        (TransportSettings { connections_max: 3, ..TransportSettings::default() }, ConnectionRefusal::Limit),
+        (
+            TransportSettings { connections_per_address_max: 3, ..TransportSettings::default() },
+            ConnectionRefusal::AddressLimit,
+        ),
     ] {
         let server = start(transport).await;
         let first = client(&server);

@@ -4,7 +4,7 @@ use crate::common::{MemoryStore, add, set, stack};
 use crate::support::{Files, WAIT, client, closed_after, create, eventually, get, settings, start, start_at};
 use slotcast::client::fresh_context;
 use slotcast::grpc::v1;
-use slotcast::transport::{Refused, TransportSettings};
+use slotcast::transport::{ConnectionRefusal, TransportSettings};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,13 +40,13 @@ async fn a_connection_that_says_nothing_or_dawdles_over_its_preface_is_closed_in
     for lasted in [silent_for, slow_for] {
         assert!(lasted > SHORT / 2 && lasted < SHORT + SLACK, "{lasted:?}");
     }
-    assert_eq!(server.transport.refused(Refused::Preface), 2);
+    assert_eq!(server.transport.refused(ConnectionRefusal::Preface), 2);
     // Whoever has begun to speak may be silent for longer.
     let client = client(&server);
     create(&client, "a").await;
     tokio::time::sleep(2 * SHORT).await;
     get(&client, "a").await.unwrap();
-    assert_eq!((server.transport.refused(Refused::Preface), server.transport.connections()), (2, 1));
+    assert_eq!((server.transport.refused(ConnectionRefusal::Preface), server.transport.connections()), (2, 1));
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn what_is_not_http_is_counted_as_a_refused_connection() {
         let mut stranger = TcpStream::connect(server.address).await.unwrap();
         stranger.write_all(garbage.as_bytes()).await.unwrap();
         closed_after(&mut stranger).await;
-        eventually("it is counted", || server.transport.refused(Refused::Preface) == count).await;
+        eventually("it is counted", || server.transport.refused(ConnectionRefusal::Preface) == count).await;
     }
 }
 
@@ -111,7 +111,7 @@ async fn a_slow_handshake_is_closed_in_time_and_keeps_nobody_waiting() {
     // One after the other they would take twice as long.
     assert!(served_after < SLACK, "{served_after:?}");
     assert!(lasted.iter().all(|lasted| *lasted < SLACK), "{lasted:?}");
-    eventually("all of them are counted", || server.transport.refused(Refused::Handshake) == 20).await;
+    eventually("all of them are counted", || server.transport.refused(ConnectionRefusal::Handshake) == 20).await;
     get(&client, "a").await.unwrap();
 }
 

@@ -4,7 +4,7 @@ use crate::common::{add, create_named};
 use crate::support::{Authority, Files, WAIT, closed_after, create, eventually, get, handshake, start};
 use slotcast::client::{Client, ClientError, ClientOptions, fresh_context};
 use slotcast::server::RunningServer;
-use slotcast::transport::{Peer, Refused, TlsSettings, Transport, TransportSettings};
+use slotcast::transport::{ConnectionRefusal, Peer, TlsSettings, Transport, TransportSettings};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -62,7 +62,7 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
 async fn what_is_not_encrypted_is_told_so_closed_and_counted() {
     let files = Files::new();
     let server = start(files.transport()).await;
-    let refused = || server.transport.refused(Refused::Handshake);
+    let refused = || server.transport.refused(ConnectionRefusal::Handshake);
     let plain = Client::new(&format!("http://{}", server.address), "test").unwrap();
     get(&plain, "a").await.expect_err("what it hears is not HTTP/2");
     eventually("plaintext is not a handshake", || refused() >= 1).await;
@@ -257,7 +257,8 @@ async fn a_certificate_is_exchanged_under_load_without_one_failed_call_and_a_bad
             })
         })
         .collect();
-    let reloads = || (server.transport.certificate_reloads().taken(), server.transport.certificate_reloads().refused());
+    let reloads =
+        || (server.transport.certificate_reloads().succeeded(), server.transport.certificate_reloads().failed());
     let old = served_certificate(&server, &files).await;
     let new = files.authority.issue_until("server", 2_090);
     files.put("server", &new);

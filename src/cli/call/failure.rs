@@ -105,7 +105,7 @@ fn is_open(code: Code) -> bool {
 mod tests {
     use super::*;
     use crate::domain::{InventoryId, ItemCode, Rejection, RejectionCause};
-    use crate::engine::Refusal;
+    use crate::engine::EngineError;
     use crate::grpc::convert::Invalid;
     use crate::grpc::status;
 
@@ -117,15 +117,15 @@ mod tests {
     fn a_refusal_is_told_with_its_reason_and_figures() {
         let (id, item) = (InventoryId::new("steve").unwrap(), ItemCode::new(24).unwrap());
         let cause = RejectionCause::NotEnough { id, item, wanted: 5, held: 2 };
-        let text = told(status::refusal(&Refusal::Rejected(Rejection { operation: 1, cause })));
-        let expected = "FAILED_PRECONDITION: inventory \"steve\" holds 2 of item code 24, 5 are needed\n  \
+        let text = told(status::refusal(&EngineError::Rejected(Rejection { operation: 1, cause })));
+        let expected = "FAILED_PRECONDITION: inventory \"steve\" has 2 of item code 24, needs 5\n  \
                         reason    NOT_ENOUGH (slotcast)\n  \
                         metadata  held = 2\n  \
                         metadata  inventory_id = steve\n  \
                         metadata  item_code = 24\n  \
                         metadata  operation = 1\n  \
                         metadata  wanted = 5\n  \
-                        rule      NOT_ENOUGH of steve: inventory \"steve\" holds 2 of item code 24, 5 are needed";
+                        rule      NOT_ENOUGH of steve: inventory \"steve\" has 2 of item code 24, needs 5";
         assert_eq!(text, expected);
     }
 
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn when_the_end_is_unknown_the_key_is_given_back() {
-        let text = told(status::refusal(&Refusal::Unknown));
+        let text = told(status::refusal(&EngineError::CommitUnknown));
         assert!(text.contains("\n  retry in  1000 ms\n"), "{text}");
         assert!(text.ends_with("with --key k1 applies once, whether this one did or not"), "{text}");
     }

@@ -1,18 +1,18 @@
-//! All slots of an inventory as wanted, made of just the items that it holds.
+//! Rearranging all slots of an inventory without changing its items.
 
-use super::{Ruling, check_distinct, limit};
+use super::{OperationResult, check_distinct, limit};
 use crate::domain::catalog::Catalog;
 use crate::domain::ids::{ItemCode, Slot};
 use crate::domain::inventory::Draft;
-use crate::domain::mutation::Outcome;
+use crate::domain::mutation::OperationOutcome;
 use crate::domain::rejection::RejectionCause;
 use crate::domain::stack::{Attributes, Stack};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-/// The wanted slots as a whole; those not named shall be empty. Accepted only if not one item more or less results, and
-/// no stack above its limit but those that were.
-pub fn rearrange(draft: &mut Draft, catalog: &Catalog, stacks: &[(Slot, Stack)]) -> Ruling {
+/// Replaces the content of all slots; slots that are not named become empty. Rejected unless the items stay exactly the
+/// same and no stack exceeds its limit except stacks that already did.
+pub fn rearrange(draft: &mut Draft, catalog: &Catalog, stacks: &[(Slot, Stack)]) -> OperationResult {
     let id = draft.base().id.clone();
     check_distinct(&id, draft.slots().len(), stacks)?;
     let held: BTreeMap<Slot, Stack> =
@@ -34,13 +34,14 @@ pub fn rearrange(draft: &mut Draft, catalog: &Catalog, stacks: &[(Slot, Stack)])
     for (slot, stack) in stacks {
         draft.set(*slot, Some(stack.clone()));
     }
-    Ok(Outcome::default())
+    Ok(OperationOutcome::default())
 }
 
-/// Each wanted stack that is above its limit needs a held one of its own that is, too: the one in its slot, if that is of
-/// the same kind and not smaller, or another of the same kind and count, which has moved as a whole.
+/// Checks that each wanted stack above its limit corresponds to a distinct held stack above the limit: the stack in the
+/// same slot, if it has the same kind and is not smaller, or another stack of the same kind and count that moved as a
+/// whole.
 ///
-/// Those that can only have moved choose first, so that every order of the held stacks is accepted.
+/// Wanted stacks that can only have moved choose first, so that every permutation of the held stacks is accepted.
 fn check_limits(
     catalog: &Catalog,
     held: &BTreeMap<Slot, Stack>,
@@ -55,7 +56,7 @@ fn check_limits(
     let (mut sources, mut by_stack) = (held.clone(), HashMap::<&Stack, Vec<Slot>>::new());
     sources.retain(|_, stack| is_above(stack));
     wanted.retain(|(slot, stack)| sources.get(slot) != Some(stack) || sources.remove(slot).is_none());
-    // A list's last is taken first: the slots that a smaller stack of the same kind is to stay in come last.
+    // `pop` takes the last slot of a list first. Slots in which a stack shrinks come first, so that they are used last.
     let kept: Vec<Slot> = wanted.iter().filter(|wanted| shrinks(wanted)).map(|(slot, _)| *slot).collect();
     let others = sources.keys().copied().filter(|slot| !kept.contains(slot));
     for slot in kept.iter().copied().chain(others) {

@@ -3,81 +3,81 @@
 use super::Invalid;
 use crate::engine::EngineStatistics;
 use crate::grpc::v1;
-use crate::statistics::{Count, FrameKind, HistogramBucket, StreamCounts, percentile};
-use crate::sync::{Field, OutOfBounds, Rollout, Waiting};
+use crate::statistics::{FrameKind, HistogramBucket, MessageCount, StreamCounts, percentile};
+use crate::sync::{OutOfBounds, Rollout, RolloutField, SyncTrigger};
 
 /// The most a `reason` may have, in bytes.
 const REASON_BYTES_MAX: usize = 256;
 
 pub fn rollout(rollout: &Rollout) -> v1::Rollout {
     // No value is out of its bounds, and all of those fit.
-    let read = |field: Field| field.read(rollout) as u32;
+    let read = |field: RolloutField| field.read(rollout) as u32;
     v1::Rollout {
-        delta_percent: read(Field::DeltaPercent),
-        debounce_percent: read(Field::DebouncePercent),
-        prediction_percent: read(Field::PredictionPercent),
-        shadow_percent: read(Field::ShadowPercent),
-        news_ms: read(Field::NewsMs),
-        echo_ms: read(Field::EchoMs),
-        tick_ms: read(Field::TickMs),
-        delta_slots_max: read(Field::DeltaSlotsMax),
-        syncs_per_second: read(Field::SyncsPerSecond),
-        heartbeat_ms: read(Field::HeartbeatMs),
+        delta_percent: read(RolloutField::DeltaPercent),
+        debounce_percent: read(RolloutField::DebouncePercent),
+        prediction_percent: read(RolloutField::PredictionPercent),
+        shadow_percent: read(RolloutField::ShadowPercent),
+        news_ms: read(RolloutField::NewsMs),
+        echo_ms: read(RolloutField::EchoMs),
+        tick_ms: read(RolloutField::TickMs),
+        delta_slots_max: read(RolloutField::DeltaSlotsMax),
+        syncs_per_second: read(RolloutField::SyncsPerSecond),
+        heartbeat_ms: read(RolloutField::HeartbeatMs),
     }
 }
 
 /// All values as another service has told them, which may have other bounds.
-pub fn read_rollout(rollout: &v1::Rollout) -> Vec<(Field, u64)> {
-    let value = |field: Field| match field {
-        Field::DeltaPercent => rollout.delta_percent,
-        Field::DebouncePercent => rollout.debounce_percent,
-        Field::PredictionPercent => rollout.prediction_percent,
-        Field::ShadowPercent => rollout.shadow_percent,
-        Field::NewsMs => rollout.news_ms,
-        Field::EchoMs => rollout.echo_ms,
-        Field::TickMs => rollout.tick_ms,
-        Field::DeltaSlotsMax => rollout.delta_slots_max,
-        Field::SyncsPerSecond => rollout.syncs_per_second,
-        Field::HeartbeatMs => rollout.heartbeat_ms,
+pub fn read_rollout(rollout: &v1::Rollout) -> Vec<(RolloutField, u64)> {
+    let value = |field: RolloutField| match field {
+        RolloutField::DeltaPercent => rollout.delta_percent,
+        RolloutField::DebouncePercent => rollout.debounce_percent,
+        RolloutField::PredictionPercent => rollout.prediction_percent,
+        RolloutField::ShadowPercent => rollout.shadow_percent,
+        RolloutField::NewsMs => rollout.news_ms,
+        RolloutField::EchoMs => rollout.echo_ms,
+        RolloutField::TickMs => rollout.tick_ms,
+        RolloutField::DeltaSlotsMax => rollout.delta_slots_max,
+        RolloutField::SyncsPerSecond => rollout.syncs_per_second,
+        RolloutField::HeartbeatMs => rollout.heartbeat_ms,
     };
-    Field::ALL.into_iter().map(|field| (field, u64::from(value(field)))).collect()
+    RolloutField::ALL.into_iter().map(|field| (field, u64::from(value(field)))).collect()
 }
 
 /// What a request sets.
-pub fn values(request: &v1::UpdateRolloutRequest) -> Vec<(Field, u64)> {
-    let value = |field: Field| {
+pub fn values(request: &v1::UpdateRolloutRequest) -> Vec<(RolloutField, u64)> {
+    let value = |field: RolloutField| {
         let set = match field {
-            Field::DeltaPercent => request.delta_percent,
-            Field::DebouncePercent => request.debounce_percent,
-            Field::PredictionPercent => request.prediction_percent,
-            Field::ShadowPercent => request.shadow_percent,
-            Field::NewsMs => request.news_ms,
-            Field::EchoMs => request.echo_ms,
-            Field::TickMs => request.tick_ms,
-            Field::DeltaSlotsMax => request.delta_slots_max,
-            Field::SyncsPerSecond => request.syncs_per_second,
-            Field::HeartbeatMs => request.heartbeat_ms,
+            RolloutField::DeltaPercent => request.delta_percent,
+            RolloutField::DebouncePercent => request.debounce_percent,
+            RolloutField::PredictionPercent => request.prediction_percent,
+            RolloutField::ShadowPercent => request.shadow_percent,
+            RolloutField::NewsMs => request.news_ms,
+            RolloutField::EchoMs => request.echo_ms,
+            RolloutField::TickMs => request.tick_ms,
+            RolloutField::DeltaSlotsMax => request.delta_slots_max,
+            RolloutField::SyncsPerSecond => request.syncs_per_second,
+            RolloutField::HeartbeatMs => request.heartbeat_ms,
         };
         set.map(|set| (field, u64::from(set)))
     };
-    Field::ALL.into_iter().filter_map(value).collect()
+    RolloutField::ALL.into_iter().filter_map(value).collect()
 }
 
 /// A request that sets these values; one that does not fit the wire is beyond every bound, and becomes the largest.
-pub fn update(reason: &str, values: &[(Field, u64)]) -> v1::UpdateRolloutRequest {
+pub fn update(reason: &str, values: &[(RolloutField, u64)]) -> v1::UpdateRolloutRequest {
     let mut request = v1::UpdateRolloutRequest { reason: reason.to_owned(), ..v1::UpdateRolloutRequest::default() };
     for (field, value) in values {
         let place = match field {
-            Field::DeltaPercent => &mut request.delta_percent,
-            Field::DebouncePercent => &mut request.debounce_percent,
-            Field::PredictionPercent => &mut request.prediction_percent,
-            Field::ShadowPercent => &mut request.shadow_percent,
-            Field::NewsMs => &mut request.news_ms,
-            Field::EchoMs => &mut request.echo_ms,
-            Field::TickMs => &mut request.tick_ms,
-            Field::DeltaSlotsMax => &mut request.delta_slots_max,
-            Field::SyncsPerSecond => &mut request.syncs_per_second,
-            Field::HeartbeatMs => &mut request.heartbeat_ms,
+            RolloutField::DeltaPercent => &mut request.delta_percent,
+            RolloutField::DebouncePercent => &mut request.debounce_percent,
+            RolloutField::PredictionPercent => &mut request.prediction_percent,
+            RolloutField::ShadowPercent => &mut request.shadow_percent,
+            RolloutField::NewsMs => &mut request.news_ms,
+            RolloutField::EchoMs => &mut request.echo_ms,
+            RolloutField::TickMs => &mut request.tick_ms,
+            RolloutField::DeltaSlotsMax => &mut request.delta_slots_max,
+            RolloutField::SyncsPerSecond => &mut request.syncs_per_second,
+            RolloutField::HeartbeatMs => &mut request.heartbeat_ms,
         };
         *place = Some(u32::try_from(*value).unwrap_or(u32::MAX));
     }
@@ -103,7 +103,7 @@ pub fn out_of_bounds(problem: &OutOfBounds) -> Invalid {
 }
 
 pub fn streams(counts: &StreamCounts) -> v1::StreamStatistics {
-    let sync = |(kind, trigger, sent): &(FrameKind, Waiting, Count)| v1::SyncStatistics {
+    let sync = |(kind, trigger, sent): &(FrameKind, SyncTrigger, MessageCount)| v1::SyncStatistics {
         kind: sync_kind(*kind).into(),
         trigger: sync_trigger(*trigger).into(),
         count: count(sent),
@@ -140,7 +140,7 @@ pub fn commits(statistics: &EngineStatistics) -> v1::CommitStatistics {
     }
 }
 
-fn count(count: &Count) -> Option<v1::MessageCount> {
+fn count(count: &MessageCount) -> Option<v1::MessageCount> {
     Some(v1::MessageCount { messages: count.messages, bytes: count.bytes })
 }
 
@@ -151,13 +151,13 @@ fn sync_kind(kind: FrameKind) -> v1::SyncKind {
     }
 }
 
-fn sync_trigger(trigger: Waiting) -> v1::SyncTrigger {
+fn sync_trigger(trigger: SyncTrigger) -> v1::SyncTrigger {
     match trigger {
-        Waiting::Nothing => v1::SyncTrigger::Unspecified,
-        Waiting::Initial => v1::SyncTrigger::Initial,
-        Waiting::News => v1::SyncTrigger::News,
-        Waiting::Echo => v1::SyncTrigger::Echo,
-        Waiting::Correction => v1::SyncTrigger::Correction,
+        SyncTrigger::None => v1::SyncTrigger::Unspecified,
+        SyncTrigger::Initial => v1::SyncTrigger::Initial,
+        SyncTrigger::News => v1::SyncTrigger::News,
+        SyncTrigger::Echo => v1::SyncTrigger::Echo,
+        SyncTrigger::Correction => v1::SyncTrigger::Correction,
     }
 }
 
@@ -167,11 +167,11 @@ mod tests {
 
     #[test]
     fn each_value_is_read_where_it_is_written() {
-        for field in Field::ALL {
+        for field in RolloutField::ALL {
             let request = update("a test", &[(field, 100)]);
             assert_eq!(values(&request), [(field, 100)]);
         }
-        let distinct = Field::ALL.into_iter().zip(1..).map(|(field, n)| (field, *field.bounds().start() + n));
+        let distinct = RolloutField::ALL.into_iter().zip(1..).map(|(field, n)| (field, *field.bounds().start() + n));
         let distinct: Vec<_> = distinct.collect();
         let set = Rollout::default().with(distinct.iter().copied()).expect("they are within bounds");
         assert_eq!(read_rollout(&rollout(&set)), distinct);

@@ -45,6 +45,6 @@ mod tests {
     fn a_recipe_of_an_item_that_is_not_there_is_told() {
         let mut reply = reply::catalog(&default_catalog(), "1");
         reply.recipes[0].inputs[0].item_code = 999;
-        assert_eq!(read(&reply).unwrap_err(), ["recipe \"oak_planks\": no item \"code 999\""]);
+        assert_eq!(read(&reply).unwrap_err(), ["recipe \"oak_planks\": unknown item \"code 999\""]);
     }
 }

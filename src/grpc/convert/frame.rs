@@ -4,11 +4,15 @@ use super::{Invalid, reply, request};
 use crate::domain::{Attributes, Count, Digest, Epoch, InventoryId, ItemCode, KeyTag, Revision, Slot, Stack, Version};
 use crate::grpc::v1;
 use crate::sync::subscription::SUBSCRIPTION_INVENTORIES_MAX;
-use crate::sync::{ChangeKind, Cursor, Frame, FrameBody, FullReason, InventoryFrame, Note, SlotChange, Wishes};
+use crate::sync::{
+    ChangeKind, ChangeRecord, Cursor, Frame, FrameBody, FullReason, InventoryFrame, SlotChange, SubscribeOptions,
+};
 use std::collections::HashSet;
 
 /// The inventories to follow, and how; what the reader may read is not the request's to say.
-pub fn wishes(request: &v1::SubscribeInventoryRequest) -> Result<(Vec<InventoryId>, Wishes), Invalid> {
+pub fn subscribe_options(
+    request: &v1::SubscribeInventoryRequest,
+) -> Result<(Vec<InventoryId>, SubscribeOptions), Invalid> {
     let wanted = request.inventories.len();
     if wanted == 0 || wanted > SUBSCRIPTION_INVENTORIES_MAX {
         let text = format!("1 to {SUBSCRIPTION_INVENTORIES_MAX} inventories are possible on one stream, not {wanted}");
@@ -31,7 +35,7 @@ pub fn wishes(request: &v1::SubscribeInventoryRequest) -> Result<(Vec<InventoryI
     let watches = request.inventories.iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
     let (ids, resume) = watches.into_iter().unzip();
     let session = request::session("session", &request.session)?;
-    Ok((ids, Wishes { resume, session, notices: request.notices, ..Wishes::default() }))
+    Ok((ids, SubscribeOptions { resume, session, notices: request.notices, ..SubscribeOptions::default() }))
 }
 
 pub fn message(frame: &Frame) -> v1::SubscribeInventoryResponse {
@@ -60,8 +64,8 @@ pub fn message(frame: &Frame) -> v1::SubscribeInventoryResponse {
 fn change(position: usize, frame: &InventoryFrame) -> v1::InventoryChange {
     let mut wire = v1::InventoryChange { watch: position as u32, check: frame.check, ..v1::InventoryChange::default() };
     match frame.body {
-        FrameBody::Delta { told, base, revision } => {
-            (wire.skipped, wire.advance) = (base.0.saturating_sub(told.0), revision.0 - base.0);
+        FrameBody::Delta { last_sent, base, revision } => {
+            (wire.skipped, wire.advance) = (base.0.saturating_sub(last_sent.0), revision.0 - base.0);
         }
         FrameBody::Full { epoch, revision, slots, reason } => {
             let (epoch, revision, slots) = (epoch.get(), revision.0, slots as u32);
@@ -102,7 +106,7 @@ fn full_reason(reason: FullReason) -> v1::FullReason {
     }
 }
 
-fn notice(position: usize, note: &Note) -> v1::Notice {
+fn notice(position: usize, note: &ChangeRecord) -> v1::Notice {
     v1::Notice {
         watch: position as u32,
         epoch: note.epoch.get(),
@@ -134,7 +138,7 @@ fn change_kind(kind: ChangeKind) -> v1::ChangeKind {
 pub fn read(
     message: &v1::SubscribeInventoryResponse,
     ids: &[InventoryId],
-    told: impl Fn(usize) -> Option<Revision>,
+    last_sent: impl Fn(usize) -> Option<Revision>,
 ) -> Read {
     let (mut frame, mut unreadable) = (Frame { caught_up: message.caught_up, ..Frame::default() }, Vec::new());
     for change in &message.changes {
@@ -143,7 +147,7 @@ pub fn read(
             frame.absent.push(position);
             continue;
         }
-        match inventory_frame(change, told(position)) {
+        match inventory_frame(change, last_sent(position)) {
             Some(part) => frame.changed.push((position, part)),
             None => unreadable.push(position),
         }
@@ -168,7 +172,7 @@ pub struct Read {
 }
 
 /// What a change does to a reader whom the stream, or its cursor, had brought to `told`. None if it makes no sense.
-pub fn inventory_frame(change: &v1::InventoryChange, told: Option<Revision>) -> Option<InventoryFrame> {
+pub fn inventory_frame(change: &v1::InventoryChange, last_sent: Option<Revision>) -> Option<InventoryFrame> {
     let body = match &change.full {
         Some(full) => FrameBody::Full {
             epoch: Epoch::new(full.epoch)?,
@@ -177,9 +181,9 @@ pub fn inventory_frame(change: &v1::InventoryChange, told: Option<Revision>) -> 
             reason: read_reason(full.reason()),
         },
         None => {
-            let told = told?;
-            let base = Revision(told.0.checked_add(change.skipped)?);
-            FrameBody::Delta { told, base, revision: Revision(base.0.checked_add(change.advance)?) }
+            let last_sent = last_sent?;
+            let base = Revision(last_sent.0.checked_add(change.skipped)?);
+            FrameBody::Delta { last_sent, base, revision: Revision(base.0.checked_add(change.advance)?) }
         }
     };
     if change.slots.len() != change.counts.len() || change.attributes.len() != change.attribute_slots.len() {

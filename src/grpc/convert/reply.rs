@@ -1,12 +1,12 @@
 //! From the domain to replies.
 
-use crate::domain::{Catalog, Digest, Inventory, ItemCode, Outcome, Stack, Version};
-use crate::engine::Answer;
+use crate::domain::{Catalog, Digest, Inventory, ItemCode, OperationOutcome, Stack, Version};
+use crate::engine::MutationReply;
 use crate::grpc::v1;
 
-pub fn receipt(answer: &Answer) -> v1::MutationReceipt {
+pub fn receipt(answer: &MutationReply) -> v1::MutationReceipt {
     let inventories = answer.reply.versions.iter().map(version).collect();
-    let Answer { replayed, prediction_confirmed, .. } = *answer;
+    let MutationReply { replayed, prediction_confirmed, .. } = *answer;
     v1::MutationReceipt { inventories, replayed, prediction_confirmed }
 }
 
@@ -32,7 +32,7 @@ pub fn stack(catalog: &Catalog, stack: &Stack) -> v1::Stack {
     }
 }
 
-pub fn outcome(catalog: &Catalog, outcome: &Outcome) -> v1::OperationOutcome {
+pub fn outcome(catalog: &Catalog, outcome: &OperationOutcome) -> v1::OperationOutcome {
     v1::OperationOutcome {
         count: outcome.count,
         remainder: outcome.remainder,

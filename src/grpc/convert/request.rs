@@ -2,10 +2,10 @@
 
 use super::Invalid;
 use crate::domain::catalog::COUNT_MAX;
-use crate::domain::mutation::{GUARDS_MAX, Guard, OPERATIONS_MAX, Taken};
+use crate::domain::mutation::{GUARDS_MAX, Guard, OPERATIONS_MAX, TransferSource};
 use crate::domain::{
     Attributes, Count, Digest, Epoch, IdempotencyKey, InventoryId, ItemCode, ItemName, LayoutId, Mutation,
-    NamedMutation, NamedOperation, Operation, PlayerId, Revision, SessionId, Slot, Stack, UnknownName, UnknownWhat,
+    NamedMutation, NamedOperation, Operation, PlayerId, Revision, SessionId, Slot, Stack, UnknownEntry, UnknownName,
 };
 use crate::grpc::v1;
 use crate::grpc::v1::operation::Operation as Wire;
@@ -99,9 +99,9 @@ pub fn name_paths(operations: &[v1::Operation]) -> Vec<&'static str> {
 /// A name that the catalog does not have, as a field of the request that `paths` are of; `single` as for [`mutation`].
 pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnknownName) -> Invalid {
     let (name, reason) = match &unknown.what {
-        UnknownWhat::Item { .. } | UnknownWhat::ItemCode { .. } => ("item", "UNKNOWN_ITEM"),
-        UnknownWhat::Recipe { .. } => ("recipe", "UNKNOWN_RECIPE"),
-        UnknownWhat::Layout { .. } => ("layout", "UNKNOWN_LAYOUT"),
+        UnknownEntry::Item { .. } | UnknownEntry::ItemCode { .. } => ("item", "UNKNOWN_ITEM"),
+        UnknownEntry::Recipe { .. } => ("recipe", "UNKNOWN_RECIPE"),
+        UnknownEntry::Layout { .. } => ("layout", "UNKNOWN_LAYOUT"),
     };
     let invalid = Invalid::new(name, reason, &unknown.what);
     let invalid = match unknown.stack {
@@ -184,13 +184,13 @@ fn transfer(transfer: &v1::TransferItem) -> Parsed<NamedOperation> {
     let to = inventory_id("to_inventory_id", &transfer.to_inventory_id)?;
     let what = match &transfer.what {
         None => return Err(Invalid::new("what", "MISSING", "give from_slot or item")),
-        Some(What::FromSlot(from)) => Taken::Slot {
+        Some(What::FromSlot(from)) => TransferSource::Slot {
             slot: slot("from_slot.slot", from.slot)?,
             count: optional_count("from_slot.count", from.count)?,
         },
         Some(What::Item(item)) => {
             let (item, attributes, count) = quantity("item", Some(item))?;
-            Taken::Item { item, attributes, count }
+            TransferSource::Item { item, attributes, count }
         }
     };
     let to_slot = transfer.to_slot.map(|to| slot("to_slot", to)).transpose()?;

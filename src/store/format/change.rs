@@ -5,8 +5,8 @@ use super::stored::ChangeKind;
 use super::{Malformed, seal, stored, unseal};
 use crate::domain::ids::NameError;
 use crate::domain::{
-    Caller, Change, Digest, Epoch, Fingerprint, IdempotencyKey, Inventory, InventoryId, LayoutId, Outcome, PlayerId,
-    Revision, Slot, Version,
+    Caller, Change, Digest, Epoch, Fingerprint, IdempotencyKey, Inventory, InventoryId, LayoutId, OperationOutcome,
+    PlayerId, Revision, Slot, Version,
 };
 use crate::store::{Key, Reply, Transaction};
 use prost::Message;
@@ -97,7 +97,7 @@ pub fn keys_of(sealed: &[u8]) -> Result<(BatchTime, Vec<Key>), Malformed> {
     Ok((BatchTime { uptime_ms, unix_ms }, batch.records.iter().map(read).collect::<Result<_, _>>()?))
 }
 
-fn write_outcome(outcome: &Outcome) -> stored::Outcome {
+fn write_outcome(outcome: &OperationOutcome) -> stored::Outcome {
     let stack = outcome.stack.as_ref().map(|stack| write_stacks(std::iter::once((Slot(0), Some(stack)))));
     stored::Outcome { count: outcome.count, remainder: outcome.remainder, stack }
 }
@@ -153,12 +153,12 @@ fn read_record(record: &stored::Record, callers: &[Caller]) -> Result<Entry, Mal
     Ok(Entry { key, payload: Fingerprint(record.payload), reply: Reply { outcomes, versions }, changes })
 }
 
-fn read_outcome(outcome: &stored::Outcome) -> Result<Outcome, Malformed> {
+fn read_outcome(outcome: &stored::Outcome) -> Result<OperationOutcome, Malformed> {
     let stack = match &outcome.stack {
         None => None,
         Some(stacks) => read_stacks(stacks).next().transpose()?.and_then(|(_, stack)| stack),
     };
-    Ok(Outcome { count: outcome.count, remainder: outcome.remainder, stack })
+    Ok(OperationOutcome { count: outcome.count, remainder: outcome.remainder, stack })
 }
 
 fn read_version(version: &stored::Version) -> Result<Version, Malformed> {

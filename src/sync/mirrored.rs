@@ -1,44 +1,47 @@
-//! What a [`super::mirror::Mirror`] knows of one inventory, and what a reply adds to that.
+//! The state that a [`super::mirror::Mirror`] keeps of one inventory.
 
 use super::replica::Replica;
 use crate::domain::{Epoch, Inventory, InventoryId, LayoutId, Revision, Version};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Epochs remembered of each inventory, to tell a reply that is late from one that is early.
+/// Maximum number of past epochs remembered for each inventory, to distinguish a late reply from an early one.
 const PAST_EPOCHS_MAX: usize = 8;
 
+/// A watched inventory of a mirror.
 #[derive(Debug)]
-pub(super) struct Followed {
+pub(super) struct MirroredInventory {
     pub id: InventoryId,
+    /// The newest state that the service is known to have had.
     pub confirmed: Option<Arc<Inventory>>,
-    /// The stream has told that there is no such inventory for this reader.
+    /// The stream has reported the inventory as absent.
     pub absent: bool,
-    /// `confirmed` was found to be wrong. It is shown until a full frame, or a proven snapshot, replaces it.
-    pub doubted: bool,
-    /// What the stream itself has brought this reader to: deltas on the wire are counted from it.
-    pub told: Revision,
-    /// Epochs that were left behind.
-    past: VecDeque<Epoch>,
+    /// `confirmed` is known to be wrong. It stays visible until a full frame or a verified snapshot replaces it.
+    pub desynced: bool,
+    /// The revision that the stream last sent. Deltas on the wire are relative to it.
+    pub last_sent: Revision,
+    /// Earlier epochs, oldest first.
+    past_epochs: VecDeque<Epoch>,
+    /// The confirmed state with all pending mutations applied.
     pub view: Option<Arc<Inventory>>,
 }
 
-impl Followed {
+impl MirroredInventory {
     pub fn new(id: InventoryId) -> Self {
         Self {
             id,
             confirmed: None,
             absent: false,
-            doubted: false,
-            told: Revision(0),
-            past: VecDeque::new(),
+            desynced: false,
+            last_sent: Revision(0),
+            past_epochs: VecDeque::new(),
             view: None,
         }
     }
 
     pub fn inventory(&self, replica: Replica) -> Arc<Inventory> {
         let Replica { epoch, contents } = replica;
-        // No rule looks at the owner or the layout, and the stream does not tell them.
+        // The stream does not send the owner and the layout, and no rule reads them.
         let layout = LayoutId::new("followed").expect("a valid name");
         Arc::new(Inventory { id: self.id.clone(), owner: None, layout, epoch, contents })
     }
@@ -47,27 +50,27 @@ impl Followed {
         let before = std::mem::replace(&mut self.confirmed, confirmed).map(|before| before.epoch);
         let now = self.confirmed.as_ref().map(|now| now.epoch);
         if before != now {
-            before.into_iter().for_each(|before| self.leave(before));
+            before.into_iter().for_each(|before| self.add_past_epoch(before));
         }
-        (self.doubted, self.absent) = (false, false);
+        (self.desynced, self.absent) = (false, false);
     }
 
     pub fn handle_absent(&mut self) {
         self.replace(None);
-        (self.absent, self.told) = (true, Revision(0));
+        (self.absent, self.last_sent) = (true, Revision(0));
     }
 
-    pub fn leave(&mut self, epoch: Epoch) {
-        if self.past.len() == PAST_EPOCHS_MAX {
-            self.past.pop_front();
+    pub fn add_past_epoch(&mut self, epoch: Epoch) {
+        if self.past_epochs.len() == PAST_EPOCHS_MAX {
+            self.past_epochs.pop_front();
         }
-        self.past.push_back(epoch);
+        self.past_epochs.push_back(epoch);
     }
 
-    pub fn is_past(&self, epoch: Epoch, revision: Revision) -> bool {
-        let has_passed =
+    pub fn has_passed(&self, epoch: Epoch, revision: Revision) -> bool {
+        let is_newer =
             |confirmed: &Arc<Inventory>| confirmed.epoch == epoch && confirmed.contents.revision() > revision;
-        !self.doubted && self.confirmed.as_ref().is_some_and(has_passed)
+        !self.desynced && self.confirmed.as_ref().is_some_and(is_newer)
     }
 
     pub fn is_of_another_epoch(&self, version: Option<&Version>) -> bool {
@@ -75,21 +78,21 @@ impl Followed {
         version.is_some_and(|version| Some(version.epoch) != epoch)
     }
 
-    /// Whether a state of this version, if it can be proven, is newer than what is confirmed.
-    pub fn has_use_for(&self, version: &Version) -> bool {
+    /// Returns whether a state of this version, if verified, is newer than the confirmed state.
+    pub fn is_older_than(&self, version: &Version) -> bool {
         !self.is_of_another_epoch(Some(version)) && self.is_ahead(version.revision)
     }
 
-    /// Whether the stream has yet to bring what a reply spoke of; also if there was no reply.
+    /// Returns whether the stream has not yet sent the version in a reply; also true if there is no reply yet.
     pub fn waits_for(&self, replied: Option<&Version>) -> bool {
         let Some(version) = replied else { return true };
         let another = self.is_of_another_epoch(replied);
-        if another { !self.past.contains(&version.epoch) } else { self.is_ahead(version.revision) }
+        if another { !self.past_epochs.contains(&version.epoch) } else { self.is_ahead(version.revision) }
     }
 
     fn is_ahead(&self, revision: Revision) -> bool {
         match &self.confirmed {
-            Some(_) if self.doubted => revision >= self.told,
+            Some(_) if self.desynced => revision >= self.last_sent,
             Some(confirmed) => revision > confirmed.contents.revision(),
             None => true,
         }
