@@ -1,4 +1,4 @@
-//! A store that fails on demand, for tests of whoever uses one.
+//! A store that fails on demand, for tests of its callers.
 
 use super::{CommitError, Key, ListQuery, Loaded, Store, StoreError, StoreUsage, Transaction};
 use crate::domain::{Inventory, InventoryId};
@@ -6,22 +6,22 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
-/// How one commit is to fail.
+/// How a commit fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing is written, and the caller is told so.
+    /// The store writes nothing and reports that nothing was committed.
     NotCommitted(StoreError),
-    /// Nothing is written, and the caller is told that nobody knows.
+    /// The store writes nothing and reports that the outcome is unknown.
     UnknownBefore(StoreError),
-    /// It is written, and the caller is told that nobody knows.
+    /// The store writes the batch and reports that the outcome is unknown.
     UnknownAfter(StoreError),
 }
 
-/// Passes everything on to the store inside, except for the commits that are to fail.
+/// Forwards all calls to the inner store, except for the commits and reads that are to fail.
 #[derive(Debug)]
 pub struct FaultyStore<S> {
     inner: S,
-    /// One for each commit to come; none: that one goes through.
+    /// One entry for each of the next commits; `None` lets it pass.
     commits: Mutex<VecDeque<Option<Fault>>>,
     reads: Mutex<Option<StoreError>>,
 }
@@ -31,17 +31,17 @@ impl<S> FaultyStore<S> {
         Self { inner, commits: Mutex::default(), reads: Mutex::default() }
     }
 
-    /// The commit after those that are already decided upon fails.
+    /// Makes the next undecided commit fail.
     pub fn fail_next_commit(&self, fault: Fault) {
         self.decide(Some(fault));
     }
 
-    /// The commit after those that are already decided upon goes through.
+    /// Makes the next undecided commit pass.
     pub fn pass_next_commit(&self) {
         self.decide(None);
     }
 
-    /// All reads fail with this, until it is none.
+    /// Makes all reads fail with this error, until it is set to `None`.
     pub fn fail_reads(&self, error: Option<StoreError>) {
         *self.reads.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }

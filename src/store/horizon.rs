@@ -1,66 +1,68 @@
-//! Which idempotency keys may be new, once a store has begun to forget keys. Pure; every store keeps one.
+//! Decides which idempotency keys may be new after a store has begun to forget keys. Pure; every store keeps one
+//! horizon.
 //!
-//! A forgotten key must never run again, and all that is left of it is the time inside it (a UUIDv7). So a store refuses
-//! unknown keys that are not later than its *horizon*. One horizon for all callers must not follow a caller's clock: a
-//! caller with a fast clock would have everyone else's keys refused. The common horizon therefore rises by a forgotten
-//! key's time or by the time at which the key was received, whichever is earlier. What a key's time exceeds that by is
-//! remembered for its caller alone, until the common horizon has passed it.
+//! A forgotten key must never run again, and all that remains of it is the time inside it (a UUIDv7). So a store
+//! refuses unknown keys that are not later than its *horizon*. A common horizon for all callers must not follow a
+//! caller's clock: a caller with a fast clock would cause the keys of all other callers to be refused. Forgetting a key
+//! therefore raises the common horizon to the time inside the key or to the time at which the key was received,
+//! whichever is earlier. If the time inside the key is later than that, the store remembers this time for its caller
+//! alone, until the common horizon has passed it.
 //!
-//! The memory for these callers is bounded: when it is full, keys ahead of the clock from further callers are refused
-//! before they run. Keys without a time inside are not covered: they are new again once they are forgotten.
+//! The memory for these callers is bounded: when it is full, keys of further callers that are ahead of the clock are
+//! refused before they run. Keys that contain no time are not covered: they are new again once they are forgotten.
 
 use super::{Key, Recall};
 use crate::domain::Caller;
 use std::collections::HashMap;
 
-/// How far ahead of the wall clock the time in a new key may lie, in milliseconds.
+/// How far ahead of the wall clock the time in a new key may be, in milliseconds.
 pub const KEY_AHEAD_MS_MAX: u64 = 60_000;
-/// Callers whose entry is over are looked for each time the common horizon has risen by this much.
+/// How far the common horizon rises between two sweeps for callers that it has passed, in milliseconds.
 const SWEEP_MS: u64 = 5_000;
 
 #[derive(Debug, Default)]
 pub struct KeyHorizon {
-    /// No unknown key of this time or earlier is new. None: nothing was forgotten yet.
+    /// Unknown keys with this time or an earlier one are not new. `None` if nothing was forgotten yet.
     common_ms: Option<u64>,
-    /// Callers that had keys which were ahead of the wall clock when they were received.
+    /// Callers whose keys were ahead of the wall clock when they were received.
     ahead: HashMap<Caller, Ahead>,
-    /// How many, at most; a batch of commits may exceed it, up to twice as many.
+    /// Maximum number of entries in `ahead`. A batch of commits may exceed it, up to twice as many.
     callers_max: usize,
     swept_ms: u64,
-    /// Entries that were dropped since the last [`Self::forget`] although they may be stored.
+    /// Entries that were dropped since the last [`Self::forget`] and that may be stored.
     dropped: Vec<Caller>,
 }
 
-/// Of one caller, times inside keys that were ahead.
+/// The times inside one caller's keys that were ahead of the wall clock.
 #[derive(Debug, Clone, Copy, Default)]
 struct Ahead {
-    /// Of all of them, remembered or forgotten.
+    /// The latest time of all such keys, remembered or forgotten.
     latest_ms: u64,
-    /// Of those forgotten; 0 for none.
+    /// The latest time of the forgotten ones; 0 if none is forgotten.
     forgotten_ms: u64,
 }
 
 /// The times inside keys that are forgotten together, for [`KeyHorizon::forget`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Forgetting {
-    /// By how much the common horizon rises.
+    /// The time to which the common horizon rises.
     common_ms: Option<u64>,
-    /// The latest time of each caller that exceeds the time at which the key was received.
+    /// For each caller, the latest time inside a key that is later than the time at which the key was received.
     ahead: HashMap<Caller, u64>,
 }
 
-/// What a store has to make durable together with forgetting the keys.
+/// The changes that a store makes durable together with forgetting the keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HorizonChange {
     pub common_ms: Option<u64>,
-    /// Until when (inclusive) keys of these callers are forgotten.
+    /// Callers and the time up to which (inclusive) their keys are forgotten.
     pub ahead: Vec<(Caller, u64)>,
-    /// Callers that the common horizon has caught up with.
+    /// Callers that the common horizon has passed.
     pub dropped: Vec<Caller>,
 }
 
 impl Forgetting {
-    /// Adds keys that were received at the same time, by the wall clock in milliseconds since 1970.
+    /// Adds keys that were received at the same time, in milliseconds since the Unix epoch by the wall clock.
     pub fn add<'a>(&mut self, received_ms: u64, keys: impl Iterator<Item = &'a Key>) {
         for (key, key_ms) in keys.filter_map(|key| Some((key, key.key.unix_ms()?))) {
             self.raise(key_ms.min(received_ms));
@@ -71,30 +73,30 @@ impl Forgetting {
         }
     }
 
-    /// Adds keys none of which is later than this.
+    /// Adds keys of which none is later than `key_ms`.
     pub fn raise(&mut self, key_ms: u64) {
         self.common_ms = self.common_ms.max(Some(key_ms));
     }
 }
 
 impl KeyHorizon {
-    /// `common_ms` is what [`HorizonChange::common_ms`] made durable. At most `callers_max` callers may have keys ahead of
-    /// the wall clock.
+    /// Creates a horizon from the stored [`HorizonChange::common_ms`]. At most `callers_max` callers may have keys
+    /// ahead of the wall clock.
     pub fn new(common_ms: Option<u64>, callers_max: usize) -> Self {
         Self { common_ms, callers_max, ..Self::default() }
     }
 
-    /// Takes up what [`HorizonChange::ahead`] made durable.
+    /// Restores an entry of the stored [`HorizonChange::ahead`].
     pub fn restore(&mut self, caller: Caller, forgotten_ms: u64) {
         self.ahead.insert(caller, Ahead { latest_ms: forgotten_ms, forgotten_ms });
     }
 
-    /// How many callers have an entry of their own.
+    /// Number of callers that have an entry of their own.
     pub fn callers_ahead(&self) -> usize {
         self.ahead.len()
     }
 
-    /// Judges a key that is not among those remembered, by the wall clock in milliseconds since 1970.
+    /// Decides about a key that is not remembered. `now_ms` is the wall clock in milliseconds since the Unix epoch.
     pub fn judge(&self, key: &Key, now_ms: u64) -> Recall {
         let Some(key_ms) = key.key.unix_ms() else { return Recall::New };
         let own = self.ahead.get(&key.caller);
@@ -110,7 +112,7 @@ impl KeyHorizon {
         }
     }
 
-    /// Keys were committed, and are remembered from now on.
+    /// Records keys that were committed and are remembered from now on.
     pub fn remember<'a>(&mut self, received_ms: u64, keys: impl Iterator<Item = &'a Key>) {
         for (key, key_ms) in keys.filter_map(|key| Some((key, key.key.unix_ms()?))) {
             if key_ms > received_ms && self.common_ms < Some(key_ms) {
@@ -121,7 +123,8 @@ impl KeyHorizon {
         self.evict();
     }
 
-    /// From now on unknown keys count as forgotten if they may be among these. Call it before the keys are forgotten.
+    /// Treats unknown keys as forgotten from now on if they may be among the given ones. Call it before the keys are
+    /// forgotten.
     pub fn forget(&mut self, forgetting: Forgetting) -> HorizonChange {
         self.common_ms = self.common_ms.max(forgetting.common_ms);
         for (caller, key_ms) in forgetting.ahead.iter().filter(|(_, key_ms)| self.common_ms < Some(**key_ms)) {
@@ -140,8 +143,8 @@ impl KeyHorizon {
         HorizonChange { common_ms: self.common_ms, ahead, dropped: std::mem::take(&mut self.dropped) }
     }
 
-    /// Keeps memory bounded, whatever the clocks do: the common horizon takes over from those entries that are the least
-    /// ahead. Only a step of this machine's own clock makes so many, see [`Self::judge`].
+    /// Bounds the memory regardless of the clocks: the common horizon replaces the entries that are the least ahead.
+    /// Only a step of this machine's own clock creates so many entries, see [`Self::judge`].
     fn evict(&mut self) {
         if self.ahead.len() <= self.callers_max.saturating_mul(2) {
             return;
@@ -207,7 +210,7 @@ mod tests {
         let mut horizon = KeyHorizon::new(None, 10);
         let keys: Vec<Key> = (0..500).map(|caller| key(&format!("caller-{caller}"), 2_000 + caller)).collect();
         for key in &keys {
-            // Received by a clock that was stepped back: nobody had been ahead when it was judged.
+            // The clock that received the key was stepped back: no caller was ahead when the key was judged.
             horizon.remember(1_000, std::iter::once(key));
             let change = horizon.forget(forgetting(1_000, std::slice::from_ref(key)));
             assert!(horizon.callers_ahead() <= 20);
@@ -226,7 +229,7 @@ mod tests {
             let key = key(caller, key_ms);
             assert_eq!(restored.judge(&key, key_ms), horizon.judge(&key, key_ms));
         }
-        // The common horizon passes it, and what was stored of it goes.
+        // The common horizon passes the entry, and the stored entry is removed.
         let change = restored.forget(forgetting(60_000, &[key("right", 60_000)]));
         assert_eq!((change.dropped.len(), restored.callers_ahead()), (1, 0));
     }

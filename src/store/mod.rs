@@ -1,8 +1,8 @@
-//! Where inventories and idempotency keys last. A store knows the domain and nothing else of the service.
+//! Durable storage of inventories and idempotency keys. A store knows the domain and no other part of the service.
 //!
-//! [`Store`] is the whole port: load, commit, list (and usage, for operators). Calls block; the commit loop has a thread of
-//! its own for them. What a store must hold to is in the conformance suite (`tests/store_conformance.rs`), the same for all
-//! stores.
+//! The [`Store`] trait is the whole port: load, commit, list, and usage for operators. Calls block; the commit loop
+//! makes them on its own thread. The conformance suite (`tests/store_conformance.rs`) defines the requirements, and is
+//! the same for all stores.
 
 pub mod embedded;
 pub mod faulty;
@@ -15,111 +15,112 @@ use crate::domain::{
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// A retry is recognised by who calls and the key that the caller gave.
+/// Identifies a mutation across retries: the caller and the idempotency key that the caller gave.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     pub caller: Caller,
     pub key: IdempotencyKey,
 }
 
-/// What a mutation was answered; kept with its key, so that a retry gets the same.
+/// The reply to a mutation. The store keeps it with the key, so that a retry gets the same reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     pub outcomes: Vec<OperationOutcome>,
     pub versions: Vec<Version>,
 }
 
-/// What is known of a key.
+/// The result of looking up an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recall {
-    /// Never seen, as far as the key's window and its own time tell.
+    /// The store has not seen the key, as far as the key window and the time inside the key tell.
     New,
-    /// Committed before, with this payload and this reply.
+    /// The mutation was committed before, with this payload and this reply.
     Applied { payload: Fingerprint, reply: Reply },
-    /// Its time (a UUIDv7) is not after that of a key that was forgotten: it may have been applied. Never run it again.
+    /// The time in the key (a UUIDv7) is not after the time of a forgotten key, so the mutation may have been applied.
+    /// Never run it again.
     Forgotten,
-    /// Its time (a UUIDv7) lies further ahead of the store's wall clock than can be remembered now. It was not applied and
-    /// must not run; once that time has passed, it is new.
+    /// The time in the key (a UUIDv7) is further ahead of the store's wall clock than the store can remember now. The
+    /// mutation was not applied and must not run; once that time has passed, the key is new.
     TooFarAhead { ahead_ms: u64 },
 }
 
-/// One mutation as it is to be made durable: its effect, its key and its reply, together or not at all.
+/// A mutation to make durable. Its effect, its key and its reply are committed atomically.
 #[derive(Debug, Clone)]
 pub struct Transaction {
     pub key: Key,
     pub payload: Fingerprint,
     pub reply: Reply,
-    /// May be empty of changes: a mutation that did nothing is remembered all the same.
+    /// May contain no changes: the store also remembers a mutation that changed nothing.
     pub touched: Vec<Touched>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Loaded {
-    /// In the order asked for; none where there is no such inventory.
+    /// In the order of the requested ids; `None` if the inventory does not exist.
     pub inventories: Vec<Option<Arc<Inventory>>>,
-    /// In the order asked for.
+    /// In the order of the requested keys.
     pub keys: Vec<Recall>,
 }
 
-/// A page of inventories, in order of their ids' bytes.
+/// A query for a page of inventories, ordered by the bytes of their ids.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ListQuery {
     pub owner: Option<PlayerId>,
-    /// Only ids that begin with this; empty for all.
+    /// Returns only ids that start with this prefix; empty for all.
     pub prefix: String,
-    /// Only ids after this one.
+    /// Returns only ids after this one.
     pub after: Option<InventoryId>,
     pub limit: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreError {
-    /// No room on the disk, or a quota is reached. Reads go on, and commits again once there is room.
+    /// The disk is full or a quota is reached. Reads continue, and commits succeed again once there is room.
     Full { detail: String },
-    /// It cannot be reached or used now.
+    /// The store cannot be reached or used now.
     Unavailable { detail: String },
-    /// What is stored is not what was written.
+    /// The stored data differs from the data that was written.
     Corrupt { detail: String },
 }
 
-/// Whether the batch may have been made durable is the first thing to know about a failed commit.
+/// Why a commit failed. The variants distinguish whether the batch may be durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommitError {
     /// Nothing was written.
     NotCommitted(StoreError),
-    /// May or may not have been written: the store must be opened anew to tell.
+    /// The batch may or may not be durable: only reopening the store can tell.
     Unknown(StoreError),
 }
 
-/// What a store takes.
+/// How much space and journal a store uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreUsage {
-    /// On disk.
+    /// Size on disk, in bytes.
     pub bytes: u64,
-    /// The most that it may take; 0: as much as there is.
+    /// Maximum size, in bytes; 0 if only the disk limits it.
     pub bytes_max: u64,
-    /// Records in the journal that are not yet folded into the table.
+    /// Number of journal records that are not yet folded into the table.
     pub unfolded: u64,
 }
 
 pub trait Store: Send + Sync + 'static {
-    /// The current states of inventories, and what is known of keys.
+    /// Loads the current states of inventories and looks up keys.
     fn load(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, StoreError>;
 
-    /// Makes all transactions durable, in order, or none of them. Called by one thread at a time; each is built upon what
-    /// [`Self::load`] gives plus the transactions before it.
+    /// Makes all transactions durable, in order, or none of them. One thread at a time calls it; each transaction
+    /// builds on the result of [`Self::load`] and the transactions before it.
     fn commit(&self, batch: &[Transaction]) -> Result<(), CommitError>;
 
-    /// Sees every commit that has returned.
+    /// Lists inventories. The result reflects every commit that has returned.
     fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError>;
 
-    /// Becomes the reason when the store has failed so that nothing is written any more until it is opened anew. A store
-    /// that cannot fail so never does.
+    /// Receives the reason when the store fails in such a way that it writes nothing more until it is reopened. A store
+    /// that cannot fail in this way never sends one.
     fn stopped(&self) -> watch::Receiver<Option<StoreError>> {
         watch::channel(None).1
     }
 
-    /// For whoever watches the service; none if it cannot tell.
+    /// Returns the usage for metrics; `None` if the store does not measure it.
     fn usage(&self) -> Option<StoreUsage> {
         None
     }
