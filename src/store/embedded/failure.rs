@@ -1,37 +1,36 @@
-//! What SQLite's errors mean here, and which of them may be retried.
+//! The meaning of SQLite's errors, and which of them may be retried.
 //!
-//! | error | what is known | what follows |
+//! | error | known state | reaction |
 //! |---|---|---|
-//! | a read failed | nothing was written by the failed step, and its transaction is rolled back | retried |
-//! | no room (`ENOSPC` in a write) | the transaction is rolled back: its frames have no commit mark | retried until there is room |
-//! | busy, cannot open | nothing was written | retried |
-//! | any other I/O error (a write, a sync, a truncation, the log's index) | what is on the disk is unknown | the store stops |
+//! | a read failed | the failed step wrote nothing, and its transaction is rolled back | retry |
+//! | the disk is full (`ENOSPC` in a write) | the transaction is rolled back: its frames have no commit mark | retry until there is room |
+//! | busy, cannot open | nothing was written | retry |
+//! | any other I/O error (a write, a sync, a truncation, the log's index) | the state on disk is unknown | the store stops |
 //!
 //! A failed sync is never retried: the kernel may have marked the pages as clean that it could not write, so that the
-//! next sync succeeds without them (<https://www.usenix.org/conference/atc20/presentation/rebello>). That holds for a
-//! checkpoint as well, although the log still has everything: SQLite counts frames as copied (`nBackfill`) after a partial
-//! checkpoint without a sync, and a retry would not copy them again. Opening the store anew copies the whole log.
+//! next sync succeeds without them (<https://www.usenix.org/conference/atc20/presentation/rebello>). This also applies
+//! to a checkpoint, although the log still has everything: SQLite counts frames as copied (`nBackfill`) after a partial
+//! checkpoint without a sync, and a retry would not copy them again. Reopening the store copies the whole log.
 //!
-//! A checkpoint without room may be retried: `nBackfill` advances only after a complete pass, so every page that a failed
-//! pass wrote is written again, and the sync at the end covers all of them on the same descriptor.
+//! A checkpoint that fails on a full disk may be retried: `nBackfill` advances only after a complete pass, so a retry
+//! rewrites every page that the failed pass wrote, and the sync at the end covers all of them on the same descriptor.
 //!
-//! SQLite reports a read that the disk refused (`EIO`, `ENXIO`) as `SQLITE_CORRUPT`: "database disk image is malformed".
-//! Whether that is an I/O error or damage is found out by reading the files directly ([`super::probe`]).
+//! SQLite reports a read that the disk refused (`EIO`, `ENXIO`) as `SQLITE_CORRUPT`: "database disk image is
+//! malformed". Reading the files directly ([`super::probe`]) distinguishes an I/O error from damage.
 
 use crate::store::StoreError;
 use crate::store::format::Malformed;
 use rusqlite::{ErrorCode, ffi};
 
-/// Attempts at something whose reads fail, one after the other, before it counts as failed.
+/// Number of consecutive attempts after which an action with failing reads counts as failed.
 const READ_ATTEMPTS_MAX: usize = 3;
 
-/// Whether the disk itself failed in a way that leaves unknown what is on it: nothing that is written afterwards could be
-/// trusted.
+/// Returns whether the disk failed in a way that leaves its contents unknown: later writes could not be trusted.
 pub fn is_fatal(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) && !is_failed_read(error)
 }
 
-/// Whether a read failed, or returned what SQLite cannot make sense of. Nothing was written by the step that failed.
+/// Returns whether a read failed, or returned data that SQLite cannot interpret. The failed step wrote nothing.
 pub fn is_failed_read(error: &rusqlite::Error) -> bool {
     let Some(error) = error.sqlite_error() else { return false };
     let failed_reads = [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS];
@@ -39,17 +38,17 @@ pub fn is_failed_read(error: &rusqlite::Error) -> bool {
         || matches!(error.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
 }
 
-/// What failed in all attempts.
+/// The error of an action whose attempts all failed.
 #[derive(Debug)]
 pub struct Failed<E> {
     pub error: E,
-    /// Where and why the files could not be read directly, before the last attempt.
+    /// Where and why reading the files directly failed, before the last attempt.
     pub unreadable: Option<String>,
 }
 
-/// Tries again at once while reads fail: what the disk refuses once it often gives the next time. Before the last attempt
-/// `unreadable` reads the files directly: if they can be read, and the attempt after that still fails, the data is damaged.
-/// The warning does not give the error, which may call a failed read damage.
+/// Retries at once while reads fail, because a disk often returns at the second attempt the data that it refused at the
+/// first. `unreadable` reads the files directly before the last attempt: if that succeeds and the last attempt still
+/// fails, the data is damaged. The warning omits the error, which may call a failed read damage.
 pub fn retrying_reads<T, E>(
     is_failed_read: impl Fn(&E) -> bool,
     unreadable: impl FnOnce() -> Option<String>,
@@ -82,7 +81,7 @@ pub enum ReadError {
         doing: &'static str,
         error: rusqlite::Error,
     },
-    /// What was read is not what was written.
+    /// The data that was read differs from the data that was written.
     Malformed(StoreError),
 }
 
@@ -109,7 +108,7 @@ pub fn malformed(what: &str, error: &Malformed) -> StoreError {
     StoreError::Corrupt { detail: format!("{what}: {error}") }
 }
 
-/// A value of another type than was written.
+/// Returns whether the value has another type than the one that was written.
 fn is_conversion(error: &rusqlite::Error) -> bool {
     matches!(
         error,

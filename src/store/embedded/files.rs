@@ -1,4 +1,4 @@
-//! The files of a store: their names, the locks on them, and whether the names still lead to the files that are open.
+//! The files of a store: their names, their locks, and whether the names still lead to the open files.
 
 use super::header::number;
 use super::log;
@@ -11,7 +11,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A file that SQLite keeps beside the database, as `-wal`, or we do.
+/// Returns the path of a file beside the database: SQLite's, such as `-wal`, or one of the store's own.
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
@@ -22,7 +22,7 @@ pub fn file_bytes(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-/// The folder that a file lies in.
+/// Returns the folder of a file.
 pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -30,19 +30,20 @@ pub fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Makes names that were created, changed or removed in a file's folder durable.
+/// Makes created, changed or removed names in a file's folder durable.
 pub fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(folder_of(path))?.sync_all()
 }
 
-/// A file of its own beside `path`, removed again unless it is kept. Readable as the store's own file is.
+/// Creates a temporary file beside `path`, which is removed unless the caller persists it. It has the permissions of
+/// the store's own file.
 pub fn temporary(path: &Path, prefix: &str) -> io::Result<tempfile::NamedTempFile> {
     use std::os::unix::fs::PermissionsExt;
     let permissions = std::fs::Permissions::from_mode(0o644);
     tempfile::Builder::new().prefix(prefix).permissions(permissions).tempfile_in(folder_of(path))
 }
 
-/// What a name leads to.
+/// Identifies the file that a name leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileId {
     device: u64,
@@ -54,19 +55,19 @@ impl FileId {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }
 
-    /// None if there is no such file.
+    /// Returns the id of the file at `path`; `None` if there is no such file.
     pub fn at(path: &Path) -> Option<Self> {
         std::fs::metadata(path).ok().map(|metadata| Self::of(&metadata))
     }
 }
 
-/// A store's lock, given back when this is dropped. In so many words: closing the files alone would leave it to a child
-/// process that is just being started and still has them open.
+/// A store's lock, released when it is dropped. Dropping unlocks the files explicitly: closing them alone would leave
+/// the lock with a child process that is being started and still has them open.
 ///
-/// It lies on the database file itself, so that it holds whatever becomes of names, and before that on a file of its own
-/// beside it: whoever finds that one locked does not open the database. SQLite's locks on the database are POSIX locks,
-/// which a process loses as soon as it closes any handle of the file; so this one is opened before SQLite opens it and
-/// closed after.
+/// The lock consists of two files. A file beside the database is locked first: a process that finds it locked does not
+/// open the database. The database file itself is locked second, so that renaming files does not circumvent the lock.
+/// SQLite's locks on the database are POSIX locks, which a process loses as soon as it closes any handle of the file.
+/// Therefore the database is opened here before SQLite opens it, and closed afterwards.
 #[derive(Debug)]
 pub struct Locked {
     path: PathBuf,
@@ -75,7 +76,7 @@ pub struct Locked {
 }
 
 impl Locked {
-    /// Locks the store at `path`, whether its database exists yet or not.
+    /// Locks the store at `path`, whether or not its database exists.
     pub fn take(path: &Path) -> Result<Self, OpenError> {
         let lock_path = beside(path, "-lock");
         let failed = |error| io_error(path, &format!("its lock {}: {error}", lock_path.display()));
@@ -100,8 +101,8 @@ impl Locked {
         &self.path
     }
 
-    /// The database file, to be read past SQLite. Whoever opens it a second time, and closes that, takes away the locks
-    /// that SQLite holds on it for this process.
+    /// Returns the database file, for reading without SQLite. Opening and closing another handle would release the
+    /// locks that SQLite holds on it for this process.
     pub fn database(&self) -> Option<&File> {
         self.database.as_ref()
     }
@@ -109,7 +110,7 @@ impl Locked {
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        // The name comes last: whoever gets that one expects to get the database as well.
+        // The file beside the database comes last: a process that locks it expects to lock the database as well.
         for file in self.database.iter().chain([&self.name]) {
             if let Err(error) = file.unlock() {
                 tracing::debug!(%error, "the lock goes with the file");
@@ -126,18 +127,18 @@ fn try_lock(file: &File, path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// The files of an open store, under the names that they were opened by.
+/// The files of an open store, with the names by which they were opened.
 #[derive(Debug)]
 pub struct OpenFiles {
     lock: Locked,
     names: Vec<(PathBuf, FileId)>,
     head: Head,
-    /// None where there is none. SQLite has no locks on it that closing it would take away.
+    /// `None` if there is no log. SQLite holds no locks on the log that closing it would release.
     log: Option<File>,
 }
 
 impl OpenFiles {
-    /// To be called when SQLite has opened all of them. `given` is the database's name before links were resolved.
+    /// Call it when SQLite has opened all files. `given` is the database's name before links were resolved.
     pub fn new(lock: Locked, given: &Path) -> io::Result<Self> {
         let database = lock.database().ok_or(ErrorKind::NotFound)?;
         let head = Head::read(database)?;
@@ -145,7 +146,7 @@ impl OpenFiles {
             (std::path::absolute(given)?, FileId::of(&database.metadata()?)),
             (beside(&lock.path, "-lock"), FileId::of(&lock.name.metadata()?)),
         ];
-        // A file system without shared memory has neither.
+        // A file system without shared memory has neither file.
         let side_files = ["-wal", "-shm"].map(|suffix| beside(&lock.path, suffix));
         names.extend(side_files.into_iter().filter_map(|name| FileId::at(&name).map(|id| (name, id))));
         let log = match File::open(beside(&lock.path, "-wal")) {
@@ -159,8 +160,8 @@ impl OpenFiles {
         &self.lock
     }
 
-    /// Whether the names still lead to the open files, and the database is still the one that was opened. Takes a few
-    /// microseconds. A name that cannot be looked up for another reason than that it is gone says nothing.
+    /// Checks that the names still lead to the open files, and that the database is still the one that was opened.
+    /// Takes a few microseconds. A failed lookup is only a warning, unless the file does not exist.
     pub fn check(&self) -> Result<(), String> {
         for (name, opened) in &self.names {
             match std::fs::metadata(name) {
@@ -172,18 +173,18 @@ impl OpenFiles {
                 Err(error) => tracing::warn!(name = %name.display(), %error, "cannot look up a file of the store"),
             }
         }
-        // A second look, should it just be begun.
+        // A second look, because the log may have just been started.
         if self.log.as_ref().is_some_and(|log| !log::has_head(log) && !log::has_head(log)) {
             return Err(format!("{}-wal, the write-ahead log, was cut or overwritten", self.lock.path.display()));
         }
         let Some(database) = self.lock.database() else { return Ok(()) };
-        // A second look, should it just be written by a checkpoint.
+        // A second look, because a checkpoint may be writing the head.
         let is_same = || Head::read(database).is_ok_and(|head| head.continues(&self.head));
         if is_same() || is_same() { Ok(()) } else { Err(format!("{} was overwritten", self.lock.path.display())) }
     }
 }
 
-/// What the head of a database tells of which one it is.
+/// The head of a database, which identifies it.
 #[derive(Debug, Clone, Copy)]
 struct Head([u8; 100]);
 
@@ -194,8 +195,9 @@ impl Head {
         Ok(Self(head))
     }
 
-    /// The same mark, page size, journal mode and application, and counters of changes, also of the schema, that did not go
-    /// back: a copy of a backup or of an earlier state has another mode or an earlier count.
+    /// Returns whether this is a later head of the same database: the mark, page size, journal mode and application id
+    /// are the same, and the counters of changes and schema changes have not decreased. A copy of a backup or of an
+    /// earlier state has another mode or a lower counter.
     fn continues(&self, earlier: &Self) -> bool {
         let is_same = |from: usize, to: usize| self.0[from..to] == earlier.0[from..to];
         let does_not_go_back = |at| number(&self.0, at) >= number(&earlier.0, at);
@@ -203,18 +205,18 @@ impl Head {
     }
 }
 
-/// Looks at files from time to time, on a thread of its own, until it is dropped.
+/// Checks files regularly on its own thread, until it is dropped.
 #[derive(Debug)]
 pub struct Watch {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// How soon it is noticed that a file is gone while nothing is committed.
+/// How often the thread checks. It bounds the time until a lost file is noticed while nothing is committed.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Watch {
-    /// Calls `look` until it says that there is nothing more to look at.
+    /// Starts the thread, which calls `look` until it returns false.
     pub fn start(mut look: impl FnMut() -> bool + Send + 'static) -> io::Result<Self> {
         let (stop, stopped) = channel();
         let run = move || {

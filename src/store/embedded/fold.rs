@@ -1,8 +1,8 @@
-//! The fold: a thread that brings the table up to date behind the commits, trims the journal and empties the log.
+//! The fold: a thread that updates the table behind the commits, trims the journal and empties the log.
 //!
-//! It works in rounds. A round takes the generation that has grown so far, and writes its states in order of ids, in
-//! slices of a fraction of a millisecond, each with the turn held. Each inventory is written once however often it
-//! changed. Failing loses nothing: what is not folded stays in the journal and in memory.
+//! The fold works in rounds. A round takes the generation that has grown so far, and writes its states in order of ids,
+//! in slices of a fraction of a millisecond; it holds the turn during each slice. Each inventory is written once,
+//! however often it changed. A failure loses nothing: changes that are not folded stay in the journal and in memory.
 
 use super::failure::{self, Failed};
 use super::keys::{DueRow, Limits};
@@ -17,18 +17,18 @@ use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-/// Rows that are encoded before the turn is taken; also the most that one slice writes.
+/// Number of rows that are encoded before taking the turn; also the maximum that one slice writes.
 const ROWS_AHEAD: usize = 192;
-/// Journal rows that one slice trims.
+/// Number of journal rows that one slice trims.
 const TRIMMED_ROWS: usize = 8;
-/// How often the log's length is looked at, in slices.
+/// How often the fold checks the log's length, in slices.
 const SLICES_PER_LOOK: usize = 32;
-/// Without any news, this is how often the thread looks at the clock.
+/// How often the thread checks the clock while nothing wakes it.
 const IDLE_MAX: Duration = Duration::from_millis(100);
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
-/// Why the work was left.
+/// Why the fold stopped its work early.
 enum Halt {
     Closing,
     Failed { doing: &'static str, error: rusqlite::Error },
@@ -67,7 +67,7 @@ pub fn run(shared: &Shared, connection: Connection) {
 }
 
 impl Shared {
-    /// Waits until there is something to do; none when the store is closing.
+    /// Waits until there is work; returns `None` when the store is closing.
     fn wait_for_work(&self) -> Option<Work> {
         let mut memory = self.lock();
         loop {
@@ -83,7 +83,7 @@ impl Shared {
         }
     }
 
-    /// Whether the fold should be woken.
+    /// Returns whether to wake the fold.
     pub(super) fn has_work(&self, memory: &Memory) -> bool {
         let log_is_long = memory.log_bytes > memory.log_due_bytes;
         log_is_long || self.is_round_due(memory) || !self.trim_due(memory, 1).is_empty()
@@ -109,7 +109,7 @@ impl Shared {
         memory.keys.due(&limits, rows_max)
     }
 
-    /// How long the fold may write at a time: longer as less room is left, so that commits slow down before they stop.
+    /// Maximum duration of one slice. It grows as room runs out, so that commits slow down before they stop.
     fn slice_max(&self) -> Duration {
         let (records, inventories) = self.lock().overlay.unfolded();
         let of = |part: usize, whole: usize| (part * 8).checked_div(whole).unwrap_or(8);
@@ -145,15 +145,15 @@ impl Shared {
     }
 }
 
-/// What there is to do.
+/// The work of one pass of the thread.
 struct Work {
-    /// Whether to fold, and not only to trim and to look at the log.
+    /// Whether to fold, in addition to trimming and checking the log.
     fold: bool,
-    /// How many folds had been asked for.
+    /// Number of folds that were requested before this pass.
     asked: u64,
 }
 
-/// Without its thread nothing would ever be folded, and commits would wait for ever.
+/// Stops the store if the fold's thread panics. Otherwise nothing would ever be folded, and commits would wait forever.
 pub struct StopOnPanic<'a>(pub &'a Shared);
 
 impl Drop for StopOnPanic<'_> {
@@ -173,7 +173,7 @@ impl Fold<'_> {
     fn work(&self, work: &Work) -> Result<(), Halt> {
         let due_bytes = self.shared.lock().log_due_bytes;
         match self.fold_and_trim(work) {
-            // Pages that the file has can be copied without room; the log is then written over from its beginning.
+            // Existing pages of the file can be overwritten without room; then the log restarts at its beginning.
             Err(halt) if halt.is_full() => self.look_at_log(0).and(Err(halt)),
             Err(halt) => Err(halt),
             Ok(()) => self.look_at_log(due_bytes),
@@ -182,7 +182,7 @@ impl Fold<'_> {
 
     fn fold_and_trim(&self, work: &Work) -> Result<(), Halt> {
         if work.fold {
-            // After a failure there is a generation left over, and what was asked for is in the next.
+            // After a failure a generation is left over, and the requested changes are in the next one.
             let is_left_over = self.shared.lock().overlay.folding.is_some();
             for _ in 0..1 + usize::from(is_left_over) {
                 let Some((generation, through)) = self.begin() else { break };
@@ -193,14 +193,14 @@ impl Fold<'_> {
         self.trim()
     }
 
-    /// The generation to fold, and the last journal row that it holds.
+    /// Returns the generation to fold, and the last journal row that it contains.
     fn begin(&self) -> Option<(Arc<Generation>, i64)> {
         let mut memory = self.shared.lock();
         if memory.overlay.folding.is_none() {
             if memory.overlay.growing.records == 0 {
                 return None;
             }
-            // As large as the last one: made before the lock is taken again, since a large table takes a while to get.
+            // As large as the last generation. It is allocated without the lock, because a large allocation takes long.
             let inventories = memory.overlay.growing.states.len();
             drop(memory);
             let next = Generation::with_capacity(inventories);
@@ -265,7 +265,7 @@ impl Fold<'_> {
         let folded = memory.overlay.folding.take();
         self.shared.progress.notify_all();
         drop(memory);
-        // Freeing as many states takes a while, and is done here, without the lock.
+        // Freeing many states takes long, so it happens without the lock.
         drop(folded);
     }
 
@@ -275,7 +275,7 @@ impl Fold<'_> {
             let Some(last) = due.last() else { return Ok(()) };
             let failed = |error| Halt::Failed { doing: "trimming the journal", error };
             let forgetting = journal::forgetting(self.connection, &due).map_err(failed)?;
-            // First of all: no key that is about to be forgotten may count as new in between.
+            // The horizon comes first: a key that is about to be forgotten must not count as new in between.
             let change = self.shared.lock().keys.horizon.forget(forgetting);
             let turn = self.shared.turn.wait();
             journal::trim(self.connection, last.seq, &change).map_err(failed)?;
@@ -304,7 +304,7 @@ impl Fold<'_> {
     }
 }
 
-/// Bytes that a commit adds to the log, about: its own, and the pages around them.
+/// Approximate number of bytes that a commit adds to the log: the batch and the pages around it.
 pub fn log_bytes_of(batch: &[u8]) -> u64 {
     batch.len() as u64 + 3 * PAGE_BYTES
 }

@@ -1,4 +1,4 @@
-//! The journal: one row a committed batch, in order, without gaps. Rows stay until they are folded and their keys may be
+//! The journal: one row per committed batch, in order, without gaps. A row stays until it is folded and its keys may be
 //! forgotten.
 
 use super::failure::{ReadError, malformed, store_error};
@@ -9,13 +9,13 @@ use crate::store::format::{self, Entry};
 use crate::store::horizon::{Forgetting, HorizonChange, KeyHorizon};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-/// One transaction by itself: durable when this returns.
+/// Appends a row in its own transaction. The row is durable when this returns.
 pub fn append(connection: &Connection, seq: i64, batch: &[u8]) -> rusqlite::Result<()> {
     connection.prepare_cached("INSERT INTO journal (seq, batch) VALUES (?1, ?2)")?.execute(params![seq, batch])?;
     Ok(())
 }
 
-/// A row's records; none when it has been trimmed.
+/// Reads the records of a row; `None` if it has been trimmed.
 pub fn read(connection: &Connection, seq: i64) -> Result<Option<Vec<Entry>>, ReadError> {
     let sealed = sealed(connection, seq).map_err(ReadError::sqlite("reading the journal"))?;
     let entries = sealed.map(|sealed| format::entries(&sealed)).transpose();
@@ -28,7 +28,7 @@ fn sealed(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Vec<u8>>
     select.query_row([seq], |row| row.get(0)).optional()
 }
 
-/// Hands each row from `first` on to `visit`, oldest first.
+/// Passes each row from `first` on to `visit`, oldest first.
 pub fn scan(
     connection: &Connection,
     first: i64,
@@ -47,7 +47,7 @@ pub fn scan(
     Ok(())
 }
 
-/// What trimming these rows means for the horizon. Reads those with keys that were ahead of the wall clock.
+/// Computes how trimming these rows changes the horizon. Reads the rows with keys that were ahead of the wall clock.
 pub fn forgetting(connection: &Connection, due: &[DueRow]) -> rusqlite::Result<Forgetting> {
     let mut forgetting = Forgetting::default();
     for DueRow { seq, received_ms, latest_key_ms } in due {
@@ -59,14 +59,14 @@ pub fn forgetting(connection: &Connection, due: &[DueRow]) -> rusqlite::Result<F
         };
         match keys {
             Some((_, keys)) => forgetting.add(*received_ms, keys.iter()),
-            // Nothing was ahead; or the row is damaged, and whose keys they are cannot be told.
+            // No key was ahead; or the row is damaged, so that the callers of its keys are unknown.
             None => forgetting.raise(latest_key_ms),
         }
     }
     Ok(forgetting)
 }
 
-/// Removes all rows up to one, and keeps the horizon that this means, in one transaction.
+/// Removes all rows up to `through` and stores the resulting horizon, in one transaction.
 pub fn trim(connection: &Connection, through: i64, change: &HorizonChange) -> rusqlite::Result<()> {
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     transaction.prepare_cached("DELETE FROM journal WHERE seq <= ?1")?.execute([through])?;
@@ -82,7 +82,7 @@ pub fn trim(connection: &Connection, through: i64, change: &HorizonChange) -> ru
     transaction.commit()
 }
 
-/// The horizon as it was made durable.
+/// Reads the stored horizon.
 pub fn horizon(connection: &Connection, callers_max: usize) -> Result<KeyHorizon, StoreError> {
     let failed = |error| store_error("reading the horizon of keys", &error);
     let common_ms = number(connection, FORGOTTEN_BEFORE_MS).map_err(failed)?;
@@ -104,13 +104,15 @@ fn ahead_name(caller: &Caller) -> String {
     format!("{FORGOTTEN_AHEAD}{caller}")
 }
 
-/// All rows up to this one are in the table.
+/// Name of the number of the last row that is folded into the table.
 pub const FOLDED_THROUGH: &str = "folded_through";
-/// The table was written anew after this row (a restore, an import): up to it, journal rows tell of keys alone.
+/// Name of the last row before a restore or an import rewrote the table: up to this row, the journal is only used for
+/// its keys.
 pub const REWRITTEN_THROUGH: &str = "rewritten_through";
-/// No unknown key with this time inside, or an earlier one, is new.
+/// Name of the common horizon: unknown keys with this time, or an earlier one, are not new.
 const FORGOTTEN_BEFORE_MS: &str = "forgotten_before_ms";
-/// Followed by a caller's name: none of its unknown keys with this time inside, or an earlier one, is new.
+/// Prefix of a caller's own horizon; the caller's name follows. Its unknown keys with this time, or an earlier one, are
+/// not new.
 const FORGOTTEN_AHEAD: &str = "forgotten_ahead/";
 
 pub fn number(connection: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {

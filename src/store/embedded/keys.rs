@@ -1,5 +1,6 @@
-//! Which idempotency keys are remembered, and where. The journal rows are the record; this is the index in memory:
-//! 128 bits of hash for each key, under secrets drawn anew at each start, so that nobody can make keys collide.
+//! The index of the remembered idempotency keys and the places of their records. The journal rows are the record; this
+//! index in memory has a 128-bit hash per key. The hash uses random secrets of each start, so that an attacker cannot
+//! make keys collide.
 
 use crate::store::format::BatchTime;
 use crate::store::horizon::KeyHorizon;
@@ -8,29 +9,29 @@ use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 
-/// Many small tables, so that none is ever so large that growing it delays a commit.
+/// Number of hash tables. Each is so small that growing it does not delay a commit.
 const SHARDS: usize = 256;
 
 pub type KeyHash = u128;
 
-/// Where a key's record is: which journal row, and which record of it.
+/// The place of a key's record: the journal row, and the index of the record in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     pub seq: i64,
     pub index: u32,
 }
 
-/// What is known of a journal row without reading it.
+/// The facts about a journal row that are kept in memory.
 #[derive(Debug)]
 pub struct Row {
     pub seq: i64,
     pub time: BatchTime,
     pub hashes: Box<[KeyHash]>,
-    /// The latest time inside a key of this row.
+    /// The latest time inside a key of this row, in milliseconds since the Unix epoch.
     pub latest_key_ms: Option<u64>,
 }
 
-/// The two secrets; shared, so that hashing needs no lock.
+/// The two secrets of the hash. They are shared, so that hashing needs no lock.
 #[derive(Debug, Clone, Default)]
 pub struct KeyHasher(RandomState, RandomState);
 
@@ -48,10 +49,10 @@ impl KeyHasher {
 #[derive(Debug)]
 pub struct KeyIndex {
     shards: Vec<HashMap<KeyHash, Place, BuildHasherDefault<AlreadyHashed>>>,
-    /// All journal rows that are kept, oldest first.
+    /// All remaining journal rows, oldest first.
     rows: VecDeque<Row>,
     remembered: usize,
-    /// What is left of the keys that were forgotten.
+    /// The horizon that remains of the forgotten keys.
     pub horizon: KeyHorizon,
 }
 
@@ -85,12 +86,13 @@ impl KeyIndex {
         self.rows.len()
     }
 
-    /// Judges a key that was not found.
+    /// Decides about a key that was not found.
     pub fn judge_unknown(&self, key: &Key, now: BatchTime) -> Recall {
         self.horizon.judge(key, now.unix_ms)
     }
 
-    /// The oldest rows that may go: folded, and older than the window or too many. At most `rows_max`.
+    /// Returns the oldest rows that may be trimmed, at most `rows_max`: rows that are folded, and that are older than
+    /// the key window or exceed the maximum number of keys.
     pub fn due(&self, limits: &Limits, rows_max: usize) -> Vec<DueRow> {
         let mut remembered = self.remembered;
         let is_due = |row: &&Row| {
@@ -121,16 +123,16 @@ impl KeyIndex {
 }
 
 impl Row {
-    /// The wall clock when it was received, as far as two readings of it agree: the one of then, and the one of now less
-    /// the time that has passed on the store's own clock. If this machine's clock was ahead once, it harms nobody who did
-    /// not follow it.
+    /// The wall clock when the row was received, in milliseconds since the Unix epoch: the earlier of the clock's
+    /// reading at that time, and its reading now minus the age of the row by the store's own clock. So if this
+    /// machine's clock was ahead once, only callers that followed it are affected.
     fn received_ms(&self, now: BatchTime) -> u64 {
         let age_ms = now.uptime_ms.saturating_sub(self.time.uptime_ms);
         self.time.unix_ms.min(now.unix_ms.saturating_sub(age_ms))
     }
 }
 
-/// What decides how long keys are remembered.
+/// The limits that decide how long keys are remembered.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub now: BatchTime,
@@ -143,9 +145,9 @@ pub struct Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DueRow {
     pub seq: i64,
-    /// The wall clock when its keys were received, in milliseconds since 1970.
+    /// The wall clock when its keys were received, in milliseconds since the Unix epoch.
     pub received_ms: u64,
-    /// The latest time inside one of its keys.
+    /// The latest time inside one of its keys, in milliseconds since the Unix epoch.
     pub latest_key_ms: Option<u64>,
 }
 
@@ -153,7 +155,7 @@ fn shard(hash: KeyHash) -> usize {
     (hash >> 120) as usize % SHARDS
 }
 
-/// The lower half of a key's hash is its hash.
+/// A hasher for the index: it uses the lower half of the key's hash unchanged.
 #[derive(Debug, Default)]
 pub struct AlreadyHashed(u64);
 

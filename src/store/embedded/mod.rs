@@ -1,11 +1,11 @@
-//! The embedded store: one SQLite file, and an append-only journal in it.
+//! The embedded store: one SQLite file with an append-only journal in it.
 //!
-//! A commit appends one journal row that holds the whole batch, and nothing else; [`fold`] brings the table of
-//! inventories up to date behind it. Memory holds what is not folded yet ([`overlay`]) and where each idempotency key's
-//! record is ([`keys`]); both are made anew from the journal at opening ([`replay`]). Formats and crash safety are
-//! SQLite's, plus checksums of our own, since SQLite has none.
+//! A commit appends one journal row that contains the whole batch, and writes nothing else; [`fold`] updates the table
+//! of inventories afterwards. Memory holds the changes that are not folded yet ([`overlay`]) and the place of each
+//! idempotency key's record ([`keys`]). Opening rebuilds both from the journal ([`replay`]). SQLite provides the file
+//! format and crash safety; the store adds its own checksums, since SQLite has none.
 //!
-//! Threads: callers read with connections of their own; one at a time commits; the fold has a thread. Those that write
+//! Threads: callers read over their own connections; one caller at a time commits; the fold has its own thread. Writers
 //! take turns ([`turn`]).
 
 mod checkpoint;
@@ -52,17 +52,17 @@ use turn::Turn;
 
 /// A store in one file, for one process.
 ///
-/// Dropping it stops the fold where it is; the next opening replays what is left. [`Self::close`] leaves nothing.
+/// Dropping it interrupts the fold; the next opening replays the rest. [`Self::close`] leaves nothing to replay.
 #[derive(Debug)]
 pub struct EmbeddedStore {
-    // Dropped in this order: the connections first, then the lock, which is in `shared`.
+    // Drop order: the connections first, then the lock, which is in `shared`.
     writer: Mutex<Connection>,
     shared: Arc<Shared>,
     fold: Option<JoinHandle<()>>,
     watch: Option<Watch>,
 }
 
-/// What callers and the fold have in common.
+/// The state that callers and the fold share.
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
@@ -71,20 +71,21 @@ struct Shared {
     memory: Mutex<Memory>,
     /// Wakes the fold.
     work: Condvar,
-    /// Wakes those that wait for the fold.
+    /// Wakes the threads that wait for the fold.
     progress: Condvar,
     turn: Turn,
-    /// Held while the log is copied into the file. Taken before the turn by whoever needs both.
+    /// Held while the log is copied into the file. A thread that needs both this lock and the turn takes this lock
+    /// first.
     checkpoint: Mutex<()>,
     readers: Mutex<Vec<Connection>>,
-    /// Why nothing is written any more.
+    /// The reason why the store has stopped writing; `None` while it runs.
     stopped: watch::Sender<Option<StoreError>>,
     probe: Probe,
-    // Closed after every connection, see there.
+    // Must be closed after every connection, see [`Locked`].
     files: OpenFiles,
 }
 
-/// Guarded by one lock that is never held during a write.
+/// The in-memory state, guarded by one lock that is never held during a write.
 #[derive(Debug)]
 struct Memory {
     overlay: Overlay,
@@ -93,30 +94,31 @@ struct Memory {
     /// The last row of the generation that is being folded.
     folding_through: i64,
     folded_through: i64,
-    /// The store's own clock when it was opened.
+    /// Value of the store's own clock when it was opened, in milliseconds.
     opened_uptime_ms: u64,
-    /// The clock then.
+    /// Value of [`EmbeddedSettings::clock`] when the store was opened.
     opened: Duration,
-    /// How long the log is, about.
+    /// Approximate length of the log, in bytes.
     log_bytes: u64,
-    /// How long it may become before it is to be emptied.
+    /// The length from which the log is due to be emptied, in bytes.
     log_due_bytes: u64,
-    /// How many folds were asked for, and how many of these are answered.
+    /// Number of requested folds; `answered` is how many of them have ended.
     asked: u64,
     answered: u64,
-    /// The last round's failure, until one succeeds.
+    /// The failure of the last round, until a round succeeds.
     failure: Option<StoreError>,
-    /// Commits that fail, or find no room because the fold fails.
+    /// Failed commits, including commits that find no room because the fold fails.
     committing: Streak,
-    /// Reads of the file that fail.
+    /// Failed reads of the file.
     reading: Streak,
     closing: bool,
 }
 
 impl EmbeddedStore {
-    /// Opens the file, or makes it; its folder must exist. Beside it lie SQLite's `-wal` and `-shm`, and `-lock`.
+    /// Opens the file, or creates it; its folder must exist. SQLite's `-wal` and `-shm` and the store's `-lock` are
+    /// beside it.
     ///
-    /// Takes about 2 us for each remembered key and 10 us for each inventory that was not folded, however large the file.
+    /// Takes about 2 us per remembered key and 10 us per inventory that was not folded, independent of the file's size.
     pub fn open(given: &Path, settings: EmbeddedSettings) -> Result<Self, OpenError> {
         let mut opened = open::prepare(given)?;
         opened.create()?;
@@ -125,7 +127,7 @@ impl EmbeddedStore {
         let Connections { writer, fold_connection, memory } = connect(&lock, &settings, &hasher)?;
         let failed = |error| open::refused(&path, &error);
         [&writer, &fold_connection].into_iter().try_for_each(open::trust).map_err(failed)?;
-        // Over the connection that has room even if the store is full.
+        // The fold's connection has room even if the store is full.
         fold_connection.execute_batch(items::SCHEMA).map_err(failed)?;
         let files = OpenFiles::new(lock, given).map_err(|error| open::io_error(&path, &error.to_string()))?;
         tracing::info!(
@@ -138,7 +140,7 @@ impl EmbeddedStore {
         );
         let shared = Arc::new(Shared::new(path.clone(), settings, hasher, memory, files));
         let (for_fold, for_watch) = (shared.clone(), shared.clone());
-        // First of all, so that everything is dropped in order if a thread cannot be started.
+        // Constructed before the threads, so that everything is dropped in order if a thread cannot be started.
         let mut store = Self { writer: Mutex::new(writer), shared, fold: None, watch: None };
         let no_thread = |error| open::io_error(&path, &format!("no thread: {error}"));
         let fold = std::thread::Builder::new().name("slotcast-fold".into()).spawn(move || {
@@ -150,7 +152,7 @@ impl EmbeddedStore {
         Ok(store)
     }
 
-    /// Folds everything that was committed before the call, trims what is due, and returns when that is done.
+    /// Folds everything that was committed before the call, trims the rows that are due, and returns when that is done.
     pub fn fold(&self) -> Result<(), StoreError> {
         let mut memory = self.shared.lock();
         memory.asked += 1;
@@ -165,16 +167,16 @@ impl EmbeddedStore {
         memory.failure.clone().map_or(Ok(()), Err)
     }
 
-    /// Folds everything and empties the write-ahead log, so that the next opening has nothing to replay. To be called after
-    /// the last commit; what is committed later is replayed as after a crash.
+    /// Folds everything and empties the write-ahead log, so that the next opening has nothing to replay. Call it after
+    /// the last commit; later commits are replayed as after a crash.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.fold()?;
-        // A log that is not what it was must not be copied into the file.
+        // A log that was cut or replaced must not be copied into the file.
         self.shared.check_files()?;
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         self.paused(|| checkpoint::empty(&writer)).map_err(|error| {
             let failed = failure::store_error("emptying the write-ahead log", &error);
-            // Closing would try again, and remove the log after it.
+            // Otherwise closing would try again, and then remove the log.
             if failure::is_fatal(&error) {
                 self.shared.stop(&failed);
             }
@@ -187,8 +189,8 @@ impl EmbeddedStore {
         self.flush()
     }
 
-    /// Does something while nothing is written: a copy of the file and its `-wal`, made then, opens to exactly what is
-    /// committed now. Commits and the fold wait meanwhile.
+    /// Runs `work` while nothing is written: a copy of the file and its `-wal` that `work` makes opens to exactly the
+    /// commits up to now. Commits and the fold wait meanwhile.
     pub fn paused<T>(&self, work: impl FnOnce() -> T) -> T {
         let _no_checkpoint = self.shared.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
         let _turn = self.shared.turn.wait();
@@ -210,7 +212,7 @@ impl EmbeddedStore {
         }
     }
 
-    /// Waits while too much is unfolded: the fold gets the disk for itself until there is room again.
+    /// Waits while too much is unfolded: the fold has the disk to itself until there is room again.
     fn wait_for_room(&self) -> Result<BatchTime, StoreError> {
         let mut memory = self.shared.lock();
         loop {
@@ -232,7 +234,7 @@ impl EmbeddedStore {
         }
     }
 
-    /// A row is durable, or the commit failed and it is not there, or nobody knows.
+    /// Appends a journal row durably. If that fails, the error distinguishes whether the row may have been written.
     fn append(&self, writer: &Connection, seq: i64, sealed: &[u8]) -> Result<(), CommitError> {
         let turn = self.shared.turn.wait();
         if let Some(stopped) = self.shared.stop_reason() {
@@ -255,14 +257,14 @@ impl EmbeddedStore {
     }
 }
 
-/// What is opened together.
+/// The connections and the memory of a store that is being opened.
 struct Connections {
     writer: Connection,
     fold_connection: Connection,
     memory: Memory,
 }
 
-/// Opens the connections and replays the journal. While reads fail it is tried again, each time from the beginning.
+/// Opens the connections and replays the journal. Retries from the beginning while reads fail.
 fn connect(lock: &Locked, settings: &EmbeddedSettings, hasher: &KeyHasher) -> Result<Connections, OpenError> {
     let path = lock.path();
     let attempt = || {
@@ -272,7 +274,7 @@ fn connect(lock: &Locked, settings: &EmbeddedSettings, hasher: &KeyHasher) -> Re
         let memory = replay::replay(path, &writer, hasher, settings).map_err(|error| open::damaged(path, error))?;
         Ok(Connections { writer, fold_connection, memory })
     };
-    // An I/O error may be that of a write or a sync, which must not be retried.
+    // An I/O error may come from a write or a sync, which must not be retried.
     let may_be_a_failed_read = |error: &OpenError| matches!(error, OpenError::Corrupt { .. });
     let opened = failure::retrying_reads(may_be_a_failed_read, || probe::first_failure(lock), attempt);
     opened.map_err(|Failed { error, unreadable }| match unreadable {
@@ -298,7 +300,7 @@ impl Store for EmbeddedStore {
         let seq = self.shared.lock().last_seq + 1;
         let row = self.shared.hasher.row(seq, time, batch.iter().map(|transaction| &transaction.key));
         self.append(&writer, seq, &sealed)?;
-        // Nobody would find again what is only in a file without a name.
+        // A commit would be lost if it were only in a file that no longer has its name.
         self.shared.check_files().map_err(CommitError::Unknown)?;
         self.shared.committed(seq, row, batch, fold::log_bytes_of(&sealed));
         Ok(())
@@ -312,7 +314,7 @@ impl Store for EmbeddedStore {
         self.shared.stopped.subscribe()
     }
 
-    /// The file itself, to which the limit applies, without the write-ahead log beside it.
+    /// Returns the size of the file itself, to which the limit applies, without the write-ahead log beside it.
     fn usage(&self) -> Option<StoreUsage> {
         Some(StoreUsage {
             bytes: files::file_bytes(&self.shared.path),
@@ -325,14 +327,14 @@ impl Store for EmbeddedStore {
 impl Drop for EmbeddedStore {
     fn drop(&mut self) {
         drop(self.watch.take());
-        // Closing removes the log by its name.
+        // Closing removes the log by its name, so the name must still lead to it.
         let _ = self.shared.check_files();
         self.shared.lock().closing = true;
         self.shared.work.notify_all();
         if self.fold.take().is_some_and(|fold| fold.join().is_err()) {
             tracing::error!("the fold's thread had panicked");
         }
-        // The last connection to close removes the log, and one that only reads cannot.
+        // The last connection to close removes the log, and a read-only connection cannot remove it.
         self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if self.shared.is_stopped() {
             keep_log(&self.writer.lock().unwrap_or_else(PoisonError::into_inner));
@@ -340,7 +342,8 @@ impl Drop for EmbeddedStore {
     }
 }
 
-/// After a failure the log is the only good copy, or its name leads to another one: it is not to be emptied at closing.
+/// Keeps closing from emptying the log: after a failure the log is the only good copy, or its name leads to another
+/// file.
 fn keep_log(connection: &Connection) {
     if let Err(error) = open::keep_log(connection, true) {
         tracing::warn!(%error, "closing will checkpoint");
@@ -379,15 +382,15 @@ impl Shared {
         }
     }
 
-    /// The window of keys is counted on the store's own clock, so no step of the wall clock frees a key. The wall clock is
-    /// compared with the times inside keys.
+    /// Reads both clocks. The key window uses the store's own clock, so that no step of the wall clock frees a key. The
+    /// wall clock is compared with the times inside keys.
     fn batch_time(&self, memory: &Memory) -> BatchTime {
         let open_for = (self.settings.clock)().saturating_sub(memory.opened);
         let uptime_ms = memory.opened_uptime_ms + open_for.as_millis() as u64;
         BatchTime { uptime_ms, unix_ms: (self.settings.wall_clock)().as_millis() as u64 }
     }
 
-    /// The store ends once its names do not lead to its files any more.
+    /// Stops the store if its names no longer lead to its files.
     fn check_files(&self) -> Result<(), StoreError> {
         self.files.check().map_err(|lost| {
             let failure = StoreError::Unavailable {
@@ -398,7 +401,7 @@ impl Shared {
         })
     }
 
-    /// A panic while it was held would have come from a bug; what is in it is still the best that there is.
+    /// Only a bug can panic while the lock is held; the state in it is still the best available.
     fn lock(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -408,7 +411,7 @@ impl Shared {
     }
 }
 
-/// Where a store was when it was opened.
+/// The state of a store when it was opened.
 struct Marks {
     last_seq: i64,
     folded_through: i64,

@@ -1,4 +1,4 @@
-//! Opening the file: the checks that refuse with a reason, the schema, the connections.
+//! Opening the file: the checks that refuse it with a reason, the schema, and the connections.
 
 use super::files::{Locked, beside, file_bytes, folder_of, sync_folder, temporary};
 use super::{header, items, log, replace};
@@ -8,13 +8,14 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// "Slot": what tells our files from other SQLite files.
+/// SQLite application id of a Slotcast file: "Slot" in ASCII.
 pub const APPLICATION_ID: u32 = 0x536C_6F74;
-/// Raised when a file that is written by this version cannot be read by the one before.
+/// Version of the file format. It increases when the previous version of Slotcast cannot read the files that this one
+/// writes.
 pub const FORMAT_VERSION: u32 = 1;
 pub const PAGE_BYTES: u64 = 4096;
 
-/// Why a file was not opened, and what can be done.
+/// Why a file was not opened, and how to proceed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(
@@ -56,7 +57,7 @@ pub enum OpenError {
     Io { path: PathBuf, detail: String },
 }
 
-/// A store that nobody else has open, checked as far as can be told from outside of SQLite.
+/// A store that no other process has open, checked as far as possible without SQLite.
 #[derive(Debug)]
 pub struct Opened {
     pub path: PathBuf,
@@ -64,7 +65,7 @@ pub struct Opened {
     is_new: bool,
 }
 
-/// Takes the lock, completes a restore that was interrupted, and checks what can be told from outside of SQLite. Changes
+/// Takes the lock, completes an interrupted restore, and makes the checks that are possible without SQLite. Changes
 /// nothing else.
 pub fn prepare(path: &Path) -> Result<Opened, OpenError> {
     let path = resolved(path)?;
@@ -77,7 +78,7 @@ pub fn prepare(path: &Path) -> Result<Opened, OpenError> {
     Ok(Opened { path, lock, is_new })
 }
 
-/// Completes a restore that was interrupted.
+/// Completes an interrupted restore.
 pub fn complete_replacement(path: &Path, lock: &mut Locked) -> Result<(), OpenError> {
     let failed = |error: std::io::Error| io_error(path, &format!("a restore was interrupted: {error}"));
     let Some(pending) = replace::pending(path).map_err(failed)? else { return Ok(()) };
@@ -87,8 +88,8 @@ pub fn complete_replacement(path: &Path, lock: &mut Locked) -> Result<(), OpenEr
 }
 
 impl Opened {
-    /// Makes an empty store if there is none. It is made under another name and gets its own when it is complete and
-    /// durable, so that no crash leaves half of one.
+    /// Creates an empty store if there is none. The file is complete and durable before it gets its name, so that no
+    /// crash leaves a part of a store.
     pub fn create(&mut self) -> Result<(), OpenError> {
         if !self.is_new {
             return Ok(());
@@ -98,7 +99,8 @@ impl Opened {
         let new = temporary(path, ".slotcast-new-").map_err(failed)?;
         make(new.path()).map_err(|error| refused(path, &error))?;
         new.as_file().sync_all().map_err(failed)?;
-        // Of a first start that was interrupted. SQLite would take it for the new file's own and cut that to nothing.
+        // Left by an interrupted first start. SQLite would treat it as the new file's journal and truncate the new
+        // file.
         match std::fs::remove_file(beside(path, "-journal")) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
             Err(_) => {}
@@ -111,7 +113,7 @@ impl Opened {
     }
 }
 
-/// The log must be this database's, and nothing that was acknowledged may be unreadable in it.
+/// Checks that the log belongs to this database, and that all acknowledged commits in it are readable.
 pub fn check_log(path: &Path) -> Result<(), OpenError> {
     let log = beside(path, "-wal");
     let failed = |error: std::io::Error| io_error(path, &format!("its write-ahead log {}: {error}", log.display()));
@@ -132,8 +134,8 @@ pub fn check_log(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// The connection that commits: durable when a transaction returns. It also makes the schema, if a first start was
-/// interrupted before that. Until [`trust`] it leaves the log as it is when it is closed.
+/// Opens the connection that commits: a transaction is durable when it returns. Also creates the schema, if a first
+/// start was interrupted before that. Until [`trust`] is called, closing this connection leaves the log unchanged.
 pub fn commit_connection(path: &Path, bytes_max: Option<u64>) -> Result<Connection, OpenError> {
     let failed = |error| refused(path, &error);
     let connection = connect(path).map_err(failed)?;
@@ -147,17 +149,17 @@ pub fn commit_connection(path: &Path, bytes_max: Option<u64>) -> Result<Connecti
     Ok(connection)
 }
 
-/// Everything was checked: closing may bring the file up to date and remove the log.
+/// Ends the checks: closing the connection may now update the file and remove the log.
 pub fn trust(connection: &Connection) -> rusqlite::Result<()> {
     keep_log(connection, false)
 }
 
-/// Whether closing leaves the log as it is.
+/// Sets whether closing the connection leaves the log unchanged.
 pub fn keep_log(connection: &Connection, is_kept: bool) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, is_kept).map(drop)
 }
 
-/// The fold's connection: its transactions become durable with the next commit or checkpoint.
+/// Opens the fold's connection. Its transactions become durable with the next commit or checkpoint.
 pub fn fold_connection(path: &Path, bytes_max: Option<u64>) -> Result<Connection, OpenError> {
     let configured = connect(path).and_then(|connection| {
         configure(&connection, "NORMAL", bytes_max)?;
@@ -175,8 +177,8 @@ pub fn read_connection(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Reads the file alone, and makes no file beside it: for a folder that cannot be written. Whoever opens it has to see to it
-/// that nobody changes the file meanwhile.
+/// Opens the file alone for reading, and creates no file beside it: for a folder that is not writable. The caller must
+/// ensure that no process changes the file meanwhile.
 pub fn immutable_connection(path: &Path) -> rusqlite::Result<Connection> {
     use std::os::unix::ffi::OsStrExt;
     let mut uri = String::from("file:");
@@ -191,7 +193,8 @@ pub fn immutable_connection(path: &Path) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(uri, flags)
 }
 
-/// Inside the process writers take turns; this is for a curious `sqlite3` beside it.
+/// How long to wait for another process, such as `sqlite3`, that writes to the file. Writers inside this process take
+/// turns.
 pub const BUSY_MAX: Duration = Duration::from_secs(5);
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
@@ -202,7 +205,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Only for a file that is known to be ours: the journal mode is written into it.
+/// Configures a connection. The file must be a Slotcast file, because the journal mode is written into it.
 fn configure(connection: &Connection, synchronous: &str, bytes_max: Option<u64>) -> rusqlite::Result<()> {
     connection.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
@@ -210,7 +213,7 @@ fn configure(connection: &Connection, synchronous: &str, bytes_max: Option<u64>)
         tracing::warn!(mode, "this file system has no shared memory for SQLite's write-ahead log");
     }
     connection.pragma_update(None, "synchronous", synchronous)?;
-    // Checkpoints are the fold's work, see `checkpoint`.
+    // The fold makes the checkpoints, see `checkpoint`.
     connection.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(()))?;
     connection.pragma_update(None, "cell_size_check", true)?;
     connection.pragma_update(None, "cache_size", -8192)?;
@@ -221,7 +224,7 @@ fn configure(connection: &Connection, synchronous: &str, bytes_max: Option<u64>)
     Ok(())
 }
 
-/// The same file under the same name, whatever links lead to it: the lock's name depends on it.
+/// Resolves links, so that each file has one name: the name of the lock depends on it.
 pub fn resolved(path: &Path) -> Result<PathBuf, OpenError> {
     if let Ok(there) = path.canonicalize() {
         return Ok(there);
@@ -230,8 +233,8 @@ pub fn resolved(path: &Path) -> Result<PathBuf, OpenError> {
     Ok(folder.join(path.file_name().ok_or_else(|| io_error(path, "it names no file"))?))
 }
 
-/// What the file and the log hold together must be enough for the database. The slack is SQLite's own: a page that was
-/// never written since it was free all along.
+/// Checks that the file and the log together are large enough for the database. The slack is for SQLite: a page that
+/// was always free was never written.
 pub fn check_size(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     const SLACK_BYTES: u64 = 65_536;
     let count = connection.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
@@ -248,7 +251,7 @@ pub enum Identity {
     Ours,
 }
 
-/// Decides by what SQLite reads, the log included, and writes nothing.
+/// Decides by what SQLite reads, including the log, and writes nothing.
 pub fn identify(path: &Path, connection: &Connection) -> Result<Identity, OpenError> {
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u32>(0));
     let read = || Ok((pragma("application_id")?, pragma("user_version")?, tables(connection)?));
@@ -265,7 +268,7 @@ pub fn identify(path: &Path, connection: &Connection) -> Result<Identity, OpenEr
     }
 }
 
-/// An empty store in an empty file, without a log. To be flushed as a whole.
+/// Creates an empty store in an empty file, without a log. The caller flushes the file as a whole.
 fn make(path: &Path) -> rusqlite::Result<()> {
     let connection = connect(path)?;
     connection.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
@@ -275,7 +278,7 @@ fn make(path: &Path) -> rusqlite::Result<()> {
 }
 
 fn make_schema(connection: &Connection) -> rusqlite::Result<()> {
-    // Into the file itself at once: its head tells what it is.
+    // The checkpoint writes the schema into the file itself at once: the file's head identifies it.
     connection.execute_batch(&format!(
         "BEGIN IMMEDIATE; {SCHEMA} {} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT_VERSION};
          COMMIT; PRAGMA wal_checkpoint(TRUNCATE);",
@@ -283,8 +286,8 @@ fn make_schema(connection: &Connection) -> rusqlite::Result<()> {
     ))
 }
 
-/// Checks the pages of the journal, which are read now anyway: a damaged one could hide its last rows, and nothing else
-/// would tell. The table is too large for that; its rows have checksums.
+/// Checks the pages of the journal, which opening reads anyway: a damaged page could hide the last rows, and no other
+/// check would detect that. The table of inventories is too large for this check; its rows have checksums.
 fn check_journal(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     for table in ["journal", "meta"] {
         let found = connection.query_row(&format!("PRAGMA quick_check({table})"), [], |row| row.get::<_, String>(0));
@@ -300,8 +303,9 @@ fn tables(connection: &Connection) -> rusqlite::Result<u32> {
     connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
 }
 
-/// Clustered by id: the fold writes in order of ids, so that neighbours share a page.
-/// Only the journal has row numbers: [`log`] tells its pages from all others by that.
+/// The schema. The table is clustered by id: the fold writes in order of ids, so that neighbors share a page.
+///
+/// Only the journal has row numbers: [`log`] distinguishes its pages from all others by them.
 const SCHEMA: &str = "
     CREATE TABLE journal (seq INTEGER PRIMARY KEY, batch BLOB NOT NULL) STRICT;
     CREATE TABLE inventories (
@@ -329,7 +333,7 @@ pub fn refused(path: &Path, error: &rusqlite::Error) -> OpenError {
     }
 }
 
-/// What reading the journal found.
+/// Converts an error of reading the journal.
 pub fn damaged(path: &Path, error: StoreError) -> OpenError {
     let path = path.to_owned();
     match error {

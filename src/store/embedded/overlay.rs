@@ -1,5 +1,5 @@
-//! What is committed and not yet in the table. Two generations: one that grows with each commit, and one that the fold
-//! is writing and that nobody changes. Reading looks at the growing one first, then at the other, then at the table.
+//! Committed changes that are not in the table yet, in two generations: one grows with each commit; the fold writes the
+//! other, which no longer changes. Reads look in the growing generation first, then in the other, then in the table.
 
 use crate::domain::{Change, Inventory, InventoryId, PlayerId};
 use crate::store::{ListQuery, Transaction};
@@ -8,17 +8,17 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A committed state; none: deleted.
+/// A committed state; `None` if the inventory is deleted.
 pub type State = Option<Arc<Inventory>>;
 
 #[derive(Debug, Default)]
 pub struct Generation {
     pub states: HashMap<InventoryId, State>,
-    /// Ids that were created in it: the only ones that the table may lack. In order, for lists.
+    /// Ids that were created in this generation: only these can be missing from the table. Sorted, for lists.
     pub born: BTreeSet<InventoryId>,
     born_of: BTreeSet<(PlayerId, InventoryId)>,
     pub records: usize,
-    /// When the first change came, by the store's clock.
+    /// Time of the first change, by the store's clock.
     pub since: Option<Duration>,
 }
 
@@ -26,7 +26,7 @@ pub struct Generation {
 pub struct Overlay {
     pub growing: Generation,
     pub folding: Option<Arc<Generation>>,
-    /// How many generations have been folded and dropped since the store was opened.
+    /// Number of generations that were folded and dropped since the store was opened.
     pub folds: u64,
 }
 
@@ -61,7 +61,7 @@ impl Generation {
         }
     }
 
-    /// Created ids that may be on a page, in order; they may have been deleted or have changed hands since.
+    /// Created ids that may be on a page, in order. An inventory may have been deleted or have another owner since.
     fn candidates<'a>(&'a self, query: &'a ListQuery) -> Box<dyn Iterator<Item = &'a InventoryId> + 'a> {
         let after = query.after.as_ref().filter(|after| after.as_str() >= query.prefix.as_str());
         let in_prefix = |id: &&InventoryId| id.as_str().starts_with(&query.prefix);
@@ -76,7 +76,7 @@ impl Generation {
                 let first = match first {
                     Bound::Included(id) => Bound::Included(with_owner(id)),
                     Bound::Excluded(id) => Bound::Excluded(with_owner(id)),
-                    // The least id there can be: ids have no control characters.
+                    // The smallest possible id: ids contain no control characters.
                     Bound::Unbounded => match InventoryId::new(" ") {
                         Ok(least) => Bound::Included(with_owner(least)),
                         Err(_) => Bound::Unbounded,
@@ -90,19 +90,19 @@ impl Generation {
 }
 
 impl Overlay {
-    /// The outer none: ask the table.
+    /// Finds the newest state. The outer `None` means that the state is in the table.
     pub fn find(&self, id: &InventoryId) -> Option<&State> {
         self.growing.states.get(id).or_else(|| self.folding.as_ref()?.states.get(id))
     }
 
-    /// Records and inventories that are not folded; an inventory in both generations counts twice.
+    /// Number of records and inventories that are not folded. An inventory in both generations counts twice.
     pub fn unfolded(&self) -> (usize, usize) {
         let folding = self.folding.as_deref();
         let records = self.growing.records + folding.map_or(0, |folding| folding.records);
         (records, self.growing.states.len() + folding.map_or(0, |folding| folding.states.len()))
     }
 
-    /// The next `limit` ids that were created here and are alive, and whether these are all.
+    /// Returns the next `limit` ids that were created here and exist, and whether these are all.
     pub fn born(&self, query: &ListQuery, limit: usize) -> (Vec<InventoryId>, bool) {
         let mut growing = self.growing.candidates(query).peekable();
         let mut folding = self.folding.iter().flat_map(|folding| folding.candidates(query)).peekable();

@@ -1,6 +1,7 @@
-//! Reads: what memory has, and one snapshot of the file for the rest.
+//! Reads combine memory with one snapshot of the file.
 //!
-//! The snapshot is taken while memory is locked, so that the two fit: what is not in the overlay is in the snapshot.
+//! The snapshot is taken while memory is locked, so that the two match: a change that is not in the overlay is in the
+//! snapshot.
 
 use super::failure::ReadError;
 use super::keys::Place;
@@ -11,18 +12,18 @@ use crate::store::{Key, ListQuery, Loaded, Recall, StoreError};
 use rusqlite::Connection;
 use std::sync::{Arc, PoisonError};
 
-/// Connections that are kept for the next reads.
+/// Maximum number of connections that are kept for later reads.
 const READERS_KEPT: usize = 4;
-/// How often a page is read anew because a fold ended meanwhile, before memory is kept locked for it.
+/// Number of attempts at a page, because a fold may end meanwhile; the last attempt keeps memory locked.
 const ATTEMPTS_MAX: usize = 3;
 
-/// What memory knows of a key.
+/// What memory knows about a key.
 enum KeySight {
     At(Place),
     NotThere(Recall),
 }
 
-/// What memory knows of an inventory.
+/// What memory knows about an inventory.
 enum Sight {
     Known(Option<Arc<Inventory>>),
     AskTable,
@@ -85,7 +86,7 @@ impl Shared {
         Ok(found)
     }
 
-    /// Up to `limit` inventories, and where to go on, if there may be more.
+    /// Reads up to `limit` inventories. Also returns the id to continue after, if there may be more.
     fn page(&self, query: &ListQuery, limit: usize) -> Result<(Vec<Arc<Inventory>>, Option<InventoryId>), ReadError> {
         for attempt in 1.. {
             let mut memory = self.lock();
@@ -101,7 +102,7 @@ impl Shared {
                 table::read_page(reader.connection(), query, limit)?
             };
             memory.reading.end();
-            // A generation that was dropped meanwhile may have held something newer than the snapshot.
+            // A generation that was dropped meanwhile may have held a newer state than the snapshot.
             if memory.overlay.folds != folds {
                 continue;
             }
@@ -130,7 +131,7 @@ impl Shared {
         Ok((Vec::new(), None))
     }
 
-    /// A reader whose view of the file does not change until it is given back.
+    /// Returns a reader whose view of the file does not change until it is dropped.
     fn snapshot(&self) -> Result<Reader<'_>, ReadError> {
         let failed = ReadError::sqlite("reading");
         let kept = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -168,7 +169,8 @@ impl Drop for Reader<'_> {
     }
 }
 
-/// Reads the record of a key that the index has. It may have been trimmed a moment ago, or be another key of that hash.
+/// Reads the record of a key that the index has found. The record may have been trimmed meanwhile, or belong to another
+/// key with the same hash.
 fn recall(
     connection: &Connection,
     key: &Key,

@@ -1,13 +1,14 @@
-//! A complete database takes the place of a store, in steps that may be interrupted at any point.
+//! Replaces a store by a complete database, in steps that may be interrupted at any point.
 //!
-//! 1. The new database is complete and durable under the name `X-next-LABEL`. From then on it is the store, whatever
-//!    happens.
-//! 2. What is at `X`, `X-wal` and `X-journal` is renamed to `X.LABEL` and so on; `X-shm`, which is made anew from the log
-//!    by whoever needs it, is removed.
-//! 3. The new database gets the name `X`, and only now: it must never lie beside another database's log.
+//! 1. The new database is complete and durable under the name `X-next-LABEL`. From then on it is the store, regardless
+//!    of interruptions.
+//! 2. `X`, `X-wal` and `X-journal` are renamed to `X.LABEL` and so on. `X-shm` is removed, because every reader can
+//!    rebuild it from the log.
+//! 3. The new database gets the name `X`. This is the last step, because the new database must never be beside another
+//!    database's log.
 //!
-//! Whoever opens the store to write completes what was interrupted. Each step is durable before the next one begins, and
-//! each may be repeated.
+//! The next process that opens the store for writing completes an interrupted replacement. Each step is durable before
+//! the next one begins, and each may be repeated.
 
 use super::files::{beside, folder_of, sync_folder};
 use std::io::{self, ErrorKind};
@@ -15,21 +16,21 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 const NEXT: &str = "-next-";
-/// Why a store is replaced: by a backup, or for its damaged log.
+/// Why a store is replaced: by a backup, or because its log is damaged.
 const REASONS: [&str; 2] = ["replaced", "damaged"];
 
-/// A database that is to take the store's place.
+/// A database that is about to replace the store.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Pending {
     store: PathBuf,
     next: PathBuf,
-    /// The name that the store gets that was there before.
+    /// The new name of the replaced store.
     kept: PathBuf,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    /// Nothing is renamed if there is nothing.
+    /// Renames a file; does nothing if it does not exist.
     Rename {
         from: PathBuf,
         to: PathBuf,
@@ -38,8 +39,8 @@ enum Step {
     SyncFolder,
 }
 
-/// Puts a complete and durable database in the place of the store at `path`, whose lock is held. Returns where the store is
-/// now that was there before.
+/// Replaces the store at `path`, whose lock the caller holds, by a complete and durable database. Returns the new name
+/// of the replaced store; `None` if there was no store.
 pub fn replace(new: tempfile::NamedTempFile, path: &Path, label: &str) -> io::Result<Option<PathBuf>> {
     let free = (0_u32..).map(|number| if number == 0 { label.to_owned() } else { format!("{label}-{number}") });
     let free = free.map(|label| Pending::new(path, &label)).find(|pending| !pending.is_name_taken());
@@ -51,7 +52,7 @@ pub fn replace(new: tempfile::NamedTempFile, path: &Path, label: &str) -> io::Re
     Ok(was_there.then_some(pending.kept))
 }
 
-/// A replacement that was interrupted.
+/// Looks for a replacement that was interrupted.
 pub fn pending(path: &Path) -> io::Result<Option<Pending>> {
     let next = beside(path, NEXT);
     let Some(prefix) = next.file_name() else { return Ok(None) };
@@ -65,8 +66,8 @@ pub fn pending(path: &Path) -> io::Result<Option<Pending>> {
     Ok(None)
 }
 
-/// As [`replace`] gives them, `replaced-7` or `replaced-7-1`. A file with another name is somebody else's, or lies beside
-/// the new database because that was opened by its name.
+/// Returns whether the label is one that [`replace`] gives, such as `replaced-7` or `replaced-7-1`. A file with another
+/// label belongs to another program, or is beside the new database because a program opened it by its name.
 fn is_label(label: &str) -> bool {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let mut parts = label.split('-');
@@ -88,7 +89,7 @@ impl Pending {
         &self.kept
     }
 
-    /// The store's lock has to be held.
+    /// Completes the replacement. The caller must hold the store's lock.
     pub fn complete(&self) -> io::Result<()> {
         self.steps().iter().try_for_each(|step| step.run(&self.store))
     }
@@ -125,7 +126,7 @@ impl Step {
 mod tests {
     use super::*;
 
-    /// The files of a folder that have something in them, by name.
+    /// The files of a folder, by name, with their contents.
     fn contents(folder: &Path) -> Vec<(String, String)> {
         let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
         let read =

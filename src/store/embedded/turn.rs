@@ -1,5 +1,6 @@
-//! The right to write: SQLite has one writer at a time, and its own way of waiting is to poll. Here whoever asked first
-//! is next, so a commit never waits for more than one slice of the fold, and the fold is never shut out by commits.
+//! The turn to write. SQLite allows one writer at a time, and waits for it by polling. This lock serves writers in the
+//! order of their requests, so a commit never waits for more than one slice of the fold, and commits never starve the
+//! fold.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +16,7 @@ struct Tickets {
     serving: u64,
 }
 
-/// The turn is given up when this is dropped.
+/// The turn to write, until it is dropped.
 #[derive(Debug)]
 pub struct MyTurn<'a>(&'a Turn);
 
@@ -30,7 +31,7 @@ impl Turn {
         MyTurn(self)
     }
 
-    /// The two numbers are never left half changed, so a panic elsewhere spoils nothing.
+    /// A panic of another thread cannot leave the two numbers inconsistent.
     fn lock(&self) -> MutexGuard<'_, Tickets> {
         self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
     }
