@@ -1,21 +1,21 @@
-//! SQLite's write-ahead log is copied into the file here, on the fold's thread, never in a commit.
+//! Copies SQLite's write-ahead log into the file, on the fold's thread and never in a commit.
 //!
-//! Under constant writes a log never comes to its end by itself: while it is copied, more is appended. So most of it is
-//! copied beside the commits, again until little is left, and only the last pages with the turn held; then the log
-//! starts over at its beginning.
+//! Under constant writes a log never ends: while it is copied, commits append more. So most of it is copied while
+//! commits continue, repeatedly until little is left, and only the last pages are copied with the turn held. Then the
+//! log restarts at its beginning.
 
 use super::open::PAGE_BYTES;
 use super::turn::Turn;
 use rusqlite::Connection;
 use std::time::Duration;
 
-/// So many pages at most are copied while commits wait.
+/// Maximum number of pages that are copied while commits wait.
 const PAGES_LEFT_MAX: u64 = 128;
 const ATTEMPTS_MAX: usize = 6;
 const READER_WAIT: Duration = Duration::from_micros(100);
 const READER_WAITS_MAX: usize = 20;
 
-/// How far a log is.
+/// The progress of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Progress {
     busy: bool,
@@ -23,9 +23,9 @@ struct Progress {
     copied: u64,
 }
 
-/// Starts the log over if it is longer than `due_bytes`. Tells how long it is then. One that has grown far beyond
-/// `wal_bytes_soft`, as under a backup, gives its room back to the disk; otherwise it is kept, since to write over it is
-/// quicker than to write on.
+/// Restarts the log if it is longer than `due_bytes`, and returns its length afterwards, in bytes. A log that is more
+/// than four times as long as `wal_bytes_soft`, as after a backup, is truncated. A shorter one keeps its space, because
+/// overwriting is faster than extending.
 pub fn if_due(connection: &Connection, turn: &Turn, due_bytes: u64, wal_bytes_soft: u64) -> rusqlite::Result<u64> {
     let log_bytes = run(connection, "NOOP")?.pages * PAGE_BYTES;
     if log_bytes <= due_bytes {
@@ -33,12 +33,13 @@ pub fn if_due(connection: &Connection, turn: &Turn, due_bytes: u64, wal_bytes_so
     }
     let Progress { busy, pages, copied } =
         start_over(connection, turn, if log_bytes > 4 * wal_bytes_soft { "TRUNCATE" } else { "RESTART" })?;
-    // SQLite tells the old length until the next write, which begins at the log's beginning.
+    // SQLite reports the old length until the next write, which goes to the beginning of the log.
     if !busy && pages == copied { Ok(0) } else { Ok(pages * PAGE_BYTES) }
 }
 
-/// At which length the log is to be looked at next, when it is `log_bytes` now. While a reader that stays is in the way
-/// (a backup) it grows, and trying again at once would only hold commits up: the next try comes a quarter later.
+/// Returns the length at which the next checkpoint is due, in bytes; `log_bytes` is the current length. While a
+/// long-running reader such as a backup prevents a restart, the log grows, and an immediate retry would only delay
+/// commits. The next attempt is due after a quarter of `wal_bytes_soft` more.
 pub fn next_due_bytes(log_bytes: u64, due_bytes: u64, wal_bytes_soft: u64) -> u64 {
     if log_bytes <= wal_bytes_soft {
         wal_bytes_soft
@@ -49,8 +50,8 @@ pub fn next_due_bytes(log_bytes: u64, due_bytes: u64, wal_bytes_soft: u64) -> u6
     }
 }
 
-/// Copies the whole log into the file and cuts the log to nothing, unless a reader (a backup) still needs it. Nobody may
-/// write meanwhile.
+/// Copies the whole log into the file and truncates the log, unless a reader such as a backup still needs it. The
+/// caller must prevent writes meanwhile.
 pub fn empty(connection: &Connection) -> rusqlite::Result<()> {
     let Progress { busy, pages, copied } = run(connection, "TRUNCATE")?;
     tracing::debug!(busy, pages, copied, "emptied the write-ahead log");
@@ -65,7 +66,7 @@ fn start_over(connection: &Connection, turn: &Turn, mode: &str) -> rusqlite::Res
         }
     }
     let my_turn = turn.wait();
-    // SQLite's own way of waiting is too coarse for this.
+    // SQLite's own waiting is too coarse for this.
     connection.busy_timeout(Duration::ZERO)?;
     let end = restart(connection, mode);
     connection.busy_timeout(super::open::BUSY_MAX)?;
@@ -75,9 +76,9 @@ fn start_over(connection: &Connection, turn: &Turn, mode: &str) -> rusqlite::Res
     Ok(Progress { busy, pages, copied })
 }
 
-/// Readers that began before the last page was copied are in the way; those that come now are not, so it is soon over.
-/// A reader that stays longer (a backup, a curious `sqlite3`) is tried again at the next checkpoint: commits do not wait
-/// for it.
+/// Restarts the log. Readers that began before the last page was copied prevent this; newer readers do not, so the wait
+/// is short. The next checkpoint tries again if a reader such as a backup or `sqlite3` stays longer: commits do not
+/// wait for it.
 fn restart(connection: &Connection, mode: &str) -> rusqlite::Result<Progress> {
     let mut progress = run(connection, mode)?;
     for _ in 0..READER_WAITS_MAX {

@@ -1,7 +1,8 @@
-//! Which item each code was given to, so that no changed catalog turns stored stacks into another item.
+//! Records which item each code was given to, so that a changed catalog cannot turn stored stacks into another item.
 //!
-//! The store remembers the id of every code that a catalog has ever had, also after the item has left: stacks of it may
-//! still be there. A catalog that gives such a code to another id is refused, unless it states that the item was renamed.
+//! The store remembers the id of every code that a catalog has ever contained, even after the item has left: stacks of
+//! it may still exist. A catalog that gives such a code to another id is refused, unless it declares that the item was
+//! renamed.
 
 use super::failure::store_error;
 use super::{EmbeddedStore, PoisonError};
@@ -10,15 +11,15 @@ use crate::store::StoreError;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::path::{Path, PathBuf};
 
-/// Part of each new store; a store that an earlier build made gets the table when it is opened. Without row numbers: the
-/// check of the write-ahead log recognizes the journal by having them ([`super::log`]).
+/// Part of each new store; a store of an earlier version gets the table when it is opened. The table has no row
+/// numbers, because the check of the write-ahead log recognizes the journal by its row numbers ([`super::log`]).
 pub const SCHEMA: &str =
     "CREATE TABLE IF NOT EXISTS items (code INTEGER PRIMARY KEY NOT NULL, id TEXT NOT NULL) STRICT, WITHOUT ROWID;";
 
-/// More codes than this are counted, not named.
+/// Maximum number of conflicts that an error lists; it counts the others.
 const CONFLICTS_MAX: usize = 10;
 
-/// Why a catalog was not accepted for a store.
+/// Why a store did not accept a catalog.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
     #[error(
@@ -34,9 +35,9 @@ pub enum CatalogError {
 /// A code that belongs to another item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
-    /// The id that the store knows.
+    /// The item id that the store has for the code.
     pub known: String,
-    /// What the catalog makes of it.
+    /// The item that the catalog gives the code to.
     pub item: Item,
 }
 
@@ -57,8 +58,8 @@ fn told(conflicts: &[Conflict]) -> String {
 }
 
 impl EmbeddedStore {
-    /// Accepts the catalog that mutations go by from now on, and remembers the ids of its codes; durable when it returns.
-    /// To be called before the store is served.
+    /// Accepts the catalog that later mutations use, and remembers the ids of its codes durably. Call it before the
+    /// store is served.
     pub fn accept_catalog(&self, catalog: &Catalog) -> Result<(), CatalogError> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let _turn = self.shared.turn.wait();
@@ -66,7 +67,7 @@ impl EmbeddedStore {
     }
 }
 
-/// The same over a connection that may write.
+/// Accepts the catalog over a connection that may write.
 pub fn accept(path: &Path, connection: &Connection, catalog: &Catalog) -> Result<(), CatalogError> {
     let unknown = check(path, connection, catalog)?;
     if unknown.is_empty() {
@@ -75,7 +76,7 @@ pub fn accept(path: &Path, connection: &Connection, catalog: &Catalog) -> Result
     remember(connection, &unknown).map_err(|error| store_error("remembering the catalog's items", &error).into())
 }
 
-/// Changes nothing. Returns the items whose id the store does not know yet.
+/// Checks the catalog without changing anything. Returns the items whose id the store does not have yet.
 pub fn check<'a>(path: &Path, connection: &Connection, catalog: &'a Catalog) -> Result<Vec<&'a Item>, CatalogError> {
     let failed = |error| CatalogError::Store(store_error("reading the known items", &error));
     if !connection.table_exists(None, "items").map_err(failed)? {

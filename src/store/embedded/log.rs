@@ -1,17 +1,19 @@
-//! Reads SQLite's write-ahead log before SQLite does: is what lies behind its first unreadable frame a torn write, or damage?
+//! Reads SQLite's write-ahead log before SQLite does, to decide whether the part behind the first unreadable frame is a
+//! torn write or damage.
 //!
-//! SQLite uses the log up to the first frame that does not verify, and silently forgets the rest. That is right after a
+//! SQLite uses the log up to the first frame that does not verify, and silently ignores the rest. That is right after a
 //! crash, when the last writes reached the disk in part or in any order. But a commit is synced before the next one is
-//! written: the frames of an acknowledged commit cannot be torn.
+//! written, so the frames of an acknowledged commit cannot be torn.
 //!
-//! What may be torn: the fold's transactions since the last commit, which are not synced, and one commit that was not
-//! acknowledged. Every commit appends one row to the journal, and no other table of ours has row numbers, so the journal's
-//! leaf pages in the log tell which commits happened. Row `n` was acknowledged if row `n + 1`, or anything else, was written
-//! after it.
+//! Two things may be torn: the fold's transactions since the last commit, which are not synced, and one commit that was
+//! not acknowledged. Every commit appends one row to the journal, and no other table of the store has row numbers, so
+//! the journal's leaf pages in the log show which commits happened. Row `n` was acknowledged if row `n + 1`, or
+//! anything else, was written after it.
 //!
-//! Checksums are cumulative: each frame's is computed from the one before it. So a frame behind the damage verifies from
-//! the checksum that its predecessor stores, or should store. Frames that do not continue their predecessor are remains of
-//! an earlier use of the file. Format: <https://www.sqlite.org/fileformat2.html#walformat>.
+//! Checksums are cumulative: each frame's checksum is computed from that of the frame before it. So a frame behind the
+//! damage verifies from the checksum that its predecessor stores, or from the one that it should store. Frames that do
+//! not continue their predecessor remain from an earlier use of the file. Format:
+//! <https://www.sqlite.org/fileformat2.html#walformat>.
 
 use super::header::number;
 use super::open::PAGE_BYTES;
@@ -26,46 +28,46 @@ const HEADER_BYTES: usize = 32;
 const FRAME_HEADER_BYTES: usize = 24;
 const PAGE: usize = PAGE_BYTES as usize;
 const FRAME_BYTES: u64 = FRAME_HEADER_BYTES as u64 + PAGE_BYTES;
-/// The last bit tells the byte order of the checksums.
+/// The first bytes of a log. The last bit gives the byte order of the checksums.
 const MAGIC: u32 = 0x377F_0682;
-/// A leaf and an inner page of a table with row numbers.
+/// The type bytes of a leaf page and an interior page of a table with row numbers.
 const TABLE_LEAF: u8 = 0x0D;
 const TABLE_INNER: u8 = 0x05;
-/// The journal is the first table that was created.
+/// Root page of the journal, the first table in the schema.
 const JOURNAL_ROOT: u32 = 2;
 const DEPTH_MAX: usize = 20;
 
-/// Acknowledged commits that SQLite would forget.
+/// Damage in the log: acknowledged commits that SQLite would ignore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Damage {
     /// The first frame that does not verify, counted from 1; 0 is the log's header.
     pub frame: u64,
-    /// Where it begins, in bytes from the beginning of the log.
+    /// Where this frame begins, in bytes from the start of the log.
     pub offset: u64,
-    /// How many commits are behind it, at least.
+    /// Minimum number of commits behind the damage.
     pub commits: u64,
 }
 
-/// Whether a log can be used with a database.
+/// Why a log cannot be used with a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     Damaged(Damage),
-    /// A journal row is another one in the log than in the database.
+    /// A journal row in the log differs from the same row in the database.
     Foreign {
         row: i64,
     },
 }
 
-/// Looks for faults in the log of a database. A server may be writing to both: what it is about to write is not mistaken
-/// for damage, since only what is found twice counts.
+/// Looks for faults in the log of a database. A server may be writing to both files. Only a fault that is found twice
+/// counts, so that a write in progress is not mistaken for damage.
 ///
-/// Opens the database file itself: closing it takes away the locks that SQLite holds on it for this process.
+/// Opens the database file itself: closing it releases the locks that SQLite holds on it for this process.
 pub fn check(log: &Path, database: &Path) -> io::Result<Option<Fault>> {
     let first = walk(log, database)?;
     if first.is_none() { Ok(None) } else { Ok(walk(log, database)?.filter(|second| first == Some(*second))) }
 }
 
-/// Whether an open log begins as one; an empty one does.
+/// Returns whether an open log starts with a valid mark. An empty log counts as valid.
 pub fn has_head(log: &File) -> bool {
     let mut magic = [0; 4];
     match log.read_at(&mut magic, 0) {
@@ -75,7 +77,7 @@ pub fn has_head(log: &File) -> bool {
     }
 }
 
-/// The page size that a log tells, if SQLite would follow it.
+/// Returns the page size in the log's header, if SQLite would accept the header.
 pub fn page_bytes(log: &Path) -> io::Result<Option<u32>> {
     let mut bytes = [0; HEADER_BYTES];
     let Some(mut log) = opened(log)? else { return Ok(None) };
@@ -105,13 +107,13 @@ fn walk(log: &Path, database: &Path) -> io::Result<Option<Fault>> {
         let Some(frame) = frames.next()? else { break };
         walk.visit(&frame, at);
     }
-    // A server may have started over meanwhile: then the frames are of two generations.
+    // If a server has restarted the log meanwhile, the frames are of two generations.
     let mut again = [0; HEADER_BYTES];
     let is_same = frames.reader.get_ref().read_exact_at(&mut again, 0).is_ok() && again == bytes;
     Ok(walk.fault().filter(|_| is_same))
 }
 
-/// False at the end of the file, wherever in `bytes` it comes.
+/// Fills `bytes`; returns false if the file ends before that.
 fn read_whole(reader: &mut impl Read, bytes: &mut [u8]) -> io::Result<bool> {
     match reader.read_exact(bytes) {
         Ok(()) => Ok(true),
@@ -135,7 +137,7 @@ impl Header {
     fn parse(bytes: &[u8; HEADER_BYTES]) -> Self {
         let (magic, version, page_bytes) = (number(bytes, 0), number(bytes, 4), number(bytes, 8));
         let is_magic = magic & !1 == MAGIC;
-        // Written in the byte order of the machine; damaged, it says nothing of it.
+        // The mark gives the byte order of the machine that wrote it; a damaged mark gives no information.
         let big_endian = if is_magic { magic & 1 == 1 } else { cfg!(target_endian = "big") };
         let (stored, computed) = ((number(bytes, 24), number(bytes, 28)), checksum((0, 0), &bytes[..24], big_endian));
         let is_valid = is_magic && version == 3_007_000 && stored == computed;
@@ -145,12 +147,12 @@ impl Header {
 
 struct Frame<'a> {
     page: u32,
-    /// Whether it is the last one of a transaction.
+    /// Whether this is the last frame of a transaction.
     is_commit: bool,
     salts: (u32, u32),
     stored: Checksum,
     contents: &'a [u8],
-    /// What its checksum is computed from, beside the one before it.
+    /// The header bytes that the checksum covers, in addition to the contents and the preceding checksum.
     head: &'a [u8],
     big_endian: bool,
 }
@@ -168,7 +170,7 @@ struct Frames<R> {
 }
 
 impl<R: Read> Frames<R> {
-    /// None at the end of the file; what is not a whole frame is not one.
+    /// Reads the next frame. Returns `None` at the end of the file; an incomplete frame counts as the end.
     fn next(&mut self) -> io::Result<Option<Frame<'_>>> {
         if !read_whole(&mut self.reader, &mut self.bytes)? {
             return Ok(None);
@@ -186,14 +188,14 @@ impl<R: Read> Frames<R> {
     }
 }
 
-/// The database file without its log, opened when it is needed.
+/// The database file without its log. It is opened at the first use.
 struct Database<'a> {
     path: &'a Path,
     file: OnceCell<Option<File>>,
 }
 
 impl Database<'_> {
-    /// None if there is no such page.
+    /// Reads a page; `None` if the page does not exist.
     fn page(&self, page: u32) -> Option<Vec<u8>> {
         let file = self.file.get_or_init(|| File::open(self.path).ok()).as_ref()?;
         let mut bytes = vec![0; PAGE];
@@ -205,7 +207,7 @@ impl Database<'_> {
         self.page(frame.page).is_some_and(|page| page == frame.contents)
     }
 
-    /// The last row of the journal; none if it is empty or cannot be read.
+    /// The last row of the journal; `None` if the journal is empty or cannot be read.
     fn last_row(&self) -> Option<i64> {
         let mut page = self.page(JOURNAL_ROOT)?;
         for _ in 0..DEPTH_MAX {
@@ -218,32 +220,33 @@ impl Database<'_> {
     }
 }
 
-/// What was read of a log so far.
+/// The state of reading a log.
 struct Walk<'a> {
     database: Database<'a>,
     header_is_valid: bool,
-    /// Of which use of the file the log is. Without a header the first frame that continues the one before it tells.
+    /// The salts, which identify one use of the file. Without a valid header, the first frame that continues its
+    /// predecessor gives them.
     salts: Option<(u32, u32)>,
     salts_before: Option<(u32, u32)>,
-    /// The checksum that the frame before stores, or the header, and the one that it should store.
+    /// The checksum that the preceding frame or the header stores, and the one that it should store.
     before: [Checksum; 2],
     readable: Readable,
-    /// The first readable page of the journal was compared with the database's.
+    /// Whether the first readable page of the journal was compared with the database's.
     is_compared: bool,
     foreign_row: Option<i64>,
-    /// The first frame that does not verify, once it was met; 0 is the header.
+    /// The first frame that does not verify, once it is found; 0 is the header.
     gap: Option<u64>,
-    /// The last row that is known without what is behind the gap.
+    /// The last row that is known without the frames behind the gap.
     known_row: Option<i64>,
     behind: Behind,
 }
 
-/// What SQLite would use.
+/// The part of the log that SQLite would use.
 #[derive(Default)]
 struct Readable {
     commits: u64,
     last_row: Option<i64>,
-    /// Of the transaction that has not ended.
+    /// The last row of the transaction that has not ended.
     open_row: Option<i64>,
 }
 
@@ -257,23 +260,24 @@ impl Readable {
     }
 }
 
-/// Frames behind the gap that continue their predecessors.
+/// The frames behind the gap that continue their predecessors.
 #[derive(Default)]
 struct Behind {
     commits: u64,
-    /// What the frame at the gap seems to be.
+    /// The last row of the frame at the gap, which cannot be trusted.
     gap_row: Option<i64>,
-    /// The first journal row that its frames tell of, and the last.
+    /// The first and the last journal row in these frames.
     rows: Option<(i64, i64)>,
     acknowledged_row: Option<i64>,
-    /// The transaction that has not ended: its row, and its pages, with whether each is in the database file as well.
+    /// The transaction that has not ended: its last row, and its pages, each with whether the database file contains it
+    /// as well.
     open_row: Option<i64>,
     open_pages: Vec<(u32, bool)>,
-    /// A newer row than those that SQLite would use is in the database file as well.
+    /// Whether the database file contains a row of this transaction that is newer than the rows that SQLite would use.
     open_is_copied: bool,
-    /// The row of the transaction that ended with the frame before.
+    /// The last row of the transaction that ended with the preceding frame.
     ended_row: Option<i64>,
-    /// The newest committed version of each page: whether it is in the database file.
+    /// The newest committed version of each page: whether the database file contains it.
     pages: HashMap<u32, bool>,
     is_copied: bool,
 }
@@ -296,14 +300,14 @@ impl Behind {
         }
     }
 
-    /// A frame does not verify: what comes next belongs to no transaction from before.
+    /// Handles a frame that does not verify: the next frame does not belong to an earlier transaction.
     fn break_off(&mut self) {
         (self.open_row, self.ended_row, self.open_is_copied) = (None, None, false);
         self.open_pages.clear();
     }
 
-    /// The frame at the gap cannot be trusted, but what it seems to be is likely enough if it is the next row: it counts
-    /// only if more was written behind its transaction.
+    /// Handles the frame at the gap. The frame cannot be trusted, but its row is plausible if it is the next row. The
+    /// row counts only if more was written behind its transaction.
     fn begin(&mut self, frame: &Frame<'_>, open_row: Option<i64>, known_row: Option<i64>) {
         self.gap_row = frame.row();
         let is_next = |row: &i64| known_row.is_some_and(|known| known.checked_add(1) == Some(*row));
@@ -311,7 +315,7 @@ impl Behind {
         *if frame.is_commit { &mut self.ended_row } else { &mut self.open_row } = row;
     }
 
-    /// The first row behind the gap, or at it.
+    /// The first row behind the gap, or at the gap.
     fn first_row(&self) -> Option<i64> {
         let (first, _) = self.rows?;
         Some(if self.gap_row == Some(first - 1) { first - 1 } else { first })
@@ -365,7 +369,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A row never changes, so it is the same in the log and in the database.
+    /// Compares a page with the database: a row never changes, so it is the same in the log and in the database.
     fn compare(&mut self, frame: &Frame<'_>) {
         if self.is_compared || frame.row().is_none() {
             return;
@@ -385,11 +389,11 @@ impl<'a> Walk<'a> {
     fn damage(&self) -> Option<Damage> {
         let (frame, behind) = (self.gap?, &self.behind);
         let acknowledged = behind.acknowledged_row.max(behind.rows.map(|(_, last)| last - 1));
-        // An empty journal's first row is the first one behind the gap.
+        // In an empty journal, the first row is the first one behind the gap.
         let known = self.known_row.or(behind.first_row().map(|first| first - 1));
         let lost = acknowledged.zip(known).map_or(0, |(acknowledged, known)| acknowledged.saturating_sub(known).max(0));
         let is_proven = lost > 0 || behind.is_copied || !self.header_is_valid && behind.commits > 0;
-        // All of it is in the database file, and nothing older would be used in its place.
+        // The database file contains everything, and SQLite would not use an older state instead.
         let is_harmless = self.readable.commits == 0 && behind.pages.values().all(|is_copied| *is_copied);
         let offset = frame.checked_sub(1).map_or(0, |before| HEADER_BYTES as u64 + before * FRAME_BYTES);
         let commits = lost.unsigned_abs().max(1);
@@ -398,22 +402,22 @@ impl<'a> Walk<'a> {
 }
 
 impl Frame<'_> {
-    /// The last journal row that it holds.
+    /// The last journal row on the page.
     fn row(&self) -> Option<i64> {
         // The first page is a leaf of the schema.
         if self.page == 1 { None } else { last_row(self.contents) }
     }
 }
 
-/// The last row of a leaf of the journal.
+/// The last row on a leaf page of the journal.
 fn last_row(page: &[u8]) -> Option<i64> {
     cells(page).last().map(|(row, _)| row)
 }
 
-/// How much of a row is compared; a page has at least as much of each of its rows.
+/// How many bytes of a row are compared. A page contains at least this many bytes of each of its rows.
 const COMPARED_BYTES: usize = 64;
 
-/// The rows of a leaf of the journal, each with the beginning of what is in it. Ends where they make no sense.
+/// The rows of a leaf page of the journal, each with its first bytes. The iteration ends at the first invalid row.
 fn cells(page: &[u8]) -> impl Iterator<Item = (i64, &[u8])> {
     let is_leaf = page.len() == PAGE && page[0] == TABLE_LEAF;
     let count = if is_leaf { usize::from(u16::from_be_bytes([page[3], page[4]])) } else { 0 };
@@ -427,7 +431,8 @@ fn cells(page: &[u8]) -> impl Iterator<Item = (i64, &[u8])> {
     })
 }
 
-/// SQLite's: 7 bits a byte, the first ones first; the ninth byte has 8. With how many bytes it took.
+/// Decodes SQLite's variable-length integer: 7 bits per byte, big-endian; the ninth byte has 8 bits. Also returns its
+/// length in bytes.
 fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
     let mut value = 0;
     for (at, byte) in bytes.iter().take(8).enumerate() {

@@ -390,7 +390,7 @@ impl Shared {
         BatchTime { uptime_ms, unix_ms: (self.settings.wall_clock)().as_millis() as u64 }
     }
 
-    /// Stops the store if its names no longer lead to its files.
+    /// Stops the store if its names no longer lead to its files, or if the files were overwritten.
     fn check_files(&self) -> Result<(), StoreError> {
         self.files.check().map_err(|lost| {
             let failure = StoreError::Unavailable {

@@ -1,4 +1,4 @@
-//! Direct reads of the store's files, to tell a disk that cannot be read from data that is damaged.
+//! Direct reads of the store's files, to distinguish an unreadable disk from damaged data.
 
 use super::files::{Locked, beside};
 use std::fs::File;
@@ -11,18 +11,18 @@ use std::time::Duration;
 const BUFFER_BYTES: usize = 1 << 20;
 const SAMPLES: u64 = 16;
 const SAMPLE_BYTES: usize = 4096;
-/// For how long the files are not read again after damage was found: whoever asks for damaged data again and again shall
-/// not have the whole file read each time.
+/// How long the files are not read again after damage was found, so that repeated requests for damaged data do not read
+/// the whole file each time.
 const VALID_FOR: Duration = Duration::from_secs(60);
 
-/// Remembers when damage was found last.
+/// Remembers when damage was last found.
 #[derive(Debug, Default)]
 pub struct Probe {
     damaged_at: Mutex<Option<Duration>>,
 }
 
 impl Probe {
-    /// As [`first_failure`], unless damage was found a moment ago.
+    /// Same as [`first_failure`], but returns `None` if damage was found recently.
     pub fn first_failure(&self, store: &Locked, now: Duration) -> Option<String> {
         let damaged_at = *self.damaged_at.lock().unwrap_or_else(PoisonError::into_inner);
         if damaged_at.is_some_and(|at| now.saturating_sub(at) < VALID_FOR) {
@@ -31,7 +31,7 @@ impl Probe {
         first_failure(store)
     }
 
-    /// Both files can be read, and what is in them is damaged.
+    /// Records that both files are readable and their data is damaged.
     pub fn found_damage(&self, now: Duration) {
         let mut damaged_at = self.damaged_at.lock().unwrap_or_else(PoisonError::into_inner);
         if damaged_at.is_none_or(|at| now.saturating_sub(at) >= VALID_FOR) {
@@ -40,7 +40,7 @@ impl Probe {
     }
 }
 
-/// Reads the database file and the write-ahead log from end to end. Returns where and why a read failed.
+/// Reads the database file and the write-ahead log completely. Returns where and why a read failed.
 pub fn first_failure(store: &Locked) -> Option<String> {
     let database = store.database().and_then(first_failure_in).map(|failed| format!("the database file: {failed}"));
     database.or_else(|| {
@@ -53,13 +53,13 @@ pub fn first_failure(store: &Locked) -> Option<String> {
     })
 }
 
-/// Whether most of the database file or of the write-ahead log cannot be read, by a few samples of each.
+/// Returns whether most of the database file or of the write-ahead log is unreadable, judging by a few samples of each.
 pub fn is_mostly_unreadable(store: &Locked) -> bool {
     let log = open_log(store.path()).ok();
     [store.database(), log.as_ref()].into_iter().flatten().any(fails_in_most_samples)
 }
 
-/// SQLite holds no locks on the log itself, so that it may be closed again.
+/// Opens the log. SQLite holds no locks on the log itself, so closing it again is safe.
 fn open_log(path: &Path) -> std::io::Result<File> {
     File::open(beside(path, "-wal"))
 }
@@ -95,7 +95,7 @@ mod tests {
         let (store, probe) = (Locked::take(&path).expect("nobody else has it"), Probe::default());
         assert_eq!((probe.first_failure(&store, Duration::ZERO), is_mostly_unreadable(&store)), (None, false));
         probe.found_damage(Duration::ZERO);
-        // Linux opens a folder for reading, and refuses to read it.
+        // Linux opens a folder for reading, but refuses to read it.
         std::fs::create_dir(beside(&path, "-wal")).expect("a folder");
         assert_eq!(probe.first_failure(&store, VALID_FOR / 2), None, "damage was found a moment ago");
         let failed = probe.first_failure(&store, VALID_FOR).expect("the log cannot be read");

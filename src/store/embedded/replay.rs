@@ -1,8 +1,9 @@
-//! Opening: the journal's rows give the key index back, and those that are not folded give the overlay.
+//! Opening: rebuilds the key index from the journal's rows, and the overlay from the rows that are not folded.
 //!
-//! A fold may have been stopped half-way, so a row of the table may be ahead of what is marked as folded. An inventory
-//! that was created in the tail is built from the tail alone; for any other, changes that its row already has are left
-//! out. Anything that does not follow on what is before it is damage, and is said.
+//! A fold may have been interrupted, so a row of the table may be ahead of the mark for folded rows. The tail is the
+//! part of the journal that is not folded. An inventory that was created in the tail is built from the tail alone; for
+//! any other inventory, changes that its table row already contains are skipped. A change that does not continue the
+//! state before it is reported as damage.
 
 use super::failure::store_error;
 use super::journal;
@@ -20,8 +21,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Everything that the store holds in memory, as the file tells it. Reads each kept journal row once, and the table's row
-/// of each inventory that the tail changed.
+/// Rebuilds the store's memory from the file. Reads each remaining journal row once, and the table row of each
+/// inventory that the tail changed.
 pub fn replay(
     path: &Path,
     connection: &Connection,
@@ -40,7 +41,7 @@ pub fn replay(
     let (last_seq, records) = (tail.last.unwrap_or(folded_through), tail.records);
     let marks = Marks { last_seq, folded_through, uptime_ms: tail.uptime_ms, opened: now };
     let mut overlay = Overlay { growing: Generation::with_capacity(tail.changes.len()), ..Overlay::default() };
-    // In order of ids, as the table lies on disk.
+    // In order of ids, which is the order of the table on disk.
     let mut changed: Vec<_> = std::mem::take(&mut tail.changes).into_iter().collect();
     changed.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     for Replayed { id, state, created } in replay_all(path, &changed)? {
@@ -59,7 +60,7 @@ struct Replayed<'a> {
     created: bool,
 }
 
-/// Threads that replay beside each other, each with a part of the ids.
+/// Number of threads that replay in parallel, each with a part of the ids.
 const THREADS: usize = 2;
 
 fn replay_all<'a>(path: &Path, changed: &'a [(InventoryId, Vec<Change>)]) -> Result<Vec<Replayed<'a>>, StoreError> {
@@ -84,15 +85,16 @@ fn replay_all<'a>(path: &Path, changed: &'a [(InventoryId, Vec<Change>)]) -> Res
     })
 }
 
-/// What is committed and not in the table, as one connection sees it.
+/// Committed states that are not in the table, as seen by one connection.
 #[derive(Debug)]
 pub struct Unfolded {
     pub states: BTreeMap<InventoryId, State>,
-    /// The last journal row, or the last one that was folded if there is none after it.
+    /// The last journal row, or the last folded one if there is none after it.
     pub last_seq: i64,
 }
 
-/// For whoever looks at a file that another process may have open. What is wrong goes to `blame`, and is left out.
+/// Reads the unfolded states of a file that another process may have open. Errors go to `blame`, and the damaged parts
+/// are left out.
 pub fn unfolded(
     connection: &Connection,
     mut blame: impl FnMut(StoreError) -> Result<(), StoreError>,
@@ -158,7 +160,7 @@ impl Tail {
     }
 }
 
-/// The state after an inventory's changes in the tail.
+/// Computes the state after an inventory's changes in the tail.
 fn latest(
     id: &InventoryId,
     changes: &[Change],

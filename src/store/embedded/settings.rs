@@ -1,44 +1,45 @@
-//! What can be chosen, and what can be measured.
+//! Settings and statistics of the embedded store.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Time since a fixed moment. An argument, so that tests can drive it.
+/// A clock: the time since a fixed moment. It is configurable, so that tests can control it.
 pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 #[derive(Clone)]
 pub struct EmbeddedSettings {
-    /// The most bytes that the file may take; commits are refused as full above it. The write-ahead log beside it is not
-    /// counted. None: as much as the disk has.
+    /// Maximum size of the file, in bytes; larger commits are refused as full. The write-ahead log beside the file is
+    /// not counted. `None`: only the disk limits the size.
     pub bytes_max: Option<u64>,
-    /// What the fold may use above that: it has to put away what is committed already, or no journal row could ever be
-    /// trimmed and no room come back.
+    /// Additional bytes that the fold may use above that. Without them the fold could not store changes that are
+    /// already committed, so that no journal row could ever be trimmed and no room be freed.
     pub fold_reserve_bytes: u64,
-    /// How long an idempotency key is remembered, by the store's own clock, unless there are too many.
+    /// How long an idempotency key is remembered by the store's own clock, unless there are too many keys.
     pub key_window: Duration,
-    /// How many keys are remembered, beside those of records that are not folded yet.
+    /// Maximum number of remembered keys, except for the keys of records that are not folded yet.
     pub keys_max: usize,
-    /// A round of the fold begins after so many records,
+    /// Number of records after which a round of the fold begins.
     pub round_records: usize,
-    /// or so many changed inventories,
+    /// Number of changed inventories after which a round of the fold begins.
     pub round_inventories: usize,
-    /// or when the oldest change is this old.
+    /// Age of the oldest change after which a round of the fold begins.
     pub round_after: Duration,
-    /// For how long the fold writes at a time while nothing presses; a commit waits for one slice at most.
+    /// How long the fold writes at a time while there is enough room. A commit waits for at most one slice.
     pub slice: Duration,
-    /// Commits wait while this many records are not folded. It bounds the time that opening takes,
+    /// Commits wait while this many records are not folded. Bounds the time that opening takes.
     pub unfolded_records_max: usize,
-    /// and this the memory. An inventory that changes again while it is folded counts twice.
+    /// Commits wait while this many inventories are not folded. Bounds the memory. An inventory that changes again
+    /// while it is folded counts twice.
     pub unfolded_inventories_max: usize,
-    /// The write-ahead log is emptied when it is longer than this, and a little longer meanwhile. Each time the disk's
-    /// flush delays a commit, so it is not to be short; and opening after a crash reads all of it.
+    /// Length from which the write-ahead log is emptied, in bytes; it grows a little longer meanwhile. Emptying flushes
+    /// the disk, which delays a commit, so the log should not be short; but opening after a crash reads all of it.
     pub wal_bytes_soft: u64,
-    /// For how long commits, or reads of most of the file, may fail without one success before the store stops. Failures
-    /// for want of room do not count: they may last.
+    /// How long commits, or reads of most of the file, may fail without one success before the store stops. Failures
+    /// because the disk is full do not count: they may last.
     pub failing_max: Duration,
-    /// Time since any moment, never going back.
+    /// Monotonic time since any fixed moment.
     pub clock: Clock,
-    /// Time since 1970, as the machine tells it. Compared with the times inside keys, and may step.
+    /// Time since the Unix epoch by the machine's clock, which may step. It is compared with the times inside keys.
     pub wall_clock: Clock,
 }
 
@@ -74,17 +75,18 @@ impl std::fmt::Debug for EmbeddedSettings {
     }
 }
 
-/// How the store is doing, at one moment.
+/// Statistics of the store at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Statistics {
     pub journal_rows: usize,
     pub remembered_keys: usize,
-    /// Callers with keys ahead of the wall clock, remembered or forgotten.
+    /// Number of callers with keys ahead of the wall clock, remembered or forgotten.
     pub callers_ahead: usize,
     pub unfolded_records: usize,
     pub unfolded_inventories: usize,
-    /// Generations that were folded since the store was opened.
+    /// Number of generations that were folded since the store was opened.
     pub folds: u64,
-    /// The write-ahead log's file; it is reused from its beginning, and shrinks only after it had grown far too long.
+    /// Size of the write-ahead log's file, in bytes. The file is reused from its beginning, and shrinks only after it
+    /// has grown far too long.
     pub wal_bytes: u64,
 }

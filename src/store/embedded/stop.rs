@@ -1,8 +1,9 @@
-//! When the store gives up: it is never left refusing everything while the service reports that it is healthy.
+//! Decides when the store stops. A store must not refuse all calls while the service reports that it is healthy.
 //!
-//! What may be retried is retried ([`failure`]). What fails for [`super::EmbeddedSettings::failing_max`] without one
-//! success, and is not for want of room, stops the store; so does an error after which nothing that is written could be
-//! trusted. Nothing acknowledged is lost by that: whatever was acknowledged is in the write-ahead log or in the file.
+//! Errors that may be retried are retried ([`failure`]). The store stops if an action fails for
+//! [`super::EmbeddedSettings::failing_max`] without one success, unless the disk is full. It also stops at an error
+//! after which later writes could not be trusted. Stopping loses no acknowledged commit: every acknowledged commit is
+//! in the write-ahead log or in the file.
 
 use super::Shared;
 use super::failure::{self, Failed, ReadError};
@@ -10,7 +11,7 @@ use super::probe;
 use crate::store::StoreError;
 use std::time::Duration;
 
-/// Since when something fails without one success.
+/// A series of failures without one success; records when it began.
 #[derive(Debug, Default)]
 pub struct Streak {
     since: Option<Duration>,
@@ -21,14 +22,14 @@ impl Streak {
         self.since = None;
     }
 
-    /// Counts a failure, and tells for how long there were only failures.
+    /// Counts a failure, and returns how long the series has lasted.
     pub fn failed(&mut self, now: Duration) -> Duration {
         now.saturating_sub(*self.since.get_or_insert(now))
     }
 }
 
 impl Shared {
-    /// Nothing is written any more, and whoever watches [`crate::store::Store::stopped`] is told. The first reason counts.
+    /// Stops all writes and notifies the receivers of [`crate::store::Store::stopped`]. Only the first reason counts.
     pub fn stop(&self, failure: &StoreError) {
         let is_first = self.stopped.send_if_modified(|stopped| {
             let is_first = stopped.is_none();
@@ -43,7 +44,7 @@ impl Shared {
                  check the disk and the kernel log, then restart the service"
             );
         }
-        // With the lock held: whoever is about to wait has either seen it or is woken.
+        // The lock is held here: a thread that is about to wait has either seen the reason or is woken.
         let _memory = self.lock();
         self.progress.notify_all();
     }
@@ -56,7 +57,7 @@ impl Shared {
         self.stopped.borrow().is_some()
     }
 
-    /// Makes attempts at a read, and tells an I/O error from damage if all of them fail.
+    /// Attempts a read several times. If all attempts fail, distinguishes an I/O error from damage.
     pub fn reading<T>(&self, attempt: impl FnMut() -> Result<T, ReadError>) -> Result<T, StoreError> {
         self.retrying_reads(ReadError::is_failed_read, attempt).map_err(|Failed { error, unreadable }| {
             let failed = match error {
@@ -65,7 +66,7 @@ impl Shared {
             };
             if matches!(failed, StoreError::Unavailable { .. }) {
                 let lasted = self.lock().reading.failed(self.now());
-                // A part of the disk that cannot be read costs those whose inventories are there, and nobody else.
+                // An unreadable part of the disk affects only the callers whose inventories are there.
                 if lasted >= self.settings.failing_max && probe::is_mostly_unreadable(self.files.locked()) {
                     self.stop(&failed);
                 }
@@ -74,13 +75,14 @@ impl Shared {
         })
     }
 
-    /// A commit failed and wrote nothing, or was refused since the fold fails and there is no room for more unfolded records.
+    /// Counts a commit that failed without writing anything, or that was refused because the fold fails and there is no
+    /// room for more unfolded records.
     pub fn commit_failed(&self, failed: &StoreError) {
         let is_full = matches!(failed, StoreError::Full { .. });
         let mut memory = self.lock();
         if is_full {
             memory.committing.end();
-            // The log that is there can be written over once it is copied, which may need no more room.
+            // The log can be reused once it is copied, which may need no additional room.
             memory.log_due_bytes = 0;
             self.work.notify_all();
         } else if memory.committing.failed(self.now()) >= self.settings.failing_max {
@@ -89,7 +91,8 @@ impl Shared {
         }
     }
 
-    /// What an error of SQLite means. SQLite reports some failed reads as damage; the files tell which of both it is.
+    /// Converts an error of SQLite. SQLite reports some failed reads as damage; reading the files distinguishes the
+    /// two.
     pub fn diagnose(&self, doing: &str, error: &rusqlite::Error, unreadable: Option<String>) -> StoreError {
         if let Some(why) = unreadable.filter(|_| failure::is_failed_read(error)) {
             return StoreError::Unavailable { detail: format!("{doing}: I/O error: {why}") };

@@ -1,4 +1,4 @@
-//! The table of inventories: one row each, with a checksum over all of it.
+//! The table of inventories: one row per inventory, with a checksum over the whole row.
 
 use super::failure::{ReadError, malformed, store_error};
 use crate::domain::{Epoch, Inventory, InventoryId, LayoutId, PlayerId};
@@ -7,18 +7,18 @@ use crate::store::{ListQuery, StoreError};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::sync::Arc;
 
-/// A row, ready to be written.
+/// A row that is encoded for writing.
 #[derive(Debug)]
 pub struct EncodedRow {
     pub id: InventoryId,
-    /// None: to be deleted.
+    /// `None` to delete the row.
     write: Option<Write>,
 }
 
 #[derive(Debug)]
 struct Write {
     inventory: Arc<Inventory>,
-    /// Otherwise owner and layout are as they were, and the owner index is left alone.
+    /// Whether to write all columns. Otherwise owner and layout are unchanged, and the owner index is not touched.
     whole: bool,
     checksum: u32,
     contents: Vec<u8>,
@@ -72,7 +72,7 @@ pub fn read(connection: &Connection, id: &InventoryId) -> Result<Option<Arc<Inve
     Ok(found.map(Arc::new))
 }
 
-/// The next `limit` rows of the table in order, and whether these are all.
+/// Reads the next `limit` rows of the table in order. Also returns whether these are all.
 pub fn read_page(
     connection: &Connection,
     query: &ListQuery,
@@ -101,7 +101,7 @@ pub fn read_page(
     Ok((page, is_all))
 }
 
-/// Hands each row to `visit`, in order of ids; a row that cannot be read as the reason why.
+/// Passes each row to `visit`, in order of ids. If a row cannot be read, passes the reason.
 pub fn scan<E: From<StoreError>>(
     connection: &Connection,
     mut visit: impl FnMut(&str, Result<Inventory, Malformed>) -> Result<(), E>,
@@ -116,7 +116,7 @@ pub fn scan<E: From<StoreError>>(
     Ok(())
 }
 
-/// Whether there is a row, readable or not.
+/// Returns whether the row exists, readable or not.
 pub fn has(connection: &Connection, id: &InventoryId) -> Result<bool, StoreError> {
     let failed = |error| store_error("looking for an inventory", &error);
     let mut select = connection.prepare_cached("SELECT 1 FROM inventories WHERE id = ?1").map_err(failed)?;
@@ -143,7 +143,7 @@ impl<'a> Columns<'a> {
             owner: inventory.owner.as_ref().map(PlayerId::as_str),
             layout: inventory.layout.as_str(),
             epoch: inventory.epoch.get(),
-            // Its bits are kept; SQLite has no unsigned numbers.
+            // The bits are kept; SQLite has no unsigned integers.
             revision: inventory.contents.revision().0.cast_signed(),
         }
     }
@@ -152,7 +152,7 @@ impl<'a> Columns<'a> {
 fn checksum(columns: &Columns<'_>, contents: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     for text in [Some(columns.id), columns.owner, Some(columns.layout)] {
-        // The length in front keeps neighbours apart; no owner is not an empty one.
+        // The length in front separates neighboring texts; a missing owner differs from an empty one.
         let bytes = text.map_or(u32::MAX, |text| text.len() as u32).to_le_bytes();
         hasher.update(&bytes);
         hasher.update(text.unwrap_or_default().as_bytes());

@@ -1,4 +1,4 @@
-//! Batches, records and changes as they are stored.
+//! The stored form of batches, records and changes.
 
 use super::contents::{contents_of, read_contents, read_stacks, write_stacks};
 use super::stored::ChangeKind;
@@ -13,7 +13,7 @@ use prost::Message;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// One record of a batch, read.
+/// A decoded record of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub key: Key,
@@ -22,12 +22,12 @@ pub struct Entry {
     pub changes: Vec<Change>,
 }
 
-/// When a batch was received.
+/// When a batch was received, by two clocks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BatchTime {
-    /// The store's own clock: time during which it was open, in milliseconds.
+    /// The store's own clock: how long it has been open in total, in milliseconds.
     pub uptime_ms: u64,
-    /// The wall clock, in milliseconds since 1970. It may have been wrong.
+    /// The wall clock, in milliseconds since the Unix epoch. It may have been wrong.
     pub unix_ms: u64,
 }
 
@@ -71,13 +71,13 @@ impl BatchWriter {
         });
     }
 
-    /// The batch with its checksum.
+    /// Encodes the batch with its checksum.
     pub fn finish(self) -> Vec<u8> {
         seal(&self.batch)
     }
 }
 
-/// The time and the records of a sealed batch.
+/// Decodes the time and the records of a sealed batch.
 pub fn entries(sealed: &[u8]) -> Result<(BatchTime, Vec<Entry>), Malformed> {
     let batch = stored::Batch::decode(unseal(sealed)?)?;
     let callers = read_callers(&batch.callers)?;
@@ -86,7 +86,7 @@ pub fn entries(sealed: &[u8]) -> Result<(BatchTime, Vec<Entry>), Malformed> {
     Ok((BatchTime { uptime_ms, unix_ms }, batch.records.iter().map(read).collect::<Result<_, _>>()?))
 }
 
-/// The same with nothing but the keys, which is several times quicker.
+/// Decodes only the time and the keys, which is several times faster than [`entries`].
 pub fn keys_of(sealed: &[u8]) -> Result<(BatchTime, Vec<Key>), Malformed> {
     let batch = stored::BatchKeys::decode(unseal(sealed)?)?;
     let callers = read_callers(&batch.callers)?;
@@ -223,7 +223,7 @@ fn bad_name(error: NameError) -> Malformed {
 
 const HYPHENS: [usize; 4] = [8, 13, 18, 23];
 
-/// The 128 bits of a UUID that is written as they usually are: with hyphens and in lower case.
+/// Encodes a UUID in the usual form, with hyphens and in lower case, as 128 bits. `None` for any other text.
 fn packed_uuid(text: &str) -> Option<(u64, u64)> {
     let bytes: &[u8; 36] = text.as_bytes().try_into().ok()?;
     let mut bits = 0_u128;

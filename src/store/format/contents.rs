@@ -1,4 +1,4 @@
-//! Slots, stamps and stacks as they are stored.
+//! The stored form of slots, stamps and stacks.
 
 use super::{Malformed, stored};
 use crate::domain::{Attributes, Contents, Count, Digest, ItemCode, Revision, Slot, SlotState, Stack};
@@ -12,7 +12,7 @@ pub fn decode_contents(bytes: &[u8]) -> Result<Contents, Malformed> {
     read_contents(&stored::Contents::decode(bytes)?)
 }
 
-/// The message of an inventory's contents, to put into another one.
+/// Builds the message of an inventory's contents, for embedding in another message.
 pub fn contents_of(contents: &Contents) -> stored::Contents {
     let (revision, slots) = (contents.revision().0, contents.slots());
     let digest = contents.digest();
@@ -26,7 +26,7 @@ pub fn contents_of(contents: &Contents) -> stored::Contents {
     }
 }
 
-/// The digest is computed anew and compared with the stored one.
+/// Decodes contents. Computes the digest and compares it with the stored one.
 pub fn read_contents(stored: &stored::Contents) -> Result<Contents, Malformed> {
     if stored.changed_ago.len() != stored.identity_before.len() {
         return Err(Malformed::new("its stamps are not of equal number"));
@@ -64,7 +64,7 @@ pub fn write_stacks<'a>(edits: impl Iterator<Item = (Slot, Option<&'a Stack>)>) 
     stored
 }
 
-/// Each row of the columns; none for a slot that was emptied.
+/// Decodes each row of the columns; `None` for a slot that was emptied.
 pub fn read_stacks(stored: &stored::Stacks) -> impl Iterator<Item = Result<(Slot, Option<Stack>), Malformed>> {
     let rows = stored.slots.len();
     let columns_fit = stored.items.len() == rows

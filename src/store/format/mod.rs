@@ -1,9 +1,9 @@
-//! What stored bytes mean: the same for every store that keeps bytes. Protobuf, so that fields can be added; numbers that
-//! belong to slots stand in packed columns, so that an inventory of 36 slots takes a few hundred bytes, and the record of
-//! a one-slot change with its key and reply about 100.
+//! The format of stored bytes, which is the same for every store that keeps bytes. It uses Protobuf, so that fields can
+//! be added. Numbers that belong to slots are in packed columns, so that an inventory of 36 slots takes a few hundred
+//! bytes, and the record of a one-slot change with its key and reply about 100.
 //!
-//! [`stored`] has the messages, [`change`] and [`contents`] turn them into the domain and back. Reading checks
-//! everything: what does not fit is [`Malformed`], never a wrong item.
+//! [`stored`] contains the messages; [`change`] and [`contents`] convert them to and from domain types. Reading checks
+//! everything: invalid bytes are reported as [`Malformed`], and never read as a wrong item.
 
 pub mod change;
 pub mod contents;
@@ -12,7 +12,7 @@ pub mod stored;
 pub use change::{BatchTime, BatchWriter, Entry, entries, keys_of};
 pub use contents::{contents_of, decode_contents, encode_contents};
 
-/// Why stored bytes do not make sense.
+/// Why stored bytes are invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Malformed(pub String);
 
@@ -36,7 +36,7 @@ impl From<prost::DecodeError> for Malformed {
     }
 }
 
-/// A checksum in front of the bytes it is of.
+/// Encodes a message behind its checksum.
 pub fn seal(message: &impl prost::Message) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(SEAL_BYTES + message.encoded_len());
     bytes.extend_from_slice(&[0; SEAL_BYTES]);
@@ -46,7 +46,7 @@ pub fn seal(message: &impl prost::Message) -> Vec<u8> {
     bytes
 }
 
-/// The bytes behind a checksum that fits them.
+/// Verifies the checksum and returns the bytes behind it.
 pub fn unseal(bytes: &[u8]) -> Result<&[u8], Malformed> {
     let Some((checksum, message)) = bytes.split_first_chunk::<SEAL_BYTES>() else {
         return Err(Malformed::new("too short for its checksum"));

@@ -1,17 +1,17 @@
-//! The messages. A field's number and meaning never change; new ones get new numbers.
+//! The stored messages. A field's number and meaning never change; new fields get new numbers.
 
-/// All that was committed at once.
+/// The mutations that were committed together.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Batch {
-    /// The store's own clock: time during which it was open, in milliseconds.
+    /// The store's own clock: how long it has been open in total, in milliseconds.
     #[prost(uint64, tag = "1")]
     pub uptime_ms: u64,
-    /// Each caller once; records point here.
+    /// Each caller once; records refer to the index.
     #[prost(string, repeated, tag = "2")]
     pub callers: Vec<String>,
     #[prost(message, repeated, tag = "3")]
     pub records: Vec<Record>,
-    /// The wall clock when it was received, in milliseconds since 1970.
+    /// The wall clock when the batch was received, in milliseconds since the Unix epoch.
     #[prost(uint64, tag = "4")]
     pub unix_ms: u64,
 }
@@ -19,7 +19,7 @@ pub struct Batch {
 /// One mutation: its key, its payload's fingerprint, its reply and its changes.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Record {
-    /// Where in the batch's callers.
+    /// Index in the batch's callers.
     #[prost(uint32, tag = "1")]
     pub caller: u32,
     /// The key if it is a UUID in lower case; then `key` is empty.
@@ -39,7 +39,7 @@ pub struct Record {
     pub changes: Vec<Change>,
 }
 
-/// A batch of which only the keys are wanted: the other fields are skipped unread.
+/// A batch of which only the keys are needed: decoding skips the other fields.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct BatchKeys {
     #[prost(uint64, tag = "1")]
@@ -70,7 +70,7 @@ pub struct Outcome {
     pub count: u32,
     #[prost(uint32, tag = "2")]
     pub remainder: u32,
-    /// One stack, or none; its slot number means nothing.
+    /// One stack, or none; its slot number has no meaning.
     #[prost(message, optional, tag = "3")]
     pub stack: Option<Stacks>,
 }
@@ -89,7 +89,7 @@ pub struct Version {
     pub digest_b: u32,
 }
 
-/// What a change is. The numbers are stored.
+/// The kind of a change. The numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
 #[repr(i32)]
 pub enum ChangeKind {
@@ -102,7 +102,8 @@ pub enum ChangeKind {
 pub struct Change {
     #[prost(enumeration = "ChangeKind", tag = "1")]
     pub kind: i32,
-    /// Which of the record's versions (counted from 1) has this change's id, epoch and revision; 0: they stand here.
+    /// The version of the record (counted from 1) that has this change's id, epoch and revision; 0 if this message has
+    /// them.
     #[prost(uint32, tag = "2")]
     pub version: u32,
     #[prost(string, tag = "3")]
@@ -122,15 +123,15 @@ pub struct Change {
 pub struct Stacks {
     #[prost(uint32, repeated, tag = "1")]
     pub slots: Vec<u32>,
-    /// 0: the slot was emptied.
+    /// Item code; 0 if the slot was emptied.
     #[prost(uint32, repeated, tag = "2")]
     pub items: Vec<u32>,
     #[prost(uint32, repeated, tag = "3")]
     pub counts: Vec<u32>,
-    /// Which rows of the columns (counted from 0) have attributes.
+    /// Indexes of the rows (counted from 0) that have attributes.
     #[prost(uint32, repeated, tag = "4")]
     pub attributed: Vec<u32>,
-    /// Theirs, in that order.
+    /// The attributes of these rows, in the same order.
     #[prost(bytes = "vec", repeated, tag = "5")]
     pub attributes: Vec<Vec<u8>>,
 }
@@ -161,7 +162,7 @@ pub struct Contents {
     /// For every slot, filled or not: how many revisions ago it changed.
     #[prost(uint64, repeated, tag = "3")]
     pub changed_ago: Vec<u64>,
-    /// For every slot: how many revisions before that it became what it is.
+    /// For every slot: how many revisions before its last change its identity changed.
     #[prost(uint64, repeated, tag = "4")]
     pub identity_before: Vec<u64>,
     #[prost(fixed32, tag = "5")]

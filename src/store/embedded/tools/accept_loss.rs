@@ -1,8 +1,8 @@
-//! A store whose write-ahead log is damaged goes on without the commits behind the damage.
+//! Lets a store with a damaged write-ahead log continue without the commits behind the damage.
 //!
-//! Readers may have seen them, and their revision numbers will be used again: so it is done as a restore of what can still
-//! be read, and everything that is said there of epochs and keys holds. A retry of a commit that is given up finds no key
-//! and runs, since its effect has gone. The damaged files stay under another name.
+//! Readers may have seen these commits, and later commits use their revisions again. So this works as a restore of the
+//! data that is still readable, with the same effects on epochs and keys. A retry of a discarded commit finds no key
+//! and runs, because its effect is gone. The damaged files are kept under another name.
 
 use super::restore::renewed_copy;
 use super::snapshot::Snapshot;
@@ -14,20 +14,20 @@ use crate::store::embedded::open::{self, OpenError};
 use crate::store::embedded::replace;
 use std::path::{Path, PathBuf};
 
-/// What was given up.
+/// The result of discarding the commits behind the damage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AcceptedLoss {
     pub damage: Damage,
-    /// The last commit that is still there, as a row of the journal.
+    /// The last remaining commit, as a row of the journal.
     pub last_seq: i64,
-    /// Each of them has a new epoch.
+    /// Number of inventories; each has a new epoch.
     pub inventories: u64,
-    /// Where the damaged store is now; its log is beside it.
+    /// The new path of the damaged store; its log is beside it.
     pub kept: Option<PathBuf>,
 }
 
-/// Gives up the commits behind the damage in the log of the store at `path`; none if there is no damage. Needs as much room
-/// again as the store takes.
+/// Discards the commits behind the damage in the log of the store at `path`. Returns `None` if there is no damage.
+/// Needs as much free disk space as the store uses.
 pub fn accept_loss(
     path: &Path,
     stamp: u64,
@@ -38,7 +38,7 @@ pub fn accept_loss(
     // Released last: until then the snapshot must not lose its locks.
     let mut lock = Locked::take(&path)?;
     open::complete_replacement(&path, &mut lock)?;
-    // Whatever else is wrong, the service tells when it opens the store.
+    // The service reports any other fault when it opens the store.
     let Err(OpenError::DamagedLog { damage, .. }) = open::check_log(&path) else { return Ok(None) };
     let (snapshot, _) = Snapshot::open_damaged(&path)?;
     let last_seq = backup::last_seq(&snapshot)?;

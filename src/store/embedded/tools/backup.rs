@@ -1,10 +1,10 @@
-//! A copy of a store at one commit, made while a service has it open.
+//! Copies a store at one commit, while a service has it open.
 //!
-//! Pages are copied by SQLite's backup inside one [`Snapshot`], so commits meanwhile neither wait for it nor start it
-//! over, and the copy holds every commit that was acknowledged before it began and none in part. It is a store like any
-//! other, keys included, in one file without a write-ahead log: it can be read from a place that cannot be written to.
+//! SQLite's backup copies the pages inside one [`Snapshot`], so concurrent commits neither wait for the copy nor
+//! restart it. The copy contains every commit that was acknowledged before it began, and no commit in part. It is a
+//! complete store with its keys, in one file without a write-ahead log, so that it can be read from a read-only folder.
 //!
-//! `VACUUM INTO` would write every row anew, in one call that tells nothing until it is done.
+//! `VACUUM INTO` would write every row again, in one call that reports no progress until it is done.
 
 use super::snapshot::Snapshot;
 use super::{Step, ToolError, Watch, check_output, io, sql, sync_folder, tell, temporary};
@@ -17,17 +17,18 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
-/// Pages copied at a time, and flushed: 1 MiB. All of it at the end would hold up the commits' own flushes.
+/// Number of pages that are copied and flushed at a time (1 MiB). Flushing everything at the end would delay the
+/// flushes of commits.
 const STEP_PAGES: i32 = 256;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackedUp {
     pub bytes: u64,
-    /// The last commit that it holds, as a row of the journal.
+    /// The last commit in the copy, as a row of the journal.
     pub last_seq: i64,
 }
 
-/// Copies the store to `target`, under another name until it is complete and durable.
+/// Copies the store to `target`. The copy has another name until it is complete and durable.
 pub fn backup(snapshot: &Snapshot, target: &Path, replace: bool, watch: &mut Watch<'_>) -> Result<BackedUp, ToolError> {
     if !replace && target.exists() {
         return Err(ToolError::Exists(target.to_owned()));
@@ -54,12 +55,12 @@ pub fn backup(snapshot: &Snapshot, target: &Path, replace: bool, watch: &mut Wat
     Ok(BackedUp { bytes, last_seq })
 }
 
-/// SQLite would take it for the copy's own log.
+/// Returns whether the file has contents; SQLite would use it as the copy's own log.
 fn is_filled(log: &Path) -> bool {
     file_bytes(log) > 0
 }
 
-/// Copies all pages into an empty file, which is no longer in WAL mode then. Tells the last journal row.
+/// Copies all pages into an empty file, and takes the copy out of WAL mode. Returns the last journal row.
 pub fn copy(snapshot: &Snapshot, target: &Path, watch: &mut Watch<'_>) -> Result<i64, ToolError> {
     let last_seq = last_seq(snapshot)?;
     let mut copy = scratch_connection(target)?;
@@ -72,18 +73,18 @@ pub fn copy(snapshot: &Snapshot, target: &Path, watch: &mut Watch<'_>) -> Result
         let bytes = |pages: i32| u64::from(pages.unsigned_abs()) * PAGE_BYTES;
         let (done, total) = (bytes(progress.pagecount - progress.remaining), bytes(progress.pagecount));
         tell(watch, Step { doing: "copying", done, total })?;
-        // There is nothing to wait for: the snapshot is ours, and nobody else knows of the copy.
+        // Waiting is unnecessary: the snapshot does not change, and no other process knows the copy.
         if stepped == StepResult::Done {
             break;
         }
         file.sync_data().map_err(io(target))?;
-        // Half of the disk's time is the service's.
+        // The service gets half of the disk's time.
         std::thread::sleep(began.elapsed());
     }
     drop(backup);
     drop(copy);
     drop(file);
-    // The mode is in the head that was copied; a connection of its own reads it there.
+    // The copied head contains the mode; a separate connection reads it from there.
     let copy = Connection::open(target).map_err(sql("opening the copy"))?;
     let mode: String =
         copy.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0)).map_err(sql("finishing the copy"))?;
@@ -95,7 +96,7 @@ pub fn copy(snapshot: &Snapshot, target: &Path, watch: &mut Watch<'_>) -> Result
     Ok(last_seq)
 }
 
-/// For a file that is thrown away whole if anything goes wrong, and flushed as a whole in the end.
+/// Opens a file that is discarded as a whole after an error, and flushed as a whole at the end.
 pub fn scratch_connection(path: &Path) -> Result<Connection, ToolError> {
     let connection = Connection::open(path).map_err(sql("opening a temporary file"))?;
     let configured = connection
@@ -106,7 +107,7 @@ pub fn scratch_connection(path: &Path) -> Result<Connection, ToolError> {
     Ok(connection)
 }
 
-/// The last commit that it holds, as a row of the journal.
+/// The last commit in the snapshot, as a row of the journal.
 pub fn last_seq(snapshot: &Snapshot) -> Result<i64, ToolError> {
     let connection = snapshot.connection();
     let last = connection.query_row("SELECT max(seq) FROM journal", [], |row| row.get::<_, Option<i64>>(0));

@@ -1,16 +1,16 @@
-//! fsck: is what is stored what was written? Changes nothing.
+//! fsck: checks that the stored data is the data that was written. Changes nothing.
 //!
-//! Every page (SQLite's own check, which also compares the index with the table), every checksum of ours, every
-//! inventory's digest and stamps, every journal row and key; then the inventories against each other way of knowing them:
-//! the kept journal's edits, and the digests that callers were answered. So a row that is wrong but fits its checksum and
-//! its digest is found as long as the journal keeps a record of it.
+//! It checks every page (with SQLite's own check, which also compares the index with the table), every checksum of the
+//! store, every inventory's digest and stamps, and every journal row and key. Then it compares the inventories with the
+//! remaining journal's edits and with the digests in the replies to callers. So a wrong row with a matching checksum
+//! and digest is found as long as the journal keeps a record of it.
 //!
-//! Sums of items over the whole life are not kept. The fold could add up what each row gains and loses as it writes it,
-//! but that sum would be made of the same states as the rows, and so agree with them whatever bug had made them; all that
-//! it could show beyond the checks here is a row that was lost or written past us long ago. It would cost reading
-//! and decoding the old row of each one folded, and a new format. What mutations may do to the sums is held where it is
-//! decided, in the domain (`tests/domain_laws.rs`). Here the items held are counted, to be compared by whoever knows
-//! what they should be: a backup with its source, an export with its import.
+//! The store keeps no totals of items over its whole life. The fold could add up what each row gains and loses when it
+//! writes the row. But these totals would be computed from the same states as the rows, so they would agree with the
+//! rows whatever bug had produced them. Beyond the checks here, they could only reveal a row that was lost or written
+//! past the store long ago. They would cost reading and decoding the old version of each folded row, and a new format.
+//! The domain decides how mutations may change the totals, and is tested for that (`tests/domain_laws.rs`). The items
+//! counted here can be compared with an expected result: a backup with its source, an export with its import.
 
 use super::expected::Expected;
 use super::snapshot::{Inventories, Snapshot};
@@ -23,9 +23,9 @@ use crate::store::embedded::{failure, journal, replay, table};
 use crate::store::format::{self, BatchTime};
 use std::collections::{BTreeMap, HashSet};
 
-/// More problems than this are counted, not told.
+/// Maximum number of problems in the findings; further problems are only counted.
 pub const PROBLEMS_MAX: usize = 100;
-/// Rows between two steps of the progress.
+/// Number of rows between two progress steps.
 const ROWS_PER_STEP: u64 = 1_000;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,11 +34,11 @@ pub struct Findings {
     pub problems_left_out: u64,
     pub inventories: u64,
     pub stacks: u64,
-    /// How many of each item there are.
+    /// Number of items, by item code.
     pub items: BTreeMap<ItemCode, u64>,
     pub journal_rows: u64,
     pub keys: u64,
-    /// Inventories whose newest state is in the journal alone.
+    /// Number of inventories whose newest state is in the journal alone.
     pub unfolded_inventories: u64,
 }
 
@@ -59,7 +59,7 @@ impl Findings {
     }
 }
 
-/// Goes to its end whatever the watch says.
+/// Checks the whole snapshot; a break of the watch does not end it.
 pub fn check(snapshot: &Snapshot, watch: &mut Watch<'_>) -> Findings {
     let mut findings = Findings::default();
     let _ = watch(Step { doing: "checking pages", done: 0, total: 0 });
@@ -76,7 +76,7 @@ pub fn check(snapshot: &Snapshot, watch: &mut Watch<'_>) -> Findings {
         findings.blame_error(&error);
         Ok(())
     });
-    // What was not replayed would only be found missing again.
+    // Inventories that were not replayed would only be reported as missing again.
     let mut expected = if is_replayable { expected } else { Expected::default() };
     let checked = unfolded.and_then(|unfolded| {
         findings.unfolded_inventories = unfolded.states.len() as u64;
@@ -122,7 +122,7 @@ fn check_journal(
             let _ = watch(Step { doing: "checking the journal", done: findings.journal_rows, total: 0 });
         }
         let wanted = last.replace(seq).map_or(seq.min(folded_through + 1), |last: i64| last + 1);
-        // From the last folded row on, the replay tells what is wrong.
+        // After the last folded row, the replay reports errors.
         let is_folded = seq <= folded_through;
         if wanted != seq && is_folded {
             findings.blame(format!("journal row {wanted} is missing"));
@@ -190,7 +190,7 @@ fn check_inventories(
     })
 }
 
-/// Its digest was compared with its slots when it was read.
+/// Checks the stamps. Reading the inventory has already compared its digest with its slots.
 fn check_stamps(inventory: &Inventory) -> Option<String> {
     let (contents, id) = (&inventory.contents, &inventory.id);
     let (revision, slots) = (contents.revision(), contents.slots());

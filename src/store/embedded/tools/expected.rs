@@ -1,27 +1,27 @@
-//! What the kept journal says of each inventory, to be compared with what the store has.
+//! The state of each inventory according to the remaining journal, to be compared with the store.
 
 use crate::domain::{Change, Digest, Epoch, Inventory, InventoryId, Revision, Slot, Stack, Version};
 use crate::store::format::Entry;
 use std::collections::{BTreeMap, HashMap};
 
-/// The inventories that the journal tells of. As large as what the journal keeps: the window of the keys.
+/// The inventories in the journal. Their number is bounded by the journal, which covers the key window.
 #[derive(Debug, Default)]
 pub struct Expected(HashMap<InventoryId, Told>);
 
-/// What is told of one inventory.
+/// The state of one inventory according to the journal.
 #[derive(Debug)]
 struct Told {
     epoch: Epoch,
     revision: Revision,
-    /// As the mutation's caller was answered.
+    /// The digest in the reply to the mutation's caller.
     digest: Option<Digest>,
     is_deleted: bool,
-    /// The slots that were changed, and by which revision; all of them if its creation is still there.
+    /// The changed slots, each with the revision that changed it; all slots if the journal still contains the creation.
     slots: BTreeMap<Slot, (Revision, Option<Stack>)>,
 }
 
 impl Expected {
-    /// Takes in a record's changes; tells what does not follow on what was before.
+    /// Applies a record's changes. Returns the changes that do not continue the state before them.
     pub fn push(&mut self, entry: &Entry) -> Vec<String> {
         let problems = entry.changes.iter().filter_map(|change| self.follow(change)).collect();
         for Version { id, epoch, revision, digest } in &entry.reply.versions {
@@ -60,7 +60,7 @@ impl Expected {
         })
     }
 
-    /// Compares what is there with what was told, which is forgotten then.
+    /// Compares an inventory with the expected state, and removes the expected state.
     pub fn check(&mut self, found: &Inventory) -> Option<String> {
         let told = self.0.remove(&found.id)?;
         let contents = &found.contents;
@@ -87,14 +87,14 @@ impl Expected {
             .and_then(|slot| blame(format!("its slot {slot} is not what the journal says")))
     }
 
-    /// It cannot be compared.
+    /// Excludes an inventory that cannot be compared.
     pub fn leave_out(&mut self, id: &str) {
         if let Ok(id) = InventoryId::new(id) {
             self.0.remove(&id);
         }
     }
 
-    /// What was told and is not there.
+    /// Reports the expected inventories that were not found.
     pub fn missing(self) -> impl Iterator<Item = String> {
         let mut missing: Vec<_> = self.0.into_iter().filter(|(_, told)| !told.is_deleted).map(|(id, _)| id).collect();
         missing.sort_unstable();
@@ -115,7 +115,7 @@ impl Told {
         }
     }
 
-    /// Of an inventory whose first change in the journal makes this revision.
+    /// The state of an inventory before its first change in the journal, which makes this revision.
     fn before(epoch: Epoch, revision: Revision) -> Self {
         let revision = Revision(revision.0.wrapping_sub(1));
         Self { epoch, revision, digest: None, is_deleted: false, slots: BTreeMap::new() }

@@ -1,7 +1,7 @@
-//! Inventories from elsewhere become part of a store, all of them or none.
+//! Imports inventories into a store, all of them or none.
 //!
-//! They are gathered in a temporary file first, so that any number of them takes no memory; then one transaction takes
-//! them over. They come into the table directly, at revision 1: there is no mutation, and so no key, that made them.
+//! The inventories are collected in a temporary file first, so that memory does not grow with their number. Then one
+//! transaction copies them into the table, at revision 1. No mutation created them, so they have no key.
 
 use super::restore::fold_all;
 use super::{Step, ToolError, Watch, backup, io, sql, tell, temporary};
@@ -21,7 +21,7 @@ const SCHEMA: &str = "
     CREATE TABLE lines (id TEXT PRIMARY KEY NOT NULL, line INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     BEGIN;";
 
-/// What is to be imported, so far.
+/// The inventories that are collected for an import.
 #[derive(Debug)]
 pub struct Staging {
     connection: Connection,
@@ -29,19 +29,19 @@ pub struct Staging {
     inventories: u64,
 }
 
-/// The right to change the store: nobody has it open, or will have.
+/// Exclusive access to a store that no process has open.
 #[derive(Debug)]
 pub struct Claim(Opened);
 
 impl Claim {
-    /// Refused while a service runs on it.
+    /// Fails while a service has the store open.
     pub fn take(path: &Path) -> Result<Self, ToolError> {
         Ok(Self(open::prepare(path)?))
     }
 }
 
 impl Staging {
-    /// Gathers in a temporary file beside `path`.
+    /// Collects the inventories in a temporary file beside `path`.
     pub fn new(path: &Path) -> Result<Self, ToolError> {
         let file = temporary(path, ".slotcast-import-")?;
         let connection = backup::scratch_connection(file.path())?;
@@ -49,7 +49,7 @@ impl Staging {
         Ok(Self { connection, file, inventories: 0 })
     }
 
-    /// The line that had the same id already, if there is one; then nothing is added.
+    /// Adds an inventory. If its id was added before, adds nothing and returns the line of the earlier one.
     pub fn put(&mut self, inventory: &Arc<Inventory>, line: u64) -> Result<Option<u64>, ToolError> {
         let failed = sql("gathering");
         let id = inventory.id.as_str();
@@ -70,8 +70,8 @@ impl Staging {
         self.inventories
     }
 
-    /// Makes them part of the store, which is made if it is not there. None of them may be there already. The store
-    /// remembers the items of the catalog by which stacks are imported.
+    /// Imports the inventories into the store, which is created if it does not exist. None of them may exist already.
+    /// The store remembers the items of the catalog that the imported stacks use.
     pub fn commit(self, mut claim: Claim, catalog: &Catalog, watch: &mut Watch<'_>) -> Result<u64, ToolError> {
         let Self { connection: staged, file, inventories } = self;
         staged.execute_batch("COMMIT").map_err(sql("gathering"))?;

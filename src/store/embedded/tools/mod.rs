@@ -1,10 +1,11 @@
-//! What an operator does with a store's file: look at it and copy it while a service has it open, and make or change one
-//! that no service has open.
+//! Tools for the operator of a store's file: they inspect and copy it while a service has it open, and create or change
+//! one that no service has open.
 //!
-//! A [`Snapshot`] is a read transaction of SQLite's from outside of the service, so it needs no lock and sees exactly
-//! what was committed when it was taken: a commit is one transaction. What it costs the service: as long as it lasts the
-//! write-ahead log cannot start over and grows by what is committed meanwhile, and the fold tries to empty it only after
-//! every 16 MiB more. [`check()`] is fsck, [`backup()`] and [`restore()`] copy pages, [`import::Staging`] takes inventories in.
+//! A [`Snapshot`] is a SQLite read transaction from outside the service, so it needs no lock. It sees exactly the
+//! commits up to the moment when it was taken, because a commit is one transaction. While it lasts, the write-ahead log
+//! of the service cannot restart and grows with each commit, and the fold tries to empty the log only after every
+//! additional 16 MiB. [`check()`] is fsck, [`backup()`] and [`restore()`] copy pages, and [`import::Staging`] imports
+//! inventories.
 
 mod accept_loss;
 mod backup;
@@ -29,16 +30,16 @@ use std::fs::{File, TryLockError};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-/// How far a long work is; told now and then.
+/// The progress of a long-running tool, reported regularly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
     pub doing: &'static str,
     pub done: u64,
-    /// 0: not known.
+    /// 0 if the total is unknown.
     pub total: u64,
 }
 
-/// Told of each step. A break ends the work, and nothing of it is left.
+/// A callback for each step. Breaking ends the tool, and leaves no changes.
 pub type Watch<'a> = dyn FnMut(Step) -> ControlFlow<()> + 'a;
 
 fn tell(watch: &mut Watch<'_>, step: Step) -> Result<(), ToolError> {
@@ -73,18 +74,18 @@ fn sql(doing: &'static str) -> impl Fn(rusqlite::Error) -> ToolError {
     move |error| ToolError::Store(failure::store_error(doing, &error))
 }
 
-/// Makes names that were created or changed in a file's folder durable.
+/// Makes created or changed names in a file's folder durable.
 fn sync_folder(path: &Path) -> Result<(), ToolError> {
     files::sync_folder(path).map_err(io(files::folder_of(path)))
 }
 
-/// A file of its own beside `path`, removed again unless it is kept.
+/// Creates a temporary file beside `path`, which is removed unless the caller persists it.
 fn temporary(path: &Path, prefix: &str) -> Result<tempfile::NamedTempFile, ToolError> {
     files::temporary(path, prefix).map_err(io(files::folder_of(path)))
 }
 
-/// Whether what is read from a store may be written to `target`: not in the place of one of the store's own files, nor of
-/// any store that is in use.
+/// Checks that a tool may write its output to `target`: it must not be one of the store's own files, or belong to a
+/// store that is in use.
 pub fn check_output(snapshot: &Snapshot, target: &Path) -> Result<(), ToolError> {
     let refused = |detail: &str| Err(ToolError::Io { path: target.to_owned(), detail: detail.to_owned() });
     let Some(id) = FileId::at(target) else { return Ok(()) };
@@ -94,7 +95,7 @@ pub fn check_output(snapshot: &Snapshot, target: &Path) -> Result<(), ToolError>
     }
     match File::open(target).map(|file| file.try_lock_shared()) {
         Ok(Err(TryLockError::WouldBlock)) => refused("a service that runs has it open; name another file"),
-        // Whether it can be written is found out when it is.
+        // Writing the file later shows whether it is writable.
         Ok(Ok(()) | Err(TryLockError::Error(_))) | Err(_) => Ok(()),
     }
 }

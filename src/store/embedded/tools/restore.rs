@@ -1,17 +1,17 @@
-//! A backup becomes the store.
+//! Restores a backup as the store.
 //!
-//! The world goes back to the backup's commit, and readers must notice: whoever has a state from after it could hold the
-//! very revision that the restored service makes next, with other content. So every inventory gets a **new epoch**, and
-//! its revisions begin at 1 again, as at a creation; a stream that resumes gets a full frame with the reason. The digest
-//! stays: it is of the content alone, and the content is the same.
+//! The store returns to the backup's commit, and readers must notice this: a reader with a later state could have the
+//! same revision that the restored service makes next, with other contents. So every inventory gets a **new epoch**,
+//! and its revisions begin at 1 again, as at creation. A stream that resumes gets a full frame with the reason. The
+//! digest is unchanged, because it only depends on the contents, which are the same.
 //!
-//! **Keys** stay, with their replies as they were given (epochs and revisions of then): a retry of what is in the backup
-//! is answered, not run again. A retry of what was applied after the backup finds nothing and runs: its effect has gone
-//! with the rest of what was later, so running it is applying it once. What the backup had forgotten stays refused. The
-//! window goes on where it was, since it is counted on the store's own clock.
+//! **Keys** remain, with their original replies (including the old epochs and revisions): a retry of a mutation in the
+//! backup gets the stored reply and does not run again. A retry of a mutation that was applied after the backup finds
+//! no key and runs: its effect is gone, so running it applies it once. Keys that the backup had forgotten are still
+//! refused. The key window continues where it was, because it uses the store's own clock.
 //!
-//! Journal rows stay for their keys only: everything is folded first, and [`journal::REWRITTEN_THROUGH`] says that the
-//! table no longer follows from them.
+//! Journal rows remain for their keys only: everything is folded first, and [`journal::REWRITTEN_THROUGH`] records that
+//! the table no longer follows from the rows.
 
 use super::backup::{copy, scratch_connection};
 use super::snapshot::Snapshot;
@@ -26,18 +26,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::NamedTempFile;
 
-/// Inventories in memory at a time.
+/// Number of inventories in memory at a time.
 const PAGE: usize = 512;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
     pub inventories: u64,
-    /// Where the store that was there before is now.
+    /// The new path of the replaced store.
     pub kept: Option<PathBuf>,
 }
 
-/// Puts `source` in the place of the store at `target`. One that is there is refused unless `force` says otherwise; it
-/// is kept under another name, which ends with `stamp`.
+/// Replaces the store at `target` by `source`. Fails if there is a store, unless `force` is set; then the replaced
+/// store is kept under another name, which ends with `stamp`.
 pub fn restore(
     source: &Path,
     target: &Path,
@@ -63,7 +63,8 @@ pub fn restore(
     Ok(Restored { inventories, kept })
 }
 
-/// A complete and durable copy beside `target`, in which every inventory has a new epoch; with how many there are.
+/// Creates a complete and durable copy beside `target`, in which every inventory has a new epoch. Also returns the
+/// number of inventories.
 pub fn renewed_copy(
     snapshot: &Snapshot,
     source: &Path,
@@ -85,7 +86,7 @@ pub fn renewed_copy(
     Ok((partial, total))
 }
 
-/// Folds everything, and begins every inventory anew.
+/// Folds everything, and gives every inventory a new epoch.
 fn renew(
     connection: &Connection,
     new_epoch: &mut dyn FnMut() -> Epoch,
@@ -124,7 +125,8 @@ fn renewed(inventory: &Inventory, new_epoch: &mut dyn FnMut() -> Epoch) -> Inven
     Inventory { epoch, contents, ..inventory.clone() }
 }
 
-/// Brings the table up to date, inside a transaction, and marks that it no longer follows from the journal alone.
+/// Folds everything into the table, inside the caller's transaction, and records that the table no longer follows from
+/// the journal alone.
 pub fn fold_all(connection: &Connection) -> Result<(), ToolError> {
     let unfolded = replay::unfolded(connection, Err)?;
     for (id, state) in &unfolded.states {

@@ -1,4 +1,4 @@
-//! One moment of a store, whoever has it open.
+//! A snapshot of a store, which another process may have open.
 
 use crate::domain::{Catalog, Inventory, InventoryId};
 use crate::store::StoreError;
@@ -12,30 +12,31 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What was committed at one moment; later commits do not change it.
+/// The commits up to one moment; later commits do not change it.
 #[derive(Debug)]
 pub struct Snapshot {
     path: PathBuf,
-    // Dropped in this order.
+    // Drop order: the connection first, then the lock.
     connection: Connection,
-    /// Only where SQLite cannot lock.
+    /// Only used where SQLite cannot lock.
     _lock: Option<File>,
 }
 
 impl Snapshot {
-    /// Opens a store's file for reading, without its lock, and changes no file. SQLite may make an empty log and an index of
-    /// it, `-shm`, if there are none.
+    /// Opens a store's file for reading, without its lock, and changes no file. SQLite may create an empty log and its
+    /// index, `-shm`, if they do not exist.
     ///
-    /// Not for a process that has the store open itself: the file is also read past SQLite, and closing such a handle
-    /// releases the locks that SQLite holds for this process.
+    /// A process that has the store open must not call this: the file is also read without SQLite, and closing that
+    /// handle releases the locks that SQLite holds for this process.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let (snapshot, damage) = Self::open_damaged(path)?;
         damage.map_or(Ok(snapshot), Err)
     }
 
-    /// The same, or none if there is no store yet: no file, or only what an interrupted first start left.
+    /// Same as [`Self::open`], but returns `None` if there is no store yet: no file, or only the remains of an
+    /// interrupted first start.
     pub fn open_if_any(path: &Path) -> Result<Option<Self>, OpenError> {
-        // One that does not exist cannot be resolved.
+        // A path that does not exist cannot be resolved.
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let is_pending = matches!(replace::pending(&path), Ok(Some(_)));
         if !is_pending && !header::check(&path)? {
@@ -44,10 +45,11 @@ impl Snapshot {
         Self::open(&path).map(Some)
     }
 
-    /// The same also of a store whose write-ahead log is damaged: what can still be read of it, and the damage.
+    /// Same as [`Self::open`], but also opens a store whose write-ahead log is damaged. Returns the readable part of
+    /// the store, and the damage.
     pub fn open_damaged(path: &Path) -> Result<(Self, Option<OpenError>), OpenError> {
         let path = open::resolved(path)?;
-        // Somebody else's folder may be unreadable.
+        // The folder of another user may be unreadable.
         if matches!(replace::pending(&path), Ok(Some(_))) {
             return Err(OpenError::Interrupted { path });
         }
@@ -93,7 +95,7 @@ impl Snapshot {
         &self.path
     }
 
-    /// Refuses a catalog that gives codes of the store to other items.
+    /// Fails if the catalog gives codes of the store to other items.
     pub fn check_catalog(&self, catalog: &Catalog) -> Result<(), CatalogError> {
         items::check(&self.path, &self.connection, catalog).map(drop)
     }
@@ -102,21 +104,22 @@ impl Snapshot {
         &self.connection
     }
 
-    /// Bytes of the database, without the write-ahead log.
+    /// Size of the database in bytes, without the write-ahead log.
     pub fn bytes(&self) -> Result<u64, StoreError> {
         let pages = self.connection.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
         Ok(pages.map_err(|error| failure::store_error("counting pages", &error))?.unsigned_abs() * open::PAGE_BYTES)
     }
 
-    /// What can be asked one by one, and all of it in order. Keeps in memory what was not folded yet.
+    /// Returns the inventories, to find by id or to iterate in order. Keeps the states in memory that are not folded
+    /// yet.
     pub fn inventories(&self) -> Result<Inventories<'_>, StoreError> {
         let unfolded = replay::unfolded(&self.connection, Err)?;
         Ok(Inventories { connection: &self.connection, unfolded: unfolded.states.into_iter().collect() })
     }
 }
 
-/// SQLite makes a file beside a store to read it. Where it cannot, the store can be read if it has no log, and a lock keeps
-/// others from writing to it meanwhile.
+/// Locks a store whose folder is not writable. SQLite needs to create a file beside a store to read it. Where it
+/// cannot, the store is readable if it has no log, and a lock keeps other processes from writing to it meanwhile.
 fn lock_unwritable(path: &Path) -> Result<File, OpenError> {
     let failed = |detail: &str| open::io_error(path, &format!("its folder cannot be written, and {detail}"));
     if file_bytes(&beside(path, "-wal")) > 0 {
@@ -130,7 +133,7 @@ fn lock_unwritable(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// The table with what is not in it yet.
+/// The inventories in the table, combined with the states that are not folded yet.
 #[derive(Debug)]
 pub struct Inventories<'a> {
     pub(super) connection: &'a Connection,
@@ -155,7 +158,7 @@ impl Inventories<'_> {
         }
     }
 
-    /// Hands each to `visit`, in order of ids; one that cannot be read as the reason why, with its id.
+    /// Passes each inventory to `visit`, in order of ids. If one cannot be read, passes its id and the reason.
     pub fn each<E: From<StoreError>>(
         &self,
         mut visit: impl FnMut(Result<Arc<Inventory>, (String, String)>) -> Result<(), E>,
