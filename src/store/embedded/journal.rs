@@ -104,15 +104,15 @@ fn ahead_name(caller: &Caller) -> String {
     format!("{FORGOTTEN_AHEAD}{caller}")
 }
 
-/// Name of the number of the last row that is folded into the table.
+/// Name of the `meta` entry for the last row that is folded into the table.
 pub const FOLDED_THROUGH: &str = "folded_through";
-/// Name of the last row before a restore or an import rewrote the table: up to this row, the journal is only used for
-/// its keys.
+/// Name of the `meta` entry for the last row before a restore or an import rewrote the table. Up to this row, the
+/// journal is only used for its keys.
 pub const REWRITTEN_THROUGH: &str = "rewritten_through";
-/// Name of the common horizon: unknown keys with this time, or an earlier one, are not new.
+/// Name of the `meta` entry for the common horizon: unknown keys with this time, or an earlier one, are not new.
 const FORGOTTEN_BEFORE_MS: &str = "forgotten_before_ms";
-/// Prefix of a caller's own horizon; the caller's name follows. Its unknown keys with this time, or an earlier one, are
-/// not new.
+/// Prefix of the `meta` entry for a caller's own horizon; the caller's name follows. Unknown keys of this caller with
+/// this time, or an earlier one, are not new.
 const FORGOTTEN_AHEAD: &str = "forgotten_ahead/";
 
 pub fn number(connection: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
