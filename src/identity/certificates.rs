@@ -1,4 +1,4 @@
-//! Whom a client certificate shows. That it is genuine the transport has checked.
+//! Identifies a caller by its client certificate. The transport has already verified the certificate.
 
 use super::known::{Person, VerifiedTokens};
 use super::settings::{CertificateIdentity, IdentityError};
@@ -9,11 +9,11 @@ use std::sync::Arc;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Those that are accepted, by a subject alternative name.
+/// The accepted identities, by subject alternative name.
 #[derive(Debug, Default)]
 pub(super) struct Certificates {
     by_san: HashMap<String, CertificateIdentity>,
-    /// A connection's certificate comes with each of its calls.
+    /// The verified certificates: a connection presents the same one with each of its calls.
     known: VerifiedTokens,
 }
 
@@ -47,7 +47,7 @@ impl Certificates {
         Ok(person)
     }
 
-    /// By its first name, in the certificate's order, that is known.
+    /// Identifies the caller by the first subject alternative name, in the certificate's order, that is accepted.
     fn read(&self, der: &[u8], now_ms: u64) -> Result<Person, Unverified> {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|_| Unverified::Missing)?;
         let names = certificate.subject_alternative_name().ok().flatten().ok_or(Unverified::Missing)?;

@@ -1,11 +1,11 @@
-//! The time that tokens are judged by.
+//! The clock that decides whether tokens are valid.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::time::Instant;
 
-/// Milliseconds since 1970, by a clock that somebody may set.
+/// The wall clock: milliseconds since the Unix epoch. An operator may set it.
 pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 pub(super) fn system() -> WallClock {
@@ -13,7 +13,8 @@ pub(super) fn system() -> WallClock {
     Arc::new(move || since_1970().as_millis() as u64)
 }
 
-/// The wall clock, but never less than what has passed since the start: a clock that is set back lengthens no token.
+/// The wall clock, but never earlier than the start time plus the time since then: setting the clock back does not
+/// prolong a token.
 pub(super) struct Clock {
     wall: WallClock,
     start_ms: u64,
@@ -29,7 +30,7 @@ impl Clock {
         (self.wall)().max(self.steady_ms())
     }
 
-    /// How far the wall clock is ahead of the time that has passed, in milliseconds; negative: it is behind.
+    /// How far the wall clock is ahead of the time since the start, in milliseconds; negative if it is behind.
     pub fn ahead_ms(&self) -> i64 {
         (self.wall)() as i64 - self.steady_ms() as i64
     }

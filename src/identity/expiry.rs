@@ -1,4 +1,4 @@
-//! Whether a proof that was accepted still holds.
+//! Expiry and revocation of proofs, such as tokens, after they were accepted.
 
 use super::clock::Clock;
 use super::keys::KeySet;
@@ -7,27 +7,27 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// The keys and the time that hold now.
+/// The current keys and the clock.
 #[derive(Debug)]
 pub(super) struct Live {
-    /// Sent anew also when the clock was set ahead.
+    /// Also notified, without a new value, when the wall clock is set ahead.
     pub keys: watch::Sender<Arc<KeySet>>,
     pub clock: Clock,
 }
 
-/// How long somebody's proof holds.
+/// The validity of a caller's proof.
 #[derive(Debug, Clone)]
 pub struct Expiry {
     person: Arc<Person>,
     live: Arc<Live>,
 }
 
-/// Why a proof holds no longer.
+/// Why a proof is no longer valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lapsed {
-    /// Its time is over.
+    /// The proof has expired.
     Expired,
-    /// The key that signed it is not accepted any more.
+    /// The key that signed the proof is no longer accepted.
     Revoked,
 }
 
@@ -36,7 +36,7 @@ impl Expiry {
         Self { person, live }
     }
 
-    /// By the wall clock, and by one that nobody can set.
+    /// Checks the proof, by the wall clock and by the monotonic clock.
     pub fn check(&self) -> Result<(), Lapsed> {
         if self.person.until_ms <= self.live.clock.now_ms() || self.person.deadline <= Instant::now() {
             return Err(Lapsed::Expired);
@@ -45,7 +45,7 @@ impl Expiry {
         if accepted { Ok(()) } else { Err(Lapsed::Revoked) }
     }
 
-    /// It is over then, however the clocks are set.
+    /// The time at which the proof expires by the monotonic clock, regardless of the wall clock.
     pub fn deadline(&self) -> Instant {
         self.person.deadline
     }
@@ -55,7 +55,7 @@ impl Expiry {
     }
 }
 
-/// For whoever goes on for long: an [`Expiry`], and when to look at it again.
+/// An [`Expiry`] for long-running calls, with notifications of when to check it again.
 #[derive(Debug)]
 pub struct ExpiryWatch {
     expiry: Expiry,
@@ -71,9 +71,9 @@ impl ExpiryWatch {
         self.expiry.deadline()
     }
 
-    /// Returns when it may have lapsed before its deadline. Safe to drop and call again.
+    /// Returns when the proof may have become invalid before its deadline. Cancel safe.
     pub async fn changed(&mut self) {
-        // The sender lives in the expiry.
+        // The sender cannot be gone: the expiry holds it.
         let _ = self.keys.changed().await;
     }
 }

@@ -1,8 +1,8 @@
-//! How many wrong tokens an address may send. Each costs the check of a signature, before anybody is known who could be told
-//! to send fewer.
+//! Limits the wrong tokens from one address. Each costs a signature check before the caller is known, so no limit per
+//! caller applies.
 //!
-//! Only wrong ones count, and only tokens that are not known yet are refused for them: an address may be that of a proxy
-//! with many honest callers behind it.
+//! Only wrong tokens count, and only tokens that are not verified yet are refused because of them: an address may
+//! belong to a proxy with many honest callers.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -10,18 +10,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// One wrong token is forgiven in so long: 100 a second.
+/// Time after which one wrong token is forgiven, in microseconds; allows 100 per second.
 const INTERVAL_US: u64 = 10_000;
-/// As many wrong tokens an address may send at once.
+/// Maximum number of wrong tokens that an address may send at once.
 const BURST: u64 = 200;
-/// Addresses share so many counters, by a hash that nobody outside can reckon: memory is bounded however many there are.
+/// Number of counters. Addresses share them by a keyed hash that an attacker cannot predict, so memory is bounded for
+/// any number of addresses.
 const COUNTERS: usize = 4_096;
 
 #[derive(Debug)]
 pub(super) struct Failures {
     begin: Instant,
     hasher: RandomState,
-    /// When all wrong tokens are forgiven, in microseconds since the beginning.
+    /// For each counter, when all wrong tokens are forgiven, in microseconds since `begin`.
     forgiven_us: Box<[AtomicU64]>,
 }
 
@@ -31,7 +32,7 @@ impl Failures {
         Self { begin: Instant::now(), hasher: RandomState::new(), forgiven_us }
     }
 
-    /// How long the address has to wait before another of its tokens is looked at.
+    /// How long the address must wait until its next token is checked; `None` if it need not wait.
     pub fn wait(&self, from: IpAddr) -> Option<Duration> {
         let owed_us = self.counter(from).load(Ordering::Relaxed).saturating_sub(self.now_us());
         let wait_us = (owed_us + INTERVAL_US).saturating_sub(BURST * INTERVAL_US);
@@ -40,7 +41,7 @@ impl Failures {
 
     pub fn add(&self, from: IpAddr) {
         let now_us = self.now_us();
-        // It always gives a value.
+        // The update always succeeds, since the closure always returns a value.
         let _ = self.counter(from).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |forgiven_us| {
             Some(forgiven_us.max(now_us) + INTERVAL_US)
         });

@@ -1,4 +1,4 @@
-//! The public keys of a JWKS file (RFC 7517), each for the algorithms of its own kind.
+//! The public keys of a JWKS file (RFC 7517), each with the algorithms for its key type.
 
 use super::Algorithm;
 use super::known::VerifiedTokens;
@@ -12,14 +12,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Of a JWKS file.
+/// Maximum size of a JWKS file, in bytes.
 pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
 const KEYS_MAX: usize = 256;
-/// Shorter RSA keys can be broken; longer ones are not implemented.
+/// Accepted sizes of an RSA key, in bits. Shorter keys can be broken; longer ones are not implemented.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=4_096;
 const ED25519_BYTES: usize = 32;
 
-/// Why a JWKS file is not taken.
+/// Why a JWKS file is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     #[error("the keys: {0}; name a JWKS file that this service may read, of public keys only")]
@@ -50,7 +50,8 @@ pub enum KeysError {
     NoneUsable { path: PathBuf, algorithms: String },
 }
 
-/// The keys that hold at one time, and whom they have verified. Whoever takes another one forgets those, too.
+/// The keys that are valid at one time, and the callers that they have verified. Replacing the set also discards these
+/// callers.
 #[derive(Debug, Default)]
 pub(super) struct KeySet {
     keys: HashMap<String, Arc<Key>>,
@@ -61,14 +62,14 @@ pub(super) struct KeySet {
 pub(super) struct Key {
     id: String,
     jwk: Jwk,
-    /// What it may be used with; not empty.
+    /// The algorithms that the key may be used with; not empty.
     algorithms: Vec<Jws>,
     pub decoding: DecodingKey,
     pub validation: Validation,
 }
 
 impl KeySet {
-    /// `validation` is what all tokens have to comply with, whatever has signed them.
+    /// Parses a JWKS file. `validation` contains the requirements for all tokens, independent of the key.
     pub fn parse(
         content: &[u8],
         path: &Path,
@@ -79,7 +80,7 @@ impl KeySet {
         struct File {
             keys: Vec<Value>,
         }
-        // The text of the error could quote what is in the file.
+        // The error's own text could quote the contents of the file.
         let no_jwks = |error: serde_json::Error| KeysError::NoJwks {
             path: path.into(),
             line: error.line(),
@@ -108,7 +109,7 @@ impl KeySet {
         self.keys.get(kid)
     }
 
-    /// Whether it still is one of them, unchanged.
+    /// Returns whether the set still contains this key, unchanged.
     pub fn accepts(&self, key: &Key) -> bool {
         self.keys.get(&key.id).is_some_and(|now| now.jwk == key.jwk)
     }
@@ -119,7 +120,7 @@ impl KeySet {
 }
 
 impl Key {
-    /// None: it is for something else.
+    /// Parses a key; `None` if the key cannot be used for tokens.
     fn parse(
         value: Value,
         path: &Path,
@@ -152,7 +153,8 @@ impl Key {
     }
 }
 
-/// The algorithms that a key is for and that the settings allow. Never another kind's: an RSA key does not check an HMAC.
+/// Returns the algorithms that fit the key and that the settings allow. They always match the key type: an RSA key
+/// never verifies an HMAC.
 fn usable(jwk: &Jwk, allowed: &[Algorithm]) -> Vec<Jws> {
     let of_its_kind: &[_] = if let AlgorithmParameters::RSA(_) = &jwk.algorithm {
         &[
@@ -168,7 +170,7 @@ fn usable(jwk: &Jwk, allowed: &[Algorithm]) -> Vec<Jws> {
             Some(EllipticCurve::Ed25519) => &[(Algorithm::EdDSA, Jws::EdDSA, KeyAlgorithm::EdDSA)],
             Some(EllipticCurve::P256) => &[(Algorithm::ES256, Jws::ES256, KeyAlgorithm::ES256)],
             Some(EllipticCurve::P384) => &[(Algorithm::ES384, Jws::ES384, KeyAlgorithm::ES384)],
-            // Another curve, or a kind of key that is not known.
+            // Another curve, or an unsupported key type.
             Some(_) | None => &[],
         }
     };
@@ -179,7 +181,7 @@ fn usable(jwk: &Jwk, allowed: &[Algorithm]) -> Vec<Jws> {
     of_its_kind.iter().filter(fits).map(|(_, jws, _)| *jws).collect()
 }
 
-/// Of a key on a curve that goes with its kind.
+/// The curve of a key, if it fits the key type.
 fn curve(jwk: &Jwk) -> Option<&EllipticCurve> {
     if let AlgorithmParameters::OctetKeyPair(pair) = &jwk.algorithm {
         Some(&pair.curve).filter(|curve| **curve == EllipticCurve::Ed25519)
@@ -190,7 +192,8 @@ fn curve(jwk: &Jwk) -> Option<&EllipticCurve> {
     }
 }
 
-/// What the library takes for granted: it would cut an Ed25519 key that is too long, and panic at one that is too short.
+/// Checks what the library assumes: it would truncate an Ed25519 key that is too long, and panic on one that is too
+/// short.
 fn check(key: &DecodingKey, jwk: &Jwk, algorithms: &[Jws]) -> Result<(), &'static str> {
     match key.kind() {
         DecodingKeyKind::SecretOrDer(bytes) => {

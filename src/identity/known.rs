@@ -1,4 +1,4 @@
-//! Callers whose proof was verified, kept for as long as the keys hold: a game server sends the same token on every call.
+//! Callers with a verified proof, cached while the keys are valid: a game server sends the same token with every call.
 
 use super::Role;
 use super::keys::Key;
@@ -9,31 +9,32 @@ use std::fmt;
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// Memory for proofs and what they have shown. When there are more, the ones that are used least are verified again.
+/// Maximum memory for proofs and their callers, in bytes. The least used ones are evicted, and verified again when they
+/// are used.
 const MEMORY_BYTES_MAX: u64 = 16 << 20;
-/// What an entry takes beside its proof, about: the names, and the cache's own share.
+/// Approximate size of an entry without its proof, in bytes: the names and the overhead of the cache.
 const ENTRY_BYTES: u64 = 512;
-/// Expected entries; more or fewer only cost a little memory.
+/// Expected number of entries; another number only costs some memory.
 const ENTRIES: usize = 16_384;
-/// A longer proof is verified each time.
+/// Maximum size of a cached proof, in bytes. A larger one is verified each time.
 const PROOF_BYTES_MAX: usize = 2_048;
 
-/// Whom a proof has shown.
+/// The caller that a proof identifies.
 #[derive(Debug)]
 pub(super) struct Person {
     pub caller: Caller,
-    /// Of a player: itself.
+    /// The player's id, if the caller is a player.
     pub player: Option<PlayerId>,
     pub role: Role,
-    /// When the proof ends, in milliseconds since 1970, the leeway included.
+    /// When the proof expires, in milliseconds since the Unix epoch, including the leeway.
     pub until_ms: u64,
-    /// The same by a clock that nobody can set, as reckoned when the proof was first seen.
+    /// When the proof expires by the monotonic clock, computed when the proof was first verified.
     pub deadline: Instant,
-    /// What has signed it; none of a certificate.
+    /// The key that signed the proof; `None` for a certificate.
     pub key: Option<Arc<Key>>,
 }
 
-/// By the bytes of the proof.
+/// A cache of verified callers, by the bytes of their proof.
 pub(super) struct VerifiedTokens(Cache<Box<[u8]>, Arc<Person>, ProofWeighter>);
 
 #[derive(Debug, Clone)]
@@ -62,13 +63,13 @@ impl VerifiedTokens {
         }
     }
 
-    /// To be called when a proof has expired: it makes room.
+    /// Removes a proof that has expired, to make room.
     pub fn remove(&self, proof: &[u8]) {
         self.0.remove(proof);
     }
 }
 
-/// Tokens are told to nobody.
+/// Omits the tokens, because they are secret.
 impl fmt::Debug for VerifiedTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VerifiedTokens").finish_non_exhaustive()
@@ -90,7 +91,7 @@ mod tests {
         })
     }
 
-    /// As long as a token of a few claims.
+    /// A proof that is as long as a token with a few claims.
     fn proof(number: usize) -> Vec<u8> {
         let mut proof = vec![b'x'; 400];
         proof[..8].copy_from_slice(&number.to_le_bytes());
@@ -123,7 +124,7 @@ mod tests {
                 }
             }
         }
-        // A fifth does not fit. All of them in turn is the worst order that there is.
+        // A fifth does not fit. Using all tokens in turn is the worst order for the cache.
         let calls = 2 * tokens;
         assert!(verified_again < calls / 2, "{verified_again} of {calls} calls had their token verified again");
         let kept = (0..tokens).filter(|number| known.get(&proof(*number)).is_some()).count();

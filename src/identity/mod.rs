@@ -1,43 +1,46 @@
-//! Who calls, and what that caller may do: tokens, keys, client certificates, roles, permissions. No gRPC in here.
+//! Authentication and authorization of callers: tokens, keys, client certificates, roles and permissions. Independent
+//! of gRPC.
 //!
-//! # What a game's login service has to mint
+//! # Tokens
 //!
-//! A JWT (RFC 7519) of at most 8 KiB, sent as `authorization: Bearer TOKEN` with every call.
+//! A game's login service issues the tokens. A token is a JWT (RFC 7519) of at most 8 KiB, sent as
+//! `authorization: Bearer TOKEN` with every call.
 //!
 //! | header | |
 //! |---|---|
-//! | `alg` | one of the settings' algorithms: `EdDSA` (Ed25519), `ES256` or `RS256` unless told otherwise |
-//! | `kid` | required: which key of the JWKS file has signed it |
+//! | `alg` | one of the settings' algorithms; by default `EdDSA` (Ed25519), `ES256` or `RS256` |
+//! | `kid` | required: the key in the JWKS file that signed the token |
 //!
 //! | claim | |
 //! |---|---|
-//! | `iss` | required: the settings' issuer, exactly |
+//! | `iss` | required: exactly the settings' issuer |
 //! | `aud` | required: the settings' audience, alone or among others |
-//! | `exp` | required: the second at which it ends; a leeway of 2 s is given |
-//! | `nbf` | when it is there: the second before which it does not hold; the same leeway |
-//! | `sub` | required, 1 to 128 bytes: the caller's name. Of a player it is the player's id, the one that owns inventories |
+//! | `exp` | required: the time at which the token expires; the default leeway is 2 s |
+//! | `nbf` | optional: the time before which the token is not valid; with the same leeway |
+//! | `sub` | required, 1 to 128 bytes: the caller's name. For a player, it is the player's id, which owns inventories |
 //! | `role` | required: `player`, `service` or `admin` |
 //!
-//! A caller's name is half of its idempotency keys: give each service one of its own, and keep it over restarts.
+//! A caller's name is part of its idempotency keys: give each service its own name, and keep the name across restarts.
 //!
 //! # Roles
 //!
-//! - `player` reads and follows the inventories that it owns, and the catalog.
-//! - `service` also changes inventories, reads all of them, and may name the player it speaks for.
-//! - `admin` does all that, and AdminService.
+//! - `player` reads and subscribes to its own inventories, and reads the catalog.
+//! - `service` also changes inventories, reads all of them, and may name the player that it acts for.
+//! - `admin` may also call AdminService.
 //!
-//! [`permissions`] has the table of all methods. What stands not in it is denied.
+//! [`permissions`] contains the table of all methods. A method that is not in the table is denied.
 //!
 //! # Keys
 //!
-//! The public keys are a JWKS file (RFC 7517), followed while the service runs: what has changed holds two seconds later, and a
-//! file that is wrong changes nothing. To exchange a key, add the new one, sign with it, and take the old one out once the
-//! last token of it has ended. Taking it out earlier ends its tokens, and the streams opened with them.
+//! The public keys are in a JWKS file (RFC 7517), which is reloaded while the service runs: a change takes effect after
+//! two seconds, and an invalid file changes nothing. To rotate a key, add the new one, sign with it, and remove the old
+//! one once the last token that it signed has expired. Removing the old key earlier revokes its tokens, and ends the
+//! streams that were opened with them.
 //!
 //! # Clocks
 //!
-//! A token is judged by the wall clock, but never by less than the time that has passed since the service started: setting
-//! the clock back lengthens no token.
+//! A token is checked by the wall clock, or by the start time of the service plus the time since then, whichever is
+//! later: setting the clock back does not prolong a token.
 
 mod certificates;
 mod clock;
@@ -61,10 +64,10 @@ pub use verifier::{Verified, Verifier};
 
 use std::sync::Arc;
 
-/// How callers prove who they are.
+/// How callers prove their identity.
 #[derive(Debug, Clone, Default)]
 pub enum Authentication {
-    /// They do not: each names itself, and may do everything.
+    /// Callers are not authenticated: each one names itself, and may call everything.
     #[default]
     None,
     Verified(Arc<Verifier>),

@@ -1,23 +1,24 @@
-//! Which role a method takes. All methods that there are stand here; any other is denied.
+//! The role that each method requires. The table lists all methods; any other method is denied.
 //!
-//! That a player reads only what it owns is decided where the inventory is known, in `grpc::permit`.
+//! `grpc::permit` restricts a player to its own inventories, because only there the inventory is known.
 
 use super::Role;
 
-/// What a method asks of its caller.
+/// The requirement of a method for its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Nothing: callers need not even say who they are.
+    /// No requirement: callers need not be authenticated.
     Anybody,
-    /// This role or one above it.
+    /// The caller needs this role or a higher one.
     From(Role),
 }
 
-/// Of a path like `/slotcast.v1.InventoryService/AddItem`; none if there is no such method.
+/// Returns the requirement of a path such as `/slotcast.v1.InventoryService/AddItem`; `None` if there is no such
+/// method.
 pub fn access(path: &str) -> Option<Access> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     match (service, method) {
-        // A player: of what it owns.
+        // A player may only access its own inventories.
         (
             "slotcast.v1.InventoryService",
             "GetInventory" | "ListInventories" | "SubscribeInventory" | "ReportDesync" | "GetCatalog",

@@ -1,4 +1,4 @@
-//! What somebody is. Each role may do what the one before may, and more.
+//! The roles of callers. Each role includes the rights of the roles before it.
 
 use serde::Deserialize;
 use std::fmt;
@@ -8,9 +8,9 @@ use std::fmt;
 pub enum Role {
     /// Reads its own inventories.
     Player,
-    /// A game server: reads and changes all inventories, and speaks for players.
+    /// A game server: reads and changes all inventories, and acts for players.
     Service,
-    /// An operator.
+    /// An operator of the service.
     Admin,
 }
 

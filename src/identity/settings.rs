@@ -1,4 +1,4 @@
-//! What an operator says of callers, and what can be wrong with it.
+//! The settings of authentication, and their validation.
 
 use super::Role;
 use super::keys::KeysError;
@@ -7,21 +7,21 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Longer, and a stream could outlive its token by more than five seconds.
+/// Exclusive upper bound of the leeway. With more, a stream could outlive its token by more than five seconds.
 const LEEWAY_BELOW: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentitySettings {
-    /// The public keys that tokens are signed with, as a JWKS; none: no token is accepted.
+    /// The JWKS file with the public keys of tokens; `None` if tokens are not accepted.
     pub jwks: Option<PathBuf>,
-    /// What `iss` has to be.
+    /// The required issuer (`iss`).
     pub issuer: String,
-    /// What has to be in `aud`.
+    /// The required audience, which must be in `aud`.
     pub audience: String,
     pub algorithms: Vec<Algorithm>,
-    /// By so much the clocks of the login service and of this one may differ; under 5 s.
+    /// How far the clocks of the login service and of this service may differ; less than 5 s.
     pub leeway: Duration,
-    /// Whom client certificates show.
+    /// The accepted client certificates.
     pub certificates: Vec<CertificateIdentity>,
 }
 
@@ -38,21 +38,21 @@ impl Default for IdentitySettings {
     }
 }
 
-/// Whoever has a certificate of this name.
+/// The identity of a caller with a certificate for this name.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CertificateIdentity {
-    /// A URI or DNS name among the certificate's subject alternative names, exactly.
+    /// A URI or DNS name, compared exactly with the certificate's subject alternative names.
     pub san: String,
     pub role: Role,
-    /// As a token's `sub`.
+    /// The caller's name, as in a token's `sub`.
     pub name: String,
 }
 
-/// How a token may be signed. All have a public key: whoever can check a token cannot mint one.
+/// A signature algorithm of tokens. All algorithms use a public key: a service that verifies tokens cannot issue them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 pub enum Algorithm {
-    /// With Ed25519.
+    /// EdDSA with Ed25519.
     EdDSA,
     ES256,
     ES384,

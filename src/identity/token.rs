@@ -1,4 +1,4 @@
-//! Reads a token: its signature by a known key, its claims, its times.
+//! Verifies a token: its signature by an accepted key, its claims and its times.
 
 use super::Role;
 use super::keys::{Key, KeySet};
@@ -11,51 +11,53 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A longer token is not looked at.
+/// Maximum size of a token, in bytes. Longer tokens are refused.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1_024;
-/// A token that holds for longer holds for that long; so far the clock that nobody can set can be reckoned.
+/// Maximum remaining lifetime of a token, in milliseconds; a longer one is reduced to it. The monotonic clock cannot
+/// represent arbitrarily late deadlines.
 const LIFE_MS_MAX: u64 = 10 * 365 * 24 * 3_600 * 1_000;
 
-/// Why nobody knows who calls.
+/// Why a caller is not authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unverified {
-    /// Neither a token nor a certificate that stands for somebody.
+    /// There is neither a token nor an accepted certificate.
     Missing,
-    /// Why is for the log only: a caller that could tell by the answer could try until it is right.
+    /// The token is invalid. The reason is for the log only: a caller that knew the reason could try until the token is
+    /// valid.
     Invalid {
         why: &'static str,
     },
     Expired,
-    /// Too many wrong tokens came from the address.
+    /// The address has sent too many wrong tokens.
     TooManyWrong {
         retry_after: Duration,
     },
 }
 
-/// Others may be in it, and are not looked at.
+/// The claims that are checked; others are ignored.
 #[derive(Debug, Deserialize)]
 struct Claims {
     sub: String,
     role: Role,
-    /// A text; the library would take several, too.
+    /// Must be a string; the library would also accept several.
     #[serde(rename = "iss")]
     _issuer: String,
     exp: NumericDate,
     nbf: Option<NumericDate>,
 }
 
-/// Seconds since 1970, which need not be whole.
+/// Seconds since the Unix epoch, possibly fractional.
 #[derive(Debug, Clone, Copy, Deserialize)]
 struct NumericDate(f64);
 
 impl NumericDate {
     fn ms(self) -> Option<u64> {
-        // What is larger than any time becomes the largest.
+        // The cast saturates: a number that is too large becomes the maximum.
         (self.0 >= 0.0).then_some((self.0 * 1_000.0) as u64)
     }
 }
 
-/// What every token has to comply with. Its times are checked by our own clock.
+/// The requirements for every token. The times are not checked here, but by [`verify`] with the service's clock.
 pub(super) fn validation(issuer: &str, audience: &str) -> Validation {
     let mut validation = Validation::default();
     validation.algorithms.clear();
@@ -67,7 +69,7 @@ pub(super) fn validation(issuer: &str, audience: &str) -> Validation {
     validation
 }
 
-/// The key that the token says it is signed by. It costs little.
+/// Returns the key that the token names. This check is cheap; it does not verify the signature.
 pub(super) fn signer(keys: &KeySet, token: &str) -> Result<Arc<Key>, Unverified> {
     let header = decode_header(token).map_err(|_| invalid("it is no JWS"))?;
     if header.crit.is_some() {
@@ -81,7 +83,7 @@ pub(super) fn signer(keys: &KeySet, token: &str) -> Result<Arc<Key>, Unverified>
     Ok(key.clone())
 }
 
-/// Whom the token shows, at this time.
+/// Verifies the token at the time `now_ms`, and returns its caller.
 pub(super) fn verify(key: &Arc<Key>, token: &str, now_ms: u64, leeway: Duration) -> Result<Person, Unverified> {
     let decoded = decode::<Claims>(token, &key.decoding, &key.validation);
     let claims = decoded.map_err(|error| invalid(why(error.kind())))?.claims;
@@ -100,7 +102,7 @@ pub(super) fn verify(key: &Arc<Key>, token: &str, now_ms: u64, leeway: Duration)
         .ok_or_else(|| invalid("sub is no name of 1 to 128 bytes"))
 }
 
-/// None: the name is no name.
+/// Builds the caller; `None` if the name is invalid.
 pub(super) fn person(name: &str, role: Role, until_ms: u64, now_ms: u64, key: Option<Arc<Key>>) -> Option<Person> {
     let caller = Caller::new(name).ok()?;
     let player = if role == Role::Player { Some(PlayerId::new(name).ok()?) } else { None };

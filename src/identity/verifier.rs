@@ -1,4 +1,4 @@
-//! Tells who calls from what a caller shows, by keys that may change at any time.
+//! Authenticates callers by tokens and certificates. The keys may be reloaded at any time.
 
 use super::certificates::Certificates;
 use super::clock::{self, Clock, WallClock};
@@ -18,9 +18,10 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::{Mutex, watch};
 
-/// A wall clock that moves so much against the time that has passed was set.
+/// How far the wall clock may advance against the elapsed time between two checks, in milliseconds. A clock that
+/// exceeds it was set.
 const STEP_MS: i64 = 1_000;
-/// So far behind, somebody has to know.
+/// How far the wall clock may be behind before a warning is logged, in milliseconds.
 const BEHIND_MS_TOLD: i64 = 60_000;
 
 #[derive(Debug)]
@@ -34,20 +35,20 @@ pub struct Verifier {
     reloads: Arc<Reloads>,
 }
 
-/// What is looked at every second.
+/// The state of the checks that run every second.
 #[derive(Debug)]
 struct Followed {
     file: Option<FileWatch>,
-    /// How far ahead the wall clock was.
+    /// How far ahead the wall clock was at the last check, in milliseconds.
     ahead_ms: i64,
     told_behind: bool,
 }
 
-/// Somebody who has proved who that is.
+/// An authenticated caller.
 #[derive(Debug, Clone)]
 pub struct Verified {
     pub caller: Caller,
-    /// Of a player: itself.
+    /// The player's id, if the caller is a player.
     pub player: Option<PlayerId>,
     pub role: Role,
     pub expires: Expiry,
@@ -58,7 +59,7 @@ impl Verifier {
         Self::open_at(settings, clock::system())
     }
 
-    /// By another wall clock than the system's.
+    /// Opens a verifier with another wall clock than the system's.
     pub fn open_at(settings: IdentitySettings, wall: WallClock) -> Result<Self, IdentityError> {
         settings.check()?;
         let certificates = Certificates::new(&settings.certificates)?;
@@ -78,12 +79,13 @@ impl Verifier {
         Ok(Self { settings, validation, certificates, failures, live, followed, reloads: Arc::default() })
     }
 
-    /// Whom a token shows.
+    /// Authenticates a caller by a token.
     pub fn token(&self, token: &str) -> Result<Verified, Unverified> {
         self.read(token, None)
     }
 
-    /// The same of a token that came from this address; after too many wrong ones from there it is not looked at.
+    /// Authenticates a caller by a token from this address. After too many wrong tokens from the address, tokens that
+    /// are not verified yet are refused unchecked.
     pub fn token_from(&self, token: &str, from: IpAddr) -> Result<Verified, Unverified> {
         self.read(token, Some(from))
     }
@@ -113,7 +115,7 @@ impl Verifier {
         self.verified(person).inspect_err(|_| keys.known.remove(token.as_bytes()))
     }
 
-    /// Whom a client certificate shows that was verified against its authority.
+    /// Authenticates a caller by a client certificate. The transport must have verified it against its authority.
     pub fn certificate(&self, der: &[u8]) -> Result<Verified, Unverified> {
         self.verified(self.certificates.verify(der, self.live.clock.now_ms())?)
     }
@@ -121,7 +123,7 @@ impl Verifier {
     fn verified(&self, person: Arc<Person>) -> Result<Verified, Unverified> {
         let (caller, player, role) = (person.caller.clone(), person.player.clone(), person.role);
         let expires = Expiry::new(person, self.live.clone());
-        // The keys may have changed since they were looked at.
+        // The keys may have been replaced since they were read.
         expires.check().map_err(|lapsed| match lapsed {
             Lapsed::Expired => Unverified::Expired,
             Lapsed::Revoked => invalid("its key is not accepted any more"),
@@ -133,7 +135,7 @@ impl Verifier {
         &self.reloads
     }
 
-    /// Follows the JWKS file and the wall clock. Never ends.
+    /// Follows the JWKS file and the wall clock. Never returns.
     pub async fn follow(&self) -> Infallible {
         let mut interval = FileWatch::interval();
         loop {
@@ -142,7 +144,7 @@ impl Verifier {
         }
     }
 
-    /// One look at the JWKS file and at the wall clock.
+    /// Checks the JWKS file and the wall clock once.
     pub async fn look(&self) {
         let mut followed = self.followed.lock().await;
         self.look_at_clock(&mut followed);
@@ -171,7 +173,7 @@ impl Verifier {
     fn look_at_clock(&self, followed: &mut Followed) {
         let ahead_ms = self.live.clock.ahead_ms();
         if ahead_ms > followed.ahead_ms + STEP_MS {
-            // Whoever goes on for long looks at its expiry again.
+            // Long-running calls check their expiry again.
             self.live.keys.send_modify(|_| ());
         }
         if ahead_ms < -BEHIND_MS_TOLD && !followed.told_behind {
