@@ -3,9 +3,9 @@
 //! | error | known state | reaction |
 //! |---|---|---|
 //! | a read failed | the failed step wrote nothing, and its transaction is rolled back | retry |
-//! | the disk is full (`ENOSPC` in a write) | the transaction is rolled back: its frames have no commit mark | retry until there is room |
+//! | disk full (`ENOSPC` in a write) | rolled back: its frames have no commit mark | retry until there is room |
 //! | busy, cannot open | nothing was written | retry |
-//! | any other I/O error (a write, a sync, a truncation, the log's index) | the state on disk is unknown | the store stops |
+//! | other I/O errors (write, sync, truncation, the log's index) | the state on disk is unknown | the store stops |
 //!
 //! A failed sync is never retried: the kernel may have marked the pages as clean that it could not write, so that the
 //! next sync succeeds without them (<https://www.usenix.org/conference/atc20/presentation/rebello>). This also applies
