@@ -71,7 +71,7 @@ impl ExpiryWatch {
         self.expiry.deadline()
     }
 
-    /// Returns when the proof may have become invalid before its deadline. Cancel safe.
+    /// Returns when the proof may have become invalid before its deadline. This method is cancel safe.
     pub async fn changed(&mut self) {
         // The sender cannot be gone: the expiry holds it.
         let _ = self.keys.changed().await;
