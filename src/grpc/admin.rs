@@ -1,4 +1,4 @@
-//! `AdminService`: the rollout, the statistics, the end.
+//! Implements `AdminService`: the rollout, the statistics and the drain.
 
 use super::convert::{Invalid, admin};
 use super::service::caller;
@@ -16,7 +16,7 @@ pub struct Admin {
     pub engine: Engine,
     pub rollout: LiveRollout,
     pub statistics: Arc<StreamStatistics>,
-    /// Told when the service is to end.
+    /// Notified when the service must drain.
     pub drain: Arc<Notify>,
     pub drain_limit: Duration,
     /// When the service started.
@@ -42,7 +42,7 @@ impl v1::admin_service_server::AdminService for Admin {
             invalid.push(Invalid::new("rollout", "MISSING", "say what is to be set"));
         }
         if !invalid.is_empty() {
-            // The values are checked all the same: everything wrong is told at once.
+            // Check the values too, so that the error lists all problems at once.
             let problems = self.rollout.current().with(values).err().unwrap_or_default();
             invalid.extend(problems.iter().map(admin::out_of_bounds));
             return Err(status::all_invalid(&invalid));

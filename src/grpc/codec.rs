@@ -1,4 +1,4 @@
-//! The protobuf codec with small buffers: an idle stream holds little, and one message is one body frame.
+//! A protobuf codec with small buffers: an idle stream uses little memory, and each message is one body frame.
 
 use super::status;
 use prost::Message;
@@ -7,11 +7,11 @@ use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-/// What gRPC puts before each message: a flag and the length.
+/// Size of gRPC's prefix of each message, in bytes: a flag and the length.
 pub const MESSAGE_PREFIX_BYTES: usize = 5;
-/// What a stream's buffers hold at first, in bytes; they grow with a larger message. A delta frame is smaller.
+/// Initial size of a stream's buffers, in bytes. A buffer grows for a larger message; a delta frame is smaller.
 const BUFFER_BYTES: usize = 256;
-/// A body frame goes out as soon as it holds this many bytes: after each message, whatever its size.
+/// A body frame is sent as soon as it contains this many bytes: after each message, whatever its size.
 const YIELD_BYTES: usize = 1;
 
 #[derive(Debug, Clone)]
@@ -42,7 +42,8 @@ where
     }
 }
 
-/// A request that cannot be read is its caller's mistake and no internal error; a reply that cannot be read stays one.
+/// Decodes messages. A request that cannot be decoded is the caller's mistake (INVALID_ARGUMENT); a reply that cannot
+/// be decoded is an internal error.
 #[derive(Debug, Clone)]
 pub struct SmallBufferDecoder<U>(ProstDecoder<U>);
 
@@ -60,7 +61,8 @@ impl<U: Message + Default> Decoder for SmallBufferDecoder<U> {
     }
 }
 
-/// The generated code has one codec for both directions. buf's lint sees to it that requests, and only they, are named so.
+/// Returns whether a message type is a request. The generated code uses one codec for both directions. buf's lint
+/// guarantees that the names of requests, and of no other messages, end in `Request`.
 fn is_request<U>() -> bool {
     std::any::type_name::<U>().ends_with("Request")
 }

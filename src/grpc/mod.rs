@@ -1,5 +1,5 @@
-//! Ring 3: gRPC, kept thin. [`convert`] is the only file that knows both the wire and the domain, [`status`] the only one
-//! that turns an error into a status.
+//! Ring 3: the gRPC services, a thin layer. Only [`convert`] knows both the wire format and the domain, and only
+//! [`status`] converts errors to statuses.
 
 pub mod admin;
 pub mod codec;
@@ -17,7 +17,7 @@ pub mod streams;
 pub mod v1 {
     tonic::include_proto!("slotcast.v1");
 
-    /// For reflection, and for whoever wants to build messages by name.
+    /// The descriptors of all messages, for reflection and for building messages by name.
     pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/slotcast.bin"));
 }
 

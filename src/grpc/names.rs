@@ -1,10 +1,11 @@
-//! What statuses and their reasons are called, for meters and messages.
+//! The names of status codes and of error reasons, for metrics and messages.
 
 use tonic::Code;
 
 /// The domain of every `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "slotcast";
-/// The reason of every `google.rpc.ErrorInfo`: they are counted by it. `tests/telemetry_layer.rs` finds those that are missing.
+/// The reasons of all `google.rpc.ErrorInfo`; metrics count errors by reason. `tests/telemetry_layer.rs` finds missing
+/// reasons.
 pub const REASONS: &[&str] = &[
     "ATTRIBUTES_TOO_LARGE",
     "COMMIT_UNKNOWN",
@@ -63,7 +64,7 @@ pub const REASONS: &[&str] = &[
     "UNSUPPORTED_PROTOCOL",
 ];
 
-/// As the gRPC specification and OpenTelemetry's conventions write it.
+/// Returns the name of a code, as the gRPC specification and OpenTelemetry's conventions write it.
 pub fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",

@@ -1,4 +1,4 @@
-//! What a caller may read: decided when a call is made, and on a stream for each of its frames.
+//! Read authorization: decides what a caller may read, once for each call, and on a stream for each frame.
 
 use super::status;
 use crate::domain::{Inventory, InventoryId, PlayerId};
@@ -9,7 +9,8 @@ use std::future::pending;
 use tokio::time::Instant;
 use tonic::Status;
 
-/// The inventory, if the caller may read it. To a player, what is another's and what is not there are the same.
+/// Returns the inventory if the caller may read it. A player gets the same error for an inventory of another owner and
+/// for one that does not exist.
 pub fn readable<'a>(
     identity: &Identity,
     id: &InventoryId,
@@ -23,7 +24,7 @@ pub fn readable<'a>(
     }
 }
 
-/// Whether the caller may see the inventories of this owner, or of all.
+/// Checks that the caller may list the inventories of the owner `wanted`, or of all owners if it is `None`.
 pub fn may_list(identity: &Identity, wanted: Option<&PlayerId>) -> Result<(), Status> {
     match owner(identity)? {
         Some(player) if wanted != Some(player) => Err(status::lists_of_others()),
@@ -31,12 +32,13 @@ pub fn may_list(identity: &Identity, wanted: Option<&PlayerId>) -> Result<(), St
     }
 }
 
-/// What the caller may read on a stream, for as long as the stream is open.
+/// Returns what the caller may read on a stream, as long as the stream is open.
 pub fn access(identity: &Identity) -> Result<ReadAccess, Status> {
     Ok(owner(identity)?.cloned().map_or(ReadAccess::All, ReadAccess::OwnedBy))
 }
 
-/// Who has to own what the caller reads; none: it may read everything.
+/// Returns the player that must own the inventories that the caller reads, or `None` if the caller may read all
+/// inventories.
 fn owner(identity: &Identity) -> Result<Option<&PlayerId>, Status> {
     match identity.role {
         Role::Player => identity.player.as_ref().map(Some).ok_or_else(status::not_yours),
@@ -44,7 +46,8 @@ fn owner(identity: &Identity) -> Result<Option<&PlayerId>, Status> {
     }
 }
 
-/// A stream's leave to go on: it ends with its reader's token, or with the key that signed it.
+/// Authorization of an open stream. It ends when the reader's token expires or the key that signed the token is
+/// revoked.
 #[derive(Debug)]
 pub struct Permit {
     expiry: Option<ExpiryWatch>,
@@ -55,17 +58,17 @@ impl Permit {
         Self { expiry: identity.expires.as_ref().map(|expiry| expiry.watch()) }
     }
 
-    /// Whether its reader still is who it was.
+    /// Checks that the reader's token is still valid.
     pub fn check(&self) -> Result<(), Lapsed> {
         self.expiry.as_ref().map_or(Ok(()), |expiry| expiry.check())
     }
 
-    /// When to ask again at the latest.
+    /// Returns the latest time for the next check: `due`, or the expiry of the token if that is earlier.
     pub fn look_by(&self, due: Instant) -> Instant {
         self.expiry.as_ref().map_or(due, |expiry| due.min(expiry.deadline()))
     }
 
-    /// Returns when it may have been withdrawn before. Safe to drop and call again.
+    /// Waits until the token may have been revoked before its expiry. Cancel safe.
     pub async fn changed(&mut self) {
         match &mut self.expiry {
             Some(expiry) => expiry.changed().await,

@@ -1,6 +1,6 @@
-//! The RPCs: parse, ask the engine, write the reply.
+//! Implements `InventoryService`: parses requests, calls the engine and writes replies.
 //!
-//! A mutation of its own RPC is the same as a `Transact` of that one operation: same path, same payload fingerprint.
+//! The RPC of a single operation is equivalent to a `Transact` of that operation: same path, same payload fingerprint.
 
 use super::convert::{Invalid, frame, page_token, reply, request};
 use super::permit::{self, Permit};
@@ -33,34 +33,34 @@ pub struct Service {
     pub statistics: Arc<StreamStatistics>,
     pub telemetry: Telemetry,
     pub streams: OpenStreams,
-    /// The moment that all streams count from.
+    /// The origin of the times of all streams.
     pub start: Instant,
 }
 
-/// A mutation carried out: the receipt, and what each operation did.
+/// An applied mutation: its receipt and the outcome of each operation.
 struct Done {
     receipt: Option<v1::MutationReceipt>,
     outcomes: Vec<OperationOutcome>,
 }
 
 impl Done {
-    /// Of a mutation of one operation.
+    /// Returns the outcome of a mutation of one operation.
     fn outcome(self) -> OperationOutcome {
         self.outcomes.into_iter().next().unwrap_or_default()
     }
 }
 
-/// Who calls; the identity layer has put it there.
+/// Returns the caller's identity, which the identity layer added to the request.
 fn identity<T>(request: &Request<T>) -> Result<&Identity, Status> {
     request.extensions().get().ok_or_else(status::unknown_caller)
 }
 
-/// What the call is traced by, if it is; the telemetry layer has put it there.
+/// Returns the trace context, which the telemetry layer added to the request if the call is traced.
 fn cause<T>(request: &Request<T>) -> Option<TraceContext> {
     request.extensions().get().copied()
 }
 
-/// Who asks for a mutation, and what its call is traced by.
+/// The caller of a mutation and the trace context of the call.
 struct Asking {
     caller: Caller,
     cause: Option<TraceContext>,
@@ -114,7 +114,7 @@ impl Service {
         Ok(Done { receipt, outcomes: answer.reply.outcomes })
     }
 
-    /// What a session has predicted of a malformed mutation is not so.
+    /// Corrects a session's predictions of a malformed mutation, which will not be applied.
     async fn correct(&self, session: Option<SessionId>, caller: &Caller, predicted: PredictedDigests) {
         let Some(session) = session else { return };
         for (id, _) in predicted {
@@ -145,8 +145,8 @@ fn call(
     Ok(MutationRequest { key, payload, mutation, session: None, predicted: Vec::new(), reason, trace: None })
 }
 
-/// What makes two calls with one key the same: the operations and what they expect, as sent. A retry may differ in the
-/// rest of the context: reason, session and prediction.
+/// Returns the fingerprint that must be equal for all calls with one idempotency key: of the operations and their
+/// guards, as sent. A retry may differ in the rest of the context: reason, session and prediction.
 fn payload(expected: Vec<v1::ExpectedRevision>, operations: Vec<v1::Operation>) -> Fingerprint {
     let context = v1::MutationContext { expected, ..v1::MutationContext::default() };
     let canonical = v1::TransactRequest { context: Some(context), operations };
@@ -185,7 +185,7 @@ impl v1::inventory_service_server::InventoryService for Service {
         let query = list_query(request.get_ref()).map_err(|invalid| status::invalid(&invalid))?;
         permit::may_list(identity(&request)?, query.owner.as_ref())?;
         let limit = query.limit;
-        // One more than asked for tells whether there is another page.
+        // One inventory more than requested shows whether there is another page.
         let query = ListQuery { limit: limit + 1, ..query };
         let mut found = self.engine.list(query.clone()).await.map_err(|refusal| status::refusal(&refusal))?;
         let more = found.len() > limit;

@@ -1,6 +1,7 @@
-//! The new way, computed and checked beside what is sent: a subscription of its own, and what its reader would have.
+//! Shadow mode: computes and verifies the frames that a stream would send with all features enabled. A shadow has its
+//! own subscription and a copy of the states that its reader would have.
 //!
-//! It runs when its stream is polled, so that a reader that does not read costs nothing more here either.
+//! A shadow runs only when its stream is polled, so that a stalled reader causes no work here either.
 
 use super::convert::frame;
 use super::v1;
@@ -10,7 +11,7 @@ use std::cell::RefCell;
 
 pub struct Shadow {
     subscription: Subscription,
-    /// What the reader would have, of each inventory.
+    /// The state that the reader would have of each inventory.
     copies: Vec<Held>,
     predicts: bool,
 }
@@ -19,11 +20,11 @@ pub struct Shadow {
 enum Held {
     Nothing,
     Known(Replica),
-    /// Only the reader knows: it has resumed, or predicted.
+    /// Only the reader knows its state, because it resumed.
     Unknown,
 }
 
-/// What would be sent now, and how it was found when it was applied.
+/// The message that would be sent now, and the result of its verification.
 #[derive(Debug)]
 pub struct Computed {
     pub message: v1::SubscribeInventoryResponse,
@@ -32,14 +33,14 @@ pub struct Computed {
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Checked {
-    /// Inventories of which the reader would have something else than there is.
+    /// Number of inventories of which the reader would have a wrong state.
     pub mismatches: u64,
-    /// Inventories of which that cannot be told.
+    /// Number of inventories that cannot be verified.
     pub unverified: u64,
 }
 
 impl Shadow {
-    /// Beside a stream that is just opened.
+    /// Creates the shadow of a new stream.
     pub fn new(settings: SyncSettings, options: SubscribeOptions) -> Self {
         let held = |resume: &Option<Cursor>| if resume.is_some() { Held::Unknown } else { Held::Nothing };
         let copies = options.resume.iter().map(held).collect();
@@ -47,7 +48,7 @@ impl Shadow {
         Self { subscription: Subscription::new(settings, options), copies, predicts }
     }
 
-    /// Beside a stream that is under way: as if its reader had all that there is now.
+    /// Creates the shadow of an open stream, as if its reader had the current states.
     pub fn join(settings: SyncSettings, options: SubscribeOptions, states: &[PublishedState]) -> Self {
         let copies = states.iter().map(|state| state.inventory.as_deref().into()).collect();
         let predicts = options.session.is_some();
@@ -66,13 +67,13 @@ impl Shadow {
         self.subscription.poll_timeout(now)
     }
 
-    /// What would be sent now, applied to what the reader would have.
+    /// Computes the message that would be sent now, if any, and applies it to the copies.
     pub fn poll_message(
         &mut self,
         now: Moment,
         states: impl Fn() -> Vec<PublishedState>,
     ) -> Result<Option<Computed>, TooLarge> {
-        // The truth has to be of the same moment as the frame.
+        // Compare with the states from which the frame is computed.
         let truth = RefCell::new(Vec::new());
         let frame = self.subscription.poll_frame(now, || {
             let states = states();
@@ -85,7 +86,8 @@ impl Shadow {
         Ok(Some(Computed { message, checked }))
     }
 
-    /// As a reader would, from the wire on. Whatever is found wrong is put right, so that it is counted once.
+    /// Applies a message in its wire format, as a reader does, and verifies the result. Then replaces the copies by the
+    /// published states, so that a mistake is counted only once.
     fn apply(&mut self, message: &v1::SubscribeInventoryResponse, truth: &[PublishedState]) -> Checked {
         let mut checked = Checked::default();
         for change in &message.changes {
@@ -112,7 +114,7 @@ impl Shadow {
     }
 }
 
-/// What a comparison has told.
+/// The result of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finding {
     Same,
@@ -131,7 +133,7 @@ impl Checked {
 }
 
 impl Held {
-    /// Whether a change brings the reader to what there is.
+    /// Applies a change and compares the result with the published state.
     fn change(&self, change: &v1::InventoryChange, truth: Option<&Inventory>, predicts: bool) -> Finding {
         if change.absent {
             return if truth.is_none() { Finding::Same } else { Finding::Different };
@@ -152,7 +154,7 @@ impl Held {
         if after.as_ref().zip(truth).is_some_and(is_true) { Finding::Same } else { Finding::Different }
     }
 
-    /// Whether the reader has what a heartbeat says.
+    /// Compares the reader's state with a heartbeat.
     fn compare(&self, mark: &v1::Mark, predicts: bool) -> Finding {
         let replica = match self {
             Self::Unknown => return Finding::CannotTell,
@@ -165,7 +167,7 @@ impl Held {
         if same_epoch && revision.0 == mark.revision && digest == Some(replica.contents.digest()) {
             return Finding::Same;
         }
-        // What the reader predicted rightly it was not sent.
+        // The copy may be behind, because correct predictions are not sent.
         if predicts && same_epoch && revision.0 < mark.revision { Finding::CannotTell } else { Finding::Different }
     }
 }
@@ -192,7 +194,7 @@ mod tests {
         Stack { item: ItemCode::new(1).unwrap(), count: Count::new(count).unwrap(), attributes: Attributes::NONE }
     }
 
-    /// Each revision has one item less in slot 0.
+    /// Returns states at `revision`; each revision has one item fewer in slot 0.
     fn states(revision: u32) -> Vec<PublishedState> {
         let edit = |revision| [(Slot(0), Some(stack(64 - revision)))];
         let first = Contents::new(27, Revision(1), &edit(1));
@@ -211,7 +213,7 @@ mod tests {
         Shadow::new(SyncSettings::default(), SubscribeOptions { resume: vec![None], ..SubscribeOptions::default() })
     }
 
-    /// What is computed at a moment, in place of which `broken` is then applied.
+    /// Computes the frame at `now`, changes its message with `broken`, and applies the changed message.
     fn checked_with(
         shadow: &mut Shadow,
         now: Duration,

@@ -1,6 +1,7 @@
-//! The only place where an error becomes a status. Exhaustive: a new kind of error does not compile until it is mapped.
+//! Converts errors to statuses; no other module does. The mapping is exhaustive: a new kind of error does not compile
+//! until it is mapped.
 //!
-//! No text of an inner error reaches a caller, only what the caller can act upon.
+//! The text of an inner error never reaches a caller; a status contains only information that the caller can act on.
 
 use super::convert::{Invalid, request};
 pub use super::names::{DOMAIN, REASONS, code_name};
@@ -22,12 +23,12 @@ pub fn invalid(invalid: &Invalid) -> Status {
     Status::with_error_details(Code::InvalidArgument, invalid.to_string(), details)
 }
 
-/// Bytes that are no request at all; `problem` says where they went wrong.
+/// The request cannot be decoded; `problem` describes where.
 pub fn malformed(problem: &str) -> Status {
     Status::with_error_details(Code::InvalidArgument, problem, details("MALFORMED", []))
 }
 
-/// Several at once; there is at least one. The first gives the reason.
+/// Several fields are malformed, at least one. The first one determines the reason.
 pub fn all_invalid(invalid: &[Invalid]) -> Status {
     let mut details = details(invalid.first().map_or("INVALID", |first| first.reason), []);
     for one in invalid {
@@ -52,8 +53,8 @@ pub fn unknown_player() -> Status {
     Status::with_error_details(Code::Unauthenticated, text, details("UNKNOWN_PLAYER", []))
 }
 
-/// Who calls is not known. All that can be wrong with a token is one reason: an answer that told more would help only those
-/// who try.
+/// Authentication failed. All problems of an invalid token have the same reason and text, because details would only
+/// help an attacker.
 pub fn unverified(unverified: Unverified) -> Status {
     let (reason, text) = match unverified {
         Unverified::Missing => (
@@ -72,7 +73,7 @@ pub fn unverified(unverified: Unverified) -> Status {
     Status::with_error_details(Code::Unauthenticated, text, details(reason, []))
 }
 
-/// The token that a stream was opened with is not valid any longer.
+/// The token with which a stream was opened is no longer valid.
 pub fn lapsed(lapsed: Lapsed) -> Status {
     match lapsed {
         Lapsed::Expired => unverified(Unverified::Expired),
@@ -80,7 +81,8 @@ pub fn lapsed(lapsed: Lapsed) -> Status {
     }
 }
 
-/// One answer to a player for what belongs to another, to nobody, or is not there.
+/// The player may not read the inventory. The same status if the inventory belongs to another player, has no owner, or
+/// does not exist.
 pub fn not_yours() -> Status {
     let text = "you own no such inventory";
     Status::with_error_details(Code::PermissionDenied, text, details("NOT_YOURS", []))
@@ -107,7 +109,7 @@ pub fn unknown_method() -> Status {
     Status::with_error_details(Code::Unimplemented, text, details("UNKNOWN_METHOD", []))
 }
 
-/// The caller sends requests faster than it may; after `retry_after` one more is accepted.
+/// The caller exceeds its request rate; the next request is accepted after `retry_after`.
 pub fn rate_limited(retry_after: Duration) -> Status {
     quota("RATE_LIMITED", "caller", "too many requests from this caller; send them more slowly", retry_after)
 }
@@ -118,7 +120,7 @@ pub fn too_many_streams(refused: &TooManyStreams) -> Status {
     quota("TOO_MANY_STREAMS", &refused.opener, &text, Duration::from_secs(1))
 }
 
-/// The inventories of one stream have too many slots together. Opening it again does not help.
+/// The inventories of one stream together have too many slots. Opening the same stream again does not help.
 pub fn subscription_too_large(TooLarge { slots }: TooLarge) -> Status {
     let text = format!(
         "the inventories of this stream have {slots} slots together, at most {SUBSCRIPTION_SLOTS_MAX} are possible; \
@@ -130,18 +132,19 @@ pub fn subscription_too_large(TooLarge { slots }: TooLarge) -> Status {
     Status::with_error_details(Code::ResourceExhausted, text, details)
 }
 
-/// The service ends, or only this connection, which is old. Another replica, or the same after its restart, goes on.
+/// The service drains, or this connection has reached its maximum age. The client can continue at another replica, or
+/// at the same one after its restart.
 pub fn draining() -> Status {
     retry(Code::Unavailable, "DRAINING", "this connection is being closed; connect again", Duration::from_millis(500))
 }
 
-/// The time that the caller gave is over.
+/// The deadline of the call has expired.
 pub fn deadline_exceeded() -> Status {
     let text = "the time given with the call is over; the same call with the same key tells whether it was done";
     Status::with_error_details(Code::DeadlineExceeded, text, details("DEADLINE_EXCEEDED", []))
 }
 
-/// `paths` are where the request has its names.
+/// A name is not in the catalog. `paths` are the paths of the request's names, from [`request::name_paths`].
 pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnknownName) -> Status {
     let Invalid { field, reason, description } = request::unknown_name(paths, single, unknown);
     let mut details = details(reason, [("operation", unknown.operation.to_string())]);
@@ -235,14 +238,14 @@ fn rejection(rejection: &Rejection) -> Status {
     Status::with_error_details(code, text, details)
 }
 
-/// Which standard detail message fits.
+/// The standard detail message to add to a status.
 enum Subject<'a> {
     Inventory(&'a InventoryId),
     Field(&'static str),
     Rule(&'a InventoryId),
 }
 
-/// What a program needs to go on, without reading the text.
+/// Returns the values that a program needs to handle a rejection without parsing the text.
 fn metadata(rejection: &Rejection) -> Vec<(&'static str, String)> {
     use RejectionCause as Cause;
     let mut pairs = match &rejection.cause {

@@ -1,5 +1,5 @@
-//! The body of `SubscribeInventory`: pulled by the transport, never pushed. A frame is computed when it is polled, so a
-//! slow reader just gets it later and smaller. How, the rollout says at that very moment.
+//! The response body of `SubscribeInventory`, which the transport polls. A frame is computed when it is polled, with
+//! the current rollout. A slow reader therefore gets its frames later, with fewer bytes in total.
 
 use super::codec::MESSAGE_PREFIX_BYTES;
 use super::convert::frame;
@@ -25,20 +25,20 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
 
-/// What a stream is opened with.
+/// The inputs of a new stream.
 pub struct Opening {
     pub watched: WatchedInventories,
     pub options: SubscribeOptions,
     pub permit: Permit,
-    /// Where its player is among all.
+    /// The rollout bucket of the stream's player.
     pub bucket: Bucket,
     pub rollout: watch::Receiver<Arc<Rollout>>,
     pub statistics: Arc<StreamStatistics>,
     pub closing: Closing,
     pub telemetry: FrameTelemetry,
-    /// Told how old what a frame tells is.
+    /// Set to the age of the changes in each frame.
     pub age: FrameAge,
-    /// The moment that all streams count from.
+    /// The origin of the times of all streams.
     pub start: Instant,
 }
 
@@ -61,19 +61,19 @@ impl From<TooLarge> for End {
     }
 }
 
-/// The inventories that a stream follows, and what it was opened with.
+/// The inventories that a stream watches, and its options.
 struct Followed {
     watched: WatchedInventories,
     options: SubscribeOptions,
 }
 
 impl Followed {
-    /// The newest states, all of one moment, as the reader may see them.
+    /// Returns a consistent snapshot of the newest states, as the reader may see them.
     fn states(&self) -> Vec<PublishedState> {
         self.options.access.visible(self.watched.states())
     }
 
-    /// The inventories that a message is about, by id.
+    /// Returns the ids of the inventories in a message.
     fn ids_in(&self, message: &v1::SubscribeInventoryResponse) -> Vec<&str> {
         let marks = message.marks.iter().map(|mark| mark.watch);
         let watches = message.changes.iter().map(|change| change.watch).chain(marks);
@@ -84,7 +84,7 @@ impl Followed {
 pub struct FrameStream {
     followed: Followed,
     subscription: Subscription,
-    /// The new way, while the old way is sent.
+    /// The shadow, if the stream is in shadow mode.
     shadow: Option<Box<Shadow>>,
     permit: Permit,
     bucket: Bucket,
@@ -121,8 +121,9 @@ impl FrameStream {
         }
     }
 
-    /// Ends with UNAVAILABLE when the service does, with UNAUTHENTICATED when its reader's token is not valid any longer, and
-    /// with RESOURCE_EXHAUSTED when its inventories have become too large for one stream; never otherwise.
+    /// Returns the stream of messages. The stream ends with UNAVAILABLE when the service drains or the connection is
+    /// old, with UNAUTHENTICATED when the reader's token is no longer valid, and with RESOURCE_EXHAUSTED when the
+    /// inventories have become too large for one stream. Otherwise, the stream does not end.
     pub fn into_stream(self) -> impl Stream<Item = Result<v1::SubscribeInventoryResponse, Status>> + Send + 'static {
         stream::unfold(Some(self), async |state| {
             let mut this = state?;
@@ -135,7 +136,7 @@ impl FrameStream {
         })
     }
 
-    /// The next message, as soon as one is due.
+    /// Waits until a message is due and returns it.
     async fn next(&mut self) -> Result<v1::SubscribeInventoryResponse, End> {
         loop {
             self.permit.check()?;
@@ -155,7 +156,7 @@ impl FrameStream {
                 () = self.followed.watched.changed() => true,
                 () = self.permit.changed() => false,
                 Ok(()) = self.rollout.changed() => {
-                    // It is looked at above.
+                    // `follow_rollout` reads the new rollout in the next iteration.
                     self.rollout.mark_changed();
                     false
                 }
@@ -180,9 +181,9 @@ impl FrameStream {
         self.shadow.as_ref().map_or(due, |shadow| due.min(shadow.poll_timeout(now)))
     }
 
-    /// What has changed holds from the next frame on.
+    /// Applies a changed rollout from the next frame on.
     fn follow_rollout(&mut self) {
-        // An error would mean that nobody can change it any more.
+        // An error means that the sender was dropped and the rollout cannot change any more.
         if !self.rollout.has_changed().unwrap_or(false) {
             return;
         }
@@ -246,7 +247,7 @@ impl FrameStream {
         self.age.set(self.telemetry.sent(&FrameSent { kind, trigger, bytes, inventories, stale_since, traced }));
     }
 
-    /// What an immediate full sync sends first.
+    /// Returns the size of the first message if every change were an immediate full sync, in bytes.
     fn initial_bytes(&self) -> u64 {
         let mut first = Frame { caught_up: true, ..Frame::default() };
         for (position, state) in self.followed.states().iter().enumerate() {
@@ -258,7 +259,7 @@ impl FrameStream {
         bytes(&frame::message(&first))
     }
 
-    /// What immediate full syncs would have sent for the revisions since the last time.
+    /// Counts the messages and bytes of immediate full syncs for the revisions since the last call.
     fn count_passed(&mut self) {
         let mut passed = self.subscription.take_passed().peekable();
         if passed.peek().is_none() {
@@ -277,7 +278,7 @@ impl FrameStream {
 
 impl Drop for FrameStream {
     fn drop(&mut self) {
-        // What was predicted rightly, or waited, would have been sent.
+        // Immediate full syncs would also have sent correct predictions and pending changes.
         self.handle_states();
         self.count_passed();
     }
@@ -287,7 +288,7 @@ fn bytes(message: &v1::SubscribeInventoryResponse) -> u64 {
     (message.encoded_len() + MESSAGE_PREFIX_BYTES) as u64
 }
 
-/// What all slots of an inventory take in a message.
+/// Returns the size of all slots of an inventory in a message, in bytes.
 fn full_bytes(position: usize, inventory: &Inventory) -> u64 {
     let frame = Frame { changed: vec![(position, all_slots(inventory))], ..Frame::default() };
     frame::message(&frame).encoded_len() as u64

@@ -1,4 +1,4 @@
-//! How many streams are open, counted by whoever opened them: the player named, else the caller.
+//! Limits the number of open streams of each player, or of each caller if the call does not name a player.
 
 use crate::domain::{Caller, PlayerId};
 use crate::middleware::Identity;
@@ -10,9 +10,9 @@ use std::task::{Context, Poll};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamSettings {
-    /// Streams that may be open for one player.
+    /// Maximum number of open streams for each player.
     pub per_player_max: u32,
-    /// Streams that a caller may have open without naming a player.
+    /// Maximum number of open streams for each caller, of streams that do not name a player.
     pub per_caller_max: u32,
 }
 
@@ -41,14 +41,14 @@ pub struct TooManyStreams {
     pub streams_max: u32,
 }
 
-/// One open stream: it counts until this is dropped.
+/// An open stream. The stream counts until this value is dropped.
 #[derive(Debug)]
 pub struct OpenStream {
     opener: Opener,
     counts: Arc<Mutex<HashMap<Opener, u32>>>,
 }
 
-/// A stream that counts for as long as it is there.
+/// A stream that counts as open until it is dropped.
 pub struct Counted<T> {
     stream: BoxStream<'static, T>,
     _open: OpenStream,
@@ -110,7 +110,7 @@ impl std::fmt::Display for Opener {
     }
 }
 
-/// No count is ever left half changed, so a panic elsewhere spoils nothing.
+/// Locks the counts. A poisoned lock is safe to use, because a panic never leaves a count partly changed.
 fn lock(counts: &Mutex<HashMap<Opener, u32>>) -> MutexGuard<'_, HashMap<Opener, u32>> {
     counts.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,11 +6,11 @@ use crate::grpc::v1;
 use crate::statistics::{FrameKind, HistogramBucket, MessageCount, StreamCounts, percentile};
 use crate::sync::{OutOfBounds, Rollout, RolloutField, SyncTrigger};
 
-/// The most a `reason` may have, in bytes.
+/// Maximum length of a `reason`, in bytes.
 const REASON_BYTES_MAX: usize = 256;
 
 pub fn rollout(rollout: &Rollout) -> v1::Rollout {
-    // No value is out of its bounds, and all of those fit.
+    // All values are within their bounds, which fit in 32 bits.
     let read = |field: RolloutField| field.read(rollout) as u32;
     v1::Rollout {
         delta_percent: read(RolloutField::DeltaPercent),
@@ -26,7 +26,8 @@ pub fn rollout(rollout: &Rollout) -> v1::Rollout {
     }
 }
 
-/// All values as another service has told them, which may have other bounds.
+/// Returns all values of another service's rollout. They may be out of bounds here, because that service may have other
+/// bounds.
 pub fn read_rollout(rollout: &v1::Rollout) -> Vec<(RolloutField, u64)> {
     let value = |field: RolloutField| match field {
         RolloutField::DeltaPercent => rollout.delta_percent,
@@ -43,7 +44,7 @@ pub fn read_rollout(rollout: &v1::Rollout) -> Vec<(RolloutField, u64)> {
     RolloutField::ALL.into_iter().map(|field| (field, u64::from(value(field)))).collect()
 }
 
-/// What a request sets.
+/// Returns the values that a request sets.
 pub fn values(request: &v1::UpdateRolloutRequest) -> Vec<(RolloutField, u64)> {
     let value = |field: RolloutField| {
         let set = match field {
@@ -63,7 +64,8 @@ pub fn values(request: &v1::UpdateRolloutRequest) -> Vec<(RolloutField, u64)> {
     RolloutField::ALL.into_iter().filter_map(value).collect()
 }
 
-/// A request that sets these values; one that does not fit the wire is beyond every bound, and becomes the largest.
+/// Returns a request that sets these values. A value that does not fit in 32 bits exceeds every bound and is sent as
+/// `u32::MAX`.
 pub fn update(reason: &str, values: &[(RolloutField, u64)]) -> v1::UpdateRolloutRequest {
     let mut request = v1::UpdateRolloutRequest { reason: reason.to_owned(), ..v1::UpdateRolloutRequest::default() };
     for (field, value) in values {
@@ -84,7 +86,7 @@ pub fn update(reason: &str, values: &[(RolloutField, u64)]) -> v1::UpdateRollout
     request
 }
 
-/// What is to be logged with what is done.
+/// Checks the reason of a call, which is required because it is logged.
 pub fn reason(text: &str) -> Result<(), Invalid> {
     match text.trim().len() {
         0 => Err(Invalid::new("reason", "MISSING", "say why; it is logged")),

@@ -1,13 +1,17 @@
-//! The catalog, read from the wire: the client library predicts by the very rules that the service applies.
+//! Reads the catalog from the wire, so that the client library predicts with the rules that the service applies.
 
 use crate::domain::catalog::{Catalog, CatalogSource, RecipeSource};
 use crate::grpc::v1;
 use std::collections::HashMap;
 
-/// The catalog of a reply, checked like one from a file; or everything that is wrong with it, a sentence each.
+/// Returns the catalog of a reply, validated like a catalog from a file.
+///
+/// # Errors
+///
+/// Every problem of the catalog, one sentence each.
 pub fn read(reply: &v1::GetCatalogResponse) -> Result<Catalog, Vec<String>> {
     let ids: HashMap<u32, &str> = reply.items.iter().map(|item| (item.code, item.id.as_str())).collect();
-    // A code that names no item is told by its number, as an item that there is none of.
+    // A code without an item is reported by its number, as an unknown item.
     let id = |code: u32| ids.get(&code).map_or_else(|| format!("code {code}"), |id| (*id).to_owned());
     let side = |parts: &[v1::Ingredient]| parts.iter().map(|part| (id(part.item_code), part.count)).collect();
     let recipe = |recipe: &v1::Recipe| RecipeSource {

@@ -1,4 +1,4 @@
-//! The stream's messages, in both directions: the service writes them, the client library reads them.
+//! Converts the messages of streams, in both directions: the service writes them, the client library reads them.
 
 use super::{Invalid, reply, request};
 use crate::domain::{Attributes, Count, Digest, Epoch, InventoryId, ItemCode, KeyTag, Revision, Slot, Stack, Version};
@@ -9,7 +9,8 @@ use crate::sync::{
 };
 use std::collections::HashSet;
 
-/// The inventories to follow, and how; what the reader may read is not the request's to say.
+/// Parses a subscription: the inventories to watch, and the options. The request does not decide what the reader may
+/// read; the caller sets that.
 pub fn subscribe_options(
     request: &v1::SubscribeInventoryRequest,
 ) -> Result<(Vec<InventoryId>, SubscribeOptions), Invalid> {
@@ -25,7 +26,7 @@ pub fn subscribe_options(
         if !seen.insert(id.clone()) {
             return Err(Invalid::new(&field, "INVALID_SUBSCRIPTION", "is named twice"));
         }
-        // A cursor without an epoch fits no inventory: its reader has nothing.
+        // A cursor without an epoch matches no inventory: its reader has no state.
         let cursor = watch
             .resume
             .as_ref()
@@ -72,7 +73,7 @@ fn change(position: usize, frame: &InventoryFrame) -> v1::InventoryChange {
             wire.full = Some(v1::FullState { epoch, revision, slots, reason: full_reason(reason).into() });
         }
     }
-    // Those that are filled anew come last, so that `items` needs no slots of its own.
+    // Filled slots come last, so that `items` does not need its own list of slots.
     for change in &frame.changes {
         let (slot, count) = match change {
             SlotChange::Count { slot, count } => (slot, *count),
@@ -134,7 +135,8 @@ fn change_kind(kind: ChangeKind) -> v1::ChangeKind {
     }
 }
 
-/// A message as its reader sees it: notices apart, which are for whoever asked for them.
+/// Converts a message to a frame, without its notices. `last_sent` returns the revision that the stream last sent of
+/// the inventory at a position.
 pub fn read(
     message: &v1::SubscribeInventoryResponse,
     ids: &[InventoryId],
@@ -163,15 +165,16 @@ pub fn read(
     Read { frame, unreadable }
 }
 
-/// A message that was read.
+/// A message converted to a frame.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Read {
     pub frame: Frame,
-    /// Positions of inventories whose change makes no sense.
+    /// Positions of inventories whose change is malformed.
     pub unreadable: Vec<usize>,
 }
 
-/// What a change does to a reader whom the stream, or its cursor, had brought to `told`. None if it makes no sense.
+/// Converts a change for a reader at `last_sent`: the revision that the stream last sent, or that of the reader's
+/// cursor. Returns `None` if the change is malformed.
 pub fn inventory_frame(change: &v1::InventoryChange, last_sent: Option<Revision>) -> Option<InventoryFrame> {
     let body = match &change.full {
         Some(full) => FrameBody::Full {
@@ -213,7 +216,8 @@ fn attributes(change: &v1::InventoryChange, slot: u32) -> Option<Attributes> {
     }
 }
 
-/// A reason that this client does not know yet is none that it has to.
+/// Converts a reason. A reason that this client does not know becomes [`FullReason::Initial`], because a client need
+/// not know the reason.
 fn read_reason(reason: v1::FullReason) -> FullReason {
     match reason {
         v1::FullReason::Unspecified | v1::FullReason::Initial => FullReason::Initial,
@@ -229,7 +233,7 @@ pub fn read_digest(digest: &v1::Digest) -> Digest {
     Digest { a: digest.a, b: digest.b }
 }
 
-/// None if it makes no sense.
+/// Converts a version. Returns `None` if it is malformed.
 pub fn read_version(version: &v1::InventoryVersion) -> Option<Version> {
     let id = InventoryId::new(&version.inventory_id).ok()?;
     let (epoch, digest) = (Epoch::new(version.epoch)?, read_digest(version.digest.as_ref()?));

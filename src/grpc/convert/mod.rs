@@ -1,8 +1,11 @@
-//! The only place that knows both the wire and the domain.
+//! Converts between the wire format and the domain; no other module knows both.
 //!
-//! [`request`] parses what comes in, [`reply`] writes what goes out, [`frame`] does both for the stream, since the client
-//! library reads with it what the service wrote; with [`catalog`] it reads the rules that it predicts by. [`admin`] has the
-//! messages of operators.
+//! - [`request`]: parses requests.
+//! - [`reply`]: writes replies.
+//! - [`frame`]: writes and reads the messages of streams; the client library uses it for reading.
+//! - [`catalog`]: reads the catalog, with which the client library predicts.
+//! - [`page_token`]: writes and reads the page tokens of lists.
+//! - [`admin`]: converts the messages of `AdminService`.
 
 pub mod admin;
 pub mod catalog;
@@ -13,12 +16,12 @@ pub mod request;
 
 use std::fmt;
 
-/// A request that is malformed: INVALID_ARGUMENT.
+/// A malformed field of a request; its status is INVALID_ARGUMENT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid {
     /// The path of the field, as in `operations[2].add.stack.count`.
     pub field: String,
-    /// Stable, for machines.
+    /// A stable identifier for programs.
     pub reason: &'static str,
     pub description: String,
 }
@@ -28,7 +31,8 @@ impl Invalid {
         Self { field: field.to_owned(), reason, description: description.to_string() }
     }
 
-    /// The same, seen from the message around it.
+    /// Returns the same problem, with the field's path seen from the enclosing message, where the path begins with
+    /// `outer`.
     #[must_use]
     pub fn within(mut self, outer: &str) -> Self {
         self.field = format!("{outer}.{}", self.field);

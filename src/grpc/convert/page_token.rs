@@ -1,24 +1,25 @@
-//! Page tokens of lists: where the next page begins, bound to the owner and the prefix of the query.
+//! Page tokens of lists. A token contains the start of the next page and is bound to the owner and the prefix of the
+//! query.
 //!
-//! A token is not secret, and forging one gains nothing: the query that it comes with is authorized like any other. Its
-//! check catches mistakes: a token of another query, or a made-up one, would skip inventories without a word. It needs no
-//! key, so a token is accepted after a restart and by any other process.
+//! A token is not secret, and forging one gains nothing, because its query is authorized like any other. The check in a
+//! token catches mistakes: a token of another query, or an invented one, would silently skip inventories. The check
+//! does not need a key, so a token is valid after a restart and in any other process.
 
 use crate::domain::{Fingerprint, InventoryId, PlayerId};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 
-/// Changes whenever a token gets another meaning.
+/// Version of the token format. Change it whenever the meaning of a token changes.
 const VERSION: u8 = 1;
 const CHECK_BYTES: usize = 8;
 
-/// The token of the page after `last`.
+/// Returns the token of the page after `last`.
 pub fn write(owner: Option<&PlayerId>, prefix: &str, last: &InventoryId) -> String {
     let check = check(owner, prefix, last).to_be_bytes();
     BASE64.encode([&[VERSION], check.as_slice(), last.as_str().as_bytes()].concat())
 }
 
-/// The last inventory of the page before; none for a token that is not one of this query.
+/// Returns the last inventory of the previous page, or `None` if the token does not belong to this query.
 pub fn read(owner: Option<&PlayerId>, prefix: &str, token: &str) -> Option<InventoryId> {
     let bytes = BASE64.decode(token).ok()?;
     let (version, bytes) = bytes.split_first()?;
@@ -30,7 +31,8 @@ pub fn read(owner: Option<&PlayerId>, prefix: &str, token: &str) -> Option<Inven
     is_of_query.then_some(last)
 }
 
-/// With the lengths of the parts, so that no two queries have the same text.
+/// Returns the check of a token. The hashed text includes the lengths of its parts, so that no two queries have the
+/// same text.
 fn check(owner: Option<&PlayerId>, prefix: &str, last: &InventoryId) -> u64 {
     let owner = owner.map_or("", PlayerId::as_str);
     let lengths = format!("slotcast page token {VERSION}\n{}\n{}\n", owner.len(), prefix.len());

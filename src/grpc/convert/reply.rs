@@ -1,4 +1,4 @@
-//! From the domain to replies.
+//! Converts domain values to replies.
 
 use crate::domain::{Catalog, Digest, Inventory, ItemCode, OperationOutcome, Stack, Version};
 use crate::engine::MutationReply;

@@ -1,4 +1,4 @@
-//! From requests to mutations. Everything is parsed here, once; what cannot be said is refused with the field's name.
+//! Converts requests to mutations. Parses every field exactly once; an error names the malformed field.
 
 use super::Invalid;
 use crate::domain::catalog::COUNT_MAX;
@@ -11,7 +11,7 @@ use crate::grpc::v1;
 use crate::grpc::v1::operation::Operation as Wire;
 use crate::sync::subscription::SUBSCRIPTION_INVENTORIES_MAX;
 
-/// The most a `reason` may have, in bytes.
+/// Maximum length of a `reason`, in bytes.
 const REASON_BYTES_MAX: usize = 256;
 
 type Parsed<T> = Result<T, Invalid>;
@@ -25,7 +25,7 @@ pub fn idempotency_key(context: &v1::MutationContext) -> Parsed<IdempotencyKey> 
         .map_err(|error| Invalid::new("context.idempotency_key", "INVALID_IDEMPOTENCY_KEY", error))
 }
 
-/// Empty: no session.
+/// Parses a session id. Returns `None` if the text is empty.
 pub fn session(field: &str, text: &str) -> Parsed<Option<SessionId>> {
     if text.is_empty() {
         return Ok(None);
@@ -33,7 +33,7 @@ pub fn session(field: &str, text: &str) -> Parsed<Option<SessionId>> {
     SessionId::new(text).map(Some).map_err(|error| Invalid::new(field, "INVALID_SESSION", error))
 }
 
-/// What the session expects; only a session can.
+/// Parses the digests that the session expects. Predictions require a session.
 pub fn predicted(context: &v1::MutationContext) -> Parsed<Vec<(InventoryId, Digest)>> {
     let invalid = |text: &str| Invalid::new("context.predicted", "INVALID_PREDICTION", text);
     if context.predicted.len() > SUBSCRIPTION_INVENTORIES_MAX {
@@ -50,8 +50,8 @@ pub fn predicted(context: &v1::MutationContext) -> Parsed<Vec<(InventoryId, Dige
     context.predicted.iter().map(parse).collect()
 }
 
-/// The mutation of a list of operations, judged by the message alone: whether a catalog has its names is asked later
-/// ([`NamedMutation::resolve`]). `single`: it comes from an RPC of its own, so that fields have no index.
+/// Parses the mutation of a list of operations. The catalog is not consulted; [`NamedMutation::resolve`] does that
+/// later. If `single`, the operation comes from its own RPC and the paths of its fields have no index.
 pub fn mutation(context: &v1::MutationContext, operations: &[v1::Operation], single: bool) -> Parsed<NamedMutation> {
     if operations.is_empty() || operations.len() > OPERATIONS_MAX {
         let text = format!("1 to {OPERATIONS_MAX} operations are possible, not {}", operations.len());
@@ -71,7 +71,7 @@ pub fn mutation(context: &v1::MutationContext, operations: &[v1::Operation], sin
     Ok(Mutation { expected: expected.collect::<Parsed<_>>()?, operations: parsed.collect::<Parsed<_>>()? })
 }
 
-/// All three fields are required: revisions compare only within one epoch.
+/// Parses a guard. All three fields are required, because revisions are only comparable within one epoch.
 fn guard(expected: &v1::ExpectedRevision) -> Parsed<Guard> {
     let missing =
         |field| Invalid::new(field, "MISSING", "required; send the one of the InventoryVersion that you know");
@@ -81,7 +81,7 @@ fn guard(expected: &v1::ExpectedRevision) -> Parsed<Guard> {
     Ok(Guard { id, epoch, revision: Revision(revision) })
 }
 
-/// Where each operation has its names: the paths of their fields, for [`unknown_name`].
+/// Returns, for each operation, the path of the field that contains its names, for [`unknown_name`].
 pub fn name_paths(operations: &[v1::Operation]) -> Vec<&'static str> {
     let path = |operation: &v1::Operation| match &operation.operation {
         Some(Wire::Create(_)) => "create",
@@ -96,7 +96,8 @@ pub fn name_paths(operations: &[v1::Operation]) -> Vec<&'static str> {
     operations.iter().map(path).collect()
 }
 
-/// A name that the catalog does not have, as a field of the request that `paths` are of; `single` as for [`mutation`].
+/// Returns the error for a name that is not in the catalog, with the path of its field. `paths` comes from
+/// [`name_paths`] of the same request; `single` is as for [`mutation`].
 pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnknownName) -> Invalid {
     let (name, reason) = match &unknown.what {
         UnknownEntry::Item { .. } | UnknownEntry::ItemCode { .. } => ("item", "UNKNOWN_ITEM"),
@@ -212,7 +213,7 @@ pub fn inventory_id(field: &str, text: &str) -> Parsed<InventoryId> {
     InventoryId::new(text).map_err(|error| Invalid::new(field, "INVALID_INVENTORY_ID", error))
 }
 
-/// Empty: no owner.
+/// Parses an owner. Returns `None` if the text is empty.
 pub fn owner(field: &str, text: &str) -> Parsed<Option<PlayerId>> {
     if text.is_empty() {
         return Ok(None);
@@ -245,7 +246,7 @@ fn attributes(field: &str, bytes: &[u8]) -> Parsed<Attributes> {
     Attributes::new(bytes).ok_or_else(too_large)
 }
 
-/// By id, by code, or by both.
+/// Parses an item, named by its id, its code, or both.
 fn item(field: &str, id: &str, code: u32) -> Parsed<ItemName> {
     let unnamed = || Invalid::new(field, "UNKNOWN_ITEM", "name the item by its id or its code");
     match (id, ItemCode::new(code)) {
