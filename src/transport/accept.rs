@@ -1,5 +1,5 @@
-//! The accept loop. It goes on whatever happens to one connection, and when there are no descriptors left it waits until
-//! there are.
+//! The accept loop. It continues after errors of single connections. While the process has no free file descriptor, it
+//! waits and retries.
 
 use super::admitted::Doorkeeper;
 use super::connection::{self, Common};
@@ -17,17 +17,18 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_rustls::rustls::ServerConfig;
 
-/// Connections that the system may have ready for us. It may allow fewer (net.core.somaxconn).
+/// Maximum number of connections that the system queues until they are accepted. The system may allow fewer
+/// (net.core.somaxconn).
 const BACKLOG: i32 = 4_096;
 const WAIT_MIN: Duration = Duration::from_millis(10);
 const WAIT_MAX: Duration = Duration::from_secs(1);
-/// What the system may keep of a connection that it has not sent yet, in bytes, beside one segment. What is on its way, or
-/// lies in the receive buffer of the other side, does not count: so a fast reader gets all that its connection can take, and
-/// for one that does not read little is kept that would be old when it reads again. Other systems have no such option: there
-/// their own send buffer is the bound.
+/// Maximum size of the data that the system buffers for a connection and has not sent yet, in bytes, not counting one
+/// segment. Data in flight and data in the peer's receive buffer do not count. A fast reader therefore gets all that
+/// its connection can transfer, and for a stalled reader little is buffered that is outdated when it reads again. Other
+/// systems do not have this option; the bound there is their send buffer.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_BYTES_MAX: u32 = 16 * 1_024;
-/// How often at most a problem that lasts is told.
+/// Minimum interval between log lines about a lasting problem.
 const TELL_INTERVAL: Duration = Duration::from_secs(10);
 
 pub(super) struct Accept<S> {
@@ -39,7 +40,7 @@ pub(super) struct Accept<S> {
     pub draining: watch::Receiver<bool>,
 }
 
-/// What happens when a connection could not be accepted.
+/// The retry delay and the log rate while connections cannot be accepted.
 #[derive(Debug, Default)]
 struct Trouble {
     wait: Duration,
@@ -47,7 +48,7 @@ struct Trouble {
     untold: u64,
 }
 
-/// Accepts until the service drains; returns when no connection is left.
+/// Accepts connections until the service drains. Returns when no connection is left.
 pub(super) async fn run<S, B>(accept: Accept<S>)
 where
     S: Serve<B>,
@@ -61,7 +62,7 @@ where
     let http = connection::http(&settings);
     let common = Common { settings, http, tls, statistics: statistics.clone(), draining: draining.clone() };
     let common = Arc::new(common);
-    // Cut off when it is dropped, with this function.
+    // Dropping the set aborts all connections; it is dropped together with this future.
     let mut connections = JoinSet::new();
     let mut trouble = Trouble::default();
     loop {
@@ -86,14 +87,14 @@ where
                 let wait = trouble.handle(&error, connections.len());
                 tokio::select! {
                     _ = draining.wait_for(|draining| *draining) => break,
-                    // Its descriptor is free.
+                    // The file descriptor of the ended connection is free.
                     Some(ended) = connections.join_next() => tell_panic(ended),
                     () = tokio::time::sleep(wait) => {}
                 }
             }
         }
     }
-    // The system refuses new connections from here on.
+    // The system refuses new connections from now on.
     drop(listener);
     while let Some(ended) = connections.join_next().await {
         tell_panic(ended);
@@ -110,7 +111,8 @@ fn prepare(socket: &TcpStream, address: SocketAddr) {
     }
 }
 
-/// It is gone before it was accepted; the next one may be fine.
+/// Returns whether the error concerns only one connection, which closed before it was accepted; the next one may
+/// succeed.
 fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
 }
@@ -122,7 +124,8 @@ fn tell_panic(ended: Result<(), JoinError>) {
 }
 
 impl Trouble {
-    /// How long to wait before the next try: twice as long each time in a row.
+    /// Logs the error if a log line is due, and returns how long to wait before the next attempt. The wait doubles with
+    /// each consecutive error, from [`WAIT_MIN`] to [`WAIT_MAX`].
     fn handle(&mut self, error: &io::Error, connections: usize) -> Duration {
         self.wait = (self.wait * 2).clamp(WAIT_MIN, WAIT_MAX);
         self.untold += 1;

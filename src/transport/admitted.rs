@@ -1,4 +1,4 @@
-//! How many connections there may be at once, and from one address.
+//! Limits the number of open connections, in total and from one address.
 
 use super::{ConnectionRefusal, TransportSettings, TransportStatistics};
 use std::collections::HashMap;
@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) struct Doorkeeper {
     connections_max: u32,
     per_address_max: u32,
-    /// By address; empty without a limit for each.
+    /// Number of open connections by address; empty if there is no limit for one address.
     from: Mutex<HashMap<IpAddr, u32>>,
     statistics: Arc<TransportStatistics>,
 }
 
-/// One connection: it counts until this is dropped.
+/// An open connection. The connection counts until this value is dropped.
 #[derive(Debug)]
 pub(super) struct Admitted {
     keeper: Arc<Doorkeeper>,
@@ -27,7 +27,8 @@ impl Doorkeeper {
         Arc::new(Self { connections_max, per_address_max, from: Mutex::default(), statistics })
     }
 
-    /// Only the accept loop calls it, so nobody is let in between looking and counting.
+    /// Admits a connection if the limits allow. Only the accept loop calls this, so no connection is admitted between
+    /// the check and the count.
     pub fn admit(self: &Arc<Self>, peer: SocketAddr) -> Result<Admitted, ConnectionRefusal> {
         let refused = |reason, problem| {
             self.statistics.refuse(reason, peer, problem);
@@ -73,7 +74,8 @@ impl Drop for Admitted {
     }
 }
 
-/// Whoever has one IPv6 address has its whole network of 64 bits.
+/// Returns what counts as one address: an IPv4 address, or an IPv6 network of 64 bits, because the owner of one IPv6
+/// address usually has its whole network.
 pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),

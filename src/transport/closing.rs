@@ -1,35 +1,36 @@
-//! When the streams of a connection have to end.
+//! Signals to the streams of a connection when they must end.
 
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Where a connection is in its life.
+/// The state of a connection's life cycle.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Phase {
     Open,
-    /// It takes no new calls; each of its streams ends at a moment of its own.
+    /// The connection takes no new calls; each of its streams ends at its own time.
     Old {
         since: Instant,
         within: Duration,
     },
-    /// All of its streams end now.
+    /// All streams of the connection end now.
     Ending,
 }
 
-/// In a request's extensions: tells its stream when to end, because the service drains or the connection has become old. A
-/// stream then ends with UNAVAILABLE, and its client opens it anew on another connection.
+/// Signals to a stream when it must end, because the service drains or the connection has reached its maximum age. The
+/// transport adds it to the extensions of each request. The stream then ends with UNAVAILABLE, and its client opens it
+/// again on another connection.
 #[derive(Debug, Clone)]
 pub struct Closing {
-    /// None: never.
+    /// `None` if the stream never has to end.
     phase: Option<watch::Receiver<Phase>>,
-    /// Where its moment is within an old connection's grace, 0 to 1: so the streams of one connection do not all come back
-    /// at once.
+    /// When the stream ends, as a fraction of an old connection's grace, 0 to 1. The fraction is random, so that the
+    /// streams of one connection do not all reconnect at once.
     moment: f32,
 }
 
 impl Closing {
-    /// For what is not served by this transport.
+    /// Returns a signal that never fires, for requests that this transport does not serve.
     pub fn never() -> Self {
         Self { phase: None, moment: 0.0 }
     }
@@ -38,7 +39,7 @@ impl Closing {
         Self { phase: Some(phase), moment: fastrand::f32() }
     }
 
-    /// Resolves when the stream has to end, however often it is asked. Safe to drop and call again.
+    /// Waits until the stream must end. Returns immediately if that time has passed. Cancel safe.
     pub async fn wait(&self) {
         let Some(mut phase) = self.phase.clone() else { return std::future::pending().await };
         let mut next = *phase.borrow_and_update();
@@ -46,7 +47,7 @@ impl Closing {
             match next {
                 Phase::Ending => return,
                 Phase::Open => {
-                    // A connection that is gone has nobody left to stream to.
+                    // A dropped sender means that the connection is closed and the stream has no reader.
                     if phase.changed().await.is_err() {
                         return;
                     }
@@ -74,7 +75,7 @@ mod tests {
         let all: Vec<Closing> = (0..200).map(|_| Closing::new(receiver.clone())).collect();
         let waits = all.iter().map(|closing| async move {
             closing.wait().await;
-            // Asked again it does not wait.
+            // A second call returns immediately.
             closing.wait().await;
             since.elapsed()
         });

@@ -1,4 +1,4 @@
-//! The life of one connection: handshake, HTTP/2, and an end that loses no call.
+//! The life cycle of one connection: TLS handshake, HTTP/2, and a graceful shutdown that loses no call.
 
 use super::admitted::Admitted;
 use super::closing::Phase;
@@ -23,24 +23,25 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{ServerConfig, ServerConnection};
 use tokio_rustls::server::TlsStream;
 
-/// What may wait to be sent on one stream before its body is asked for more, in bytes: one message, whatever its size, since
-/// what is computed later is newer.
+/// The size of the data buffered for one stream from which on its body is not polled for more, in bytes. At 1 byte, at
+/// most one message is buffered, whatever its size, because a message that is computed later is newer.
 const SEND_BUFFER_BYTES: usize = 1;
-/// What TLS may keep of a connection that the system does not take yet, in bytes.
+/// Maximum size of the data that TLS buffers for a connection while the system does not accept it, in bytes.
 const TLS_UNSENT_BYTES_MAX: usize = 16 * 1024;
-/// hyper reads the head of an HTTP/1.1 request into a buffer that is no smaller.
+/// Minimum size of the buffer into which hyper reads the head of an HTTP/1.1 request, in bytes.
 const HTTP1_BYTES_MIN: usize = 8 * 1024;
-/// Streams that a client has reset before they were looked at, and that we had to; more are an attack (rapid reset).
+/// Maximum number of streams that the client has reset before the server accepted them, and maximum number of streams
+/// that the server has reset because of an error. More are an attack (rapid reset).
 const RESETS_MAX: usize = 256;
-/// A connection that ends is cut off when no call is under way on it and nothing was sent for so long...
+/// An ending connection is cut off when no call is in progress on it and it was quiet for this long.
 const QUIET_TIME: Duration = Duration::from_secs(1);
 const QUIET_LOOKS: u32 = 4;
-/// ...where fewer bytes than this between two looks, as keepalive needs them, are nothing...
+/// An ending connection is quiet if fewer bytes than this are sent between two checks; keepalive needs a few.
 const QUIET_BYTES: u64 = 128;
-/// ...and after this time in any case.
+/// An ending connection is cut off after this time in any case.
 const ENDING_LIMIT: Duration = Duration::from_secs(30);
 
-/// What all connections share.
+/// The settings and state that all connections share.
 pub(super) struct Common {
     pub settings: TransportSettings,
     pub http: auto::Builder<TokioExecutor>,
@@ -49,15 +50,16 @@ pub(super) struct Common {
     pub draining: watch::Receiver<bool>,
 }
 
-/// What is going on on a connection.
+/// The activity of a connection: its calls in progress and the bytes written.
 #[derive(Debug, Default)]
 pub(super) struct Life {
     calls: AtomicU32,
     written: AtomicU64,
 }
 
-/// HTTP/2 is served. HTTP/1.1 is only understood, so that whoever speaks it is told what is spoken here: one request on a
-/// connection, whose head has the time and size of an HTTP/2 preface and header list, and whose body is not read.
+/// Returns a builder that serves HTTP/2. It accepts HTTP/1.1 only to reply that this port requires HTTP/2: one request
+/// on a connection. The head of that request has the timeout of an HTTP/2 preface and the maximum size of a header
+/// list, and its body is not read.
 pub(super) fn http(settings: &TransportSettings) -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
@@ -77,7 +79,7 @@ pub(super) fn http(settings: &TransportSettings) -> auto::Builder<TokioExecutor>
     http
 }
 
-/// Until it ends, by itself or because the service drains.
+/// Serves a connection until it ends or has been shut down because the service drains.
 pub(super) async fn run<S, B>(
     common: Arc<Common>,
     service: S,
@@ -97,7 +99,7 @@ pub(super) async fn run<S, B>(
     };
     let problem = match shaken {
         Ok(Ok(stream)) => {
-            // Clients that do not offer h2 are told what is spoken here.
+            // Clients that do not offer h2 get a reply that HTTP/2 is required.
             let http = common.http.clone();
             let http = if tls::speaks_http2(&stream) { http.http2_only() } else { http.http1_only() };
             let certificate = tls::client_certificate(&stream).map(|der| Arc::new(PeerCertificate(der)));
@@ -109,11 +111,11 @@ pub(super) async fn run<S, B>(
     common.statistics.refuse(ConnectionRefusal::Handshake, address, &problem);
 }
 
-/// With the certificate of this very moment.
+/// Performs a TLS handshake with the current certificate. Replies with an HTTP error to an HTTP request in plaintext.
 async fn handshake(tls: &ArcSwap<ServerConfig>, mut socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
     let mut first = [0];
     if socket.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase() {
-        // It begins like the method of an HTTP request; a TLS record begins with its kind, 22.
+        // The first byte is that of an HTTP method; a TLS record starts with its content type, 22.
         plaintext::answer(&mut socket).await?;
         return Err(io::Error::new(io::ErrorKind::InvalidData, "an HTTP request in plaintext"));
     }
@@ -171,13 +173,13 @@ impl Common {
     }
 
     async fn drained(&self) {
-        // A sender that is gone ends the service as well.
+        // A dropped sender ends the service as well.
         let _ = self.draining.clone().wait_for(|draining| *draining).await;
     }
 }
 
-/// Resolves when a connection that begins now is old: a tenth earlier or later than `age`, so that those that began together
-/// do not end together.
+/// Waits until a connection that starts now is old: for `age`, randomly shortened or extended by up to a tenth, so that
+/// connections that started together do not end together. Never returns if `age` is `None`.
 async fn old(age: Option<Duration>) {
     match age {
         Some(age) => tokio::time::sleep(age.mul_f64(0.9 + 0.2 * fastrand::f64())).await,
@@ -199,8 +201,9 @@ impl Life {
         self.written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Resolves when nothing happens any more that would be worth waiting for: what is still open is silent, or a stream
-    /// whose reader does not read or whose handler does not end.
+    /// Waits until an ending connection is no longer worth waiting for, at most for [`ENDING_LIMIT`]: no call is in
+    /// progress and almost nothing was sent for [`QUIET_TIME`]. Streams that are still open then have nothing to send,
+    /// a reader that does not read, or a handler that does not end.
     async fn quiet(&self) {
         let end = Instant::now() + ENDING_LIMIT;
         let mut quiet_looks = 0;

@@ -1,5 +1,5 @@
-//! What lies between HTTP/2 and the socket: it sees to it that a connection begins to speak in time, and later that the
-//! other side takes what is sent to it.
+//! The I/O layer between HTTP/2 and the socket. It enforces that a connection sends its HTTP/2 preface in time, and
+//! that the peer keeps accepting data.
 
 use super::connection::Life;
 use super::{ConnectionRefusal, TransportStatistics};
@@ -12,18 +12,18 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// HTTP/2's preface and the head of the first frame after it.
+/// Size of the HTTP/2 preface and of the header of the first frame, in bytes.
 const PREFACE_BYTES: usize = 24 + 9;
 
 pub(super) struct Watched<T> {
     inner: T,
     life: Arc<Life>,
     address: SocketAddr,
-    /// Until the preface is there: how many of its bytes are missing, and until when.
+    /// The number of missing bytes of the preface, and its deadline; `None` once the preface is complete.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
-    /// How long the other side may take nothing.
+    /// Maximum time for which the peer may accept no data.
     stall_limit: Duration,
-    /// Since when it has, and this long it may still.
+    /// The deadline for the peer to accept data; `None` unless a write is pending.
     stall: Option<Pin<Box<Sleep>>>,
     statistics: Arc<TransportStatistics>,
 }
@@ -58,7 +58,8 @@ impl<T> Watched<T> {
         Poll::Ready(io::Error::new(ErrorKind::TimedOut, problem))
     }
 
-    /// Keepalive alone does not do: what it would send waits behind what is not taken.
+    /// Fails a write that is pending for longer than the stall limit. Keepalive alone does not detect this, because its
+    /// pings wait behind the data that the peer does not accept.
     fn poll_stall<R>(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
         if poll.is_ready() {
             self.stall = None;
@@ -97,8 +98,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         self.poll_stall(context, written)
     }
 
-    /// h2 writes DATA above 256 bytes in a write of its own if it can write vectors, and only above 1,024 if it cannot: what
-    /// it copies costs less than another write does.
+    /// Returns `false`, so that h2 makes a separate write only for DATA above 1,024 bytes. With vectored writes, h2
+    /// would make one above 256 bytes; copying the data costs less than another write.
     fn is_write_vectored(&self) -> bool {
         false
     }

@@ -1,8 +1,8 @@
-//! The transport: connections, TLS, limits, and how they end. It serves HTTP/2, and understands as much of HTTP/1.1 as it takes
-//! to answer that it does not.
+//! The transport: accepts connections, terminates TLS, enforces limits and closes connections gracefully. It serves
+//! HTTP/2; on HTTP/1.1 it only replies that HTTP/2 is required.
 //!
-//! [`Transport::serve`] accepts connections and gives their requests to a tower service. With each request go, in its
-//! extensions, who is on the other side ([`Peer`]) and when its streams have to end ([`Closing`]).
+//! [`Transport::serve`] accepts connections and passes their requests to a tower service. The extensions of each
+//! request contain the other end of its connection ([`Peer`]) and the signal when its stream must end ([`Closing`]).
 
 mod accept;
 mod admitted;
@@ -30,7 +30,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-/// What serves the requests of all connections.
+/// A tower service that handles the requests of all connections.
 pub trait Serve<B>:
     tower::Service<Request<Incoming>, Response = Response<B>, Future: Send, Error: Into<BoxError> + Send>
     + Clone
@@ -49,7 +49,7 @@ impl<S, B> Serve<B> for S where
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Ready to serve: its settings and certificates have been checked.
+/// A transport that is ready to serve, with valid settings and certificates.
 #[derive(Debug)]
 pub struct Transport {
     settings: TransportSettings,
@@ -58,14 +58,18 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Reads the certificates, if there are to be any.
+    /// Creates a transport. Reads the certificates if TLS is enabled.
+    ///
+    /// # Errors
+    ///
+    /// A [`TlsError`] if the certificates or keys cannot be read or used.
     pub fn open(settings: TransportSettings, statistics: Arc<TransportStatistics>) -> Result<Self, TlsError> {
         let open = |tls: &TlsSettings| Certificates::open(tls.clone(), statistics.clone());
         let certificates = settings.tls.as_ref().map(open).transpose()?;
         Ok(Self { settings, certificates, statistics })
     }
 
-    /// `http` or `https`.
+    /// Returns `http` or `https`.
     pub fn scheme(&self) -> &'static str {
         if self.certificates.is_some() { "https" } else { "http" }
     }
@@ -74,9 +78,9 @@ impl Transport {
         self.statistics.clone()
     }
 
-    /// Serves until `draining` becomes true, then stops to listen and lets what is open end: calls are answered, streams
-    /// told to end, and a connection on which nothing happens any more is closed. Returns when no connection is left;
-    /// dropping it cuts off those that are.
+    /// Serves until `draining` becomes true. Then closes the listener and shuts connections down gracefully: calls are
+    /// answered, streams get the signal to end, and idle connections are closed. Returns when no connection is left.
+    /// Dropping the future cuts off all open connections.
     pub async fn serve<S, B>(self, listener: TcpListener, service: S, draining: watch::Receiver<bool>)
     where
         S: Serve<B>,

@@ -1,4 +1,4 @@
-//! An answer to whoever speaks HTTP in plaintext to a port that speaks TLS.
+//! Replies to an HTTP request in plaintext on a port that requires TLS.
 
 use std::io;
 use std::time::Duration;
@@ -6,9 +6,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const TEXT: &str = "this port speaks TLS: use https, or a gRPC client with TLS\n";
-/// What is read of the request at most, so that the answer is not lost in a reset of the connection...
+/// Maximum number of bytes read from the request after the reply. Unread data would reset the connection, and the reply
+/// could be lost.
 const READ_BYTES_MAX: u64 = 16 * 1024;
-/// ...and for how long.
+/// Maximum time for reading the rest of the request.
 const READ_LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) async fn answer(socket: &mut TcpStream) -> io::Result<()> {
@@ -17,7 +18,7 @@ pub(super) async fn answer(socket: &mut TcpStream) -> io::Result<()> {
     socket.write_all(answer.as_bytes()).await?;
     socket.shutdown().await?;
     let mut rest = socket.take(READ_BYTES_MAX);
-    // It need not end in time.
+    // The reply was sent, so the request may also be cut off.
     let _ = tokio::time::timeout(READ_LIMIT, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Certificates, exchanged while the service runs: what has changed is taken only if it is good. Connections that are open
-//! keep what they began with.
+//! Reloads certificates without a restart. Changed files are used only if they are valid. Open connections keep the
+//! certificate with which they started.
 
 use super::tls::{Files, TlsError, Usable};
 use super::{TlsSettings, TransportStatistics};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tokio_rustls::rustls::ServerConfig;
 
-/// Of each file; roots of clients are the largest.
+/// Maximum size of each file, in bytes. The file with the roots for client certificates is the largest.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Certificates {
         Ok(Self { settings, current, statistics, watch })
     }
 
-    /// For connections that begin now.
+    /// Returns the TLS configuration for new connections, which changes with each reload.
     pub fn current(&self) -> Arc<ArcSwap<ServerConfig>> {
         self.current.clone()
     }

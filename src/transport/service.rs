@@ -1,4 +1,4 @@
-//! One connection's requests on their way to the service that all connections share.
+//! Passes the requests of one connection to the service that all connections share.
 
 use super::admitted::network;
 use super::closing::{Closing, Phase};
@@ -13,22 +13,23 @@ use std::task::{Context, Poll};
 use tokio::sync::watch;
 use tower::util::Oneshot;
 
-/// In a request's extensions: who is on the other side of the connection.
+/// The other end of the connection. The transport adds it to the extensions of each request.
 #[derive(Debug, Clone)]
 pub struct Peer {
     pub address: SocketAddr,
-    /// Verified against the roots of `client_ca`. None: the client has shown none, or was not asked.
+    /// The client's certificate, verified against the roots of `client_ca`. `None` if the client sent no certificate or
+    /// none was requested.
     pub certificate: Option<Arc<PeerCertificate>>,
 }
 
 impl Peer {
-    /// What counts as one address.
+    /// Returns what counts as one address: an IPv4 address or an IPv6 network of 64 bits.
     pub fn network(&self) -> IpAddr {
         network(self.address.ip())
     }
 }
 
-/// A client's certificate: X.509 as DER.
+/// A client's X.509 certificate, encoded as DER.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerCertificate(pub Vec<u8>);
 
@@ -57,7 +58,7 @@ where
     }
 }
 
-/// A call that is not answered yet.
+/// A call that is not answered yet. The call counts as in progress until this value is dropped.
 #[derive(Debug)]
 pub(super) struct UnderWay(pub(super) Arc<Life>);
 
@@ -68,7 +69,7 @@ impl Drop for UnderWay {
 }
 
 pin_project! {
-    /// Until the response begins.
+    /// The future of a response. The call counts as in progress until the response starts.
     pub(super) struct Answer<F> {
         #[pin]
         inner: F,

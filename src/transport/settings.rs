@@ -1,46 +1,51 @@
-//! What can be set.
+//! The settings of the transport.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransportSettings {
-    /// Without, everything goes over the wire as it is.
+    /// Certificates and keys for TLS. `None` means plaintext.
     pub tls: Option<TlsSettings>,
-    /// How long a TLS handshake may take.
+    /// Maximum duration of a TLS handshake.
     pub handshake_timeout: Duration,
-    /// How long a connection may take to begin to speak HTTP/2.
+    /// Maximum time until a connection has sent its HTTP/2 preface.
     pub preface_timeout: Duration,
-    /// How often the other side is asked whether it is still there; zero: never.
+    /// Interval between keepalive pings; zero disables them.
     pub keepalive_interval: Duration,
-    /// How long it may take to answer, and, together with the interval, how long it may take nothing of what is sent to it.
+    /// Maximum time for the reply to a keepalive ping. Together with the interval, also the maximum time for which the
+    /// peer may accept no data.
     pub keepalive_timeout: Duration,
-    /// Streams on one connection; a further one waits at the client until another ends.
+    /// Maximum number of concurrent streams on one connection. Further streams wait at the client until another one
+    /// ends.
     pub streams_per_connection_max: u32,
-    /// The metadata of one request, as HPACK counts it: 32 bytes an entry more than its text.
+    /// Maximum size of the metadata of one request, in bytes as HPACK counts them: 32 bytes more than its text for each
+    /// entry.
     pub header_bytes_max: u32,
-    /// One request message.
+    /// Maximum size of a request message, in bytes.
     pub message_bytes_max: usize,
-    /// Connections at once; 0 is no limit. More are closed as soon as they come.
+    /// Maximum number of open connections; 0 is no limit. Further connections are closed immediately.
     pub connections_max: u32,
-    /// Connections at once from one address (IPv6: one network of 64 bits); 0 is no limit, as it should be behind a proxy.
+    /// Maximum number of open connections from one address (IPv6: from one network of 64 bits); 0 is no limit. Use 0
+    /// behind a proxy.
     pub connections_per_address_max: u32,
-    /// After about this time a connection takes no new calls, so that clients come back and spread over the replicas; a
-    /// tenth more or less for each connection. None: never.
+    /// After this time, randomly varied by up to a tenth for each connection, a connection takes no new calls, so that
+    /// clients reconnect and spread over the replicas. `None` means no maximum age.
     pub connection_age: Option<Duration>,
-    /// Over how long then the streams of such a connection are ended, each at its own moment.
+    /// The time over which the streams of an old connection end, each at its own time.
     pub connection_age_grace: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSettings {
-    /// A PEM file: the certificate, then those that lead to its root.
+    /// Path of a PEM file with the certificate, followed by the intermediate certificates up to its root.
     pub certificate: PathBuf,
-    /// A PEM file: the certificate's private key.
+    /// Path of a PEM file with the certificate's private key.
     pub key: PathBuf,
-    /// A PEM file: the roots that clients' certificates are verified against. Without, clients are not asked for one.
+    /// Path of a PEM file with the roots against which client certificates are verified. `None` means that no client
+    /// certificate is requested.
     pub client_ca: Option<PathBuf>,
-    /// Whether a client without a certificate is refused.
+    /// Whether the TLS handshake of a client without a certificate fails.
     pub client_certificate_required: bool,
 }
 

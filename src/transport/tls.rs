@@ -1,4 +1,4 @@
-//! TLS 1.2 and 1.3, with keys and certificates from PEM files.
+//! Configures TLS 1.2 and 1.3 with keys and certificates from PEM files.
 
 use super::TlsSettings;
 use crate::file_watch::Unreadable;
@@ -38,7 +38,7 @@ pub enum TlsError {
     Setup(rustls::Error),
 }
 
-/// What the files hold, as it is.
+/// The unparsed contents of the files.
 #[derive(Debug)]
 pub(super) struct Files {
     pub certificate: Vec<u8>,
@@ -46,16 +46,16 @@ pub(super) struct Files {
     pub client_ca: Option<Vec<u8>>,
 }
 
-/// Checked, and ready for connections.
+/// A validated TLS configuration, ready for connections.
 #[derive(Debug)]
 pub(super) struct Usable {
     pub config: Arc<ServerConfig>,
-    /// Seconds of Unix time.
+    /// Expiry time of the certificate, in seconds since Unix epoch.
     pub not_after: i64,
 }
 
 impl Files {
-    /// In this order; the last one need not be there.
+    /// Takes the contents in the order of the fields; `client_ca` may be missing.
     pub fn new(contents: Vec<Vec<u8>>) -> Self {
         let mut contents = contents.into_iter();
         let (certificate, key) = (contents.next().unwrap_or_default(), contents.next().unwrap_or_default());
@@ -67,12 +67,12 @@ fn ring_provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// Whether both sides have agreed upon HTTP/2.
+/// Returns whether the handshake negotiated HTTP/2.
 pub(super) fn speaks_http2(stream: &TlsStream<TcpStream>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(HTTP2)
 }
 
-/// As verified in the handshake.
+/// Returns the client's certificate as DER, if the client sent one; the handshake has verified it.
 pub(super) fn client_certificate(stream: &TlsStream<TcpStream>) -> Option<Vec<u8>> {
     stream.get_ref().1.peer_certificates()?.first().map(|leaf| leaf.to_vec())
 }
@@ -102,10 +102,11 @@ impl Usable {
         let (certificate, key_file) = (settings.certificate.clone(), settings.key.clone());
         let unusable = |error| TlsError::Unusable { certificate, key: key_file, error };
         let mut config = builder.with_single_cert(chain, key).map_err(unusable)?;
-        // The second one only to be answered: a handshake that fails tells the client nothing.
+        // HTTP/1.1 is offered only to reply that HTTP/2 is required; a failed handshake gives the client no
+        // explanation.
         config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
         if settings.client_ca.is_some() {
-            // A session that is resumed would not be verified again.
+            // The certificate of a resumed session would not be verified again.
             config.session_storage = Arc::new(NoServerSessionStorage {});
         }
         Ok(Self { config: Arc::new(config), not_after })
@@ -131,7 +132,7 @@ fn roots(pem: &[u8], path: &Path) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// Of the first one, which is the server's own.
+/// Returns the expiry time of the chain's first certificate, which is the server's own, in seconds since Unix epoch.
 fn not_after(chain: &[CertificateDer<'static>], path: &Path) -> Result<i64, TlsError> {
     let leaf = chain.first().ok_or_else(|| TlsError::NoCertificate { path: path.to_owned() })?;
     match x509_parser::parse_x509_certificate(leaf) {
