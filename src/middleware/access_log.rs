@@ -1,5 +1,5 @@
-//! The access log: one line for a call that was refused or failed, and if wanted for each of the others. It is written by the
-//! outermost layer (`telemetry`), so that no answer is left out, whichever layer gives it.
+//! The access log: writes one line for each call that fails and, if enabled, for each other call. The outermost layer
+//! (`telemetry`) writes it, so that the log includes the replies of all layers.
 
 use super::Identity;
 use crate::domain::{Caller, PlayerId};
@@ -14,11 +14,12 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 const TRACEPARENT: &str = "traceparent";
-/// Bytes of a path that is not a method, and of the text of an answer.
+/// Maximum logged length of the path of an unknown method, in bytes.
 const PATH_BYTES_MAX: usize = 128;
+/// Maximum logged length of an error message, in bytes.
 const DETAIL_BYTES_MAX: usize = 256;
 
-/// What is logged, and how much of it.
+/// The access log: which calls are logged, and the maximum log rate for each reason.
 #[derive(Debug)]
 pub struct AccessLog {
     mode: AccessLogMode,
@@ -26,7 +27,8 @@ pub struct AccessLog {
     rates: HashMap<&'static str, LogRate>,
 }
 
-/// In a request's extensions: who calls, filled in by the identity layer as soon as that is known.
+/// The caller and player of a call, in the request's extensions. The identity layer sets them as soon as they are
+/// known.
 #[derive(Debug, Clone, Default)]
 pub struct CallParties(Arc<OnceLock<Parties>>);
 
@@ -36,29 +38,29 @@ struct Parties {
     player: Option<PlayerId>,
 }
 
-/// What is known of a call when it begins.
+/// The properties of a call that are known when it starts.
 #[derive(Debug)]
 pub struct AccessRecord {
     parties: CallParties,
     peer: Option<SocketAddr>,
-    /// Of a method that is not known: what was asked for.
+    /// The requested path, if the method is unknown.
     path: Option<Box<str>>,
     traceparent: Option<HeaderValue>,
 }
 
-/// How a call has ended.
+/// The outcome of a call.
 #[derive(Debug, Default)]
 pub struct Ending {
     pub code: Option<Code>,
-    /// As callers get it in ErrorInfo, or what stands for it in an answer that is not gRPC.
+    /// The reason in the reply's ErrorInfo, or in [`NotServed`] if the reply is not a gRPC reply.
     pub reason: Option<String>,
-    /// What the caller was told in words.
+    /// The error message of the reply.
     pub detail: String,
-    /// The inventory that the answer names, if it names one.
+    /// The id of the inventory that the error names, if any.
     pub inventory: Option<String>,
 }
 
-/// In the extensions of an answer that is not gRPC: why it is none.
+/// Why a request was not served as gRPC, in the extensions of the reply.
 #[derive(Debug, Clone, Copy)]
 pub struct NotServed {
     pub reason: &'static str,
@@ -66,9 +68,9 @@ pub struct NotServed {
 }
 
 impl CallParties {
-    /// To be called once: only the first one counts.
+    /// Sets the caller and player. Only the first call has an effect.
     pub fn set(&self, caller: &Caller, player: Option<&PlayerId>) {
-        // The second one loses, as said above.
+        // An error means that they are already set.
         let _ = self.0.set(Parties { caller: caller.clone(), player: player.cloned() });
     }
 
@@ -97,9 +99,9 @@ impl Ending {
         Self { code: Some(code), ..Self::default() }
     }
 
-    /// By headers or trailers that hold the status; without one it has ended as `otherwise`.
+    /// Returns the outcome from headers or trailers. The code is `otherwise` if they have no status.
     pub fn of_headers(headers: &HeaderMap, otherwise: Code) -> Self {
-        // Most calls end well, and nothing more is read of them.
+        // Most calls succeed and have no details to read.
         if headers.get(Status::GRPC_STATUS).is_some_and(|status| status.as_bytes() == b"0") {
             return Self::of(Code::Ok);
         }
@@ -120,7 +122,8 @@ impl Ending {
         self.code.unwrap_or(Code::Unknown)
     }
 
-    /// Whoever goes away before the answer, as every reader of a stream does in the end, was not refused.
+    /// Returns whether the call failed. A caller that cancels the call, as every reader of a stream eventually does, is
+    /// not a failure.
     pub fn is_refusal(&self) -> bool {
         !matches!(self.code(), Code::Ok | Code::Cancelled)
     }
@@ -149,7 +152,7 @@ macro_rules! line {
 }
 
 impl AccessLog {
-    /// `reasons` is the closed set of them.
+    /// Creates an access log. `reasons` are all reasons that have their own log rate; all others share one.
     pub fn new(mode: AccessLogMode, reasons: impl IntoIterator<Item = &'static str>) -> Self {
         let rates = reasons.into_iter().chain([OTHER_REASON]).map(|reason| (reason, LogRate::default())).collect();
         Self { mode, start: Instant::now(), rates }

@@ -1,4 +1,5 @@
-//! How many requests a caller may send: so many a second, and a burst. Beyond, RESOURCE_EXHAUSTED says when to come back.
+//! Limits the requests of each caller to a rate per second and a burst. A request beyond that fails with
+//! RESOURCE_EXHAUSTED and a retry delay.
 
 use super::Identity;
 use crate::domain::Caller;
@@ -21,9 +22,9 @@ const HEALTH: &str = "/grpc.health.v1.Health/";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdmissionSettings {
-    /// Requests that one caller may send in a second, in the long run; 0 is no limit.
+    /// Maximum sustained rate of requests of one caller, per second; 0 is no limit.
     pub per_second: u32,
-    /// Requests that it may send at once, after a rest.
+    /// Maximum number of requests that an idle caller may send at once.
     pub burst: u32,
 }
 
@@ -36,16 +37,17 @@ impl Default for AdmissionSettings {
 type NoMiddleware = NoOpMiddleware<QuantaInstant>;
 pub type AdmissionLayer = GovernorLayer<ByCaller, NoMiddleware, Body>;
 
-/// Counts requests by caller.
+/// Limits requests by caller.
 pub struct Admission {
     config: Arc<GovernorConfig<ByCaller, NoMiddleware>>,
     period: Duration,
 }
 
 impl Admission {
-    /// None without a limit.
+    /// Returns `None` if there is no limit.
     pub fn new(settings: AdmissionSettings) -> Option<Self> {
-        // The interval after which one more request may come: `per_second` of the builder is that one in seconds.
+        // The interval after which one more request is allowed. `per_second` of the builder would be this interval in
+        // seconds.
         let period = Duration::from_secs(1).checked_div(settings.per_second)?;
         let mut builder = GovernorConfigBuilder::default().key_extractor(ByCaller);
         let config = builder.period(period).burst_size(settings.burst.max(1)).finish()?;
@@ -53,8 +55,8 @@ impl Admission {
     }
 
     pub fn layer(&self) -> AdmissionLayer {
-        // The error tells the wait in whole seconds only. Whoever is refused waits for one more request to be due, so at
-        // most one interval.
+        // The error has the wait only in whole seconds. A rejected caller has to wait at most one interval until one
+        // more request is allowed.
         let retry_after = Duration::from_millis(self.period.as_micros().div_ceil(1_000).max(1) as u64);
         GovernorLayer::new(self.config.clone()).error_handler(move |error| {
             let status = match error {
@@ -65,28 +67,29 @@ impl Admission {
         })
     }
 
-    /// Forgets the callers that have rested. The limiter never does so by itself.
+    /// Removes callers whose burst is fully available again; the limiter does not do this automatically.
     pub fn forget_rested(&self) {
         let limiter = self.config.limiter();
         limiter.retain_recent();
         limiter.shrink_to_fit();
     }
 
-    /// Callers that are remembered.
+    /// Returns the number of callers in memory.
     pub fn callers(&self) -> usize {
         self.config.limiter().len()
     }
 }
 
-/// Who has a budget of its own. A player that is named like a service is another caller.
+/// A caller with its own limit. A player and a service of the same name are different callers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Sender {
     Caller(Role, Caller),
-    /// Whoever asks for health has no name, and must not be refused because others ask, too: by address.
+    /// A health probe, limited by address, because probes have no caller name and must not fail because others send
+    /// requests.
     Probe(Option<IpAddr>),
 }
 
-/// The identity layer has put the caller there.
+/// Extracts the caller from the request's extensions, to which the identity layer added it.
 #[derive(Debug, Clone, Copy)]
 pub struct ByCaller;
 
@@ -119,7 +122,7 @@ mod tests {
         request.extensions_mut().insert(Identity { caller, player: None, role: Role::Service, expires: None });
         admission.layer().layer(handler).oneshot(request).await.expect("infallible");
         assert_eq!(admission.callers(), 1);
-        // The limiter's clock is its own and cannot be paused.
+        // The limiter uses its own clock, which cannot be paused.
         std::thread::sleep(Duration::from_millis(5));
         admission.forget_rested();
         assert_eq!(admission.callers(), 0);

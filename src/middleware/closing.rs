@@ -1,8 +1,8 @@
-//! For services of others that stream for as long as they are asked to (health watches, reflection): their streams end, too,
-//! when the transport says so ([`Closing`]). Ours see to it themselves.
+//! Wraps third-party services whose streams do not end on their own (health watches, reflection), so that their streams
+//! also end when the transport signals it ([`Closing`]). Slotcast's own services handle the signal themselves.
 //!
-//! They also answer INTERNAL to bytes that are not their message, as tonic does. That would blame the server for what a caller
-//! sends, so it becomes INVALID_ARGUMENT, as our own services have it.
+//! Like tonic, third-party services reply INTERNAL to a request that cannot be decoded. That would blame the server for
+//! a caller's mistake, so the wrapper replaces it by INVALID_ARGUMENT, as in Slotcast's own services.
 
 use crate::grpc::status;
 use crate::transport::Closing;
@@ -75,10 +75,11 @@ where
     }
 }
 
-/// The beginning of what tonic says of bytes that are not the message.
+/// The start of tonic's error message for a request that cannot be decoded.
 const NOT_DECODED: &str = "failed to decode";
 
-/// Headers or trailers that say INTERNAL of bytes that are not the message say MALFORMED afterwards.
+/// Replaces the status INTERNAL of a request that cannot be decoded by INVALID_ARGUMENT with the reason MALFORMED, in
+/// headers or trailers.
 fn blame_caller(headers: &mut HeaderMap) {
     let status = headers.contains_key(Status::GRPC_STATUS).then(|| Status::from_header_map(headers)).flatten();
     let Some(status) = status.filter(|status| status.code() == Code::Internal) else { return };
@@ -86,14 +87,14 @@ fn blame_caller(headers: &mut HeaderMap) {
         for name in [Status::GRPC_STATUS, Status::GRPC_MESSAGE, Status::GRPC_STATUS_DETAILS] {
             headers.remove(name);
         }
-        // What cannot be written as a header was not read as one before.
+        // The message was read from a header, so it can be written to one.
         let _ = status::malformed(status.message()).add_header(headers);
     }
 }
 
 struct EndingBody {
     inner: Body,
-    /// None: it has ended.
+    /// `None` once the body has ended.
     closed: Option<BoxFuture<'static, ()>>,
 }
 
@@ -104,7 +105,7 @@ impl http_body::Body for EndingBody {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         let Some(closed) = &mut this.closed else { return Poll::Ready(None) };
-        // What it has to say is said first: a health watch tells that nothing is served any more.
+        // Pending messages are sent first: a health watch reports that the services are NOT_SERVING.
         if let Poll::Ready(mut frame) = Pin::new(&mut this.inner).poll_frame(context) {
             if let Some(Ok(frame)) = &mut frame
                 && let Some(trailers) = frame.trailers_mut()

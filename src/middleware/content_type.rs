@@ -1,7 +1,7 @@
-//! Only what says that it is gRPC is taken for it. A browser can send another content type to any site without being asked
-//! whether it may, and with it the client certificate of whoever sits before it.
+//! Accepts only requests whose content type is gRPC. A browser sends some other content types to any site without a
+//! CORS preflight request, and with them the client certificate of its user.
 //!
-//! Whoever speaks another protocol is told so in a sentence, with an HTTP status.
+//! A request of another protocol gets an HTTP error status and a sentence that explains it.
 
 use super::access_log::NotServed;
 use futures_util::future::Either;
@@ -14,7 +14,7 @@ use tonic::server::NamedService;
 use tower::{Layer, Service};
 
 const GRPC: &str = "application/grpc";
-/// The reason in the log and the metrics; no caller of gRPC ever gets it.
+/// The reason in the log and the metrics. A gRPC client never gets it.
 const REASON: &str = "UNSUPPORTED_PROTOCOL";
 
 /// Why a request is not served.
@@ -97,7 +97,8 @@ impl Refusal {
     }
 }
 
-/// As the gRPC specification wants it: HTTP/2, POST, and 415 for another content type.
+/// Returns why a request is not served, or `None` if it is gRPC. As the gRPC specification requires, a request must use
+/// HTTP/2 and POST, and another content type gets the status 415.
 fn refusal(version: Version, method: &Method, headers: &HeaderMap) -> Option<Refusal> {
     if version < Version::HTTP_2 {
         return Some(Refusal::Http1);

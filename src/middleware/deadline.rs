@@ -1,7 +1,8 @@
-//! The deadline that a caller gives with a call (`grpc-timeout`): when it is over the work is dropped and the call answered
-//! with DEADLINE_EXCEEDED. What was queued by then may still be done; the same call with the same key tells.
+//! Enforces the deadline of a call (`grpc-timeout`). When the deadline expires, the layer drops the handler and replies
+//! DEADLINE_EXCEEDED. A mutation that is already queued may still be applied; repeating the call with the same
+//! idempotency key returns its outcome.
 //!
-//! It is kept until the response begins. A stream goes on until its reader ends it.
+//! The deadline applies until the response starts. An open stream continues until its reader ends it.
 
 use crate::grpc::status;
 use http::{HeaderMap, Request, Response};
@@ -76,7 +77,7 @@ where
     }
 }
 
-/// None: there is none, or it makes no sense, and then it is not kept.
+/// Returns the timeout of a call, or `None` if the metadata is missing or malformed. A malformed timeout is ignored.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(TIMEOUT_METADATA)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;

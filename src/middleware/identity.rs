@@ -1,10 +1,10 @@
-//! Who calls, for which player, and whether that caller may call this. The one place that decides it, and by default it
-//! denies: from here on a request carries an [`Identity`] in its extensions, or it goes no further.
+//! Authenticates the caller, determines the player of the call, and authorizes the call. No other module does this, and
+//! the default is to deny: only a request with an [`Identity`] in its extensions reaches the next layer.
 //!
-//! Of a verified caller the token decides, or without one the client's certificate. A player speaks for itself; a service
-//! may name the player that a call is for. Without verification both name themselves in the metadata, `slotcast-caller`
-//! (default `anonymous`) and `slotcast-player`, and may do everything; a verified caller's `slotcast-caller` is not looked
-//! at.
+//! With authentication, the token determines the identity, or the client's certificate if there is no token. A player
+//! acts for itself; a service may name the player of a call. Without authentication, the metadata `slotcast-caller`
+//! (default `anonymous`) and `slotcast-player` name both, and every caller may do everything. The `slotcast-caller` of
+//! an authenticated caller is ignored.
 
 use super::access_log::CallParties;
 use crate::domain::{Caller, PlayerId};
@@ -21,10 +21,10 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-/// The metadata in which a caller names itself that is not verified: 1 to 128 bytes.
+/// The metadata that names the caller if authentication is disabled: 1 to 128 bytes.
 pub const CALLER_METADATA: &str = "slotcast-caller";
-/// The metadata that names the player for whom the call is: by a trusted service, or by the player's own client. 1 to 128
-/// bytes; without, the caller speaks for itself.
+/// The metadata that names the player of the call, sent by a trusted service or by the player's own client: 1 to 128
+/// bytes. Without it, the caller acts for itself.
 pub const PLAYER_METADATA: &str = "slotcast-player";
 const ANONYMOUS: &str = "anonymous";
 const BEARER: &str = "Bearer ";
@@ -34,7 +34,7 @@ pub struct Identity {
     pub caller: Caller,
     pub player: Option<PlayerId>,
     pub role: Role,
-    /// None: for ever.
+    /// When the identity expires; `None` if it does not expire.
     pub expires: Option<Expiry>,
 }
 
@@ -91,16 +91,17 @@ where
     }
 }
 
-/// Who calls, if that caller may call this. If not, `parties` are told who it was, as far as that is known.
+/// Returns the caller's identity if the caller may make the call. Otherwise, sets `parties` to the caller as far as it
+/// is known.
 fn permitted<B>(verifier: &Verifier, request: &Request<B>, parties: &CallParties) -> Result<Identity, Status> {
     let access = access(request.uri().path());
     if access == Some(Access::Anybody) {
-        // A role for what is told to everybody. It owns nothing, so a read would be denied.
+        // The role of callers of public methods. This identity owns nothing, so reading an inventory would be denied.
         let caller = Caller::new(ANONYMOUS).map_err(|_| status::unknown_caller())?;
         return Ok(Identity { caller, player: None, role: Role::Player, expires: None });
     }
     let verified = verified(verifier, request).map_err(|unverified| {
-        // The caller is told less than this.
+        // The reply to the caller has fewer details.
         if let Unverified::Invalid { why } = unverified {
             tracing::debug!(why, "token refused");
         }
@@ -127,7 +128,7 @@ fn verified<B>(verifier: &Verifier, request: &Request<B>) -> Result<Verified, Un
     verifier.certificate(&certificate.ok_or(Unverified::Missing)?.0)
 }
 
-/// The token, if one was sent.
+/// Returns the bearer token, or `None` if the request has none.
 fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Unverified> {
     let mut sent = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = sent.next() else { return Ok(None) };
@@ -141,7 +142,7 @@ fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Unverified> {
     token.map(Some).ok_or(Unverified::Invalid { why: "it is no bearer token" })
 }
 
-/// A verified caller, and the player that it speaks for.
+/// Returns the identity of an authenticated caller, including the player for which it acts.
 fn identity(verified: Verified, headers: &HeaderMap) -> Result<Identity, Status> {
     let named = player(headers)?;
     let Verified { caller, player, role, expires } = verified;
@@ -153,7 +154,7 @@ fn identity(verified: Verified, headers: &HeaderMap) -> Result<Identity, Status>
     Ok(Identity { caller, player, role, expires: Some(expires) })
 }
 
-/// A caller that is taken for whom it says it is.
+/// Returns the identity that the metadata names, without authentication.
 fn as_named(headers: &HeaderMap) -> Result<Identity, Status> {
     let caller = named(headers, CALLER_METADATA).map_err(|Malformed| status::unknown_caller())?.unwrap_or(ANONYMOUS);
     let caller = Caller::new(caller).map_err(|_| status::unknown_caller())?;

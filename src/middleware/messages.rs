@@ -1,20 +1,20 @@
 //! Counts gRPC messages in the bytes of a body.
 
-/// What comes before each message: a flag, and its length in four bytes.
+/// Size of the prefix of each message, in bytes: a flag of one byte and the length in four bytes.
 const PREFIX_BYTES: usize = 5;
 
-/// Finds where messages end in the bytes of a body, however they are cut into frames.
+/// Finds the ends of messages in the bytes of a body, regardless of the boundaries of body frames.
 #[derive(Debug, Default)]
 pub struct Messages {
     prefix: [u8; PREFIX_BYTES],
-    /// Bytes of the prefix that are there.
+    /// Number of bytes of the prefix that have arrived.
     filled: usize,
-    /// Bytes of the message that are missing, once its prefix is whole.
+    /// Number of missing bytes of the message, once its prefix is complete.
     missing: usize,
 }
 
 impl Messages {
-    /// How many messages are whole with these bytes.
+    /// Returns how many messages these bytes complete.
     pub fn handle_bytes(&mut self, mut bytes: &[u8]) -> u64 {
         let mut whole = 0;
         while !bytes.is_empty() {

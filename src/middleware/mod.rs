@@ -1,4 +1,4 @@
-//! Tower layers around the service, one a file. Their order is one list, in `server.rs`.
+//! The tower layers around the services, one per file. `server.rs` lists them in order.
 
 pub mod access_log;
 pub mod admission;

@@ -1,8 +1,8 @@
-//! The limit of syncs per player, around the bodies of responses: a stream is not asked for its next frame before its
-//! player has a permit. So the limit only makes frames later, and what is computed later holds the newest state.
+//! Enforces the sync limit of each player by wrapping response bodies: a stream is not polled for its next frame before
+//! its player has a permit. The limit therefore only delays frames, and a delayed frame contains the newest state.
 //!
-//! The handler names the player in the response's extensions, as a [`LimitedPlayer`]; a response without one passes as it
-//! is. A permit is taken only when a body frame really comes, and one message is one body frame (`grpc::codec`).
+//! The handler names the player in the response's extensions ([`LimitedPlayer`]); a response without a player is not
+//! limited. A permit is used only when a body frame is sent, and each message is one body frame (`grpc::codec`).
 
 use crate::domain::PlayerId;
 use crate::sync::{Moment, SyncLimit, Ticket, Turn, limit::GRANT_LIFE};
@@ -22,12 +22,13 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-/// In a response's extensions: its body frames are this player's syncs.
+/// Marks the body frames of a response as syncs of this player, in the response's extensions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitedPlayer(pub PlayerId);
 
-/// In a response's extensions, beside [`LimitedPlayer`]: how old what the newest frame tells was when it was computed. A
-/// stream waits for a permit whether there is something to send or not; this tells how long the frame itself has waited.
+/// The age of the oldest change in the newest frame when the frame was computed, in the response's extensions next to
+/// [`LimitedPlayer`]. A stream waits for a permit even if it has nothing to send; the age bounds how long a frame has
+/// waited.
 #[derive(Debug, Clone, Default)]
 pub struct FrameAge(Arc<AtomicU64>);
 
@@ -41,8 +42,8 @@ impl FrameAge {
     }
 }
 
-/// The limit, in syncs a second for each player; 0 is none. Clones share it. A change holds for frames that are asked for
-/// from then on; a stream that waits notices within a second.
+/// The sync limit of each player, in syncs per second; 0 is no limit. Clones share the value. A change applies to
+/// frames that are polled afterwards; a waiting stream notices it within about a second.
 #[derive(Debug, Clone)]
 pub struct SyncRate(Arc<AtomicU32>);
 
@@ -66,7 +67,8 @@ impl Default for SyncRate {
     }
 }
 
-/// The players that have streams open, or had within the last second. Clones share them.
+/// The layer that enforces the sync limit. It keeps the players that have open streams or had one within about the last
+/// second; clones share them.
 #[derive(Debug, Clone)]
 pub struct SyncLimitLayer(Arc<Shared>);
 
@@ -74,7 +76,7 @@ pub struct SyncLimitLayer(Arc<Shared>);
 struct Shared {
     rate: SyncRate,
     meters: SyncLimitMeters,
-    /// The moment that the limits count from.
+    /// The origin of the times of the limits.
     start: Instant,
     players: Mutex<Players>,
 }
@@ -82,8 +84,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Players {
     open: HashMap<PlayerId, Entry>,
-    /// Players whose last stream has ended, and when they may be forgotten; the earliest first. Not before their last
-    /// grant is over, or to reconnect would be to begin anew.
+    /// Players whose last stream has ended, and when they may be removed; the earliest first. A player is not removed
+    /// before its last grant expires, because otherwise reconnecting would reset the limit.
     left: VecDeque<(Moment, PlayerId)>,
 }
 
@@ -96,7 +98,7 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Player {
     limit: SyncLimit,
-    /// Of the streams that wait.
+    /// The wakers of the waiting streams.
     wakers: Vec<(Ticket, Waker)>,
 }
 
@@ -105,19 +107,19 @@ impl SyncLimitLayer {
         Self::measured(rate, SyncLimitMeters::default())
     }
 
-    /// Tells how long frames waited.
+    /// Creates a layer that records in `meters` how long frames waited for a permit.
     pub fn measured(rate: SyncRate, meters: SyncLimitMeters) -> Self {
         Self(Arc::new(Shared { rate, meters, start: Instant::now(), players: Mutex::default() }))
     }
 
-    /// Forgets the players that have been gone for a second. Every stream that opens or ends does so too; this is for
-    /// when none does any more.
+    /// Removes players whose last stream ended more than [`GRANT_LIFE`] ago. This also happens whenever a stream opens
+    /// or ends; call this method in case none does.
     pub fn forget_gone(&self) {
         let now = self.0.now();
         lock(&self.0.players).forget_gone(now);
     }
 
-    /// Players that are remembered.
+    /// Returns the number of players in memory.
     pub fn players(&self) -> usize {
         lock(&self.0.players).open.len()
     }
@@ -216,24 +218,24 @@ impl Players {
     }
 }
 
-/// One stream's place among those of its player; given up when it is dropped.
+/// A stream of a player. Dropping this value removes the stream from the player's queue.
 #[derive(Debug)]
 struct Place {
     shared: Arc<Shared>,
     id: PlayerId,
     player: Arc<Mutex<Player>>,
-    /// Of a stream that waits.
+    /// The ticket in the player's queue, if the stream waits.
     ticket: Option<Ticket>,
 }
 
-/// A permit is missing until then.
+/// The stream has no permit; poll again at this time.
 struct Wait(Moment);
 
 impl Place {
-    /// Asks for a frame if the player has a permit for it.
+    /// Polls the body for a frame if the player has a permit.
     ///
-    /// The player's lock is held meanwhile, so that between the look at the limit and the record of the frame there is no
-    /// other stream's frame. The time that counts is the one afterwards, when the frame is there.
+    /// Holds the player's lock while polling, so that no other stream of the player sends a frame between the check of
+    /// the limit and the record of this frame. The recorded time is the time after polling.
     fn poll_inner(&mut self, inner: Pin<&mut Body>, context: &mut Context<'_>) -> Result<PolledFrame, Wait> {
         let mut player = lock(&self.player);
         player.limit.handle_setting(self.shared.rate.get());
@@ -278,7 +280,8 @@ impl Player {
         self.wakers.retain(|(waiting, _)| Some(*waiting) != ticket);
     }
 
-    /// Those who wait behind a stream that left the row without sending: they may look again.
+    /// Removes a stream that has left the queue without sending. Returns the wakers of the streams that waited behind
+    /// it; they should poll again.
     fn handle_left(&mut self, ticket: Option<Ticket>) -> Vec<Waker> {
         let left = self.limit.handle_left(ticket);
         self.wakers.retain(|(waiting, _)| Some(*waiting) != ticket);
@@ -289,23 +292,23 @@ impl Player {
 
 type PolledFrame = Poll<Option<Result<Frame<Bytes>, Status>>>;
 
-/// A body that waits for its player's permits.
+/// A response body that waits for permits of its player.
 struct LimitedBody {
     inner: Body,
     place: Place,
-    /// Made when the stream has to wait for the first time; most never do.
+    /// Created when the stream waits for the first time; most streams never wait.
     wait: Option<Pin<Box<Sleep>>>,
     waits: Waits,
 }
 
-/// How long the stream has waited for a permit, if it does.
+/// Measures how long the frames of a stream wait for a permit.
 struct Waits {
     age: FrameAge,
     since: Option<Instant>,
 }
 
 impl Waits {
-    /// The frame has waited for as long as both the stream did and there was something to tell.
+    /// Records how long a frame has waited: the shorter of the stream's wait and the age of the frame's oldest change.
     fn handle_polled(&mut self, polled: &PolledFrame, meters: &SyncLimitMeters) {
         let waited = self.since.take().map(|since| since.elapsed());
         if let Poll::Ready(Some(Ok(frame))) = polled
@@ -348,7 +351,8 @@ impl http_body::Body for LimitedBody {
     }
 }
 
-/// What is under these locks is changed in steps that cannot fail; a panic in a stream's own code spoils none of it.
+/// Locks a mutex. A poisoned lock is safe to use: the data changes in steps that cannot panic, so a panic of a stream's
+/// handler leaves it consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,8 @@
-//! Measures and traces every call, streams to their end: the outermost layer, so that it sees what the caller is answered,
-//! whoever answers.
+//! Measures and traces every call, and streams until they end. This is the outermost layer, so it sees the replies of
+//! all layers.
 //!
-//! Whatever callers send, the methods it tells apart are those of our services; all others are one.
+//! The layer distinguishes only the methods of the registered services; all unknown methods count as one, whatever
+//! callers send.
 
 use super::access_log::{AccessLog, AccessRecord, Ending};
 use super::messages::Messages;
@@ -23,7 +24,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-/// `package.Service/Method` of all services that there are, and whether it answers with a stream.
+/// All methods of all services, as `package.Service/Method`, and whether the reply of each is a stream.
 static METHODS: LazyLock<Vec<(String, bool)>> = LazyLock::new(|| {
     let reflection =
         [tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET];
@@ -60,7 +61,7 @@ impl TelemetryLayer {
         Self(Arc::new(Shared { telemetry, rpc, access }))
     }
 
-    /// What it counts.
+    /// Returns the counts of calls.
     pub fn statistics(&self) -> &Arc<RpcStatistics> {
         &self.0.rpc
     }
@@ -107,7 +108,8 @@ where
     }
 }
 
-/// One call, from its head to its last byte. One that is dropped before its end was cancelled.
+/// A call, from its headers to the last byte of its response. A call that is dropped before it has ended counts as
+/// cancelled.
 #[derive(Debug)]
 struct Call {
     shared: Arc<Shared>,
@@ -115,7 +117,7 @@ struct Call {
     began: Instant,
     record: AccessRecord,
     span: Option<CallSpan>,
-    /// Of a stream: it was not refused.
+    /// Whether the call is a stream that was opened successfully.
     is_open: bool,
     ended: bool,
 }
@@ -212,7 +214,7 @@ where
 }
 
 pin_project! {
-    /// Counts the messages that come in.
+    /// Counts the received messages.
     pub struct RequestBody<B> {
         #[pin]
         inner: B,
@@ -246,7 +248,7 @@ impl<B: http_body::Body<Data = Bytes>> http_body::Body for RequestBody<B> {
     }
 }
 
-/// Counts the messages that go out, and sees how the call ends.
+/// Counts the sent messages, and determines the outcome of the call.
 struct ResponseBody {
     inner: Body,
     call: Call,
@@ -273,7 +275,7 @@ impl http_body::Body for ResponseBody {
                 }
             }
             Some(Err(status)) => this.call.end(&Ending::of(status.code())),
-            // Without trailers nobody knows how it ended.
+            // Without trailers, the outcome is unknown.
             None => this.call.end(&Ending::of(Code::Unknown)),
         }
         Poll::Ready(polled)
@@ -288,7 +290,7 @@ impl http_body::Body for ResponseBody {
     }
 }
 
-/// Whether the server is to blame, as the semantic conventions have it.
+/// Returns whether a code means a fault of the server, according to OpenTelemetry's semantic conventions.
 fn is_fault(code: Code) -> bool {
     matches!(
         code,
@@ -301,14 +303,15 @@ fn is_fault(code: Code) -> bool {
     )
 }
 
-/// What a client makes of an answer that is none of gRPC: https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md
+/// Returns the code that a gRPC client derives from a reply that is not gRPC:
+/// <https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>
 fn code_of_http(status: http::StatusCode) -> Code {
     match status.as_u16() {
         400 => Code::Internal,
         401 => Code::Unauthenticated,
         403 => Code::PermissionDenied,
         404 => Code::Unimplemented,
-        // To a client these are UNKNOWN, but here they are known to be the caller's fault.
+        // A client reports these as UNKNOWN, but the service knows that they are the caller's mistake.
         405 | 415 | 505 => Code::InvalidArgument,
         429 | 502 | 503 | 504 => Code::Unavailable,
         _ => Code::Unknown,
