@@ -1,4 +1,4 @@
-//! The commit loop's part.
+//! The telemetry of the commit loop.
 
 use super::instruments::Instruments;
 use super::spans::{Spans, remote};
@@ -17,7 +17,7 @@ pub struct CommitTelemetry {
     spans: Spans,
 }
 
-/// One traced call's way through the commit loop.
+/// The span of a traced call in the commit loop.
 pub struct CommitSpan(Span);
 
 impl CommitTelemetry {
@@ -26,12 +26,13 @@ impl CommitTelemetry {
         Self { meters: Some(meters), spans: spans.clone() }
     }
 
-    /// The commit loop has taken up a call that is traced by `call`.
+    /// Starts the span of a call whose trace context is `call`, when the commit loop starts to process it. Returns
+    /// `None` if the call is not traced.
     pub fn begin(&self, call: TraceContext) -> Option<CommitSpan> {
         self.spans.internal("commit", &remote(call), None, []).map(CommitSpan)
     }
 
-    /// A batch is durable.
+    /// Records that a batch is durable, with its number of mutations and the duration of its commit.
     pub fn record(&self, mutations: usize, took: Duration) {
         if let Some((duration, size)) = &self.meters {
             duration.record(took.as_secs_f64(), &[]);
@@ -45,7 +46,7 @@ impl CommitSpan {
         super::spans::cause(self.0.span_context())
     }
 
-    /// It is durable, or refused. `batch`: the calls that were carried out together.
+    /// Ends the span when the outcome of the mutation is known. `batch` is the number of mutations in its batch.
     pub fn end(mut self, batch: usize, outcome: MutationOutcome) {
         self.0.set_attribute(KeyValue::new("slotcast.batch.size", batch as i64));
         self.0.set_attribute(KeyValue::new("slotcast.mutation.outcome", outcome.name()));

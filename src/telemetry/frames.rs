@@ -1,4 +1,4 @@
-//! A stream's part.
+//! The telemetry of a stream.
 
 use super::instruments::{Instruments, trigger};
 use super::spans::{Spans, remote};
@@ -14,18 +14,18 @@ use std::time::{Duration, Instant, SystemTime};
 pub struct FrameTelemetry {
     age: Option<Histogram<f64>>,
     spans: Spans,
-    /// What the stream's own call is traced by.
+    /// The trace context of the stream's call, if it is traced.
     call: Option<TraceContext>,
 }
 
-/// A frame with changes that is handed to the transport.
+/// A frame with changes that the stream passes to the transport.
 #[derive(Debug, Clone, Copy)]
 pub struct FrameSent {
     pub kind: FrameKind,
     pub trigger: SyncTrigger,
     pub bytes: u64,
     pub inventories: usize,
-    /// When the oldest change was published that the reader had not been sent, if there was one.
+    /// When the oldest change in the frame was published; `None` for the first frame.
     pub stale_since: Option<Instant>,
     pub traced: Option<TracedChange>,
 }
@@ -35,7 +35,7 @@ impl FrameTelemetry {
         Self { age: Some(instruments.frame_age.clone()), spans: spans.clone(), call }
     }
 
-    /// Gives back how old the oldest change in the frame is.
+    /// Records a frame. Returns the age of its oldest change, or zero if it has none.
     pub fn sent(&self, frame: &FrameSent) -> Duration {
         let age = frame.stale_since.map(|stale_since| stale_since.elapsed());
         if let (Some(histogram), Some(age)) = (&self.age, age) {
@@ -54,7 +54,7 @@ impl FrameTelemetry {
             KeyValue::new("slotcast.frame.bytes", frame.bytes as i64),
             KeyValue::new("slotcast.frame.inventories", frame.inventories as i64),
         ];
-        // Since the commit, whatever the wall clock has done in between.
+        // Compute the start from the monotonic clock, in case the wall clock was changed since the commit.
         let began = SystemTime::now() - at.elapsed();
         let Some(mut span) = self.spans.internal("frame", &remote(trace), Some(began), attributes) else { return };
         if let Some(call) = self.call {

@@ -1,21 +1,24 @@
-//! The histograms, which are recorded where it happens. All other meters are read from plain counters: [`super::meters`].
+//! The histograms, recorded when an event happens. All other metrics are read from plain counters ([`super::meters`]).
 
 use crate::sync::SyncTrigger;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Histogram, Meter};
 use std::time::Duration;
 
-/// Boundaries of calls in seconds. Few, since each is a line for every method and status; 0.25 is that of an alert.
+/// Bucket boundaries of call durations, in seconds. There are few, because each adds a line for every method and
+/// status. An alert uses 0.25.
 const CALL_SECONDS: [f64; 9] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0];
-/// Of streams, which last for minutes or hours.
+/// Bucket boundaries of stream durations, in seconds; streams last for minutes or hours.
 const STREAM_SECONDS: [f64; 6] = [1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0];
-/// Of commits.
+/// Bucket boundaries of commit durations, in seconds.
 const COMMIT_SECONDS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0];
-/// Of frames: how old a change is when it is sent. Windows are 100 ms and 1 s; a stalled reader may be minutes behind.
+/// Bucket boundaries of the age of a change when its frame is sent, in seconds. The debounce windows are 100 ms and 1 s
+/// by default; a stalled reader may be minutes behind.
 const AGE_SECONDS: [f64; 10] = [0.005, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 5.0, 60.0];
-/// Of waits for a permit: it is there within a second, if nobody else waits.
+/// Bucket boundaries of the time for which frames wait for a permit, in seconds. A permit is available within about a
+/// second if no other stream waits.
 const DELAY_SECONDS: [f64; 8] = [0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
-/// Of batches: the commit loop takes at most 1,024 at once.
+/// Bucket boundaries of the number of mutations in a batch; by default, a batch has at most 1,024.
 const BATCH: [f64; 6] = [1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0];
 
 #[derive(Debug)]
@@ -28,7 +31,7 @@ pub(super) struct Instruments {
     pub sync_limit: SyncLimitMeters,
 }
 
-/// How long frames wait for their player's permit.
+/// Records how long frames wait for a permit of their player.
 #[derive(Debug, Clone, Default)]
 pub struct SyncLimitMeters(Option<Histogram<f64>>);
 
@@ -100,11 +103,11 @@ pub(super) fn record_call(
     duration.record(took.as_secs_f64(), known);
 }
 
-/// Why a frame was sent, in one word.
+/// Returns the name of a trigger.
 pub(super) fn trigger(trigger: SyncTrigger) -> &'static str {
     match trigger {
         SyncTrigger::Initial => "initial",
-        // A frame with changes is always triggered by something.
+        // A frame with changes always has a trigger.
         SyncTrigger::News | SyncTrigger::None => "news",
         SyncTrigger::Echo => "echo",
         SyncTrigger::Correction => "correction",

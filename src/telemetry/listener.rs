@@ -1,4 +1,5 @@
-//! What operators and orchestrators ask: `/metrics`, `/livez`, `/readyz` and gRPC health, on a plaintext port of their own.
+//! The admin listener for operators and orchestrators: `/metrics`, `/livez`, `/readyz` and gRPC health, on a separate
+//! plaintext port.
 
 use super::Telemetry;
 use axum::extract::State;
@@ -16,20 +17,20 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// Connections at once; a further one waits.
+/// Maximum number of open connections; further connections wait.
 const CONNECTIONS_MAX: usize = 64;
-/// Requests at once on one connection.
+/// Maximum number of concurrent requests on one connection.
 const STREAMS_MAX: u32 = 16;
-/// How long a connection may take to ask for something, and a request's head to arrive.
+/// Maximum time until the first request of a connection, and for the head of a request to arrive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// After a connection could not be accepted: what is missing does not come back at once.
+/// Pause after a connection could not be accepted, because a missing resource does not become available immediately.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const GRPC_TYPE: &str = "application/grpc";
 const PAGES: &str = "this port has /metrics, /livez and /readyz, and gRPC health (grpc.health.v1.Health)";
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Whether the service takes calls. Clones share it.
+/// The readiness of the service for calls. Clones share the state.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness(Arc<AtomicU8>);
 
@@ -39,7 +40,7 @@ pub enum Phase {
     Starting,
     Serving,
     Draining,
-    /// The end of a commit is unknown: only a restart helps.
+    /// The outcome of a commit is unknown, or the store has stopped. The service must be restarted.
     StoreFailed,
 }
 
@@ -57,26 +58,26 @@ impl Readiness {
         }
     }
 
-    /// False while it begins or ends.
+    /// Returns whether the service drains or its store has failed.
     pub fn is_ending(&self) -> bool {
         matches!(self.get(), Phase::Draining | Phase::StoreFailed)
     }
 }
 
-/// All pages; `health` has the gRPC service beside them. Everything else is told what there is.
+/// Returns a router with all pages and the gRPC service in `health`. Any other request gets an error that lists them.
 pub fn router(telemetry: Telemetry, readiness: Readiness, health: axum::Router) -> axum::Router {
     let pages = axum::Router::new()
         .route("/metrics", get(metrics))
         .with_state(telemetry)
         .merge(axum::Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(readiness));
-    // A probe of a page that does not exist must fail.
+    // A probe of a nonexistent page must fail.
     health.merge(pages).method_not_allowed_fallback(method_not_allowed).fallback(not_found)
 }
 
 async fn not_found(headers: HeaderMap) -> Response {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if content_type.starts_with(GRPC_TYPE) {
-        // UNIMPLEMENTED, as a gRPC client expects it.
+        // UNIMPLEMENTED, as gRPC clients expect.
         let answer = [("content-type", GRPC_TYPE), ("grpc-status", "12"), ("grpc-message", PAGES)];
         return answer.into_response();
     }
@@ -87,13 +88,13 @@ async fn method_not_allowed() -> (StatusCode, &'static str) {
     (StatusCode::METHOD_NOT_ALLOWED, "use GET\n")
 }
 
-/// Accepts and answers for ever.
+/// Accepts connections and serves them; never returns.
 pub async fn serve(listener: Arc<TcpListener>, router: axum::Router) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    // Whoever ends this ends the connections too.
+    // Dropping the set aborts the connections; it is dropped together with this future.
     let mut connections = JoinSet::new();
     loop {
-        // It is never closed.
+        // The semaphore is never closed.
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -145,7 +146,7 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static
 }
 
 async fn metrics(State(telemetry): State<Telemetry>) -> Response {
-    // It takes locks of what it reads.
+    // A scrape blocks, because it takes locks of its sources.
     match tokio::task::spawn_blocking(move || telemetry.scrape()).await {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
         Ok(Err(error)) => {
@@ -188,10 +189,10 @@ mod tests {
         ours
     }
 
-    /// How long the connection stays open if nothing more is said.
+    /// Returns how long the connection stays open without further requests, and the received text.
     async fn lasts(mut stream: DuplexStream) -> (Duration, String) {
         let (began, mut said) = (Instant::now(), Vec::new());
-        // An error is an end, too.
+        // An error also means that the connection has ended.
         let _ = stream.read_to_end(&mut said).await;
         (began.elapsed(), String::from_utf8_lossy(&said).into_owned())
     }

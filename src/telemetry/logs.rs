@@ -1,4 +1,4 @@
-//! The log of this process, to standard error, and to the collector if there is one.
+//! The log of this process. It is written to standard error and, if configured, exported to the collector.
 
 use super::otlp::Exporters;
 use super::settings::{LogFormat, LogSettings};
@@ -18,9 +18,9 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-/// Whoever exports logs must not log what it does to where it exports: each export would be the cause of the next.
+/// Crates whose logs are not exported, because the exporter uses them: each export would cause the next one.
 const OF_EXPORTS: [&str; 6] = ["opentelemetry", "tonic", "hyper", "h2", "tower", "rustls"];
-/// A collector that is away is told of once in this time.
+/// Minimum interval between log lines about failed exports.
 const EXPORT_FAILURES_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +30,7 @@ pub struct InvalidFilter {
     problem: String,
 }
 
-/// Changes what is logged, while the process runs.
+/// Changes the log filter at runtime.
 #[derive(Debug, Clone)]
 pub struct LogFilter(reload::Handle<EnvFilter, Registry>);
 
@@ -42,7 +42,7 @@ impl LogFilter {
     }
 }
 
-/// Begins to log, once in a process. A second time it only checks the filter.
+/// Installs the log of the process. If a log is already installed, only validates the filter.
 pub fn install(settings: &LogSettings, exporters: Option<&Exporters>) -> Result<LogFilter, InvalidFilter> {
     let (filter, handle) = reload::Layer::new(parse(&settings.filter)?);
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
@@ -62,7 +62,7 @@ pub fn install(settings: &LogSettings, exporters: Option<&Exporters>) -> Result<
     Ok(LogFilter(handle))
 }
 
-/// From here on a panic is logged like everything else, instead of being written to standard error as it is.
+/// Makes panics appear as log lines instead of plain text on standard error.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("no message");
@@ -74,7 +74,7 @@ pub fn log_panics() {
     }));
 }
 
-/// Whether a filter can be read.
+/// Validates a filter.
 pub fn check(filter: &str) -> Result<(), InvalidFilter> {
     parse(filter).map(drop)
 }
@@ -91,8 +91,9 @@ fn parse(filter: &str) -> Result<EnvFilter, InvalidFilter> {
     EnvFilter::try_new(filter).map_err(invalid)
 }
 
-/// A word alone is taken for the name of a crate, all of which is then logged and nothing else: where it is not ours it is a
-/// misspelt level.
+/// Returns whether a word is a valid directive. `EnvFilter` takes a single word that is not a level for the name of a
+/// crate, and then logs all of that crate and nothing else. A word that does not start with `slotcast` is therefore
+/// treated as a misspelt level.
 fn is_directive(word: &str) -> bool {
     word.contains(['=', '[']) || word.parse::<LevelFilter>().is_ok() || word.starts_with("slotcast") || word.is_empty()
 }
@@ -102,15 +103,17 @@ fn is_of_exports(about: &Metadata<'_>) -> bool {
     OF_EXPORTS.iter().any(|name| root.strip_prefix(name).is_some_and(|rest| rest.is_empty() || is_part(rest)))
 }
 
-/// `hyper_util` and `opentelemetry-otlp` belong to those they are named after.
+/// Returns whether the rest of a crate's name makes it a part of the crate, as in `hyper_util` and
+/// `opentelemetry-otlp`.
 fn is_part(rest: &str) -> bool {
     rest.starts_with(['_', '-'])
 }
 
-/// Lets through what exporters complain of, once in a while: as long as the collector is away they fail every second.
+/// Limits log lines about failed exports to one per [`EXPORT_FAILURES_EVERY`]. While the collector is unavailable,
+/// exports fail every second.
 struct Sparse {
     start: Instant,
-    /// Milliseconds since `start`.
+    /// When the next line may be logged, in milliseconds since `start`.
     next_ms: AtomicU64,
 }
 
@@ -141,7 +144,7 @@ impl<S> Filter<S> for Sparse {
     }
 }
 
-/// JSON lines that name the trace and the span that they belong to.
+/// Formats log lines as JSON, with the ids of the current trace and span.
 struct JsonWithTrace(Format<Json>);
 
 impl<S, N> FormatEvent<S, N> for JsonWithTrace

@@ -1,6 +1,6 @@
-//! The one list of meters. No label ever names a player, an inventory or a caller.
+//! The list of all metrics except histograms. No label names a player, an inventory or a caller.
 //!
-//! What is counted anyway is read when meters are collected, so that counting costs no more than an atomic instruction.
+//! Counters are read only when metrics are collected, so that counting costs no more than an atomic instruction.
 
 use super::Exporters;
 use super::instruments::trigger;
@@ -20,15 +20,15 @@ use prometheus::Registry;
 use prometheus::process_collector::ProcessCollector;
 use std::sync::Arc;
 
-/// Where the figures come from. Nothing in here may keep the store or the commit loop from ending.
+/// The sources of the metrics. A source must not keep the store open or the commit loop running.
 pub struct Sources {
     pub rpc: Arc<RpcStatistics>,
     pub streams: Arc<StreamStatistics>,
     pub transport: Arc<TransportStatistics>,
-    /// What was read again: `certificate`, `jwks`, `config`.
+    /// The counts of reloads, by what was reloaded: `certificate`, `jwks`, `config`.
     pub reloads: [(&'static str, Arc<Reloads>); 3],
     pub engine: Arc<dyn Fn() -> EngineCounts + Send + Sync>,
-    /// None: the store does not tell, or is closed.
+    /// Returns the usage of the store, or `None` if the store does not report it or is closed.
     pub store: Arc<dyn Fn() -> Option<StoreUsage> + Send + Sync>,
     pub is_draining: Arc<dyn Fn() -> bool + Send + Sync>,
 }
@@ -41,7 +41,7 @@ pub(super) fn resource(settings: &TelemetrySettings) -> Resource {
     Resource::builder().with_service_name("slotcast").with_attributes(attributes).build()
 }
 
-/// Two readers at most: whoever scrapes, and OTLP.
+/// Returns a meter provider with up to two readers: Prometheus scrapes and, with `exporters`, OTLP.
 pub(super) fn provider(
     settings: &TelemetrySettings,
     registry: &Registry,
@@ -50,7 +50,7 @@ pub(super) fn provider(
     let mut builder = SdkMeterProvider::builder().with_resource(resource(settings));
     match opentelemetry_prometheus::exporter().with_registry(registry.clone()).scope_info_enabled(false).build() {
         Ok(exporter) => builder = builder.with_reader(exporter),
-        // The registry is new, so that nothing can be in its way.
+        // The registry is new, so its names cannot conflict.
         Err(error) => tracing::error!(%error, "the meters cannot be scraped"),
     }
     if let Some(reader) = exporters.and_then(Exporters::meter_reader) {
@@ -82,8 +82,8 @@ pub(super) fn observe(meter: &Meter, sources: Sources) {
     });
 }
 
-/// CPU time, memory, file descriptors and threads of the process, under the names that all Prometheus clients use. They are
-/// read from /proc on each scrape.
+/// Registers CPU time, memory, file descriptors and threads of the process, under the names that all Prometheus clients
+/// use. They are read from /proc on each scrape.
 #[cfg(target_os = "linux")]
 pub(super) fn observe_process(registry: &Registry) {
     if let Err(error) = registry.register(Box::new(ProcessCollector::for_self())) {
@@ -92,7 +92,7 @@ pub(super) fn observe_process(registry: &Registry) {
     }
 }
 
-/// Only Linux has /proc.
+/// Does nothing, because only Linux has /proc.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn observe_process(_: &Registry) {}
 

@@ -1,7 +1,7 @@
-//! What the service tells of itself: logs, meters and traces. The only place that knows OpenTelemetry.
+//! Observability: logs, metrics and traces. No other module uses OpenTelemetry.
 //!
-//! Nothing here is global but the log of the process ([`logs::install`]): each server has a [`Telemetry`] of its own, and
-//! the other rings get small structs from it that are cheap to clone and do nothing where nothing is asked for.
+//! Only the log is global to the process ([`logs::install`]). Each server has its own [`Telemetry`], from which the
+//! other rings get small structs that are cheap to clone and do nothing if telemetry is disabled.
 
 mod commits;
 mod frames;
@@ -30,7 +30,8 @@ use spans::Spans;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One server's meters and traces. Clones share them; two servers must not, or each other's gauges are overwritten.
+/// The metrics and traces of one server. Clones share them. Two servers must not share them, because they would
+/// overwrite each other's gauges.
 #[derive(Debug, Clone)]
 pub struct Telemetry(Arc<Inner>);
 
@@ -45,14 +46,14 @@ struct Inner {
 }
 
 impl Default for Telemetry {
-    /// Measures for whoever asks over HTTP, and sends nothing anywhere.
+    /// Records metrics for scraping and exports nothing.
     fn default() -> Self {
         Self::new(&TelemetrySettings::default(), None)
     }
 }
 
 impl Telemetry {
-    /// With `exporters`, the same is sent by OTLP as well.
+    /// Creates the telemetry of a server. With `exporters`, also exports it with OTLP.
     pub fn new(settings: &TelemetrySettings, exporters: Option<&Exporters>) -> Self {
         let registry = Registry::new();
         meters::observe_process(&registry);
@@ -63,27 +64,27 @@ impl Telemetry {
         Self(Arc::new(Inner { provider, registry, instruments, spans, transport: Arc::default(), access_log }))
     }
 
-    /// Begins to read what is counted elsewhere, each time that meters are collected.
+    /// Registers the counters of other modules, which are read whenever metrics are collected.
     pub fn observe(&self, sources: Sources) {
         meters::observe(&meters::meter(&self.0.provider), sources);
     }
 
-    /// All meters in Prometheus' text format. Takes locks of what it reads, each for a moment.
+    /// Returns all metrics in Prometheus' text format. Takes locks of the sources, each for a short time.
     pub fn scrape(&self) -> Result<String, prometheus::Error> {
         TextEncoder::new().encode_to_string(&self.0.registry.gather())
     }
 
-    /// Sends what is not yet sent; see [`Exporters::shutdown`] for traces and logs.
+    /// Returns the meter provider, with which [`Exporters::shutdown`] exports the remaining metrics.
     pub fn meter_provider(&self) -> SdkMeterProvider {
         self.0.provider.clone()
     }
 
-    /// Where connections and reloads are counted.
+    /// Returns the counts of connections and certificate reloads.
     pub fn transport(&self) -> &Arc<TransportStatistics> {
         &self.0.transport
     }
 
-    /// Which calls are to be logged.
+    /// Returns which calls are logged.
     pub fn access_log(&self) -> AccessLogMode {
         self.0.access_log
     }
@@ -92,7 +93,7 @@ impl Telemetry {
         CommitTelemetry::new(&self.0.instruments, &self.0.spans)
     }
 
-    /// For one stream; `call` is what its own call is traced by.
+    /// Returns the telemetry of one stream; `call` is the trace context of the stream's call.
     pub fn frames(&self, call: Option<TraceContext>) -> FrameTelemetry {
         FrameTelemetry::new(&self.0.instruments, &self.0.spans, call)
     }
@@ -101,18 +102,18 @@ impl Telemetry {
         self.0.instruments.sync_limit.clone()
     }
 
-    /// A call that comes in; none if it is not traced.
+    /// Starts the span of a received call. Returns `None` if the call is not traced.
     pub fn begin_call(&self, context: &CallContext<'_>) -> Option<CallSpan> {
         self.0.spans.begin_call(context)
     }
 
-    /// A stream that was opened has ended, with the gRPC status of this name.
+    /// Records that an opened stream has ended. `status` is the name of its gRPC status.
     pub fn record_stream(&self, method: &'static str, status: &'static str, took: Duration) {
         instruments::record_stream(&self.0.instruments.stream_duration, method, status, took);
     }
 
-    /// A call has ended, or a stream was refused. `status` is its gRPC status by name; `is_fault`: the server, not the
-    /// caller, is to blame.
+    /// Records that a call has ended or that a stream could not be opened. `status` is the name of its gRPC status;
+    /// `is_fault` means a fault of the server, not of the caller.
     pub fn record_call(&self, method: &'static str, status: &'static str, is_fault: bool, took: Duration) {
         instruments::record_call(&self.0.instruments.call_duration, method, status, is_fault, took);
     }

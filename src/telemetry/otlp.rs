@@ -1,7 +1,7 @@
-//! Traces, meters and logs to a collector, by OTLP over gRPC.
+//! Exports traces, metrics and logs to a collector, with OTLP over gRPC.
 //!
-//! Whatever the collector does, the service goes on: queues are bounded and drop what is too much, exports run on threads
-//! of their own, and the end waits for them no longer than it is told to.
+//! A failing collector does not affect the service: queues are bounded and drop the excess, exports run on separate
+//! threads, and the shutdown waits for them only for a limited time.
 
 use super::meters;
 use super::settings::{OtlpSettings, TelemetrySettings};
@@ -19,11 +19,11 @@ use std::time::Duration;
 use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
 use tonic::transport::{Certificate, ClientTlsConfig};
 
-/// Of one export.
+/// Timeout of one export.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How often spans and log lines are sent, if there are not many.
+/// Maximum time between exports of spans and log lines; a full batch is exported earlier.
 const DELAY: Duration = Duration::from_secs(1);
-/// Spans, and log lines, that wait to be sent; more are dropped.
+/// Maximum number of spans, and of log lines, that wait to be exported; the excess is dropped.
 const QUEUE_MAX: usize = 8_192;
 const BATCH_MAX: usize = 512;
 
@@ -39,7 +39,7 @@ pub enum ExportError {
     Ca { path: PathBuf, error: std::io::Error },
 }
 
-/// What is sent to a collector: on threads of their own, connected when there is something to send.
+/// The exporters to a collector. They run on separate threads and connect at the first export.
 #[derive(Debug, Clone)]
 pub struct Exporters {
     settings: OtlpSettings,
@@ -48,7 +48,7 @@ pub struct Exporters {
 }
 
 impl Exporters {
-    /// Needs a tokio runtime. None if nothing is to be sent.
+    /// Starts the exporters. Must be called within a tokio runtime. Returns `None` if no collector is configured.
     pub fn start(settings: &TelemetrySettings) -> Result<Option<Self>, ExportError> {
         let Some(otlp) = &settings.otlp else { return Ok(None) };
         let resource = meters::resource(settings);
@@ -74,7 +74,7 @@ impl Exporters {
         Ok(Some(Self { settings: otlp.clone(), tracer, logger }))
     }
 
-    /// Whether what the settings say of the collector can be used. Needs a tokio runtime; sends nothing.
+    /// Validates the settings of the collector without exporting anything. Must be called within a tokio runtime.
     pub fn check(settings: &TelemetrySettings) -> Result<(), ExportError> {
         let Some(otlp) = &settings.otlp else { return Ok(()) };
         let (metadata, tls) = (metadata(otlp)?, tls(otlp)?);
@@ -91,7 +91,7 @@ impl Exporters {
     }
 
     pub(super) fn meter_reader(&self) -> Option<PeriodicReader<MetricExporter>> {
-        // What could be wrong with the settings would have been found at the start.
+        // `start` has validated the settings, so these calls do not fail, unless the file of roots has changed.
         let (metadata, tls) = (metadata(&self.settings).ok()?, tls(&self.settings).ok()?);
         let exporter =
             connected(MetricExporter::builder().with_tonic(), &self.settings, &metadata, tls.as_ref()).build();
@@ -104,10 +104,10 @@ impl Exporters {
         }
     }
 
-    /// Sends what is left, for as long as `limit` at most; then it is lost.
+    /// Exports the remaining data, for at most `limit`; data not exported by then is lost.
     pub async fn shutdown(self, meters: SdkMeterProvider, limit: Duration) {
         let Self { tracer, logger, .. } = self;
-        // Each blocks, and a collector that is gone holds up all of them.
+        // Each shutdown blocks, and an unavailable collector delays all of them.
         let ends: [Box<dyn FnOnce() -> bool + Send>; 3] = [
             Box::new(move || tracer.shutdown_with_timeout(limit).is_ok()),
             Box::new(move || meters.shutdown_with_timeout(limit).is_ok()),
@@ -134,7 +134,7 @@ fn connected<B: WithExportConfig + WithTonicConfig>(
     }
 }
 
-/// None: in plaintext.
+/// Returns the TLS configuration, or `None` for plaintext.
 fn tls(otlp: &OtlpSettings) -> Result<Option<ClientTlsConfig>, ExportError> {
     if !otlp.endpoint.starts_with("https:") {
         return Ok(None);

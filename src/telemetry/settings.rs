@@ -1,4 +1,4 @@
-//! What is told, how and to whom.
+//! The settings of logs, metrics and traces.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,9 +8,9 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TelemetrySettings {
     pub log: LogSettings,
-    /// None: nothing is sent; the meters can be fetched all the same.
+    /// The collector; `None` exports nothing. Metrics can be scraped in either case.
     pub otlp: Option<OtlpSettings>,
-    /// What tells this process from others of the service: `service.instance.id`.
+    /// The `service.instance.id`, which distinguishes the processes of the service.
     pub instance: String,
 }
 
@@ -23,16 +23,16 @@ impl Default for TelemetrySettings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogSettings {
     pub format: LogFormat,
-    /// As `tracing_subscriber::EnvFilter` reads it: `info`, or `warn,slotcast=debug`.
+    /// A filter in the syntax of `tracing_subscriber::EnvFilter`, such as `info` or `warn,slotcast=debug`.
     pub filter: String,
     pub access: AccessLogMode,
 }
 
-/// Which calls are logged, a line each.
+/// Which calls are logged, with one line each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum AccessLogMode {
     Off,
-    /// Those that were refused or failed; a flood of them is limited.
+    /// Only calls that failed, at a limited rate.
     #[default]
     Errors,
     All,
@@ -59,24 +59,24 @@ impl Default for LogSettings {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people: a line each, in colour on a terminal.
+    /// One line per event for people, in colour on a terminal.
     Pretty,
-    /// For programs: an object each.
+    /// One JSON object per event for programs.
     Json,
 }
 
-/// Where traces, meters and logs are sent to: a collector that takes OTLP over gRPC.
+/// The collector to which traces, metrics and logs are exported, with OTLP over gRPC.
 #[derive(Clone, PartialEq, Eq)]
 pub struct OtlpSettings {
-    /// `http://HOST:4317`, or `https://`.
+    /// The URL of the collector, such as `http://HOST:4317` or `https://HOST:4317`.
     pub endpoint: String,
-    /// A PEM file of further roots for `https`, beside the public authorities.
+    /// Path of a PEM file with further roots for `https`, in addition to the public authorities.
     pub ca: Option<PathBuf>,
-    /// Sent along with each export. They may be secrets: neither logged nor shown.
+    /// Headers of each export. They may be secrets, so they are neither logged nor shown.
     pub headers: BTreeMap<String, String>,
-    /// How often meters are sent.
+    /// Interval between exports of metrics.
     pub interval: Duration,
-    /// Of the calls that come without a trace context, how many are traced. Of those with one, its flag decides.
+    /// Percentage of the calls without a trace context that are traced. For a call with one, its sampled flag decides.
     pub trace_percent: u8,
 }
 

@@ -1,4 +1,4 @@
-//! Spans, and W3C trace context from callers and to services.
+//! Creates spans, and propagates the W3C trace context from callers and to services.
 
 use crate::sync::TraceContext;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -12,23 +12,23 @@ use opentelemetry_sdk::trace::{SdkTracer, Span};
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-/// Bytes of a method that is not known, as it stands in a span.
+/// Maximum length of the name of an unknown method in a span, in bytes.
 const ORIGINAL_BYTES_MAX: usize = 128;
 
-/// Makes spans, if any are wanted.
+/// Creates spans if tracing is enabled.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Spans(Option<SdkTracer>);
 
-/// What is known of a call when it comes in.
+/// The properties of a received call.
 pub struct CallContext<'a> {
-    /// `package.Service/Method`, or what stands for unknown ones.
+    /// `package.Service/Method`, or [`crate::statistics::OTHER_METHOD`] if the method is unknown.
     pub method: &'static str,
     pub path: &'a str,
     pub headers: &'a HeaderMap,
     pub client: Option<SocketAddr>,
 }
 
-/// A call that is traced.
+/// The span of a traced call.
 #[derive(Debug)]
 pub struct CallSpan(Context);
 
@@ -37,7 +37,7 @@ impl Spans {
         Self(tracer)
     }
 
-    /// A step inside of the service; none if it is not traced.
+    /// Starts a span of an internal step of the service. Returns `None` if the step is not traced.
     pub fn internal(
         &self,
         name: &'static str,
@@ -86,7 +86,7 @@ impl CallSpan {
         cause(self.0.span().span_context())
     }
 
-    /// What is logged on this thread until the guard is dropped belongs to the call.
+    /// Associates log lines on this thread with the call until the guard is dropped.
     pub fn enter(&self) -> ContextGuard {
         self.0.clone().attach()
     }
@@ -102,7 +102,7 @@ impl CallSpan {
     }
 }
 
-/// The trace and span that a thread is in, as hexadecimal digits; none if it is in none that is sampled.
+/// Returns the ids of the current thread's trace and span in hexadecimal, or `None` if there is no sampled span.
 pub(super) fn current() -> Option<(String, String)> {
     Context::map_current(|context| {
         let span = context.span();
@@ -111,7 +111,7 @@ pub(super) fn current() -> Option<(String, String)> {
     })
 }
 
-/// The trace that a `traceparent` header names, as hexadecimal digits; none if it names none.
+/// Returns the trace id of a `traceparent` header in hexadecimal, or `None` if the header is not valid.
 pub fn trace_id(traceparent: &HeaderValue) -> Option<String> {
     let headers = HeaderMap::from_iter([(HeaderName::from_static("traceparent"), traceparent.clone())]);
     let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(&headers));
@@ -120,13 +120,13 @@ pub fn trace_id(traceparent: &HeaderValue) -> Option<String> {
     context.is_valid().then(|| context.trace_id().to_string())
 }
 
-/// The metadata that makes a call a part of the trace that this thread is in; nothing if it is in none.
+/// Returns the metadata that makes an outgoing call a part of the current thread's trace; empty if there is none.
 pub fn outgoing() -> Vec<(&'static str, String)> {
     #[derive(Default)]
     struct Outgoing(Vec<(&'static str, String)>);
     impl Injector for Outgoing {
         fn set(&mut self, key: &str, value: String) {
-            // An empty state says nothing.
+            // An empty `tracestate` has no information.
             let name = ["traceparent", "tracestate"].into_iter().find(|name| *name == key && !value.is_empty());
             self.0.extend(name.map(|name| (name, value)));
         }
@@ -144,7 +144,7 @@ pub(super) fn cause(context: &SpanContext) -> TraceContext {
     TraceContext { trace_id: context.trace_id().to_bytes(), span_id: context.span_id().to_bytes() }
 }
 
-/// Only what is sampled is a cause.
+/// Returns a remote span context. It is marked as sampled, because only sampled calls have a trace context here.
 pub(super) fn remote(cause: TraceContext) -> SpanContext {
     let (trace_id, span_id) = (TraceId::from_bytes(cause.trace_id), SpanId::from_bytes(cause.span_id));
     SpanContext::new(trace_id, span_id, TraceFlags::SAMPLED, true, TraceState::NONE)
