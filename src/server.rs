@@ -1,4 +1,4 @@
-//! The one place that wires everything: store, engine, layers, services, and how it all ends.
+//! Assembles the server: store, engine, layers and services, and their shutdown.
 
 use crate::config::LiveRollout;
 use crate::domain::Catalog;
@@ -34,29 +34,29 @@ use tower::layer::util::{Identity, Stack};
 use tower::util::Either;
 use tower::{Layer, ServiceBuilder};
 
-/// How often the layers forget whom they need not remember any more.
+/// Interval at which the layers remove inactive callers and players.
 const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
     pub engine: EngineSettings,
-    /// May be changed while the server runs, through any clone.
+    /// The rollout, which any clone can change at runtime.
     pub rollout: LiveRollout,
     pub streams: StreamSettings,
     pub admission: AdmissionSettings,
     pub transport: TransportSettings,
-    /// Without, callers name themselves and may do everything.
+    /// With `Authentication::None`, callers name themselves and may do everything.
     pub authentication: Authentication,
-    /// Of this server alone.
+    /// The telemetry; must not be shared with another server.
     pub telemetry: Telemetry,
-    /// Where `/metrics`, `/livez`, `/readyz` and gRPC health are told in plaintext; nowhere without.
+    /// The plaintext listener for `/metrics`, `/livez`, `/readyz` and gRPC health; `None` disables it.
     pub admin_listener: Option<Arc<TcpListener>>,
-    /// Counts how often settings were read again, for the meters.
+    /// Counts reloads of the settings, for the metrics.
     pub config_reloads: Arc<Reloads>,
-    /// How long after the signal to stop everything is served as before, but for health, which says NOT_SERVING: so that
-    /// whoever sends callers here can stop to do so first.
+    /// How long the server continues to serve after the stop signal while health checks already report NOT_SERVING, so
+    /// that load balancers can stop sending calls to it first.
     pub drain_delay: Duration,
-    /// How long calls may take to end after the delay; then they are cut off.
+    /// Maximum time for calls to end after the delay; then they are cut off.
     pub drain_limit: Duration,
 }
 
@@ -103,7 +103,7 @@ pub struct RunningServer {
 }
 
 impl RunningServer {
-    /// Begins to listen and to serve, in this runtime.
+    /// Starts to serve on `listener`, in the current runtime.
     pub fn start(
         listener: TcpListener,
         store: Arc<dyn Store>,
@@ -113,7 +113,7 @@ impl RunningServer {
         let address = listener.local_addr().map_err(ServerError::Listener)?;
         let (stop, stopped) = oneshot::channel::<()>();
         let signal = async {
-            // A sender that is gone stops the server as well.
+            // A dropped sender stops the server as well.
             let _ = stopped.await;
         };
         let opened = Transport::open(settings.transport.clone(), settings.telemetry.transport().clone())?;
@@ -126,7 +126,7 @@ impl RunningServer {
         format!("{}://{}", self.scheme, self.address)
     }
 
-    /// Drains and ends; afterwards nothing holds the store any more.
+    /// Drains and stops the server. Afterwards, the server has no reference to the store.
     pub async fn stop(mut self) -> Result<(), ServerError> {
         self.stop.take();
         match self.ended.await {
@@ -136,8 +136,9 @@ impl RunningServer {
     }
 }
 
-/// Serves over a transport that was opened with `settings.transport`, until `stop` resolves; then drains: calls in flight
-/// are answered, streams end with UNAVAILABLE, and what is left after the drain limit is cut off.
+/// Serves over a transport that was opened with `settings.transport`, until `stop` resolves, then drains: calls in
+/// progress are answered, streams end with UNAVAILABLE, and calls that are still open after the drain limit are cut
+/// off.
 pub async fn serve(
     transport: Transport,
     listener: TcpListener,
@@ -161,7 +162,7 @@ pub async fn serve(
     observe(&settings, &measured, &statistics, reading, usage, &readiness);
     let layers = build_layers(measured, &settings.authentication, admission.as_ref(), &sync_limit);
     let drain = Arc::new(Notify::new());
-    // Ends when it is dropped, with this function.
+    // Dropping the set aborts its tasks; it is dropped together with this future.
     let mut background = JoinSet::new();
     if let Some(listener) = settings.admin_listener.clone() {
         let health = Routes::new(ContentTypeLayer.layer(health_service.clone())).prepare().into_axum_router();
@@ -205,20 +206,20 @@ pub async fn serve(
         tracing::warn!("the drain limit is over; what is still open is cut off");
     }
     drop(server);
-    // It may have failed while the service was about to end anyway.
+    // The store may have failed while the service was already draining.
     let failed = failed.or_else(|| commit_loop.failure());
     finish(commit_loop, settings.drain_limit).await;
     failed.map_or(Ok(()), |failure| Err(ServerError::StoreFailed(failure)))
 }
 
-/// Of each service, and of all together, which has the empty name.
+/// Sets the health status of each service, and of the whole server, whose name is empty.
 async fn tell_health(health: &HealthReporter, status: ServingStatus) {
     for service in ["", InventoryServiceServer::<Service>::NAME, AdminServiceServer::<Admin>::NAME] {
         health.set_service_status(service, status).await;
     }
 }
 
-/// The limit of syncs is a setting of the rollout.
+/// Applies changes of the rollout's sync limit to the layer.
 async fn follow_rate(mut rollout: watch::Receiver<Arc<Rollout>>, rate: SyncRate) {
     loop {
         rate.set(rollout.borrow_and_update().syncs_per_second);
@@ -228,14 +229,14 @@ async fn follow_rate(mut rollout: watch::Receiver<Arc<Rollout>>, rate: SyncRate)
     }
 }
 
-/// All that was queued is committed and answered before the store is closed.
+/// Waits until all queued requests are committed and answered, before the store is closed.
 async fn finish(commit_loop: CommitLoop, limit: Duration) {
     if tokio::time::timeout(limit, commit_loop.ended()).await.is_err() {
         tracing::warn!("calls are still open; what they have queued is committed, but not answered");
     }
 }
 
-/// What the layers remember of players and callers that are gone is dropped from time to time.
+/// Periodically removes inactive callers and players from the layers.
 async fn forget(admission: Option<Admission>, sync_limit: SyncLimitLayer) {
     let mut interval = tokio::time::interval(FORGET_INTERVAL);
     loop {
@@ -247,7 +248,7 @@ async fn forget(admission: Option<Admission>, sync_limit: SyncLimitLayer) {
     }
 }
 
-/// What the meters read. It keeps neither the store nor the commit loop.
+/// Registers the sources of the metrics. They keep neither the store open nor the commit loop running.
 fn observe(
     settings: &ServerSettings,
     measured: &TelemetryLayer,
@@ -281,7 +282,7 @@ type Layers = Stack<
     >,
 >;
 
-/// Around every service, from the outside in.
+/// Returns the layers around all services, from the outermost to the innermost.
 fn build_layers(
     measured: TelemetryLayer,
     authentication: &Authentication,
@@ -289,17 +290,17 @@ fn build_layers(
     sync_limit: &SyncLimitLayer,
 ) -> Layers {
     ServiceBuilder::new()
-        // 1. Every call is measured and traced, whoever answers it.
+        // 1. Measures and traces every call, whichever layer replies.
         .layer(measured)
-        // 2. What is no gRPC goes no further.
+        // 2. Rejects requests that are not gRPC.
         .layer(ContentTypeLayer)
-        // 3. How long the caller waits; then all that follows is dropped.
+        // 3. Enforces the deadline of the call; drops the inner layers' work when it expires.
         .layer(DeadlineLayer)
-        // 4. Who calls, for which player, and whether that caller may; nothing goes further without.
+        // 4. Authenticates the caller, determines the player, and authorizes the call.
         .layer(IdentityLayer::new(authentication.clone()))
-        // 5. How many requests that caller may send.
+        // 5. Limits the request rate of the caller.
         .option_layer(admission.map(Admission::layer))
-        // 6. How many syncs the player of a stream gets.
+        // 6. Limits the syncs of a stream's player.
         .layer(sync_limit.clone())
         .into_inner()
 }
@@ -337,7 +338,7 @@ where
     let telemetry = settings.telemetry.clone();
     let service = Service { engine, catalog_version, rollout, statistics, telemetry, streams, start };
     let message_bytes_max = settings.transport.message_bytes_max;
-    // With those of the details of errors, so that clients can show them.
+    // Include the descriptors of error details, so that clients can show them.
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
