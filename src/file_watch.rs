@@ -1,9 +1,9 @@
-//! Files that are followed while the service runs: settings, certificates, keys.
+//! Watches files for changes at runtime: settings, certificates and keys.
 //!
-//! Their content is compared every second instead of asking the system for events: a mounted ConfigMap, an editor that
-//! renames and a network share all come out the same, and files of a few kilobytes cost nothing to read. What has changed
-//! is told once it was the same twice, so that files that are just being written are not taken by half; and files that
-//! belong together (a certificate and its key) are told together.
+//! A watch compares the contents every second instead of using file system events. This works equally with a mounted
+//! ConfigMap, an editor that renames files and a network share, and reading files of a few kilobytes costs little. A
+//! change is reported once two consecutive reads return the same contents, so that a partly written file is not used.
+//! Files that belong together (a certificate and its key) are reported together.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -15,7 +15,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 type Contents = Vec<Result<Vec<u8>, ErrorKind>>;
 
-/// A file that could not be read, or is larger than it may be ([`io::ErrorKind::FileTooLarge`]).
+/// A file cannot be read, or it exceeds the maximum size ([`io::ErrorKind::FileTooLarge`]).
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read {}: {error}", path.display())]
 pub struct Unreadable {
@@ -23,19 +23,24 @@ pub struct Unreadable {
     pub error: io::Error,
 }
 
-/// Some files, and what was last told of them.
+/// A watch of one or more files, with their contents as last reported.
 #[derive(Debug)]
 pub struct FileWatch {
     paths: Vec<PathBuf>,
-    /// Of each file.
+    /// Maximum size of each file, in bytes.
     bytes_max: u64,
     told: Contents,
-    /// What was there at the last look, if it is not that.
+    /// The contents at the last read, if they differ from those last reported.
     changed: Option<Contents>,
 }
 
 impl FileWatch {
-    /// Reads the files for the first time; the contents are in the order of the paths.
+    /// Reads the files for the first time. Returns the contents in the order of `paths`; each file may have at most
+    /// `bytes_max` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreadable`] if a file cannot be read or is too large.
     pub fn open(paths: Vec<PathBuf>, bytes_max: u64) -> Result<(Self, Vec<Vec<u8>>), Unreadable> {
         let read = |path: &PathBuf| read(path, bytes_max).map_err(|error| Unreadable { path: path.clone(), error });
         let contents = paths.iter().map(read).collect::<Result<Vec<_>, _>>()?;
@@ -43,19 +48,20 @@ impl FileWatch {
         Ok((Self { paths, bytes_max, told, changed: None }, contents))
     }
 
-    /// When to look.
+    /// Returns the interval at which to call [`Self::look`].
     pub fn interval() -> Interval {
         let mut interval = tokio::time::interval(LOOK_INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         interval
     }
 
-    /// The contents if they have changed and stand still, or in any case if `asked`; each change is told once.
+    /// Reads the files. Returns their contents if they have changed and two consecutive reads agree, or in any case if
+    /// `asked`. Reports each change, also that a file became unreadable, only once.
     pub async fn look(&mut self, asked: bool) -> Option<Result<Vec<Vec<u8>>, Unreadable>> {
         let (mut now, mut contents) = (Contents::new(), Ok(Vec::new()));
         for path in &self.paths {
             let (of, bytes_max) = (path.clone(), self.bytes_max);
-            // A runtime that ends abandons it.
+            // The task fails only if the runtime shuts down.
             let read = tokio::task::spawn_blocking(move || read(&of, bytes_max)).await.ok()?;
             now.push(read.as_ref().map(Clone::clone).map_err(io::Error::kind));
             match (read, &mut contents) {
