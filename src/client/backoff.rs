@@ -1,5 +1,5 @@
-//! How long to wait before the next try: exponential with full jitter, so that the clients of a server that restarts do
-//! not come back all at once.
+//! Retry delays: exponential backoff with full jitter, so that clients do not all reconnect at once after a server
+//! restart.
 
 use std::time::Duration;
 
@@ -12,12 +12,13 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// It works again.
+    /// Resets the delay after a success.
     pub fn handle_success(&mut self) {
         self.failures = 0;
     }
 
-    /// How long to wait now: anything up to a bound that doubles with each failure in a row, 5 s at most.
+    /// Returns the delay before the next attempt: a random duration of at most 5 s, whose upper bound doubles with each
+    /// consecutive failure.
     pub fn handle_failure(&mut self) -> Duration {
         let bound = Self::bound(self.failures);
         self.failures = self.failures.saturating_add(1);

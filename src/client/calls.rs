@@ -1,4 +1,4 @@
-//! One entry for all mutations: an operation goes to the RPC of its own.
+//! Sends an operation through the RPC of its kind.
 
 use super::Client;
 use crate::grpc::v1;
@@ -6,7 +6,8 @@ use crate::grpc::v1::operation::Operation;
 use tonic::Status;
 
 impl Client {
-    /// Carries out one operation by its own RPC. A retry with the same context applies once.
+    /// Sends one operation through its own RPC. The call is idempotent: a retry with the same context applies the
+    /// operation once.
     pub async fn mutate(
         &self,
         context: v1::MutationContext,

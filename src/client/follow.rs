@@ -1,5 +1,5 @@
-//! Inventories followed over any number of connections: replicas that are checked with every frame, resumed after a
-//! loss, and healed by a full frame when they do not agree with the service.
+//! Replicas of inventories that outlive connections: the client verifies them with every frame, resumes them after a
+//! lost connection, and replaces them with a full frame when they differ from the service.
 
 use super::Rpc;
 use super::stream::{Connection, Stream};
@@ -18,32 +18,33 @@ pub struct Follow {
     counts: FollowCounts,
 }
 
-/// What has come in since the start.
+/// Counts since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FollowCounts {
-    /// Frames with changes, initial ones included.
+    /// Number of frames with changes, including the initial frames.
     pub syncs: u64,
-    /// All messages as sent, each with its 5-byte prefix.
+    /// Size of all received messages in bytes, including the 5-byte prefix of each.
     pub bytes: u64,
     pub fulls: u64,
     pub deltas: u64,
     pub heartbeats: u64,
     pub desyncs: u64,
-    /// Streams that ended and were opened again.
+    /// Number of times that a stream ended and was opened again.
     pub reconnects: u64,
 }
 
-/// One message, applied.
+/// The effect of one applied message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Update {
-    /// Positions of the inventories that changed, in the order they are followed.
+    /// Positions of the inventories that changed, in the order in which they are followed.
     pub changed: Vec<usize>,
-    /// Positions of those that are absent from now on: they do not exist, or may not be read. Told again by each new stream.
+    /// Positions of the inventories that became absent: they do not exist, were deleted, or may not be read. Each new
+    /// stream reports them again.
     pub absent: Vec<usize>,
-    /// The replicas now hold all that was there when the stream was opened.
+    /// Set when the replicas contain the state as of the opening of the stream.
     pub caught_up: bool,
     pub heartbeat: bool,
-    /// As sent, the 5-byte prefix included.
+    /// Size of the message in bytes, including its 5-byte prefix.
     pub bytes: usize,
 }
 
@@ -53,7 +54,8 @@ impl Follow {
         Self { stream: Stream::new(rpc, ids, String::new(), false), replicas, absent, counts: FollowCounts::default() }
     }
 
-    /// As the session that names itself on mutations too: what it changed itself is an echo, which can wait.
+    /// Subscribes as `session`, which must also be named on its mutations. The service then treats changes by this
+    /// session as echoes, which it may delay.
     #[must_use]
     pub fn of_session(mut self, session: &str) -> Self {
         self.stream.set_session(session);
@@ -64,13 +66,13 @@ impl Follow {
         self.stream.ids()
     }
 
-    /// Whether the service has told that there is no such inventory, or none that may be read. It is followed all the same,
-    /// and is there as soon as that changes.
+    /// Returns whether the inventory is absent: it does not exist, was deleted, or may not be read. The client keeps
+    /// following an absent inventory and receives its state as soon as it is present.
     pub fn is_absent(&self, position: usize) -> bool {
         self.absent.get(position).is_some_and(|absent| *absent)
     }
 
-    /// The newest state known; none before the first frame and while the inventory is absent.
+    /// Returns the newest known state, or `None` before the first frame and while the inventory is absent.
     pub fn replica(&self, position: usize) -> Option<&Replica> {
         self.replicas.get(position)?.as_ref()
     }
@@ -79,18 +81,18 @@ impl Follow {
         FollowCounts { reconnects: self.stream.reopened(), ..self.counts }
     }
 
-    /// Tells of the connection while [`Self::next`] waits.
+    /// Returns a receiver that observes the state of the connection while [`Self::next`] waits.
     pub fn connection(&self) -> watch::Receiver<Connection> {
         self.stream.connection()
     }
 
-    /// Drops the connection; the next call to [`Self::next`] opens another and resumes.
+    /// Closes the connection; the next call to [`Self::next`] opens a new one and resumes.
     pub fn disconnect(&mut self) {
         self.stream.close();
     }
 
-    /// Waits for the next message and applies it. Reconnects by itself for as long as it takes; an error is one that no
-    /// retry can heal (not allowed, malformed, too many slots together).
+    /// Waits for the next message and applies it. Reconnects without a limit on attempts; returns an error only if a
+    /// retry cannot succeed (not allowed, malformed, too many slots together).
     pub async fn next(&mut self) -> Result<Update, Status> {
         loop {
             let replicas = &self.replicas;
@@ -103,7 +105,8 @@ impl Follow {
         }
     }
 
-    /// None when the message did not fit: then the replicas that disagree start anew.
+    /// Applies a message. Returns `None` if the message does not fit the replicas; a replica that differs from the
+    /// service is then dropped and loaded again.
     fn apply(&mut self, message: &v1::SubscribeInventoryResponse) -> Option<Update> {
         let bytes = message.encoded_len() + MESSAGE_PREFIX_BYTES;
         let heartbeat = message.changes.is_empty() && !message.caught_up;
@@ -111,7 +114,7 @@ impl Follow {
         self.counts.bytes += bytes as u64;
         self.counts.heartbeats += u64::from(heartbeat);
         self.counts.syncs += u64::from(!message.changes.is_empty());
-        // All changes of a message belong together: none is shown until all are applied.
+        // The changes of a message are atomic: no replica changes until all of them are applied.
         let mut after = self.replicas.clone();
         for change in &message.changes {
             let position = change.watch as usize;
@@ -150,13 +153,14 @@ impl Follow {
     fn handle_desync(&mut self, position: usize) -> Option<Update> {
         self.counts.desyncs += 1;
         self.replicas[position] = None;
-        // Healed by a new stream, but not in a tight loop should that one not fit either.
+        // A new stream repairs the replica; the delay prevents a tight loop if the frames of the new stream do not fit
+        // either.
         self.stream.reopen_later();
         None
     }
 }
 
-/// Whether a replica is what a heartbeat says; an inventory that is absent has no mark.
+/// Returns whether a replica matches the heartbeat. A heartbeat has no mark for an absent inventory.
 fn agrees((position, replica): (usize, &Option<Replica>), marks: &[v1::Mark]) -> bool {
     let mark = marks.iter().find(|mark| mark.watch as usize == position);
     let (Some(replica), Some(mark)) = (replica, mark) else { return replica.is_none() && mark.is_none() };

@@ -1,10 +1,10 @@
-//! The client library: calls with idempotency keys, inventories followed over reconnects, and sessions that show their
-//! own changes at once.
+//! The client library: calls with idempotency keys, replicas of inventories that survive reconnects, and sessions that
+//! apply their own changes immediately.
 //!
-//! - [`Client::mutate`] makes one call and waits for its answer.
-//! - [`Client::follow`] follows inventories as the service has them.
-//! - [`Client::session`] does both, and does not wait: [`Session::apply`] shows a change at once and makes the call in the
-//!   background, and what the service sees otherwise is corrected.
+//! - [`Client::mutate`] makes one call and waits for the reply.
+//! - [`Client::follow`] follows the committed states of inventories.
+//! - [`Client::session`] combines both: [`Session::apply`] applies a change locally, returns immediately and makes the
+//!   call in the background; the service corrects predictions that were wrong.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -54,42 +54,44 @@ use uuid::Uuid;
 
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// What may lie unread on one stream. Beyond, the service waits and conflates: a reader that was away for long finds few
-/// frames instead of a long history.
+/// HTTP/2 flow-control window of one stream, in bytes. When the window is full, the service waits and conflates: a
+/// reader that was away for a long time finds few frames instead of a long history.
 const STREAM_WINDOW_BYTES: u32 = 65_535;
-/// All that HTTP/2 allows. What lies unread is bounded by the streams' windows; this one also tells h2 how many small unread
-/// frames are no attack. By default about 10,900, and one stream that nobody reads could bring more and cost all others their
-/// connection; so it takes about 1,000 streams that nobody reads.
+/// HTTP/2 flow-control window of the connection, in bytes: the maximum that HTTP/2 allows. The windows of the streams
+/// already bound unread data. h2 also derives from this window how many small unread frames it accepts before it treats
+/// them as an attack. With the default window that is about 10,900 frames, and a single unread stream could exceed them
+/// and break the connection for all others; with this window it takes about 1,000 unread streams.
 const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 
-/// The generated client, with the caller's name on every call.
+/// The generated client, which adds the caller to every call.
 pub type Rpc = InventoryServiceClient<InterceptedService<Resending, NameCaller>>;
 
-/// A connection to a service. Cheap to clone; connects at the first call, and again whenever needed.
+/// A connection to a service. Cheap to clone. Connects at the first call and reconnects when needed.
 #[derive(Debug, Clone)]
 pub struct Client {
     channel: Resending,
     name: NameCaller,
 }
 
-/// How a service is reached, and by whom.
+/// Address of the service, and the credentials and identity of the client.
 #[derive(Debug, Clone, Default)]
 pub struct ClientOptions {
-    /// As in `http://127.0.0.1:7400` or `https://slotcast.example.org`.
+    /// URI of the service, for example `http://127.0.0.1:7400` or `https://slotcast.example.org`.
     pub uri: String,
-    /// Names this game server; idempotency keys are its own.
+    /// Name of this game server. Idempotency keys are scoped to it.
     pub caller: String,
-    /// A PEM file of the roots that the service's certificate is verified against. Without, those that the system trusts.
+    /// PEM file with the root certificates that verify the service's certificate. Default: the system's root
+    /// certificates.
     pub ca: Option<PathBuf>,
-    /// A PEM file of this client's certificate, for a service that asks for one, and of its private key. They are read
-    /// again for each connection, as the roots are.
+    /// PEM file with this client's certificate, for a service that requests one; `key` is the PEM file with its private
+    /// key. The client reads both files and `ca` again for each connection.
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
-    /// A file with a bearer token, sent with each call. It is read again while the client runs.
+    /// File with a bearer token, which the client sends with each call. The client reads the file again while it runs.
     pub token_file: Option<PathBuf>,
 }
 
-/// Puts on each call who makes it.
+/// Adds the caller, the player, the bearer token and the trace context to each call.
 #[derive(Debug, Clone)]
 pub struct NameCaller {
     caller: MetadataValue<Ascii>,
@@ -106,7 +108,7 @@ impl Interceptor for NameCaller {
         if let Some(token) = &self.token {
             request.metadata_mut().insert(TOKEN_METADATA, token.value());
         }
-        // The service's spans become part of the trace that this call is made in, if it is in one.
+        // If this call is part of a trace, the service's spans join the trace.
         for (name, value) in crate::telemetry::outgoing() {
             if let Ok(value) = MetadataValue::try_from(value.as_bytes()) {
                 request.metadata_mut().insert(name, value);
@@ -137,12 +139,13 @@ pub enum ClientError {
 }
 
 impl Client {
-    /// `uri` as in `http://127.0.0.1:7400`; `caller` names this game server, and idempotency keys are its own.
+    /// Creates a client for a plaintext or TLS `uri` such as `http://127.0.0.1:7400`. `caller` names this game server;
+    /// idempotency keys are scoped to it. Connects at the first call.
     pub fn new(uri: &str, caller: &str) -> Result<Self, ClientError> {
         Self::open(&ClientOptions { uri: uri.into(), caller: caller.into(), ..ClientOptions::default() })
     }
 
-    /// With certificates or a token. Connects at the first call.
+    /// Creates a client with certificates or a token. Connects at the first call.
     pub fn open(options: &ClientOptions) -> Result<Self, ClientError> {
         let ClientOptions { uri, caller, .. } = options;
         let no_address = |_| ClientError::Address { uri: uri.clone() };
@@ -156,7 +159,7 @@ impl Client {
         if target.scheme_str() == Some("https") {
             let tls = Arc::new(Tls::open(&target, options)?);
             let connector = tower::service_fn(move |_: Uri| tls.clone().connect());
-            // The connector encrypts; to the endpoint it is a connection like any other.
+            // The connector encrypts the connection; the endpoint treats it as plaintext.
             let plain = uri.replacen("https", "http", 1);
             let endpoint = endpoint(Endpoint::from_shared(plain).map_err(no_address)?).origin(target);
             let channel = Resending::new(endpoint.connect_with_connector_lazy(connector));
@@ -169,36 +172,39 @@ impl Client {
         Ok(Self { channel: Resending::new(channel), name })
     }
 
-    /// The same connection for calls and streams on behalf of a player: they count against the player's limits.
+    /// Returns a client on the same connection whose calls and streams act on behalf of a player and count against the
+    /// player's limits.
     pub fn for_player(&self, player: &str) -> Result<Self, ClientError> {
         let named = MetadataValue::try_from(player).map_err(|_| ClientError::Player { player: player.into() })?;
         let name = NameCaller { player: Some(named), ..self.name.clone() };
         Ok(Self { channel: self.channel.clone(), name })
     }
 
-    /// The generated client, for every RPC there is.
+    /// Returns the generated client, which has every RPC.
     pub fn rpc(&self) -> Rpc {
         InventoryServiceClient::with_interceptor(self.channel.clone(), self.name.clone())
     }
 
-    /// The transport, for calls by name.
+    /// Returns the transport, for calls by method name.
     pub fn channel(&self) -> InterceptedService<Resending, NameCaller> {
         InterceptedService::new(self.channel.clone(), self.name.clone())
     }
 
-    /// Follows inventories, from scratch.
+    /// Follows inventories, starting with their full states.
     pub fn follow(&self, ids: Vec<String>) -> Follow {
         Follow::new(self.rpc(), ids)
     }
 
-    /// The items, recipes and layouts that the service goes by. Fetch it once; a service changes it with a restart only.
+    /// Fetches the catalog of the service: items, recipes and layouts. One fetch is enough, because a service changes
+    /// its catalog only at a restart.
     pub async fn catalog(&self) -> Result<Arc<Catalog>, Status> {
         let reply = self.rpc().get_catalog(v1::GetCatalogRequest {}).await?.into_inner();
         let read = convert::catalog::read(&reply);
         read.map(Arc::new).map_err(|problems| Status::data_loss(format!("the catalog: {}", problems.join("; "))))
     }
 
-    /// Follows inventories and applies changes to them at once, in this runtime, until it is dropped. See [`Session`].
+    /// Starts a session that follows inventories and applies changes to them immediately. The session runs in the
+    /// current runtime until it is dropped. See [`Session`].
     pub fn session(&self, options: SessionOptions, catalog: Arc<Catalog>) -> Result<Session, SessionError> {
         Session::start(self.rpc(), options, catalog)
     }
@@ -214,7 +220,7 @@ fn endpoint(endpoint: Endpoint) -> Endpoint {
         .keep_alive_while_idle(true)
 }
 
-/// A context with a fresh idempotency key. Keep it for retries of the same call.
+/// Creates a context with a fresh idempotency key. Keep it for retries of the same call.
 pub fn fresh_context() -> v1::MutationContext {
     v1::MutationContext { idempotency_key: Uuid::now_v7().to_string(), ..v1::MutationContext::default() }
 }

@@ -1,9 +1,9 @@
-//! The calls of a session on their way: in order, each until its end is known.
+//! Sends the calls of a session in order and retries each until its outcome is known.
 //!
-//! One is under way at a time, unless [`SessionOptions::in_flight_max`] says otherwise: then the service may see those that
-//! are under way together in another order, since they travel apart. While a call is being tried again no further one
-//! leaves, so a retry is overtaken by no more than those that were under way with it. What is overtaken is judged without
-//! what it was predicted upon: it is refused or corrected, never lost or done twice.
+//! One call is in flight at a time unless [`SessionOptions::in_flight_max`] allows more. Calls in flight travel
+//! separately, so the service may see them in another order. No further call starts while one is being retried, so only
+//! calls that were in flight with a retried call can overtake it. A call that runs without a change that its prediction
+//! assumed is rejected or corrected; it is never lost or applied twice.
 
 use super::session::SessionOptions;
 use super::shared::Shared;
@@ -22,7 +22,7 @@ use tonic_types::StatusExt;
 pub(super) struct Call {
     pub request: v1::TransactRequest,
     pub tries: u32,
-    /// A try may have been applied although no answer came.
+    /// An earlier attempt may have been applied although no reply arrived.
     pub uncertain: bool,
     began: Option<Instant>,
     backoff: Backoff,
@@ -38,7 +38,7 @@ impl Call {
     }
 }
 
-/// Runs until the session is dropped.
+/// Sends calls until the session is dropped.
 pub(super) async fn run(shared: Arc<Shared>, mut queue: mpsc::Receiver<Call>, options: SessionOptions) {
     let mut under_way = FuturesUnordered::new();
     let mut retrying = 0_usize;
@@ -86,7 +86,7 @@ async fn attempt(
     (call, result)
 }
 
-/// Whether the end may be another next time, or is not known.
+/// Returns whether a call that failed with this code can succeed later, or whether its outcome is unknown.
 fn may_be_retried(code: Code) -> bool {
     match code {
         Code::Cancelled

@@ -1,10 +1,10 @@
-//! Calls that never left are made again. A connection that the service closes in good order (it has become old, or the
-//! service drains) may take with it calls that were about to be sent on it; they fail here although another connection
-//! would take them.
+//! Sends calls again that the service has not processed. When a service closes a connection gracefully (because of the
+//! connection's age or a drain), it may abort calls that were about to be sent on it; another connection would accept
+//! them.
 //!
-//! Two things tell that a call was not carried out: its body was not even asked for the message, or the service said in so
-//! many words that it has not looked at it (its GOAWAY names the last call that it has, REFUSED_STREAM). All other failures
-//! are for those who know what they called.
+//! Two signs show that the service has not processed a call: the transport never read the message from the request
+//! body, or the service reported it (a GOAWAY with the last processed stream, or REFUSED_STREAM). The caller handles
+//! all other failures, because only the caller knows whether the call is safe to repeat.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -19,10 +19,10 @@ use tonic::transport::{Channel, Error};
 use tower::{Service, ServiceExt};
 
 const TRIES_MAX: u32 = 4;
-/// A larger message is not kept to be sent again.
+/// Maximum size of a message that is kept to be sent again, in bytes.
 const KEPT_BYTES_MAX: usize = 256 * 1024;
 
-/// A connection that is made anew whenever needed. Cheap to clone.
+/// A channel that reconnects when needed and sends unprocessed calls again. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Resending {
     channel: Channel,
@@ -44,7 +44,7 @@ impl Service<Request<Body>> for Resending {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // The clone is not ready; the one that is has to make the call.
+        // The clone is not ready; the call must use the ready channel.
         let later = self.channel.clone();
         let mut channel = std::mem::replace(&mut self.channel, later);
         let (head, body) = request.into_parts();
@@ -66,7 +66,7 @@ impl Service<Request<Body>> for Resending {
     }
 }
 
-/// Whether the other side has said that it did not look at the call.
+/// Returns whether the service reported that it has not processed the call.
 fn was_refused(error: &h2::Error) -> bool {
     let goes = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
     let refuses = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
@@ -84,18 +84,18 @@ fn cause<E: std::error::Error + 'static>(error: &Error) -> Option<&E> {
     None
 }
 
-/// A body that outlives the request that it was sent with.
+/// A request body that can be sent again after its request has failed.
 struct Kept {
     outgoing: Arc<Mutex<Outgoing>>,
-    /// How many of the frames this request has had.
+    /// Number of kept frames that this request has already sent.
     sent: usize,
 }
 
 struct Outgoing {
     body: Body,
-    /// What came out of it.
+    /// The frames read from `body` so far.
     frames: Vec<Bytes>,
-    /// More did than is kept.
+    /// The frames exceeded [`KEPT_BYTES_MAX`] or included trailers, so they are not kept.
     is_too_large: bool,
     has_ended: bool,
 }
@@ -115,12 +115,12 @@ impl Kept {
         if outgoing.is_too_large {
             return false;
         }
-        // Where it did not come to speaking HTTP/2, trying again at once would not help.
+        // Without a working HTTP/2 connection, an immediate retry would not help.
         outgoing.frames.is_empty() && cause::<hyper::Error>(error).is_some() || cause(error).is_some_and(was_refused)
     }
 }
 
-/// From its beginning.
+/// The clone sends the body from its beginning.
 impl Clone for Kept {
     fn clone(&self) -> Self {
         Self { outgoing: self.outgoing.clone(), sent: 0 }

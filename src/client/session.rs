@@ -1,4 +1,5 @@
-//! Inventories that show one's own changes at once: the face of [`crate::sync::Mirror`], with a stream and calls beneath.
+//! A session that applies its own changes immediately: the public interface of [`crate::sync::Mirror`], with a stream
+//! and calls.
 
 use super::outbox::{self, Call};
 use super::shared::{self, Shared, State};
@@ -17,29 +18,31 @@ use tokio::task::JoinSet;
 use tonic::Status;
 use uuid::Uuid;
 
-/// What a session follows, and how it calls.
+/// Inventories that a session follows, and how it makes calls.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
-    /// The inventories, 1 to 64, each once; the session's methods name them by their position here. One that does
-    /// not exist, or may not be read, is absent until it does.
+    /// The inventories, 1 to 64, without duplicates; the session's methods refer to them by position. An inventory that
+    /// does not exist or may not be read is absent until that changes.
     pub ids: Vec<String>,
-    /// Names the session on its stream and its calls, 1 to 128 bytes. No other session may have it at the same time.
+    /// Id of the session on its stream and its calls, 1 to 128 bytes. Two sessions must not use the same id at the same
+    /// time.
     pub session: String,
-    /// Be told what kind of changes there were, by whom and why.
+    /// Whether to receive notices: the kind, caller and reason of each change.
     pub notices: bool,
-    /// Calls under way at once, at least 1. With 1 the service sees them in the order in which they were applied, at most
-    /// one a round trip. With more, two that leave together may change places, and a prediction fails for it: that costs
-    /// a full frame, never an item.
+    /// Maximum number of calls in flight, at least 1. With 1, the service sees calls in the order in which they were
+    /// applied, at most one per round trip. With more, concurrent calls may be reordered and their predictions may
+    /// fail; that costs a full frame, never an item.
     pub in_flight_max: usize,
-    /// How long one try of a call may take.
+    /// Timeout of one attempt of a call.
     pub try_timeout: Duration,
-    /// How long a call is tried again, with the same key, before its end is given up as unknown. Less than the time for
-    /// which the service remembers keys.
+    /// How long to retry a call with the same key before its outcome is reported as unknown. Must be less than the time
+    /// for which the service remembers keys.
     pub retry_for: Duration,
 }
 
 impl SessionOptions {
-    /// A new session over these inventories: one call at a time, 5 s a try, tried again for 10 minutes.
+    /// Creates the options of a new session over these inventories: one call in flight, 5 s per attempt, retries for 10
+    /// minutes.
     pub fn new(ids: Vec<String>) -> Self {
         let (session, notices) = (Uuid::now_v7().to_string(), false);
         let (try_timeout, retry_for) = (Duration::from_secs(5), Duration::from_secs(600));
@@ -51,7 +54,7 @@ impl SessionOptions {
 pub enum SessionError {
     #[error("malformed: {0}")]
     Malformed(Invalid),
-    /// By the rules, given what is shown: it was not even sent.
+    /// The rules reject the mutation in the current view; it was not sent.
     #[error("refused: {0}")]
     Refused(RejectionCause),
     #[error("{PENDING_MAX} mutations wait for their end; wait for some of them")]
@@ -60,88 +63,90 @@ pub enum SessionError {
     Ended,
 }
 
-/// A mutation that is on its way.
+/// A mutation that was sent and whose outcome is not known yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// Its idempotency key, by which events name it.
+    /// Idempotency key of the mutation; events refer to it.
     pub key: String,
-    /// The view shows it already. If not, it touches what this session does not follow, or creates or deletes an
-    /// inventory: then the service's frame will show it.
+    /// Whether the view already contains the change. If not, the mutation creates or deletes an inventory or touches
+    /// one that this session does not follow; a frame from the service will contain the change.
     pub shown: bool,
 }
 
-/// Inventories are named by their position in [`SessionOptions::ids`].
+/// An event of a session. Inventories are identified by their position in [`SessionOptions::ids`].
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// The stream is there; again after each [`Event::Disconnected`].
+    /// The stream is open; reported again after each [`Event::Disconnected`].
     Connected,
-    /// It was lost, and is being opened again. Changes can be applied meanwhile.
+    /// The stream was lost and is being opened again. Changes can be applied in the meantime.
     Disconnected,
-    /// The view is another, but for a change just applied: by somebody else, or by a correction.
+    /// The view has changed for another reason than an applied mutation: a change by others, or a correction.
     Changed {
         position: usize,
     },
-    /// Applied and durable. What each operation did is as the service says.
+    /// The mutation is applied and durable. `outcomes` has the result of each operation as the service reports it.
     Confirmed {
         key: String,
         outcomes: Vec<v1::OperationOutcome>,
         as_predicted: bool,
     },
-    /// Refused; the view no longer shows it.
+    /// The service refused the mutation; the view no longer contains it.
     Refused {
         key: String,
         status: Status,
     },
-    /// Given up, or too late to ask: whether it was applied is not known. The view shows what the service has.
+    /// The outcome is unknown: retries took too long, the key has expired, or the caller lost its authorization after an
+    /// attempt. The mutation may or may not have been applied. The view falls back to the confirmed state.
     Unknown {
         key: String,
         status: Status,
     },
-    /// What was predicted was wrong, and was replaced by what the service has. To be expected now and then.
+    /// A prediction was wrong and was replaced by the state of the service. Occasional corrections are normal.
     Corrected {
         position: usize,
     },
-    /// What was believed to be confirmed was wrong: a bug somewhere. It is reported, and heals by itself.
+    /// A confirmed state was wrong, which indicates a bug. The session reports it to the service and repairs the state.
     Desync {
         position: usize,
     },
     Notice(v1::Notice),
-    /// This many events before the next one were left out, since nobody asked for them.
+    /// This many events before the next one were dropped because they were not read in time.
     Missed {
         events: u64,
     },
-    /// The stream cannot be opened, or not go on (not allowed, too many slots together). The last event.
+    /// The stream cannot be opened or cannot continue (not allowed, too many slots together). This is the last event.
     Ended {
         status: Status,
     },
 }
 
-/// What has come in since the start.
+/// Counts since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SessionCounts {
-    /// Frames with changes, initial ones included.
+    /// Number of frames with changes, including the initial frames.
     pub syncs: u64,
-    /// All messages as sent, each with its 5-byte prefix.
+    /// Size of all received messages in bytes, including the 5-byte prefix of each.
     pub bytes: u64,
     pub fulls: u64,
-    /// Of these, full frames that corrected a prediction.
+    /// Number of full frames that corrected a prediction; included in `fulls`.
     pub corrections: u64,
     pub deltas: u64,
-    /// Revisions that no frame was needed for, because they had been predicted, as later frames told.
+    /// Number of revisions that the service did not send because they had been predicted, as derived from later frames.
     pub skipped: u64,
     pub desyncs: u64,
     pub reconnects: u64,
 }
 
-/// Inventories that are followed, and changed at once.
+/// Inventories that the session follows and changes with immediate effect.
 ///
-/// [`Self::apply`] shows a change in [`Self::view`] before it returns, and makes the call in the background; a call whose
-/// answer was lost is made again with the same key until its end is known. Then an event tells it: `Confirmed`, or
-/// `Refused`, and then the view falls back by itself. When the service comes to another state than was predicted it sends
-/// that, and the view follows. [`Self::next_event`] tells whatever happens; nobody has to listen.
+/// [`Self::apply`] applies a change to [`Self::view`] before it returns and makes the call in the background. The
+/// session retries a call whose reply was lost with the same key until the outcome is known, and then reports
+/// [`Event::Confirmed`] or [`Event::Refused`]; after a refusal the view no longer contains the change. If the service
+/// reaches another state than predicted, it sends that state and the view follows. [`Self::next_event`] reports all
+/// events; reading them is optional.
 ///
-/// Mutations leave in the order in which they were applied, [`SessionOptions::in_flight_max`] at a time. Dropping the
-/// session ends it: what has not left yet never will. Wait for [`Self::settled`] first.
+/// Mutations are sent in the order in which they were applied, with at most [`SessionOptions::in_flight_max`] in
+/// flight. Dropping the session discards mutations that were not sent yet; wait for [`Self::settled`] first.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -171,7 +176,7 @@ impl Session {
         let mirror = Mirror::new(ids.map_err(SessionError::Malformed)?, catalog.clone());
         let shared = Arc::new(Shared::new(rpc.clone(), options.session.clone(), mirror));
         let stream = Stream::new(rpc, options.ids.clone(), options.session.clone(), options.notices);
-        // No more calls are open than this, so there is always room.
+        // At most `PENDING_MAX` calls are open, so the queue always has room.
         let (outbox, queue) = mpsc::channel(PENDING_MAX);
         let mut tasks = JoinSet::new();
         tasks.spawn(shared::read(shared.clone(), stream));
@@ -179,12 +184,13 @@ impl Session {
         Ok(Self { shared, outbox, catalog, _tasks: tasks })
     }
 
-    /// Applies one operation at once.
+    /// Applies one operation immediately.
     pub fn apply(&self, operation: Operation) -> Result<Applied, SessionError> {
         self.transact(vec![operation], "")
     }
 
-    /// Applies 1 to 128 operations at once, all or none. `reason`, at most 256 bytes, is for logs and notices.
+    /// Applies 1 to 128 operations immediately and atomically. `reason`, at most 256 bytes, appears in logs and
+    /// notices.
     pub fn transact(&self, operations: Vec<Operation>, reason: &str) -> Result<Applied, SessionError> {
         let wire = |operation| v1::Operation { operation: Some(operation) };
         let operations: Vec<v1::Operation> = operations.into_iter().map(wire).collect();
@@ -197,7 +203,7 @@ impl Session {
         });
         let (tag, mutation) = mutation.map_err(SessionError::Malformed)?;
         let key = context.idempotency_key.clone();
-        // Under the lock, so that mutations leave in the order in which they are shown.
+        // The lock ensures that mutations are sent in the order in which the view applies them.
         let mut state = self.shared.lock();
         if state.ended {
             return Err(SessionError::Ended);
@@ -228,23 +234,24 @@ impl Session {
         Ok(Applied { key, shown })
     }
 
-    /// Whether the service has told that there is no such inventory, or none that may be read. It is followed all the same;
-    /// [`Event::Changed`] tells when it is there, and when it is absent again.
+    /// Returns whether the inventory is absent: it does not exist, was deleted, or may not be read. The session keeps
+    /// following an absent inventory; [`Event::Changed`] reports when it becomes present or absent.
     pub fn is_absent(&self, position: usize) -> bool {
         self.shared.lock().mirror.is_absent(position)
     }
 
-    /// What an inventory holds, one's own changes included; none before the first frame and while it is absent.
+    /// Returns the contents of an inventory including the session's own pending changes, or `None` before the first
+    /// frame and while the inventory is absent.
     pub fn view(&self, position: usize) -> Option<Contents> {
         self.shared.lock().mirror.view(position).cloned()
     }
 
-    /// What the service is known to have had last.
+    /// Returns the newest state that the service is known to have had.
     pub fn confirmed(&self, position: usize) -> Option<Contents> {
         self.shared.lock().mirror.confirmed(position).map(|inventory| inventory.contents.clone())
     }
 
-    /// How many mutations wait for their end.
+    /// Returns the number of mutations whose outcome is not known yet.
     pub fn pending(&self) -> usize {
         let state = self.shared.lock();
         state.open.max(state.mirror.pending())
@@ -255,24 +262,24 @@ impl Session {
         SessionCounts { desyncs: state.mirror.desyncs(), ..state.counts }
     }
 
-    /// Waits for the next event; none after [`Event::Ended`]. Safe to drop and call again.
+    /// Waits for the next event; returns `None` after [`Event::Ended`]. Cancel safe.
     pub async fn next_event(&self) -> Option<Event> {
         self.shared.wait_for(|state| state.next_event().map(Some).or(state.ended.then_some(None))).await
     }
 
-    /// Waits until every inventory's first state is there, or is told to be absent.
+    /// Waits until the first state of every inventory has arrived or the inventory is reported absent.
     pub async fn caught_up(&self) -> Result<(), SessionError> {
         let wanted = |state: &mut State| state.caught_up.then_some(Ok(()));
         self.shared.wait_for(|state| wanted(state).or(state.ended.then_some(Err(SessionError::Ended)))).await
     }
 
-    /// Waits until no mutation waits for its end.
+    /// Waits until the outcome of every mutation is known.
     pub async fn settled(&self) -> Result<(), SessionError> {
         let wanted = |state: &mut State| (state.open == 0 && state.mirror.pending() == 0).then_some(Ok(()));
         self.shared.wait_for(|state| wanted(state).or(state.ended.then_some(Err(SessionError::Ended)))).await
     }
 
-    /// Has an inventory sent whole: for a game that sees that something is wrong with it. Counts as a desync.
+    /// Requests a full state of an inventory, for a game that notices an error in it. Counts as a desync.
     pub fn resync(&self, position: usize) {
         let mut state = self.shared.lock();
         let shown = state.mirror.handle_desync(position);

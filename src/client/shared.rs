@@ -1,4 +1,4 @@
-//! What a session shares with its two tasks: the one that reads the stream, and the one that makes the calls.
+//! State that a session shares with its two tasks: the reader of the stream and the sender of calls.
 
 use super::Rpc;
 use super::outbox::Call;
@@ -17,14 +17,14 @@ use tokio::sync::Notify;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// Events kept for whoever asks for them; beyond, the oldest are left out and counted.
+/// Maximum number of queued events; beyond that, the oldest are dropped and counted.
 const EVENTS_MAX: usize = 1_024;
-/// How long the full frame that was asked for may take before the stream is opened anew.
+/// How long to wait for the reply to a desync report, and then for the full frame, before the stream is opened again.
 const HEAL_LIMIT: Duration = Duration::from_secs(3);
 
 pub(super) struct Shared {
     pub rpc: Rpc,
-    /// As named on the stream and on calls.
+    /// Id of the session on the stream and on calls.
     pub session: String,
     state: Mutex<State>,
     happened: Notify,
@@ -35,17 +35,18 @@ pub(super) struct State {
     pub mirror: Mirror,
     events: VecDeque<Event>,
     missed: u64,
-    /// Calls whose end is not known.
+    /// Number of calls whose outcome is not known.
     pub open: usize,
     pub counts: SessionCounts,
     connected: bool,
-    /// The stream counts on what is not known here any more: nothing that it says is to be believed.
+    /// The stream assumes predictions that the mirror has dropped, so its messages are ignored until it is opened
+    /// again.
     reopening: bool,
     pub caught_up: bool,
     pub ended: bool,
 }
 
-/// Reads the stream until no retry can help, or the session is dropped.
+/// Reads the stream until it fails with an error that no retry can fix, or the session is dropped.
 pub(super) async fn read(shared: Arc<Shared>, mut stream: Stream) {
     loop {
         let message = tokio::select! {
@@ -81,14 +82,14 @@ impl Shared {
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
-        // The mirror has no half-done states that anybody could see, whatever panicked.
+        // The mirror never exposes partial states, so a poisoned lock is safe to use.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at the state whenever something has happened, until there is something to give back.
+    /// Checks the state after each event until `look` returns a value.
     pub async fn wait_for<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> T {
         loop {
-            // From here on nothing that happens is missed.
+            // Register before the check, so that no later event is missed.
             let happened = self.happened.notified();
             let found = look(&mut self.lock());
             match found {
@@ -113,7 +114,7 @@ impl Shared {
 
     pub fn handle_refusal(self: &Arc<Self>, call: &Call, status: Status) {
         let expired = status.get_details_error_info().is_some_and(|info| info.reason == "IDEMPOTENCY_KEY_EXPIRED");
-        // These look at the caller, not at what became of the key.
+        // These codes judge the caller and do not reveal the outcome of the key.
         let not_judged = matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented);
         if expired || call.uncertain && not_judged {
             return self.handle_unknown(call, status);
@@ -126,13 +127,14 @@ impl Shared {
     pub fn handle_unknown(self: &Arc<Self>, call: &Call, status: Status) {
         let mut state = self.lock();
         let shown = tag(call).map(|tag| state.mirror.handle_failure(tag)).unwrap_or_default();
-        // If it was applied, the service counts on what was just forgotten. A new stream begins with what is confirmed.
+        // If the call was applied, the stream assumes the prediction that was just dropped. A new stream starts from
+        // the confirmed state.
         state.reopening = true;
         self.reopen.notify_one();
         self.end(&mut state, &shown, Event::Unknown { key: call.key().into(), status });
     }
 
-    /// Tells what a call of the mirror has changed, and has heal what it found to be wrong.
+    /// Queues the events of a mirror update, and starts a repair for each desync that the mirror found.
     pub fn tell(self: &Arc<Self>, state: &mut State, shown: &MirrorUpdate) {
         shown.corrected.iter().for_each(|position| state.push(Event::Corrected { position: *position }));
         shown.changed.iter().for_each(|position| state.push(Event::Changed { position: *position }));
@@ -187,7 +189,8 @@ impl Shared {
         self.happened.notify_waiters();
     }
 
-    /// Reports what is wrong, so that the service sends it whole; if that does not help, begins anew.
+    /// Reports a desync, so that the service sends a full state. If the report fails or no full state arrives in time,
+    /// opens the stream again.
     async fn heal(self: Arc<Self>, position: usize) {
         let Some(request) = self.report(position) else { return };
         let mut rpc = self.rpc.clone();
@@ -215,7 +218,7 @@ impl Shared {
     }
 }
 
-/// None of a call that predicted nothing: the mirror does not know of it.
+/// Returns the key tag of a call, or `None` if the call predicted nothing and the mirror does not track it.
 fn tag(call: &Call) -> Option<KeyTag> {
     let context = call.request.context.as_ref().filter(|context| !context.predicted.is_empty())?;
     IdempotencyKey::new(&context.idempotency_key).ok().map(|key| KeyTag::of(&key))

@@ -1,4 +1,4 @@
-//! The stream of one reader, over any number of connections: opened when it is first read, and again after each loss.
+//! The stream of one reader across connections: opened at the first read and again after each loss.
 
 use super::{Backoff, Rpc};
 use crate::grpc::v1;
@@ -11,25 +11,25 @@ use tonic_types::StatusExt;
 pub(super) struct Stream {
     rpc: Rpc,
     ids: Vec<String>,
-    /// Empty: none.
+    /// Empty if the stream has no session.
     session: String,
     notices: bool,
     open: Option<Streaming<v1::SubscribeInventoryResponse>>,
     backoff: Backoff,
-    /// To wait before it is opened again.
+    /// Delay before the stream is opened again.
     wait: Duration,
-    /// How often it was opened.
+    /// Number of times that the stream was opened.
     opened: u64,
     connection: watch::Sender<Connection>,
 }
 
-/// Whether messages can arrive now.
+/// State of the connection of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connection {
     /// The stream is being opened, for the first time or again.
     Connecting,
     Open,
-    /// The stream was lost; another is opened after a short wait.
+    /// The stream was lost; the client opens a new one after a short delay.
     Lost,
 }
 
@@ -48,7 +48,7 @@ impl Stream {
         self.session = session.to_owned();
     }
 
-    /// How often it was lost and opened again.
+    /// Returns how often the stream was lost and opened again.
     pub fn reopened(&self) -> u64 {
         self.opened.saturating_sub(1)
     }
@@ -57,19 +57,19 @@ impl Stream {
         self.connection.subscribe()
     }
 
-    /// The next read opens another one, after a while.
+    /// Closes the stream; the next read opens a new one after a delay.
     pub fn reopen_later(&mut self) {
         (self.open, self.wait) = (None, self.backoff.handle_failure());
         self.connection.send_replace(Connection::Lost);
     }
 
-    /// The next read opens another one, at once.
+    /// Closes the stream; the next read opens a new one immediately.
     pub fn close(&mut self) {
         (self.open, self.wait) = (None, Duration::ZERO);
     }
 
-    /// The next message; none when the stream was lost, so that the next call opens another after a while. `resume` is asked
-    /// for the cursors whenever one is opened. An error is one that no retry can heal.
+    /// Returns the next message, or `None` if the stream was lost; the next call then opens a new one after a delay.
+    /// Each time a stream is opened, `resume` provides the cursors. Returns an error only if a retry cannot succeed.
     pub async fn next(
         &mut self,
         resume: impl FnOnce() -> Vec<Option<Cursor>>,
@@ -80,7 +80,7 @@ impl Stream {
                 return Ok(Some(message));
             }
             Ok(None) => {}
-            // A token that has expired may have a successor by now; if not, opening says so.
+            // An expired token may have been replaced; if not, opening the new stream fails with the same code.
             Err(status) if status.code() == Code::Unauthenticated && self.open.is_some() => {
                 tracing::debug!(%status, "the stream is opened again with a newer token");
             }
@@ -113,7 +113,7 @@ impl Stream {
     }
 }
 
-/// Whether trying again cannot help.
+/// Returns whether a retry cannot succeed.
 fn is_final(status: &Status) -> bool {
     match status.code() {
         Code::InvalidArgument
@@ -125,7 +125,7 @@ fn is_final(status: &Status) -> bool {
         | Code::OutOfRange
         | Code::Unimplemented
         | Code::DataLoss => true,
-        // A limit of the caller's passes, the size of a subscription does not.
+        // The limits of a caller are temporary; the size of a subscription does not change.
         Code::ResourceExhausted => {
             status.get_details_error_info().is_some_and(|info| info.reason == "SUBSCRIPTION_TOO_LARGE")
         }

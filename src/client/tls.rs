@@ -1,4 +1,5 @@
-//! TLS to the service. The files are read for each connection: certificates are exchanged while clients run.
+//! TLS connections to the service. The files are read for each connection, because certificates are replaced while
+//! clients run.
 
 use super::{ClientError, ClientOptions};
 use hyper_util::rt::TokioIo;
@@ -19,12 +20,12 @@ const PORT: u16 = 443;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Where to connect to, and by which files.
+/// The address to connect to and the certificate files to use.
 #[derive(Debug)]
 pub(super) struct Tls {
     host: String,
     port: u16,
-    /// None: those that the system trusts.
+    /// Default: the system's root certificates.
     ca: Option<PathBuf>,
     own: Option<Own>,
 }
@@ -36,7 +37,7 @@ struct Own {
 }
 
 impl Tls {
-    /// Checks the files as well, so that what is wrong with them is told at once.
+    /// Creates the connector. Reads the files once, so that errors in them are reported immediately.
     pub fn open(uri: &Uri, options: &ClientOptions) -> Result<Self, ClientError> {
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
         let own = match (&options.certificate, &options.key) {
@@ -82,7 +83,7 @@ impl Tls {
     fn roots(&self) -> Result<RootCertStore, ClientError> {
         let mut roots = RootCertStore::empty();
         let Some(path) = &self.ca else {
-            // Systems have some that cannot be read; the others do.
+            // Some system certificates cannot be parsed; the others suffice.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             return if roots.is_empty() { Err(ClientError::NoRoots) } else { Ok(roots) };
         };

@@ -1,4 +1,5 @@
-//! A bearer token in a file. Tokens expire, and somebody else puts a new one there in time; so it is read again.
+//! A bearer token in a file. The token expires and another process replaces the file in time, so the client reads the
+//! file again.
 
 use super::ClientError;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use tonic::metadata::{Ascii, MetadataValue};
 
 pub(super) const TOKEN_METADATA: &str = "authorization";
-/// How old what was read may be: a file is not read for each of thousands of calls a second.
+/// Maximum age of the token in memory. It avoids a file read for each of thousands of calls per second.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -23,7 +24,7 @@ impl Token {
         Ok(Self { path, last })
     }
 
-    /// As metadata. If the file cannot be read any more it stays what it was.
+    /// Returns the token as metadata. If the file cannot be read, the previous token remains in use.
     pub fn value(&self) -> MetadataValue<Ascii> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.0.elapsed() >= READ_INTERVAL {
