@@ -1,4 +1,5 @@
-//! The catalog as a TOML file. The format is told at the head of `catalog_file/default.toml`, the catalog that is built in.
+//! Reads the catalog from a TOML file. The comments at the top of the built-in catalog, `catalog_file/default.toml`,
+//! describe the format.
 
 use crate::domain::catalog::{COUNT_MAX, CatalogSource, RecipeSource, catalog_name_error};
 use crate::domain::{Catalog, Count, Fingerprint, ItemCode, Recipe};
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 const DEFAULT: &str = include_str!("catalog_file/default.toml");
 
-/// What is wrong with a catalog file, and what to do about it.
+/// Why a catalog file is invalid, and how to fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogFileError {
     #[error("cannot read the catalog {}: {error}\nGive the path of a readable TOML file.", path.display())]
@@ -20,13 +21,13 @@ pub enum CatalogFileError {
     Invalid { path: PathBuf, problems: Vec<String> },
 }
 
-/// The built-in catalog.
+/// Returns the built-in catalog.
 pub fn default_catalog() -> Catalog {
-    // It is part of the program: if it were wrong, no test of this module would pass.
+    // The tests of this module ensure that the built-in catalog is valid.
     parse(DEFAULT, Path::new("(built in)")).expect("the built-in catalog is valid")
 }
 
-/// Reads and checks a catalog file; the error tells every problem at once.
+/// Reads and validates a catalog file. The error lists every problem.
 pub fn read(path: impl AsRef<Path>) -> Result<Catalog, CatalogFileError> {
     let path = path.as_ref();
     let text =
@@ -34,13 +35,13 @@ pub fn read(path: impl AsRef<Path>) -> Result<Catalog, CatalogFileError> {
     parse(&text, path)
 }
 
-/// Reads the file, if one is given, else the built-in catalog.
+/// Reads the file at `path`, or returns the built-in catalog if there is no path.
 pub fn read_or_default(path: Option<&Path>) -> Result<Catalog, CatalogFileError> {
     path.map_or_else(|| Ok(default_catalog()), read)
 }
 
-/// A short fingerprint of a catalog's content, 16 hexadecimal digits: the same for the same content, whatever the order
-/// of items and recipes in the file.
+/// Returns a fingerprint of the catalog's content, 16 hexadecimal digits. The order of items and recipes in the file
+/// does not change the fingerprint.
 pub fn version(catalog: &Catalog) -> String {
     format!("{:016x}", Fingerprint::of(canonical(catalog).as_bytes()).0)
 }
@@ -64,12 +65,12 @@ fn parse(text: &str, path: &Path) -> Result<Catalog, CatalogFileError> {
     Err(CatalogFileError::Invalid { path: path.to_owned(), problems })
 }
 
-/// A stack that no request could name.
+/// Reports a stack limit above the maximum count of a request.
 fn unsayable(item: &ItemEntry) -> Option<String> {
     (item.max_stack > COUNT_MAX).then(|| format!("item {:?}: max_stack must be at most {COUNT_MAX}", item.id))
 }
 
-/// An earlier id that cannot have been one.
+/// Reports a former id that is not a valid item id.
 fn misnamed(item: &ItemEntry) -> Option<String> {
     let before = item.renamed_from.as_ref()?;
     match catalog_name_error(before) {
@@ -90,8 +91,8 @@ fn listed(problems: &[String]) -> String {
     problems.iter().map(|problem| format!("  - {problem}")).collect::<Vec<_>>().join("\n")
 }
 
-/// The content as a text in which order of writing plays no part. A name stands after its length, so that none can look
-/// like two.
+/// Returns the content as a text that does not depend on the order in the file. Each name follows its length, so that
+/// different lists of names never produce the same text.
 fn canonical(catalog: &Catalog) -> String {
     let mut items: Vec<_> = catalog.items().iter().collect();
     items.sort_by_key(|item| item.code);
@@ -115,7 +116,7 @@ fn canonical(catalog: &Catalog) -> String {
 }
 
 fn line(text: &mut String, content: std::fmt::Arguments<'_>) {
-    // Writing to a String does not fail.
+    // Writing to a `String` cannot fail.
     let _ = writeln!(text, "{content}");
 }
 
@@ -149,7 +150,7 @@ struct ItemEntry {
 #[serde(deny_unknown_fields)]
 struct RecipeEntry {
     id: String,
-    /// Sorted by item id, so that every reading of a file gives the same recipe.
+    /// Sorted by item id, so that every read of a file produces the same recipe.
     #[serde(default)]
     inputs: BTreeMap<String, u32>,
     #[serde(default)]

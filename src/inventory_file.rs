@@ -1,9 +1,9 @@
-//! Inventories as lines of JSON: what `slotcast export` writes and `slotcast import` reads.
+//! Inventories as JSON lines, the format of `slotcast export` and `slotcast import`.
 //!
-//! The first line is a [`Header`]. Then each line is one inventory: its id, owner (none: left out), layout and filled
-//! slots; items by their ids, those that the catalog does not have by their codes; attributes in base64. Epoch, revision
-//! and digest tell which state it was; an import gives new epochs, begins at revision 1, and checks the digest if it is
-//! there.
+//! The first line is a [`Header`]. Each further line is one inventory: id, owner (omitted if none), layout and filled
+//! slots. Items are named by id, or by code if the catalog does not have them; attributes are in base64. Epoch,
+//! revision and digest identify the exported state. An import assigns new epochs, starts at revision 1, and verifies
+//! the digest if present.
 
 use crate::domain::catalog::COUNT_MAX;
 use crate::domain::{
@@ -14,20 +14,20 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-/// Raised when a file that is written by this version cannot be read by the one before.
+/// Version of the format. It increases when an older program cannot read the files of this version.
 pub const FORMAT: u32 = 1;
-/// No inventory that fits the bounds of the domain takes more.
+/// Maximum length of a line, in bytes. No valid inventory needs more.
 pub const LINE_BYTES_MAX: usize = 4 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
-    /// [`FORMAT`].
+    /// The format version, [`FORMAT`].
     pub slotcast_export: u32,
-    /// The version of the catalog that items were named by.
+    /// Version of the catalog that provided the item ids.
     pub catalog: String,
     pub exported_unix_ms: u64,
-    /// How many lines follow: so that a file that was cut off is noticed.
+    /// Number of lines that follow, so that a truncated file is detected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventories: Option<u64>,
 }
@@ -60,7 +60,7 @@ struct Line {
     epoch: Option<u32>,
     #[serde(default)]
     revision: Option<u64>,
-    /// Both lanes in hexadecimal, A first.
+    /// Both lanes in hexadecimal, lane A first.
     #[serde(default)]
     digest: Option<String>,
 }
@@ -82,7 +82,7 @@ enum ItemName {
     Code(u32),
 }
 
-/// One inventory as a line, without its end.
+/// Returns one inventory as a line, without a line break.
 pub fn write(inventory: &Inventory, catalog: &Catalog) -> String {
     let entry = |(slot, stack): (Slot, &Stack)| StackEntry {
         slot: u64::from(slot.0),
@@ -105,14 +105,14 @@ pub fn write(inventory: &Inventory, catalog: &Catalog) -> String {
     serde_json::to_string(&line).expect("numbers and strings are JSON")
 }
 
-/// What an import lets through.
+/// Problems that an import accepts.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Leniency {
-    /// Stacks above their item's `max_stack`, as there are after a catalog has become stricter.
+    /// Accepts stacks above the `max_stack` of their item, which exist after a catalog lowers it.
     pub oversized: bool,
 }
 
-/// Reads a line as a new inventory of that epoch, or lists everything that is wrong with it.
+/// Reads a line as a new inventory with the given epoch, or returns every problem of the line.
 pub fn read(line: &str, catalog: &Catalog, leniency: Leniency, epoch: Epoch) -> Result<Inventory, Vec<String>> {
     let line: Line = serde_json::from_str(line).map_err(|error| vec![format!("it is no inventory: {error}")])?;
     let mut problems = Vec::new();

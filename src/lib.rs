@@ -1,7 +1,7 @@
-//! Slotcast: the authoritative inventory service for game backends.
+//! Slotcast: an authoritative inventory service for game backends.
 //!
-//! Start with [`domain`] (what an inventory is), then [`sync`] (what a reader is missing), then [`engine`] (the one
-//! writer). `ARCHITECTURE.md` has the map.
+//! Start with [`domain`] (inventories and their rules), then [`sync`] (frames for readers), then [`engine`] (the only
+//! writer). `ARCHITECTURE.md` describes the modules.
 
 pub mod catalog_file;
 pub mod cli;

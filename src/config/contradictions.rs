@@ -1,4 +1,4 @@
-//! What must not be said together, although each word of it is well said.
+//! Validation across settings: combinations of valid values that are invalid together.
 
 use super::Config;
 use crate::identity::Role;
@@ -13,7 +13,7 @@ pub(super) fn of(config: &Config) -> Vec<String> {
         .collect()
 }
 
-/// Nobody is let in by an oversight.
+/// Prevents accidental exposure: an address beyond loopback needs authentication and TLS, or an explicit opt-out.
 fn exposure(config: &Config) -> Vec<String> {
     let (listen, values) = (config.listen, &config.values);
     let mut problems = Vec::new();
@@ -42,7 +42,7 @@ fn is_beyond_loopback(listen: SocketAddr) -> bool {
     !listen.ip().is_loopback()
 }
 
-/// Of two that are the same the second cannot be listened on.
+/// Two listeners cannot share one address.
 fn addresses(config: &Config) -> Vec<String> {
     let (listen, admin) = (config.listen, config.admin_listen);
     if listen != admin || listen.port() == 0 {
@@ -94,7 +94,7 @@ fn identity(config: &Config) -> Vec<String> {
 fn headers(config: &Config) -> Vec<String> {
     let headers = config.values.text("otlp.headers").unwrap_or_default();
     let is_pair = |pair: &str| pair.split_once('=').is_some_and(|(name, _)| !name.trim().is_empty());
-    // Not shown: it is a secret.
+    // The message omits the value because it is a secret.
     let problem = || "otlp.headers must be pairs of NAME=VALUE with commas in between".to_owned();
     let wrong = !headers.is_empty() && !headers.split(',').all(is_pair);
     wrong.then(problem).into_iter().collect()

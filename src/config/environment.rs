@@ -1,19 +1,20 @@
-//! Environment variables that begin with `SLOTCAST_` and mean nothing: most likely they are misspelt.
+//! Detection of unknown environment variables that begin with `SLOTCAST_`; most are misspelled settings.
 
 use super::settings::SETTINGS;
 use std::collections::BTreeSet;
 
 const PREFIX: &str = "SLOTCAST_";
-/// Of scripts around the program: where it is, and where its image is. They say nothing to the program itself.
+/// Variables that scripts use for the locations of the binary and of the image; the program ignores them.
 const OF_SCRIPTS: [&str; 2] = ["SLOTCAST_BIN", "SLOTCAST_IMAGE"];
-/// How alike two names are at least for one to be suggested for the other, from 0 to 1.
+/// Minimum similarity of a known name to be suggested, from 0 to 1.
 const ALIKE_MIN: f64 = 0.9;
 
-/// Problems with the variables `names`, of which those in `others` belong to somebody else in this program.
+/// Returns the problems with the environment variables `names`. `others` are known variables that are not settings.
 ///
-/// Kubernetes sets variables for each Service of the namespace unless the pod says `enableServiceLinks: false`, so that a
-/// Service named `slotcast` makes `SLOTCAST_SERVICE_HOST`, `SLOTCAST_SERVICE_PORT` and `SLOTCAST_PORT_7400_TCP_ADDR`. Those
-/// are no problem: `X_PORT...` and `X_SERVICE_...` are ignored where both `X_SERVICE_HOST` and `X_SERVICE_PORT` are set.
+/// Kubernetes sets variables for each Service of the namespace unless the pod sets `enableServiceLinks: false`. For
+/// example, a Service named `slotcast` produces `SLOTCAST_SERVICE_HOST`, `SLOTCAST_SERVICE_PORT` and
+/// `SLOTCAST_PORT_7400_TCP_ADDR`. Such variables are not problems: `X_PORT...` and `X_SERVICE_...` are ignored if both
+/// `X_SERVICE_HOST` and `X_SERVICE_PORT` are set.
 pub fn unknown<'a>(names: impl IntoIterator<Item = &'a str>, others: &[&str]) -> Vec<String> {
     let ours: BTreeSet<&str> = names.into_iter().filter(|name| name.starts_with(PREFIX)).collect();
     let mut known: Vec<String> = SETTINGS.iter().map(|setting| setting.environment()).collect();
@@ -84,7 +85,7 @@ mod tests {
         };
         let all = [links("SLOTCAST"), links("SLOTCAST_ADMIN")].concat();
         assert_eq!(unknown(all.iter().map(String::as_str), &[]), [""; 0]);
-        // Without the rest of the set it is no Service's.
+        // An incomplete set of variables does not belong to a Service.
         assert_eq!(unknown(["SLOTCAST_PORT"], &[]).len(), 1);
         assert_eq!(unknown(["SLOTCAST_SERVICE_HOST", "SLOTCAST_PORT"], &[]).len(), 2);
         let misspelt = all.iter().map(String::as_str).chain(["SLOTCAST_PORTS", "SLOTCAST_LISTN"]);

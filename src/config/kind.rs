@@ -1,4 +1,4 @@
-//! What values a setting may have, whether a file, the environment or a flag says them.
+//! Types of setting values, common to the file, the environment and flags.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -10,24 +10,25 @@ pub enum Kind {
     Address,
     Path,
     Text,
-    /// A text that is never shown.
+    /// A text that is never printed.
     Secret,
     Flag,
     Number(RangeInclusive<u64>),
-    /// One of some words.
+    /// One of these words.
     Choice(&'static [&'static str]),
-    /// Any of some words.
+    /// One or more of these words.
     Choices(&'static [&'static str]),
-    /// Tables of texts, each with exactly these names. Only a file can say them.
+    /// An array of tables that have exactly these keys, with texts as values. Only the file can set it.
     Tables(&'static [&'static str]),
 }
 
 impl Kind {
-    /// What the environment or a flag says, as a file would. None: it cannot be said there.
+    /// Parses the text of an environment variable or a flag into the value that a file would contain. Returns `None` if
+    /// only a file can set this kind.
     pub fn read(&self, text: &str) -> Option<Value> {
         Some(match self {
             Self::Address | Self::Path | Self::Text | Self::Secret | Self::Choice(_) => text.into(),
-            // What is neither is left as it is, for `check` to find.
+            // Text that does not parse stays a text; `check` reports it.
             Self::Flag => text.parse::<bool>().map_or_else(|_| text.into(), Value::from),
             Self::Number(_) => text.parse::<i64>().map_or_else(|_| text.into(), Value::from),
             Self::Choices(_) => {
@@ -38,7 +39,7 @@ impl Kind {
         })
     }
 
-    /// What is wrong with a value, to be said after its name.
+    /// Checks a value. An error starts with "must" and follows the name of the setting.
     pub fn check(&self, value: &Value) -> Result<(), String> {
         let told = match (self, value) {
             (Self::Address, Value::String(text)) if text.parse::<SocketAddr>().is_ok() => return Ok(()),
@@ -58,7 +59,7 @@ impl Kind {
         Err(format!("must be {}, not {told}", self.wanted()))
     }
 
-    /// What a value has to be.
+    /// Describes the accepted values.
     pub fn wanted(&self) -> String {
         match self {
             Self::Address => "an address and a port, as in 127.0.0.1:7400".into(),
@@ -72,7 +73,7 @@ impl Kind {
         }
     }
 
-    /// What stands for a value in the help.
+    /// Returns the placeholder for a value in the help.
     pub fn placeholder(&self) -> String {
         match self {
             Self::Address => "ADDRESS:PORT".into(),

@@ -1,4 +1,4 @@
-//! What was said where: defaults, then the file, then the environment, then flags. Whoever comes later wins.
+//! Sources of settings in ascending precedence: defaults, file, environment, flags.
 
 use super::environment;
 use super::settings::{SECTIONS, SETTINGS, Setting};
@@ -9,41 +9,41 @@ use std::path::PathBuf;
 use std::time::Duration;
 use toml::{Table, Value};
 
-/// Who said a value.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     Default,
     File,
-    /// The variable.
+    /// The name of the environment variable.
     Environment(String),
-    /// As it is written.
+    /// The flag, including its dashes.
     Flag(String),
 }
 
-/// A value that holds, and who said it.
+/// An effective value and its source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Said {
     pub value: Value,
     pub source: Source,
 }
 
-/// What holds, by key; every value is of its setting's kind.
+/// The effective values by key; every value is valid for its setting's kind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Values(BTreeMap<String, Said>);
 
-/// What the environment and the flags say: the same for as long as the process runs.
+/// Values from the environment and from flags, which do not change while the process runs.
 #[derive(Debug, Clone, Default)]
 pub struct Layers {
-    /// By key: the variable and its value.
+    /// The name and the value of the environment variable, by key of the setting.
     environment: BTreeMap<String, (String, String)>,
     flags: BTreeMap<String, String>,
-    /// Problems with variables that no setting has.
+    /// Problems with unknown environment variables.
     problems: Vec<String>,
 }
 
 impl Layers {
-    /// With the environment of this process. `others` are variables that begin with `SLOTCAST_` and are no settings; all
-    /// others that do, and say something, are problems.
+    /// Reads the environment of this process. `others` are variables that begin with `SLOTCAST_` but are not settings;
+    /// any other non-empty variable with this prefix that is not a setting is a problem.
     pub fn of_process(others: &[&str], flags: BTreeMap<String, String>) -> Self {
         let said: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, text)| Some((name.into_string().ok()?, text.to_string_lossy().into_owned())))
@@ -53,7 +53,8 @@ impl Layers {
         Self { problems, ..Self::new(|name| said.get(name).cloned(), flags) }
     }
 
-    /// `variable` gives the value of an environment variable, of which an empty one says nothing; `flags` are by key.
+    /// `variable` returns the value of an environment variable; an empty value counts as unset. `flags` are by key of
+    /// the setting.
     pub fn new(variable: impl Fn(&str) -> Option<String>, flags: BTreeMap<String, String>) -> Self {
         let said = |setting: &Setting| {
             let mut names = std::iter::once(setting.environment()).chain(setting.also.map(str::to_owned));
@@ -63,7 +64,7 @@ impl Layers {
         Self { environment: SETTINGS.iter().filter_map(said).collect(), flags, problems: Vec::new() }
     }
 
-    /// What holds with this file, and all that is wrong, wherever it was said. What is wrong is as if it had not been said.
+    /// Returns the effective values with this file, and all problems of all sources. Invalid values are ignored.
     pub fn values(&self, file: &Table) -> (Values, Vec<String>) {
         let (mut values, mut problems) = (BTreeMap::new(), self.problems.clone());
         problems.extend(unknown(file));
@@ -104,7 +105,7 @@ fn in_file<'a>(file: &'a Table, setting: &Setting) -> Option<&'a Value> {
     file.get(setting.section)?.as_table()?.get(setting.name)
 }
 
-/// What a file says that is no setting.
+/// Reports keys and sections of a file that are not settings.
 fn unknown(file: &Table) -> Vec<String> {
     let is_section = |name: &str| SECTIONS.iter().any(|(section, _)| *section == name);
     let is_setting =
@@ -153,7 +154,7 @@ impl Values {
         u64::try_from(self.get(key)?.value.as_integer()?).ok()
     }
 
-    /// Of a setting with a default; its bounds see to it that it fits.
+    /// Returns the number of a setting that has a default; the bounds of the setting ensure that it fits the type.
     pub fn size<N: TryFrom<u64> + Default>(&self, key: &str) -> N {
         self.number(key).and_then(|number| N::try_from(number).ok()).unwrap_or_default()
     }
@@ -166,7 +167,7 @@ impl Values {
         Duration::from_millis(self.size(key))
     }
 
-    /// Words, in the order said.
+    /// Returns the words of a list in their order in the source.
     pub fn words(&self, key: &str) -> impl Iterator<Item = &str> {
         self.get(key).and_then(|said| said.value.as_array()).into_iter().flatten().filter_map(Value::as_str)
     }
@@ -175,7 +176,7 @@ impl Values {
         self.get(key).and_then(|said| said.value.as_array()).into_iter().flatten().filter_map(Value::as_table)
     }
 
-    /// Settings that take a restart and have another value here than there.
+    /// Returns the settings that need a restart and differ between the two.
     pub fn restart_needed(&self, other: &Self) -> Vec<String> {
         let value = |values: &Self, key: &str| values.get(key).map(|said| said.value.clone());
         let fixed = SETTINGS.iter().filter(|setting| !setting.live).map(Setting::key);

@@ -1,10 +1,11 @@
-//! The rollout that holds now, shared by all who serve by it.
+//! The current rollout settings, shared by all streams and services.
 
 use crate::sync::{OutOfBounds, Rollout};
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// Clones share it. A stream reads it whenever it computes, so that a change holds from its next frame on.
+/// Clones share the settings. A stream reads them for each frame that it computes, so a change applies from its next
+/// frame.
 #[derive(Debug, Clone)]
 pub struct LiveRollout(watch::Sender<Arc<Rollout>>);
 
@@ -21,13 +22,13 @@ impl LiveRollout {
         self.0.subscribe()
     }
 
-    /// The limit of syncs for each player, 0 for none, as of the moment of each call.
+    /// Returns a function that returns the current maximum number of syncs per second and player; 0 is unlimited.
     pub fn syncs_per_second(&self) -> impl Fn() -> u32 + Clone + Send + Sync + 'static {
         let live = self.clone();
         move || live.0.borrow().syncs_per_second
     }
 
-    /// Makes the next rollout of the current one, with nobody in between. Logs who did it and why.
+    /// Atomically replaces the current settings with the result of `next`, and logs who changed them and why.
     pub fn change(
         &self,
         who: &str,

@@ -1,5 +1,5 @@
-//! Settings: one table of them ([`settings`]), said by a TOML file, the environment and flags ([`layers`]), checked
-//! together, and followed while the service runs ([`reload`]).
+//! Configuration: one table of settings ([`settings`]) is read from a TOML file, the environment and flags
+//! ([`layers`]), validated as a whole, and reloaded while the service runs ([`reload`]).
 
 mod contradictions;
 mod environment;
@@ -31,7 +31,7 @@ use toml::Table;
 
 const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// What is wrong with the settings, and what to do about it.
+/// Why the settings are invalid, and how to fix them.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("{0}\nGive the path of a readable TOML file.")]
@@ -45,10 +45,10 @@ pub enum ConfigError {
     Invalid { problems: Vec<String> },
 }
 
-/// All that a service is told.
+/// The effective configuration of a service.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where each came from.
+    /// The effective values with their sources.
     pub values: Values,
     pub listen: SocketAddr,
     pub admin_listen: SocketAddr,
@@ -66,7 +66,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// What holds with a file of this text; the error tells every problem at once.
+    /// Reads the configuration with a settings file, given as its path and text. The error lists every problem.
     pub fn read(layers: &Layers, file: Option<(&Path, &str)>) -> Result<Self, ConfigError> {
         let table = match file {
             None => Table::new(),
@@ -81,12 +81,12 @@ impl Config {
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid { problems }) }
     }
 
-    /// Whether there is a way to tell who calls.
+    /// Returns whether the service can authenticate callers.
     pub fn verifies_callers(&self) -> bool {
         self.identity.jwks.is_some() || !self.identity.certificates.is_empty()
     }
 
-    /// Every setting with a default has a value of its kind and within its bounds: `SETTINGS` and `Kind::check` see to it.
+    /// `SETTINGS` and `Kind::check` ensure that every setting with a default has a value of its kind within its bounds.
     fn of(values: Values) -> Self {
         let fields = RolloutField::ALL.map(|field| (field, values.size(&format!("sync.{}", field.name()))));
         Self {
@@ -149,7 +149,7 @@ fn identity(values: &Values) -> IdentitySettings {
     let text = |key: &str| values.text(key).unwrap_or_default().to_owned();
     let certificate = |table: &Table| {
         let text = |name: &str| table.get(name)?.as_str().map(str::to_owned);
-        // A role that is none is found by `contradictions`.
+        // `contradictions` reports unknown roles.
         Some(CertificateIdentity { san: text("san")?, role: Role::named(&text("role")?)?, name: text("name")? })
     };
     IdentitySettings {

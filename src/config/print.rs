@@ -1,4 +1,5 @@
-//! Settings as a file: all of them with what they mean, or those that hold with who said them.
+//! Prints settings as a TOML file: either all settings with their documentation, or the effective values with their
+//! sources.
 
 use super::kind::Kind;
 use super::layers::{Said, Values};
@@ -13,7 +14,7 @@ const HEAD: &str = "\
 # SIGHUP; what is marked `live` then holds at once, the rest after a restart.
 ";
 
-/// Every setting, with what it means and what holds without it.
+/// Returns every setting with its meaning and its default.
 pub fn documented() -> String {
     let mut text = HEAD.to_owned();
     for (section, what) in sections() {
@@ -37,7 +38,7 @@ pub fn documented() -> String {
     text
 }
 
-/// What holds, each with who said it; secrets are not shown.
+/// Returns the effective values with their sources. Secrets are omitted.
 pub fn effective(values: &Values) -> String {
     let mut text = String::new();
     for (section, _) in sections() {
@@ -83,7 +84,7 @@ fn capital(text: &str) -> String {
 }
 
 fn line_to(text: &mut String, line: &str) {
-    // Writing to a text cannot fail.
+    // Writing to a `String` cannot fail.
     let _ = writeln!(text, "{line}");
 }
 

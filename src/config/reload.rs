@@ -1,4 +1,4 @@
-//! The settings file, followed while the service runs.
+//! Reloads the settings file while the service runs.
 
 use super::{Config, ConfigError, Layers};
 use crate::file_watch::FileWatch;
@@ -8,7 +8,7 @@ use tokio::signal::unix::Signal;
 
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// A settings file, and what it said last.
+/// A watched settings file and its last valid contents.
 #[derive(Debug)]
 pub struct Reload {
     path: PathBuf,
@@ -17,7 +17,7 @@ pub struct Reload {
     current: Config,
 }
 
-/// Settings that were read again, and why.
+/// Reloaded settings and the reason of the reload.
 #[derive(Debug)]
 pub struct Changed<'a> {
     pub config: &'a Config,
@@ -26,7 +26,7 @@ pub struct Changed<'a> {
 }
 
 impl Reload {
-    /// Reads and checks the file.
+    /// Reads and validates the file.
     pub fn open(layers: Layers, path: PathBuf) -> Result<Self, ConfigError> {
         let (file, contents) = FileWatch::open(vec![path.clone()], FILE_BYTES_MAX)?;
         let current = parse(&layers, &path, &contents)?;
@@ -37,8 +37,8 @@ impl Reload {
         &self.current
     }
 
-    /// What the file says if it has changed and stands still, or in any case if `asked`. A file that is wrong changes
-    /// nothing, and is told of once.
+    /// Returns the settings if the file has changed and its contents are stable, or in any case if `asked`. An invalid
+    /// file changes nothing and is reported once.
     pub async fn look(&mut self, asked: bool) -> Option<Result<Changed<'_>, ConfigError>> {
         let contents = self.file.look(asked).await?;
         let read = contents.map_err(ConfigError::from).and_then(|contents| parse(&self.layers, &self.path, &contents));
@@ -57,12 +57,12 @@ impl Reload {
 }
 
 fn parse(layers: &Layers, path: &Path, contents: &[Vec<u8>]) -> Result<Config, ConfigError> {
-    // What is not UTF-8 is no TOML either, and is told with its place.
+    // Text that is not UTF-8 is not valid TOML either; the TOML error reports its location.
     let text = contents.first().map(|content| String::from_utf8_lossy(content)).unwrap_or_default();
     Config::read(layers, Some((path, &text)))
 }
 
-/// Hands on what the file says whenever it changes, and on `hangup` (SIGHUP). Never ends.
+/// Calls `apply` with the settings after each change of the file and after each `hangup` (SIGHUP). Never returns.
 pub async fn follow(
     mut reload: Reload,
     mut hangup: Signal,

@@ -1,4 +1,4 @@
-//! Every setting there is, in one table: the file, the environment, the flags and their help are all read from it.
+//! The table of all settings, from which the file, the environment, the flags and their help are derived.
 
 use super::kind::Kind;
 use crate::grpc::streams::StreamSettings;
@@ -13,24 +13,24 @@ use std::sync::LazyLock;
 use std::time::Duration;
 use toml::Value;
 
-/// One setting, in all the ways that it can be said.
+/// One setting.
 #[derive(Debug)]
 pub struct Setting {
-    /// Empty for those that stand before all sections.
+    /// Empty for settings before the first section of the file.
     pub section: &'static str,
     pub name: &'static str,
     pub kind: Kind,
-    /// What holds when nobody says anything else.
+    /// The value if no source sets one.
     pub default: Option<Value>,
-    /// Whether a change holds while the service runs; the others take a restart.
+    /// Whether a change applies without a restart.
     pub live: bool,
-    /// Another environment variable that says it, below its own.
+    /// Another environment variable for the setting, with lower precedence than its own.
     pub also: Option<&'static str>,
-    /// What it means, with its unit.
+    /// The meaning of the setting, with its unit.
     pub what: &'static str,
 }
 
-/// The sections in the order of the file, and what each is about.
+/// The sections in the order of the file, each with its description.
 pub const SECTIONS: [(&str, &str); 9] = [
     ("admin", "Health for probes and /metrics, in plaintext."),
     ("tls", "Encryption, and certificates of clients; the files are followed."),
@@ -53,17 +53,17 @@ it only adds players. With the first three at 0, every change is sent at once wi
 pub static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(all);
 
 impl Setting {
-    /// As in `limits.streams_per_player`.
+    /// Returns the key, for example `limits.streams_per_player`.
     pub fn key(&self) -> String {
         if self.section.is_empty() { self.name.to_owned() } else { format!("{}.{}", self.section, self.name) }
     }
 
-    /// As in `SLOTCAST_LIMITS_STREAMS_PER_PLAYER`.
+    /// Returns the environment variable, for example `SLOTCAST_LIMITS_STREAMS_PER_PLAYER`.
     pub fn environment(&self) -> String {
         format!("SLOTCAST_{}", self.key().replace('.', "_").to_uppercase())
     }
 
-    /// As in `limits-streams-per-player`.
+    /// Returns the flag without its dashes, for example `limits-streams-per-player`.
     pub fn flag(&self) -> String {
         self.key().replace(['.', '_'], "-")
     }
@@ -88,7 +88,7 @@ impl Setting {
     }
 }
 
-/// A setting without a default: it need not be said.
+/// Creates an optional setting without a default.
 const fn setting(section: &'static str, name: &'static str, kind: Kind, what: &'static str) -> Setting {
     Setting { section, name, kind, default: None, live: false, also: None, what }
 }
