@@ -1,4 +1,4 @@
-//! `slotcast backup`: a copy of the store, while the service runs.
+//! `slotcast backup`: copies the store.
 
 use super::CommandResult;
 use super::data::{DataFolder, Progress};
@@ -6,19 +6,19 @@ use super::output::print;
 use crate::store::embedded::tools::{self, Snapshot};
 use std::path::PathBuf;
 
-/// Copies the store to a file, while the service runs or not.
+/// Copy the store to a file. The service may run meanwhile.
 ///
-/// The copy holds every mutation that was acknowledged before the start, and none in part. It is a whole store, with the
-/// idempotency keys; `slotcast restore` puts it in a store's place, `slotcast fsck --data FILE` checks it. It appears under
-/// its name once it is complete and on the disk. While it is made, the service's write-ahead log grows by what is
-/// committed meanwhile.
+/// The copy contains every mutation that was acknowledged before the backup started, and no partial mutation. It is a
+/// complete store, including idempotency keys. Check it with `slotcast fsck --data FILE` and restore it with
+/// `slotcast restore`. The file appears under its name once it is complete and synced to disk. During a backup, the
+/// service's write-ahead log grows with each commit.
 #[derive(Debug, clap::Args)]
 pub struct Backup {
     #[command(flatten)]
     data: DataFolder,
-    /// The file to make.
+    /// File to create.
     target: PathBuf,
-    /// Replace the file if it is there.
+    /// Overwrite the file if it exists.
     #[arg(long)]
     force: bool,
 }

@@ -1,6 +1,6 @@
-//! `slotcast call`: any RPC by its name, with requests and replies as JSON.
+//! `slotcast call`: calls any RPC by name, with requests and replies in JSON.
 //!
-//! Everything that it knows of the RPCs it reads from the service's descriptors, so a new RPC needs nothing here.
+//! The command derives all RPCs from the service's protobuf descriptors, so a new RPC needs no code here.
 
 mod codec;
 pub(super) mod failure;
@@ -30,23 +30,24 @@ const EXAMPLES: &str = r#"Examples:
 
 JSON is proto3's: names in camelCase or as in the protos, 64-bit numbers as strings, bytes in base64."#;
 
-/// Calls an RPC by its name, with a request in JSON, and prints the reply.
+/// Call an RPC by name with a request in JSON, and print the reply.
 ///
-/// A streaming RPC prints one line of JSON for each message, until it ends or Ctrl-C. A mutation without an idempotency
-/// key gets a fresh one; should its end remain unknown, the key is printed, so that the same call can be made again. An
-/// error goes to standard error with all its details, and the exit status is 1.
+/// A streaming RPC prints one line of JSON per message until the stream ends or you press Ctrl-C. A mutation without an
+/// idempotency key gets a new one; if the outcome remains unknown, the command prints the key so that you can retry the
+/// same call. Errors are printed to standard error with all details, and the exit status is 1.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Call {
-    /// The RPC: `AddItem`, or in full `slotcast.v1.InventoryService/AddItem`.
+    /// Name of the RPC: `AddItem`, or in full `slotcast.v1.InventoryService/AddItem`.
     #[arg(required_unless_present = "list")]
     rpc: Option<String>,
-    /// The request. `-` reads standard input; so does leaving it out, unless that is a terminal: then it is `{}`.
+    /// Request in JSON. Default: standard input, or `{}` if standard input is a terminal; `-` always reads standard
+    /// input.
     json: Option<String>,
-    /// The mutation's idempotency key: the same call with the same key applies once.
+    /// Idempotency key of the mutation. Repeating the same call with the same key applies it once.
     #[arg(long)]
     key: Option<String>,
-    /// List the RPCs with the fields of their requests; with an RPC, print a request to fill in.
+    /// List the RPCs with the fields of their requests. With an RPC, print a request template.
     #[arg(long)]
     list: bool,
     #[command(flatten)]
@@ -97,12 +98,12 @@ impl Call {
         }
         let mut json = String::new();
         stdin.read_to_string(&mut json).map_err(|error| format!("standard input cannot be read: {error}"))?;
-        // Nothing at all, as from /dev/null, is no request that could be meant otherwise.
+        // Empty input, as from /dev/null, means an empty request.
         Ok(if json.trim().is_empty() { "{}".to_owned() } else { json })
     }
 }
 
-/// What is 0, false or empty is printed too: slot 0 is a slot like any other.
+/// Serializes a message including fields that are 0, false or empty, because slot 0 is a valid slot.
 fn json_of(message: &DynamicMessage, pretty: bool) -> Result<String, Box<dyn std::error::Error>> {
     let options = SerializeOptions::new().skip_default_fields(false);
     let mut json = Vec::new();

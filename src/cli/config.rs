@@ -1,4 +1,4 @@
-//! `slotcast config`: what a service would be told.
+//! `slotcast config`: validates the configuration and prints it.
 
 use super::CommandResult;
 use super::data::STORE_FILE;
@@ -12,18 +12,19 @@ use crate::store::embedded::tools::Snapshot;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Checks the settings and prints the effective ones, each with its source: default, file, environment or flag.
+/// Validate the configuration and print the effective settings with their sources.
 ///
-/// Takes the same file, environment and flags as `slotcast serve`, and refuses what that would refuse: it also reads the
-/// certificates, keys, JWKS and catalog that the settings name, compares the catalog with the store in the data folder, and
-/// checks that the data folder can be written. It neither listens nor changes anything. What it prints is a settings file
-/// itself; secrets are not shown. If something is wrong it names every problem and fails.
+/// Accepts the same file, environment and flags as `slotcast serve` and rejects the same mistakes. It also reads the
+/// certificates, keys, JWKS and catalog that the settings name, compares the catalog with the store in the data folder,
+/// and checks that the data folder is writable. It opens no listeners and changes nothing. The output is a valid
+/// settings file without secrets. If the configuration is invalid, the command lists every problem and fails.
 #[derive(Debug, clap::Args)]
 pub struct Config {
-    /// Print every setting with its meaning and its default, as a file to begin with.
+    /// Print every setting with its documentation and default, as a template for a settings file.
     #[arg(long)]
     documented: bool,
-    /// Check the settings alone and not the files and folders that they name, as on a machine that does not have them.
+    /// Validate only the settings, not the files and folders that they name. Use this on a machine that does not have
+    /// them.
     #[arg(long)]
     settings_only: bool,
     #[command(flatten)]
@@ -46,11 +47,11 @@ impl Config {
     }
 }
 
-/// Fails if `slotcast serve` would refuse the catalog for the store in the data folder, if there is one.
+/// Fails if `slotcast serve` would refuse the catalog for an existing store in the data folder.
 fn check_catalog(data: &Path, catalog: &Catalog) -> CommandResult {
     match Snapshot::open_if_any(&data.join(STORE_FILE)) {
         Ok(Some(snapshot)) => Ok(snapshot.check_catalog(catalog)?),
-        // `slotcast serve` completes the restore first.
+        // `slotcast serve` first completes the restore.
         Ok(None) | Err(OpenError::Interrupted { .. }) => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -1,4 +1,4 @@
-//! What the commands on a store's file have in common.
+//! Arguments and progress bars of the commands that work on a store's files.
 
 use crate::catalog_file;
 use crate::domain::Catalog;
@@ -13,12 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The store's file in its folder.
+/// Name of the store's file in its folder.
 pub const STORE_FILE: &str = "slotcast.db";
 
 #[derive(Debug, Args)]
 pub struct DataFolder {
-    /// The folder of the store, or its file.
+    /// Folder of the store, or its file.
     #[arg(long, value_name = "FOLDER", default_value = "slotcast-data", env = "SLOTCAST_DATA")]
     data: PathBuf,
 }
@@ -28,7 +28,7 @@ impl DataFolder {
         store_in(&self.data)
     }
 
-    /// Makes the folder if it is not there.
+    /// Creates the folder if it does not exist, and returns the path of the store's file.
     pub fn make(&self) -> Result<PathBuf, Box<dyn Error>> {
         if !self.data.is_file() {
             std::fs::create_dir_all(&self.data)
@@ -38,15 +38,15 @@ impl DataFolder {
     }
 }
 
-/// The store's file, given it or its folder.
+/// Returns the path of the store's file, given the file or its folder.
 pub fn store_in(path: &Path) -> PathBuf {
     if path.is_file() { path.to_owned() } else { path.join(STORE_FILE) }
 }
 
-/// By which items are named.
+/// The catalog that provides the item ids.
 #[derive(Debug, Args)]
 pub struct CatalogFile {
-    /// The catalog of items, recipes and layouts, as TOML; without, the built-in one.
+    /// Catalog of items, recipes and layouts, in TOML. Default: the built-in catalog.
     #[arg(long, env = "SLOTCAST_CATALOG")]
     catalog: Option<PathBuf>,
 }
@@ -57,15 +57,15 @@ impl CatalogFile {
     }
 }
 
-/// Shows steps on standard error, if that is a terminal.
+/// A progress bar on standard error, shown only on a terminal.
 pub struct Progress {
     bar: ProgressBar,
     interrupted: Arc<AtomicBool>,
 }
 
-/// How long a work may take to clean up after Ctrl-C or SIGTERM.
+/// How long the command may clean up after Ctrl-C or SIGTERM before it exits.
 const CLEAN_UP_MAX: Duration = Duration::from_secs(2);
-/// As shells tell it.
+/// Exit status after an interrupt, as in shells.
 const INTERRUPTED: i32 = 130;
 
 impl Progress {
@@ -76,7 +76,7 @@ impl Progress {
         Self { bar, interrupted: Arc::default() }
     }
 
-    /// The same for work that makes temporary files: an interrupt breaks it off, so that they are removed.
+    /// Creates progress for work with temporary files: an interrupt stops the work, so that it removes the files.
     pub fn interruptible() -> std::io::Result<Self> {
         let progress = Self::new();
         let interrupted = progress.interrupted.clone();
@@ -89,7 +89,8 @@ impl Progress {
             }
             interrupted.store(true, Ordering::Relaxed);
             tokio::time::sleep(CLEAN_UP_MAX).await;
-            // It is in a step that takes longer: one that has made no file yet, or is about to be done.
+            // The current step does not check for interrupts in time; it has either not created a file yet or is almost
+            // done.
             std::process::exit(INTERRUPTED);
         });
         Ok(progress)

@@ -1,4 +1,4 @@
-//! `slotcast demo`: the main job, seen at work.
+//! `slotcast demo`: compares the traffic of the old and the new sync.
 
 use super::CommandResult;
 use super::data::STORE_FILE;
@@ -23,15 +23,16 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-/// Plays recorded player behaviour on a real server, the old way and the new way, and compares what was sent.
+/// Play recorded player behaviour on a real server, the old way and the new way, and compare what was sent.
 ///
-/// Starts the server on a free loopback port over a temporary store, plays six traces through its RPCs in real time, each
-/// on its own inventories with one subscription: once with a full frame for every change at once, once with debounced
-/// deltas for a client that names its session, and once for a client that predicts. In the end the stores are opened
-/// again and compared with what the subscribers have. Takes about 6 seconds.
+/// Starts a server on a free loopback port with a temporary store and plays six traces through its RPCs in real time.
+/// Each trace has its own inventories and one subscription, and is played three times: with an immediate full frame for
+/// every change, with debounced deltas for a client that names its session, and for a client that predicts. At the end,
+/// the demo reopens the stores and compares them with the subscribers; any subscriber that differs counts as a desync.
+/// Takes about 6 seconds.
 #[derive(Debug, clap::Args)]
 pub struct Demo {
-    /// Print the figures as JSON, for machines.
+    /// Print the figures as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -45,7 +46,7 @@ struct Report {
 struct Row {
     name: String,
     ops: usize,
-    /// What the old game would have sent: JSON of every slot, for each operation.
+    /// Bytes that the old game would have sent: JSON of every slot after each operation.
     plain_bytes: u64,
     before: Sent,
     after: Sent,
@@ -58,11 +59,11 @@ impl Row {
     }
 }
 
-/// What came over one trace's stream, initial frames apart.
+/// Traffic of the stream of one trace, without the initial frames.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Sent {
     syncs: u64,
-    /// gRPC messages as sent, each with its 5-byte prefix.
+    /// Size of the gRPC messages in bytes, including the 5-byte prefix of each.
     bytes: u64,
     desyncs: u64,
 }
@@ -79,11 +80,11 @@ The stores were opened again in the end: who does not have what they hold is cou
 /// How a trace is played.
 #[derive(Debug, Clone, Copy)]
 enum Way {
-    /// A full frame for every change at once.
+    /// Sends an immediate full frame for every change.
     Before,
-    /// Debounced deltas, for a client that names its session.
+    /// Sends debounced deltas to a client that names its session.
     After,
-    /// The same for one that shows its own changes at once, and tells the service what it expects.
+    /// Sends debounced deltas to a client that predicts its own changes and sends the predicted digests.
     Predicted,
 }
 
@@ -138,7 +139,7 @@ impl Demo {
     }
 }
 
-/// Plays all traces side by side on a server of their own that syncs in one way.
+/// Plays all traces concurrently on one server that syncs in one way.
 async fn run_way(
     way: Way,
     traces: &[Trace],
@@ -163,7 +164,7 @@ async fn run_way(
     played.into_iter().map(|played| compare(&path, played)).collect()
 }
 
-/// Opens the store again and counts every replica that differs from it as a desync.
+/// Reopens the store and counts every replica that differs from it as a desync.
 fn compare(path: &Path, played: Played) -> Result<Sent, Box<dyn Error>> {
     let store = EmbeddedStore::open(path, EmbeddedSettings::default())?;
     let ids: Vec<InventoryId> = played

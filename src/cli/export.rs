@@ -1,4 +1,4 @@
-//! `slotcast export`: all inventories as lines of JSON.
+//! `slotcast export`: writes all inventories as JSON lines.
 
 use super::CommandResult;
 use super::data::{CatalogFile, DataFolder, Progress, unix_ms};
@@ -12,29 +12,29 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Writes all inventories as JSON, one a line, while the service runs or not.
+/// Write all inventories as JSON, one per line. The service may run meanwhile.
 ///
-/// The first line tells the format, the catalog's version, the time and how many lines follow. Items stand by their ids,
-/// those that the catalog does not have by their codes, attributes in base64. `slotcast import` reads it.
+/// The first line has the format, the catalog version, the time, and the number of lines that follow. Items are named
+/// by id, or by code if the catalog does not have them; attributes are in base64. `slotcast import` reads the file.
 #[derive(Debug, clap::Args)]
 pub struct Export {
     #[command(flatten)]
     data: DataFolder,
     #[command(flatten)]
     catalog: CatalogFile,
-    /// The file to make; `-` is standard output.
+    /// File to create; `-` is standard output.
     #[arg(default_value = "-")]
     file: PathBuf,
-    /// Replace the file if it is there.
+    /// Overwrite the file if it exists.
     #[arg(long)]
     force: bool,
-    /// Leave out what is damaged, naming it on standard error, instead of giving up: inventories, and commits behind damage
-    /// in the write-ahead log.
+    /// Skip damaged inventories and commits after damage in the write-ahead log, and report them on standard error,
+    /// instead of failing.
     #[arg(long)]
     skip_damaged: bool,
 }
 
-/// Why the lines were not all written.
+/// Why the export stopped early.
 enum Stop {
     Store(StoreError),
     Output(std::io::Error),
@@ -59,7 +59,7 @@ impl Export {
         snapshot.check_catalog(&catalog)?;
         let inventories = snapshot.inventories()?;
         if self.file == Path::new("-") {
-            // No file would be left: an interrupt ends it as usual.
+            // Standard output needs no cleanup, so an interrupt ends the process as usual.
             let (progress, stdout) = (Progress::new(), std::io::stdout().lock());
             return self.write(&inventories, &catalog, stdout, &progress).map_err(|stop| match stop {
                 Stop::Output(error) => OutputError::from(error).into(),
@@ -71,7 +71,7 @@ impl Export {
         self.write_file(&inventories, &catalog)
     }
 
-    /// Under another name until it is complete and on the disk.
+    /// Writes to a temporary name until the file is complete and synced to disk.
     fn write_file(&self, inventories: &Inventories<'_>, catalog: &Catalog) -> CommandResult {
         let unwritable = |error: &dyn std::fmt::Display| format!("{} cannot be written: {error}", self.file.display());
         if !self.force && self.file.exists() {
@@ -107,7 +107,7 @@ impl Export {
             slotcast_export: FORMAT,
             catalog: catalog_file::version(catalog),
             exported_unix_ms: unix_ms(),
-            // How many are damaged is not known yet.
+            // The number of damaged inventories is not known yet.
             inventories: (!self.skip_damaged).then_some(total),
         };
         let mut out = BufWriter::new(out);

@@ -1,4 +1,4 @@
-//! `slotcast fsck`: is what is stored what was written?
+//! `slotcast fsck`: verifies a store.
 
 use super::CommandResult;
 use super::data::{DataFolder, Progress};
@@ -7,16 +7,16 @@ use crate::store::embedded::tools::{self, Findings, Snapshot};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// Checks a store or a backup as a whole, and changes nothing; the service may run.
+/// Verify a store or a backup, without changing it. The service may run meanwhile.
 ///
-/// Every page, checksum, digest, stamp, journal row and idempotency key, and the inventories against what the journal
-/// still says of them. Prints every problem (100 at most) and ends with status 1, or a line with what there is and ends
-/// with status 0.
+/// Verifies every page, checksum, digest, stamp, journal row and idempotency key, and compares the inventories with the
+/// mutations that the journal still has. Prints every problem (at most 100) and exits with status 1, or prints a
+/// summary and exits with status 0.
 #[derive(Debug, clap::Args)]
 pub struct Fsck {
     #[command(flatten)]
     data: DataFolder,
-    /// Print what was found as JSON, for machines; items by their codes.
+    /// Print the result as JSON, with items by code.
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! `slotcast import`: inventories from lines of JSON.
+//! `slotcast import`: creates inventories from JSON lines.
 
 use super::CommandResult;
 use super::data::{CatalogFile, DataFolder, Progress, STORE_FILE};
@@ -15,26 +15,26 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Makes inventories from JSON as `slotcast export` writes it, all of them or none; the service must not run on the store.
+/// Create inventories from the output of `slotcast export`, all or none. The service must not run on the store.
 ///
-/// Everything is checked before anything is written: against the catalog, against each other, against what is there.
-/// Every problem is told with its line (100 at most). Inventories get new epochs and begin at revision 1.
+/// Validates everything before it writes anything: against the catalog, for duplicates, and against the store. Reports
+/// every problem with its line (at most 100). Inventories get new epochs and start at revision 1.
 #[derive(Debug, clap::Args)]
 pub struct Import {
     #[command(flatten)]
     data: DataFolder,
     #[command(flatten)]
     catalog: CatalogFile,
-    /// The file to read; `-` is standard input.
+    /// File to read; `-` is standard input.
     #[arg(default_value = "-")]
     file: PathBuf,
-    /// Add to a store that has inventories; none of them may be in the file.
+    /// Add to a store that already has inventories. The file must not contain any of them.
     #[arg(long)]
     merge: bool,
-    /// Accept stacks above their item's max_stack, as there are after a catalog has become stricter.
+    /// Accept stacks above the max_stack of their item, which exist after a catalog lowers it.
     #[arg(long)]
     oversized: bool,
-    /// Check everything, write nothing; the service may run.
+    /// Validate everything and write nothing. The service may run.
     #[arg(long)]
     dry_run: bool,
 }
@@ -67,7 +67,7 @@ impl Import {
         Ok(print(format_args!("{}: {imported} inventories imported", path.display()))?)
     }
 
-    /// Everything in the file, if nothing at all is wrong with it.
+    /// Returns the inventories of the file, or an error if any line is invalid.
     fn gather(
         &self,
         input: Box<dyn Read>,
@@ -94,7 +94,7 @@ impl Import {
     }
 }
 
-/// What is wrong with the file so far; bounded.
+/// The problems found so far; at most `PROBLEMS_MAX` are kept.
 #[derive(Default)]
 struct Problems {
     told: Vec<String>,
@@ -127,7 +127,7 @@ struct Reading<'a> {
     there: Option<&'a Inventories<'a>>,
     staging: Staging,
     problems: Problems,
-    /// Lines with inventories, right or wrong.
+    /// Number of lines with inventories, valid or not.
     lines: u64,
 }
 
@@ -155,7 +155,7 @@ impl Reading<'_> {
             }
             if number % 1_000 == 0 {
                 let total = header.as_ref().and_then(|header: &Header| header.inventories).unwrap_or(0);
-                // An interrupt is looked at with every line.
+                // The loop checks for an interrupt at every line.
                 let _ = progress.show(Step { doing: "reading", done: self.lines, total });
             }
             if progress.is_interrupted() {
@@ -209,8 +209,8 @@ impl Reading<'_> {
     }
 }
 
-/// The next line without its end; of one that is too long a little more than its bound, the rest is skipped. False at the
-/// end of the file.
+/// Reads the next line without its line break. Of a line that is too long, keeps little more than the limit and skips
+/// the rest. Returns false at the end of the file.
 fn next_line(input: &mut impl BufRead, bytes: &mut Vec<u8>) -> Result<bool, Box<dyn Error>> {
     bytes.clear();
     let unreadable = |error| format!("the file cannot be read: {error}");

@@ -1,6 +1,6 @@
-//! The commands, one a file.
+//! The commands, one per file.
 
-// `println!` panics when the reader is gone; `output::print` does not.
+// `println!` panics when the reader has closed the pipe; `output::print` does not.
 #![deny(clippy::print_stdout)]
 
 mod backup;
@@ -32,12 +32,12 @@ use std::process::ExitCode;
 
 type CommandResult = Result<(), Box<dyn std::error::Error>>;
 
-/// The command has failed, and its error has been logged already.
+/// The command failed and has already logged its error.
 #[derive(Debug, thiserror::Error)]
 #[error("see the log")]
 struct Reported;
 
-/// The authoritative inventory service for game backends.
+/// An authoritative inventory service for game backends.
 #[derive(Debug, Parser)]
 #[command(name = "slotcast", version, about, propagate_version = true)]
 pub struct Cli {
@@ -62,25 +62,25 @@ enum Command {
     Fsck(fsck::Fsck),
 }
 
-/// Which service a command talks to.
+/// The service to call, and the credentials to use.
 #[derive(Debug, Args)]
 struct Target {
-    /// The address of the service.
+    /// Address of the service.
     #[arg(long, default_value = "http://127.0.0.1:7400", env = "SLOTCAST_SERVER")]
     server: String,
-    /// The name that this caller gives itself.
+    /// Name of this caller. Idempotency keys are scoped to it.
     #[arg(long, default_value = "slotcast-cli", env = "SLOTCAST_CALLER")]
     caller: String,
-    /// PEM file of the roots that the service's certificate is verified against; without, those that the system trusts.
+    /// PEM file with the root certificates that verify the service. Default: the system's root certificates.
     #[arg(long, env = "SLOTCAST_CA")]
     ca: Option<PathBuf>,
-    /// PEM file of the certificate to show to the service, with --certificate-key.
+    /// PEM file with the client certificate. Requires --certificate-key.
     #[arg(long, env = "SLOTCAST_CERTIFICATE")]
     certificate: Option<PathBuf>,
-    /// PEM file of that certificate's private key.
+    /// PEM file with the private key of the client certificate.
     #[arg(long, env = "SLOTCAST_CERTIFICATE_KEY")]
     certificate_key: Option<PathBuf>,
-    /// File with a bearer token to send with each call; it is read again while the command runs.
+    /// File with a bearer token to send with each call. The command rereads the file while it runs.
     #[arg(long, env = "SLOTCAST_TOKEN_FILE")]
     token_file: Option<PathBuf>,
 }
@@ -98,7 +98,7 @@ impl Target {
     }
 }
 
-/// Parses the arguments of this process, runs the command, reports an error in a sentence.
+/// Parses the arguments of this process, runs the command, and prints an error if it fails.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -125,7 +125,7 @@ pub fn run() -> ExitCode {
             Command::Fsck(command) => command.run(),
         }
     });
-    // What a drain limit has cut off is not waited for.
+    // Do not wait for tasks that exceeded the drain limit.
     runtime.shutdown_background();
     match ended {
         Ok(()) => ExitCode::SUCCESS,

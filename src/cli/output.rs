@@ -1,11 +1,12 @@
-//! What commands print. A reader that has seen enough (`| head -1`) is no error: the command ends quietly.
+//! Output of commands. A reader that closes the pipe early (`| head -1`) is not an error: the command exits
+//! successfully.
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// [`super::run`] ends with success.
+    /// [`super::run`] exits successfully.
     #[error("nobody reads standard output any more")]
     Closed,
     #[error("standard output cannot be written: {0}")]
@@ -18,7 +19,7 @@ impl From<std::io::Error> for OutputError {
     }
 }
 
-/// Prints a line. Unlike `println!` it does not panic when the reader is gone.
+/// Prints a line. Unlike `println!`, it returns an error when the reader has closed the pipe, instead of panicking.
 pub fn print(text: impl Display) -> Result<(), OutputError> {
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{text}")?;

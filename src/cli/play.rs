@@ -1,4 +1,4 @@
-//! Plays a trace on a running service through its RPCs, followed by one subscription on all of its inventories.
+//! Plays a trace on a running service through its RPCs, with one subscription to all of its inventories.
 
 use super::trace::{Trace, TraceError, World};
 use crate::client::{Client, Follow, FollowCounts, SessionError, SessionOptions, fresh_context};
@@ -11,9 +11,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tonic::Status;
 
-/// How long the last frame may take to arrive after the last operation.
+/// How long to wait for the last frame after the last operation.
 const LAST_FRAME_WAIT: Duration = Duration::from_secs(10);
-/// Longer than anything may wait on a stream: what was not sent by then, was not needed.
+/// Longer than any sync window: a frame that was not sent within this time was not needed.
 const NO_MORE_FRAMES_AFTER: Duration = Duration::from_millis(1_200);
 
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,7 @@ pub enum PlayError {
     Late { name: String },
 }
 
-/// What came over the stream, initial frames apart, and what its reader has in the end.
+/// Traffic of the stream without the initial frames, and the final state of its reader.
 #[derive(Debug)]
 pub struct Played {
     pub syncs: u64,
@@ -37,21 +37,21 @@ pub struct Played {
     pub replicas: Vec<(String, Contents)>,
 }
 
-/// One play of a trace.
+/// One run of a trace.
 pub struct Play<'a> {
     pub client: &'a Client,
     pub trace: &'a Trace,
     pub world: &'a World,
-    /// What the ids of its inventories begin with.
+    /// Prefix of the inventory ids.
     pub prefix: &'a str,
-    /// Named on the stream and on the mutations, if it is not empty.
+    /// Session id on the stream and on the mutations; empty for none.
     pub session: &'a str,
-    /// One step for each operation.
+    /// Advances by one step per operation.
     pub progress: &'a ProgressBar,
 }
 
 impl Play<'_> {
-    /// Creates the inventories, plays the trace in real time, and follows it to the end.
+    /// Creates the inventories, plays the trace in real time, and waits for the final states.
     pub async fn run(&self) -> Result<Played, PlayError> {
         let ids = self.create().await?;
         let mut follow = self.client.follow(ids).of_session(self.session);
@@ -60,7 +60,7 @@ impl Play<'_> {
         let (done, mut is_done) = oneshot::channel();
         let mutating = async {
             let versions = self.mutate().await;
-            // The receiver waits for this very message.
+            // Sending fails only if following the stream has already failed.
             let _ = done.send(());
             versions
         };
@@ -86,7 +86,7 @@ impl Play<'_> {
         Ok(Played { syncs: syncs - initial.syncs, bytes: bytes - initial.bytes, desyncs, replicas })
     }
 
-    /// The same by a client that shows its own changes at once, and tells the service what it expects.
+    /// Plays the trace as a client that predicts its own changes and sends the predicted digests.
     pub async fn run_predicted(&self) -> Result<Played, PlayError> {
         let ids = self.create().await?;
         let catalog = self.client.catalog().await?;
@@ -115,7 +115,7 @@ impl Play<'_> {
         format!("{}{inventory}", self.prefix)
     }
 
-    /// Creates the inventories that the trace starts with; gives back their ids.
+    /// Creates the inventories that the trace starts with, and returns their ids.
     pub async fn create(&self) -> Result<Vec<String>, PlayError> {
         let mut ids = Vec::new();
         for inventory in self.trace.inventories() {
@@ -126,7 +126,7 @@ impl Play<'_> {
         Ok(ids)
     }
 
-    /// The revisions of all inventories in the end.
+    /// Sends the trace's mutations in time, and returns the final revisions of all inventories.
     async fn mutate(&self) -> Result<HashMap<String, u64>, PlayError> {
         let start = Instant::now();
         let mut versions = HashMap::new();
@@ -141,7 +141,7 @@ impl Play<'_> {
     }
 }
 
-/// One step for each operation; shown on a terminal only.
+/// Creates a progress bar with one step per operation; shown only on a terminal.
 pub fn progress_bar(operations: usize, what: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {msg} {wide_bar} {pos}/{len} operations");
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());

@@ -1,5 +1,4 @@
-//! What a server needs and what can be prepared without listening and without opening its store: `serve` goes on from here,
-//! `config` stops here.
+//! Preparation of a server without opening listeners or the store: `config` stops here, `serve` continues.
 
 use super::data::STORE_FILE;
 use crate::catalog_file;
@@ -15,7 +14,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Files that the settings name, read and checked.
+/// Validated contents of the files that the settings name.
 #[derive(Debug)]
 pub struct Prepared {
     pub catalog: Catalog,
@@ -23,7 +22,7 @@ pub struct Prepared {
     pub transport: Transport,
 }
 
-/// Reads and checks everything that the settings name; the error tells every problem at once. Changes nothing. Needs a tokio
+/// Reads and validates all files that the settings name. The error lists every problem. Changes nothing. Needs a tokio
 /// runtime.
 pub fn prepare(config: &Config, statistics: Arc<TransportStatistics>) -> Result<Prepared, ConfigError> {
     let mut problems = Vec::new();
@@ -51,7 +50,7 @@ fn authentication(config: &Config) -> Result<Authentication, crate::identity::Id
     Verifier::open(config.identity.clone()).map(|verifier| Authentication::Verified(Arc::new(verifier)))
 }
 
-/// Whether the store can be written, or its folder be made, as far as that can be told without doing it.
+/// Checks that the store can be written or its folder created, as far as possible without doing so.
 fn check_data(data: &Path) -> Result<(), String> {
     let store = data.join(STORE_FILE);
     match OpenOptions::new().read(true).write(true).open(&store) {
@@ -59,10 +58,10 @@ fn check_data(data: &Path) -> Result<(), String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(format!("cannot open {} for writing: {error}", store.display())),
     }
-    // A relative path that does not exist yet is made in the current folder.
+    // A relative path that does not exist yet is created in the current folder.
     let there = data.ancestors().find(|folder| folder.exists()).filter(|folder| !folder.as_os_str().is_empty());
     let folder = there.unwrap_or(Path::new("."));
-    // It has no name, so that nothing is seen of it.
+    // The temporary file has no name, so no other process sees it.
     tempfile::tempfile_in(folder)
         .map(drop)
         .map_err(|error| format!("cannot write to the folder {}: {error}", folder.display()))

@@ -1,4 +1,4 @@
-//! `slotcast replay`: a trace on a running service.
+//! `slotcast replay`: plays a trace on a running service.
 
 use super::call::failure::Failure;
 use super::output::print;
@@ -11,25 +11,27 @@ use crate::grpc::v1::operation::Operation;
 use serde_json::json;
 use uuid::Uuid;
 
-/// Plays a trace on a running service, in real time, and tells what its stream cost.
+/// Play a trace on a running service in real time, and report the traffic of its stream.
 ///
-/// The trace is a file with one operation a line, or the name of a built-in one (drop-8-in-2s, hold-q-20-in-3s,
-/// craft-10-in-2s, chest-10-in-3s, drag-drop-15-in-2s, chest-craft-drop-20-in-2s). It is played on inventories made for
-/// it, which are deleted afterwards. As a player's own client would, it names a session on the stream and on the operations,
-/// so that echoes of its own changes can wait: these are the figures of `deltas` in the README and of `slotcast demo`.
+/// The trace is a file with one operation per line, or the name of a built-in trace (drop-8-in-2s, hold-q-20-in-3s,
+/// craft-10-in-2s, chest-10-in-3s, drag-drop-15-in-2s, chest-craft-drop-20-in-2s). The command creates inventories for
+/// the trace and deletes them afterwards. Like a player's client, it names a session on the stream and on the
+/// operations, so that the service may delay echoes of its own changes: the figures are those of `deltas` in the README
+/// and in `slotcast demo`.
 #[derive(Debug, clap::Args)]
 pub struct Replay {
+    /// Trace file, or name of a built-in trace.
     trace: String,
     #[command(flatten)]
     target: Target,
-    /// Leave the inventories as they are in the end.
+    /// Keep the inventories afterwards.
     #[arg(long)]
     keep: bool,
-    /// Play it as somebody else's operations: without a session on the stream and on the operations, so that every change
-    /// is news to the stream, and sent within 100 ms instead of within a second.
+    /// Play the trace as changes by others: without a session on the stream and on the operations, so that every change
+    /// is news to the stream and is sent within 100 ms instead of within a second.
     #[arg(long)]
     without_session: bool,
-    /// Print the figures as JSON, for machines.
+    /// Print the figures as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -73,7 +75,7 @@ impl Replay {
     }
 }
 
-/// With the server that it was, and every detail of the status.
+/// Adds the address of the server and all details of the status.
 fn told(error: PlayError, server: &str) -> Box<dyn std::error::Error> {
     match error {
         PlayError::Failed(status) => Failure::new(status, server).into(),

@@ -1,4 +1,4 @@
-//! `slotcast restore`: a backup becomes the store.
+//! `slotcast restore`: replaces the store with a backup.
 
 use super::CommandResult;
 use super::data::{DataFolder, Progress, store_in, unix_ms};
@@ -7,19 +7,19 @@ use crate::engine::new_epoch;
 use crate::store::embedded::tools;
 use std::path::PathBuf;
 
-/// Puts a backup in the place of the store; the service must not run on it.
+/// Replace the store with a backup. The service must not run on the store.
 ///
-/// The backup is checked as a whole first. Every inventory gets a new epoch, so that clients notice: a stream that resumes
-/// gets all slots anew. Idempotency keys are kept: a retry of a mutation that is in the backup is answered as it was then,
-/// and a retry of a later one runs, since its effect has gone. With --force a store that is there is set aside under
-/// another name beside it, never deleted.
+/// Verifies the whole backup first. Every inventory gets a new epoch, so a stream that resumes receives a full state.
+/// Idempotency keys are kept: a retry of a mutation in the backup gets its stored reply, and a retry of a later
+/// mutation is applied, because the restore has undone its effect. With --force, an existing store is renamed and kept
+/// in the same folder.
 #[derive(Debug, clap::Args)]
 pub struct Restore {
     #[command(flatten)]
     data: DataFolder,
-    /// The backup, or the folder of a store.
+    /// Backup file, or folder of a store.
     source: PathBuf,
-    /// Set the store that is there aside.
+    /// Rename an existing store and restore in its place.
     #[arg(long)]
     force: bool,
 }

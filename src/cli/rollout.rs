@@ -1,4 +1,4 @@
-//! `slotcast rollout`: how streams are served, for operators.
+//! `slotcast rollout`: shows and sets how streams are synced.
 
 use super::call::failure::Failure;
 use super::output::print;
@@ -11,11 +11,11 @@ use clap::Subcommand;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde_json::{Map, Value};
 
-/// Shows or sets how streams are served: flags in percent of players, windows, limits.
+/// Show or set how streams are synced: percentages of players per feature, windows, and limits.
 ///
-/// What is set holds from the next frame of every open stream on, until the next change, a restart, or a reload of the
-/// settings file. `slotcast rollout set delta_percent=0 debounce_percent=0 prediction_percent=0` is the way back to full
-/// syncs for every change.
+/// A change applies from the next frame of every open stream and lasts until the next change, a restart, or a reload of
+/// the settings file. To return to full syncs for every change, set `delta_percent=0`, `debounce_percent=0` and
+/// `prediction_percent=0`.
 #[derive(Debug, clap::Args)]
 pub struct Rollout {
     #[command(subcommand)]
@@ -24,25 +24,25 @@ pub struct Rollout {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Shows all values.
+    /// Show all values.
     Get {
         #[command(flatten)]
         target: Target,
-        /// Print them as JSON, for machines.
+        /// Print the values as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Sets some values, all of them or none.
+    /// Set one or more values atomically.
     Set {
-        /// As in `delta_percent=50`; `slotcast rollout get` names them all.
+        /// Values to set, for example `delta_percent=50`. `slotcast rollout get` lists all keys.
         #[arg(required = true, value_name = "KEY=VALUE", value_parser = setting)]
         values: Vec<(RolloutField, u64)>,
-        /// Why; the service logs it.
+        /// Reason for the change; the service logs it.
         #[arg(long)]
         reason: String,
         #[command(flatten)]
         target: Target,
-        /// Print all values as JSON afterwards, for machines.
+        /// Print all values as JSON after the change.
         #[arg(long)]
         json: bool,
     },

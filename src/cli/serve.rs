@@ -1,4 +1,4 @@
-//! `slotcast serve`: the service.
+//! `slotcast serve`: runs the service.
 
 use super::data::{STORE_FILE, unix_ms};
 use super::output::print;
@@ -23,22 +23,23 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::Signal;
 
-/// How long the end waits for the last traces, meters and logs to be sent.
+/// How long to wait at shutdown for the export of the last traces, metrics and logs.
 const EXPORT_LIMIT: Duration = Duration::from_secs(3);
 
-/// Serves inventories until SIGTERM or Ctrl-C.
+/// Serve inventories until SIGTERM or Ctrl-C.
 ///
-/// Once the server listens, it prints `listening on http://ADDRESS` (or https) and `admin listening on http://ADDRESS` to
-/// standard output, or with `--log-format json` one JSON object with `address` and `admin_address`. It logs to standard
-/// error. Precedence: flags, environment, settings file. `slotcast config` prints the effective settings and their sources.
+/// When the server listens, it prints `listening on http://ADDRESS` (or https) and `admin listening on http://ADDRESS`
+/// to standard output, or with `--log-format json` one JSON object with `address` and `admin_address`. It logs to
+/// standard error. Precedence: flags, environment, settings file. `slotcast config` prints the effective settings and
+/// their sources.
 #[derive(Debug, clap::Args)]
 pub struct Serve {
     #[command(flatten)]
     settings: SettingFlags,
-    /// Start although the write-ahead log is damaged, without the acknowledged commits behind the damage.
+    /// Start despite a damaged write-ahead log, and lose the acknowledged commits after the damage.
     ///
-    /// Every inventory gets a new epoch, and the damaged files are kept under another name. Needs as much room again as the
-    /// store takes. Without damage the flag has no effect; remove it after the start.
+    /// Every inventory gets a new epoch, and the damaged files are kept under another name. Needs free disk space of
+    /// the size of the store. The flag has no effect without damage; remove it after the start.
     #[arg(long)]
     accept_loss: bool,
 }
@@ -54,14 +55,14 @@ impl Serve {
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
         let ended = match exporters {
             Ok(exporters) => with_exporters(settings, &config, exporters, filter, signals, self.accept_loss).await,
-            // It is one of all the problems that there are.
+            // This error is one of all problems that `prepare` reports.
             Err(error) => prepare(&config, Arc::default()).map_err(Into::into).and(Err(error.into())),
         };
         ended.map_err(|error| report(error, config.telemetry.log.format))
     }
 }
 
-/// Logs why the server has failed. What only reads JSON is told nothing else.
+/// Logs why the server failed. In JSON format nothing else is printed, because the reader expects only JSON.
 fn report(error: Box<dyn Error>, format: LogFormat) -> Box<dyn Error> {
     tracing::error!(%error, "the server failed");
     match format {
@@ -129,19 +130,19 @@ async fn run(
     close(store).await
 }
 
-/// Tells where the server listens, both in the log and to whoever has started it.
+/// Announces the addresses of the server in the log and on standard output.
 fn announce(log: &LogSettings, scheme: &str, address: SocketAddr, admin_address: SocketAddr) {
     let (address, admin_address) = (format!("{scheme}://{address}"), format!("http://{admin_address}"));
     tracing::info!(address, admin_address, "listening");
-    // Whoever started the server may not care to read this; it serves all the same.
+    // The server keeps running even if standard output is closed.
     let _ = match log.format {
         LogFormat::Pretty => print(format_args!("listening on {address}\nadmin listening on {admin_address}")),
         LogFormat::Json => print(json!({"message": "listening", "address": address, "admin_address": admin_address})),
     };
 }
 
-/// Brings the store's file up to date, so that the next start has nothing to replay. The server no longer uses the store;
-/// what a handler that was cut off may still do to it is as safe as in a crash.
+/// Updates the store's file, so that the next start has nothing to replay. The server no longer uses the store; a write
+/// of an aborted handler that is still running is as safe as in a crash.
 async fn close(store: Arc<EmbeddedStore>) -> CommandResult {
     let began = Instant::now();
     tokio::task::spawn_blocking(move || store.flush()).await??;
@@ -168,7 +169,7 @@ fn accept_loss(path: &Path) -> CommandResult {
     Ok(())
 }
 
-/// What was asked for in so many words is said in so many words.
+/// Logs a warning for each protection that the settings disable explicitly.
 fn warn_of_exposure(config: &Config) {
     let listen = config.listen;
     if listen.ip().is_loopback() {
@@ -187,7 +188,7 @@ async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, String> {
     bound.map_err(|error| format!("cannot listen on {address}: {error} (choose another with {flag})"))
 }
 
-/// Follows the settings file, if there is one: what it says of settings that may change takes effect at once.
+/// Follows the settings file, if there is one, and applies changes of settings that need no restart.
 fn follow(settings: Settings, hangup: Option<Signal>, rollout: LiveRollout, filter: LogFilter, reloads: Arc<Reloads>) {
     let (Settings::Followed(reload), Some(hangup)) = (settings, hangup) else { return };
     tokio::spawn(config::follow(*reload, hangup, move |read| {
@@ -196,7 +197,7 @@ fn follow(settings: Settings, hangup: Option<Signal>, rollout: LiveRollout, filt
     }));
 }
 
-/// False: not all of it could be set.
+/// Applies reloaded settings. Returns false if some of them could not be applied.
 fn apply(Changed { config, path, reason }: &Changed<'_>, rollout: &LiveRollout, filter: &LogFilter) -> bool {
     let filtered = filter.set(&config.telemetry.log.filter);
     if let Err(error) = &filtered {

@@ -1,4 +1,4 @@
-//! The settings as flags: one for each of the table, for every command that takes them.
+//! Command-line flags for the settings, one per setting, for every command that accepts them.
 
 use crate::config::{Config, ConfigError, Kind, Layers, Reload, SETTINGS, Setting};
 use clap::{Arg, ArgMatches, Args, Command, CommandFactory, Error, FromArgMatches};
@@ -8,14 +8,14 @@ use std::path::PathBuf;
 const FILE: &str = "config";
 const FILE_VARIABLE: &str = "SLOTCAST_CONFIG";
 
-/// A settings file and what the flags say beside it.
+/// The settings file and the flags of the command line.
 #[derive(Debug, Clone, Default)]
 pub struct SettingFlags {
     file: Option<PathBuf>,
     flags: BTreeMap<String, String>,
 }
 
-/// Settings as read, and the file that they are followed in, if there is one.
+/// The settings as read, and the watched settings file if there is one.
 pub enum Settings {
     Fixed(Box<Config>),
     Followed(Box<Reload>),
@@ -74,12 +74,12 @@ impl FromArgMatches for SettingFlags {
     }
 }
 
-/// Environment variables that a command reads itself.
+/// Returns the environment variables that a command reads itself.
 fn variables(command: &Command) -> impl Iterator<Item = &str> {
     command.get_arguments().filter_map(|argument| argument.get_env()?.to_str())
 }
 
-/// Tables can only be said in a file.
+/// Returns the flag of a setting, or `None` for tables, which only a file can set.
 fn flag(setting: &Setting) -> Option<Arg> {
     if matches!(setting.kind, Kind::Tables(_)) {
         return None;
@@ -95,7 +95,7 @@ fn flag(setting: &Setting) -> Option<Arg> {
         .help_heading(heading)
         .hide_default_value(true)
         .allow_hyphen_values(true);
-    // A flag alone says that it is so.
+    // A flag without a value means true.
     let is_flag = setting.kind == Kind::Flag;
     Some(if is_flag { arg.num_args(0..=1).require_equals(true).default_missing_value("true") } else { arg })
 }

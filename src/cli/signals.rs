@@ -1,11 +1,11 @@
-//! Signals of a server process. They are caught from the first moment on, so that none of them kills a server that is
-//! still starting.
+//! Signals of a server process. The process handles them from its start, so that no signal kills a server that is still
+//! starting.
 
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-/// The signals of this process, caught but not yet acted upon.
+/// The handled signals of this process, before they have any effect.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -13,12 +13,12 @@ pub struct Signals {
     hangup: Signal,
 }
 
-/// Resolves once a signal asks the server to stop.
+/// Resolves when a signal requests that the server stops.
 #[derive(Debug, Clone)]
 pub struct Stop(watch::Receiver<bool>);
 
 impl Signals {
-    /// Catches SIGTERM, SIGINT and SIGHUP. Needs a tokio runtime.
+    /// Installs handlers for SIGTERM, SIGINT and SIGHUP. Needs a tokio runtime.
     pub fn install() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -27,8 +27,8 @@ impl Signals {
         })
     }
 
-    /// What stops the server: SIGTERM and SIGINT. SIGHUP asks for the settings file to be read again and is given back if
-    /// there is one to read; without a settings file it means that the terminal has gone, and stops the server as well.
+    /// Returns the stop request, triggered by SIGTERM or SIGINT, and the reload signal. With a settings file, SIGHUP is
+    /// the reload signal; without one, SIGHUP means that the terminal was closed and also stops the server.
     pub fn split(self, has_settings_file: bool) -> (Stop, Option<Signal>) {
         let Self { mut terminate, mut interrupt, hangup } = self;
         let (mut stops, reloads) = if has_settings_file { (None, Some(hangup)) } else { (Some(hangup), None) };
@@ -65,7 +65,7 @@ impl Stop {
 
     pub async fn requested(mut self) {
         if self.0.wait_for(|stop| *stop).await.is_err() {
-            // The runtime ends, and with it the task that would tell.
+            // The runtime is shutting down and has dropped the task that sends the request.
             std::future::pending::<()>().await;
         }
     }

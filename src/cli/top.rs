@@ -1,4 +1,4 @@
-//! `slotcast top`: what the service does, live.
+//! `slotcast top`: shows live statistics of the service.
 
 mod reading;
 mod view;
@@ -22,22 +22,22 @@ use tonic::service::interceptor::InterceptedService;
 use view::View;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long a reading may take.
+/// Timeout of one reading.
 const READING_LIMIT: Duration = Duration::from_secs(5);
-/// How often the keyboard is asked whether it is still needed.
+/// Interval at which the thread that reads keys checks whether it is still needed.
 const KEYS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Shows live what the service sends, saves and commits, and how the shadow compares.
+/// Show live statistics: what the service sends, saves and commits, and how shadow mode compares.
 ///
-/// On a terminal q, Esc or Ctrl-C quits. Elsewhere a line is printed every second.
+/// On a terminal, press q, Esc or Ctrl-C to quit. Otherwise the command prints one line per second.
 #[derive(Debug, clap::Args)]
 pub struct Top {
     #[command(flatten)]
     target: Target,
-    /// Print one reading, with what was counted since the service started.
+    /// Print one reading with the totals since the service started, and exit.
     #[arg(long)]
     once: bool,
-    /// Print readings as JSON, one a line, for machines.
+    /// Print readings as JSON, one per line.
     #[arg(long)]
     json: bool,
 }
@@ -48,7 +48,7 @@ impl Top {
     pub async fn run(self) -> CommandResult {
         let mut admin = AdminServiceClient::new(self.target.client()?.channel());
         let mut view = View::new(&self.target.server);
-        // The first has to succeed: a wrong address is told as an error.
+        // The first reading must succeed, so that a wrong address is reported as an error.
         view.handle_reading(read(&mut admin).await.map_err(|status| Failure::new(status, &self.target.server))?);
         if self.once {
             self.print(&view)?;
@@ -79,7 +79,7 @@ impl Top {
     }
 }
 
-/// The terminal while it is ours; given back when this is dropped, and by a hook before a panic is told.
+/// The terminal in raw mode. Dropping this, or a panic hook, restores the terminal.
 struct Screen(ratatui::DefaultTerminal);
 
 impl Screen {
@@ -126,7 +126,8 @@ fn away(status: &Status) -> String {
     format!("no statistics: {}", status.message())
 }
 
-/// What happens at the terminal and matters: it is to end, or has another size. A thread of its own, since asking blocks; it ends soon after the receiver.
+/// Returns the terminal events that matter: a request to quit, or a new size. A separate thread reads them, because
+/// reading blocks; the thread ends soon after the receiver is dropped.
 fn events() -> mpsc::Receiver<Event> {
     let (sender, events) = mpsc::channel(16);
     std::thread::spawn(move || {

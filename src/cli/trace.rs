@@ -1,4 +1,4 @@
-//! Traces: what players do, as data, and the world in which they do it.
+//! Traces: recorded operations of players, and the inventories that they start with.
 
 use crate::catalog_file;
 use crate::domain::{self, Catalog, Epoch, Inventory, InventoryId, InventoryLookup, Mutation};
@@ -16,7 +16,7 @@ pub struct Trace {
     pub steps: Vec<Step>,
 }
 
-/// One operation, so many milliseconds after the start.
+/// One operation, and its time in milliseconds after the start.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Step {
     pub at_ms: u64,
@@ -82,7 +82,7 @@ impl Trace {
         BUILT_IN.iter().map(|(name, text)| Self::parse(name, text)).collect()
     }
 
-    /// One of the built-in traces by name, or a file.
+    /// Returns a built-in trace by its name, or reads a trace from a file.
     pub fn find(name: &str) -> Result<Self, TraceError> {
         if let Some((name, text)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
             return Self::parse(name, text);
@@ -105,7 +105,7 @@ impl Trace {
         Ok(Self { name: name.to_owned(), steps: lines.map(step).collect::<Result<_, _>>()? })
     }
 
-    /// The inventories that it works on, in alphabetical order.
+    /// Returns the inventories of the trace, in alphabetical order.
     pub fn inventories(&self) -> Vec<&str> {
         let names: BTreeSet<&str> = self.steps.iter().flat_map(|step| step.op.inventories()).collect();
         names.into_iter().collect()
@@ -124,7 +124,7 @@ impl Op {
 }
 
 impl Step {
-    /// The operation to call, on inventories whose real ids `id` knows.
+    /// Returns the operation to call; `id` maps the name of an inventory to its actual id.
     pub fn operation(&self, id: impl Fn(&str) -> String) -> Operation {
         match &self.op {
             Op::Drop { inventory, slot, count } => {
@@ -151,13 +151,13 @@ impl Step {
 }
 
 impl World {
-    /// The starter kit and the chest of the game that the traces were taken from.
+    /// Returns the starter kit and the chest of the game in which the traces were recorded.
     pub fn built_in() -> Self {
-        // It is part of the program: if it were wrong, no demo would ever run.
+        // The world is part of the program, and every demo uses it.
         serde_json::from_str(include_str!("traces/world.json")).expect("the built-in world is valid")
     }
 
-    /// What creates one of its inventories under an id.
+    /// Returns the operation that creates one of the world's inventories under an id.
     pub fn create(&self, trace: &Trace, inventory: &str, id: &str) -> Result<Operation, TraceError> {
         let unknown = || TraceError::UnknownInventory { name: trace.name.clone(), inventory: inventory.to_owned() };
         let start = self.starting.get(inventory).ok_or_else(unknown)?;
@@ -181,8 +181,8 @@ struct PlainStack<'a> {
     count: u32,
 }
 
-/// What the old game would have sent for a trace: after each operation, every slot of each inventory that it changed, as
-/// JSON. Plays the trace on the rules alone and really serializes each state.
+/// Returns the number of bytes that the old game would have sent for a trace: after each operation, every slot of each
+/// changed inventory as JSON. Applies the trace to the rules alone and serializes each state.
 pub fn plain_bytes(trace: &Trace, world: &World) -> Result<u64, TraceError> {
     let catalog = catalog_file::default_catalog();
     let mut states = States::default();
@@ -204,7 +204,7 @@ fn plain_json(catalog: &Catalog, inventory: &Inventory) -> Vec<u8> {
         PlainStack { item, count: stack.count.get() }
     };
     let slots = inventory.contents.slots().iter().map(|state| state.stack.as_ref().map(plain));
-    // Nothing of this can fail to be written as JSON.
+    // Serializing these values as JSON cannot fail.
     serde_json::to_vec(&slots.collect::<Vec<_>>()).unwrap_or_default()
 }
 
@@ -218,7 +218,7 @@ impl InventoryLookup for States {
 }
 
 impl States {
-    /// Applies one operation; gives back the inventories that it changed.
+    /// Applies one operation and returns the inventories that it changed.
     fn run(
         &mut self,
         trace: &Trace,
@@ -231,7 +231,7 @@ impl States {
         let mutation: Mutation = request::mutation(&v1::MutationContext::default(), &operations, true)
             .and_then(|named| named.resolve(catalog).map_err(unknown))
             .map_err(|invalid| unplayable(invalid.to_string()))?;
-        // Epochs are not sent by the old game: any will do.
+        // The old game does not send epochs, so any epoch will do.
         let mut new_epoch = || Epoch::new(1).unwrap_or_else(|| unreachable!("1 is not 0"));
         let effect = domain::apply(&mutation, catalog, self, &mut new_epoch)
             .map_err(|rejection| unplayable(rejection.cause.to_string()))?;

@@ -1,4 +1,4 @@
-//! `slotcast watch`: inventories as they change, as a live grid or as lines.
+//! `slotcast watch`: shows inventories as they change, as a live grid or as lines.
 
 mod board;
 mod grid;
@@ -17,7 +17,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 use tonic::{Code, Status};
 
-/// How long the layout of an inventory that was just created may take; without it its slots are shown as one block.
+/// How long to wait for the layout of a newly created inventory. Without the layout, its slots are shown as one block.
 const LAYOUT_LIMIT: Duration = Duration::from_secs(1);
 
 const AFTER_HELP: &str = "\
@@ -28,16 +28,16 @@ Examples:
 
 Keys: q, Esc or Ctrl-C quits; arrows and Page Up/Down scroll.";
 
-/// Follows inventories: in a terminal as a live grid, otherwise as a line for each update.
+/// Watch inventories: as a live grid on a terminal, otherwise as one line per update.
 ///
-/// The grid shows what each slot holds and marks for a moment what has just changed; above it stand what has come over the
-/// stream and whether it is connected. It reconnects by itself and resumes. An inventory that does not exist, or may not be
-/// read, is absent until it does. A line has the time since the start, the kind
-/// of update, its bytes with gRPC's 5-byte prefix, and the slots that changed.
+/// The grid shows the contents of each slot and briefly marks slots that have changed. Its header shows the traffic of
+/// the stream and the state of the connection. The command reconnects and resumes automatically. An inventory that does
+/// not exist or may not be read is shown as absent until that changes. A line has the time since the start, the kind of
+/// update, its size in bytes including gRPC's 5-byte prefix, and the changed slots.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Watch {
-    /// The inventories to follow, all on one stream.
+    /// Inventories to watch, all on one stream.
     #[arg(required = true)]
     ids: Vec<String>,
     #[command(flatten)]
@@ -62,7 +62,7 @@ impl Watch {
     }
 }
 
-/// Why following came to an end that nobody asked for.
+/// Why the command ended without a request to quit.
 enum Ended {
     Stream(Box<Status>),
     Output(OutputError),
@@ -86,14 +86,15 @@ impl From<OutputError> for Ended {
     }
 }
 
-/// The sections of the catalog's layouts, and who knows which layout an inventory has: the stream does not tell.
+/// The sections of the catalog's layouts, and a client that queries the layout of an inventory, which the stream does
+/// not contain.
 struct Layouts {
     rpc: Rpc,
     sections: HashMap<String, Vec<Section>>,
 }
 
 impl Layouts {
-    /// Empty for an inventory that is absent.
+    /// Returns the sections of an inventory; empty if it is absent.
     async fn sections(&self, id: &str) -> Result<Vec<Section>, Status> {
         let request = v1::GetInventoryRequest { inventory_id: id.to_owned() };
         match self.rpc.clone().get_inventory(request).await {
@@ -106,7 +107,7 @@ impl Layouts {
         }
     }
 
-    /// Sees to it that inventories which have just been created are shown with their sections.
+    /// Loads the sections of newly created inventories.
     async fn complete(&self, board: &mut Board, changes: &[PanelChange]) {
         for change in changes.iter().filter(|change| change.anew) {
             let panel = &mut board.panels[change.panel];

@@ -1,11 +1,11 @@
-//! The protobuf codec for messages that are known by their descriptors only.
+//! A protobuf codec for messages that are known only by their descriptors.
 
 use prost::Message;
 use prost_reflect::{DynamicMessage, MessageDescriptor};
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-/// Encodes any message, decodes into one type.
+/// Encodes any message and decodes one type.
 #[derive(Debug, Clone)]
 pub struct DynamicCodec {
     reply: MessageDescriptor,

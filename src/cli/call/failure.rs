@@ -1,4 +1,4 @@
-//! A status as a person wants to read it: code, text, and every detail it carries.
+//! Formats a status for people: code, message, and all details.
 
 use crate::grpc::status;
 use std::error::Error;
@@ -18,7 +18,7 @@ impl Failure {
         Self { status: Box::new(status), server: server.to_owned(), key: None }
     }
 
-    /// It was a call with this idempotency key.
+    /// Adds the idempotency key of the failed call.
     pub fn of_call(self, key: Option<String>) -> Self {
         Self { key, ..self }
     }
@@ -29,7 +29,7 @@ impl Error for Failure {}
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = &self.status;
-        // A status that the service sent has no source; one that was made here says what went wrong.
+        // A status from the service has no source; the source of a local status has the cause.
         if let Some(cause) = innermost(status.source()) {
             if is_connect_error(status.source()) {
                 write!(f, "cannot connect to {}: {cause}", self.server)?;
@@ -96,7 +96,7 @@ fn details(details: &ErrorDetails) -> Vec<(&'static str, String)> {
     lines
 }
 
-/// Whether a call that ended like this may have been carried out.
+/// Returns whether a call that failed with this code may have been applied.
 fn is_open(code: Code) -> bool {
     matches!(code, Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::Unavailable)
 }

@@ -1,23 +1,23 @@
-//! A request from JSON, and what a request looks like.
+//! Reads requests from JSON, and prints request templates.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, ReflectMessage, Value};
 use uuid::Uuid;
 
 const CONTEXT: &str = "context";
 const KEY: &str = "idempotency_key";
-/// What the conversion of integers says of a number that does not fit.
+/// The error text of an integer conversion that is out of range.
 const OUT_OF_RANGE: &str = "out of range integral type conversion attempted";
-/// How deep the list of RPCs looks into a request.
+/// Maximum depth of nested fields in the list of RPCs.
 const LISTED_DEPTH_MAX: usize = 3;
 
-/// Reads a request; an error says where it is wrong, and shows what was expected.
+/// Reads a request. The error shows the location of the mistake and a request template.
 pub fn parse(wanted: &MessageDescriptor, json: &str) -> Result<DynamicMessage, String> {
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let parsed = DynamicMessage::deserialize(wanted.clone(), &mut deserializer)
         .and_then(|message| deserializer.end().map(|()| message));
     parsed.map_err(|error| {
         let place = error.line().checked_sub(1).and_then(|line| json.lines().nth(line));
-        // The column counts bytes up to where reading stopped.
+        // The column counts bytes up to the position where parsing stopped.
         let shown = place.map(|line| {
             let before = line.get(..error.column().saturating_sub(1)).unwrap_or(line).chars().count();
             format!("\n\n  {line}\n  {:before$}^", "")
@@ -28,8 +28,8 @@ pub fn parse(wanted: &MessageDescriptor, json: &str) -> Result<DynamicMessage, S
     })
 }
 
-/// Sees to it that a mutation has an idempotency key: the one given, the request's own, or a fresh one. Returns it; none
-/// for an RPC that takes none.
+/// Sets the idempotency key of a mutation: the given key, the request's own key, or a new key. Returns the key, or
+/// `None` for an RPC without idempotency keys.
 pub fn put_key(message: &mut DynamicMessage, given: Option<&str>) -> Result<Option<String>, String> {
     let name = message.descriptor().name().to_owned();
     let context = message.descriptor().get_field_by_name(CONTEXT);
@@ -51,14 +51,15 @@ fn takes_a_key(field: &FieldDescriptor) -> bool {
     field.kind().as_message().is_some_and(|message| message.get_field_by_name(KEY).is_some())
 }
 
-/// A request with every field, to be filled in; of alternatives the first. The context is left out: `call` gives one.
+/// Returns a request template with every field, and the first alternative of each oneof. The template omits the
+/// context, because `call` adds it.
 pub fn skeleton(wanted: &MessageDescriptor) -> String {
     let mut message = example(wanted, &mut Vec::new());
     message.clear_field_by_name(CONTEXT);
     super::json_of(&message, true).unwrap_or_default()
 }
 
-/// `within` are the messages around this one: one that holds itself ends there.
+/// `within` has the names of the enclosing messages; a recursive message ends the recursion.
 fn example(wanted: &MessageDescriptor, within: &mut Vec<String>) -> DynamicMessage {
     let mut message = DynamicMessage::new(wanted.clone());
     if within.iter().any(|outer| outer == wanted.full_name()) {
@@ -71,7 +72,7 @@ fn example(wanted: &MessageDescriptor, within: &mut Vec<String>) -> DynamicMessa
             Some(inner) => Value::Message(example(inner, within)),
             None => Value::default_value(&kind),
         };
-        // Set, so that it is printed although it may be a default.
+        // Set explicitly, so that a default value is printed as well.
         message.set_field(&field, if field.is_list() { Value::List(vec![one]) } else { one });
     }
     within.pop();
@@ -82,7 +83,7 @@ fn is_first_alternative(field: &FieldDescriptor) -> bool {
     field.containing_oneof().and_then(|oneof| oneof.fields().next()).is_none_or(|first| first == *field)
 }
 
-/// The names of a request's fields on one line: `add { inventoryId, stack { item, count } }`.
+/// Returns the names of a request's fields on one line, for example `add { inventoryId, stack { item, count } }`.
 pub fn fields(message: &MessageDescriptor) -> String {
     let names = message.fields().filter(|field| field.name() != CONTEXT);
     names.map(|field| with_fields(&field, 1)).collect::<Vec<_>>().join(", ")
@@ -92,7 +93,7 @@ fn with_fields(field: &FieldDescriptor, depth: usize) -> String {
     let kind = field.kind();
     let inner = match kind.as_message() {
         Some(_) if depth >= LISTED_DEPTH_MAX => " { … }".to_owned(),
-        // Alternatives are named only: looked at in full they would fill a screen.
+        // Alternatives are listed by name only: with their fields they would fill a screen.
         Some(message) if are_alternatives(message) => {
             let names: Vec<String> = message.fields().map(|inner| inner.json_name().to_owned()).collect();
             format!(" {{ {} }}", names.join(" | "))
@@ -111,7 +112,7 @@ fn with_fields(field: &FieldDescriptor, depth: usize) -> String {
     }
 }
 
-/// Whether a message is nothing but a choice.
+/// Returns whether a message consists of one oneof.
 fn are_alternatives(message: &MessageDescriptor) -> bool {
     message.fields().len() > 1 && message.oneofs().any(|oneof| oneof.fields().len() == message.fields().len())
 }

@@ -1,11 +1,11 @@
-//! The RPCs that there are, read from the descriptors that the service was built with.
+//! The RPCs of the service, from its protobuf descriptors.
 
 use super::request::fields;
 use crate::grpc::v1::FILE_DESCRIPTOR_SET;
 use http::uri::PathAndQuery;
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 
-/// How much a misspelt name has to be like the one that was meant.
+/// Minimum similarity of a known name to be suggested, from 0 to 1.
 const LIKENESS_MIN: f64 = 0.9;
 
 pub struct Rpcs(DescriptorPool);
@@ -21,7 +21,7 @@ impl Rpcs {
         self.0.services().flat_map(|service| service.methods().collect::<Vec<_>>())
     }
 
-    /// By method name, or by `package.Service/Method`. An error lists what there is.
+    /// Finds an RPC by its method name or by `package.Service/Method`. The error lists the RPCs.
     pub fn find(&self, name: &str) -> Result<MethodDescriptor, String> {
         let name = name.trim_start_matches('/');
         self.all().find(|rpc| rpc.name() == name || full_name(rpc) == name).ok_or_else(|| {
@@ -38,7 +38,7 @@ impl Rpcs {
         alike.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, rpc)| rpc)
     }
 
-    /// A line for each RPC with the fields of its request.
+    /// Returns one line per RPC with the fields of its request.
     pub fn list(&self) -> String {
         let width = self.all().map(|rpc| rpc.name().len()).max().unwrap_or_default();
         let mut text = String::new();

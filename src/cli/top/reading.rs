@@ -1,10 +1,10 @@
-//! What `GetStatistics` told at one moment, and what two of these tell of the time between.
+//! Readings of `GetStatistics`, and the rates between two readings.
 
 use crate::grpc::v1;
 use crate::statistics::{HistogramBucket, percentile};
 use serde::Serialize;
 
-/// Since the service started, but for what is open or waits now.
+/// Totals since the service started; streams, hot inventories and the queue are current values.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Reading {
     pub version: String,
@@ -12,7 +12,7 @@ pub struct Reading {
     pub streams: u64,
     pub full_syncs: u64,
     pub delta_syncs: u64,
-    /// Of all messages, those without a change included.
+    /// Size of all messages in bytes, including messages without changes.
     pub bytes: u64,
     pub immediate_full_syncs: u64,
     pub immediate_full_bytes: u64,
@@ -37,16 +37,17 @@ pub struct Reading {
     latency_us: Vec<HistogramBucket>,
 }
 
-/// Of the time between two readings.
+/// Rates and percentiles between two readings.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Rates {
     pub syncs_per_s: f64,
     pub bytes_per_s: f64,
     pub transactions_per_s: f64,
     pub commits_per_s: f64,
-    /// Against immediate full syncs; none if there would have been none either.
+    /// Percentage of bytes saved compared with immediate full syncs; `None` if immediate full syncs would have sent
+    /// nothing.
     pub saved_percent: Option<f64>,
-    /// None if nothing was committed.
+    /// `None` if nothing was committed.
     pub commit_p50_us: Option<u64>,
     pub commit_p99_us: Option<u64>,
 }
@@ -104,19 +105,20 @@ impl Reading {
         self.full_syncs + self.delta_syncs
     }
 
-    /// Since the start, against immediate full syncs.
+    /// Returns the percentage of bytes saved since the start, compared with immediate full syncs.
     pub fn saved_percent(&self) -> Option<f64> {
         saved_percent(self.immediate_full_bytes, self.bytes)
     }
 
-    /// Of what was sent on streams in shadow mode.
+    /// Returns the percentage of bytes that the shadow settings would save, compared with the bytes sent on streams in
+    /// shadow mode.
     pub fn shadow_saved_percent(&self) -> Option<f64> {
         saved_percent(self.shadow_sent_bytes, self.shadow_bytes)
     }
 }
 
 impl Rates {
-    /// None if there is no time between, or the service was started anew.
+    /// Returns `None` if no time passed between the readings or the service was restarted.
     pub fn between(before: &Reading, after: &Reading) -> Option<Self> {
         let seconds = after.uptime_ms.checked_sub(before.uptime_ms).filter(|ms| *ms > 0)? as f64 / 1_000.0;
         let more = |of: fn(&Reading) -> u64| of(after).saturating_sub(of(before));
@@ -135,7 +137,7 @@ impl Rates {
     }
 }
 
-/// Below 0 if more was sent than immediate full syncs would have.
+/// Returns the saved percentage; negative if more was sent than otherwise.
 fn saved_percent(otherwise: u64, sent: u64) -> Option<f64> {
     (otherwise > 0).then(|| 100.0 * (1.0 - sent as f64 / otherwise as f64))
 }
@@ -152,7 +154,7 @@ fn buckets_since(before: &[HistogramBucket], after: &[HistogramBucket]) -> Vec<H
 pub(super) mod tests {
     use super::*;
 
-    /// After so many seconds of a steady service.
+    /// A reading after some seconds of constant load.
     pub fn reading(seconds: u64) -> Reading {
         let latency_us = vec![
             HistogramBucket { upper: 319, count: 90 * seconds },

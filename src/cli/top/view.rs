@@ -1,4 +1,4 @@
-//! How readings look: on a terminal, or as a line. Pure.
+//! Renders readings for a terminal or as a line. Pure.
 
 use super::reading::{Rates, Reading};
 use ratatui::Frame;
@@ -8,9 +8,9 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Sparkline};
 use std::collections::VecDeque;
 
-/// Seconds that the sparkline reaches back at most.
+/// Maximum length of the sparkline, in seconds.
 const HISTORY_MAX: usize = 240;
-/// The width of a row's name.
+/// Width of the name of a row, in columns.
 const NAME_COLUMNS: usize = 18;
 
 #[derive(Debug, Default)]
@@ -18,9 +18,9 @@ pub struct View {
     server: String,
     pub reading: Reading,
     pub rates: Option<Rates>,
-    /// Bytes sent in each second, the newest last.
+    /// Bytes sent per second, the newest last.
     history: VecDeque<u64>,
-    /// Why the newest reading is not there.
+    /// Why the newest reading is unavailable.
     pub away: Option<String>,
 }
 
@@ -127,7 +127,7 @@ impl View {
         ]
     }
 
-    /// The same in a line, for what is no terminal.
+    /// Renders the readings as one line, for output that is not a terminal.
     pub fn line(&self) -> String {
         let reading = &self.reading;
         let rates = self.rates.as_ref();
@@ -159,7 +159,7 @@ fn row(name: &str, value: String) -> Line<'static> {
     Line::from(vec![Span::from(format!(" {name:<NAME_COLUMNS$}")).dim(), Span::from(value)])
 }
 
-/// Of something that should not be.
+/// Renders a count that should be 0.
 fn alarm(name: &str, count: u64) -> Line<'static> {
     let style = if count == 0 {
         Style::new().fg(Color::Green)
@@ -193,7 +193,7 @@ fn number(number: u64) -> String {
     text
 }
 
-/// Of what may grow large in a narrow place.
+/// Renders a number that may be too large for a narrow column.
 fn amount(number: u64) -> String {
     if number < 100_000 { self::number(number) } else { scaled(number, ["", "k", "M", "G", "T"]) }
 }

@@ -1,4 +1,5 @@
-//! What is known of the inventories that are watched, and what has come in. Pure: `now` is the time since the start.
+//! The known state of the watched inventories, and counts of the stream's messages. Pure: `now` is the time since the
+//! start.
 
 use crate::client::{Connection, FollowCounts, Update};
 use crate::domain::{Epoch, ItemCode, Slot, Stack};
@@ -6,9 +7,9 @@ use crate::sync::Replica;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// How long a slot stays marked after it has changed.
+/// How long a changed slot stays marked.
 pub const MARKED: Duration = Duration::from_millis(1_500);
-/// The section that players know as the lowest row of their screen, although its slots come first.
+/// The section that players see as the bottom row of their screen, although its slots come first.
 const LOWEST_SECTION: &str = "hotbar";
 
 #[derive(Debug, Clone)]
@@ -19,7 +20,7 @@ pub struct Board {
     pub connection: Connection,
 }
 
-/// One inventory.
+/// One watched inventory.
 #[derive(Debug, Clone)]
 pub struct Panel {
     pub id: String,
@@ -30,10 +31,10 @@ pub struct Panel {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PanelState {
-    /// Nothing has come in yet.
+    /// No state has arrived yet.
     Waiting,
     Known(Replica),
-    /// It does not exist, or may not be read.
+    /// The inventory does not exist, was deleted, or may not be read.
     Absent,
 }
 
@@ -44,29 +45,29 @@ pub struct Section {
     pub slots: u16,
 }
 
-/// What has come over the stream.
+/// Counts of the stream's messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
     pub counts: FollowCounts,
-    /// Of the first messages, up to when all was known.
+    /// Bytes of the messages until the board was caught up.
     pub initial_bytes: u64,
-    /// Frames after that, and their bytes; heartbeats apart.
+    /// Number of later frames with changes; `sync_bytes` is their size.
     pub syncs: u64,
     pub sync_bytes: u64,
     initial_is_over: bool,
 }
 
-/// What one update did to one inventory.
+/// The effect of one update on one inventory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PanelChange {
     pub panel: usize,
-    /// The slots that differ from before.
+    /// The slots that differ from the previous state.
     pub slots: Vec<Slot>,
-    /// It was not there before, or was another one under the same id.
+    /// The inventory was not present before, or was replaced by a new inventory with the same id.
     pub anew: bool,
 }
 
-/// What one update was, as one word.
+/// The kind of an update, printed as one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Full,
@@ -83,7 +84,7 @@ impl Board {
         Self { names, panels, traffic: Traffic::default(), connection: Connection::Connecting }
     }
 
-    /// Takes in one update; `replica` gives the state of an inventory after it. Tells what has changed.
+    /// Applies one update and returns the changes. `replica` returns the state of an inventory after the update.
     pub fn handle_update<'a>(
         &mut self,
         now: Duration,
@@ -107,7 +108,7 @@ impl Board {
         (kind, changes)
     }
 
-    /// The item's id, or its code if it has left the catalog.
+    /// Returns the item's id, or its code if the catalog does not have the item.
     pub fn name(&self, stack: &Stack) -> String {
         self.names.get(&stack.item).cloned().unwrap_or_else(|| format!("#{}", stack.item.get()))
     }
@@ -129,7 +130,7 @@ impl Panel {
         self.sections = sections;
     }
 
-    /// Whether its sections are as large as what it holds.
+    /// Returns whether the sections have as many slots as the inventory.
     pub fn knows_its_sections(&self) -> bool {
         let known: usize = self.sections.iter().map(|section| usize::from(section.slots)).sum();
         known == self.slots().unwrap_or(known)
@@ -151,7 +152,7 @@ impl Panel {
         let had = |slot| before.and_then(|before| before.stack(slot));
         let changed: Vec<Slot> = slots.filter(|slot| had(*slot) != after.contents.stack(*slot)).collect();
         self.changed_at.retain(|_, changed_at| *changed_at + MARKED > now);
-        // The first state is no change that anyone has to notice.
+        // The first state is not marked as a change.
         if before.is_some() {
             self.changed_at.extend(changed.iter().map(|slot| (*slot, now)));
         }
@@ -170,10 +171,10 @@ impl Panel {
         self.changed_at.get(&slot).is_some_and(|changed_at| *changed_at + MARKED > now)
     }
 
-    /// The sections from top to bottom as players know them: the hotbar is the lowest row.
+    /// Returns the sections from top to bottom as players see them; the hotbar is the bottom row.
     pub fn sections(&self) -> Vec<Section> {
         if let (false, Some(slots)) = (self.knows_its_sections(), self.slots()) {
-            // Created with a layout that is not known here: shown all the same.
+            // The sections of the inventory's layout are not known yet: show its slots as one block.
             return vec![Section { name: "slots".into(), first: 0, slots: slots as u16 }];
         }
         let (lowest, mut above): (Vec<_>, Vec<_>) =
@@ -196,7 +197,7 @@ impl Traffic {
         }
     }
 
-    /// Of those after the initial ones; none before the first.
+    /// Returns the average size of the frames after the initial messages, or `None` before the first of them.
     pub fn bytes_per_sync(&self) -> Option<f64> {
         (self.syncs > 0).then(|| self.sync_bytes as f64 / self.syncs as f64)
     }
@@ -228,7 +229,7 @@ pub(super) mod tests {
         Replica { epoch: Epoch::new(0x00c0_ffee).unwrap(), contents: Contents::new(slots, Revision(revision), &edits) }
     }
 
-    /// A player named steve and a chest, both unknown yet.
+    /// Returns a board with a player named steve and a chest, whose states are not known yet.
     pub fn board() -> Board {
         let section = |name: &str, first, slots| Section { name: name.into(), first, slots };
         let names = [(1, "oak_planks"), (4, "dark_oak_planks"), (7, "cobblestone"), (26, "diamond_pickaxe")];
@@ -237,7 +238,7 @@ pub(super) mod tests {
         Board::new(names, vec![player, Panel::new("chest-1", vec![section("chest", 0, 27)])])
     }
 
-    /// Takes in a full frame or a delta of some bytes for one inventory.
+    /// Applies a full frame or a delta of some bytes to one inventory.
     pub fn update(
         board: &mut Board,
         ms: u64,

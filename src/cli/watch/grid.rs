@@ -1,4 +1,4 @@
-//! The board as a picture: a header, then for each inventory its sections in rows of nine.
+//! Renders the board: a header, then the sections of each inventory in rows of nine slots.
 
 use super::board::{Board, Panel, PanelState, Section};
 use crate::client::Connection;
@@ -10,21 +10,21 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use std::time::Duration;
 
-/// Slots in a row, as in the game.
+/// Number of slots in a row, as in the game.
 const COLUMNS: u16 = 9;
-/// What a cell is at most wide, its border apart: the longest item names fit.
+/// Maximum width of a cell without its border, in columns; the longest item names fit.
 const CELL_WIDTH_MAX: u16 = 15;
 const CELL_WIDTH_MIN: u16 = 3;
-/// Name, count and the border below.
+/// Height of a cell in lines: name, count and the border below.
 const CELL_HEIGHT: u16 = 3;
-/// Three lines and an empty one.
+/// Height of the header in lines: three lines of text and an empty line.
 const HEADER_HEIGHT: u16 = 4;
 
-/// What is shown of the picture, should it be too high for the terminal.
+/// The visible part of a picture that may be higher than the terminal.
 #[derive(Debug, Clone)]
 pub struct View {
     server: String,
-    /// The first line of the picture that is shown.
+    /// The first visible line of the picture.
     scroll: u16,
 }
 
@@ -85,7 +85,7 @@ fn header(board: &Board, view: &View, hidden: u16, area: Rect, buffer: &mut Buff
     }
 }
 
-/// All panels, one below the other, as high as they need to be.
+/// Renders all panels below each other at their full height.
 fn picture(board: &Board, width: u16, now: Duration) -> Buffer {
     let blocks: Vec<(&Panel, Vec<Section>)> = board.panels.iter().map(|panel| (panel, panel.sections())).collect();
     let height = |(_, sections): &(&Panel, Vec<Section>)| 2 + sections.iter().map(section_height).sum::<u16>();
@@ -117,7 +117,7 @@ fn title(panel: &Panel) -> Line<'static> {
     Line::from(vec![name, Span::raw(state)])
 }
 
-/// The border above, then the rows; each has a border below.
+/// Returns the height of a section: the border above, then the rows, each with a border below.
 fn section_height(section: &Section) -> u16 {
     1 + section.slots.div_ceil(COLUMNS) * CELL_HEIGHT
 }
@@ -141,7 +141,7 @@ fn draw_section(buffer: &mut Buffer, top: u16, board: &Board, panel: &Panel, sec
             let x = column * (width + 1);
             let index = row * COLUMNS + column;
             (0..2).for_each(|line| put(buffer, x, y + line, "│", border));
-            // The last row may end early.
+            // The last row may be shorter.
             let slot = (index < section.slots).then(|| Slot(section.first + index));
             draw_cell(buffer, Rect::new(x + 1, y, width, 2), board, panel, slot, now);
         }
@@ -165,14 +165,14 @@ fn draw_cell(buffer: &mut Buffer, area: Rect, board: &Board, panel: &Panel, slot
     put(buffer, area.x, area.y + 1, &format!("{count:>width$}"), style.add_modifier(Modifier::BOLD));
 }
 
-/// An asterisk marks attributes: the stack does not merge with plain ones.
+/// Marks a stack that has attributes with an asterisk: it does not merge with plain stacks.
 fn count_text(stack: &Stack) -> String {
     let mark = if stack.attributes.is_none() { "" } else { "*" };
     format!("{mark}{}", stack.count.get())
 }
 
-/// An item's id in so many columns: in words if they fit, else each word shortened, the longest first, so that
-/// `oak_planks` and `oak_log` stay apart.
+/// Shortens an item's id to a width in columns: with spaces between its words if they fit, otherwise each word is
+/// shortened, the longest first, so that `oak_planks` and `oak_log` remain distinct.
 fn short_name(id: &str, width: usize) -> String {
     let mut words: Vec<Vec<char>> = id.split('_').map(|word| word.chars().collect()).collect();
     let spaced = words.iter().map(Vec::len).sum::<usize>() + words.len().saturating_sub(1);
@@ -192,7 +192,7 @@ fn short_name(id: &str, width: usize) -> String {
     short
 }
 
-/// Writes what fits; the rest is cut off.
+/// Writes text and truncates it at the edge of the buffer.
 fn put(buffer: &mut Buffer, x: u16, y: u16, text: &str, style: Style) {
     if buffer.area.contains(Position::new(x, y)) {
         buffer.set_stringn(x, y, text, usize::from(buffer.area.width - x), style);
@@ -219,7 +219,7 @@ mod tests {
         (0..buffer.area.height).map(line).collect::<Vec<_>>().join("\n")
     }
 
-    /// Steve has a few things, drops one, and the chest is not known yet.
+    /// Returns a board on which steve has a few items and drops one, and the chest is not known yet.
     fn played() -> Board {
         let mut board = board();
         let pickaxe = crate::domain::Stack { attributes: Attributes::new(b"sharp").unwrap(), ..stack(26, 1) };

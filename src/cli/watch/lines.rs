@@ -1,4 +1,4 @@
-//! One line for each update, for pipes and logs.
+//! Prints one line per update, for pipes and logs.
 
 use super::super::output::print;
 use super::Ended;
@@ -8,10 +8,10 @@ use crate::domain::Slot;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// More changed slots than this are only counted.
+/// Maximum number of changed slots that a line lists; beyond that it prints only their number.
 const SLOTS_NAMED_MAX: usize = 12;
 
-/// Prints until Ctrl-C, or until nobody reads any more.
+/// Prints until Ctrl-C or until the reader closes the pipe.
 pub async fn run(mut board: Board, mut follow: Follow) -> Result<(), Ended> {
     let start = Instant::now();
     loop {
@@ -45,7 +45,7 @@ fn line(board: &Board, now: Duration, kind: Kind, bytes: usize, changes: &[Panel
     text
 }
 
-/// As in `steve r4: 3=stone*63 7=-`.
+/// Formats a change, for example `steve r4: 3=stone*63 7=-`.
 fn changed(board: &Board, change: &PanelChange) -> String {
     let panel = &board.panels[change.panel];
     let revision = match &panel.state {

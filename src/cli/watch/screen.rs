@@ -1,4 +1,4 @@
-//! The grid in a terminal: keys in, frames out, and the terminal as it was in the end.
+//! Shows the grid in a terminal, reads keys, and restores the terminal at the end.
 
 use super::board::Board;
 use super::grid::{self, View};
@@ -11,14 +11,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-/// How often marks fade and the connection is looked at; updates and keys are drawn at once.
+/// Interval at which marks fade and the connection state is updated. Updates and keys are drawn immediately.
 const REDRAW: Duration = Duration::from_millis(100);
-/// How long the thread that reads keys waits before it looks whether it is still wanted.
+/// Interval at which the thread that reads keys checks whether it is still needed.
 const KEY_WAIT: Duration = Duration::from_millis(200);
 
-/// Shows the board until it is told to quit.
+/// Shows the board until the user quits.
 pub async fn run(board: Board, layouts: Layouts, follow: Follow, server: &str) -> Result<(), Ended> {
-    // It also sets a panic hook that restores the terminal first.
+    // `try_init` also installs a panic hook that restores the terminal first.
     let mut terminal = ratatui::try_init()?;
     let ended = show(&mut terminal, board, layouts, follow, server).await;
     ratatui::restore();
@@ -41,7 +41,7 @@ async fn show(
     let mut connection = follow.connection();
     loop {
         let update = {
-            // Kept while it is drawn: dropped at each tick it would begin to connect from the start each time.
+            // The future is kept across ticks: a dropped future would restart a connection attempt at every tick.
             let mut next = std::pin::pin!(follow.next());
             loop {
                 board.connection = *connection.borrow_and_update();
@@ -63,7 +63,8 @@ async fn show(
     }
 }
 
-/// The terminal's events, read by a thread of its own since reading blocks; it ends when nobody listens any more.
+/// Reads the terminal's events on a separate thread, because reading blocks. The thread ends after the receiver is
+/// dropped.
 fn read_events() -> mpsc::Receiver<Event> {
     let (sender, receiver) = mpsc::channel(64);
     std::thread::spawn(move || {
@@ -73,7 +74,7 @@ fn read_events() -> mpsc::Receiver<Event> {
                 Ok(true) => event::read(),
                 Err(error) => Err(error),
             };
-            // Without keys nobody could quit: then it ends by itself.
+            // Without keys the user cannot quit, so the command ends when events cannot be read.
             let Ok(event) = event else { return };
             if sender.blocking_send(event).is_err() {
                 return;
