@@ -1,4 +1,4 @@
-//! A store in memory: as fast as the tests are, and with commits that wait on demand.
+//! A store in memory whose commits can be paused.
 
 use slotcast::domain::{Fingerprint, Inventory, InventoryId};
 use slotcast::store::horizon::{Forgetting, KeyHorizon};
@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-/// The most callers with keys ahead of the clock.
+/// Maximum number of callers with keys ahead of the clock.
 const CALLERS_AHEAD_MAX: usize = 1_000;
 
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ impl Default for Content {
 }
 
 impl MemoryStore {
-    /// Commits wait until they are released.
+    /// Pauses commits until [`Self::release_commits`].
     pub fn hold_commits(&self) {
         *self.is_held.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }
@@ -50,7 +50,7 @@ impl MemoryStore {
         self.released.notify_all();
     }
 
-    /// As if the window of all keys so far were over.
+    /// Forgets all keys, as if their window had ended.
     pub fn forget_keys(&self) {
         let mut content = self.content();
         let mut forgetting = Forgetting::default();
@@ -60,7 +60,7 @@ impl MemoryStore {
         content.horizon.forget(forgetting);
     }
 
-    /// How many transactions were committed.
+    /// Returns the number of committed transactions.
     pub fn commits(&self) -> usize {
         self.content().commits
     }

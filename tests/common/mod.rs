@@ -1,4 +1,4 @@
-//! A server in this process, over a store in memory, and the words that the tests of it share.
+//! A server in this process with a store in memory, and helpers of the tests that use it.
 
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its own part, and may fail where it stands")]
 
@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
-/// Longer than anything here takes; only a failure waits for it.
+/// Timeout that only a failure reaches.
 const WAIT: Duration = Duration::from_secs(10);
 
 pub struct TestServer {
@@ -30,7 +30,7 @@ pub struct TestServer {
     pub client: Client,
 }
 
-/// Every change at once, as a delta while it is small: what happens is seen as it is.
+/// Sends every change immediately, as a delta if it is small, so that tests see each change.
 pub fn at_once() -> SyncSettings {
     SyncSettings { windows: Windows::NONE, ..SyncSettings::default() }
 }
@@ -62,12 +62,12 @@ impl TestServer {
         receipt.inventories.into_iter().next().unwrap()
     }
 
-    /// With a key of its own.
+    /// Sends a mutation with a fresh key.
     pub async fn mutate(&self, operation: Operation) -> Result<v1::MutationReceipt, Status> {
         self.client.mutate(fresh_context(), operation).await
     }
 
-    /// Several at once, in one commit.
+    /// Sends several operations in one commit.
     pub async fn transact(&self, operations: Vec<Operation>) -> Result<v1::TransactResponse, Status> {
         let operations = operations.into_iter().map(|operation| v1::Operation { operation: Some(operation) }).collect();
         let request = v1::TransactRequest { context: Some(fresh_context()), operations };
@@ -83,7 +83,7 @@ impl TestServer {
         self.get(id).await.version.unwrap()
     }
 
-    /// How many items of any kind there are in it.
+    /// Returns the number of items of all kinds in an inventory.
     pub async fn held(&self, id: &str) -> u32 {
         self.get(id).await.stacks.iter().filter_map(|entry| entry.stack.as_ref()).map(|stack| stack.count).sum()
     }
@@ -92,7 +92,7 @@ impl TestServer {
         self.subscribe_as(v1::SubscribeInventoryRequest::default(), watches).await
     }
 
-    /// As a session, or with other wishes.
+    /// Subscribes with a session or other options.
     pub async fn subscribe_as(
         &self,
         options: v1::SubscribeInventoryRequest,
@@ -109,11 +109,12 @@ impl TestServer {
     }
 }
 
-/// A stream, and what its reader has by it.
+/// A stream and the replicas of its reader.
 pub struct Subscriber {
     stream: Streaming<v1::SubscribeInventoryResponse>,
     pub replicas: Vec<Option<Replica>>,
-    /// The revision that the stream itself, or the cursor, has brought each to; predictions may be ahead of it.
+    /// For each inventory, the revision that the stream last sent or the cursor had; predictions may be ahead of this
+    /// revision.
     told: Vec<Option<Revision>>,
 }
 
@@ -122,7 +123,7 @@ impl Subscriber {
         Self { stream, replicas: vec![None; inventories], told: vec![None; inventories] }
     }
 
-    /// The next message, applied; a frame that does not fit fails the test.
+    /// Returns the next message after applying it. A frame that does not fit fails the test.
     pub async fn next(&mut self) -> v1::SubscribeInventoryResponse {
         self.end_or_next().await.expect("the stream goes on")
     }
@@ -144,7 +145,7 @@ impl Subscriber {
         Ok(message)
     }
 
-    /// Until the stream ends; how it does.
+    /// Reads the stream to its end and returns the final status.
     pub async fn end(&mut self) -> Status {
         loop {
             if let Err(status) = self.end_or_next().await {
@@ -163,13 +164,13 @@ impl Subscriber {
         }
     }
 
-    /// Nothing comes for as long as this.
+    /// Asserts that no message arrives during `wait`.
     pub async fn expect_silence(&mut self, wait: Duration) {
         let message = tokio::time::timeout(wait, self.stream.message()).await;
         assert!(message.is_err(), "nothing was due, but {message:?} came");
     }
 
-    /// Applies a change before the service has, as a client that predicts it; the digest that it expects.
+    /// Applies a change to the replica as a predicting client does, and returns the expected digest.
     pub fn predict(&mut self, position: usize, edits: &[Edit]) -> v1::Digest {
         let replica = self.replicas[position].as_mut().unwrap();
         replica.contents = replica.contents.advanced(replica.contents.revision().next(), edits);
@@ -182,7 +183,7 @@ impl Subscriber {
         v1::Cursor { epoch: cursor.epoch.get(), revision: cursor.revision.0 }
     }
 
-    /// Whether the reader has exactly this: epoch, revision, digest and content.
+    /// Asserts that the replica has the epoch, revision, digest and contents of `inventory`.
     pub fn assert_is_at(&self, position: usize, inventory: &v1::Inventory) {
         let replica = self.replicas[position].as_ref().unwrap();
         let version = inventory.version.as_ref().unwrap();
@@ -251,7 +252,7 @@ pub fn with_key(key: &str) -> v1::MutationContext {
     v1::MutationContext { idempotency_key: key.into(), ..v1::MutationContext::default() }
 }
 
-/// Code, reason and the field that is at fault, if one is.
+/// Code, reason, and the invalid field, if any.
 pub type Told = (Code, String, Option<String>);
 
 pub fn told(status: &Status) -> Told {
@@ -266,12 +267,12 @@ pub fn metadata(status: &Status, name: &str) -> Option<String> {
     status.get_error_details().error_info()?.metadata.get(name).cloned()
 }
 
-/// What a malformed request is told.
+/// The expected status of a malformed request.
 pub fn invalid(reason: &str, field: &str) -> Told {
     (Code::InvalidArgument, reason.to_owned(), Some(field.to_owned()))
 }
 
-/// What a request is told that the rules refuse.
+/// The expected status of a request that the rules reject.
 pub fn precondition(reason: &str) -> Told {
     (Code::FailedPrecondition, reason.to_owned(), None)
 }

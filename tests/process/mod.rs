@@ -1,4 +1,4 @@
-//! A server as a process of its own, on a free port.
+//! A server in a separate process on a free port.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -13,20 +13,20 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts `slotcast serve` over a folder and waits until it listens.
+    /// Starts `slotcast serve` with a data folder and waits until it listens.
     pub fn start(data: &Path, arguments: &[&str]) -> Self {
         Self::start_by(Command::new(env!("CARGO_BIN_EXE_slotcast")), data, arguments)
     }
 
     #[allow(dead_code, reason = "not every test needs all of it")]
-    /// The same, where another one has listened before: its clients find this one.
+    /// Starts a server at the address of a previous server, so that its clients find this one.
     pub fn start_in_place_of(uri: &str, data: &Path) -> Self {
         let address = uri.trim_start_matches("http://");
         Self::start_at(Command::new(env!("CARGO_BIN_EXE_slotcast")), address, data, &[])
     }
 
     #[allow(dead_code, reason = "not every test needs all of it")]
-    /// The same, but it may have so many descriptors at most.
+    /// Starts a server with a limit on its number of file descriptors.
     pub fn start_with_descriptors(descriptors_max: u32, data: &Path) -> Self {
         let mut shell = Command::new("sh");
         let limited = format!("ulimit -n {descriptors_max}; exec \"$0\" \"$@\"");
@@ -34,13 +34,13 @@ impl ServerProcess {
         Self::start_by(shell, data, &[])
     }
 
-    /// The same, by a command that has an environment and files of its own.
+    /// Starts a server with a command that sets its own environment and files.
     pub fn start_by(command: Command, data: &Path, arguments: &[&str]) -> Self {
         Self::start_at(command, "127.0.0.1:0", data, arguments)
     }
 
     fn start_at(mut command: Command, listen: &str, data: &Path, arguments: &[&str]) -> Self {
-        // Variables of the tests themselves would be refused as unknown settings.
+        // The server would reject variables of the tests as unknown settings.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SLOTCAST_")) {
             command.env_remove(name);
         }
@@ -63,7 +63,7 @@ impl ServerProcess {
     }
 
     #[allow(dead_code, reason = "not every test needs all of it")]
-    /// How it ended; none while it runs.
+    /// Returns the exit status, or `None` while the process runs.
     pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
         self.child.try_wait().expect("it is a child")
     }
@@ -74,7 +74,7 @@ impl ServerProcess {
     }
 
     #[allow(dead_code, reason = "not every test needs all of it")]
-    /// Asks it to end, as an operator's `kill` does, and waits until it has.
+    /// Sends SIGTERM, as an operator's `kill` does, and waits until the process has ended.
     pub fn terminate(&mut self) -> std::process::ExitStatus {
         let asked = Command::new("kill").args(["-TERM", &self.id().to_string()]).status().expect("kill is there");
         assert!(asked.success());
@@ -82,7 +82,7 @@ impl ServerProcess {
     }
 
     #[allow(dead_code, reason = "not every test needs all of it")]
-    /// As `kill -9` does; waits until it is gone.
+    /// Sends SIGKILL, as `kill -9` does, and waits until the process has ended.
     pub fn kill(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
@@ -91,7 +91,7 @@ impl ServerProcess {
 
 impl Drop for ServerProcess {
     fn drop(&mut self) {
-        // It may be gone already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

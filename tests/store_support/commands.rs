@@ -1,4 +1,4 @@
-//! The commands over a store's files, and stores as a crash leaves them.
+//! Commands that work on a store's files, and stores as a crash leaves them.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 pub fn run(command: &str, data: &Path, arguments: &[&str]) -> Output {
-    // A service that starts although it should not would run for ever.
+    // A service that starts by mistake would otherwise run forever.
     let mut slotcast = Command::new("timeout");
     slotcast.args(["120", env!("CARGO_BIN_EXE_slotcast"), command, "--data"]).arg(data).args(arguments);
     if command == "serve" {
@@ -24,7 +24,8 @@ pub fn refused(command: &str, data: &Path, arguments: &[&str]) -> String {
     said
 }
 
-/// Names and contents of all files of a folder, but for the lock, the log's index, and a log that is empty.
+/// Returns the names and contents of all files of a folder, except the lock, the index of the write-ahead log, and an
+/// empty write-ahead log.
 pub fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let named =
@@ -37,7 +38,8 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(format!("{}{suffix}", path.display()))
 }
 
-/// A folder with a store as a crash leaves it: one chest in the database file, another one in the log alone.
+/// Creates a folder with a store as a crash leaves it: one chest is in the database file, another one only in the
+/// write-ahead log.
 pub fn crashed() -> Place {
     let running = Place::new();
     let store = running.open();
@@ -60,6 +62,6 @@ pub fn ids(path: &Path) -> Vec<String> {
     all.iter().map(|found| found.id.as_str().to_owned()).collect()
 }
 
-/// Commands that only read, each in its own way.
+/// Commands that only read the store.
 pub const READING: [(&str, &[&str]); 4] =
     [("fsck", &[]), ("fsck", &["--json"]), ("export", &["-"]), ("backup", &["copy-that-is-not-made.db"])];

@@ -1,4 +1,4 @@
-//! What the store tests share: mutations to commit, and a model of what a store must know afterwards.
+//! Helpers of the store tests: mutations to commit, and a model of the expected contents of a store.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 mod commands;
@@ -29,13 +29,13 @@ pub fn key(name: &str) -> Key {
     Key { caller: Caller::new("server-1").expect("a name"), key: IdempotencyKey::new(name).expect("a name") }
 }
 
-/// A UUIDv7 of this time; the number makes it one of its own.
+/// Returns a key with a UUIDv7 of this time; `number` makes it unique.
 pub fn uuid_key(unix_ms: u64, number: u32) -> Key {
     let (high, low) = (unix_ms >> 16, unix_ms & 0xFFFF);
     key(&format!("{high:08x}-{low:04x}-7000-8000-{number:012x}"))
 }
 
-/// The same of another caller.
+/// Returns such a key of another caller.
 pub fn uuid_key_of(caller: &str, unix_ms: u64, number: u32) -> Key {
     Key { caller: Caller::new(caller).expect("a name"), ..uuid_key(unix_ms, number) }
 }
@@ -97,12 +97,12 @@ pub fn transaction(key: Key, touched: Vec<Touched>) -> Transaction {
     }
 }
 
-/// What a store must know after all that was committed.
+/// The expected contents of a store after all commits.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     pub inventories: BTreeMap<InventoryId, Arc<Inventory>>,
     pub keys: HashMap<Key, Recall>,
-    /// Every id there ever was.
+    /// Every id that has ever existed.
     pub ids: BTreeMap<InventoryId, ()>,
 }
 
@@ -126,7 +126,7 @@ impl Model {
         self.apply(batch);
     }
 
-    /// Compares everything: each inventory, each key, and the lists.
+    /// Compares the whole contents: each inventory, each key, and the lists.
     pub fn check(&self, store: &dyn Store) {
         self.check_inventories(store);
         let keys: Vec<Key> = self.keys.keys().cloned().collect();
@@ -151,14 +151,14 @@ impl Model {
         assert_eq!(list_all(store, owned), self.inventories.values().filter(of_ann).cloned().collect::<Vec<_>>());
     }
 
-    /// How many items there are, of all kinds.
+    /// Returns the number of items of all kinds.
     pub fn items(&self) -> u64 {
         let stacks = self.inventories.values().flat_map(|state| state.contents.stacks());
         stacks.map(|(_, stack)| u64::from(stack.count.get())).sum()
     }
 }
 
-/// All pages of a list, one after the other.
+/// Returns all pages of a list in order.
 pub fn list_all(store: &dyn Store, mut query: ListQuery) -> Vec<Arc<Inventory>> {
     let mut all = Vec::new();
     loop {
@@ -173,7 +173,7 @@ pub fn list_all(store: &dyn Store, mut query: ListQuery) -> Vec<Arc<Inventory>> 
     }
 }
 
-/// Random mutations over a few inventories: creations, changes, transfers, deletions, re-creations.
+/// Random mutations of a few inventories: creations, changes, transfers, deletions and re-creations.
 pub struct History {
     pub random: fastrand::Rng,
     pub model: Model,
@@ -186,7 +186,7 @@ impl History {
         Self { random: fastrand::Rng::with_seed(seed), model: Model::default(), names, next: 1 }
     }
 
-    /// The next batch, each mutation built upon the ones before it. It is already in the model.
+    /// Returns the next batch and applies it to the model. Each mutation builds on the previous ones.
     pub fn batch(&mut self) -> Vec<Transaction> {
         let size = 1 + self.random.usize(..6);
         (0..size).map(|_| self.transaction()).collect()
@@ -236,7 +236,7 @@ impl History {
         updated(there, edits)
     }
 
-    /// The first stack of one goes into an empty slot of the other; nothing is made or lost.
+    /// Moves the first stack of one inventory into an empty slot of the other; the number of items stays the same.
     fn transfer(&mut self, from: &Inventory, to: &Inventory) -> Vec<Touched> {
         let taken = from.contents.stacks().next().map(|(slot, stack)| (slot, stack.clone()));
         let empty = to.contents.slots().iter().position(|slot| slot.stack.is_none());

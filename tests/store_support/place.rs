@@ -1,4 +1,4 @@
-//! A store on disk, with a clock that a test drives.
+//! A store on disk with a clock that tests control.
 
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore, OpenError};
 use std::path::{Path, PathBuf};
@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Where the wall clock of a test begins, in milliseconds since 1970.
+/// Start of the wall clock of a test, in milliseconds since the unix epoch.
 pub const WALL_CLOCK_START_MS: u64 = 1_800_000_000_000;
 
-/// A clock that stands still until it is moved, and a wall clock that goes with it.
+/// A clock that advances only when a test moves it, and a wall clock that follows it with an offset.
 #[derive(Clone, Default)]
 pub struct DrivenClock {
     us: Arc<AtomicU64>,
-    /// How far the wall clock is off.
+    /// Offset of the wall clock, in milliseconds.
     wall_step_ms: Arc<AtomicI64>,
 }
 
@@ -22,17 +22,17 @@ impl DrivenClock {
         self.us.fetch_add(time.as_micros() as u64, Ordering::SeqCst);
     }
 
-    /// The wall clock is off by this much from now on.
+    /// Sets the offset of the wall clock.
     pub fn step_wall_clock(&self, off_ms: i64) {
         self.wall_step_ms.store(off_ms, Ordering::SeqCst);
     }
 
-    /// What a wall clock shows that is right, in milliseconds since 1970.
+    /// Returns the correct wall-clock time, in milliseconds since the unix epoch.
     pub fn right_unix_ms(&self) -> u64 {
         WALL_CLOCK_START_MS + self.us.load(Ordering::SeqCst) / 1_000
     }
 
-    /// Nothing is folded or trimmed by itself while this clock stands.
+    /// Returns settings with this clock. The store neither folds nor trims on its own while the clock does not advance.
     pub fn settings(&self) -> EmbeddedSettings {
         let (us, this) = (self.us.clone(), self.clone());
         let clock = Arc::new(move || Duration::from_micros(us.load(Ordering::SeqCst)));
@@ -71,7 +71,7 @@ impl Place {
     }
 }
 
-/// The files as they are at this moment: what a crash of the machine would leave at most, of the process at least.
+/// Copies the current files. A machine crash leaves at most this content, a process crash at least this content.
 pub fn copy_of(path: &Path, folder: &Path) -> PathBuf {
     let copy = folder.join("slotcast.db");
     for suffix in ["-wal", ""] {

@@ -1,6 +1,6 @@
-//! What the tests of the inner rings share: a small world to apply mutations to, and random histories in it.
+//! Helpers of the tests of the inner rings: a small world to apply mutations to, and random histories in it.
 
-// Each test file is a crate of its own and uses a part of this only.
+// Each test file is a separate crate and uses only a part of this module.
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub mod random;
@@ -13,7 +13,7 @@ use slotcast::domain::{
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// All inventories there are, as a store would hold them.
+/// All existing inventories, as a store holds them.
 #[derive(Debug, Clone)]
 pub struct World {
     pub catalog: Catalog,
@@ -32,7 +32,7 @@ impl World {
         Self { catalog, inventories: BTreeMap::new(), epochs: 1_000 }
     }
 
-    /// Puts an inventory there as if it had been stored at `revision`, whatever the catalog says of its stacks.
+    /// Inserts an inventory as if it had been stored at `revision`, without validating its stacks against the catalog.
     pub fn put(&mut self, name: &str, layout: &str, revision: u64, edits: &[Edit]) {
         let slots = self.catalog.layout(&layout_id(layout)).unwrap().slots();
         let owner = (layout == "player").then(|| PlayerId::new(name).unwrap());
@@ -42,7 +42,7 @@ impl World {
         self.inventories.insert(id(name), Arc::new(inventory));
     }
 
-    /// Applies a mutation and keeps the states that it gives; a rejected one keeps nothing.
+    /// Applies a mutation and stores the resulting states. A rejected mutation changes nothing.
     pub fn mutate(&mut self, mutation: &Mutation) -> Result<Effect, Rejection> {
         let mut epochs = self.epochs;
         let effect = apply(mutation, &self.catalog, self, &mut || {
@@ -67,7 +67,7 @@ impl World {
         &self.inventories[&id(name)]
     }
 
-    /// How many items of each kind there are in all inventories.
+    /// Returns the number of items of each kind in all inventories.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         for inventory in self.inventories.values() {
@@ -82,7 +82,7 @@ impl World {
     }
 }
 
-/// Numbers of items by kind; kinds of which there are none are not in it.
+/// Number of items by kind, without kinds whose number is 0.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Totals(BTreeMap<(ItemCode, Attributes), i64>);
 

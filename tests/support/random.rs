@@ -1,5 +1,5 @@
-//! Random catalogs, worlds and mutations: few names and few kinds of items, so that they meet often, and both sensible
-//! and absurd numbers.
+//! Random catalogs, worlds and mutations. Names and kinds of items are few, so that operations interact; numbers
+//! include sensible and absurd values.
 
 use super::{World, attributes, count, id, item, layout_id};
 use proptest::prelude::*;
@@ -14,21 +14,21 @@ use slotcast::domain::{
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Each inventory begins with a layout of its own, and the last one not at all; the pouch has 3 slots, so that room runs
-/// out.
+/// Each inventory starts with its own layout, except the last one, which does not exist at first. The pouch has 3
+/// slots, so that mutations run out of room.
 pub const NAMES: [&str; 4] = ["anna", "chest", "pouch", "new"];
 const LAYOUTS: [&str; 3] = ["player", "chest", "pouch"];
 const SLOTS_MAX: u16 = 36;
-/// Planks, log, stick, torch, coal, sword (some more often), and one that no catalog has.
+/// Planks, log, stick, torch, coal and sword, some of them more frequent, and a code that is in no catalog.
 const CODES: [u32; 10] = [1, 1, 1, 15, 15, 21, 23, 24, 29, 99];
 
-/// Never gone from a catalog, so that there is always a recipe.
+/// Every catalog has this item, so that at least one recipe is valid.
 const COAL: u32 = 24;
 
-/// `PROPTEST_CASES` of them, or as many as suit a build without optimisation.
+/// Returns a configuration with `PROPTEST_CASES` cases. Default: `cases`, suited to a build without optimization.
 pub fn config(cases: u32) -> ProptestConfig {
     let asked = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
-    // A failure prints its whole input; what it shows becomes a test of its own, so no regression file is kept.
+    // A failure prints its whole input, which then becomes a test; no regression file is needed.
     ProptestConfig { cases: asked.unwrap_or(cases), failure_persistence: None, ..ProptestConfig::default() }
 }
 
@@ -46,7 +46,7 @@ pub fn history() -> impl Strategy<Value = History> {
     })
 }
 
-/// The built-in one with some items gone, other stack limits, a small layout and two recipes that go to the bounds.
+/// The built-in catalog without some items, with other stack limits, a small layout, and two recipes at the limits.
 fn catalog() -> impl Strategy<Value = Catalog> {
     let limit = prop_oneof![5 => Just(None), 1 => select(vec![Some(1), Some(5), Some(u32::MAX)])];
     let kept = prop_oneof![9 => Just(true), 1 => Just(false)];
@@ -91,7 +91,7 @@ fn source_without_items(catalog: &Catalog) -> CatalogSource {
     CatalogSource { items: vec![], recipes, layouts }
 }
 
-/// The same catalog with no stack limit above `max_stack`.
+/// Returns the same catalog with stack limits of at most `max_stack`.
 pub fn lowered(catalog: &Catalog, max_stack: u32) -> Catalog {
     let mut source = source_without_items(catalog);
     let item = |known: &Item| (known.id.to_string(), known.code.get(), known.max_stack.get().min(max_stack));
@@ -99,7 +99,7 @@ pub fn lowered(catalog: &Catalog, max_stack: u32) -> Catalog {
     Catalog::new(source).expect("a valid catalog")
 }
 
-/// Inventories as an older catalog may have left them: stacks above their limit, items that are gone.
+/// Inventories as an older catalog may have left them: with stacks above the limits and with removed items.
 fn world(catalog: Catalog) -> impl Strategy<Value = World> {
     let stored = prop::collection::vec((slot(), stack()), 2..14);
     let inventory = prop_oneof![6 => (1_u64..4, stored).prop_map(Some), 1 => Just(None)];
@@ -114,16 +114,16 @@ fn world(catalog: Catalog) -> impl Strategy<Value = World> {
     })
 }
 
-/// An operation, or one that depends on the state it meets.
+/// An operation, or a step whose operation depends on the current state.
 #[derive(Debug, Clone)]
 enum Step {
     Plain(Operation),
-    /// Rearranges the inventory's own stacks in some order.
+    /// Rearranges the inventory's own stacks in another order.
     Shuffle {
         id: InventoryId,
         seed: u64,
     },
-    /// Rearranges the inventory's items into stacks as large as others of the same kind.
+    /// Rearranges the inventory's items into stacks whose sizes are those of other stacks of the same kind.
     Repack {
         id: InventoryId,
         seed: u64,
@@ -133,9 +133,9 @@ enum Step {
 #[derive(Debug, Clone)]
 struct Steps {
     steps: Vec<Step>,
-    /// With the epoch that the inventory has then, or another one.
+    /// Guards: for each inventory, whether to expect its current epoch or another one, and the revision.
     expected: Vec<(InventoryId, bool, Revision)>,
-    /// Leaves out what would be refused; otherwise hardly any list of several were accepted.
+    /// Omits operations that would be rejected; otherwise hardly any list of several operations would be accepted.
     only_accepted: bool,
 }
 
@@ -152,7 +152,7 @@ fn steps(recipes: Vec<Arc<Recipe>>) -> impl Strategy<Value = Steps> {
     })
 }
 
-/// Settles what depends on the state, in a copy of the world that sees what comes before.
+/// Resolves steps into operations by applying them in order to a copy of the world.
 fn settled(world: &World, list: Vec<Steps>) -> Vec<Mutation> {
     let mut world = world.clone();
     let mutation = |Steps { steps, expected, only_accepted }| {
@@ -256,8 +256,8 @@ fn stack() -> impl Strategy<Value = Stack> {
     (code(), number(), bytes()).prop_map(|(item, count, attributes)| Stack { item, count, attributes })
 }
 
-/// The inventory's own items, from slot 0 on, in stacks of which each is as large as one that it holds of the kind, while
-/// that many are left; none of an inventory that is not there.
+/// Returns the inventory's own items in new stacks from slot 0 on. Each stack has the size of an existing stack of the
+/// same kind, or is smaller if fewer items remain. Returns nothing if the inventory does not exist.
 fn repacked(world: &World, id: &InventoryId, mut seed: u64) -> Vec<(Slot, Stack)> {
     let Some(inventory) = world.inventories.get(id) else { return vec![] };
     let mut kinds: BTreeMap<(ItemCode, &Attributes), Vec<u32>> = BTreeMap::new();
@@ -279,13 +279,13 @@ fn repacked(world: &World, id: &InventoryId, mut seed: u64) -> Vec<(Slot, Stack)
     stacks
 }
 
-/// The inventory's own stacks, in slots shuffled by `seed`; none of an inventory that is not there.
+/// Returns the inventory's own stacks in slots shuffled by `seed`, or nothing if the inventory does not exist.
 pub fn shuffled(world: &World, id: &InventoryId, seed: u64) -> Vec<(Slot, Stack)> {
     let Some(Inventory { contents, .. }) = world.inventories.get(id).map(|inventory| &**inventory) else {
         return vec![];
     };
     let slots = contents.slots().len() as u64;
-    // Minus one has no divisor in common with anything, so each slot is reached once.
+    // The factor is -1 modulo `slots`, which is coprime to `slots`, so the slots are distinct.
     let place = |slot: Slot| Slot(((seed + (slots - 1) * u64::from(slot.0)) % slots) as u16);
     contents.stacks().map(|(slot, stack)| (place(slot), stack.clone())).collect()
 }

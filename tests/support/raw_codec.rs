@@ -1,4 +1,4 @@
-//! Messages byte by byte, as no generated client would send or read them.
+//! A codec for raw message bytes, for messages that a generated client cannot send or read.
 
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};

@@ -1,5 +1,5 @@
-//! A model of the service for tests in virtual time: no store, no transport, no threads. What its streams are told of a
-//! mutation is decided by the very code that the service runs.
+//! A model of the service for tests in virtual time, without a store, transport or threads. The production code decides
+//! which change records of a mutation its streams receive.
 
 use super::World;
 use slotcast::domain::{
@@ -18,7 +18,7 @@ pub struct Call {
     pub predicted: Vec<(InventoryId, Digest)>,
 }
 
-/// Every state there ever was, by what names it.
+/// The stacks of every past and present state, by inventory, epoch and revision.
 pub type Ages = HashMap<(InventoryId, Epoch, Revision), Vec<(Slot, Stack)>>;
 
 pub struct Service {
@@ -39,12 +39,13 @@ impl Service {
         service
     }
 
-    /// States of one moment.
+    /// Returns a consistent snapshot of states.
     pub fn states(&self, ids: &[InventoryId]) -> Vec<PublishedState> {
         ids.iter().map(|id| self.published.get(id).cloned().unwrap_or_default()).collect()
     }
 
-    /// The reply's versions; of a mutation that was applied before, those of then. An error: refused.
+    /// Applies a mutation and returns the versions of the reply; a repeated key returns the stored versions. Returns an
+    /// error if the mutation is rejected.
     pub fn mutate(&mut self, call: &Call) -> Result<Vec<Version>, ()> {
         if let Some(versions) = self.replies.get(&call.key) {
             return Ok(versions.clone());
@@ -91,7 +92,7 @@ impl Service {
         }
     }
 
-    /// As a client asks for that reports a desync.
+    /// Publishes a correction, as after a desync report by a client.
     pub fn correct(&mut self, session: &SessionId, id: &InventoryId) {
         let Some(inventory) = self.world.inventory(id) else { return };
         let record = ChangeRecord::correction(session.clone(), caller(), &inventory);

@@ -1,4 +1,4 @@
-//! A login service for tests: keys made on the spot, tokens signed with them, and the JWKS file that a server reads.
+//! A login service for tests: generates keys, signs tokens, and writes the JWKS file that a server reads.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 pub const ISSUER: &str = "https://login.example";
 pub const AUDIENCE: &str = "slotcast";
 
-/// A key of the login service, both parts.
+/// A key pair of the login service.
 #[derive(Clone)]
 pub struct SigningKey {
     pub id: String,
@@ -48,7 +48,7 @@ impl SigningKey {
         }
     }
 
-    /// Always the same pair within one test process: to make one takes a second.
+    /// Returns the same key pair within one test process, because generating one takes a second.
     pub fn rs256(id: &str) -> Self {
         static PAIR: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
         let (private, public) = PAIR.get_or_init(|| {
@@ -88,12 +88,12 @@ pub fn now_s() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// All that is required, for an hour.
+/// Returns all required claims, valid for an hour.
 pub fn claims(sub: &str, role: &str) -> Value {
     json!({ "iss": ISSUER, "aud": AUDIENCE, "sub": sub, "role": role, "exp": now_s() + 3_600 })
 }
 
-/// The same with some of it changed; null takes it out.
+/// Returns [`claims`] with changes; a null value removes the claim.
 pub fn claims_but(sub: &str, role: &str, changed: Value) -> Value {
     let mut claims = claims(sub, role);
     for (name, value) in changed.as_object().unwrap() {
@@ -106,7 +106,7 @@ pub fn claims_but(sub: &str, role: &str, changed: Value) -> Value {
     claims
 }
 
-/// A wall clock for tests to set, in milliseconds; it begins at the real time, and stands still.
+/// A wall clock that tests set, in milliseconds. It starts at the current time and does not advance.
 #[derive(Clone)]
 pub struct SetClock(Arc<AtomicU64>);
 
@@ -125,7 +125,7 @@ impl SetClock {
     }
 }
 
-/// The folder of a JWKS file, and the settings of whoever reads it.
+/// A folder with a JWKS file, and the identity settings for it.
 pub struct Login {
     folder: tempfile::TempDir,
 }
@@ -162,7 +162,7 @@ impl Login {
         Arc::new(Verifier::open(self.settings()).unwrap())
     }
 
-    /// With a wall clock that the test sets, and no leeway.
+    /// Returns a verifier with a wall clock that the test sets, and without leeway.
     pub fn verifier_at(&self, clock: &SetClock) -> Arc<Verifier> {
         let settings = IdentitySettings { leeway: Duration::ZERO, ..self.settings() };
         Arc::new(Verifier::open_at(settings, clock.wall()).unwrap())
