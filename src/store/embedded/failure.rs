@@ -30,6 +30,11 @@ pub fn is_fatal(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) && !is_failed_read(error)
 }
 
+/// Returns whether a file could not be opened.
+pub fn cannot_open(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::CannotOpen)
+}
+
 /// Returns whether a read failed, or returned data that SQLite cannot interpret. The failed step wrote nothing.
 pub fn is_failed_read(error: &rusqlite::Error) -> bool {
     let Some(error) = error.sqlite_error() else { return false };

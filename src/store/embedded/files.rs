@@ -178,8 +178,11 @@ impl OpenFiles {
             return Err(format!("{}-wal, the write-ahead log, was cut or overwritten", self.lock.path.display()));
         }
         let Some(database) = self.lock.database() else { return Ok(()) };
-        // A second look, because a checkpoint may be writing the head.
-        let is_same = || Head::read(database).is_ok_and(|head| head.continues(&self.head));
+        // A second look, because a checkpoint may be writing the head. A read that fails does not identify another file.
+        let is_same = || match Head::read(database) {
+            Ok(head) => head.continues(&self.head),
+            Err(error) => error.kind() != ErrorKind::UnexpectedEof,
+        };
         if is_same() || is_same() { Ok(()) } else { Err(format!("{} was overwritten", self.lock.path.display())) }
     }
 }

@@ -67,13 +67,14 @@ pub fn check(log: &Path, database: &Path) -> io::Result<Option<Fault>> {
     if first.is_none() { Ok(None) } else { Ok(walk(log, database)?.filter(|second| first == Some(*second))) }
 }
 
-/// Returns whether an open log starts with a valid mark. An empty log counts as valid.
+/// Returns whether an open log starts with a valid mark. An empty log, or one that cannot be read, counts as valid.
 pub fn has_head(log: &File) -> bool {
     let mut magic = [0; 4];
     match log.read_at(&mut magic, 0) {
         Ok(0) => true,
         Ok(4) => number(&magic, 0) & !1 == MAGIC,
-        Ok(_) | Err(_) => false,
+        Ok(_) => false,
+        Err(_) => true,
     }
 }
 

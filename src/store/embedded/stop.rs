@@ -60,14 +60,17 @@ impl Shared {
     /// Attempts a read several times. If all attempts fail, distinguishes an I/O error from damage.
     pub fn reading<T>(&self, attempt: impl FnMut() -> Result<T, ReadError>) -> Result<T, StoreError> {
         self.retrying_reads(ReadError::is_failed_read, attempt).map_err(|Failed { error, unreadable }| {
+            let is_closed = matches!(&error, ReadError::Sqlite { error, .. } if failure::cannot_open(error));
             let failed = match error {
                 ReadError::Sqlite { doing, error } => self.diagnose(doing, &error, unreadable),
                 ReadError::Malformed(error) => error,
             };
             if matches!(failed, StoreError::Unavailable { .. }) {
                 let lasted = self.lock().reading.failed(self.now());
-                // An unreadable part of the disk affects only the callers whose inventories are there.
-                if lasted >= self.settings.failing_max && probe::is_mostly_unreadable(self.files.locked()) {
+                // An unreadable part of the disk affects only the callers whose inventories are there; a file that
+                // cannot be opened affects all.
+                let affects_all = || is_closed || probe::is_mostly_unreadable(self.files.locked());
+                if lasted >= self.settings.failing_max && affects_all() {
                     self.stop(&failed);
                 }
             }
