@@ -109,7 +109,7 @@ impl Layouts {
 
     /// Loads the sections of newly created inventories.
     async fn complete(&self, board: &mut Board, changes: &[PanelChange]) {
-        for change in changes.iter().filter(|change| change.anew) {
+        for change in changes.iter().filter(|change| change.is_new_epoch) {
             let panel = &mut board.panels[change.panel];
             if !panel.knows_its_sections()
                 && let Ok(Ok(sections)) = tokio::time::timeout(LAYOUT_LIMIT, self.sections(&panel.id)).await

@@ -64,7 +64,7 @@ pub struct PanelChange {
     /// The slots that differ from the previous state.
     pub slots: Vec<Slot>,
     /// The inventory was not present before, or was replaced by a new inventory with the same id.
-    pub anew: bool,
+    pub is_new_epoch: bool,
 }
 
 /// The kind of an update, printed as one word.
@@ -102,8 +102,8 @@ impl Board {
         let mut changes = Vec::new();
         for position in &update.changed {
             let (Some(panel), Some(after)) = (self.panels.get_mut(*position), replica(*position)) else { continue };
-            let anew = panel.epoch() != Some(after.epoch);
-            changes.push(PanelChange { panel: *position, slots: panel.handle_state(now, after), anew });
+            let is_new_epoch = panel.epoch() != Some(after.epoch);
+            changes.push(PanelChange { panel: *position, slots: panel.handle_state(now, after), is_new_epoch });
         }
         (kind, changes)
     }
@@ -262,9 +262,15 @@ pub(super) mod tests {
     fn what_changed_is_marked_for_a_moment_but_the_first_state_is_not() {
         let mut board = board();
         let (kind, first) = update(&mut board, 0, 0, &replica(1, 36, &[(0, stack(1, 64))]), 40);
-        assert_eq!((kind, first), (Kind::Full, vec![PanelChange { panel: 0, slots: vec![Slot(0)], anew: true }]));
+        assert_eq!(
+            (kind, first),
+            (Kind::Full, vec![PanelChange { panel: 0, slots: vec![Slot(0)], is_new_epoch: true }])
+        );
         let (kind, then) = update(&mut board, 500, 0, &replica(2, 36, &[(0, stack(1, 63))]), 17);
-        assert_eq!((kind, then), (Kind::Delta, vec![PanelChange { panel: 0, slots: vec![Slot(0)], anew: false }]));
+        assert_eq!(
+            (kind, then),
+            (Kind::Delta, vec![PanelChange { panel: 0, slots: vec![Slot(0)], is_new_epoch: false }])
+        );
         let is_marked = |ms| board.panels[0].is_marked(Slot(0), Duration::from_millis(ms));
         assert_eq!([500, 1_999, 2_000].map(is_marked), [true, true, false]);
         assert!(!board.panels[0].is_marked(Slot(1), Duration::from_millis(500)));
