@@ -4,8 +4,8 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::{env, fs};
 
-/// Each with a service; what they import comes along.
-const FILES: [&str; 2] = ["slotcast/v1/service.proto", "slotcast/v1/admin.proto"];
+/// The files to compile; the files that they import are compiled too.
+const FILES: [&str; 3] = ["slotcast/v1/service.proto", "slotcast/v1/admin.proto", "slotcast/v1/errors.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -15,6 +15,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(false).open_files(FILES)?;
     fs::write(out.join("slotcast.bin"), compiler.encode_file_descriptor_set())?;
-    tonic_prost_build::configure().codec_path("crate::grpc::codec::SmallBufferCodec").compile_fds(files)?;
+    let has = |feature: &str| env::var_os(format!("CARGO_FEATURE_{feature}")).is_some();
+    tonic_prost_build::configure()
+        .build_client(has("CLIENT"))
+        .build_server(has("SERVER"))
+        .codec_path("crate::wire::codec::SmallBufferCodec")
+        .compile_fds(files)?;
     Ok(())
 }

@@ -6,10 +6,10 @@
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, Event, Session, SessionOptions, fresh_context};
 use slotcast::domain::Slot;
-use slotcast::grpc::v1::operation::Operation;
-use slotcast::grpc::v1::{AddItem, CreateInventory, DropItem, SlotStack, Stack};
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
+use slotcast::wire::v1::operation::Operation;
+use slotcast::wire::v1::{AddItem, CreateInventory, DropItem, SlotQuantity, SlotStack, Stack};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
@@ -29,8 +29,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("Steve has {} stones; the stream received {} bytes.", stones(&session), session.counts().bytes);
 
     for _ in 0..8 {
+        let one = SlotQuantity { slot: 0, count: Some(1) };
         // The view shows the drop when `apply` returns; the session sends the call in the background.
-        session.apply(Operation::Drop(DropItem { inventory_id: "steve".into(), slot: 0, count: Some(1) }))?;
+        session.apply(Operation::Drop(DropItem { inventory_id: "steve".into(), from: Some(one) }))?;
     }
     println!(
         "Steve dropped 8 and immediately sees {} stones; {} drops are not confirmed yet.",

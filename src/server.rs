@@ -6,7 +6,7 @@ use crate::engine::{CommitLoop, Engine, EngineCountsReader, EngineSettings};
 use crate::grpc::admin::Admin;
 use crate::grpc::service::Service;
 use crate::grpc::streams::{OpenStreams, StreamSettings};
-use crate::grpc::{AdminServiceServer, FILE_DESCRIPTOR_SET, InventoryServiceServer};
+use crate::grpc::{AdminServiceServer, InventoryServiceServer};
 use crate::identity::Authentication;
 use crate::middleware::{
     Admission, AdmissionLayer, AdmissionSettings, ContentTypeLayer, DeadlineLayer, EndsOnClosing, IdentityLayer,
@@ -18,6 +18,7 @@ use crate::sync::Rollout;
 use crate::telemetry::listener::{self, Phase, Readiness};
 use crate::telemetry::{Sources, Telemetry};
 use crate::transport::{TlsError, Transport, TransportSettings, TransportStatistics};
+use crate::wire::FILE_DESCRIPTOR_SET;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};

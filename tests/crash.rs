@@ -8,8 +8,8 @@ mod process;
 
 use process::ServerProcess;
 use slotcast::client::{Client, fresh_context};
-use slotcast::grpc::v1;
-use slotcast::grpc::v1::operation::Operation;
+use slotcast::wire::v1;
+use slotcast::wire::v1::operation::Operation;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -65,7 +65,7 @@ fn random_operation() -> (Operation, &'static str, i64) {
             (Operation::Add(add), item, i64::from(count))
         }
         1 => {
-            let remove = v1::RemoveItem { inventory_id: name(one), what: Some(what) };
+            let remove = v1::RemoveItem { inventory_id: name(one), item: Some(what) };
             (Operation::Remove(remove), item, -i64::from(count))
         }
         _ => {
@@ -73,7 +73,7 @@ fn random_operation() -> (Operation, &'static str, i64) {
                 from_inventory_id: name(one),
                 to_inventory_id: name(other),
                 what: Some(v1::transfer_item::What::Item(what)),
-                to_slot: None,
+                to: None,
                 allow_partial: false,
             };
             (Operation::Transfer(transfer), item, 0)

@@ -8,12 +8,12 @@ use futures_util::future::join_all;
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, Follow, fresh_context};
 use slotcast::grpc::streams::StreamSettings;
-use slotcast::grpc::v1;
-use slotcast::grpc::v1::operation::Operation;
 use slotcast::middleware::AdmissionSettings;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
 use slotcast::sync::{Rollout, RolloutField};
+use slotcast::wire::v1;
+use slotcast::wire::v1::operation::Operation;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -55,7 +55,7 @@ async fn change(client: &Client, id: &str, slot: u32) -> Result<v1::MutationRece
     static CHANGES: AtomicU32 = AtomicU32::new(0);
     let attributes = CHANGES.fetch_add(1, Ordering::Relaxed).to_le_bytes().to_vec();
     let stack = Some(v1::Stack { item: "cobblestone".into(), count: 1, attributes, ..v1::Stack::default() });
-    let set = v1::SetSlot { inventory_id: id.into(), slot, stack };
+    let set = v1::SetSlot { inventory_id: id.into(), at: Some(v1::SlotRef { slot }), stack };
     client.mutate(fresh_context(), Operation::Set(set)).await
 }
 

@@ -9,8 +9,8 @@ mod process;
 
 use process::ServerProcess;
 use slotcast::client::{Client, fresh_context};
-use slotcast::grpc::v1;
-use slotcast::grpc::v1::operation::Operation;
+use slotcast::wire::v1;
+use slotcast::wire::v1::operation::Operation;
 use std::time::{Duration, Instant};
 use tonic::Streaming;
 
@@ -55,7 +55,7 @@ async fn mutate(client: &Client, id: &str, times: usize) {
         for _ in 0..times / IN_FLIGHT {
             let stack =
                 Some(v1::Stack { item: "cobblestone".into(), count: fastrand::u32(1..=64), ..v1::Stack::default() });
-            let set = v1::SetSlot { inventory_id: id.into(), slot: 0, stack };
+            let set = v1::SetSlot { inventory_id: id.into(), at: Some(v1::SlotRef { slot: 0 }), stack };
             client.mutate(fresh_context(), Operation::Set(set)).await.unwrap();
         }
     });

@@ -12,12 +12,12 @@ use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
     Attributes, Catalog, IdempotencyKey, InventoryId, KeyTag, Mutation, Operation, SessionId, Slot, Version,
 };
-use slotcast::grpc::convert::frame;
-use slotcast::grpc::v1;
 use slotcast::sync::{
     Cursor, FrameBody, FullReason, Mirror, MirrorUpdate, Moment, Prediction, SubscribeOptions, Subscription,
     SyncSettings,
 };
+use slotcast::wire::frame;
+use slotcast::wire::v1;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

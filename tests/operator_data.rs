@@ -10,9 +10,9 @@ mod store_support;
 use process::ServerProcess;
 use serde_json::Value;
 use slotcast::client::{Client, fresh_context};
-use slotcast::grpc::v1;
-use slotcast::grpc::v1::operation::Operation;
 use slotcast::store::Store;
+use slotcast::wire::v1;
+use slotcast::wire::v1::operation::Operation;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -76,7 +76,7 @@ fn transfer(from: &str, to: &str, count: u32) -> Operation {
         from_inventory_id: from.into(),
         to_inventory_id: to.into(),
         what: Some(v1::transfer_item::What::Item(what)),
-        to_slot: None,
+        to: None,
         allow_partial: false,
     })
 }

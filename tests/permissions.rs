@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use prost_reflect::DescriptorPool;
-use slotcast::grpc::FILE_DESCRIPTOR_SET;
 use slotcast::identity::Role;
 use slotcast::identity::permissions::{Access, access};
+use slotcast::wire::FILE_DESCRIPTOR_SET;
 
 /// All methods of all services in a set, as paths.
 fn paths(descriptors: &[u8]) -> Vec<String> {

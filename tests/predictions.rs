@@ -6,11 +6,11 @@ use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, Event, Session, SessionError, SessionOptions, fresh_context};
 use slotcast::config::LiveRollout;
 use slotcast::domain::Slot;
-use slotcast::grpc::v1;
-use slotcast::grpc::v1::operation::Operation;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
 use slotcast::sync::{Rollout, SyncSettings, Windows};
+use slotcast::wire::v1;
+use slotcast::wire::v1::operation::Operation;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -94,11 +94,11 @@ impl World {
 }
 
 fn drop_one(slot: u32) -> Operation {
-    Operation::Drop(v1::DropItem { inventory_id: "anna".into(), slot, count: Some(1) })
+    Operation::Drop(v1::DropItem { inventory_id: "anna".into(), from: Some(v1::SlotQuantity { slot, count: Some(1) }) })
 }
 
 fn drop_all(slot: u32) -> Operation {
-    Operation::Drop(v1::DropItem { inventory_id: "anna".into(), slot, count: None })
+    Operation::Drop(v1::DropItem { inventory_id: "anna".into(), from: Some(v1::SlotQuantity { slot, count: None }) })
 }
 
 fn add(to: &str, count: u32) -> Operation {

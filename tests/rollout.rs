@@ -10,12 +10,12 @@ use process::ServerProcess;
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, Follow, FollowCounts, NameCaller, Resending, fresh_context};
 use slotcast::config::LiveRollout;
-use slotcast::grpc::v1;
-use slotcast::grpc::v1::admin_service_client::AdminServiceClient;
-use slotcast::grpc::v1::operation::Operation;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
 use slotcast::sync::{Bucket, Percent, Rollout, RolloutField};
+use slotcast::wire::v1;
+use slotcast::wire::v1::admin_service_client::AdminServiceClient;
+use slotcast::wire::v1::operation::Operation;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +75,7 @@ impl Served {
     async fn set(&mut self, values: &[(&str, u64)]) {
         let values: Vec<_> =
             values.iter().map(|(name, value)| (RolloutField::from_name(name).unwrap(), *value)).collect();
-        let request = slotcast::grpc::convert::admin::update("a test", &values);
+        let request = slotcast::wire::rollout::update("a test", &values);
         self.admin.update_rollout(request).await.unwrap();
     }
 
@@ -329,7 +329,11 @@ impl Session {
             .into_iter()
             .collect();
         let context = v1::MutationContext { session: "tablet".into(), predicted, ..fresh_context() };
-        let shift = v1::MoveItem { inventory_id: "steve".into(), from_slot: from, to_slot: to, count: None };
+        let shift = v1::MoveItem {
+            inventory_id: "steve".into(),
+            from: Some(v1::SlotQuantity { slot: from, count: None }),
+            to: Some(v1::SlotRef { slot: to }),
+        };
         self.client.mutate(context, Operation::Move(shift)).await.unwrap()
     }
 
@@ -405,9 +409,8 @@ async fn commits_and_reported_desyncs_are_counted() {
     served.create("steve").await;
     join_all((0..50).map(|_| served.add("steve"))).await;
     let report = v1::ReportDesyncRequest {
-        inventory_id: "steve".into(),
         session: "tablet".into(),
-        ..v1::ReportDesyncRequest::default()
+        have: Some(v1::InventoryVersion { inventory_id: "steve".into(), ..v1::InventoryVersion::default() }),
     };
     served.client.rpc().report_desync(report).await.unwrap();
     let told = served.admin.get_statistics(v1::GetStatisticsRequest {}).await.unwrap().into_inner();
@@ -441,7 +444,7 @@ async fn drain_ends_streams_and_the_service_as_a_signal_does() {
 
 #[test]
 fn reflection_knows_the_admin_service() {
-    let pool = prost_reflect::DescriptorPool::decode(slotcast::grpc::FILE_DESCRIPTOR_SET).unwrap();
+    let pool = prost_reflect::DescriptorPool::decode(slotcast::wire::FILE_DESCRIPTOR_SET).unwrap();
     let service = pool.get_service_by_name("slotcast.v1.AdminService").unwrap();
     let methods: Vec<_> = service.methods().map(|method| method.name().to_owned()).collect();
     assert_eq!(methods, ["GetRollout", "UpdateRollout", "GetStatistics", "Drain"]);

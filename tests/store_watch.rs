@@ -7,10 +7,10 @@ mod store_support;
 
 use process::ServerProcess;
 use slotcast::client::{Client, fresh_context};
-use slotcast::grpc::v1;
-use slotcast::grpc::v1::operation::Operation;
 use slotcast::store::embedded::EmbeddedStore;
 use slotcast::store::{CommitError, Store};
+use slotcast::wire::v1;
+use slotcast::wire::v1::operation::Operation;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use store_support::*;

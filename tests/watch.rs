@@ -6,8 +6,8 @@ mod process;
 
 use process::ServerProcess;
 use slotcast::client::{Client, fresh_context};
-use slotcast::grpc::v1;
-use slotcast::grpc::v1::operation::Operation;
+use slotcast::wire::v1;
+use slotcast::wire::v1::operation::Operation;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;

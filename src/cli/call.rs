@@ -23,7 +23,7 @@ const EXAMPLES: &str = r#"Examples:
   slotcast call AddItem --list
   slotcast call CreateInventory '{"create": {"inventoryId": "steve", "owner": "steve", "layout": "player"}}'
   slotcast call AddItem '{"add": {"inventoryId": "steve", "stack": {"item": "cobblestone", "count": 100}}}'
-  slotcast call MoveItem '{"move": {"inventoryId": "steve", "fromSlot": 0, "toSlot": 8}}' --key order-17
+  slotcast call MoveItem '{"move": {"inventoryId": "steve", "from": {"slot": 0}, "to": {"slot": 8}}}' --key order-17
   slotcast call GetInventory '{"inventoryId": "steve"}' | jq .inventory.stacks
   slotcast call SubscribeInventory '{"inventories": [{"inventoryId": "steve"}]}'
   slotcast call slotcast.v1.InventoryService/Transact - < trade.json

@@ -88,6 +88,7 @@ struct Target {
 impl Target {
     fn client(&self) -> Result<Client, ClientError> {
         Client::open(&ClientOptions {
+            add_metadata: None,
             uri: self.server.clone(),
             caller: self.caller.clone(),
             ca: self.ca.clone(),

@@ -3,7 +3,7 @@
 use super::trace::{Trace, TraceError, World};
 use crate::client::{Client, Follow, FollowCounts, SessionError, SessionOptions, fresh_context};
 use crate::domain::Contents;
-use crate::grpc::v1;
+use crate::wire::v1;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::HashMap;
 use std::time::Duration;

@@ -6,8 +6,8 @@ use super::play::{Play, PlayError, progress_bar};
 use super::trace::{Trace, World, plain_bytes};
 use super::{CommandResult, Target};
 use crate::client::fresh_context;
-use crate::grpc::v1;
-use crate::grpc::v1::operation::Operation;
+use crate::wire::v1;
+use crate::wire::v1::operation::Operation;
 use serde_json::json;
 use uuid::Uuid;
 

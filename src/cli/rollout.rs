@@ -3,10 +3,10 @@
 use super::call::failure::Failure;
 use super::output::print;
 use super::{CommandResult, Target};
-use crate::grpc::convert::admin;
-use crate::grpc::v1;
-use crate::grpc::v1::admin_service_client::AdminServiceClient;
 use crate::sync::{Rollout as Values, RolloutField};
+use crate::wire::rollout;
+use crate::wire::v1;
+use crate::wire::v1::admin_service_client::AdminServiceClient;
 use clap::Subcommand;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde_json::{Map, Value};
@@ -59,11 +59,11 @@ impl Rollout {
         let rollout = match values {
             None => admin.get_rollout(v1::GetRolloutRequest {}).await.map_err(failed)?.into_inner().rollout,
             Some((values, reason)) => {
-                let request = admin::update(&reason, &values);
+                let request = rollout::update(&reason, &values);
                 admin.update_rollout(request).await.map_err(failed)?.into_inner().rollout
             }
         };
-        let rollout = admin::read_rollout(&rollout.unwrap_or_default());
+        let rollout = rollout::read_rollout(&rollout.unwrap_or_default());
         Ok(print(if json { as_json(&rollout).to_string() } else { as_table(&rollout) })?)
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::catalog_file;
 use crate::domain::{self, Catalog, Epoch, Inventory, InventoryId, InventoryLookup, Mutation};
-use crate::grpc::convert::request;
-use crate::grpc::v1;
-use crate::grpc::v1::operation::Operation;
+use crate::wire::request;
+use crate::wire::v1;
+use crate::wire::v1::operation::Operation;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -128,26 +128,29 @@ impl Step {
     pub fn operation(&self, id: impl Fn(&str) -> String) -> Operation {
         match &self.op {
             Op::Drop { inventory, slot, count } => {
-                Operation::Drop(v1::DropItem { inventory_id: id(inventory), slot: *slot, count: Some(*count) })
+                Operation::Drop(v1::DropItem { inventory_id: id(inventory), from: Some(slot_quantity(*slot, *count)) })
             }
             Op::Craft { inventory, recipe, times } => {
                 Operation::Craft(v1::CraftItem { inventory_id: id(inventory), recipe: recipe.clone(), times: *times })
             }
             Op::Move { inventory, from, to } => Operation::Move(v1::MoveItem {
                 inventory_id: id(inventory),
-                from_slot: *from,
-                to_slot: *to,
-                count: None,
+                from: Some(v1::SlotQuantity { slot: *from, count: None }),
+                to: Some(v1::SlotRef { slot: *to }),
             }),
             Op::Transfer { from_inventory, from, to_inventory, to, count } => Operation::Transfer(v1::TransferItem {
                 from_inventory_id: id(from_inventory),
                 to_inventory_id: id(to_inventory),
-                what: Some(v1::transfer_item::What::FromSlot(v1::SlotQuantity { slot: *from, count: Some(*count) })),
-                to_slot: Some(*to),
+                what: Some(v1::transfer_item::What::From(slot_quantity(*from, *count))),
+                to: Some(v1::SlotRef { slot: *to }),
                 allow_partial: false,
             }),
         }
     }
+}
+
+fn slot_quantity(slot: u32, count: u32) -> v1::SlotQuantity {
+    v1::SlotQuantity { slot, count: Some(count) }
 }
 
 impl World {

@@ -10,7 +10,7 @@ use super::output::OutputError;
 use super::{CommandResult, Target};
 use crate::client::{Client, Rpc};
 use crate::domain::ItemCode;
-use crate::grpc::v1;
+use crate::wire::v1;
 use board::{Board, Panel, PanelChange, Section};
 use std::collections::HashMap;
 use std::io::IsTerminal;

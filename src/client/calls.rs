@@ -1,8 +1,8 @@
 //! Sends an operation through the RPC of its kind.
 
 use super::Client;
-use crate::grpc::v1;
-use crate::grpc::v1::operation::Operation;
+use crate::wire::v1;
+use crate::wire::v1::operation::Operation;
 use tonic::Status;
 
 impl Client {

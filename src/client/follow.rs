@@ -3,10 +3,10 @@
 
 use super::Rpc;
 use super::stream::{Connection, Stream};
-use crate::grpc::codec::MESSAGE_PREFIX_BYTES;
-use crate::grpc::convert::frame;
-use crate::grpc::v1;
 use crate::sync::{Cursor, FrameBody, Replica};
+use crate::wire::codec::MESSAGE_PREFIX_BYTES;
+use crate::wire::frame;
+use crate::wire::v1;
 use prost::Message;
 use tokio::sync::watch;
 use tonic::Status;

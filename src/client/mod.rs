@@ -37,15 +37,14 @@ pub use session::{Applied, Event, Session, SessionCounts, SessionError, SessionO
 pub use stream::Connection;
 
 use crate::domain::Catalog;
-use crate::grpc::v1::inventory_service_client::InventoryServiceClient;
-use crate::grpc::{convert, v1};
-use crate::middleware::identity::{CALLER_METADATA, PLAYER_METADATA};
+use crate::wire::v1::inventory_service_client::InventoryServiceClient;
+use crate::wire::{self, CALLER_METADATA, PLAYER_METADATA, v1};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tls::Tls;
 use token::{TOKEN_METADATA, Token};
-use tonic::metadata::{Ascii, MetadataValue};
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Endpoint, Uri};
@@ -89,15 +88,21 @@ pub struct ClientOptions {
     pub key: Option<PathBuf>,
     /// File with a bearer token, which the client sends with each call. The client reads the file again while it runs.
     pub token_file: Option<PathBuf>,
+    /// Called for each call to add metadata such as `traceparent`, so that the service's spans join the caller's trace.
+    pub add_metadata: Option<AddMetadata>,
 }
 
-/// Adds the caller, the player, the bearer token and the trace context to each call.
+/// Adds the caller, the player, the bearer token and the metadata of [`ClientOptions::add_metadata`] to each call.
 #[derive(Debug, Clone)]
 pub struct NameCaller {
     caller: MetadataValue<Ascii>,
     player: Option<MetadataValue<Ascii>>,
     token: Option<Arc<Token>>,
+    add_metadata: Option<AddMetadata>,
 }
+
+/// Adds metadata to a call, for example its trace context.
+pub type AddMetadata = fn(&mut MetadataMap);
 
 impl Interceptor for NameCaller {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -108,11 +113,8 @@ impl Interceptor for NameCaller {
         if let Some(token) = &self.token {
             request.metadata_mut().insert(TOKEN_METADATA, token.value());
         }
-        // If this call is part of a trace, the service's spans join the trace.
-        for (name, value) in crate::telemetry::outgoing() {
-            if let Ok(value) = MetadataValue::try_from(value.as_bytes()) {
-                request.metadata_mut().insert(name, value);
-            }
+        if let Some(add_metadata) = self.add_metadata {
+            add_metadata(request.metadata_mut());
         }
         Ok(request)
     }
@@ -151,7 +153,7 @@ impl Client {
         let no_address = |_| ClientError::Address { uri: uri.clone() };
         let named = MetadataValue::try_from(caller).map_err(|_| ClientError::Caller { caller: caller.clone() })?;
         let token = options.token_file.clone().map(Token::open).transpose()?.map(Arc::new);
-        let name = NameCaller { caller: named, player: None, token };
+        let name = NameCaller { caller: named, player: None, token, add_metadata: options.add_metadata };
         let target: Uri = uri.parse().map_err(|_| ClientError::Address { uri: uri.clone() })?;
         if !matches!(target.scheme_str(), Some("http" | "https")) {
             return Err(ClientError::Address { uri: uri.clone() });
@@ -199,7 +201,7 @@ impl Client {
     /// its catalog only at a restart.
     pub async fn catalog(&self) -> Result<Arc<Catalog>, Status> {
         let reply = self.rpc().get_catalog(v1::GetCatalogRequest {}).await?.into_inner();
-        let read = convert::catalog::read(&reply);
+        let read = wire::catalog::read(&reply);
         read.map(Arc::new).map_err(|problems| Status::data_loss(format!("the catalog: {}", problems.join("; "))))
     }
 

@@ -8,7 +8,7 @@
 use super::session::SessionOptions;
 use super::shared::Shared;
 use super::{Backoff, Rpc};
-use crate::grpc::v1;
+use crate::wire::v1;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::sync::Arc;

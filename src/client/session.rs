@@ -6,11 +6,11 @@ use super::shared::{self, Shared, State};
 use super::stream::Stream;
 use super::{Rpc, fresh_context};
 use crate::domain::{Catalog, Contents, InventoryId, KeyTag, RejectionCause};
-use crate::grpc::convert::{Invalid, reply, request};
-use crate::grpc::v1;
-use crate::grpc::v1::operation::Operation;
 use crate::sync::mirror::PENDING_MAX;
 use crate::sync::{Mirror, PredictError, Prediction};
+use crate::wire::v1;
+use crate::wire::v1::operation::Operation;
+use crate::wire::{FieldViolation, reply, request};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -53,7 +53,7 @@ impl SessionOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     #[error("malformed: {0}")]
-    Malformed(Invalid),
+    Malformed(FieldViolation),
     /// The rules reject the mutation in the current view; it was not sent.
     #[error("refused: {0}")]
     Refused(RejectionCause),
@@ -156,7 +156,7 @@ pub struct SessionCounts {
 /// let client = Client::new("http://127.0.0.1:7400", "lobby-server")?;
 /// let session = client.session(SessionOptions::new(vec!["steve".into()]), client.catalog().await?)?;
 /// session.caught_up().await?;
-/// session.apply(Operation::Drop(DropItem { inventory_id: "steve".into(), slot: 0, count: Some(1) }))?;
+/// session.apply(Operation::Drop(DropItem { inventory_id: "steve".into(), from: Some(SlotQuantity { slot: 0, count: Some(1) }) }))?;
 /// println!("{:?}", session.view(0));
 /// # Ok(())
 /// # }
@@ -171,7 +171,7 @@ pub struct Session {
 impl Session {
     pub(super) fn start(rpc: Rpc, options: SessionOptions, catalog: Arc<Catalog>) -> Result<Self, SessionError> {
         let id = |id: &String| request::inventory_id("ids", id);
-        let ids: Result<Vec<InventoryId>, Invalid> = options.ids.iter().map(id).collect();
+        let ids: Result<Vec<InventoryId>, FieldViolation> = options.ids.iter().map(id).collect();
         request::session("session", &options.session).map_err(SessionError::Malformed)?;
         let mirror = Mirror::new(ids.map_err(SessionError::Malformed)?, catalog.clone());
         let shared = Arc::new(Shared::new(rpc.clone(), options.session.clone(), mirror));

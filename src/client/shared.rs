@@ -5,10 +5,10 @@ use super::outbox::Call;
 use super::session::{Event, SessionCounts};
 use super::stream::Stream;
 use crate::domain::{Epoch, IdempotencyKey, KeyTag, Revision};
-use crate::grpc::codec::MESSAGE_PREFIX_BYTES;
-use crate::grpc::convert::{frame, reply};
-use crate::grpc::v1;
 use crate::sync::{FrameBody, FullReason, Mirror, MirrorUpdate};
+use crate::wire::codec::MESSAGE_PREFIX_BYTES;
+use crate::wire::{ErrorReason, v1};
+use crate::wire::{frame, reply};
 use prost::Message;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -113,7 +113,9 @@ impl Shared {
     }
 
     pub fn handle_refusal(self: &Arc<Self>, call: &Call, status: Status) {
-        let expired = status.get_details_error_info().is_some_and(|info| info.reason == "IDEMPOTENCY_KEY_EXPIRED");
+        let expired = status
+            .get_details_error_info()
+            .is_some_and(|info| info.reason == ErrorReason::IdempotencyKeyExpired.name());
         // These codes judge the caller and do not reveal the outcome of the key.
         let not_judged = matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented);
         if expired || call.uncertain && not_judged {
@@ -209,11 +211,13 @@ impl Shared {
         let state = self.lock();
         let have = state.mirror.confirmed(position);
         Some(v1::ReportDesyncRequest {
-            inventory_id: state.mirror.ids().get(position)?.to_string(),
             session: self.session.clone(),
-            epoch: have.map(|have| have.epoch).map_or(0, Epoch::get),
-            revision: have.map_or(Revision(0), |have| have.contents.revision()).0,
-            digest: have.map(|have| reply::digest(have.contents.digest())),
+            have: Some(v1::InventoryVersion {
+                inventory_id: state.mirror.ids().get(position)?.to_string(),
+                epoch: have.map(|have| have.epoch).map_or(0, Epoch::get),
+                revision: have.map_or(Revision(0), |have| have.contents.revision()).0,
+                digest: have.map(|have| reply::digest(have.contents.digest())),
+            }),
         })
     }
 }

@@ -1,8 +1,8 @@
 //! The stream of one reader across connections: opened at the first read and again after each loss.
 
 use super::{Backoff, Rpc};
-use crate::grpc::v1;
 use crate::sync::Cursor;
+use crate::wire::v1;
 use std::time::Duration;
 use tokio::sync::watch;
 use tonic::{Code, Status, Streaming};

@@ -2,22 +2,23 @@
 //!
 //! The RPC of a single operation is equivalent to a `Transact` of that operation: same path, same payload fingerprint.
 
-use super::convert::{Invalid, frame, page_token, reply, request};
-use super::permit::{self, Permit};
+use super::page_token;
+use super::read_authorization::{self, ReadAuthorization};
 use super::stream::{FrameStream, Opening};
 use super::streams::{Counted, OpenStreams};
-use super::v1::operation::Operation as Wire;
-use super::{status, v1};
 use crate::config::LiveRollout;
 use crate::domain::{Caller, Fingerprint, Inventory, InventoryId, OperationOutcome, SessionId};
-use crate::engine::{Engine, EngineError, MutationRequest, PredictedDigests};
-use crate::middleware::{FrameAge, Identity, LimitedPlayer};
+use crate::engine::{Engine, EngineError, MutationReply, MutationRequest, PredictedDigests};
+use crate::identity::Identity;
 use crate::statistics::StreamStatistics;
+use crate::status;
 use crate::store::{Key, ListQuery};
 use crate::sync::subscription::check_size;
-use crate::sync::{Bucket, SubscribeOptions, TraceContext};
+use crate::sync::{Bucket, FrameAge, LimitedPlayer, SubscribeOptions, TraceContext};
 use crate::telemetry::Telemetry;
 use crate::transport::Closing;
+use crate::wire::v1::operation::Operation as Wire;
+use crate::wire::{FieldViolation, frame, reply, request, v1};
 use prost::Message;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -52,7 +53,7 @@ impl Done {
 
 /// Returns the caller's identity, which the identity layer added to the request.
 fn identity<T>(request: &Request<T>) -> Result<&Identity, Status> {
-    request.extensions().get().ok_or_else(status::unknown_caller)
+    request.extensions().get().ok_or_else(status::invalid_caller)
 }
 
 /// Returns the trace context, which the telemetry layer added to the request if the call is traced.
@@ -82,7 +83,7 @@ impl Service {
         field: &'static str,
         wire: Option<Wire>,
     ) -> Result<Done, Status> {
-        let missing = || status::invalid(&Invalid::new(field, "MISSING", "say what is to be done"));
+        let missing = || status::invalid(&FieldViolation::new(field, "required"));
         let operation = v1::Operation { operation: Some(wire.ok_or_else(missing)?) };
         self.mutate(asking, context, vec![operation], true).await
     }
@@ -104,13 +105,13 @@ impl Service {
                 return Err(status::invalid(&invalid));
             }
         };
-        let answer = self.engine.mutate(call).await.map_err(|refusal| {
-            if let EngineError::UnknownName(unknown) = &refusal {
+        let answer = self.engine.mutate(call).await.map_err(|error| {
+            if let EngineError::UnknownName(unknown) = &error {
                 return status::unknown_name(&name_paths, single, unknown);
             }
-            status::refusal(&refusal)
+            status::engine_error(&error)
         })?;
-        let receipt = Some(reply::receipt(&answer));
+        let receipt = Some(receipt(&answer));
         Ok(Done { receipt, outcomes: answer.reply.outcomes })
     }
 
@@ -118,8 +119,8 @@ impl Service {
     async fn correct(&self, session: Option<SessionId>, caller: &Caller, predicted: PredictedDigests) {
         let Some(session) = session else { return };
         for (id, _) in predicted {
-            if let Err(refusal) = self.engine.correct(session.clone(), caller.clone(), id).await {
-                tracing::debug!(problem = status::refusal(&refusal).message(), "a correction was refused");
+            if let Err(error) = self.engine.correct(session.clone(), caller.clone(), id).await {
+                tracing::debug!(problem = status::engine_error(&error).message(), "a correction was refused");
             }
         }
     }
@@ -129,7 +130,7 @@ impl Service {
     }
 }
 
-fn prediction(context: &v1::MutationContext) -> Result<(Option<SessionId>, PredictedDigests), Invalid> {
+fn prediction(context: &v1::MutationContext) -> Result<(Option<SessionId>, PredictedDigests), FieldViolation> {
     Ok((request::session("context.session", &context.session)?, request::predicted(context)?))
 }
 
@@ -138,7 +139,7 @@ fn call(
     context: v1::MutationContext,
     operations: Vec<v1::Operation>,
     single: bool,
-) -> Result<MutationRequest, Invalid> {
+) -> Result<MutationRequest, FieldViolation> {
     let key = Key { caller, key: request::idempotency_key(&context)? };
     let mutation = request::mutation(&context, &operations, single)?;
     let (payload, reason) = (payload(context.expected, operations), context.reason.into());
@@ -172,8 +173,8 @@ impl v1::inventory_service_server::InventoryService for Service {
         let id = request::inventory_id("inventory_id", &request.get_ref().inventory_id)
             .map_err(|invalid| status::invalid(&invalid))?;
         let identity = identity(&request)?;
-        let found = self.engine.read(&id).await.map_err(|refusal| status::refusal(&refusal))?;
-        let found = permit::readable(identity, &id, found.as_deref())?;
+        let found = self.engine.read(&id).await.map_err(|error| status::engine_error(&error))?;
+        let found = read_authorization::readable(identity, &id, found.as_deref())?;
         let inventory = Some(reply::inventory(self.engine.catalog(), found));
         Ok(Response::new(v1::GetInventoryResponse { inventory }))
     }
@@ -183,11 +184,11 @@ impl v1::inventory_service_server::InventoryService for Service {
         request: Request<v1::ListInventoriesRequest>,
     ) -> Result<Response<v1::ListInventoriesResponse>, Status> {
         let query = list_query(request.get_ref()).map_err(|invalid| status::invalid(&invalid))?;
-        permit::may_list(identity(&request)?, query.owner.as_ref())?;
+        read_authorization::may_list(identity(&request)?, query.owner.as_ref())?;
         let limit = query.limit;
         // One inventory more than requested shows whether there is another page.
         let query = ListQuery { limit: limit + 1, ..query };
-        let mut found = self.engine.list(query.clone()).await.map_err(|refusal| status::refusal(&refusal))?;
+        let mut found = self.engine.list(query.clone()).await.map_err(|error| status::engine_error(&error))?;
         let more = found.len() > limit;
         found.truncate(limit);
         let last = found.last().filter(|_| more);
@@ -297,11 +298,14 @@ impl v1::inventory_service_server::InventoryService for Service {
         request: Request<v1::SubscribeInventoryRequest>,
     ) -> Result<Response<Self::SubscribeInventoryStream>, Status> {
         let identity = identity(&request)?;
-        let open = self.streams.open(identity).map_err(|refused| status::too_many_streams(&refused))?;
+        let open = self
+            .streams
+            .open(identity)
+            .map_err(|refused| status::too_many_streams(&refused.opener, refused.streams_max))?;
         let (ids, options) =
             frame::subscribe_options(request.get_ref()).map_err(|invalid| status::invalid(&invalid))?;
-        let options = SubscribeOptions { access: permit::access(identity)?, ..options };
-        let watched = self.engine.watch(ids).await.map_err(|refusal| status::refusal(&refusal))?;
+        let options = SubscribeOptions { access: read_authorization::access(identity)?, ..options };
+        let watched = self.engine.watch(ids).await.map_err(|error| status::engine_error(&error))?;
         let visible = options.access.visible(watched.states());
         check_size(&visible).map_err(status::subscription_too_large)?;
         let owner = visible.iter().find_map(|state| state.inventory.as_deref()?.owner.as_ref());
@@ -311,7 +315,7 @@ impl v1::inventory_service_server::InventoryService for Service {
             watched,
             bucket: Bucket::of_stream(player, options.session.as_ref(), &identity.caller),
             options,
-            permit: Permit::of(identity),
+            authorization: ReadAuthorization::of(identity),
             rollout: self.rollout.subscribe(),
             statistics: self.statistics.clone(),
             closing: request.extensions().get().cloned().unwrap_or_else(Closing::never),
@@ -333,17 +337,18 @@ impl v1::inventory_service_server::InventoryService for Service {
         request: Request<v1::ReportDesyncRequest>,
     ) -> Result<Response<v1::ReportDesyncResponse>, Status> {
         let identity = identity(&request)?.clone();
-        let v1::ReportDesyncRequest { inventory_id, session, epoch, revision, digest } = request.into_inner();
+        let v1::ReportDesyncRequest { session, have } = request.into_inner();
+        let v1::InventoryVersion { inventory_id, epoch, revision, digest } = have.unwrap_or_default();
         let parse = || {
-            let missing = || Invalid::new("session", "MISSING", "name the session of the stream that disagrees");
+            let missing = || FieldViolation::new("session", "required; set it to the session of the subscription");
             let session = request::session("session", &session)?.ok_or_else(missing)?;
-            Ok((request::inventory_id("inventory_id", &inventory_id)?, session))
+            Ok((request::inventory_id("have.inventory_id", &inventory_id)?, session))
         };
         let (id, session) = parse().map_err(|invalid| status::invalid(&invalid))?;
-        let found = self.engine.read(&id).await.map_err(|refusal| status::refusal(&refusal))?;
-        permit::readable(&identity, &id, found.as_deref())?;
+        let found = self.engine.read(&id).await.map_err(|error| status::engine_error(&error))?;
+        read_authorization::readable(&identity, &id, found.as_deref())?;
         let current = self.engine.correct(session.clone(), identity.caller, id.clone()).await;
-        let current = current.map_err(|refusal| status::refusal(&refusal))?;
+        let current = current.map_err(|error| status::engine_error(&error))?;
         let current = current.ok_or_else(|| status::inventory_not_found(&id))?;
         self.statistics.add_desync_reported();
         let hexadecimal = |a: u32, b: u32| format!("{a:08x}{b:08x}");
@@ -366,26 +371,32 @@ impl v1::inventory_service_server::InventoryService for Service {
     }
 }
 
-fn list_query(request: &v1::ListInventoriesRequest) -> Result<ListQuery, Invalid> {
+fn receipt(answer: &MutationReply) -> v1::MutationReceipt {
+    let inventories = answer.reply.versions.iter().map(reply::version).collect();
+    let MutationReply { replayed, prediction_confirmed, .. } = *answer;
+    v1::MutationReceipt { inventories, replayed, prediction_confirmed }
+}
+
+fn list_query(request: &v1::ListInventoriesRequest) -> Result<ListQuery, FieldViolation> {
     let limit = match request.page_size {
         0 => PAGE_SIZE_DEFAULT,
         1..=PAGE_SIZE_MAX => request.page_size,
         _ => {
-            let text = format!("must be at most {PAGE_SIZE_MAX}");
-            return Err(Invalid::new("page_size", "INVALID_PAGE_SIZE", text));
+            let text = format!("must be at most {PAGE_SIZE_MAX}, got {}", request.page_size);
+            return Err(FieldViolation::new("page_size", text));
         }
     };
     if request.prefix.len() > InventoryId::BYTES_MAX {
-        let text = format!("must have at most {} bytes", InventoryId::BYTES_MAX);
-        return Err(Invalid::new("prefix", "INVALID_PREFIX", text));
+        let text = format!("must have at most {} bytes, got {}", InventoryId::BYTES_MAX, request.prefix.len());
+        return Err(FieldViolation::new("prefix", text));
     }
     let owner = request::owner("owner", &request.owner)?;
     let after = match request.page_token.as_str() {
         "" => None,
         token => Some(page_token::read(owner.as_ref(), &request.prefix, token).ok_or_else(|| {
             let text =
-                "not a token of this query; use next_page_token of the page before, with the same owner and prefix";
-            Invalid::new("page_token", "INVALID_PAGE_TOKEN", text)
+                "not a page token of this query; use next_page_token of the previous page with the same owner and prefix";
+            FieldViolation::new("page_token", text)
         })?),
     };
     Ok(ListQuery { owner, prefix: request.prefix.clone(), after, limit: limit as usize })

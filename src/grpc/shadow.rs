@@ -3,10 +3,9 @@
 //!
 //! A shadow runs only when its stream is polled, so that a stalled reader causes no work here either.
 
-use super::convert::frame;
-use super::v1;
 use crate::domain::Inventory;
 use crate::sync::{Cursor, Moment, PublishedState, Replica, SubscribeOptions, Subscription, SyncSettings, TooLarge};
+use crate::wire::{frame, v1};
 use std::cell::RefCell;
 
 pub struct Shadow {

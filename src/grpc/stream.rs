@@ -1,23 +1,22 @@
 //! The response body of `SubscribeInventory`, which the transport polls. A frame is computed when it is polled, with
 //! the current rollout. A slow reader therefore gets its frames later, with fewer bytes in total.
 
-use super::codec::MESSAGE_PREFIX_BYTES;
-use super::convert::frame;
-use super::permit::Permit;
+use super::read_authorization::ReadAuthorization;
 use super::shadow::{Checked, Computed, Shadow};
-use super::{status, v1};
 use crate::domain::{Inventory, InventoryId};
 use crate::engine::WatchedInventories;
 use crate::identity::Lapsed;
-use crate::middleware::FrameAge;
 use crate::statistics::{FrameKind, OpenStreamGuard, StreamStatistics};
+use crate::status;
 use crate::sync::frame::full_frame;
 use crate::sync::{
-    Bucket, Frame, FrameBody, FullReason, InventoryFrame, Moment, PublishedState, Rollout, StreamMode,
+    Bucket, Frame, FrameAge, FrameBody, FullReason, InventoryFrame, Moment, PublishedState, Rollout, StreamMode,
     SubscribeOptions, Subscription, SyncTrigger, TooLarge,
 };
 use crate::telemetry::{FrameSent, FrameTelemetry};
 use crate::transport::Closing;
+use crate::wire::codec::MESSAGE_PREFIX_BYTES;
+use crate::wire::{frame, v1};
 use futures_util::stream::{self, Stream};
 use prost::Message;
 use std::sync::Arc;
@@ -29,7 +28,7 @@ use tonic::Status;
 pub struct Opening {
     pub watched: WatchedInventories,
     pub options: SubscribeOptions,
-    pub permit: Permit,
+    pub authorization: ReadAuthorization,
     /// The rollout bucket of the stream's player.
     pub bucket: Bucket,
     pub rollout: watch::Receiver<Arc<Rollout>>,
@@ -86,7 +85,7 @@ pub struct FrameStream {
     subscription: Subscription,
     /// The shadow, if the stream is in shadow mode.
     shadow: Option<Box<Shadow>>,
-    permit: Permit,
+    authorization: ReadAuthorization,
     bucket: Bucket,
     rollout: watch::Receiver<Arc<Rollout>>,
     statistics: Arc<StreamStatistics>,
@@ -99,8 +98,18 @@ pub struct FrameStream {
 
 impl FrameStream {
     pub fn open(opening: Opening) -> Self {
-        let Opening { watched, options, permit, bucket, mut rollout, statistics, telemetry, age, closing, start } =
-            opening;
+        let Opening {
+            watched,
+            options,
+            authorization,
+            bucket,
+            mut rollout,
+            statistics,
+            telemetry,
+            age,
+            closing,
+            start,
+        } = opening;
         let StreamMode { sync, shadow } = rollout.borrow_and_update().settings_for(bucket);
         let shadow = shadow.map(|settings| Box::new(Shadow::new(settings, options.clone())));
         let subscription = Subscription::new(sync, options.clone());
@@ -109,7 +118,7 @@ impl FrameStream {
             followed: Followed { watched, options },
             subscription,
             shadow,
-            permit,
+            authorization,
             bucket,
             rollout,
             statistics,
@@ -139,7 +148,7 @@ impl FrameStream {
     /// Waits until a message is due and returns it.
     async fn next(&mut self) -> Result<v1::SubscribeInventoryResponse, End> {
         loop {
-            self.permit.check()?;
+            self.authorization.check()?;
             self.follow_rollout();
             let now = self.start.elapsed();
             self.poll_shadow(now)?;
@@ -149,12 +158,12 @@ impl FrameStream {
                 self.count(&frame, bytes(&message));
                 return Ok(message);
             }
-            let due = self.permit.look_by(self.start + self.poll_timeout(now));
+            let due = self.authorization.look_by(self.start + self.poll_timeout(now));
             let changed = tokio::select! {
                 biased;
                 () = self.closing.wait() => return Err(End::Draining),
                 () = self.followed.watched.changed() => true,
-                () = self.permit.changed() => false,
+                () = self.authorization.changed() => false,
                 Ok(()) = self.rollout.changed() => {
                     // `follow_rollout` reads the new rollout in the next iteration.
                     self.rollout.mark_changed();

@@ -1,7 +1,7 @@
 //! Limits the number of open streams of each player, or of each caller if the call does not name a player.
 
 use crate::domain::{Caller, PlayerId};
-use crate::middleware::Identity;
+use crate::identity::Identity;
 use futures_util::stream::{BoxStream, Stream};
 use std::collections::HashMap;
 use std::pin::Pin;

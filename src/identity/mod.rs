@@ -62,6 +62,7 @@ pub use settings::{Algorithm, CertificateIdentity, IdentityError, IdentitySettin
 pub use token::{TOKEN_BYTES_MAX, Unverified};
 pub use verifier::{Verified, Verifier};
 
+use crate::domain::{Caller, PlayerId};
 use std::sync::Arc;
 
 /// How callers prove their identity.
@@ -71,4 +72,14 @@ pub enum Authentication {
     #[default]
     None,
     Verified(Arc<Verifier>),
+}
+
+/// The caller of a request, in the request's extensions.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub caller: Caller,
+    pub player: Option<PlayerId>,
+    pub role: Role,
+    /// When the identity expires; `None` if it does not expire.
+    pub expires: Option<Expiry>,
 }

@@ -1,8 +1,8 @@
 //! The access log: writes one line for each call that fails and, if enabled, for each other call. The outermost layer
 //! (`telemetry`) writes it, so that the log includes the replies of all layers.
 
-use super::Identity;
 use crate::domain::{Caller, PlayerId};
+use crate::identity::Identity;
 use crate::statistics::{LogRate, OTHER_REASON};
 use crate::telemetry::{AccessLogMode, trace_id};
 use http::{HeaderMap, HeaderValue};

@@ -1,10 +1,9 @@
 //! Limits the requests of each caller to a rate per second and a burst. A request beyond that fails with
 //! RESOURCE_EXHAUSTED and a retry delay.
 
-use super::Identity;
 use crate::domain::Caller;
-use crate::grpc::status;
-use crate::identity::Role;
+use crate::identity::{Identity, Role};
+use crate::status;
 use crate::transport::Peer;
 use governor::clock::QuantaInstant;
 use governor::middleware::NoOpMiddleware;
@@ -61,7 +60,7 @@ impl Admission {
         GovernorLayer::new(self.config.clone()).error_handler(move |error| {
             let status = match error {
                 GovernorError::TooManyRequests { .. } => status::rate_limited(retry_after),
-                GovernorError::UnableToExtractKey | GovernorError::Other { .. } => status::unknown_caller(),
+                GovernorError::UnableToExtractKey | GovernorError::Other { .. } => status::invalid_caller(),
             };
             status.into_http()
         })

@@ -4,7 +4,7 @@
 //! Like tonic, third-party services reply INTERNAL to a request that cannot be decoded. That would blame the server for
 //! a caller's mistake, so the wrapper replaces it by INVALID_ARGUMENT, as in Slotcast's own services.
 
-use crate::grpc::status;
+use crate::status;
 use crate::transport::Closing;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;

@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 
 const GRPC: &str = "application/grpc";
 /// The reason in the log and the metrics. A gRPC client never gets it.
-const REASON: &str = "UNSUPPORTED_PROTOCOL";
+pub(super) const UNSUPPORTED_PROTOCOL: &str = "UNSUPPORTED_PROTOCOL";
 
 /// Why a request is not served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl Refusal {
         if self == Self::Method {
             headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
         }
-        response.extensions_mut().insert(NotServed { reason: REASON, text: self.text().trim_end() });
+        response.extensions_mut().insert(NotServed { reason: UNSUPPORTED_PROTOCOL, text: self.text().trim_end() });
         response
     }
 }

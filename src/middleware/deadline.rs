@@ -4,7 +4,7 @@
 //!
 //! The deadline applies until the response starts. An open stream continues until its reader ends it.
 
-use crate::grpc::status;
+use crate::status;
 use http::{HeaderMap, Request, Response};
 use pin_project_lite::pin_project;
 use std::pin::Pin;

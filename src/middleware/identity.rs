@@ -8,10 +8,11 @@
 
 use super::access_log::CallParties;
 use crate::domain::{Caller, PlayerId};
-use crate::grpc::status;
 use crate::identity::permissions::{Access, access};
-use crate::identity::{Authentication, Expiry, Role, Unverified, Verified, Verifier};
+use crate::identity::{Authentication, Identity, Role, Unverified, Verified, Verifier};
+use crate::status;
 use crate::transport::Peer;
+use crate::wire::{CALLER_METADATA, PLAYER_METADATA};
 use futures_util::future::Either;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response};
@@ -21,22 +22,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-/// The metadata that names the caller if authentication is disabled: 1 to 128 bytes.
-pub const CALLER_METADATA: &str = "slotcast-caller";
-/// The metadata that names the player of the call, sent by a trusted service or by the player's own client: 1 to 128
-/// bytes. Without it, the caller acts for itself.
-pub const PLAYER_METADATA: &str = "slotcast-player";
 const ANONYMOUS: &str = "anonymous";
 const BEARER: &str = "Bearer ";
-
-#[derive(Debug, Clone)]
-pub struct Identity {
-    pub caller: Caller,
-    pub player: Option<PlayerId>,
-    pub role: Role,
-    /// When the identity expires; `None` if it does not expire.
-    pub expires: Option<Expiry>,
-}
 
 #[derive(Debug, Clone, Default)]
 pub struct IdentityLayer(Authentication);
@@ -97,7 +84,7 @@ fn permitted<B>(verifier: &Verifier, request: &Request<B>, parties: &CallParties
     let access = access(request.uri().path());
     if access == Some(Access::Anybody) {
         // The role of callers of public methods. This identity owns nothing, so reading an inventory would be denied.
-        let caller = Caller::new(ANONYMOUS).map_err(|_| status::unknown_caller())?;
+        let caller = Caller::new(ANONYMOUS).map_err(|_| status::invalid_caller())?;
         return Ok(Identity { caller, player: None, role: Role::Player, expires: None });
     }
     let verified = verified(verifier, request).map_err(|unverified| {
@@ -147,7 +134,7 @@ fn identity(verified: Verified, headers: &HeaderMap) -> Result<Identity, Status>
     let named = player(headers)?;
     let Verified { caller, player, role, expires } = verified;
     let player = match (player, named) {
-        (Some(player), Some(named)) if named != player => return Err(status::speaks_for_another()),
+        (Some(player), Some(named)) if named != player => return Err(status::acts_for_another_player()),
         (Some(player), _) => Some(player),
         (None, named) => named,
     };
@@ -156,14 +143,14 @@ fn identity(verified: Verified, headers: &HeaderMap) -> Result<Identity, Status>
 
 /// Returns the identity that the metadata names, without authentication.
 fn as_named(headers: &HeaderMap) -> Result<Identity, Status> {
-    let caller = named(headers, CALLER_METADATA).map_err(|Malformed| status::unknown_caller())?.unwrap_or(ANONYMOUS);
-    let caller = Caller::new(caller).map_err(|_| status::unknown_caller())?;
+    let caller = named(headers, CALLER_METADATA).map_err(|Malformed| status::invalid_caller())?.unwrap_or(ANONYMOUS);
+    let caller = Caller::new(caller).map_err(|_| status::invalid_caller())?;
     Ok(Identity { caller, player: player(headers)?, role: Role::Admin, expires: None })
 }
 
 fn player(headers: &HeaderMap) -> Result<Option<PlayerId>, Status> {
-    let named = named(headers, PLAYER_METADATA).map_err(|Malformed| status::unknown_player())?;
-    named.map(PlayerId::new).transpose().map_err(|_| status::unknown_player())
+    let named = named(headers, PLAYER_METADATA).map_err(|Malformed| status::invalid_player())?;
+    named.map(PlayerId::new).transpose().map_err(|_| status::invalid_player())
 }
 
 struct Malformed;

@@ -14,6 +14,6 @@ pub use admission::{Admission, AdmissionLayer, AdmissionSettings};
 pub use closing::EndsOnClosing;
 pub use content_type::ContentTypeLayer;
 pub use deadline::DeadlineLayer;
-pub use identity::{Identity, IdentityLayer};
-pub use sync_limit::{FrameAge, LimitedPlayer, SyncLimitLayer, SyncRate};
+pub use identity::IdentityLayer;
+pub use sync_limit::{SyncLimitLayer, SyncRate};
 pub use telemetry::TelemetryLayer;

@@ -2,10 +2,11 @@
 //! its player has a permit. The limit therefore only delays frames, and a delayed frame contains the newest state.
 //!
 //! The handler names the player in the response's extensions ([`LimitedPlayer`]); a response without a player is not
-//! limited. A permit is used only when a body frame is sent, and each message is one body frame (`grpc::codec`).
+//! limited. A permit is used only when a body frame is sent, and each message is one body frame (`wire::codec`).
 
 use crate::domain::PlayerId;
-use crate::sync::{Moment, SyncLimit, Ticket, Turn, limit::GRANT_LIFE};
+use crate::sync::limit::GRANT_LIFE;
+use crate::sync::{FrameAge, LimitedPlayer, Moment, SyncLimit, Ticket, Turn};
 use crate::telemetry::SyncLimitMeters;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -13,34 +14,13 @@ use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
-
-/// Marks the body frames of a response as syncs of this player, in the response's extensions.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LimitedPlayer(pub PlayerId);
-
-/// The age of the oldest change in the newest frame when the frame was computed, in the response's extensions next to
-/// [`LimitedPlayer`]. A stream waits for a permit even if it has nothing to send; the age bounds how long a frame has
-/// waited.
-#[derive(Debug, Clone, Default)]
-pub struct FrameAge(Arc<AtomicU64>);
-
-impl FrameAge {
-    pub fn set(&self, age: Duration) {
-        self.0.store(u64::try_from(age.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    fn take(&self) -> Duration {
-        Duration::from_micros(self.0.swap(0, Ordering::Relaxed))
-    }
-}
 
 /// The sync limit of each player, in syncs per second; 0 is no limit. Clones share the value. A change applies to
 /// frames that are polled afterwards; a waiting stream notices it within about a second.

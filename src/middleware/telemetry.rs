@@ -5,12 +5,14 @@
 //! callers send.
 
 use super::access_log::{AccessLog, AccessRecord, Ending};
+use super::content_type::UNSUPPORTED_PROTOCOL;
 use super::messages::Messages;
-use crate::grpc::{FILE_DESCRIPTOR_SET, status};
 use crate::statistics::{Method, OTHER_METHOD, RpcStatistics};
 use crate::sync::TraceContext;
 use crate::telemetry::{CallContext, CallSpan, Telemetry};
 use crate::transport::Peer;
+use crate::wire::reason::code_name;
+use crate::wire::{ErrorReason, FILE_DESCRIPTOR_SET};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
@@ -43,6 +45,11 @@ fn methods(descriptors: &[u8]) -> Vec<(String, bool)> {
     pool.services().flat_map(of_service).collect()
 }
 
+/// Returns the reasons of all errors; they are the values of the label `reason`.
+fn reasons() -> impl Iterator<Item = &'static str> {
+    ErrorReason::all().map(ErrorReason::name).chain([UNSUPPORTED_PROTOCOL])
+}
+
 #[derive(Debug, Clone)]
 pub struct TelemetryLayer(Arc<Shared>);
 
@@ -56,8 +63,8 @@ struct Shared {
 impl TelemetryLayer {
     pub fn new(telemetry: Telemetry) -> Self {
         let methods = METHODS.iter().map(|(name, is_stream)| Method { name, is_stream: *is_stream });
-        let rpc = Arc::new(RpcStatistics::new(methods, status::REASONS.iter().copied()));
-        let access = AccessLog::new(telemetry.access_log(), status::REASONS.iter().copied());
+        let rpc = Arc::new(RpcStatistics::new(methods, reasons()));
+        let access = AccessLog::new(telemetry.access_log(), reasons());
         Self(Arc::new(Shared { telemetry, rpc, access }))
     }
 
@@ -147,7 +154,7 @@ impl Call {
         if ending.is_refusal() {
             self.shared.rpc.add_refusal(ending.reason.as_deref());
         }
-        let (status, is_fault, took) = (status::code_name(code), is_fault(code), self.began.elapsed());
+        let (status, is_fault, took) = (code_name(code), is_fault(code), self.began.elapsed());
         let method = self.shared.rpc.name(self.method);
         self.shared.rpc.end(self.method);
         if self.is_open {

@@ -8,11 +8,13 @@
 //! - [`access`]: hides inventories that the reader may not read.
 //! - [`rollout`]: how streams are served, and for which players.
 //! - [`limit`]: the sync limit that all streams of a player share.
+//! - [`limited_stream`]: tells the layer that enforces the limit what a stream sends.
 //! - [`mirror`]: a client that applies its own changes before the service confirms them.
 
 pub mod access;
 pub mod frame;
 pub mod limit;
+pub mod limited_stream;
 pub mod mirror;
 mod mirrored;
 pub mod pacer;
@@ -24,6 +26,7 @@ pub mod subscription;
 pub use access::ReadAccess;
 pub use frame::{Cursor, FrameBody, FullReason, InventoryFrame, SlotChange, frame_since};
 pub use limit::{SyncLimit, Ticket, Turn};
+pub use limited_stream::{FrameAge, LimitedPlayer};
 pub use mirror::{Mirror, MirrorUpdate, PredictError, Prediction};
 pub use pacer::{Moment, Pacer, SyncTrigger, Windows};
 pub use published::{

@@ -19,7 +19,7 @@ pub use instruments::SyncLimitMeters;
 pub use meters::Sources;
 pub use otlp::{ExportError, Exporters};
 pub use settings::{AccessLogMode, LogFormat, LogSettings, OtlpSettings, TelemetrySettings};
-pub use spans::{CallContext, CallSpan, outgoing, trace_id};
+pub use spans::{CallContext, CallSpan, trace_id};
 
 use crate::statistics::TransportStatistics;
 use crate::sync::TraceContext;

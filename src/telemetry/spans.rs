@@ -2,7 +2,7 @@
 
 use crate::sync::TraceContext;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
+use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{
     Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
 };
@@ -120,26 +120,6 @@ pub fn trace_id(traceparent: &HeaderValue) -> Option<String> {
     context.is_valid().then(|| context.trace_id().to_string())
 }
 
-/// Returns the metadata that makes an outgoing call a part of the current thread's trace; empty if there is none.
-pub fn outgoing() -> Vec<(&'static str, String)> {
-    #[derive(Default)]
-    struct Outgoing(Vec<(&'static str, String)>);
-    impl Injector for Outgoing {
-        fn set(&mut self, key: &str, value: String) {
-            // An empty `tracestate` has no information.
-            let name = ["traceparent", "tracestate"].into_iter().find(|name| *name == key && !value.is_empty());
-            self.0.extend(name.map(|name| (name, value)));
-        }
-    }
-    let mut outgoing = Outgoing::default();
-    Context::map_current(|context| {
-        if context.has_active_span() {
-            TraceContextPropagator::new().inject_context(context, &mut outgoing);
-        }
-    });
-    outgoing.0
-}
-
 pub(super) fn cause(context: &SpanContext) -> TraceContext {
     TraceContext { trace_id: context.trace_id().to_bytes(), span_id: context.span_id().to_bytes() }
 }
@@ -167,12 +147,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_within_a_trace_names_it_and_one_without_names_none() {
-        assert!(outgoing().is_empty());
+    fn the_current_span_is_that_of_the_attached_context() {
         let cause = TraceContext { trace_id: [0xab; 16], span_id: [0xcd; 8] };
         let _within = Context::new().with_remote_span_context(remote(cause)).attach();
-        let traceparent = format!("00-{}-{}-01", "ab".repeat(16), "cd".repeat(8));
-        assert_eq!(outgoing(), [("traceparent", traceparent)]);
         assert_eq!(current(), Some(("ab".repeat(16), "cd".repeat(8))));
     }
 

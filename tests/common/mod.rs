@@ -10,11 +10,11 @@ use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, fresh_context};
 use slotcast::config::LiveRollout;
 use slotcast::domain::{Catalog, Edit, Revision};
-use slotcast::grpc::convert::frame::inventory_frame;
-use slotcast::grpc::v1;
-use slotcast::grpc::v1::operation::Operation;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::sync::{Replica, Rollout, SyncSettings, Windows};
+use slotcast::wire::frame::inventory_frame;
+use slotcast::wire::v1;
+use slotcast::wire::v1::operation::Operation;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -212,7 +212,7 @@ pub fn add(id: &str, item: &str, count: u32) -> Operation {
 
 pub fn remove(id: &str, item: &str, count: u32) -> Operation {
     let what = Some(quantity(item, count));
-    Operation::Remove(v1::RemoveItem { inventory_id: id.into(), what })
+    Operation::Remove(v1::RemoveItem { inventory_id: id.into(), item: what })
 }
 
 pub fn quantity(item: &str, count: u32) -> v1::ItemQuantity {
@@ -220,11 +220,15 @@ pub fn quantity(item: &str, count: u32) -> v1::ItemQuantity {
 }
 
 pub fn shift(id: &str, from_slot: u32, to_slot: u32, count: Option<u32>) -> Operation {
-    Operation::Move(v1::MoveItem { inventory_id: id.into(), from_slot, to_slot, count })
+    Operation::Move(v1::MoveItem {
+        inventory_id: id.into(),
+        from: Some(v1::SlotQuantity { slot: from_slot, count }),
+        to: Some(v1::SlotRef { slot: to_slot }),
+    })
 }
 
 pub fn drop(id: &str, slot: u32, count: Option<u32>) -> Operation {
-    Operation::Drop(v1::DropItem { inventory_id: id.into(), slot, count })
+    Operation::Drop(v1::DropItem { inventory_id: id.into(), from: Some(v1::SlotQuantity { slot, count }) })
 }
 
 pub fn craft(id: &str, recipe: &str, times: u32) -> Operation {
@@ -232,7 +236,7 @@ pub fn craft(id: &str, recipe: &str, times: u32) -> Operation {
 }
 
 pub fn set(id: &str, slot: u32, stack: Option<v1::Stack>) -> Operation {
-    Operation::Set(v1::SetSlot { inventory_id: id.into(), slot, stack })
+    Operation::Set(v1::SetSlot { inventory_id: id.into(), at: Some(v1::SlotRef { slot }), stack })
 }
 
 pub fn delete(id: &str) -> Operation {

@@ -4,7 +4,7 @@ use crate::case::{LONG_LOG_BYTES, Place, SHORT_LOG_BYTES};
 use crate::load::{Ledger, Load, name};
 use crate::process::ServerProcess;
 use crate::shim::{Caller, Errno, Kind, Rule, Syscall};
-use slotcast::grpc::v1;
+use slotcast::wire::v1;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

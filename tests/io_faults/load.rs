@@ -1,8 +1,8 @@
 //! Callers whose every mutation is known: what was acknowledged, and what has to be retried until its end is known.
 
 use slotcast::client::{Client, fresh_context};
-use slotcast::grpc::v1;
-use slotcast::grpc::v1::operation::Operation;
+use slotcast::wire::v1;
+use slotcast::wire::v1::operation::Operation;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

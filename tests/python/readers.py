@@ -82,10 +82,10 @@ def transact(inventory_id, pairs):
     for index in range(pairs):
         item = ["stone", "dirt", "coal"][index % 3]
         add = mutations.AddItem(inventory_id=inventory_id, stack=inventory.Stack(item=item, count=2))
-        remove = mutations.RemoveItem(inventory_id=inventory_id, what=mutations.ItemQuantity(item=item, count=2))
+        remove = mutations.RemoveItem(inventory_id=inventory_id, item=mutations.ItemQuantity(item=item, count=2))
         operations += [mutations.Operation(add=add), mutations.Operation(remove=remove)]
     # Not all of it cancels out.
-    operations[-1].remove.what.count = 1
+    operations[-1].remove.item.count = 1
     return operations
 
 
@@ -93,12 +93,12 @@ def change_much(connection, inventory_id, operations, each):
     """So many operations, many calls at once; `each` is called now and then."""
     _, mutations, _, _ = protos()
     wanted, open_calls = transact(inventory_id, OPERATIONS_EACH // 2), []
-    reset_one = mutations.Operation(set=mutations.SetSlot(inventory_id=inventory_id, slot=5))
+    reset_one = mutations.Operation(set=mutations.SetSlot(inventory_id=inventory_id, at=mutations.SlotRef(slot=5)))
     block = wire.call_headers(f"{SERVICE}Transact", [("slotcast-caller", "busy")])
     for number in range(operations // OPERATIONS_EACH):
         context = mutations.MutationContext(idempotency_key=uuid7())
         # Makes room from time to time.
-        listed = [mutations.Operation(set=mutations.SetSlot(inventory_id=inventory_id, slot=slot)) for slot in range(27)]
+        listed = [mutations.Operation(set=mutations.SetSlot(inventory_id=inventory_id, at=mutations.SlotRef(slot=slot))) for slot in range(27)]
         chosen = listed if number % 200 == 199 else wanted
         request = mutations.TransactRequest(context=context, operations=chosen or [reset_one])
         open_calls.append(connection.begin(block, wire.message(request.SerializeToString())))

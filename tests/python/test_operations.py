@@ -144,7 +144,7 @@ def change(stub, inventory_id, key, by, token):
         request = pb.AddItemRequest(context=context, add=pb.AddItem(inventory_id=inventory_id, stack=stack))
         return stub.AddItem(request, metadata=bearer(token), timeout=WAIT_S)
     what = pb.ItemQuantity(item="cobblestone", count=1)
-    request = pb.RemoveItemRequest(context=context, remove=pb.RemoveItem(inventory_id=inventory_id, what=what))
+    request = pb.RemoveItemRequest(context=context, remove=pb.RemoveItem(inventory_id=inventory_id, item=what))
     return stub.RemoveItem(request, metadata=bearer(token), timeout=WAIT_S)
 
 

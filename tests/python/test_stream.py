@@ -308,6 +308,16 @@ def slot_stack(slot, item, count, attributes=b""):
     return pb.SlotStack(slot=slot, stack=pb.Stack(item=item, count=count, attributes=attributes))
 
 
+def drop_from(inventory_id, slot, count=None):
+    # `from` is a keyword in Python, so it cannot be written as an argument.
+    return pb.DropItem(inventory_id=inventory_id, **{"from": pb.SlotQuantity(slot=slot, count=count)})
+
+
+def move_to(inventory_id, slot, to):
+    source = {"from": pb.SlotQuantity(slot=slot)}
+    return pb.MoveItem(inventory_id=inventory_id, **source, to=pb.SlotRef(slot=to))
+
+
 def frames_are_small(world):
     """the starter kit is at most 150 bytes, one changed count at most 24"""
     world.create("kit", "player", world.kit())
@@ -316,7 +326,7 @@ def frames_are_small(world):
     assert len(follower.sizes) == 1 and follower.sizes[0] <= 150, follower.sizes
     assert len(follower.replicas[0].slots) == 33
     for _ in range(5):
-        world.client.mutate("DropItem", drop=pb.DropItem(inventory_id="kit", slot=28, count=1))
+        world.client.mutate("DropItem", drop=drop_from("kit", 28, 1))
         follower.converge()
     assert len(follower.sizes) > 1 and max(follower.sizes[1:]) <= 24, follower.sizes
     follower.cancel()
@@ -374,10 +384,10 @@ def one_mutation(world, chance, names, items):
         client.mutate("RemoveItem", remove=pb.RemoveItem(inventory_id=name, what=quantity))
         return [(code[item], -count)]
     if kind == "move":
-        client.mutate("MoveItem", move=pb.MoveItem(inventory_id=name, from_slot=slot, to_slot=chance.randrange(36)))
+        client.mutate("MoveItem", move=move_to(name, slot, chance.randrange(36)))
         return []
     if kind == "drop":
-        dropped = client.mutate("DropItem", drop=pb.DropItem(inventory_id=name, slot=slot)).dropped
+        dropped = client.mutate("DropItem", drop=drop_from(name, slot)).dropped
         return [(dropped.item_code, -dropped.count)]
     if kind == "craft":
         recipe, times = world.recipes[chance.choice(["oak_planks", "stick", "torch"])], chance.randint(1, 3)
@@ -390,7 +400,7 @@ def one_mutation(world, chance, names, items):
         return []
     if kind == "set":
         wanted = pb.Stack(item=item, count=1, attributes=attributes)
-        replaced = client.mutate("SetSlot", set=pb.SetSlot(inventory_id=name, slot=slot, stack=wanted)).replaced
+        replaced = client.mutate("SetSlot", set=pb.SetSlot(inventory_id=name, at=pb.SlotRef(slot=slot), stack=wanted)).replaced
         return [(code[item], 1)] + ([(replaced.item_code, -replaced.count)] if replaced.count else [])
     if kind == "sort":
         stacks = sorted(client.get(name).stacks, key=lambda entry: (entry.stack.item_code, entry.stack.count))
@@ -447,7 +457,7 @@ def a_reader_resumes(world):
     first.caught_up()
     first.cancel()
     for slot in (0, 3):
-        world.client.mutate("DropItem", drop=pb.DropItem(inventory_id="book", slot=slot, count=1))
+        world.client.mutate("DropItem", drop=drop_from("book", slot, 1))
     epoch, revision = first.cursors()[0]
     again = Follower(world.client, ["book"], first.cursors(), first.replicas)
     (change,) = again.caught_up()
@@ -514,7 +524,7 @@ def predictions_are_checked(world):
     def drop(left, key):
         expected = replica.predict({0: (stone, left, b"")})
         predicted = [pb.PredictedDigest(inventory_id="foretold", digest=expected)]
-        wanted = pb.DropItem(inventory_id="foretold", slot=0, count=1)
+        wanted = drop_from("foretold", 0, 1)
         reply = world.client.mutate("DropItem", key=key, session="oracle", predicted=predicted, drop=wanted)
         return reply.receipt.prediction_confirmed
 
@@ -534,8 +544,9 @@ def predictions_are_checked(world):
     follower.converge()
     replica.slots[3] = (stone, 64, b"")
     mine = replica.digest()
-    report = pb.ReportDesyncRequest(inventory_id="foretold", session="oracle", epoch=replica.epoch)
-    report.revision, report.digest.a, report.digest.b = replica.revision, mine["a"], mine["b"]
+    have = pb.InventoryVersion(inventory_id="foretold", epoch=replica.epoch, revision=replica.revision)
+    have.digest.a, have.digest.b = mine["a"], mine["b"]
+    report = pb.ReportDesyncRequest(session="oracle", have=have)
     current = world.client.call("ReportDesync", report).current
     assert current == world.client.get("foretold").version
     assert reason_of_next() == "FULL_REASON_CORRECTION"
@@ -567,7 +578,7 @@ def errors_are_rich(world):
     world.create("poor", stacks=[(0, ("coal", 2))])
     what = pb.ItemQuantity(item="coal", count=3)
     with refused(grpc.StatusCode.FAILED_PRECONDITION, "NOT_ENOUGH", inventory_id="poor", wanted="3", held="2"):
-        world.client.mutate("RemoveItem", remove=pb.RemoveItem(inventory_id="poor", what=what))
+        world.client.mutate("RemoveItem", remove=pb.RemoveItem(inventory_id="poor", item=what))
     with refused(grpc.StatusCode.ALREADY_EXISTS, "INVENTORY_EXISTS", inventory_id="poor"):
         world.create("poor")
     epoch = world.client.get("poor").version.epoch
@@ -575,12 +586,12 @@ def errors_are_rich(world):
     for guard in [dict(epoch=epoch, revision=7), dict(epoch=other, revision=1)]:
         context = pb.MutationContext(idempotency_key=uuid7())
         context.expected.add(inventory_id="poor", **guard)
-        drop = pb.DropItemRequest(context=context, drop=pb.DropItem(inventory_id="poor", slot=0))
+        drop = pb.DropItemRequest(context=context, drop=drop_from("poor", 0))
         with refused(grpc.StatusCode.ABORTED, "STALE_REVISION", current_revision="1", epoch=str(epoch)):
             world.client.call("DropItem", drop)
     context = pb.MutationContext(idempotency_key=uuid7())
     context.expected.add(inventory_id="poor", revision=1)
-    with refused(grpc.StatusCode.INVALID_ARGUMENT, "MISSING"):
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT"):
         world.client.call("DropItem", pb.DropItemRequest(context=context, drop=drop.drop))
     try:
         world.client.mutate("AddItem", add=pb.AddItem(inventory_id="poor", stack=pb.Stack(item="zinc", count=1)))

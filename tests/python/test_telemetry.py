@@ -305,13 +305,13 @@ def workload(server):
     client.add(1, session="s-1", predicted=wrong)
     follower.converge()
     syncs["full", "correction"] += 1
-    remove = pb.RemoveItem(inventory_id=CHEST, what=pb.ItemQuantity(item="stone", count=64))
+    remove = pb.RemoveItem(inventory_id=CHEST, item=pb.ItemQuantity(item="stone", count=64))
     with judge.refused(grpc.StatusCode.FAILED_PRECONDITION, "NOT_ENOUGH"):
         client.mutate("RemoveItem", remove=remove)
     with judge.refused(grpc.StatusCode.NOT_FOUND, "INVENTORY_NOT_FOUND"):
         client.get("inv-nowhere")
     version = client.get(CHEST).version
-    report = pb.ReportDesyncRequest(inventory_id=CHEST, session="s-1", epoch=version.epoch, revision=version.revision)
+    report = pb.ReportDesyncRequest(session="s-1", have=version)
     client.call("ReportDesync", report)
     assert follower.take().changes[0].HasField("full"), "a desync is answered with all slots"
     syncs["full", "correction"] += 1

@@ -67,7 +67,7 @@ class Victims:
             if add:
                 self.mutate("AddItem", add=mutations.AddItem(inventory_id=INVENTORY, stack=stack))
             else:
-                self.mutate("RemoveItem", remove=mutations.RemoveItem(inventory_id=INVENTORY, what=what))
+                self.mutate("RemoveItem", remove=mutations.RemoveItem(inventory_id=INVENTORY, item=what))
         except grpc.RpcError as error:
             with self.lock:
                 self.errors.append(f"{error.code().name}: {error.details()}")

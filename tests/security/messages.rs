@@ -3,8 +3,8 @@
 use crate::common::{add, craft, delete, drop, quantity, remove, set, shift, slot_stack, stack, transfer};
 use prost::Message;
 use slotcast::client::fresh_context;
-use slotcast::grpc::v1;
-use slotcast::grpc::v1::operation::Operation;
+use slotcast::wire::v1;
+use slotcast::wire::v1::operation::Operation;
 
 pub type Call = (String, Vec<u8>);
 
@@ -29,7 +29,10 @@ pub fn subscribe(ids: &[&str]) -> Call {
 }
 
 pub fn report(id: &str) -> Call {
-    let request = v1::ReportDesyncRequest { inventory_id: id.into(), session: "s".into(), ..Default::default() };
+    let request = v1::ReportDesyncRequest {
+        session: "s".into(),
+        have: Some(v1::InventoryVersion { inventory_id: id.into(), ..Default::default() }),
+    };
     inventory_call("ReportDesync", &request)
 }
 
@@ -87,7 +90,7 @@ pub fn mutations(from: &str, to: &str) -> Vec<Call> {
         from_inventory_id: from.into(),
         to_inventory_id: to.into(),
         what: apples,
-        to_slot: Some(30),
+        to: Some(v1::SlotRef { slot: 30 }),
         ..Default::default()
     };
     vec![

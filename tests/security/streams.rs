@@ -6,7 +6,7 @@ use crate::secured::{Opened, Secured, bearer, connect, subscribe};
 use crate::tokens::{SetClock, claims_but, now_s};
 use futures_util::future::join_all;
 use serde_json::json;
-use slotcast::grpc::v1;
+use slotcast::wire::v1;
 use std::time::{Duration, Instant};
 use tonic::{Code, Status};
 

@@ -7,7 +7,7 @@ use crate::tokens::{SigningKey, base64url, claims, claims_but, jwks, now_s};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use prost_reflect::DescriptorPool;
 use serde_json::json;
-use slotcast::grpc::FILE_DESCRIPTOR_SET;
+use slotcast::wire::FILE_DESCRIPTOR_SET;
 use std::collections::BTreeSet;
 use tonic::Code;
 
@@ -17,8 +17,8 @@ const OK: Expected = Ok(());
 const MISSING: Expected = Err((Code::Unauthenticated, "TOKEN_MISSING"));
 const INVALID: Expected = Err((Code::Unauthenticated, "TOKEN_INVALID"));
 const EXPIRED: Expected = Err((Code::Unauthenticated, "TOKEN_EXPIRED"));
-const DENIED: Expected = Err((Code::PermissionDenied, "PERMISSION_DENIED"));
-const NOT_YOURS: Expected = Err((Code::PermissionDenied, "NOT_YOURS"));
+const ROLE_TOO_LOW: Expected = Err((Code::PermissionDenied, "ROLE_TOO_LOW"));
+const NO_ACCESS: Expected = Err((Code::PermissionDenied, "NO_ACCESS"));
 const NO_METHOD: Expected = Err((Code::Unimplemented, "UNKNOWN_METHOD"));
 
 struct Row {
@@ -103,21 +103,23 @@ fn too_much(server: &Secured) -> Vec<Row> {
     let mut rows = Vec::new();
     for (id, on) in [("alex", "another's"), ("chest", "nobody's"), ("nowhere", "what is not there")] {
         for call in [messages::get(id), messages::report(id)] {
-            rows.push(row("player", &steve, call, on, NOT_YOURS));
+            rows.push(row("player", &steve, call, on, NO_ACCESS));
         }
     }
-    rows.push(row("player", &steve, messages::list("alex"), "another's", DENIED));
-    rows.push(row("player", &steve, messages::list(""), "all", DENIED));
+    rows.push(row("player", &steve, messages::list("alex"), "another's", ROLE_TOO_LOW));
+    rows.push(row("player", &steve, messages::list(""), "all", ROLE_TOO_LOW));
     for (from, to, on) in [("steve", "chest", "its own"), ("alex", "steve", "another's")] {
-        rows.extend(messages::mutations(from, to).into_iter().map(|call| row("player", &steve, call, on, DENIED)));
+        rows.extend(
+            messages::mutations(from, to).into_iter().map(|call| row("player", &steve, call, on, ROLE_TOO_LOW)),
+        );
     }
-    rows.push(row("player, as another", &as_player("alex"), messages::get("alex"), "another's", DENIED));
-    rows.push(row("player, as another", &as_player("alex"), messages::get("steve"), "its own", DENIED));
+    rows.push(row("player, as another", &as_player("alex"), messages::get("alex"), "another's", ROLE_TOO_LOW));
+    rows.push(row("player, as another", &as_player("alex"), messages::get("steve"), "its own", ROLE_TOO_LOW));
     let two = [as_player("steve"), vec![("slotcast-player", "alex".to_owned())]].concat();
-    let unknown_player = Err((Code::Unauthenticated, "UNKNOWN_PLAYER"));
+    let unknown_player = Err((Code::InvalidArgument, "INVALID_ARGUMENT"));
     rows.push(row("player, as two", &two, messages::get("steve"), "its own", unknown_player));
     for (caller, shown) in [("player", &steve), ("service", &lobby)] {
-        rows.extend(messages::admin().into_iter().map(|call| row(caller, shown, call, "", DENIED)));
+        rows.extend(messages::admin().into_iter().map(|call| row(caller, shown, call, "", ROLE_TOO_LOW)));
         for path in ["/slotcast.v1.InventoryService/Steal", "/slotcast.v2.AdminService/Drain", "/"] {
             rows.push(row(caller, shown, (path.into(), vec![]), "", NO_METHOD));
         }

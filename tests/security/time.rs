@@ -13,16 +13,16 @@ use slotcast::domain::{
     NamedOperation, Operation, PlayerId, Revision, SessionId, Slot, Stack,
 };
 use slotcast::engine::{Engine, EngineSettings, MutationRequest};
-use slotcast::grpc::permit::{self, Permit};
+use slotcast::grpc::read_authorization::{self, ReadAuthorization};
 use slotcast::grpc::stream::{FrameStream, Opening};
-use slotcast::grpc::v1;
-use slotcast::identity::{Role, Verifier};
-use slotcast::middleware::{FrameAge, Identity};
+use slotcast::identity::{Identity, Role, Verifier};
 use slotcast::statistics::StreamStatistics;
 use slotcast::store::Key;
+use slotcast::sync::FrameAge;
 use slotcast::sync::{Bucket, Cursor, Rollout, RolloutField, SubscribeOptions};
 use slotcast::telemetry::Telemetry;
 use slotcast::transport::Closing;
+use slotcast::wire::v1;
 use std::slice::from_ref;
 use std::sync::Arc;
 use std::task::Poll;
@@ -96,8 +96,8 @@ impl World {
     ) -> Messages {
         let opening = Opening {
             watched: self.engine.watch(names.iter().map(|name| id(name)).collect()).await.unwrap(),
-            options: SubscribeOptions { access: permit::access(identity).unwrap(), ..options },
-            permit: Permit::of(identity),
+            options: SubscribeOptions { access: read_authorization::access(identity).unwrap(), ..options },
+            authorization: ReadAuthorization::of(identity),
             bucket: Bucket::of_stream(identity.player.as_ref(), None, &identity.caller),
             rollout: LiveRollout::new(rollout).subscribe(),
             statistics,

@@ -4,7 +4,7 @@ use crate::common::{create_named, remove};
 use crate::process::{Server, WAIT};
 use serde_json::Value;
 use slotcast::client::fresh_context;
-use slotcast::grpc::v1;
+use slotcast::wire::v1;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -108,7 +108,7 @@ async fn refusals_of_every_layer_are_logged_and_those_of_a_stream_when_it_ends()
         let refused = lines(&server, "call refused", 4);
         let reasons: Vec<_> =
             refused.iter().map(|line| line["fields"]["reason"].as_str().unwrap_or_default()).collect();
-        assert_eq!(reasons, ["TOO_MANY_STREAMS", "NOT_ENOUGH", "UNKNOWN_CALLER", "UNKNOWN_METHOD"]);
+        assert_eq!(reasons, ["TOO_MANY_STREAMS", "NOT_ENOUGH", "INVALID_ARGUMENT", "UNKNOWN_METHOD"]);
         assert_eq!(refused[1]["fields"]["inventory"], "chest");
         assert_eq!(refused[3]["fields"]["method"], "/slotcast.v1.InventoryService/AddItm");
         server.signal("-TERM");

@@ -3,7 +3,7 @@
 use crate::common::{add, create_named};
 use crate::process::Server;
 use slotcast::client::fresh_context;
-use slotcast::grpc::v1;
+use slotcast::wire::v1;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

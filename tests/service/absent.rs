@@ -2,9 +2,9 @@
 
 use crate::common::{Subscriber, TestServer, add, at_once, create_named, delete, told, with_key};
 use slotcast::client::{Client, fresh_context};
-use slotcast::grpc::v1;
-use slotcast::grpc::v1::FullReason;
 use slotcast::sync::SyncSettings;
+use slotcast::wire::v1;
+use slotcast::wire::v1::FullReason;
 use std::time::Duration;
 use tonic::Code;
 

@@ -3,10 +3,10 @@
 use crate::common::{add, invalid, precondition, told, with_key};
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, fresh_context};
-use slotcast::grpc::v1::MutationContext;
-use slotcast::grpc::v1::operation::Operation;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
+use slotcast::wire::v1::MutationContext;
+use slotcast::wire::v1::operation::Operation;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;

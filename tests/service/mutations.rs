@@ -4,7 +4,7 @@ use crate::common::{
     TestServer, add, at_once, create_named, delete, drop, metadata, precondition, remove, set, told, transfer, with_key,
 };
 use slotcast::client::fresh_context;
-use slotcast::grpc::v1;
+use slotcast::wire::v1;
 use std::time::Duration;
 use tonic::Code;
 
@@ -162,7 +162,7 @@ async fn case_26_a_retry_gets_the_reply_of_then_whatever_came_after() {
     let server = world().await;
     let request = |context: v1::MutationContext| v1::DropItemRequest {
         context: Some(context),
-        drop: Some(v1::DropItem { inventory_id: "a".into(), slot: 0, count: None }),
+        drop: Some(v1::DropItem { inventory_id: "a".into(), from: Some(v1::SlotQuantity { slot: 0, count: None }) }),
     };
     let mut rpc = server.client.rpc();
     let first = rpc.drop_item(request(with_key("k"))).await.unwrap().into_inner();

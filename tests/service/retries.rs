@@ -5,11 +5,11 @@ use slotcast::client::Client;
 use slotcast::config::LiveRollout;
 use slotcast::domain::Catalog;
 use slotcast::domain::catalog::{CatalogSource, RecipeSource};
-use slotcast::grpc::v1;
-use slotcast::grpc::v1::operation::Operation;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
 use slotcast::sync::Rollout;
+use slotcast::wire::v1;
+use slotcast::wire::v1::operation::Operation;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -70,7 +70,7 @@ fn operations() -> Vec<(Operation, &'static str, &'static str)> {
         (create(id, 9), "UNKNOWN_LAYOUT", "create.layout"),
         (create("b", 1), "UNKNOWN_LAYOUT", "create.layout"),
         (crate::common::add(id, "relic", 2), "UNKNOWN_ITEM", "add.stack.item"),
-        (crate::common::remove(id, "relic", 1), "UNKNOWN_ITEM", "remove.what.item"),
+        (crate::common::remove(id, "relic", 1), "UNKNOWN_ITEM", "remove.item.item"),
         (crate::common::craft(id, "grind", 1), "UNKNOWN_RECIPE", "craft.recipe"),
         (crate::common::transfer(id, "b", "relic", 1), "UNKNOWN_ITEM", "transfer.item.item"),
         (crate::common::set(id, 0, Some(stack("relic", 8))), "UNKNOWN_ITEM", "set.stack.item"),
@@ -245,7 +245,7 @@ async fn a_malformed_call_is_refused_before_its_key_is_looked_up_and_an_unknown_
     call(&client, "create", create("a", 5)).await.unwrap();
     let malformed = crate::common::add("a", "zinc", 0);
     let status = call(&client, "create", malformed).await.unwrap_err();
-    assert_eq!(told(&status), invalid("INVALID_COUNT", "add.stack.count"));
+    assert_eq!(told(&status), invalid("INVALID_ARGUMENT", "add.stack.count"));
     let status = call(&client, "create", crate::common::add("a", "zinc", 1)).await.unwrap_err();
     assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"));
     // Names come before guards and rules.

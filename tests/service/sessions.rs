@@ -3,9 +3,9 @@
 use crate::common::{Subscriber, TestServer, add, drop, invalid, precondition, remove, set, stack, told, with_key};
 use slotcast::client::fresh_context;
 use slotcast::domain::{Attributes, Count, IdempotencyKey, ItemCode, KeyTag, Slot, Stack};
-use slotcast::grpc::v1;
-use slotcast::grpc::v1::FullReason;
 use slotcast::sync::{SyncSettings, Windows};
+use slotcast::wire::v1;
+use slotcast::wire::v1::FullReason;
 use std::time::Duration;
 use tonic::Code;
 
@@ -80,7 +80,7 @@ async fn a_refusal_of_what_was_predicted_is_corrected_at_once() {
         let (context, operation, refused) = match round {
             0 => (mine(Some(expected)), remove("a", "stone", 61), precondition("NOT_ENOUGH")),
             1 => (used(expected), add("a", "stone", 1), precondition("IDEMPOTENCY_KEY_REUSED")),
-            2 => (mine(Some(expected)), add("a", "stone", 0), invalid("INVALID_COUNT", "add.stack.count")),
+            2 => (mine(Some(expected)), add("a", "stone", 0), invalid("INVALID_ARGUMENT", "add.stack.count")),
             _ => (mine(Some(expected)), add("a", "zinc", 1), invalid("UNKNOWN_ITEM", "add.stack.item")),
         };
         let status = server.client.mutate(context, operation).await.unwrap_err();
@@ -165,11 +165,13 @@ async fn a_reported_desync_is_healed_by_a_full_frame() {
     let (server, mut reader) = world().await;
     let wrong = reader.predict(0, &[(Slot(3), stones(7))]);
     let report = |inventory_id: &str, session: &str| v1::ReportDesyncRequest {
-        inventory_id: inventory_id.into(),
         session: session.into(),
-        epoch: 1,
-        revision: 1,
-        digest: Some(wrong),
+        have: Some(v1::InventoryVersion {
+            inventory_id: inventory_id.into(),
+            epoch: 1,
+            revision: 1,
+            digest: Some(wrong),
+        }),
     };
     let mut rpc = server.client.rpc();
     let reply = rpc.report_desync(report("a", "mine")).await.unwrap().into_inner();
@@ -182,5 +184,5 @@ async fn a_reported_desync_is_healed_by_a_full_frame() {
     let status = rpc.report_desync(report("nowhere", "mine")).await.unwrap_err();
     assert_eq!(told(&status), (Code::NotFound, "INVENTORY_NOT_FOUND".into(), None));
     let status = rpc.report_desync(report("a", "")).await.unwrap_err();
-    assert_eq!(told(&status), invalid("MISSING", "session"));
+    assert_eq!(told(&status), invalid("INVALID_ARGUMENT", "session"));
 }

@@ -3,9 +3,9 @@
 use crate::common::{TestServer, Told, at_once, delete, told};
 use slotcast::domain::Catalog;
 use slotcast::domain::catalog::CatalogSource;
-use slotcast::grpc::v1;
-use slotcast::grpc::v1::operation::Operation;
 use slotcast::sync::{SyncSettings, Windows};
+use slotcast::wire::v1;
+use slotcast::wire::v1::operation::Operation;
 use std::time::Duration;
 use tonic::Code;
 
@@ -60,9 +60,8 @@ async fn pouches() -> TestServer {
 /// Has all that waits sent to the session now.
 async fn report(server: &TestServer, id: &str) {
     let request = v1::ReportDesyncRequest {
-        inventory_id: id.into(),
         session: "mine".into(),
-        ..v1::ReportDesyncRequest::default()
+        have: Some(v1::InventoryVersion { inventory_id: id.into(), ..v1::InventoryVersion::default() }),
     };
     server.client.rpc().report_desync(request).await.unwrap();
 }

@@ -4,10 +4,12 @@ use slotcast::domain::{
     Epoch, Guard, InventoryId, ItemCode, LayoutId, Rejection, RejectionCause, Revision, Slot, UnknownEntry, UnknownName,
 };
 use slotcast::engine::EngineError;
-use slotcast::grpc::convert::Invalid;
-use slotcast::grpc::status;
+use slotcast::identity::{Lapsed, Unverified};
+use slotcast::status;
 use slotcast::store::StoreError;
 use slotcast::sync::TooLarge;
+use slotcast::wire::{ErrorReason, FieldViolation};
+use std::collections::HashMap;
 use std::time::Duration;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
@@ -39,7 +41,7 @@ fn causes() -> Vec<RejectionCause> {
     ]
 }
 
-fn refusals() -> Vec<EngineError> {
+fn engine_errors() -> Vec<EngineError> {
     let secret = || "/var/lib/secret.db".to_owned();
     let rejected = causes().into_iter().map(|cause| EngineError::Rejected(Rejection { operation: 2, cause }));
     let unknown = [
@@ -62,15 +64,33 @@ fn refusals() -> Vec<EngineError> {
     rejected.chain(unknown).chain(others).collect()
 }
 
+/// A status of every kind that the service returns.
 fn statuses() -> Vec<Status> {
-    let invalid = Invalid::new("add.stack.count", "INVALID_COUNT", "must be at least 1");
-    let edge = [
+    let invalid = FieldViolation::new("add.stack.count", "must be at least 1, got 0");
+    let after = Duration::from_secs(2);
+    let others = [
         status::invalid(&invalid),
-        status::malformed("a field is cut off"),
-        status::unknown_caller(),
+        status::malformed("a field is truncated"),
+        status::invalid_caller(),
+        status::invalid_player(),
+        status::unverified(Unverified::Missing),
+        status::unverified(Unverified::Invalid { why: "secret" }),
+        status::unverified(Unverified::Expired),
+        status::unverified(Unverified::TooManyWrong { retry_after: after }),
+        status::lapsed(Lapsed::Expired),
+        status::lapsed(Lapsed::Revoked),
+        status::no_access(),
+        status::role_too_low(),
+        status::lists_of_others(),
+        status::acts_for_another_player(),
+        status::unknown_method(),
+        status::rate_limited(after),
+        status::too_many_streams("player:steve", 16),
         status::subscription_too_large(TooLarge { slots: 4_096 }),
+        status::draining(),
+        status::deadline_exceeded(),
     ];
-    edge.into_iter().chain(refusals().iter().map(status::refusal)).collect()
+    others.into_iter().chain(engine_errors().iter().map(status::engine_error)).collect()
 }
 
 /// Reason, code, and the kinds of details beside `ErrorInfo`, with the names of its metadata.
@@ -89,8 +109,8 @@ fn kinds(details: &ErrorDetails) -> Vec<String> {
     let kinds = [
         details.bad_request().map(|_| "BadRequest".to_owned()),
         details.precondition_failure().map(|_| "PreconditionFailure".to_owned()),
-        details.resource_info().map(|_| "ResourceInfo".to_owned()),
         details.quota_failure().map(|_| "QuotaFailure".to_owned()),
+        details.resource_info().map(|_| "ResourceInfo".to_owned()),
         retry.map(|delay| format!("RetryInfo({} ms)", delay.as_millis())),
     ];
     kinds.into_iter().flatten().collect()
@@ -100,6 +120,23 @@ fn kinds(details: &ErrorDetails) -> Vec<String> {
 fn every_reason_has_its_code_and_details() {
     let table: Vec<String> = statuses().iter().map(row).collect();
     insta::assert_snapshot!(table.join("\n"));
+}
+
+#[test]
+fn every_status_has_the_code_and_the_details_of_its_reason_and_every_reason_has_a_status() {
+    let mut unused: HashMap<&str, ErrorReason> = ErrorReason::all().map(|reason| (reason.name(), reason)).collect();
+    let reasons = unused.clone();
+    for status in statuses() {
+        let details = status.get_error_details();
+        let name = details.error_info().unwrap().reason.clone();
+        let reason = reasons[name.as_str()];
+        assert_eq!(status.code(), reason.code(), "{name}");
+        let kinds: Vec<_> = kinds(&details).iter().map(|kind| kind.split('(').next().unwrap().to_owned()).collect();
+        let expected: Vec<_> = reason.details().iter().map(|detail| format!("{detail:?}")).collect();
+        assert_eq!(kinds, expected, "{name}");
+        unused.remove(name.as_str());
+    }
+    assert!(unused.is_empty(), "no status has these reasons: {unused:?}");
 }
 
 #[test]

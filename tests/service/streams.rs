@@ -4,10 +4,10 @@ use crate::common::{
     Subscriber, TestServer, add, at_once, create_named, delete, drop, remove, set, stack, told, transfer,
 };
 use slotcast::client::{Client, fresh_context};
-use slotcast::grpc::v1;
-use slotcast::grpc::v1::FullReason;
-use slotcast::grpc::v1::inventory_service_client::InventoryServiceClient;
 use slotcast::sync::{SyncSettings, Windows};
+use slotcast::wire::v1;
+use slotcast::wire::v1::FullReason;
+use slotcast::wire::v1::inventory_service_client::InventoryServiceClient;
 use std::time::Duration;
 use tonic::Code;
 use tonic::transport::Endpoint;
@@ -119,9 +119,9 @@ async fn an_inventory_is_named_by_a_valid_id_and_once() {
     server.create("a", "chest", &[]).await;
     let watch = |id: &str| v1::Watch { inventory_id: id.into(), ..v1::Watch::default() };
     for (ids, expected) in [
-        (vec!["a", "a"], crate::common::invalid("INVALID_SUBSCRIPTION", "inventories[1].inventory_id")),
-        (vec![""], crate::common::invalid("INVALID_INVENTORY_ID", "inventories[0].inventory_id")),
-        (vec!["a"; 65], crate::common::invalid("INVALID_SUBSCRIPTION", "inventories")),
+        (vec!["a", "a"], crate::common::invalid("INVALID_ARGUMENT", "inventories[1].inventory_id")),
+        (vec![""], crate::common::invalid("INVALID_ARGUMENT", "inventories[0].inventory_id")),
+        (vec!["a"; 65], crate::common::invalid("INVALID_ARGUMENT", "inventories")),
     ] {
         let inventories = ids.into_iter().map(watch).collect();
         let request = v1::SubscribeInventoryRequest { inventories, ..v1::SubscribeInventoryRequest::default() };

@@ -3,8 +3,8 @@
 use crate::common::{MemoryStore, add, remove};
 use crate::support::{client, create, get, settings, start_at};
 use slotcast::client::{Event, SessionOptions, fresh_context};
-use slotcast::grpc::v1;
 use slotcast::transport::TransportSettings;
+use slotcast::wire::v1;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -4,12 +4,12 @@ use crate::common::{MemoryStore, told};
 use crate::support::{Authority, Files, create, get, settings, start_at};
 use crate::tokens::{Login, SigningKey, claims};
 use slotcast::client::{Client, ClientOptions, fresh_context};
-use slotcast::grpc::v1;
-use slotcast::grpc::v1::admin_service_client::AdminServiceClient;
-use slotcast::grpc::v1::operation::Operation;
 use slotcast::identity::{Authentication, CertificateIdentity, IdentitySettings, Role, Verifier};
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::transport::{TlsSettings, TransportSettings};
+use slotcast::wire::v1;
+use slotcast::wire::v1::admin_service_client::AdminServiceClient;
+use slotcast::wire::v1::operation::Operation;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tonic::{Code, Status};
@@ -74,12 +74,12 @@ async fn a_certificate_acts_as_the_service_the_player_or_the_admin_that_its_name
     let (inventory_id, owner, layout) = ("steve".into(), "steve".into(), "player".into());
     let of_steve = v1::CreateInventory { inventory_id, owner, layout, ..v1::CreateInventory::default() };
     lobby.mutate(fresh_context(), Operation::Create(of_steve.clone())).await.unwrap();
-    assert_eq!(refusal(rollout(&lobby).await), (Code::PermissionDenied, "PERMISSION_DENIED".into()));
+    assert_eq!(refusal(rollout(&lobby).await), (Code::PermissionDenied, "ROLE_TOO_LOW".into()));
 
     get(&steve, "steve").await.expect("its own");
-    assert_eq!(refusal(get(&steve, "chest").await), (Code::PermissionDenied, "NOT_YOURS".into()));
+    assert_eq!(refusal(get(&steve, "chest").await), (Code::PermissionDenied, "NO_ACCESS".into()));
     let create = v1::CreateInventoryRequest { context: Some(fresh_context()), create: Some(of_steve) };
-    assert_eq!(refusal(steve.rpc().create_inventory(create).await).1, "PERMISSION_DENIED");
+    assert_eq!(refusal(steve.rpc().create_inventory(create).await).1, "ROLE_TOO_LOW");
 
     rollout(&ops).await.expect("an admin's");
     get(&ops, "chest").await.expect("an admin does what a service does");
@@ -105,7 +105,7 @@ async fn a_token_beside_a_certificate_decides_alone_and_does_without_where_none_
     assert_eq!(refusal(get(&client(&files, &server, None, None), "chest").await).1, "TOKEN_MISSING");
     rollout(&with(None, "ops.jwt")).await.expect("a token suffices");
     rollout(&with(Some("steve"), "ops.jwt")).await.expect("the token may do more");
-    assert_eq!(refusal(get(&with(Some("lobby"), "steve.jwt"), "chest").await).1, "NOT_YOURS");
+    assert_eq!(refusal(get(&with(Some("lobby"), "steve.jwt"), "chest").await).1, "NO_ACCESS");
     rollout(&with(Some("stranger"), "ops.jwt")).await.expect("the name is not looked at");
     assert_eq!(refusal(get(&with(Some("ops"), "wrong.jwt"), "chest").await).1, "TOKEN_INVALID");
 }

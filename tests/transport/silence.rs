@@ -3,8 +3,8 @@
 use crate::common::{MemoryStore, add, set, stack};
 use crate::support::{Files, WAIT, client, closed_after, create, eventually, get, settings, start, start_at};
 use slotcast::client::fresh_context;
-use slotcast::grpc::v1;
 use slotcast::transport::{ConnectionRefusal, TransportSettings};
+use slotcast::wire::v1;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

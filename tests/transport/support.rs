@@ -8,10 +8,10 @@ use rcgen::{
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, ClientOptions, fresh_context};
 use slotcast::config::LiveRollout;
-use slotcast::grpc::v1;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::sync::Rollout;
 use slotcast::transport::{TlsSettings, TransportSettings};
+use slotcast::wire::v1;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

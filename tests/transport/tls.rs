@@ -129,6 +129,7 @@ async fn certificate_seen(files: &Files, tls: TlsSettings, shown: Option<&str>) 
     let serving =
         tokio::spawn(Transport::open(settings, Arc::default()).unwrap().serve(listener, service, is_draining));
     let client = Client::open(&ClientOptions {
+        add_metadata: None,
         uri: format!("https://{address}"),
         caller: "test".into(),
         ca: Some(files.path("ca.pem")),

@@ -1,6 +1,6 @@
 //! Formats a status for people: code, message, and all details.
 
-use crate::grpc::status;
+use crate::wire::reason::code_name;
 use std::error::Error;
 use std::fmt;
 use tonic::{Code, ConnectError, Status};
@@ -34,11 +34,11 @@ impl fmt::Display for Failure {
             if is_connect_error(status.source()) {
                 write!(f, "cannot connect to {}: {cause}", self.server)?;
             } else {
-                write!(f, "{}: the connection to {} failed: {cause}", status::code_name(status.code()), self.server)?;
+                write!(f, "{}: the connection to {} failed: {cause}", code_name(status.code()), self.server)?;
             }
             write!(f, "\n  start one with `slotcast serve`, or give the address of another with --server")?;
         } else {
-            write!(f, "{}: {}", status::code_name(status.code()), status.message())?;
+            write!(f, "{}: {}", code_name(status.code()), status.message())?;
             for (name, text) in details(&status.get_error_details()) {
                 write!(f, "\n  {name:9} {text}")?;
             }
@@ -106,8 +106,8 @@ mod tests {
     use super::*;
     use crate::domain::{InventoryId, ItemCode, Rejection, RejectionCause};
     use crate::engine::EngineError;
-    use crate::grpc::convert::Invalid;
-    use crate::grpc::status;
+    use crate::status;
+    use crate::wire::FieldViolation;
 
     fn told(status: Status) -> String {
         Failure::new(status, "http://localhost:1").of_call(Some("k1".into())).to_string()
@@ -117,7 +117,7 @@ mod tests {
     fn a_refusal_is_told_with_its_reason_and_figures() {
         let (id, item) = (InventoryId::new("steve").unwrap(), ItemCode::new(24).unwrap());
         let cause = RejectionCause::NotEnough { id, item, wanted: 5, held: 2 };
-        let text = told(status::refusal(&EngineError::Rejected(Rejection { operation: 1, cause })));
+        let text = told(status::engine_error(&EngineError::Rejected(Rejection { operation: 1, cause })));
         let expected = "FAILED_PRECONDITION: inventory \"steve\" has 2 of item code 24, needs 5\n  \
                         reason    NOT_ENOUGH (slotcast)\n  \
                         metadata  held = 2\n  \
@@ -131,9 +131,9 @@ mod tests {
 
     #[test]
     fn a_malformed_request_is_told_with_its_field() {
-        let text = told(status::invalid(&Invalid::new("add.stack.count", "INVALID_COUNT", "must be at least 1")));
+        let text = told(status::invalid(&FieldViolation::new("add.stack.count", "must be at least 1")));
         let expected = "INVALID_ARGUMENT: add.stack.count: must be at least 1\n  \
-                        reason    INVALID_COUNT (slotcast)\n  \
+                        reason    INVALID_ARGUMENT (slotcast)\n  \
                         field     add.stack.count: must be at least 1";
         assert_eq!(text, expected);
     }
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn when_the_end_is_unknown_the_key_is_given_back() {
-        let text = told(status::refusal(&EngineError::CommitUnknown));
+        let text = told(status::engine_error(&EngineError::CommitUnknown));
         assert!(text.contains("\n  retry in  1000 ms\n"), "{text}");
         assert!(text.ends_with("with --key k1 applies once, whether this one did or not"), "{text}");
     }

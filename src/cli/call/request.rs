@@ -120,21 +120,25 @@ fn are_alternatives(message: &MessageDescriptor) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grpc::v1;
+    use crate::wire::{FILE_DESCRIPTOR_SET, v1};
     use prost::Message;
     use prost_reflect::DescriptorPool;
 
     fn message(name: &str) -> MessageDescriptor {
-        let pool = DescriptorPool::decode(v1::FILE_DESCRIPTOR_SET).unwrap();
+        let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap();
         pool.get_message_by_name(&format!("slotcast.v1.{name}")).unwrap()
     }
 
     #[test]
     fn json_becomes_the_message_that_a_generated_client_would_send() {
-        let json = r#"{"move": {"inventoryId": "steve", "from_slot": 3, "toSlot": 0, "count": 0}}"#;
+        let json = r#"{"move": {"inventoryId": "steve", "from": {"slot": 3, "count": 0}, "to": {"slot": 0}}}"#;
         let parsed = parse(&message("MoveItemRequest"), json).unwrap();
         let sent = v1::MoveItemRequest::decode(parsed.encode_to_vec().as_slice()).unwrap();
-        let wanted = v1::MoveItem { inventory_id: "steve".into(), from_slot: 3, to_slot: 0, count: Some(0) };
+        let wanted = v1::MoveItem {
+            inventory_id: "steve".into(),
+            from: Some(v1::SlotQuantity { slot: 3, count: Some(0) }),
+            to: Some(v1::SlotRef { slot: 0 }),
+        };
         assert_eq!(sent.r#move, Some(wanted), "a count of 0 that was given is not one that was left out");
     }
 
@@ -146,7 +150,7 @@ mod tests {
                         DropItemRequest looks like this:\n\n\
                         {\n  \"drop\": {\n    \"inventoryId\": \"\",\n    \"slot\": 0,\n    \"count\": 0\n  }\n}";
         assert_eq!(told, expected);
-        let told = parse(&message("DropItemRequest"), r#"{"drop": {"slot": -1}}"#).unwrap_err();
+        let told = parse(&message("DropItemRequest"), r#"{"drop": {"from": {"slot": -1}}}"#).unwrap_err();
         assert!(told.contains(": the number is out of the range of its field at line 1 column"), "{told}");
         let told = parse(&message("GetCatalogRequest"), "{} x").unwrap_err();
         assert!(told.contains("trailing characters at line 1 column 4"), "{told}");
@@ -154,7 +158,7 @@ mod tests {
 
     #[test]
     fn every_skeleton_is_itself_a_request() {
-        let pool = DescriptorPool::decode(v1::FILE_DESCRIPTOR_SET).unwrap();
+        let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap();
         for rpc in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
             let json = skeleton(&rpc.input());
             parse(&rpc.input(), &json).unwrap_or_else(|error| panic!("{}: {error}", rpc.name()));

@@ -1,7 +1,7 @@
 //! The RPCs of the service, from its protobuf descriptors.
 
 use super::request::fields;
-use crate::grpc::v1::FILE_DESCRIPTOR_SET;
+use crate::wire::FILE_DESCRIPTOR_SET;
 use http::uri::PathAndQuery;
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 

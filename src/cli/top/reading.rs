@@ -1,7 +1,7 @@
 //! Readings of `GetStatistics`, and the rates between two readings.
 
-use crate::grpc::v1;
 use crate::statistics::{HistogramBucket, percentile};
+use crate::wire::v1;
 use serde::Serialize;
 
 /// Totals since the service started; streams, hot inventories and the queue are current values.

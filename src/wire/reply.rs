@@ -1,14 +1,7 @@
 //! Converts domain values to replies.
 
 use crate::domain::{Catalog, Digest, Inventory, ItemCode, OperationOutcome, Stack, Version};
-use crate::engine::MutationReply;
-use crate::grpc::v1;
-
-pub fn receipt(answer: &MutationReply) -> v1::MutationReceipt {
-    let inventories = answer.reply.versions.iter().map(version).collect();
-    let MutationReply { replayed, prediction_confirmed, .. } = *answer;
-    v1::MutationReceipt { inventories, replayed, prediction_confirmed }
-}
+use crate::wire::v1;
 
 pub fn version(version: &Version) -> v1::InventoryVersion {
     v1::InventoryVersion {

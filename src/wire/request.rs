@@ -1,28 +1,39 @@
 //! Converts requests to mutations. Parses every field exactly once; an error names the malformed field.
 
-use super::Invalid;
+use super::{ErrorReason, FieldViolation};
 use crate::domain::catalog::COUNT_MAX;
 use crate::domain::mutation::{GUARDS_MAX, Guard, OPERATIONS_MAX, TransferSource};
 use crate::domain::{
     Attributes, Count, Digest, Epoch, IdempotencyKey, InventoryId, ItemCode, ItemName, LayoutId, Mutation,
     NamedMutation, NamedOperation, Operation, PlayerId, Revision, SessionId, Slot, Stack, UnknownEntry, UnknownName,
 };
-use crate::grpc::v1;
-use crate::grpc::v1::operation::Operation as Wire;
 use crate::sync::subscription::SUBSCRIPTION_INVENTORIES_MAX;
+use crate::wire::v1;
+use crate::wire::v1::operation::Operation as Wire;
 
 /// Maximum length of a `reason`, in bytes.
 const REASON_BYTES_MAX: usize = 256;
 
-type Parsed<T> = Result<T, Invalid>;
+type Parsed<T> = Result<T, FieldViolation>;
 
 pub fn idempotency_key(context: &v1::MutationContext) -> Parsed<IdempotencyKey> {
     if context.reason.len() > REASON_BYTES_MAX {
-        let text = format!("must have at most {REASON_BYTES_MAX} bytes");
-        return Err(Invalid::new("context.reason", "REASON_TOO_LONG", text));
+        let text = format!("must have at most {REASON_BYTES_MAX} bytes, got {}", context.reason.len());
+        return Err(FieldViolation::new("context.reason", text));
     }
-    IdempotencyKey::new(&context.idempotency_key)
-        .map_err(|error| Invalid::new("context.idempotency_key", "INVALID_IDEMPOTENCY_KEY", error))
+    IdempotencyKey::new(&context.idempotency_key).map_err(|error| FieldViolation::new("context.idempotency_key", error))
+}
+
+/// Checks the reason of an administrative call, which is required because it is logged.
+pub fn reason(text: &str) -> Parsed<()> {
+    match text.trim().len() {
+        0 => Err(FieldViolation::new("reason", "required; it is logged")),
+        _ if text.len() > REASON_BYTES_MAX => {
+            let text = format!("must have at most {REASON_BYTES_MAX} bytes, got {}", text.len());
+            Err(FieldViolation::new("reason", text))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Parses a session id. Returns `None` if the text is empty.
@@ -30,21 +41,24 @@ pub fn session(field: &str, text: &str) -> Parsed<Option<SessionId>> {
     if text.is_empty() {
         return Ok(None);
     }
-    SessionId::new(text).map(Some).map_err(|error| Invalid::new(field, "INVALID_SESSION", error))
+    SessionId::new(text).map(Some).map_err(|error| FieldViolation::new(field, error))
 }
 
 /// Parses the digests that the session expects. Predictions require a session.
 pub fn predicted(context: &v1::MutationContext) -> Parsed<Vec<(InventoryId, Digest)>> {
-    let invalid = |text: &str| Invalid::new("context.predicted", "INVALID_PREDICTION", text);
+    let invalid = |text: &str| FieldViolation::new("context.predicted", text);
     if context.predicted.len() > SUBSCRIPTION_INVENTORIES_MAX {
-        return Err(invalid("names more inventories than a stream can follow"));
+        return Err(invalid(&format!(
+            "must contain at most {SUBSCRIPTION_INVENTORIES_MAX} digests, got {}",
+            context.predicted.len()
+        )));
     }
     if context.session.is_empty() && !context.predicted.is_empty() {
-        return Err(invalid("needs the session that predicts"));
+        return Err(FieldViolation::new("context.session", "required with context.predicted"));
     }
     let parse = |predicted: &v1::PredictedDigest| {
         let id = inventory_id("context.predicted.inventory_id", &predicted.inventory_id)?;
-        let digest = predicted.digest.as_ref().ok_or_else(|| invalid("has no digest"))?;
+        let digest = predicted.digest.as_ref().ok_or_else(|| invalid("digest: required"))?;
         Ok((id, super::frame::read_digest(digest)))
     };
     context.predicted.iter().map(parse).collect()
@@ -54,12 +68,12 @@ pub fn predicted(context: &v1::MutationContext) -> Parsed<Vec<(InventoryId, Dige
 /// later. If `single`, the operation comes from its own RPC and the paths of its fields have no index.
 pub fn mutation(context: &v1::MutationContext, operations: &[v1::Operation], single: bool) -> Parsed<NamedMutation> {
     if operations.is_empty() || operations.len() > OPERATIONS_MAX {
-        let text = format!("1 to {OPERATIONS_MAX} operations are possible, not {}", operations.len());
-        return Err(Invalid::new("operations", "TOO_MANY_OPERATIONS", text));
+        let text = format!("must contain 1 to {OPERATIONS_MAX} operations, got {}", operations.len());
+        return Err(FieldViolation::new("operations", text));
     }
     if context.expected.len() > GUARDS_MAX {
         let text = format!("must contain at most {GUARDS_MAX} guards, got {}", context.expected.len());
-        return Err(Invalid::new("context.expected", "TOO_MANY_EXPECTED", text));
+        return Err(FieldViolation::new("context.expected", text));
     }
     let expected = context.expected.iter().enumerate().map(|(index, expected)| {
         guard(expected).map_err(|invalid| invalid.within(&format!("context.expected[{index}]")))
@@ -74,7 +88,7 @@ pub fn mutation(context: &v1::MutationContext, operations: &[v1::Operation], sin
 /// Parses a guard. All three fields are required, because revisions are only comparable within one epoch.
 fn guard(expected: &v1::ExpectedRevision) -> Parsed<Guard> {
     let missing =
-        |field| Invalid::new(field, "MISSING", "required; send the one of the InventoryVersion that you know");
+        |field| FieldViolation::new(field, "required; use the value of the InventoryVersion that the guard refers to");
     let id = inventory_id("inventory_id", &expected.inventory_id)?;
     let epoch = Epoch::new(expected.epoch).ok_or_else(|| missing("epoch"))?;
     let revision = Some(expected.revision).filter(|revision| *revision != 0).ok_or_else(|| missing("revision"))?;
@@ -86,7 +100,7 @@ pub fn name_paths(operations: &[v1::Operation]) -> Vec<&'static str> {
     let path = |operation: &v1::Operation| match &operation.operation {
         Some(Wire::Create(_)) => "create",
         Some(Wire::Add(_)) => "add.stack",
-        Some(Wire::Remove(_)) => "remove.what",
+        Some(Wire::Remove(_)) => "remove.item",
         Some(Wire::Craft(_)) => "craft",
         Some(Wire::Transfer(_)) => "transfer.item",
         Some(Wire::Set(_)) => "set.stack",
@@ -98,13 +112,13 @@ pub fn name_paths(operations: &[v1::Operation]) -> Vec<&'static str> {
 
 /// Returns the error for a name that is not in the catalog, with the path of its field. `paths` comes from
 /// [`name_paths`] of the same request; `single` is as for [`mutation`].
-pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnknownName) -> Invalid {
+pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnknownName) -> FieldViolation {
     let (name, reason) = match &unknown.what {
-        UnknownEntry::Item { .. } | UnknownEntry::ItemCode { .. } => ("item", "UNKNOWN_ITEM"),
-        UnknownEntry::Recipe { .. } => ("recipe", "UNKNOWN_RECIPE"),
-        UnknownEntry::Layout { .. } => ("layout", "UNKNOWN_LAYOUT"),
+        UnknownEntry::Item { .. } | UnknownEntry::ItemCode { .. } => ("item", ErrorReason::UnknownItem),
+        UnknownEntry::Recipe { .. } => ("recipe", ErrorReason::UnknownRecipe),
+        UnknownEntry::Layout { .. } => ("layout", ErrorReason::UnknownLayout),
     };
-    let invalid = Invalid::new(name, reason, &unknown.what);
+    let invalid = FieldViolation::with_reason(name, reason, &unknown.what);
     let invalid = match unknown.stack {
         Some(index) => invalid.within("stack").within(&format!("stacks[{index}]")),
         None => invalid,
@@ -116,7 +130,7 @@ pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnknownName) -> Inva
 
 fn operation(operation: &v1::Operation) -> Parsed<NamedOperation> {
     let wire = operation.operation.as_ref();
-    let wire = wire.ok_or_else(|| Invalid::new("operation", "MISSING", "say what is to be done"))?;
+    let wire = wire.ok_or_else(|| FieldViolation::new("operation", "required"))?;
     match wire {
         Wire::Create(create) => self::create(create).map_err(|invalid| invalid.within("create")),
         Wire::Delete(delete) => {
@@ -138,8 +152,14 @@ fn create(create: &v1::CreateInventory) -> Parsed<NamedOperation> {
     let owner = owner("owner", &create.owner)?;
     // No catalog can have a layout whose id is not a valid name.
     let unknown = |_| match create.layout.as_str() {
-        "" => Invalid::new("layout", "UNKNOWN_LAYOUT", "required; name a layout of the catalog"),
-        layout => Invalid::new("layout", "UNKNOWN_LAYOUT", format!("no layout {layout:?}")),
+        "" => FieldViolation::with_reason(
+            "layout",
+            ErrorReason::UnknownLayout,
+            "required; set it to the id of a layout of the catalog",
+        ),
+        layout => {
+            FieldViolation::with_reason("layout", ErrorReason::UnknownLayout, format!("unknown layout {layout:?}"))
+        }
     };
     let layout = LayoutId::new(&create.layout).map_err(unknown)?;
     Ok(Operation::Create { id, owner, layout, stacks: slot_stacks(&create.stacks)? })
@@ -153,25 +173,20 @@ fn add(add: &v1::AddItem) -> Parsed<NamedOperation> {
 
 fn remove(remove: &v1::RemoveItem) -> Parsed<NamedOperation> {
     let id = inventory_id("inventory_id", &remove.inventory_id)?;
-    let (item, attributes, count) = quantity("what", remove.what.as_ref())?;
+    let (item, attributes, count) = quantity("item", remove.item.as_ref())?;
     Ok(Operation::Remove { id, item, attributes, count })
 }
 
 fn shift(shift: &v1::MoveItem) -> Parsed<NamedOperation> {
-    Ok(Operation::Move {
-        id: inventory_id("inventory_id", &shift.inventory_id)?,
-        from: slot("from_slot", shift.from_slot)?,
-        to: slot("to_slot", shift.to_slot)?,
-        count: optional_count("count", shift.count)?,
-    })
+    let id = inventory_id("inventory_id", &shift.inventory_id)?;
+    let (from, count) = slot_quantity("from", shift.from.as_ref())?;
+    Ok(Operation::Move { id, from, to: slot_ref("to", shift.to.as_ref())?, count })
 }
 
 fn drop(drop: &v1::DropItem) -> Parsed<NamedOperation> {
-    Ok(Operation::Drop {
-        id: inventory_id("inventory_id", &drop.inventory_id)?,
-        slot: slot("slot", drop.slot)?,
-        count: optional_count("count", drop.count)?,
-    })
+    let id = inventory_id("inventory_id", &drop.inventory_id)?;
+    let (slot, count) = slot_quantity("from", drop.from.as_ref())?;
+    Ok(Operation::Drop { id, slot, count })
 }
 
 fn craft(craft: &v1::CraftItem) -> Parsed<NamedOperation> {
@@ -184,24 +199,24 @@ fn transfer(transfer: &v1::TransferItem) -> Parsed<NamedOperation> {
     let from = inventory_id("from_inventory_id", &transfer.from_inventory_id)?;
     let to = inventory_id("to_inventory_id", &transfer.to_inventory_id)?;
     let what = match &transfer.what {
-        None => return Err(Invalid::new("what", "MISSING", "give from_slot or item")),
-        Some(What::FromSlot(from)) => TransferSource::Slot {
-            slot: slot("from_slot.slot", from.slot)?,
-            count: optional_count("from_slot.count", from.count)?,
-        },
+        None => return Err(FieldViolation::new("what", "required; set from or item")),
+        Some(What::From(from)) => {
+            let (slot, count) = slot_quantity("from", Some(from))?;
+            TransferSource::Slot { slot, count }
+        }
         Some(What::Item(item)) => {
             let (item, attributes, count) = quantity("item", Some(item))?;
             TransferSource::Item { item, attributes, count }
         }
     };
-    let to_slot = transfer.to_slot.map(|to| slot("to_slot", to)).transpose()?;
+    let to_slot = transfer.to.as_ref().map(|to| slot_ref("to", Some(to))).transpose()?;
     Ok(Operation::Transfer { from, what, to, to_slot, allow_partial: transfer.allow_partial })
 }
 
 fn set(set: &v1::SetSlot) -> Parsed<NamedOperation> {
     let id = inventory_id("inventory_id", &set.inventory_id)?;
     let stack = set.stack.as_ref().map(|wanted| stack("stack", Some(wanted))).transpose()?;
-    Ok(Operation::Set { id, slot: slot("slot", set.slot)?, stack })
+    Ok(Operation::Set { id, slot: slot_ref("at", set.at.as_ref())?, stack })
 }
 
 fn rearrange(wanted: &v1::RearrangeInventory) -> Parsed<NamedOperation> {
@@ -210,7 +225,7 @@ fn rearrange(wanted: &v1::RearrangeInventory) -> Parsed<NamedOperation> {
 }
 
 pub fn inventory_id(field: &str, text: &str) -> Parsed<InventoryId> {
-    InventoryId::new(text).map_err(|error| Invalid::new(field, "INVALID_INVENTORY_ID", error))
+    InventoryId::new(text).map_err(|error| FieldViolation::new(field, error))
 }
 
 /// Parses an owner. Returns `None` if the text is empty.
@@ -218,20 +233,39 @@ pub fn owner(field: &str, text: &str) -> Parsed<Option<PlayerId>> {
     if text.is_empty() {
         return Ok(None);
     }
-    PlayerId::new(text).map(Some).map_err(|error| Invalid::new(field, "INVALID_OWNER", error))
+    PlayerId::new(text).map(Some).map_err(|error| FieldViolation::new(field, error))
 }
 
 fn slot(field: &str, slot: u32) -> Parsed<Slot> {
-    let out_of_range = |_| Invalid::new(field, "SLOT_OUT_OF_RANGE", format!("there is no slot {slot}"));
+    let out_of_range = |_| {
+        FieldViolation::with_reason(
+            field,
+            ErrorReason::SlotOutOfRange,
+            format!("slot {slot} does not exist; no inventory has more than {} slots", u16::MAX),
+        )
+    };
     u16::try_from(slot).map(Slot).map_err(out_of_range)
+}
+
+/// Parses a slot that the field `field` refers to.
+fn slot_ref(field: &str, reference: Option<&v1::SlotRef>) -> Parsed<Slot> {
+    let reference = reference.ok_or_else(|| FieldViolation::new(field, "required"))?;
+    slot("slot", reference.slot).map_err(|violation| violation.within(field))
+}
+
+/// Parses a slot and how many of its items are meant: `None` for the whole stack.
+fn slot_quantity(field: &str, quantity: Option<&v1::SlotQuantity>) -> Parsed<(Slot, Option<Count>)> {
+    let quantity = quantity.ok_or_else(|| FieldViolation::new(field, "required"))?;
+    let parse = || Ok((slot("slot", quantity.slot)?, optional_count("count", quantity.count)?));
+    parse().map_err(|violation: FieldViolation| violation.within(field))
 }
 
 fn count(field: &str, count: u32) -> Parsed<Count> {
     if count > COUNT_MAX {
-        let text = format!("must be at most {COUNT_MAX}; {count} may have been a negative number");
-        return Err(Invalid::new(field, "INVALID_COUNT", text));
+        let text = format!("must be at most {COUNT_MAX}, got {count} (which may have been a negative number)");
+        return Err(FieldViolation::new(field, text));
     }
-    Count::new(count).ok_or_else(|| Invalid::new(field, "INVALID_COUNT", "must be at least 1"))
+    Count::new(count).ok_or_else(|| FieldViolation::new(field, "must be at least 1, got 0"))
 }
 
 fn optional_count(field: &str, wanted: Option<u32>) -> Parsed<Option<Count>> {
@@ -240,15 +274,16 @@ fn optional_count(field: &str, wanted: Option<u32>) -> Parsed<Option<Count>> {
 
 fn attributes(field: &str, bytes: &[u8]) -> Parsed<Attributes> {
     let too_large = || {
-        let text = format!("must have at most {} bytes, not {}", Attributes::BYTES_MAX, bytes.len());
-        Invalid::new(field, "ATTRIBUTES_TOO_LARGE", text)
+        let text = format!("must have at most {} bytes, got {}", Attributes::BYTES_MAX, bytes.len());
+        FieldViolation::new(field, text)
     };
     Attributes::new(bytes).ok_or_else(too_large)
 }
 
 /// Parses an item, named by its id, its code, or both.
 fn item(field: &str, id: &str, code: u32) -> Parsed<ItemName> {
-    let unnamed = || Invalid::new(field, "UNKNOWN_ITEM", "name the item by its id or its code");
+    let unnamed =
+        || FieldViolation::with_reason(field, ErrorReason::UnknownItem, "required; set the id or the code of an item");
     match (id, ItemCode::new(code)) {
         ("", None) => Err(unnamed()),
         ("", Some(code)) => Ok(ItemName::Code(code)),
@@ -258,7 +293,7 @@ fn item(field: &str, id: &str, code: u32) -> Parsed<ItemName> {
 }
 
 fn stack(field: &str, stack: Option<&v1::Stack>) -> Parsed<Stack<ItemName>> {
-    let stack = stack.ok_or_else(|| Invalid::new(field, "MISSING", "say which items"))?;
+    let stack = stack.ok_or_else(|| FieldViolation::new(field, "required"))?;
     let parse = || {
         Ok(Stack {
             item: item("item", &stack.item, stack.item_code)?,
@@ -266,17 +301,17 @@ fn stack(field: &str, stack: Option<&v1::Stack>) -> Parsed<Stack<ItemName>> {
             attributes: attributes("attributes", &stack.attributes)?,
         })
     };
-    parse().map_err(|invalid: Invalid| invalid.within(field))
+    parse().map_err(|invalid: FieldViolation| invalid.within(field))
 }
 
 fn quantity(field: &str, quantity: Option<&v1::ItemQuantity>) -> Parsed<(ItemName, Option<Attributes>, Count)> {
-    let quantity = quantity.ok_or_else(|| Invalid::new(field, "MISSING", "say which items"))?;
+    let quantity = quantity.ok_or_else(|| FieldViolation::new(field, "required"))?;
     let parse = || {
         let item = item("item", &quantity.item, quantity.item_code)?;
         let of_kind = quantity.attributes.as_deref().map(|bytes| attributes("attributes", bytes)).transpose()?;
         Ok((item, of_kind, count("count", quantity.count)?))
     };
-    parse().map_err(|invalid: Invalid| invalid.within(field))
+    parse().map_err(|invalid: FieldViolation| invalid.within(field))
 }
 
 fn slot_stacks(stacks: &[v1::SlotStack]) -> Parsed<Vec<(Slot, Stack<ItemName>)>> {

@@ -1,7 +1,7 @@
 //! Reads the catalog from the wire, so that the client library predicts with the rules that the service applies.
 
 use crate::domain::catalog::{Catalog, CatalogSource, RecipeSource};
-use crate::grpc::v1;
+use crate::wire::v1;
 use std::collections::HashMap;
 
 /// Returns the catalog of a reply, validated like a catalog from a file.
@@ -28,27 +28,4 @@ pub fn read(reply: &v1::GetCatalogResponse) -> Result<Catalog, Vec<String>> {
         recipes: reply.recipes.iter().map(recipe).collect(),
         layouts: reply.layouts.iter().map(layout).collect(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::catalog_file::default_catalog;
-    use crate::grpc::convert::reply;
-
-    #[test]
-    fn a_catalog_survives_the_wire() {
-        let sent = default_catalog();
-        let received = read(&reply::catalog(&sent, "1")).unwrap();
-        assert_eq!(received.items(), sent.items());
-        assert_eq!(received.recipes(), sent.recipes());
-        assert!(received.layouts().eq(sent.layouts()));
-    }
-
-    #[test]
-    fn a_recipe_of_an_item_that_is_not_there_is_told() {
-        let mut reply = reply::catalog(&default_catalog(), "1");
-        reply.recipes[0].inputs[0].item_code = 999;
-        assert_eq!(read(&reply).unwrap_err(), ["recipe \"oak_planks\": unknown item \"code 999\""]);
-    }
 }

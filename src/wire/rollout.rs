@@ -1,15 +1,10 @@
-//! The messages of `AdminService`.
+//! Converts the rollout settings of `AdminService`, in both directions: the service reads them, `slotcast rollout`
+//! writes them.
 
-use super::Invalid;
-use crate::engine::EngineStatistics;
-use crate::grpc::v1;
-use crate::statistics::{FrameKind, HistogramBucket, MessageCount, StreamCounts, percentile};
-use crate::sync::{OutOfBounds, Rollout, RolloutField, SyncTrigger};
+use super::{FieldViolation, v1};
+use crate::sync::{OutOfBounds, Rollout, RolloutField};
 
-/// Maximum length of a `reason`, in bytes.
-const REASON_BYTES_MAX: usize = 256;
-
-pub fn rollout(rollout: &Rollout) -> v1::Rollout {
+pub fn message(rollout: &Rollout) -> v1::Rollout {
     // All values are within their bounds, which fit in 32 bits.
     let read = |field: RolloutField| field.read(rollout) as u32;
     v1::Rollout {
@@ -86,81 +81,11 @@ pub fn update(reason: &str, values: &[(RolloutField, u64)]) -> v1::UpdateRollout
     request
 }
 
-/// Checks the reason of a call, which is required because it is logged.
-pub fn reason(text: &str) -> Result<(), Invalid> {
-    match text.trim().len() {
-        0 => Err(Invalid::new("reason", "MISSING", "say why; it is logged")),
-        _ if text.len() > REASON_BYTES_MAX => {
-            let text = format!("must have at most {REASON_BYTES_MAX} bytes");
-            Err(Invalid::new("reason", "REASON_TOO_LONG", text))
-        }
-        _ => Ok(()),
-    }
-}
-
-pub fn out_of_bounds(problem: &OutOfBounds) -> Invalid {
+/// Returns the violation for a value that is out of the bounds of its setting.
+pub fn out_of_bounds(problem: &OutOfBounds) -> FieldViolation {
     let bounds = problem.field.bounds();
-    let text = format!("must be {} to {}, not {}", bounds.start(), bounds.end(), problem.value);
-    Invalid::new(problem.field.name(), "OUT_OF_BOUNDS", text)
-}
-
-pub fn streams(counts: &StreamCounts) -> v1::StreamStatistics {
-    let sync = |(kind, trigger, sent): &(FrameKind, SyncTrigger, MessageCount)| v1::SyncStatistics {
-        kind: sync_kind(*kind).into(),
-        trigger: sync_trigger(*trigger).into(),
-        count: count(sent),
-    };
-    v1::StreamStatistics {
-        open: counts.open,
-        syncs: counts.syncs.iter().map(sync).collect(),
-        quiet: count(&counts.quiet),
-        immediate_full: count(&counts.immediate_full),
-        shadow: Some(v1::ShadowStatistics {
-            sent: count(&counts.shadow.sent),
-            computed: count(&counts.shadow.computed),
-            mismatches: counts.shadow.mismatches,
-            unverified: counts.shadow.unverified,
-        }),
-        desyncs_reported: counts.desyncs_reported,
-    }
-}
-
-pub fn commits(statistics: &EngineStatistics) -> v1::CommitStatistics {
-    let bucket = |bucket: &HistogramBucket| v1::HistogramBucket { upper: bucket.upper, count: bucket.count };
-    v1::CommitStatistics {
-        commits: statistics.commits,
-        transactions: statistics.transactions,
-        commits_failed: statistics.commits_failed,
-        latency_p50_us: percentile(&statistics.latency_us, 50),
-        latency_p99_us: percentile(&statistics.latency_us, 99),
-        latency_us: statistics.latency_us.iter().map(bucket).collect(),
-        batch_p50: percentile(&statistics.batch, 50),
-        batch_p99: percentile(&statistics.batch, 99),
-        hot_inventories: statistics.hot_inventories,
-        queue: statistics.queue,
-        queue_max: statistics.queue_max,
-    }
-}
-
-fn count(count: &MessageCount) -> Option<v1::MessageCount> {
-    Some(v1::MessageCount { messages: count.messages, bytes: count.bytes })
-}
-
-fn sync_kind(kind: FrameKind) -> v1::SyncKind {
-    match kind {
-        FrameKind::Full => v1::SyncKind::Full,
-        FrameKind::Delta => v1::SyncKind::Delta,
-    }
-}
-
-fn sync_trigger(trigger: SyncTrigger) -> v1::SyncTrigger {
-    match trigger {
-        SyncTrigger::None => v1::SyncTrigger::Unspecified,
-        SyncTrigger::Initial => v1::SyncTrigger::Initial,
-        SyncTrigger::News => v1::SyncTrigger::News,
-        SyncTrigger::Echo => v1::SyncTrigger::Echo,
-        SyncTrigger::Correction => v1::SyncTrigger::Correction,
-    }
+    let text = format!("must be {} to {}, got {}", bounds.start(), bounds.end(), problem.value);
+    FieldViolation::new(problem.field.name(), text)
 }
 
 #[cfg(test)]
@@ -175,7 +100,7 @@ mod tests {
         }
         let distinct = RolloutField::ALL.into_iter().zip(1..).map(|(field, n)| (field, *field.bounds().start() + n));
         let distinct: Vec<_> = distinct.collect();
-        let set = Rollout::default().with(distinct.iter().copied()).expect("they are within bounds");
-        assert_eq!(read_rollout(&rollout(&set)), distinct);
+        let set = Rollout::default().with(distinct.iter().copied()).expect("within bounds");
+        assert_eq!(read_rollout(&message(&set)), distinct);
     }
 }

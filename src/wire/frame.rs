@@ -1,30 +1,30 @@
 //! Converts the messages of streams, in both directions: the service writes them, the client library reads them.
 
-use super::{Invalid, reply, request};
+use super::{FieldViolation, reply, request};
 use crate::domain::{Attributes, Count, Digest, Epoch, InventoryId, ItemCode, KeyTag, Revision, Slot, Stack, Version};
-use crate::grpc::v1;
 use crate::sync::subscription::SUBSCRIPTION_INVENTORIES_MAX;
 use crate::sync::{
     ChangeKind, ChangeRecord, Cursor, Frame, FrameBody, FullReason, InventoryFrame, SlotChange, SubscribeOptions,
 };
+use crate::wire::v1;
 use std::collections::HashSet;
 
 /// Parses a subscription: the inventories to watch, and the options. The request does not decide what the reader may
 /// read; the caller sets that.
 pub fn subscribe_options(
     request: &v1::SubscribeInventoryRequest,
-) -> Result<(Vec<InventoryId>, SubscribeOptions), Invalid> {
+) -> Result<(Vec<InventoryId>, SubscribeOptions), FieldViolation> {
     let wanted = request.inventories.len();
     if wanted == 0 || wanted > SUBSCRIPTION_INVENTORIES_MAX {
-        let text = format!("1 to {SUBSCRIPTION_INVENTORIES_MAX} inventories are possible on one stream, not {wanted}");
-        return Err(Invalid::new("inventories", "INVALID_SUBSCRIPTION", text));
+        let text = format!("must contain 1 to {SUBSCRIPTION_INVENTORIES_MAX} inventories, got {wanted}");
+        return Err(FieldViolation::new("inventories", text));
     }
     let mut seen = HashSet::new();
     let parse = |(index, watch): (usize, &v1::Watch)| {
         let field = format!("inventories[{index}].inventory_id");
         let id = request::inventory_id(&field, &watch.inventory_id)?;
         if !seen.insert(id.clone()) {
-            return Err(Invalid::new(&field, "INVALID_SUBSCRIPTION", "is named twice"));
+            return Err(FieldViolation::new(&field, "duplicate inventory"));
         }
         // A cursor without an epoch matches no inventory: its reader has no state.
         let cursor = watch

@@ -1,9 +1,8 @@
 //! Read authorization: decides what a caller may read, once for each call, and on a stream for each frame.
 
-use super::status;
 use crate::domain::{Inventory, InventoryId, PlayerId};
-use crate::identity::{ExpiryWatch, Lapsed, Role};
-use crate::middleware::Identity;
+use crate::identity::{ExpiryWatch, Identity, Lapsed, Role};
+use crate::status;
 use crate::sync::ReadAccess;
 use std::future::pending;
 use tokio::time::Instant;
@@ -18,7 +17,7 @@ pub fn readable<'a>(
 ) -> Result<&'a Inventory, Status> {
     match owner(identity)? {
         Some(player) => {
-            found.filter(|inventory| inventory.owner.as_ref() == Some(player)).ok_or_else(status::not_yours)
+            found.filter(|inventory| inventory.owner.as_ref() == Some(player)).ok_or_else(status::no_access)
         }
         None => found.ok_or_else(|| status::inventory_not_found(id)),
     }
@@ -41,7 +40,7 @@ pub fn access(identity: &Identity) -> Result<ReadAccess, Status> {
 /// inventories.
 fn owner(identity: &Identity) -> Result<Option<&PlayerId>, Status> {
     match identity.role {
-        Role::Player => identity.player.as_ref().map(Some).ok_or_else(status::not_yours),
+        Role::Player => identity.player.as_ref().map(Some).ok_or_else(status::no_access),
         Role::Service | Role::Admin => Ok(None),
     }
 }
@@ -49,11 +48,11 @@ fn owner(identity: &Identity) -> Result<Option<&PlayerId>, Status> {
 /// Authorization of an open stream. It ends when the reader's token expires or the key that signed the token is
 /// revoked.
 #[derive(Debug)]
-pub struct Permit {
+pub struct ReadAuthorization {
     expiry: Option<ExpiryWatch>,
 }
 
-impl Permit {
+impl ReadAuthorization {
     pub fn of(identity: &Identity) -> Self {
         Self { expiry: identity.expires.as_ref().map(|expiry| expiry.watch()) }
     }

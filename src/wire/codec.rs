@@ -1,6 +1,6 @@
 //! A protobuf codec with small buffers: an idle stream uses little memory, and each message is one body frame.
 
-use super::status;
+use super::reason;
 use prost::Message;
 use std::marker::PhantomData;
 use tonic::Status;
@@ -53,7 +53,7 @@ impl<U: Message + Default> Decoder for SmallBufferDecoder<U> {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         let decoded = self.0.decode(buffer);
-        decoded.map_err(|error| if is_request::<U>() { status::malformed(error.message()) } else { error })
+        decoded.map_err(|error| if is_request::<U>() { reason::malformed(error.message()) } else { error })
     }
 
     fn buffer_settings(&self) -> BufferSettings {

@@ -1,0 +1,306 @@
+//! Converts errors to statuses; no other module does. The mapping is exhaustive: a new kind of error does not compile
+//! until it is mapped. The status code follows from the reason ([`crate::wire::reason`]).
+//!
+//! The text of an inner error never reaches a caller; a status contains only information that the caller can act on.
+
+use crate::domain::{InventoryId, Rejection, RejectionCause, UnknownName};
+use crate::engine::EngineError;
+use crate::identity::{Lapsed, Unverified};
+use crate::store::StoreError;
+use crate::sync::TooLarge;
+use crate::sync::subscription::SUBSCRIPTION_SLOTS_MAX;
+use crate::wire::reason::error_details;
+pub use crate::wire::reason::malformed;
+use crate::wire::{CALLER_METADATA, ErrorReason, FieldViolation, PLAYER_METADATA, request};
+use std::time::Duration;
+use tonic::Status;
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// Returns the status for an invalid field.
+pub fn invalid(violation: &FieldViolation) -> Status {
+    all_invalid(std::slice::from_ref(violation))
+}
+
+/// Returns the status for several invalid fields, at least one. The first one determines the reason.
+pub fn all_invalid(violations: &[FieldViolation]) -> Status {
+    invalid_with(violations, [])
+}
+
+fn invalid_with(violations: &[FieldViolation], metadata: impl IntoIterator<Item = (&'static str, String)>) -> Status {
+    let reason = violations.first().map_or(ErrorReason::InvalidArgument, |first| first.reason);
+    let mut details = error_details(reason, metadata);
+    for violation in violations {
+        details.add_bad_request_violation(&violation.field, &violation.description);
+    }
+    let text: Vec<String> = violations.iter().map(ToString::to_string).collect();
+    status(reason, text.join("; "), details)
+}
+
+pub fn inventory_not_found(id: &InventoryId) -> Status {
+    rejection(&Rejection { operation: 0, cause: RejectionCause::InventoryNotFound { id: id.clone() } })
+}
+
+/// Returns the status for a malformed name of the caller.
+pub fn invalid_caller() -> Status {
+    invalid(&FieldViolation::new(
+        CALLER_METADATA,
+        "must be 1 to 128 bytes of UTF-8 without control characters, sent once",
+    ))
+}
+
+/// Returns the status for a malformed name of the player.
+pub fn invalid_player() -> Status {
+    invalid(&FieldViolation::new(
+        PLAYER_METADATA,
+        "must be 1 to 128 bytes of UTF-8 without control characters, sent once",
+    ))
+}
+
+/// Authentication failed. All problems of an invalid token have the same reason and text, because details would only
+/// help an attacker.
+pub fn unverified(unverified: Unverified) -> Status {
+    let (reason, text) = match unverified {
+        Unverified::Missing => (
+            ErrorReason::TokenMissing,
+            "authentication required: send `authorization: Bearer TOKEN` or a client certificate that the server accepts",
+        ),
+        Unverified::Invalid { .. } => {
+            (ErrorReason::TokenInvalid, "invalid token; get a new one from your login service")
+        }
+        Unverified::Expired => {
+            (ErrorReason::TokenExpired, "the token or client certificate has expired; get a new one")
+        }
+        Unverified::TooManyWrong { retry_after } => {
+            let text = "too many invalid tokens from this address; retry later with a valid token";
+            return quota(ErrorReason::RateLimited, "address", text, retry_after);
+        }
+    };
+    plain(reason, text)
+}
+
+/// The token with which a stream was opened is no longer valid.
+pub fn lapsed(lapsed: Lapsed) -> Status {
+    match lapsed {
+        Lapsed::Expired => unverified(Unverified::Expired),
+        Lapsed::Revoked => unverified(Unverified::Invalid { why: "its key is not accepted any more" }),
+    }
+}
+
+/// The player may not read the inventory. The same status if the inventory belongs to another player, has no owner, or
+/// does not exist.
+pub fn no_access() -> Status {
+    plain(ErrorReason::NoAccess, "the inventory does not exist or does not belong to this player")
+}
+
+pub fn role_too_low() -> Status {
+    plain(ErrorReason::RoleTooLow, "the role of this caller does not permit this method")
+}
+
+pub fn lists_of_others() -> Status {
+    plain(ErrorReason::RoleTooLow, "a player can only list its own inventories; set owner to the player's id")
+}
+
+pub fn acts_for_another_player() -> Status {
+    plain(ErrorReason::RoleTooLow, "a player cannot act for another player; remove the metadata slotcast-player")
+}
+
+pub fn unknown_method() -> Status {
+    plain(ErrorReason::UnknownMethod, "unknown method; server reflection lists all methods")
+}
+
+/// The caller exceeds its request rate; the next request is accepted after `retry_after`.
+pub fn rate_limited(retry_after: Duration) -> Status {
+    quota(ErrorReason::RateLimited, "caller", "too many requests from this caller; reduce the rate", retry_after)
+}
+
+/// The opener of a stream, a player or a caller, has reached its maximum of open streams.
+pub fn too_many_streams(opener: &str, streams_max: u32) -> Status {
+    let text = format!(
+        "at most {streams_max} streams may be open at the same time; close one, or follow more inventories on each"
+    );
+    quota(ErrorReason::TooManyStreams, opener, &text, Duration::from_secs(1))
+}
+
+/// The inventories of one stream together have too many slots. Opening the same stream again does not help.
+pub fn subscription_too_large(TooLarge { slots }: TooLarge) -> Status {
+    let text = format!(
+        "the inventories of one stream can have at most {SUBSCRIPTION_SLOTS_MAX} slots together, got {slots}; \
+         use several streams"
+    );
+    let metadata = [("slots", slots.to_string()), ("slots_max", SUBSCRIPTION_SLOTS_MAX.to_string())];
+    let mut details = error_details(ErrorReason::SubscriptionTooLarge, metadata);
+    details.add_quota_failure_violation("inventories", &text);
+    status(ErrorReason::SubscriptionTooLarge, text, details)
+}
+
+/// The server drains, or this connection has reached its maximum age. The client can continue at another replica, or
+/// at the same one after its restart.
+pub fn draining() -> Status {
+    retry(ErrorReason::Draining, "the connection is closing; connect again", Duration::from_millis(500))
+}
+
+/// The deadline of the call has expired.
+pub fn deadline_exceeded() -> Status {
+    let text = "deadline exceeded; repeat a mutation with the same key to learn its outcome";
+    plain(ErrorReason::DeadlineExceeded, text)
+}
+
+/// A name is not in the catalog. `paths` are the paths of the request's names, from [`request::name_paths`].
+pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnknownName) -> Status {
+    let violation = request::unknown_name(paths, single, unknown);
+    invalid_with(&[violation], [("operation", unknown.operation.to_string())])
+}
+
+pub fn engine_error(error: &EngineError) -> Status {
+    match error {
+        EngineError::Rejected(cause) => rejection(cause),
+        EngineError::UnknownName(unknown) => unknown_name(&[], true, unknown),
+        EngineError::KeyReused => key_precondition(
+            ErrorReason::IdempotencyKeyReused,
+            "this idempotency key was used with another payload; use a new key for a new mutation",
+        ),
+        EngineError::KeyExpired => key_precondition(
+            ErrorReason::IdempotencyKeyExpired,
+            "this idempotency key is older than the keys that the server remembers; read the inventories, then decide \
+             whether to send a new mutation with a new key",
+        ),
+        EngineError::KeyFromTheFuture { ahead_ms } => invalid(&FieldViolation::with_reason(
+            "context.idempotency_key",
+            ErrorReason::IdempotencyKeyFromTheFuture,
+            format!("its time is {ahead_ms} ms ahead of the server's clock; set your clock, or retry after that time"),
+        )),
+        EngineError::QueueFull { retry_after } => {
+            retry(ErrorReason::QueueFull, "the queue of waiting mutations is full; retry later", *retry_after)
+        }
+        EngineError::Store(error) => store_error(error),
+        EngineError::CommitUnknown => retry(
+            ErrorReason::CommitUnknown,
+            "it is unknown whether the mutation was applied; repeat it with the same key to learn its outcome",
+            Duration::from_secs(1),
+        ),
+        EngineError::Stopped => draining(),
+    }
+}
+
+fn store_error(error: &StoreError) -> Status {
+    let after = Duration::from_secs(1);
+    match error {
+        StoreError::Full { .. } => {
+            let text = "the store is full; mutations fail until it has room again, reads still work";
+            quota(ErrorReason::StoreFull, "store", text, after)
+        }
+        StoreError::Unavailable { .. } => {
+            retry(ErrorReason::StoreUnavailable, "the store is temporarily unavailable; retry later", after)
+        }
+        StoreError::Corrupt { .. } => {
+            plain(ErrorReason::StoreCorrupt, "stored data is damaged; ask the operator to read the server's log")
+        }
+    }
+}
+
+fn rejection(rejection: &Rejection) -> Status {
+    use RejectionCause as Cause;
+    let text = rejection.cause.to_string();
+    let (reason, subject) = match &rejection.cause {
+        Cause::InventoryNotFound { id } => (ErrorReason::InventoryNotFound, Subject::Inventory(id)),
+        Cause::InventoryExists { id } => (ErrorReason::InventoryExists, Subject::Inventory(id)),
+        Cause::UnknownLayout { .. } => (ErrorReason::UnknownLayout, Subject::Field("layout")),
+        Cause::SlotOutOfRange { .. } => (ErrorReason::SlotOutOfRange, Subject::Field("slot")),
+        Cause::DuplicateSlot { .. } => (ErrorReason::DuplicateSlot, Subject::Field("stacks")),
+        Cause::StackTooLarge { .. } => (ErrorReason::StackTooLarge, Subject::Field("count")),
+        Cause::UnknownItemCode { .. } => (ErrorReason::UnknownItem, Subject::Field("item_code")),
+        Cause::TransferToItself { .. } => (ErrorReason::SameInventory, Subject::Field("to_inventory_id")),
+        Cause::NotEnough { id, .. } => (ErrorReason::NotEnough, Subject::Rule(id)),
+        Cause::NoRoom { id, .. } => (ErrorReason::NoRoom, Subject::Rule(id)),
+        Cause::SlotEmpty { id, .. } => (ErrorReason::SlotEmpty, Subject::Rule(id)),
+        Cause::SlotOccupied { id, .. } => (ErrorReason::SlotOccupied, Subject::Rule(id)),
+        Cause::NotARearrangement { id } => (ErrorReason::NotARearrangement, Subject::Rule(id)),
+        Cause::StaleRevision { expected, .. } => (ErrorReason::StaleRevision, Subject::Inventory(&expected.id)),
+    };
+    let mut details = error_details(reason, metadata(rejection));
+    match subject {
+        Subject::Inventory(id) => {
+            details.set_resource_info("slotcast.v1.Inventory", id.as_str(), "", &text);
+        }
+        Subject::Field(field) => {
+            details.add_bad_request_violation(field, &text);
+        }
+        Subject::Rule(id) => {
+            details.add_precondition_failure_violation(reason.name(), id.as_str(), &text);
+        }
+    }
+    status(reason, text, details)
+}
+
+/// What a rejection refers to, which determines the standard detail of its status.
+enum Subject<'a> {
+    Inventory(&'a InventoryId),
+    Field(&'static str),
+    Rule(&'a InventoryId),
+}
+
+/// Returns the values that a program needs to handle a rejection without parsing the text.
+fn metadata(rejection: &Rejection) -> Vec<(&'static str, String)> {
+    use RejectionCause as Cause;
+    let mut pairs = match &rejection.cause {
+        Cause::StaleRevision { expected, epoch, revision } => vec![
+            ("inventory_id", expected.id.to_string()),
+            ("current_revision", revision.0.to_string()),
+            ("epoch", epoch.get().to_string()),
+        ],
+        Cause::NotEnough { id, item, wanted, held } => vec![
+            ("inventory_id", id.to_string()),
+            ("item_code", item.get().to_string()),
+            ("wanted", wanted.to_string()),
+            ("held", held.to_string()),
+        ],
+        Cause::NoRoom { id, item, wanted, room } => vec![
+            ("inventory_id", id.to_string()),
+            ("item_code", item.get().to_string()),
+            ("wanted", wanted.to_string()),
+            ("room", room.to_string()),
+        ],
+        Cause::SlotEmpty { id, slot } | Cause::SlotOccupied { id, slot } => {
+            vec![("inventory_id", id.to_string()), ("slot", slot.0.to_string())]
+        }
+        Cause::InventoryNotFound { id }
+        | Cause::InventoryExists { id }
+        | Cause::SlotOutOfRange { id, .. }
+        | Cause::TransferToItself { id }
+        | Cause::NotARearrangement { id } => vec![("inventory_id", id.to_string())],
+        Cause::UnknownLayout { .. }
+        | Cause::DuplicateSlot { .. }
+        | Cause::StackTooLarge { .. }
+        | Cause::UnknownItemCode { .. } => Vec::new(),
+    };
+    pairs.push(("operation", rejection.operation.to_string()));
+    pairs
+}
+
+fn key_precondition(reason: ErrorReason, text: &str) -> Status {
+    let mut details = error_details(reason, []);
+    details.add_precondition_failure_violation(reason.name(), "context.idempotency_key", text);
+    status(reason, text, details)
+}
+
+fn retry(reason: ErrorReason, text: &str, after: Duration) -> Status {
+    let mut details = error_details(reason, []);
+    details.set_retry_info(Some(after));
+    status(reason, text, details)
+}
+
+fn quota(reason: ErrorReason, subject: &str, text: &str, retry_after: Duration) -> Status {
+    let mut details = error_details(reason, []);
+    details.add_quota_failure_violation(subject, text).set_retry_info(Some(retry_after));
+    status(reason, text, details)
+}
+
+/// Returns a status without details other than `ErrorInfo`.
+fn plain(reason: ErrorReason, text: &str) -> Status {
+    status(reason, text, error_details(reason, []))
+}
+
+/// Returns a status whose code follows from the reason.
+fn status(reason: ErrorReason, text: impl Into<String>, details: ErrorDetails) -> Status {
+    Status::with_error_details(reason.code(), text, details)
+}

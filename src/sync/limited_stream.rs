@@ -1,0 +1,26 @@
+//! Extensions of a stream's response that tell the layer which enforces the sync limit whose syncs the stream sends.
+
+use crate::domain::PlayerId;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Marks the messages of a response as syncs of this player.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitedPlayer(pub PlayerId);
+
+/// Age of the oldest change in the newest frame at the time when the frame was computed, next to [`LimitedPlayer`]. A
+/// stream waits for a permit even if it has nothing to send; the age bounds how long a frame has waited.
+#[derive(Debug, Clone, Default)]
+pub struct FrameAge(Arc<AtomicU64>);
+
+impl FrameAge {
+    pub fn set(&self, age: Duration) {
+        self.0.store(u64::try_from(age.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Returns the age and resets it to zero.
+    pub fn take(&self) -> Duration {
+        Duration::from_micros(self.0.swap(0, Ordering::Relaxed))
+    }
+}
