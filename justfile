@@ -13,6 +13,10 @@ demo *arguments:
 test:
     ./test
 
+# Write docs/reference.md from the protos and the tables in the source
+reference:
+    SLOTCAST_UPDATE_REFERENCE=1 cargo test --test reference
+
 # Lint Rust and protos
 lint:
     cargo fmt --check

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 const PAGE_SIZE_DEFAULT: u32 = 100;
-const PAGE_SIZE_MAX: u32 = 1_000;
+pub const PAGE_SIZE_MAX: u32 = 1_000;
 
 pub struct Service {
     pub engine: Engine,

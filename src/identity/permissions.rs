@@ -1,6 +1,6 @@
 //! The role that each method requires. The table lists all methods; any other method is denied.
 //!
-//! `grpc::permit` restricts a player to its own inventories, because only there the inventory is known.
+//! `grpc::read_authorization` restricts a player to its own inventories, because only there the inventory is known.
 
 use super::Role;
 

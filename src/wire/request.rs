@@ -12,7 +12,7 @@ use crate::wire::v1;
 use crate::wire::v1::operation::Operation as Wire;
 
 /// Maximum length of a `reason`, in bytes.
-const REASON_BYTES_MAX: usize = 256;
+pub const REASON_BYTES_MAX: usize = 256;
 
 type Parsed<T> = Result<T, FieldViolation>;
 
