@@ -48,12 +48,13 @@ fn reference() -> String {
     );
     for service in pool.services().filter(|service| service.package_name() == "slotcast.v1") {
         let file = service.parent_file();
-        write!(page, "\n## {}\n\n{}\n\n", service.name(), comment(&file, &[SERVICE, service.index() as i32])).unwrap();
+        let index = file.services().position(|candidate| candidate == service).unwrap() as i32;
+        write!(page, "\n## {}\n\n{}\n\n", service.name(), comment(&file, &[SERVICE, index])).unwrap();
         page.push_str("| RPC | role | |\n|---|---|---|\n");
-        for method in service.methods() {
+        for (method_index, method) in service.methods().enumerate() {
             let path = format!("/{}/{}", service.full_name(), method.name());
             let stream = if method.is_server_streaming() { " (stream)" } else { "" };
-            let path_of_comment = [SERVICE, service.index() as i32, METHOD, method.index() as i32];
+            let path_of_comment = [SERVICE, index, METHOD, method_index as i32];
             let (name, role) = (method.name(), role(&path));
             writeln!(page, "| `{name}`{stream} | {role} | {} |", comment(&file, &path_of_comment)).unwrap();
         }
@@ -93,7 +94,10 @@ fn reasons(pool: &DescriptorPool) -> String {
 fn metadata() -> String {
     let rows = [
         ("authorization", "`Bearer TOKEN`. Ignored if authentication is disabled".to_owned()),
-        (CALLER_METADATA, format!("Name of the caller, 1 to {} bytes. Ignored if authentication is enabled", Caller::BYTES_MAX)),
+        (
+            CALLER_METADATA,
+            format!("Name of the caller, 1 to {} bytes. Ignored if authentication is enabled", Caller::BYTES_MAX),
+        ),
         (PLAYER_METADATA, format!("Player on whose behalf the call is made, 1 to {} bytes", PlayerId::BYTES_MAX)),
         ("grpc-timeout", "Deadline of the call".to_owned()),
         ("traceparent", "W3C trace context".to_owned()),

@@ -122,9 +122,9 @@ async fn a_call_that_is_refused_by_its_headers_alone_is_counted_with_its_reason(
     let refused = status::invalid_caller().into_http();
     let response = measured.call(ADD, vec![message(3).into()], refused).await;
     // Nobody need read a body that is empty.
-    assert_eq!(measured.ended(ADD, "UNAUTHENTICATED"), 1);
+    assert_eq!(measured.ended(ADD, "INVALID_ARGUMENT"), 1);
     drop(response);
-    assert_eq!((measured.ended(ADD, "UNAUTHENTICATED"), measured.all_ended()), (1, 1), "it is counted once");
+    assert_eq!((measured.ended(ADD, "INVALID_ARGUMENT"), measured.all_ended()), (1, 1), "it is counted once");
     assert_eq!(measured.refusals(), [("INVALID_ARGUMENT", 1)]);
     assert_eq!(measured.counts(ADD), MethodCounts { is_stream: false, begun: 1, received: 1, sent: 0, active: 0 });
 }

@@ -193,12 +193,12 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_name_is_nobody() {
+    fn a_malformed_name_is_an_invalid_argument() {
         for metadata in [CALLER_METADATA, PLAYER_METADATA] {
             for malformed in [b"".as_slice(), b"\xff", &[b'x'; 129]] {
-                assert_eq!(identity_of(&[(metadata, malformed)]), Err(Code::Unauthenticated));
+                assert_eq!(identity_of(&[(metadata, malformed)]), Err(Code::InvalidArgument));
             }
-            assert_eq!(identity_of(&[(metadata, b"one"), (metadata, b"one")]), Err(Code::Unauthenticated));
+            assert_eq!(identity_of(&[(metadata, b"one"), (metadata, b"one")]), Err(Code::InvalidArgument));
         }
     }
 

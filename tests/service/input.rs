@@ -67,9 +67,9 @@ async fn case_02_the_largest_number_and_a_negative_one_are_refused() {
     let message = [context.clone(), field(2, &[field(1, b"a"), field(2, &negative_count[2..])].concat())].concat();
     let status = raw::send(&server.client, "AddItem", message).await.unwrap_err();
     assert_eq!(told(&status), invalid("INVALID_ARGUMENT", "add.stack.count"));
-    let message = [context, field(2, &[field(1, b"a"), minus_one(2)].concat())].concat();
+    let message = [context, field(2, &[field(1, b"a"), field(2, &minus_one(1))].concat())].concat();
     let status = raw::send(&server.client, "DropItem", message).await.unwrap_err();
-    assert_eq!(told(&status), invalid("SLOT_OUT_OF_RANGE", "drop.slot"));
+    assert_eq!(told(&status), invalid("SLOT_OUT_OF_RANGE", "drop.from.slot"));
     assert_eq!(server.version("a").await.revision, 1);
 }
 
@@ -187,7 +187,7 @@ async fn case_16_an_unknown_field_is_ignored_and_bytes_that_are_no_message_are_a
     let server = world().await;
     let drop = |id: &[u8], more: &[u8]| {
         let context = field(1, &field(1, b"key"));
-        [context, field(2, &[field(1, id), more.to_vec()].concat())].concat()
+        [context, field(2, &[field(1, id), field(2, b""), more.to_vec()].concat())].concat()
     };
     // Field 15 is not known, as from a client that is newer than the service; the slot is 0.
     raw::send(&server.client, "DropItem", drop(b"a", &field(15, b"new"))).await.unwrap();

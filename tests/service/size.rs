@@ -81,7 +81,11 @@ async fn a_stream_whose_inventories_outgrow_one_message_ends_and_never_sends_a_l
     report(&server, "a").await;
     let status = reader.end().await;
     assert_eq!(told(&status), too_large());
-    assert!(status.message().contains("4096 slots") && status.message().contains("3072"), "{}", status.message());
+    assert!(
+        status.message().contains("at most 3072 slots") && status.message().contains("got 4096"),
+        "{}",
+        status.message()
+    );
     let watch = |id: &str| v1::Watch { inventory_id: id.into(), ..v1::Watch::default() };
     let request = v1::SubscribeInventoryRequest { inventories: IDS.map(watch).to_vec(), ..mine() };
     let status = server.client.rpc().subscribe_inventory(request).await.unwrap_err();

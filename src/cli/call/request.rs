@@ -148,7 +148,7 @@ mod tests {
         let expected = "the JSON is no DropItemRequest: unrecognized field name 'slots' at line 2 column 18\n\n  \
                         \x20 \"drop\": {\"slots\": 1}\n                   ^\n\n\
                         DropItemRequest looks like this:\n\n\
-                        {\n  \"drop\": {\n    \"inventoryId\": \"\",\n    \"slot\": 0,\n    \"count\": 0\n  }\n}";
+                        {\n  \"drop\": {\n    \"inventoryId\": \"\",\n    \"from\": {\n      \"slot\": 0,\n      \"count\": 0\n    }\n  }\n}";
         assert_eq!(told, expected);
         let told = parse(&message("DropItemRequest"), r#"{"drop": {"from": {"slot": -1}}}"#).unwrap_err();
         assert!(told.contains(": the number is out of the range of its field at line 1 column"), "{told}");
