@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     client.mutate(fresh_context(), Operation::Add(add)).await?;
     while stones(&session) != 27 {
         match session.next_event().await {
-            Some(Event::Refused { status, .. }) => println!("refused: {}", status.message()),
+            Some(Event::Failed { status, .. }) => println!("failed: {}", status.message()),
             Some(_) => {}
             None => return Err("the session has ended".into()),
         }

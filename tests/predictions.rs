@@ -138,7 +138,7 @@ async fn eight_right_predictions_send_no_frame_and_the_next_news_skips_what_they
     let session = world.session(1).await;
     let initial = session.counts();
     for left in (52..60).rev() {
-        assert!(session.apply(drop_one(0)).unwrap().shown);
+        assert!(session.apply(drop_one(0)).unwrap().predicted);
         assert_eq!(held(&session, PLAYER, 0), left, "shown at once");
     }
     world.assert_truth(&session).await;
@@ -209,7 +209,7 @@ async fn a_refused_prediction_falls_back_and_is_corrected_at_once() {
     world.by_another(drop_all(0)).await;
     let applied = session.apply(drop_one(0)).unwrap();
     let refused = event(&session, |event| {
-        let Event::Refused { key, status } = event else { return None };
+        let Event::Failed { key, status } = event else { return None };
         Some((key, status))
     });
     let (key, status) = refused.await;
@@ -218,7 +218,7 @@ async fn a_refused_prediction_falls_back_and_is_corrected_at_once() {
     assert_eq!(held(&session, PLAYER, 0), 0);
     assert_eq!(session.counts().corrections, 1);
     let refused = session.apply(drop_one(0));
-    assert!(matches!(refused, Err(SessionError::Refused(_))), "now it knows by itself: {refused:?}");
+    assert!(matches!(refused, Err(SessionError::Rejected(_))), "now it knows by itself: {refused:?}");
 }
 
 #[tokio::test]
@@ -228,7 +228,7 @@ async fn what_cannot_be_predicted_is_sent_all_the_same_and_is_news() {
     let session = world.client.session(options, world.client.catalog().await.unwrap()).unwrap();
     session.caught_up().await.unwrap();
     let asked_at = Instant::now();
-    assert!(!session.apply(transfer("anna", "chest", 7)).unwrap().shown);
+    assert!(!session.apply(transfer("anna", "chest", 7)).unwrap().predicted);
     assert_eq!(held(&session, PLAYER, 0), 60);
     while held(&session, PLAYER, 0) != 53 {
         event(&session, |event| matches!(event, Event::Changed { position: PLAYER }).then_some(())).await;
@@ -289,7 +289,7 @@ async fn a_reported_desync_is_counted_and_healed_with_all_slots() {
     let counts = session.counts();
     assert_eq!((counts.desyncs, counts.corrections, counts.reconnects), (1, 1, 0));
     assert_eq!(held(&session, PLAYER, 0), 60);
-    assert!(session.apply(drop_one(0)).unwrap().shown);
+    assert!(session.apply(drop_one(0)).unwrap().predicted);
 }
 
 #[tokio::test]

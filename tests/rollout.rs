@@ -8,7 +8,7 @@ mod process;
 use futures_util::future::join_all;
 use process::ServerProcess;
 use slotcast::catalog_file::default_catalog;
-use slotcast::client::{Client, Follow, FollowCounts, NameCaller, Resending, fresh_context};
+use slotcast::client::{CallMetadata, Client, Follow, FollowCounts, RetryChannel, fresh_context};
 use slotcast::config::LiveRollout;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
@@ -33,7 +33,7 @@ const NEVER_MS: u64 = 60_000;
 struct Served {
     server: RunningServer,
     client: Client,
-    admin: AdminServiceClient<InterceptedService<Resending, NameCaller>>,
+    admin: AdminServiceClient<InterceptedService<RetryChannel, CallMetadata>>,
 }
 
 impl Served {

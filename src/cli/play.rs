@@ -54,7 +54,7 @@ impl Play<'_> {
     /// Creates the inventories, plays the trace in real time, and waits for the final states.
     pub async fn run(&self) -> Result<Played, PlayError> {
         let ids = self.create().await?;
-        let mut follow = self.client.follow(ids).of_session(self.session);
+        let mut follow = self.client.follow(ids).with_session(self.session);
         while !follow.next().await?.caught_up {}
         let initial = follow.counts();
         let (done, mut is_done) = oneshot::channel();

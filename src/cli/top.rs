@@ -6,7 +6,7 @@ mod view;
 use super::call::failure::Failure;
 use super::output::{OutputError, print};
 use super::{CommandResult, Target};
-use crate::client::{NameCaller, Resending};
+use crate::client::{CallMetadata, RetryChannel};
 use crate::wire::v1;
 use crate::wire::v1::admin_service_client::AdminServiceClient;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
@@ -42,7 +42,7 @@ pub struct Top {
     json: bool,
 }
 
-type Admin = AdminServiceClient<InterceptedService<Resending, NameCaller>>;
+type Admin = AdminServiceClient<InterceptedService<RetryChannel, CallMetadata>>;
 
 impl Top {
     pub async fn run(self) -> CommandResult {

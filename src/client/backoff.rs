@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_millis(100);
-const MOST: Duration = Duration::from_secs(5);
+const DELAY_BOUND_FIRST: Duration = Duration::from_millis(100);
+const DELAY_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Default)]
 pub struct Backoff {
@@ -26,7 +26,7 @@ impl Backoff {
     }
 
     fn bound(failures: u32) -> Duration {
-        FIRST.saturating_mul(1 << failures.min(16)).min(MOST)
+        DELAY_BOUND_FIRST.saturating_mul(1 << failures.min(16)).min(DELAY_MAX)
     }
 }
 
@@ -35,14 +35,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_to_a_bound_and_start_anew_after_a_success() {
+    fn delays_grow_to_a_maximum_and_are_reset_by_a_success() {
         let bounds: Vec<u128> = (0..8).map(|failures| Backoff::bound(failures).as_millis()).collect();
         assert_eq!(bounds, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
         let mut backoff = Backoff::default();
         for _ in 0..100 {
-            assert!(backoff.handle_failure() <= MOST);
+            assert!(backoff.handle_failure() <= DELAY_MAX);
         }
         backoff.handle_success();
-        assert!(backoff.handle_failure() <= FIRST);
+        assert!(backoff.handle_failure() <= DELAY_BOUND_FIRST);
     }
 }

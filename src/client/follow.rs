@@ -57,7 +57,7 @@ impl Follow {
     /// Subscribes as `session`, which must also be named on its mutations. The service then treats changes by this
     /// session as echoes, which it may delay.
     #[must_use]
-    pub fn of_session(mut self, session: &str) -> Self {
+    pub fn with_session(mut self, session: &str) -> Self {
         self.stream.set_session(session);
         self
     }
@@ -124,13 +124,16 @@ impl Follow {
                 update.absent.push(position);
                 continue;
             }
-            match self.changed(replica.as_ref(), change) {
+            match self.apply_change(replica.as_ref(), change) {
                 Some(changed) => *replica = Some(changed),
                 None => return self.handle_desync(position),
             }
             update.changed.push(position);
         }
-        if heartbeat && let Some(position) = after.iter().enumerate().position(|held| !agrees(held, &message.marks)) {
+        if heartbeat
+            && let Some(position) =
+                after.iter().enumerate().position(|replica| !matches_heartbeat(replica, &message.marks))
+        {
             return self.handle_desync(position);
         }
         self.replicas = after;
@@ -139,7 +142,7 @@ impl Follow {
         Some(update)
     }
 
-    fn changed(&mut self, before: Option<&Replica>, change: &v1::InventoryChange) -> Option<Replica> {
+    fn apply_change(&mut self, before: Option<&Replica>, change: &v1::InventoryChange) -> Option<Replica> {
         let base = before.map(|replica| replica.contents.revision());
         let frame = frame::inventory_frame(change, base)?;
         match frame.body {
@@ -147,7 +150,9 @@ impl Follow {
             FrameBody::Delta { .. } => self.counts.deltas += 1,
         }
         let applied = Replica::apply(before, &frame);
-        applied.inspect_err(|desync| tracing::warn!(%desync, "a replica disagrees with the service")).ok()
+        applied
+            .inspect_err(|desync| tracing::warn!(%desync, "a replica differs from the service; loading it again"))
+            .ok()
     }
 
     fn handle_desync(&mut self, position: usize) -> Option<Update> {
@@ -161,7 +166,7 @@ impl Follow {
 }
 
 /// Returns whether a replica matches the heartbeat. A heartbeat has no mark for an absent inventory.
-fn agrees((position, replica): (usize, &Option<Replica>), marks: &[v1::Mark]) -> bool {
+fn matches_heartbeat((position, replica): (usize, &Option<Replica>), marks: &[v1::Mark]) -> bool {
     let mark = marks.iter().find(|mark| mark.watch as usize == position);
     let (Some(replica), Some(mark)) = (replica, mark) else { return replica.is_none() && mark.is_none() };
     let Cursor { epoch, revision } = replica.cursor();

@@ -23,17 +23,17 @@ mod backoff;
 mod calls;
 mod follow;
 mod outbox;
-mod resend;
+mod retry;
 mod session;
-mod shared;
+mod session_state;
 mod stream;
 mod tls;
 mod token;
 
 pub use backoff::Backoff;
 pub use follow::{Follow, FollowCounts, Update};
-pub use resend::Resending;
-pub use session::{Applied, Event, Session, SessionCounts, SessionError, SessionOptions};
+pub use retry::RetryChannel;
+pub use session::{Event, PendingMutation, Session, SessionCounts, SessionError, SessionOptions};
 pub use stream::Connection;
 
 use crate::domain::Catalog;
@@ -63,13 +63,13 @@ const STREAM_WINDOW_BYTES: u32 = 65_535;
 const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 
 /// The generated client, which adds the caller to every call.
-pub type Rpc = InventoryServiceClient<InterceptedService<Resending, NameCaller>>;
+pub type Rpc = InventoryServiceClient<InterceptedService<RetryChannel, CallMetadata>>;
 
 /// A connection to a service. Cheap to clone. Connects at the first call and reconnects when needed.
 #[derive(Debug, Clone)]
 pub struct Client {
-    channel: Resending,
-    name: NameCaller,
+    channel: RetryChannel,
+    metadata: CallMetadata,
 }
 
 /// Address of the service, and the credentials and identity of the client.
@@ -94,7 +94,7 @@ pub struct ClientOptions {
 
 /// Adds the caller, the player, the bearer token and the metadata of [`ClientOptions::add_metadata`] to each call.
 #[derive(Debug, Clone)]
-pub struct NameCaller {
+pub struct CallMetadata {
     caller: MetadataValue<Ascii>,
     player: Option<MetadataValue<Ascii>>,
     token: Option<Arc<Token>>,
@@ -104,7 +104,7 @@ pub struct NameCaller {
 /// Adds metadata to a call, for example its trace context.
 pub type AddMetadata = fn(&mut MetadataMap);
 
-impl Interceptor for NameCaller {
+impl Interceptor for CallMetadata {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         request.metadata_mut().insert(CALLER_METADATA, self.caller.clone());
         if let Some(player) = &self.player {
@@ -122,21 +122,23 @@ impl Interceptor for NameCaller {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("{uri:?} is not the address of a server; give one like http://127.0.0.1:7400")]
+    #[error("invalid server address {uri:?}: must be like http://127.0.0.1:7400")]
     Address { uri: String },
-    #[error("{caller:?} cannot name a caller; use 1 to 128 visible ASCII characters")]
+    #[error("invalid caller {caller:?}: must be 1 to 128 visible ASCII characters")]
     Caller { caller: String },
-    #[error("{player:?} cannot name a player; use 1 to 128 visible ASCII characters")]
+    #[error("invalid player {player:?}: must be 1 to 128 visible ASCII characters")]
     Player { player: String },
-    #[error("{uri} is not encrypted, so there is no use for certificates; give an address like https://127.0.0.1:7400")]
+    #[error(
+        "{uri} does not use TLS, so certificates have no effect; use an https:// address or remove the certificates"
+    )]
     NotEncrypted { uri: String },
-    #[error("a client's certificate and its key go together; give both or none")]
-    HalfCertificate,
-    #[error("{what} cannot be used: {problem}")]
+    #[error("a client certificate requires a key and a key requires a certificate; set both or neither")]
+    IncompleteCertificate,
+    #[error("cannot use {what}: {problem}")]
     Tls { what: String, problem: String },
-    #[error("this system trusts nobody; name the roots of the service's certificate")]
+    #[error("no root certificates found on this system; set the file of the CA that issued the server's certificate")]
     NoRoots,
-    #[error("no token can be read from {}: {problem}", path.display())]
+    #[error("cannot read a token from {}: {problem}", path.display())]
     Token { path: PathBuf, problem: String },
 }
 
@@ -150,10 +152,10 @@ impl Client {
     /// Creates a client with certificates or a token. Connects at the first call.
     pub fn open(options: &ClientOptions) -> Result<Self, ClientError> {
         let ClientOptions { uri, caller, .. } = options;
-        let no_address = |_| ClientError::Address { uri: uri.clone() };
-        let named = MetadataValue::try_from(caller).map_err(|_| ClientError::Caller { caller: caller.clone() })?;
+        let invalid_address = |_| ClientError::Address { uri: uri.clone() };
+        let value = MetadataValue::try_from(caller).map_err(|_| ClientError::Caller { caller: caller.clone() })?;
         let token = options.token_file.clone().map(Token::open).transpose()?.map(Arc::new);
-        let name = NameCaller { caller: named, player: None, token, add_metadata: options.add_metadata };
+        let metadata = CallMetadata { caller: value, player: None, token, add_metadata: options.add_metadata };
         let target: Uri = uri.parse().map_err(|_| ClientError::Address { uri: uri.clone() })?;
         if !matches!(target.scheme_str(), Some("http" | "https")) {
             return Err(ClientError::Address { uri: uri.clone() });
@@ -163,33 +165,33 @@ impl Client {
             let connector = tower::service_fn(move |_: Uri| tls.clone().connect());
             // The connector encrypts the connection; the endpoint treats it as plaintext.
             let plain = uri.replacen("https", "http", 1);
-            let endpoint = endpoint(Endpoint::from_shared(plain).map_err(no_address)?).origin(target);
-            let channel = Resending::new(endpoint.connect_with_connector_lazy(connector));
-            return Ok(Self { channel, name });
+            let endpoint = endpoint(Endpoint::from_shared(plain).map_err(invalid_address)?).origin(target);
+            let channel = RetryChannel::new(endpoint.connect_with_connector_lazy(connector));
+            return Ok(Self { channel, metadata });
         }
         if options.ca.is_some() || options.certificate.is_some() || options.key.is_some() {
             return Err(ClientError::NotEncrypted { uri: uri.clone() });
         }
-        let channel = endpoint(Endpoint::from_shared(uri.clone()).map_err(no_address)?).connect_lazy();
-        Ok(Self { channel: Resending::new(channel), name })
+        let channel = endpoint(Endpoint::from_shared(uri.clone()).map_err(invalid_address)?).connect_lazy();
+        Ok(Self { channel: RetryChannel::new(channel), metadata })
     }
 
     /// Returns a client on the same connection whose calls and streams act on behalf of a player and count against the
     /// player's limits.
     pub fn for_player(&self, player: &str) -> Result<Self, ClientError> {
-        let named = MetadataValue::try_from(player).map_err(|_| ClientError::Player { player: player.into() })?;
-        let name = NameCaller { player: Some(named), ..self.name.clone() };
-        Ok(Self { channel: self.channel.clone(), name })
+        let value = MetadataValue::try_from(player).map_err(|_| ClientError::Player { player: player.into() })?;
+        let metadata = CallMetadata { player: Some(value), ..self.metadata.clone() };
+        Ok(Self { channel: self.channel.clone(), metadata })
     }
 
     /// Returns the generated client, which has every RPC.
     pub fn rpc(&self) -> Rpc {
-        InventoryServiceClient::with_interceptor(self.channel.clone(), self.name.clone())
+        InventoryServiceClient::with_interceptor(self.channel.clone(), self.metadata.clone())
     }
 
     /// Returns the transport, for calls by method name.
-    pub fn channel(&self) -> InterceptedService<Resending, NameCaller> {
-        InterceptedService::new(self.channel.clone(), self.name.clone())
+    pub fn channel(&self) -> InterceptedService<RetryChannel, CallMetadata> {
+        InterceptedService::new(self.channel.clone(), self.metadata.clone())
     }
 
     /// Follows inventories, starting with their full states.

@@ -6,7 +6,7 @@
 //! assumed is rejected or corrected; it is never lost or applied twice.
 
 use super::session::SessionOptions;
-use super::shared::Shared;
+use super::session_state::SharedSession;
 use super::{Backoff, Rpc};
 use crate::wire::v1;
 use futures_util::StreamExt;
@@ -21,16 +21,16 @@ use tonic_types::StatusExt;
 #[derive(Debug)]
 pub(super) struct Call {
     pub request: v1::TransactRequest,
-    pub tries: u32,
+    pub attempts: u32,
     /// An earlier attempt may have been applied although no reply arrived.
     pub uncertain: bool,
-    began: Option<Instant>,
+    first_attempt: Option<Instant>,
     backoff: Backoff,
 }
 
 impl Call {
     pub fn new(request: v1::TransactRequest) -> Self {
-        Self { request, tries: 0, uncertain: false, began: None, backoff: Backoff::default() }
+        Self { request, attempts: 0, uncertain: false, first_attempt: None, backoff: Backoff::default() }
     }
 
     pub fn key(&self) -> &str {
@@ -39,31 +39,31 @@ impl Call {
 }
 
 /// Sends calls until the session is dropped.
-pub(super) async fn run(shared: Arc<Shared>, mut queue: mpsc::Receiver<Call>, options: SessionOptions) {
-    let mut under_way = FuturesUnordered::new();
-    let mut retrying = 0_usize;
-    let attempt = |call, wait| attempt(shared.rpc.clone(), call, wait, options.try_timeout);
+pub(super) async fn run(shared: Arc<SharedSession>, mut queue: mpsc::Receiver<Call>, options: SessionOptions) {
+    let mut in_flight = FuturesUnordered::new();
+    let mut retries = 0_usize;
+    let attempt = |call, delay| attempt(shared.rpc.clone(), call, delay, options.try_timeout);
     loop {
         tokio::select! {
-            call = queue.recv(), if retrying == 0 && under_way.len() < options.in_flight_max.max(1) => match call {
-                Some(call) => under_way.push(attempt(call, Duration::ZERO)),
+            call = queue.recv(), if retries == 0 && in_flight.len() < options.in_flight_max.max(1) => match call {
+                Some(call) => in_flight.push(attempt(call, Duration::ZERO)),
                 None => return,
             },
-            Some((mut call, result)) = under_way.next() => {
-                retrying -= usize::from(call.tries > 1);
+            Some((mut call, result)) = in_flight.next() => {
+                retries -= usize::from(call.attempts > 1);
                 match result {
                     Ok(reply) => shared.handle_reply(&call, reply),
-                    Err(status) if !may_be_retried(status.code()) => shared.handle_refusal(&call, status),
-                    Err(status) if call.began.is_some_and(|began| began.elapsed() > options.retry_for) => {
+                    Err(status) if !is_retryable(status.code()) => shared.handle_error(&call, status),
+                    Err(status) if call.first_attempt.is_some_and(|first_attempt| first_attempt.elapsed() > options.retry_for) => {
                         shared.handle_unknown(&call, status);
                     }
                     Err(status) => {
-                        tracing::debug!(%status, key = call.key(), tries = call.tries, "a call is tried again");
+                        tracing::debug!(%status, key = call.key(), attempts = call.attempts, "retrying a call");
                         call.uncertain |= status.code() != Code::ResourceExhausted;
-                        let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
-                        let wait = call.backoff.handle_failure().max(asked.unwrap_or_default());
-                        retrying += 1;
-                        under_way.push(attempt(call, wait));
+                        let requested = status.get_details_retry_info().and_then(|info| info.retry_delay);
+                        let delay = call.backoff.handle_failure().max(requested.unwrap_or_default());
+                        retries += 1;
+                        in_flight.push(attempt(call, delay));
                     }
                 }
             }
@@ -74,20 +74,20 @@ pub(super) async fn run(shared: Arc<Shared>, mut queue: mpsc::Receiver<Call>, op
 async fn attempt(
     mut rpc: Rpc,
     mut call: Call,
-    wait: Duration,
+    delay: Duration,
     timeout: Duration,
 ) -> (Call, Result<v1::TransactResponse, Status>) {
-    tokio::time::sleep(wait).await;
-    call.tries += 1;
-    call.began.get_or_insert_with(Instant::now);
-    let answer = tokio::time::timeout(timeout, rpc.transact(call.request.clone())).await;
-    let late = |_| Err(Status::deadline_exceeded("no answer in time"));
-    let result = answer.unwrap_or_else(late).map(tonic::Response::into_inner);
+    tokio::time::sleep(delay).await;
+    call.attempts += 1;
+    call.first_attempt.get_or_insert_with(Instant::now);
+    let reply = tokio::time::timeout(timeout, rpc.transact(call.request.clone())).await;
+    let timed_out = |_| Err(Status::deadline_exceeded("no reply within the timeout of an attempt"));
+    let result = reply.unwrap_or_else(timed_out).map(tonic::Response::into_inner);
     (call, result)
 }
 
 /// Returns whether a call that failed with this code can succeed later, or whether its outcome is unknown.
-fn may_be_retried(code: Code) -> bool {
+fn is_retryable(code: Code) -> bool {
     match code {
         Code::Cancelled
         | Code::Unknown

@@ -2,7 +2,7 @@
 //! and calls.
 
 use super::outbox::{self, Call};
-use super::shared::{self, Shared, State};
+use super::session_state::{self, SessionState, SharedSession};
 use super::stream::Stream;
 use super::{Rpc, fresh_context};
 use crate::domain::{Catalog, Contents, InventoryId, KeyTag, RejectionCause};
@@ -52,25 +52,25 @@ impl SessionOptions {
 
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    #[error("malformed: {0}")]
-    Malformed(FieldViolation),
+    #[error("invalid mutation: {0}")]
+    Invalid(FieldViolation),
     /// The rules reject the mutation in the current view; it was not sent.
-    #[error("refused: {0}")]
-    Refused(RejectionCause),
-    #[error("{PENDING_MAX} mutations wait for their end; wait for some of them")]
+    #[error("rejected: {0}")]
+    Rejected(RejectionCause),
+    #[error("{PENDING_MAX} mutations are pending, which is the maximum; wait until some are settled")]
     Full,
-    #[error("the session has ended, as its last event said")]
+    #[error("the session has ended; its last event has the reason")]
     Ended,
 }
 
 /// A mutation that was sent and whose outcome is not known yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Applied {
+pub struct PendingMutation {
     /// Idempotency key of the mutation; events refer to it.
     pub key: String,
     /// Whether the view already contains the change. If not, the mutation creates or deletes an inventory or touches
     /// one that this session does not follow; a frame from the service will contain the change.
-    pub shown: bool,
+    pub predicted: bool,
 }
 
 /// An event of a session. Inventories are identified by their position in [`SessionOptions::ids`].
@@ -90,8 +90,8 @@ pub enum Event {
         outcomes: Vec<v1::OperationOutcome>,
         as_predicted: bool,
     },
-    /// The service refused the mutation; the view no longer contains it.
-    Refused {
+    /// The mutation was not applied: the rules rejected it, or the call failed for good. The view no longer contains it.
+    Failed {
         key: String,
         status: Status,
     },
@@ -141,7 +141,7 @@ pub struct SessionCounts {
 ///
 /// [`Self::apply`] applies a change to [`Self::view`] before it returns and makes the call in the background. The
 /// session retries a call whose reply was lost with the same key until the outcome is known, and then reports
-/// [`Event::Confirmed`] or [`Event::Refused`]; after a refusal the view no longer contains the change. If the service
+/// [`Event::Confirmed`] or [`Event::Failed`]; after a failure the view no longer contains the change. If the service
 /// reaches another state than predicted, it sends that state and the view follows. [`Self::next_event`] reports all
 /// events; reading them is optional.
 ///
@@ -151,18 +151,19 @@ pub struct SessionCounts {
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use slotcast::client::{Client, SessionOptions};
-/// use slotcast::grpc::v1::{DropItem, operation::Operation};
+/// use slotcast::wire::v1::{DropItem, SlotQuantity, operation::Operation};
 ///
 /// let client = Client::new("http://127.0.0.1:7400", "lobby-server")?;
 /// let session = client.session(SessionOptions::new(vec!["steve".into()]), client.catalog().await?)?;
 /// session.caught_up().await?;
-/// session.apply(Operation::Drop(DropItem { inventory_id: "steve".into(), from: Some(SlotQuantity { slot: 0, count: Some(1) }) }))?;
+/// let one = SlotQuantity { slot: 0, count: Some(1) };
+/// session.apply(Operation::Drop(DropItem { inventory_id: "steve".into(), from: Some(one) }))?;
 /// println!("{:?}", session.view(0));
 /// # Ok(())
 /// # }
 /// ```
 pub struct Session {
-    shared: Arc<Shared>,
+    shared: Arc<SharedSession>,
     outbox: mpsc::Sender<Call>,
     catalog: Arc<Catalog>,
     _tasks: JoinSet<()>,
@@ -172,28 +173,28 @@ impl Session {
     pub(super) fn start(rpc: Rpc, options: SessionOptions, catalog: Arc<Catalog>) -> Result<Self, SessionError> {
         let id = |id: &String| request::inventory_id("ids", id);
         let ids: Result<Vec<InventoryId>, FieldViolation> = options.ids.iter().map(id).collect();
-        request::session("session", &options.session).map_err(SessionError::Malformed)?;
-        let mirror = Mirror::new(ids.map_err(SessionError::Malformed)?, catalog.clone());
-        let shared = Arc::new(Shared::new(rpc.clone(), options.session.clone(), mirror));
+        request::session("session", &options.session).map_err(SessionError::Invalid)?;
+        let mirror = Mirror::new(ids.map_err(SessionError::Invalid)?, catalog.clone());
+        let shared = Arc::new(SharedSession::new(rpc.clone(), options.session.clone(), mirror));
         let stream = Stream::new(rpc, options.ids.clone(), options.session.clone(), options.notices);
         // At most `PENDING_MAX` calls are open, so the queue always has room.
         let (outbox, queue) = mpsc::channel(PENDING_MAX);
         let mut tasks = JoinSet::new();
-        tasks.spawn(shared::read(shared.clone(), stream));
+        tasks.spawn(session_state::read(shared.clone(), stream));
         tasks.spawn(outbox::run(shared.clone(), queue, options));
         Ok(Self { shared, outbox, catalog, _tasks: tasks })
     }
 
     /// Applies one operation immediately.
-    pub fn apply(&self, operation: Operation) -> Result<Applied, SessionError> {
+    pub fn apply(&self, operation: Operation) -> Result<PendingMutation, SessionError> {
         self.transact(vec![operation], "")
     }
 
     /// Applies 1 to 128 operations immediately and atomically. `reason`, at most 256 bytes, appears in logs and
     /// notices.
-    pub fn transact(&self, operations: Vec<Operation>, reason: &str) -> Result<Applied, SessionError> {
-        let wire = |operation| v1::Operation { operation: Some(operation) };
-        let operations: Vec<v1::Operation> = operations.into_iter().map(wire).collect();
+    pub fn transact(&self, operations: Vec<Operation>, reason: &str) -> Result<PendingMutation, SessionError> {
+        let message = |operation| v1::Operation { operation: Some(operation) };
+        let operations: Vec<v1::Operation> = operations.into_iter().map(message).collect();
         let mut context = v1::MutationContext { reason: reason.to_owned(), ..fresh_context() };
         let mutation = request::idempotency_key(&context).and_then(|key| {
             let single = operations.len() == 1;
@@ -201,28 +202,28 @@ impl Session {
             let unknown = |unknown| request::unknown_name(&request::name_paths(&operations), single, &unknown);
             Ok((KeyTag::of(&key), named.resolve(&self.catalog).map_err(unknown)?))
         });
-        let (tag, mutation) = mutation.map_err(SessionError::Malformed)?;
+        let (tag, mutation) = mutation.map_err(SessionError::Invalid)?;
         let key = context.idempotency_key.clone();
         // The lock ensures that mutations are sent in the order in which the view applies them.
         let mut state = self.shared.lock();
         if state.ended {
             return Err(SessionError::Ended);
         }
-        if state.open >= PENDING_MAX {
+        if state.unresolved >= PENDING_MAX {
             return Err(SessionError::Full);
         }
-        let shown = match state.mirror.predict(tag, mutation) {
-            Ok(Prediction::Made(predicted)) => {
+        let predicted = match state.mirror.predict(tag, mutation) {
+            Ok(Prediction::Made(digests)) => {
                 let digest = |(id, digest): &(InventoryId, _)| v1::PredictedDigest {
                     inventory_id: id.to_string(),
                     digest: Some(reply::digest(*digest)),
                 };
-                context.predicted = predicted.iter().map(digest).collect();
+                context.predicted = digests.iter().map(digest).collect();
                 context.session.clone_from(&self.shared.session);
                 true
             }
             Ok(Prediction::Impossible) => false,
-            Err(PredictError::Rejected(rejection)) => return Err(SessionError::Refused(rejection.cause)),
+            Err(PredictError::Rejected(rejection)) => return Err(SessionError::Rejected(rejection.cause)),
             Err(PredictError::Full) => return Err(SessionError::Full),
         };
         let call = Call::new(v1::TransactRequest { context: Some(context), operations });
@@ -230,8 +231,8 @@ impl Session {
             state.mirror.handle_failure(tag);
             return Err(SessionError::Full);
         }
-        state.open += 1;
-        Ok(Applied { key, shown })
+        state.unresolved += 1;
+        Ok(PendingMutation { key, predicted })
     }
 
     /// Returns whether the inventory is absent: it does not exist, was deleted, or may not be read. The session keeps
@@ -254,7 +255,7 @@ impl Session {
     /// Returns the number of mutations whose outcome is not known yet.
     pub fn pending(&self) -> usize {
         let state = self.shared.lock();
-        state.open.max(state.mirror.pending())
+        state.unresolved.max(state.mirror.pending())
     }
 
     pub fn counts(&self) -> SessionCounts {
@@ -269,20 +270,21 @@ impl Session {
 
     /// Waits until the first state of every inventory has arrived or the inventory is reported absent.
     pub async fn caught_up(&self) -> Result<(), SessionError> {
-        let wanted = |state: &mut State| state.caught_up.then_some(Ok(()));
-        self.shared.wait_for(|state| wanted(state).or(state.ended.then_some(Err(SessionError::Ended)))).await
+        let caught_up = |state: &mut SessionState| state.caught_up.then_some(Ok(()));
+        self.shared.wait_for(|state| caught_up(state).or(state.ended.then_some(Err(SessionError::Ended)))).await
     }
 
     /// Waits until the outcome of every mutation is known.
     pub async fn settled(&self) -> Result<(), SessionError> {
-        let wanted = |state: &mut State| (state.open == 0 && state.mirror.pending() == 0).then_some(Ok(()));
-        self.shared.wait_for(|state| wanted(state).or(state.ended.then_some(Err(SessionError::Ended)))).await
+        let settled =
+            |state: &mut SessionState| (state.unresolved == 0 && state.mirror.pending() == 0).then_some(Ok(()));
+        self.shared.wait_for(|state| settled(state).or(state.ended.then_some(Err(SessionError::Ended)))).await
     }
 
     /// Requests a full state of an inventory, for a game that notices an error in it. Counts as a desync.
     pub fn resync(&self, position: usize) {
         let mut state = self.shared.lock();
-        let shown = state.mirror.handle_desync(position);
-        self.shared.tell(&mut state, &shown);
+        let update = state.mirror.handle_desync(position);
+        self.shared.push_update(&mut state, &update);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Backoff, Rpc};
 use crate::sync::Cursor;
-use crate::wire::v1;
+use crate::wire::{ErrorReason, v1};
 use std::time::Duration;
 use tokio::sync::watch;
 use tonic::{Code, Status, Streaming};
@@ -17,13 +17,13 @@ pub(super) struct Stream {
     open: Option<Streaming<v1::SubscribeInventoryResponse>>,
     backoff: Backoff,
     /// Delay before the stream is opened again.
-    wait: Duration,
+    delay: Duration,
     /// Number of times that the stream was opened.
     opened: u64,
     connection: watch::Sender<Connection>,
 }
 
-/// State of the connection of a stream.
+/// SessionState of the connection of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connection {
     /// The stream is being opened, for the first time or again.
@@ -36,8 +36,8 @@ pub enum Connection {
 impl Stream {
     pub fn new(rpc: Rpc, ids: Vec<String>, session: String, notices: bool) -> Self {
         let connection = watch::Sender::new(Connection::Connecting);
-        let (backoff, wait) = (Backoff::default(), Duration::ZERO);
-        Self { rpc, ids, session, notices, open: None, backoff, wait, opened: 0, connection }
+        let (backoff, delay) = (Backoff::default(), Duration::ZERO);
+        Self { rpc, ids, session, notices, open: None, backoff, delay, opened: 0, connection }
     }
 
     pub fn ids(&self) -> &[String] {
@@ -59,13 +59,13 @@ impl Stream {
 
     /// Closes the stream; the next read opens a new one after a delay.
     pub fn reopen_later(&mut self) {
-        (self.open, self.wait) = (None, self.backoff.handle_failure());
+        (self.open, self.delay) = (None, self.backoff.handle_failure());
         self.connection.send_replace(Connection::Lost);
     }
 
     /// Closes the stream; the next read opens a new one immediately.
     pub fn close(&mut self) {
-        (self.open, self.wait) = (None, Duration::ZERO);
+        (self.open, self.delay) = (None, Duration::ZERO);
     }
 
     /// Returns the next message, or `None` if the stream was lost; the next call then opens a new one after a delay.
@@ -82,7 +82,7 @@ impl Stream {
             Ok(None) => {}
             // An expired token may have been replaced; if not, opening the new stream fails with the same code.
             Err(status) if status.code() == Code::Unauthenticated && self.open.is_some() => {
-                tracing::debug!(%status, "the stream is opened again with a newer token");
+                tracing::debug!(%status, "the token has expired; opening the stream again");
             }
             Err(status) if is_final(&status) => return Err(status),
             Err(status) => tracing::debug!(%status, "the stream was lost"),
@@ -98,7 +98,7 @@ impl Stream {
         if let Some(stream) = &mut self.open {
             return stream.message().await;
         }
-        tokio::time::sleep(self.wait).await;
+        tokio::time::sleep(self.delay).await;
         self.connection.send_replace(Connection::Connecting);
         let cursor = |Cursor { epoch, revision }| v1::Cursor { epoch: epoch.get(), revision: revision.0 };
         let watch =
@@ -127,7 +127,7 @@ fn is_final(status: &Status) -> bool {
         | Code::DataLoss => true,
         // The limits of a caller are temporary; the size of a subscription does not change.
         Code::ResourceExhausted => {
-            status.get_details_error_info().is_some_and(|info| info.reason == "SUBSCRIPTION_TOO_LARGE")
+            status.get_details_error_info().is_some_and(|info| info.reason == ErrorReason::SubscriptionTooLarge.name())
         }
         Code::Ok
         | Code::Cancelled

@@ -27,11 +27,11 @@ pub(super) struct Tls {
     port: u16,
     /// Default: the system's root certificates.
     ca: Option<PathBuf>,
-    own: Option<Own>,
+    client_certificate: Option<ClientCertificate>,
 }
 
 #[derive(Debug)]
-struct Own {
+struct ClientCertificate {
     certificate: PathBuf,
     key: PathBuf,
 }
@@ -40,12 +40,14 @@ impl Tls {
     /// Creates the connector. Reads the files once, so that errors in them are reported immediately.
     pub fn open(uri: &Uri, options: &ClientOptions) -> Result<Self, ClientError> {
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let own = match (&options.certificate, &options.key) {
-            (Some(certificate), Some(key)) => Some(Own { certificate: certificate.clone(), key: key.clone() }),
+        let client_certificate = match (&options.certificate, &options.key) {
+            (Some(certificate), Some(key)) => {
+                Some(ClientCertificate { certificate: certificate.clone(), key: key.clone() })
+            }
             (None, None) => None,
-            _ => return Err(ClientError::HalfCertificate),
+            _ => return Err(ClientError::IncompleteCertificate),
         };
-        let tls = Self { host, port: uri.port_u16().unwrap_or(PORT), ca: options.ca.clone(), own };
+        let tls = Self { host, port: uri.port_u16().unwrap_or(PORT), ca: options.ca.clone(), client_certificate };
         tls.config()?;
         Ok(tls)
     }
@@ -58,22 +60,24 @@ impl Tls {
         let name = ServerName::try_from(self.host.clone())?;
         let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await?;
         if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
-            return Err("the other side does not speak HTTP/2 (ALPN h2)".into());
+            return Err("the server does not support HTTP/2 (ALPN h2)".into());
         }
         Ok(TokioIo::new(stream))
     }
 
     fn config(&self) -> Result<ClientConfig, ClientError> {
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let builder = builder.with_protocol_versions(&[&TLS13, &TLS12]).map_err(|error| bad(&"TLS", &error))?;
+        let builder = builder.with_protocol_versions(&[&TLS13, &TLS12]).map_err(|error| unusable(&"TLS", &error))?;
         let builder = builder.with_root_certificates(self.roots()?);
-        let mut config = match &self.own {
+        let mut config = match &self.client_certificate {
             None => builder.with_no_client_auth(),
-            Some(Own { certificate, key }) => {
+            Some(ClientCertificate { certificate, key }) => {
                 let chain = certificates(certificate)?;
                 let pem = read(key)?;
-                let key_der = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| bad(&key.display(), &error))?;
-                builder.with_client_auth_cert(chain, key_der).map_err(|error| bad(&certificate.display(), &error))?
+                let key_der = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| unusable(&key.display(), &error))?;
+                builder
+                    .with_client_auth_cert(chain, key_der)
+                    .map_err(|error| unusable(&certificate.display(), &error))?
             }
         };
         config.alpn_protocols = vec![HTTP2.to_vec()];
@@ -88,7 +92,7 @@ impl Tls {
             return if roots.is_empty() { Err(ClientError::NoRoots) } else { Ok(roots) };
         };
         for certificate in certificates(path)? {
-            roots.add(certificate).map_err(|error| bad(&path.display(), &error))?;
+            roots.add(certificate).map_err(|error| unusable(&path.display(), &error))?;
         }
         Ok(roots)
     }
@@ -98,16 +102,16 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError
     let pem = read(path)?;
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match read {
-        Ok(read) if read.is_empty() => Err(bad(&path.display(), &"it holds no certificate in PEM")),
+        Ok(read) if read.is_empty() => Err(unusable(&path.display(), &"the file contains no PEM certificate")),
         Ok(read) => Ok(read),
-        Err(error) => Err(bad(&path.display(), &error)),
+        Err(error) => Err(unusable(&path.display(), &error)),
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ClientError> {
-    std::fs::read(path).map_err(|error| bad(&path.display(), &error))
+    std::fs::read(path).map_err(|error| unusable(&path.display(), &error))
 }
 
-fn bad(what: &dyn std::fmt::Display, problem: &dyn std::fmt::Display) -> ClientError {
+fn unusable(what: &dyn std::fmt::Display, problem: &dyn std::fmt::Display) -> ClientError {
     ClientError::Tls { what: what.to_string(), problem: problem.to_string() }
 }

@@ -31,7 +31,9 @@ impl Token {
             last.0 = Instant::now();
             match read(&self.path) {
                 Ok(value) => last.1 = value,
-                Err(problem) => tracing::warn!(path = %self.path.display(), problem, "the token stays as it was"),
+                Err(problem) => {
+                    tracing::warn!(path = %self.path.display(), problem, "cannot read the token file; keeping the previous token")
+                }
             }
         }
         last.1.clone()
@@ -42,13 +44,13 @@ fn read(path: &Path) -> Result<MetadataValue<Ascii>, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     let token = text.trim();
     if token.is_empty() {
-        return Err("it is empty".to_owned());
+        return Err("the file is empty".to_owned());
     }
-    let unfit = || "it is not one word of visible ASCII characters".to_owned();
+    let malformed = || "the token must consist of visible ASCII characters".to_owned();
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(unfit());
+        return Err(malformed());
     }
-    let mut value = MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| unfit())?;
+    let mut value = MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| malformed())?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -58,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_read_again_and_stays_while_its_file_is_away_or_bad() {
+    fn a_token_is_reloaded_and_kept_while_its_file_is_missing_or_invalid() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("token");
         let write = |text: &str| std::fs::write(&path, text).expect("it is written");

@@ -118,7 +118,7 @@ async fn the_largest_frame_fits_one_message_and_what_is_absent_does_not_count() 
 #[tokio::test]
 async fn our_client_does_not_try_again_for_ever_what_is_too_large_for_one_stream() {
     let server = pouches().await;
-    let follow = || server.client.follow(IDS.map(str::to_owned).to_vec()).of_session("mine");
+    let follow = || server.client.follow(IDS.map(str::to_owned).to_vec()).with_session("mine");
     let mut open = follow();
     open.next().await.unwrap();
     for id in IDS {

@@ -102,7 +102,7 @@ async fn a_session_goes_on_over_old_connections_and_tells_of_nothing_but_the_str
             Event::Confirmed { .. } => confirmed += 1,
             Event::Missed { events } => lost += events,
             Event::Connected | Event::Disconnected | Event::Changed { .. } | Event::Corrected { .. } => {}
-            bad @ (Event::Refused { .. }
+            bad @ (Event::Failed { .. }
             | Event::Unknown { .. }
             | Event::Desync { .. }
             | Event::Notice(_)

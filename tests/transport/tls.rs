@@ -108,7 +108,7 @@ async fn a_client_believes_its_roots_only() {
     let missing = ClientOptions { ca: Some(files.path("nowhere.pem")), ..files.options(&server) };
     assert!(matches!(Client::open(&missing), Err(ClientError::Tls { .. })));
     let half = ClientOptions { certificate: Some(files.path("server.pem")), ..files.options(&server) };
-    assert!(matches!(Client::open(&half), Err(ClientError::HalfCertificate)));
+    assert!(matches!(Client::open(&half), Err(ClientError::IncompleteCertificate)));
     let plain = ClientOptions { uri: "http://127.0.0.1:1".into(), ..files.options(&server) };
     assert!(matches!(Client::open(&plain), Err(ClientError::NotEncrypted { .. })));
 }

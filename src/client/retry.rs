@@ -18,23 +18,23 @@ use tonic::body::Body;
 use tonic::transport::{Channel, Error};
 use tower::{Service, ServiceExt};
 
-const TRIES_MAX: u32 = 4;
+const ATTEMPTS_MAX: u32 = 4;
 /// Maximum size of a message that is kept to be sent again, in bytes.
-const KEPT_BYTES_MAX: usize = 256 * 1024;
+const REPLAY_BYTES_MAX: usize = 256 * 1024;
 
 /// A channel that reconnects when needed and sends unprocessed calls again. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Resending {
+pub struct RetryChannel {
     channel: Channel,
 }
 
-impl Resending {
+impl RetryChannel {
     pub(super) fn new(channel: Channel) -> Self {
         Self { channel }
     }
 }
 
-impl Service<Request<Body>> for Resending {
+impl Service<Request<Body>> for RetryChannel {
     type Response = Response<Body>;
     type Error = Error;
     type Future = BoxFuture<'static, Result<Response<Body>, Error>>;
@@ -45,35 +45,35 @@ impl Service<Request<Body>> for Resending {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         // The clone is not ready; the call must use the ready channel.
-        let later = self.channel.clone();
-        let mut channel = std::mem::replace(&mut self.channel, later);
+        let spare = self.channel.clone();
+        let mut channel = std::mem::replace(&mut self.channel, spare);
         let (head, body) = request.into_parts();
-        let kept = Kept::new(body);
-        let mut answer = channel.call(Request::from_parts(head.clone(), Body::new(kept.clone())));
+        let kept = ReplayableBody::new(body);
+        let mut response = channel.call(Request::from_parts(head.clone(), Body::new(kept.clone())));
         Box::pin(async move {
-            for _ in 1..TRIES_MAX {
-                match answer.await {
-                    Err(error) if kept.may_be_sent_again(&error) => {
-                        tracing::debug!(%error, "a call that has not left is made on another connection");
+            for _ in 1..ATTEMPTS_MAX {
+                match response.await {
+                    Err(error) if kept.is_unprocessed(&error) => {
+                        tracing::debug!(%error, "the service did not process the call; repeating it on another connection");
                     }
-                    ended => return ended,
+                    result => return result,
                 }
                 let request = Request::from_parts(head.clone(), Body::new(kept.clone()));
-                answer = channel.ready().await?.call(request);
+                response = channel.ready().await?.call(request);
             }
-            answer.await
+            response.await
         })
     }
 }
 
 /// Returns whether the service reported that it has not processed the call.
-fn was_refused(error: &h2::Error) -> bool {
-    let goes = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
-    let refuses = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    error.is_remote() && (goes || refuses)
+fn is_reported_unprocessed(error: &h2::Error) -> bool {
+    let is_graceful = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+    let is_refused_stream = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (is_graceful || is_refused_stream)
 }
 
-fn cause<E: std::error::Error + 'static>(error: &Error) -> Option<&E> {
+fn find_source<E: std::error::Error + 'static>(error: &Error) -> Option<&E> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(found) = error.downcast_ref() {
@@ -85,84 +85,86 @@ fn cause<E: std::error::Error + 'static>(error: &Error) -> Option<&E> {
 }
 
 /// A request body that can be sent again after its request has failed.
-struct Kept {
-    outgoing: Arc<Mutex<Outgoing>>,
+struct ReplayableBody {
+    sent_frames: Arc<Mutex<SentFrames>>,
     /// Number of kept frames that this request has already sent.
     sent: usize,
 }
 
-struct Outgoing {
+struct SentFrames {
     body: Body,
     /// The frames read from `body` so far.
     frames: Vec<Bytes>,
-    /// The frames exceeded [`KEPT_BYTES_MAX`] or included trailers, so they are not kept.
+    /// The frames exceeded [`REPLAY_BYTES_MAX`] or included trailers, so they are not kept.
     is_too_large: bool,
     has_ended: bool,
 }
 
-impl Kept {
+impl ReplayableBody {
     fn new(body: Body) -> Self {
-        let outgoing = Outgoing { body, frames: Vec::new(), is_too_large: false, has_ended: false };
-        Self { outgoing: Arc::new(Mutex::new(outgoing)), sent: 0 }
+        let sent_frames = SentFrames { body, frames: Vec::new(), is_too_large: false, has_ended: false };
+        Self { sent_frames: Arc::new(Mutex::new(sent_frames)), sent: 0 }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Outgoing> {
-        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, SentFrames> {
+        self.sent_frames.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn may_be_sent_again(&self, error: &Error) -> bool {
-        let outgoing = self.lock();
-        if outgoing.is_too_large {
+    fn is_unprocessed(&self, error: &Error) -> bool {
+        let sent_frames = self.lock();
+        if sent_frames.is_too_large {
             return false;
         }
         // Without a working HTTP/2 connection, an immediate retry would not help.
-        outgoing.frames.is_empty() && cause::<hyper::Error>(error).is_some() || cause(error).is_some_and(was_refused)
+        sent_frames.frames.is_empty() && find_source::<hyper::Error>(error).is_some()
+            || find_source(error).is_some_and(is_reported_unprocessed)
     }
 }
 
 /// The clone sends the body from its beginning.
-impl Clone for Kept {
+impl Clone for ReplayableBody {
     fn clone(&self) -> Self {
-        Self { outgoing: self.outgoing.clone(), sent: 0 }
+        Self { sent_frames: self.sent_frames.clone(), sent: 0 }
     }
 }
 
-impl Outgoing {
+impl SentFrames {
     fn keep(&mut self, frame: &Frame<Bytes>) {
         self.frames.extend(frame.data_ref().cloned());
-        self.is_too_large |= frame.is_trailers() || self.frames.iter().map(Bytes::len).sum::<usize>() > KEPT_BYTES_MAX;
+        self.is_too_large |=
+            frame.is_trailers() || self.frames.iter().map(Bytes::len).sum::<usize>() > REPLAY_BYTES_MAX;
         if self.is_too_large {
             self.frames.clear();
         }
     }
 }
 
-impl http_body::Body for Kept {
+impl http_body::Body for ReplayableBody {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        let mut outgoing = this.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(again) = outgoing.frames.get(this.sent) {
+        let mut sent_frames = this.sent_frames.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(again) = sent_frames.frames.get(this.sent) {
             this.sent += 1;
             return Poll::Ready(Some(Ok(Frame::data(again.clone()))));
         }
-        if outgoing.has_ended {
+        if sent_frames.has_ended {
             return Poll::Ready(None);
         }
-        let frame = ready!(Pin::new(&mut outgoing.body).poll_frame(context));
+        let frame = ready!(Pin::new(&mut sent_frames.body).poll_frame(context));
         if let Some(Ok(frame)) = &frame {
-            outgoing.keep(frame);
+            sent_frames.keep(frame);
             this.sent += 1;
         }
-        outgoing.has_ended = frame.is_none();
+        sent_frames.has_ended = frame.is_none();
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        let outgoing = self.lock();
-        self.sent >= outgoing.frames.len() && (outgoing.has_ended || outgoing.body.is_end_stream())
+        let sent_frames = self.lock();
+        self.sent >= sent_frames.frames.len() && (sent_frames.has_ended || sent_frames.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -175,13 +177,13 @@ mod tests {
     use super::*;
     use http_body_util::BodyExt;
 
-    async fn read(body: Kept) -> Vec<u8> {
+    async fn read(body: ReplayableBody) -> Vec<u8> {
         body.collect().await.expect("it has no errors").to_bytes().to_vec()
     }
 
-    fn body(parts: &'static [&'static [u8]]) -> Kept {
+    fn body(parts: &'static [&'static [u8]]) -> ReplayableBody {
         let frames = parts.iter().map(|part| Ok::<_, Status>(Frame::data(Bytes::from_static(part))));
-        Kept::new(Body::new(http_body_util::StreamBody::new(futures_util::stream::iter(frames))))
+        ReplayableBody::new(Body::new(http_body_util::StreamBody::new(futures_util::stream::iter(frames))))
     }
 
     #[tokio::test]
@@ -200,10 +202,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_too_large_is_not_kept() {
-        static LARGE: [u8; KEPT_BYTES_MAX] = [7; KEPT_BYTES_MAX];
+        static LARGE: [u8; REPLAY_BYTES_MAX] = [7; REPLAY_BYTES_MAX];
         static PARTS: [&[u8]; 2] = [&LARGE, b"more"];
         let whole = body(&PARTS);
-        assert_eq!(read(whole.clone()).await.len(), KEPT_BYTES_MAX + 4);
+        assert_eq!(read(whole.clone()).await.len(), REPLAY_BYTES_MAX + 4);
         assert!(whole.lock().is_too_large && whole.lock().frames.is_empty());
     }
 }

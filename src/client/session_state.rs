@@ -1,4 +1,4 @@
-//! State that a session shares with its two tasks: the reader of the stream and the sender of calls.
+//! SessionState that a session shares with its two tasks: the reader of the stream and the sender of calls.
 
 use super::Rpc;
 use super::outbox::Call;
@@ -20,23 +20,23 @@ use tonic_types::StatusExt;
 /// Maximum number of queued events; beyond that, the oldest are dropped and counted.
 const EVENTS_MAX: usize = 1_024;
 /// How long to wait for the reply to a desync report, and then for the full frame, before the stream is opened again.
-const HEAL_LIMIT: Duration = Duration::from_secs(3);
+const REPAIR_TIMEOUT: Duration = Duration::from_secs(3);
 
-pub(super) struct Shared {
+pub(super) struct SharedSession {
     pub rpc: Rpc,
     /// Id of the session on the stream and on calls.
     pub session: String,
-    state: Mutex<State>,
-    happened: Notify,
+    state: Mutex<SessionState>,
+    changed: Notify,
     reopen: Notify,
 }
 
-pub(super) struct State {
+pub(super) struct SessionState {
     pub mirror: Mirror,
     events: VecDeque<Event>,
     missed: u64,
     /// Number of calls whose outcome is not known.
-    pub open: usize,
+    pub unresolved: usize,
     pub counts: SessionCounts,
     connected: bool,
     /// The stream assumes predictions that the mirror has dropped, so its messages are ignored until it is opened
@@ -47,7 +47,7 @@ pub(super) struct State {
 }
 
 /// Reads the stream until it fails with an error that no retry can fix, or the session is dropped.
-pub(super) async fn read(shared: Arc<Shared>, mut stream: Stream) {
+pub(super) async fn read(shared: Arc<SharedSession>, mut stream: Stream) {
     loop {
         let message = tokio::select! {
             biased;
@@ -65,93 +65,98 @@ pub(super) async fn read(shared: Arc<Shared>, mut stream: Stream) {
     }
 }
 
-impl Shared {
+impl SharedSession {
     pub fn new(rpc: Rpc, session: String, mirror: Mirror) -> Self {
-        let state = State {
+        let state = SessionState {
             mirror,
             events: VecDeque::new(),
             missed: 0,
-            open: 0,
+            unresolved: 0,
             counts: SessionCounts::default(),
             connected: false,
             reopening: false,
             caught_up: false,
             ended: false,
         };
-        Self { rpc, session, state: Mutex::new(state), happened: Notify::new(), reopen: Notify::new() }
+        Self { rpc, session, state: Mutex::new(state), changed: Notify::new(), reopen: Notify::new() }
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, State> {
+    pub fn lock(&self) -> MutexGuard<'_, SessionState> {
         // The mirror never exposes partial states, so a poisoned lock is safe to use.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Checks the state after each event until `look` returns a value.
-    pub async fn wait_for<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> T {
+    /// Checks the state after each event until `check` returns a value.
+    pub async fn wait_for<T>(&self, mut check: impl FnMut(&mut SessionState) -> Option<T>) -> T {
         loop {
             // Register before the check, so that no later event is missed.
-            let happened = self.happened.notified();
-            let found = look(&mut self.lock());
+            let changed = self.changed.notified();
+            let found = check(&mut self.lock());
             match found {
                 Some(found) => return found,
-                None => happened.await,
+                None => changed.await,
             }
         }
     }
 
-    pub fn handle_reply(self: &Arc<Self>, call: &Call, answer: v1::TransactResponse) {
-        let receipt = answer.receipt.unwrap_or_default();
+    pub fn handle_reply(self: &Arc<Self>, call: &Call, reply: v1::TransactResponse) {
+        let receipt = reply.receipt.unwrap_or_default();
         let versions: Vec<_> = receipt.inventories.iter().filter_map(frame::read_version).collect();
         let mut state = self.lock();
-        let shown = tag(call).map(|tag| state.mirror.handle_reply(tag, &versions)).unwrap_or_default();
+        let update = tag(call).map(|tag| state.mirror.handle_reply(tag, &versions)).unwrap_or_default();
         let as_predicted = receipt.prediction_confirmed;
         self.end(
             &mut state,
-            &shown,
-            Event::Confirmed { key: call.key().into(), outcomes: answer.outcomes, as_predicted },
+            &update,
+            Event::Confirmed { key: call.key().into(), outcomes: reply.outcomes, as_predicted },
         );
     }
 
-    pub fn handle_refusal(self: &Arc<Self>, call: &Call, status: Status) {
+    pub fn handle_error(self: &Arc<Self>, call: &Call, status: Status) {
         let expired = status
             .get_details_error_info()
             .is_some_and(|info| info.reason == ErrorReason::IdempotencyKeyExpired.name());
         // These codes judge the caller and do not reveal the outcome of the key.
-        let not_judged = matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented);
-        if expired || call.uncertain && not_judged {
+        let outcome_not_revealed =
+            matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented);
+        if expired || call.uncertain && outcome_not_revealed {
             return self.handle_unknown(call, status);
         }
         let mut state = self.lock();
-        let shown = tag(call).map(|tag| state.mirror.handle_failure(tag)).unwrap_or_default();
-        self.end(&mut state, &shown, Event::Refused { key: call.key().into(), status });
+        let update = tag(call).map(|tag| state.mirror.handle_failure(tag)).unwrap_or_default();
+        self.end(&mut state, &update, Event::Failed { key: call.key().into(), status });
     }
 
     pub fn handle_unknown(self: &Arc<Self>, call: &Call, status: Status) {
         let mut state = self.lock();
-        let shown = tag(call).map(|tag| state.mirror.handle_failure(tag)).unwrap_or_default();
+        let update = tag(call).map(|tag| state.mirror.handle_failure(tag)).unwrap_or_default();
         // If the call was applied, the stream assumes the prediction that was just dropped. A new stream starts from
         // the confirmed state.
         state.reopening = true;
         self.reopen.notify_one();
-        self.end(&mut state, &shown, Event::Unknown { key: call.key().into(), status });
+        self.end(&mut state, &update, Event::Unknown { key: call.key().into(), status });
     }
 
     /// Queues the events of a mirror update, and starts a repair for each desync that the mirror found.
-    pub fn tell(self: &Arc<Self>, state: &mut State, shown: &MirrorUpdate) {
-        shown.corrected.iter().for_each(|position| state.push(Event::Corrected { position: *position }));
-        shown.changed.iter().for_each(|position| state.push(Event::Changed { position: *position }));
-        for position in shown.desyncs.iter().copied() {
+    pub fn push_update(self: &Arc<Self>, state: &mut SessionState, update: &MirrorUpdate) {
+        update.corrected.iter().for_each(|position| state.push(Event::Corrected { position: *position }));
+        update.changed.iter().for_each(|position| state.push(Event::Changed { position: *position }));
+        for position in update.desyncs.iter().copied() {
             state.push(Event::Desync { position });
-            tracing::warn!(session = self.session, position, "what was confirmed is wrong; it is reported");
-            tokio::spawn(self.clone().heal(position));
+            tracing::warn!(
+                session = self.session,
+                position,
+                "the confirmed state differs from the service; reporting a desync"
+            );
+            tokio::spawn(self.clone().repair(position));
         }
-        self.happened.notify_waiters();
+        self.changed.notify_waiters();
     }
 
-    fn end(self: &Arc<Self>, state: &mut State, shown: &MirrorUpdate, event: Event) {
-        state.open -= 1;
+    fn end(self: &Arc<Self>, state: &mut SessionState, update: &MirrorUpdate, event: Event) {
+        state.unresolved -= 1;
         state.push(event);
-        self.tell(state, shown);
+        self.push_update(state, update);
     }
 
     fn handle_message(self: &Arc<Self>, message: &v1::SubscribeInventoryResponse) {
@@ -166,13 +171,13 @@ impl Shared {
         let mirror = &state.mirror;
         let read = frame::read(message, &mirror.ids(), |position| mirror.last_sent(position));
         state.counts.handle(&read.frame);
-        let mut shown = state.mirror.handle_frame(&read.frame);
+        let mut update = state.mirror.handle_frame(&read.frame);
         for position in read.unreadable {
-            shown.desyncs.extend(state.mirror.handle_desync(position).desyncs);
+            update.desyncs.extend(state.mirror.handle_desync(position).desyncs);
         }
         message.notices.iter().for_each(|notice| state.push(Event::Notice(notice.clone())));
         state.caught_up |= message.caught_up;
-        self.tell(&mut state, &shown);
+        self.push_update(&mut state, &update);
     }
 
     fn handle_lost(&self) {
@@ -181,25 +186,25 @@ impl Shared {
         if std::mem::replace(&mut state.connected, false) {
             state.push(Event::Disconnected);
         }
-        self.happened.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     fn handle_end(&self, status: Status) {
         let mut state = self.lock();
         state.push(Event::Ended { status });
         state.ended = true;
-        self.happened.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     /// Reports a desync, so that the service sends a full state. If the report fails or no full state arrives in time,
     /// opens the stream again.
-    async fn heal(self: Arc<Self>, position: usize) {
-        let Some(request) = self.report(position) else { return };
+    async fn repair(self: Arc<Self>, position: usize) {
+        let Some(request) = self.desync_report(position) else { return };
         let mut rpc = self.rpc.clone();
-        let reported = tokio::time::timeout(HEAL_LIMIT, rpc.report_desync(request)).await;
+        let reported = tokio::time::timeout(REPAIR_TIMEOUT, rpc.report_desync(request)).await;
         if matches!(reported, Ok(Ok(_))) {
-            let healed = self.wait_for(|state| (!state.mirror.is_desynced(position)).then_some(()));
-            if tokio::time::timeout(HEAL_LIMIT, healed).await.is_ok() {
+            let repaired = self.wait_for(|state| (!state.mirror.is_desynced(position)).then_some(()));
+            if tokio::time::timeout(REPAIR_TIMEOUT, repaired).await.is_ok() {
                 return;
             }
         }
@@ -207,7 +212,7 @@ impl Shared {
         self.reopen.notify_one();
     }
 
-    fn report(&self, position: usize) -> Option<v1::ReportDesyncRequest> {
+    fn desync_report(&self, position: usize) -> Option<v1::ReportDesyncRequest> {
         let state = self.lock();
         let have = state.mirror.confirmed(position);
         Some(v1::ReportDesyncRequest {
@@ -228,7 +233,7 @@ fn tag(call: &Call) -> Option<KeyTag> {
     IdempotencyKey::new(&context.idempotency_key).ok().map(|key| KeyTag::of(&key))
 }
 
-impl State {
+impl SessionState {
     pub fn next_event(&mut self) -> Option<Event> {
         match std::mem::take(&mut self.missed) {
             0 => self.events.pop_front(),
