@@ -109,7 +109,7 @@ impl Interceptor for NameCaller {
             request.metadata_mut().insert(TOKEN_METADATA, token.value());
         }
         // If this call is part of a trace, the service's spans join the trace.
-        for (name, value) in crate::telemetry::outgoing() {
+        for (name, value) in crate::telemetry::propagation_metadata() {
             if let Ok(value) = MetadataValue::try_from(value.as_bytes()) {
                 request.metadata_mut().insert(name, value);
             }

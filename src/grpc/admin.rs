@@ -8,16 +8,16 @@ use crate::engine::Engine;
 use crate::statistics::StreamStatistics;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 pub struct Admin {
     pub engine: Engine,
     pub rollout: LiveRollout,
     pub statistics: Arc<StreamStatistics>,
-    /// Notified when the service must drain.
-    pub drain: Arc<Notify>,
+    /// Cancelled when the service must drain.
+    pub drain: CancellationToken,
     pub drain_limit: Duration,
     /// When the service started.
     pub start: Instant,
@@ -69,8 +69,8 @@ impl v1::admin_service_server::AdminService for Admin {
         let caller = caller(&request)?;
         let reason = &request.get_ref().reason;
         admin::reason(reason).map_err(|invalid| status::invalid(&invalid))?;
-        tracing::info!(%caller, reason, "asked to drain");
-        self.drain.notify_one();
+        tracing::info!(%caller, reason, "drain requested");
+        self.drain.cancel();
         Ok(Response::new(v1::DrainResponse { limit_ms: self.drain_limit.as_millis() as u64 }))
     }
 }

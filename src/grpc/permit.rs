@@ -2,7 +2,7 @@
 
 use super::status;
 use crate::domain::{Inventory, InventoryId, PlayerId};
-use crate::identity::{ExpiryWatch, Lapsed, Role};
+use crate::identity::{AuthError, ExpiryWatch, Role};
 use crate::middleware::Identity;
 use crate::sync::ReadAccess;
 use std::future::pending;
@@ -59,7 +59,7 @@ impl Permit {
     }
 
     /// Checks that the reader's token is still valid.
-    pub fn check(&self) -> Result<(), Lapsed> {
+    pub fn check(&self) -> Result<(), AuthError> {
         self.expiry.as_ref().map_or(Ok(()), |expiry| expiry.check())
     }
 

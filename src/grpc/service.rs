@@ -17,7 +17,7 @@ use crate::store::{Key, ListQuery};
 use crate::sync::subscription::check_size;
 use crate::sync::{Bucket, SubscribeOptions, TraceContext};
 use crate::telemetry::Telemetry;
-use crate::transport::Closing;
+use crate::transport::DrainSignal;
 use prost::Message;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -314,7 +314,7 @@ impl v1::inventory_service_server::InventoryService for Service {
             permit: Permit::of(identity),
             rollout: self.rollout.subscribe(),
             statistics: self.statistics.clone(),
-            closing: request.extensions().get().cloned().unwrap_or_else(Closing::never),
+            closing: request.extensions().get().cloned().unwrap_or_else(DrainSignal::never),
             telemetry: self.telemetry.frames(cause(&request)),
             age: age.clone(),
             start: self.start,

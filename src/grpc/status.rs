@@ -8,7 +8,7 @@ pub use super::names::{DOMAIN, REASONS, code_name};
 use super::streams::TooManyStreams;
 use crate::domain::{InventoryId, Rejection, RejectionCause, UnknownName};
 use crate::engine::EngineError;
-use crate::identity::{Lapsed, Unverified};
+use crate::identity::AuthError;
 use crate::store::StoreError;
 use crate::sync::TooLarge;
 use crate::sync::subscription::SUBSCRIPTION_SLOTS_MAX;
@@ -53,32 +53,24 @@ pub fn unknown_player() -> Status {
     Status::with_error_details(Code::Unauthenticated, text, details("UNKNOWN_PLAYER", []))
 }
 
-/// Authentication failed. All problems of an invalid token have the same reason and text, because details would only
-/// help an attacker.
-pub fn unverified(unverified: Unverified) -> Status {
-    let (reason, text) = match unverified {
-        Unverified::Missing => (
+/// Authentication failed, or the credentials with which a stream was opened are no longer valid. All problems of an
+/// invalid token have the same reason and text, because details would only help an attacker.
+pub fn unauthenticated(error: AuthError) -> Status {
+    let (reason, text) = match error {
+        AuthError::CredentialsMissing => (
             "TOKEN_MISSING",
             "send a token, as `authorization: Bearer TOKEN`, or a client certificate that is known here",
         ),
-        Unverified::Invalid { .. } => {
+        AuthError::InvalidToken { .. } | AuthError::KeyRevoked => {
             ("TOKEN_INVALID", "this token is not accepted; get another from your login service")
         }
-        Unverified::Expired => ("TOKEN_EXPIRED", "this token or certificate has expired; get another"),
-        Unverified::TooManyWrong { retry_after } => {
+        AuthError::Expired => ("TOKEN_EXPIRED", "this token or certificate has expired; get another"),
+        AuthError::TooManyInvalidTokens { retry_after } => {
             let text = "too many wrong tokens came from this address; send a right one later";
             return quota("RATE_LIMITED", "address", text, retry_after);
         }
     };
     Status::with_error_details(Code::Unauthenticated, text, details(reason, []))
-}
-
-/// The token with which a stream was opened is no longer valid.
-pub fn lapsed(lapsed: Lapsed) -> Status {
-    match lapsed {
-        Lapsed::Expired => unverified(Unverified::Expired),
-        Lapsed::Revoked => unverified(Unverified::Invalid { why: "its key is not accepted any more" }),
-    }
 }
 
 /// The player may not read the inventory. The same status if the inventory belongs to another player, has no owner, or
