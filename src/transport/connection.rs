@@ -5,7 +5,7 @@ use super::drain::GracePeriod;
 use super::io::TimeoutIo;
 use super::service::{ActiveCall, ConnectionService, Peer, PeerCertificate};
 use super::{
-    BoxError, ConnectionRefusal, Serve, TransportSettings, TransportStatistics, plaintext, tls,
+    BoxError, ConnectionRefusal, Serve, TransportSettings, TransportStatistics, certificate_error, plaintext, tls,
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -110,7 +110,7 @@ pub(super) async fn run<S, B>(
             let certificate = tls::client_certificate(&stream).map(|der| Arc::new(PeerCertificate(der)));
             return context.serve_http(http, service, stream, Peer { address, certificate }).await;
         }
-        Ok(Err(error)) => error.to_string(),
+        Ok(Err(error)) => certificate_error::describe_client(&error),
         Err(_) => "timeout".to_owned(),
     };
     context.statistics.record_refusal(

@@ -5,6 +5,7 @@
 //! request contain the other end of its connection ([`Peer`]) and the signal when its stream must end ([`DrainSignal`]).
 
 mod accept;
+pub mod certificate_error;
 mod certificate_reload;
 mod connection;
 mod connection_limiter;

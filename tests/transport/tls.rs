@@ -1,7 +1,7 @@
 //! TLS: handshakes, client certificates, and certificates that are reloaded while the server runs.
 
 use crate::common::{add, create_named};
-use crate::support::{Authority, Files, WAIT, closed_after, create, eventually, get, handshake, start};
+use crate::support::{Authority, Files, WAIT, closed_after, create, eventually, get, handshake, self_signed, start};
 use slotcast::client::{Client, ClientError, ClientOptions, fresh_context};
 use slotcast::server::RunningServer;
 use slotcast::transport::{ConnectionRefusal, Peer, TlsSettings, Transport, TransportSettings};
@@ -111,6 +111,72 @@ async fn a_client_trusts_only_its_roots() {
     assert!(matches!(Client::open(&half), Err(ClientError::HalfCertificate)));
     let plain = ClientOptions { uri: "http://127.0.0.1:1".into(), ..files.options(&server) };
     assert!(matches!(Client::open(&plain), Err(ClientError::NotEncrypted { .. })));
+}
+
+/// Returns the error of a client whose handshake fails.
+async fn handshake_error(server: &RunningServer, options: ClientOptions) -> String {
+    let status = get(&Client::open(&options).unwrap(), "a").await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    eventually("the server counts the failed handshake", || server.transport.refused(ConnectionRefusal::Handshake) > 0)
+        .await;
+    let mut cause: &dyn std::error::Error = &status;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+#[tokio::test]
+async fn a_certificate_error_names_the_problem_and_what_to_change() {
+    let files = Files::new();
+    files.write("others.pem", &Authority::new("others").pem());
+    let self_signed_ca = self_signed(true);
+    files.write("self_signed_ca.pem", &self_signed_ca.0);
+    let expired = files.authority.issue_until("server", 2_001);
+    let not_yet_valid = files.authority.issue_from("server", 2_098);
+    let other_name = files.authority.issue_for("inventory.example");
+    let client_only = files.authority.issue_for_clients();
+    for (certificate, ca, parts) in [
+        (
+            &self_signed_ca,
+            "self_signed_ca.pem",
+            ["is a CA certificate", "create a server certificate that is not a CA"],
+        ),
+        (&files.authority.issue("server"), "others.pem", ["an authority that this client does not trust", "--ca"]),
+        (&other_name, "ca.pem", ["not valid for 127.0.0.1", "inventory.example"]),
+        (&expired, "ca.pem", ["has expired", "renew it"]),
+        (&not_yet_valid, "ca.pem", ["not valid yet", "clock"]),
+        (&client_only, "ca.pem", ["must not be used by a server", "serverAuth"]),
+    ] {
+        files.put("server", certificate);
+        let server = start(files.transport()).await;
+        let error =
+            handshake_error(&server, ClientOptions { ca: Some(files.path(ca)), ..files.options(&server) }).await;
+        assert!(error.starts_with("TLS handshake failed: the server certificate "), "{error}");
+        assert!(parts.iter().all(|part| error.contains(part)) && !error.contains('\n'), "{parts:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_self_signed_certificate_that_is_not_a_ca_is_accepted_as_its_own_root() {
+    let files = Files::new();
+    let certificate = self_signed(false);
+    files.put("server", &certificate);
+    files.write("ca.pem", &certificate.0);
+    let server = start(files.transport()).await;
+    create(&files.client(&server), "a").await;
+}
+
+#[tokio::test]
+async fn a_plaintext_server_is_not_mistaken_for_a_certificate_error() {
+    let files = Files::new();
+    let server = start(TransportSettings::default()).await;
+    let uri = format!("https://{}", server.address);
+    let options =
+        ClientOptions { uri, caller: "test".into(), ca: Some(files.path("ca.pem")), ..ClientOptions::default() };
+    let status = get(&Client::open(&options).unwrap(), "a").await.unwrap_err();
+    let error = format!("{status:?}");
+    assert!(error.contains("TLS handshake failed") && error.contains("does not use TLS"), "{error}");
 }
 
 /// Returns the client certificate that the service sees when a client calls with the named certificate, or `None` if the
