@@ -43,8 +43,8 @@ pub(super) struct Components {
     pub background: JoinSet<()>,
 }
 
-/// A gRPC service of another crate.
-pub(super) trait ForeignService:
+/// A gRPC service of a third-party crate.
+pub(super) trait ThirdPartyService:
     tonic::codegen::Service<
         http::Request<tonic::body::Body>,
         Response = http::Response<tonic::body::Body>,
@@ -58,7 +58,7 @@ pub(super) trait ForeignService:
 {
 }
 
-impl<S> ForeignService for S where
+impl<S> ThirdPartyService for S where
     S: tonic::codegen::Service<
             http::Request<tonic::body::Body>,
             Response = http::Response<tonic::body::Body>,
@@ -78,7 +78,7 @@ pub(super) fn build(
     catalog: Arc<Catalog>,
     settings: &ServerSettings,
     readiness: &Readiness,
-    health_service: impl ForeignService,
+    health_service: impl ThirdPartyService,
 ) -> Result<Components, ServerError> {
     let weak_store = Arc::downgrade(&store);
     let engine_settings = EngineSettings { telemetry: settings.telemetry.commits(), ..settings.engine.clone() };
@@ -172,7 +172,7 @@ fn build_routes(
     settings: &ServerSettings,
     statistics: Arc<StreamStatistics>,
     drain: CancellationToken,
-    health: impl ForeignService,
+    health: impl ThirdPartyService,
 ) -> Result<Routes, ServerError> {
     let catalog_version = crate::catalog_file::version(engine.catalog());
     let (rollout, start) = (settings.rollout.clone(), Instant::now());
@@ -208,7 +208,7 @@ fn spawn_admin_listener(
     background: &mut JoinSet<()>,
     settings: &ServerSettings,
     readiness: &Readiness,
-    health: impl ForeignService,
+    health: impl ThirdPartyService,
 ) {
     let Some(listener) = settings.admin_listener.clone() else { return };
     let health = Routes::new(ContentTypeLayer.layer(health)).prepare().into_axum_router();
