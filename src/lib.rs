@@ -9,6 +9,8 @@
 //! - `server`: the server as a library ([`server`]).
 //! - `cli` (default): the `slotcast` command, which includes both.
 
+#[cfg(any(feature = "client", feature = "server"))]
+pub mod certificate_error;
 pub mod domain;
 pub mod sync;
 pub mod wire;

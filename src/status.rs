@@ -5,7 +5,7 @@
 
 use crate::domain::{InventoryId, Rejection, RejectionCause, UnknownName};
 use crate::engine::EngineError;
-use crate::identity::{Lapsed, Unverified};
+use crate::identity::AuthError;
 use crate::store::StoreError;
 use crate::sync::TooLarge;
 use crate::sync::subscription::SUBSCRIPTION_SLOTS_MAX;
@@ -56,34 +56,24 @@ pub fn invalid_player() -> Status {
     ))
 }
 
-/// Authentication failed. All problems of an invalid token have the same reason and text, because details would only
-/// help an attacker.
-pub fn unverified(unverified: Unverified) -> Status {
-    let (reason, text) = match unverified {
-        Unverified::Missing => (
+/// Authentication failed, or the credentials with which a stream was opened are no longer valid. All problems of an
+/// invalid token have the same reason and text, because details would only help an attacker.
+pub fn unauthenticated(error: AuthError) -> Status {
+    let (reason, text) = match error {
+        AuthError::CredentialsMissing => (
             ErrorReason::TokenMissing,
             "authentication required: send `authorization: Bearer TOKEN` or a client certificate that the server accepts",
         ),
-        Unverified::Invalid { .. } => {
+        AuthError::InvalidToken { .. } | AuthError::KeyRevoked => {
             (ErrorReason::TokenInvalid, "invalid token; get a new one from your login service")
         }
-        Unverified::Expired => {
-            (ErrorReason::TokenExpired, "the token or client certificate has expired; get a new one")
-        }
-        Unverified::TooManyWrong { retry_after } => {
+        AuthError::Expired => (ErrorReason::TokenExpired, "the token or client certificate has expired; get a new one"),
+        AuthError::TooManyInvalidTokens { retry_after } => {
             let text = "too many invalid tokens from this address; retry later with a valid token";
             return quota(ErrorReason::RateLimited, "address", text, retry_after);
         }
     };
     plain(reason, text)
-}
-
-/// The token with which a stream was opened is no longer valid.
-pub fn lapsed(lapsed: Lapsed) -> Status {
-    match lapsed {
-        Lapsed::Expired => unverified(Unverified::Expired),
-        Lapsed::Revoked => unverified(Unverified::Invalid { why: "its key is not accepted any more" }),
-    }
 }
 
 /// The player may not read the inventory. The same status if the inventory belongs to another player, has no owner, or

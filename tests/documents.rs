@@ -19,7 +19,7 @@ fn functions(path: &Path) -> HashSet<String> {
     found
 }
 
-/// Where a test lies that is named as in `store_keys::some_test` or `src/identity/known.rs::some_test`.
+/// Where a test lies that is named as in `store_keys::some_test` or `src/identity/credential_cache.rs::some_test`.
 fn place(root: &Path, target: &str) -> PathBuf {
     if target.starts_with("src/") {
         return root.join(target);

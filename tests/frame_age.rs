@@ -1,6 +1,6 @@
-//! Since when a reader is behind, and by what: as its frames say it.
+//! The age of the oldest change in a frame, and the trace of its newest traced change.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use slotcast::domain::{Contents, Epoch, Inventory, InventoryId, LayoutId, Revision};
 use slotcast::sync::{
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// One inventory, changed at moments of the test's own.
-struct Followed {
+/// A published inventory that changes at times of the test's choice.
+struct PublishedInventory {
     start: Instant,
     state: PublishedState,
     revision: u64,
@@ -28,23 +28,23 @@ fn inventory(revision: u64) -> Arc<Inventory> {
     })
 }
 
-fn cause(n: u8) -> TraceContext {
+fn trace(n: u8) -> TraceContext {
     TraceContext { trace_id: [n; 16], span_id: [n; 8] }
 }
 
-impl Followed {
+impl PublishedInventory {
     fn new() -> Self {
         Self { start: Instant::now(), state: Arc::new(Published::new(Some(inventory(1)))), revision: 1 }
     }
 
-    fn change(&mut self, at_ms: u32, cause: Option<TraceContext>) {
+    fn change(&mut self, at_ms: u32, trace: Option<TraceContext>) {
         self.revision += 1;
         let next = self.state.followed_by(Some(inventory(self.revision)), []);
-        self.state = Arc::new(next.published(&self.state, self.at(at_ms), cause));
+        self.state = Arc::new(next.published(&self.state, self.at(at_ms), trace));
     }
 
-    /// Published anew, as a correction of some session is, without a change.
-    fn note(&mut self, at_ms: u32) {
+    /// Publishes the inventory again without a change, as for a correction.
+    fn republish(&mut self, at_ms: u32) {
         let next = self.state.followed_by(Some(inventory(self.revision)), []);
         self.state = Arc::new(next.published(&self.state, self.at(at_ms), None));
     }
@@ -59,56 +59,60 @@ impl Followed {
         reader.poll_frame(at_ms * MS, || states.clone()).unwrap()
     }
 
-    /// A reader that has what there is.
+    /// Returns a reader that has the current state.
     fn caught_up(&self) -> Subscription {
         let options = SubscribeOptions { resume: vec![None], ..SubscribeOptions::default() };
         let mut reader = Subscription::new(SyncSettings::immediate_full(), options);
         let first = self.frame(&mut reader, 0).unwrap();
-        assert_eq!((first.stale_since, first.traced), (None, None), "the first frame makes up for no commit");
+        assert_eq!((first.stale_since, first.traced), (None, None), "the first frame has no age");
         reader
     }
 }
 
 #[test]
-fn a_frame_is_as_old_as_the_first_change_after_what_its_reader_has_however_many_there_were() {
-    let mut followed = Followed::new();
-    followed.change(1, Some(cause(1)));
-    let (mut prompt, mut stalled) = (followed.caught_up(), followed.caught_up());
+fn the_age_of_a_frame_is_that_of_the_oldest_change_that_its_reader_is_missing() {
+    let mut inventory = PublishedInventory::new();
+    inventory.change(1, Some(trace(1)));
+    let (mut prompt, mut stalled) = (inventory.caught_up(), inventory.caught_up());
     for at_ms in 10..1_000 {
-        followed.change(at_ms, (at_ms == 500).then(|| cause(2)));
-        let frame = followed.frame(&mut prompt, at_ms).unwrap();
-        assert_eq!(frame.stale_since, Some(followed.at(at_ms)));
-        let traced = TracedChange { at: followed.at(500), trace: cause(2) };
-        assert_eq!(frame.traced, (at_ms == 500).then_some(traced), "only what is new to it is its cause");
+        inventory.change(at_ms, (at_ms == 500).then(|| trace(2)));
+        let frame = inventory.frame(&mut prompt, at_ms).unwrap();
+        assert_eq!(frame.stale_since, Some(inventory.at(at_ms)));
+        let traced = TracedChange { at: inventory.at(500), trace: trace(2) };
+        assert_eq!(
+            frame.traced,
+            (at_ms == 500).then_some(traced),
+            "the trace is that of a change that is new to the reader"
+        );
     }
-    let frame = followed.frame(&mut stalled, 1_000).unwrap();
-    assert_eq!(frame.stale_since, Some(followed.at(10)), "the oldest");
-    assert_eq!(frame.traced.unwrap().trace, cause(2), "the newest that is traced");
-    assert!(followed.frame(&mut stalled, 1_001).is_none());
-    followed.change(1_100, Some(cause(3)));
-    let frame = followed.frame(&mut stalled, 1_100).unwrap();
-    assert_eq!((frame.stale_since, frame.traced.unwrap().trace), (Some(followed.at(1_100)), cause(3)));
+    let frame = inventory.frame(&mut stalled, 1_000).unwrap();
+    assert_eq!(frame.stale_since, Some(inventory.at(10)), "the oldest missing change");
+    assert_eq!(frame.traced.unwrap().trace, trace(2), "the newest traced change");
+    assert!(inventory.frame(&mut stalled, 1_001).is_none());
+    inventory.change(1_100, Some(trace(3)));
+    let frame = inventory.frame(&mut stalled, 1_100).unwrap();
+    assert_eq!((frame.stale_since, frame.traced.unwrap().trace), (Some(inventory.at(1_100)), trace(3)));
 }
 
 #[test]
-fn what_is_published_without_a_change_makes_no_reader_older() {
-    let mut followed = Followed::new();
-    let mut reader = followed.caught_up();
-    followed.note(100);
-    assert!(followed.frame(&mut reader, 200).is_none());
-    followed.change(300, None);
-    let frame = followed.frame(&mut reader, 300).unwrap();
-    assert_eq!((frame.stale_since, frame.traced), (Some(followed.at(300)), None));
+fn publishing_without_a_change_does_not_age_a_reader() {
+    let mut inventory = PublishedInventory::new();
+    let mut reader = inventory.caught_up();
+    inventory.republish(100);
+    assert!(inventory.frame(&mut reader, 200).is_none());
+    inventory.change(300, None);
+    let frame = inventory.frame(&mut reader, 300).unwrap();
+    assert_eq!((frame.stale_since, frame.traced), (Some(inventory.at(300)), None));
 }
 
 #[test]
-fn a_reader_that_resumes_and_misses_nothing_counts_from_the_next_change() {
-    let mut followed = Followed::new();
+fn the_age_of_a_reader_that_resumes_without_missing_changes_starts_at_the_next_change() {
+    let mut inventory = PublishedInventory::new();
     let cursor = slotcast::sync::Cursor { epoch: Epoch::new(1).unwrap(), revision: Revision(1) };
     let options = SubscribeOptions { resume: vec![Some(cursor)], ..SubscribeOptions::default() };
     let mut reader = Subscription::new(SyncSettings::immediate_full(), options);
-    assert!(followed.frame(&mut reader, 0).unwrap().changed.is_empty());
-    followed.change(10, None);
-    followed.change(20, None);
-    assert_eq!(followed.frame(&mut reader, 30).unwrap().stale_since, Some(followed.at(10)));
+    assert!(inventory.frame(&mut reader, 0).unwrap().changed.is_empty());
+    inventory.change(10, None);
+    inventory.change(20, None);
+    assert_eq!(inventory.frame(&mut reader, 30).unwrap().stale_since, Some(inventory.at(10)));
 }

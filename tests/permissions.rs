@@ -4,7 +4,7 @@
 
 use prost_reflect::DescriptorPool;
 use slotcast::identity::Role;
-use slotcast::identity::permissions::{Access, access};
+use slotcast::identity::permissions::{MethodAccess, method_access};
 use slotcast::wire::FILE_DESCRIPTOR_SET;
 
 /// All methods of all services in a set, as paths.
@@ -23,7 +23,7 @@ fn every_method_of_the_service_stands_in_the_table() {
     let mut seen = 0;
     for set in [FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET, reflection, reflection_alpha] {
         for path in paths(set) {
-            assert!(access(&path).is_some(), "{path} has no entry: say in permissions.rs who may call it");
+            assert!(method_access(&path).is_some(), "{path} has no entry: say in permissions.rs who may call it");
             seen += 1;
         }
     }
@@ -40,7 +40,7 @@ fn whoever_is_no_reader_by_name_changes_something() {
             _ if reads.contains(&method) => Role::Player,
             _ => Role::Service,
         };
-        assert_eq!(access(&path), Some(Access::From(role)), "{path}");
+        assert_eq!(method_access(&path), Some(MethodAccess::MinRole(role)), "{path}");
     }
 }
 
@@ -60,6 +60,6 @@ fn what_is_not_in_the_table_is_denied() {
         "/slotcast.v2.InventoryService/GetInventory",
         "/slotcast.v1.AdminService/GetInventory",
     ] {
-        assert_eq!(access(path), None, "{path}");
+        assert_eq!(method_access(path), None, "{path}");
     }
 }

@@ -10,7 +10,7 @@ use slotcast::domain::{Attributes, Caller, IdempotencyKey, InventoryId, PlayerId
 use slotcast::grpc::service::PAGE_SIZE_MAX;
 use slotcast::grpc::streams::StreamSettings;
 use slotcast::identity::TOKEN_BYTES_MAX;
-use slotcast::identity::permissions::{Access, access};
+use slotcast::identity::permissions::{MethodAccess, method_access};
 use slotcast::sync::subscription::{SUBSCRIPTION_INVENTORIES_MAX, SUBSCRIPTION_SLOTS_MAX};
 use slotcast::transport::TransportSettings;
 use slotcast::wire::reason::code_name;
@@ -66,9 +66,9 @@ fn reference() -> String {
 }
 
 fn role(path: &str) -> String {
-    match access(path).unwrap() {
-        Access::Anybody => "none".into(),
-        Access::From(role) => role.to_string(),
+    match method_access(path).unwrap() {
+        MethodAccess::Public => "none".into(),
+        MethodAccess::MinRole(role) => role.to_string(),
     }
 }
 

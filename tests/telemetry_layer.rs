@@ -1,15 +1,15 @@
-//! The layer that measures calls: real bodies through the real layer, and what `/metrics` says afterwards.
+//! The telemetry layer: passes real bodies through it, and checks the metrics afterwards.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as _, Frame};
 use http_body_util::StreamBody;
 use slotcast::middleware::{DeadlineLayer, TelemetryLayer};
-use slotcast::statistics::{EngineCounts, MethodCounts, StreamStatistics};
+use slotcast::statistics::{EngineStatistics, MethodCounts, StreamStatistics};
 use slotcast::status;
-use slotcast::telemetry::{Sources, Telemetry};
+use slotcast::telemetry::{MetricSources, Telemetry};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
@@ -22,10 +22,10 @@ use tower::{Layer, ServiceExt, service_fn};
 const ADD: &str = "slotcast.v1.InventoryService/AddItem";
 const SUBSCRIBE: &str = "slotcast.v1.InventoryService/SubscribeInventory";
 
-/// Calls, and streams that were opened.
+/// The counts of calls and of opened streams.
 const COUNTS: [&str; 2] = ["rpc_server_call_duration_seconds_count", "slotcast_stream_duration_seconds_count"];
 
-/// A layer, and the meters that it feeds.
+/// A layer and its metrics.
 struct Measured {
     layer: TelemetryLayer,
     telemetry: Telemetry,
@@ -37,19 +37,19 @@ impl Measured {
     fn new() -> Self {
         let telemetry = Telemetry::default();
         let layer = TelemetryLayer::new(telemetry.clone());
-        telemetry.observe(Sources {
+        telemetry.register(MetricSources {
             reloads: [("certificate", Arc::default()), ("jwks", Arc::default()), ("config", Arc::default())],
             rpc: layer.statistics().clone(),
             streams: Arc::new(StreamStatistics::default()),
             transport: telemetry.transport().clone(),
-            engine: Arc::new(EngineCounts::default),
+            engine: Arc::new(EngineStatistics::default),
             store: Arc::new(|| None),
             is_draining: Arc::new(|| false),
         });
         Self { layer, telemetry }
     }
 
-    /// The answer to a call whose request has these body frames; the handler reads all of it first.
+    /// Makes a call whose request has these body frames. The handler reads all of them, then replies with `answer`.
     async fn call(&self, method: &str, sent: Vec<Bytes>, answer: Response<Body>) -> Response<Body> {
         let answer = Arc::new(Mutex::new(Some(answer)));
         let handler = service_fn(move |request: Request<_>| {
@@ -66,7 +66,7 @@ impl Measured {
         self.layer.statistics().counts().find(|(name, _)| *name == method).unwrap().1
     }
 
-    /// Calls of a method that ended with a status, as they are scraped.
+    /// Returns the number of calls of a method that ended with a status, from the scraped metrics.
     fn ended(&self, method: &str, status: &str) -> u64 {
         let text = self.telemetry.scrape().unwrap();
         let labels = [format!("rpc_method=\"{method}\""), format!("rpc_response_status_code=\"{status}\"")];
@@ -75,7 +75,7 @@ impl Measured {
         found.iter().map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 
-    /// All that have ended.
+    /// Returns the number of all ended calls, from the scraped metrics.
     fn all_ended(&self) -> u64 {
         let text = self.telemetry.scrape().unwrap();
         let counts = text.lines().filter(|line| COUNTS.iter().any(|count| line.starts_with(count)));
@@ -117,16 +117,16 @@ fn answer(frames: Vec<Frame<Bytes>>) -> Response<Body> {
 }
 
 #[tokio::test]
-async fn a_call_that_is_refused_by_its_headers_alone_is_counted_with_its_reason() {
+async fn a_call_refused_with_headers_only_is_counted_with_its_reason() {
     let measured = Measured::new();
     let refused = status::invalid_caller().into_http();
     let response = measured.call(ADD, vec![message(3).into()], refused).await;
-    // Nobody need read a body that is empty.
+    // An empty body need not be read.
     assert_eq!(measured.ended(ADD, "INVALID_ARGUMENT"), 1);
     drop(response);
-    assert_eq!((measured.ended(ADD, "INVALID_ARGUMENT"), measured.all_ended()), (1, 1), "it is counted once");
+    assert_eq!((measured.ended(ADD, "INVALID_ARGUMENT"), measured.all_ended()), (1, 1), "the call is counted once");
     assert_eq!(measured.refusals(), [("INVALID_ARGUMENT", 1)]);
-    assert_eq!(measured.counts(ADD), MethodCounts { is_stream: false, begun: 1, received: 1, sent: 0, active: 0 });
+    assert_eq!(measured.counts(ADD), MethodCounts { is_stream: false, started: 1, received: 1, sent: 0, active: 0 });
 }
 
 #[tokio::test]
@@ -136,26 +136,26 @@ async fn an_error_in_the_trailers_is_counted_with_its_reason() {
     status::draining().add_header(&mut headers).unwrap();
     let frames = vec![Frame::data(message(9).into()), Frame::trailers(headers)];
     let response = measured.call(SUBSCRIBE, vec![message(1).into()], answer(frames)).await;
-    assert_eq!((measured.all_ended(), measured.counts(SUBSCRIBE).active), (0, 1), "it has not ended");
+    assert_eq!((measured.all_ended(), measured.counts(SUBSCRIBE).active), (0, 1), "the stream has not ended");
     read_all(response.into_body()).await;
     assert_eq!((measured.ended(SUBSCRIBE, "UNAVAILABLE"), measured.all_ended()), (1, 1));
     let text = measured.telemetry.scrape().unwrap();
-    assert!(!text.contains("rpc_server_call_duration_seconds_count"), "streams do not count among calls: {text}");
+    assert!(!text.contains("rpc_server_call_duration_seconds_count"), "a stream is not counted as a call: {text}");
     assert_eq!(measured.refusals(), [("DRAINING", 1)]);
 }
 
 #[tokio::test]
-async fn a_stream_that_is_refused_counts_as_a_call_and_the_server_is_blamed_for_its_own_errors() {
+async fn a_refused_stream_counts_as_a_call_and_a_server_error_as_a_fault() {
     let measured = Measured::new();
     measured.call(SUBSCRIBE, vec![], status::draining().into_http()).await;
     let text = measured.telemetry.scrape().unwrap();
-    assert!(text.contains("error_type=\"UNAVAILABLE\""), "the server is to blame: {text}");
-    assert!(!text.contains("slotcast_stream_duration_seconds_count"), "it was never opened: {text}");
+    assert!(text.contains("error_type=\"UNAVAILABLE\""), "a server error is a fault: {text}");
+    assert!(!text.contains("slotcast_stream_duration_seconds_count"), "the stream was never opened: {text}");
     assert_eq!(measured.ended(SUBSCRIBE, "UNAVAILABLE"), 1);
 }
 
 #[tokio::test]
-async fn methods_that_nobody_calls_have_no_series_and_the_process_and_the_build_have_theirs() {
+async fn methods_without_calls_have_no_series_and_the_process_and_build_metrics_exist() {
     let measured = Measured::new();
     let series = |name: &str| {
         let text = measured.telemetry.scrape().unwrap();
@@ -164,7 +164,7 @@ async fn methods_that_nobody_calls_have_no_series_and_the_process_and_the_build_
     assert_eq!(series("slotcast_rpc_").len(), 0);
     measured.call(ADD, vec![message(1).into()], answer(vec![trailers("0")])).await;
     assert_eq!(series("slotcast_rpc_calls_active").len(), 1);
-    assert_eq!(series("slotcast_rpc_messages_total").len(), 0, "messages are those of streams");
+    assert_eq!(series("slotcast_rpc_messages_total").len(), 0, "only messages of streams are counted");
     let build = series("slotcast_build_info");
     assert!(build.len() == 1 && build[0].contains(env!("CARGO_PKG_VERSION")) && build[0].ends_with(" 1"), "{build:?}");
     for name in ["cpu_seconds_total", "resident_memory_bytes", "open_fds", "max_fds", "start_time_seconds"] {
@@ -176,7 +176,7 @@ async fn methods_that_nobody_calls_have_no_series_and_the_process_and_the_build_
 }
 
 #[tokio::test]
-async fn messages_of_a_stream_are_counted_however_they_are_cut_into_frames() {
+async fn messages_are_counted_regardless_of_how_they_are_split_into_frames() {
     let measured = Measured::new();
     let all: Vec<u8> = [0, 1, 700, 3].into_iter().flat_map(message).collect();
     let cut = |at: &[usize]| {
@@ -184,7 +184,7 @@ async fn messages_of_a_stream_are_counted_however_they_are_cut_into_frames() {
         let starts = [0].into_iter().chain(at.iter().copied());
         starts.zip(ends).map(|(from, to)| Bytes::copy_from_slice(&all[from..to])).collect::<Vec<_>>()
     };
-    // All at once, in the middle of prefixes and of messages, and exactly between them.
+    // In one frame, split within prefixes and messages, and split exactly between messages.
     for (calls, at) in [&[][..], &[3, 6, 10, 14, 300], &[5, 11, 716]].into_iter().enumerate() {
         let mut frames: Vec<_> = cut(at).into_iter().map(Frame::data).collect();
         frames.push(trailers("0"));
@@ -193,7 +193,7 @@ async fn messages_of_a_stream_are_counted_however_they_are_cut_into_frames() {
         let messages = 4 * (calls as u64 + 1);
         assert_eq!(
             measured.counts(SUBSCRIBE),
-            MethodCounts { is_stream: true, begun: calls as u64 + 1, received: messages, sent: messages, active: 0 }
+            MethodCounts { is_stream: true, started: calls as u64 + 1, received: messages, sent: messages, active: 0 }
         );
     }
     assert_eq!((measured.ended(SUBSCRIBE, "OK"), measured.all_ended()), (3, 3));
@@ -201,7 +201,7 @@ async fn messages_of_a_stream_are_counted_however_they_are_cut_into_frames() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_dropped_was_cancelled_before_its_answer_and_in_mid_stream() {
+async fn a_dropped_call_counts_as_cancelled_before_its_reply_and_during_a_stream() {
     let measured = Measured::new();
     let handler = service_fn(|_: Request<_>| pending::<Handled>());
     let mut call = Box::pin(measured.layer.layer(handler).oneshot(request(ADD, vec![])));
@@ -215,11 +215,14 @@ async fn a_call_that_is_dropped_was_cancelled_before_its_answer_and_in_mid_strea
     poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await.unwrap().unwrap();
     drop(body);
     assert_eq!((measured.ended(SUBSCRIBE, "CANCELLED"), measured.all_ended()), (1, 2));
-    assert_eq!(measured.counts(SUBSCRIBE), MethodCounts { is_stream: true, begun: 1, received: 0, sent: 1, active: 0 });
+    assert_eq!(
+        measured.counts(SUBSCRIBE),
+        MethodCounts { is_stream: true, started: 1, received: 0, sent: 1, active: 0 }
+    );
 }
 
 #[tokio::test]
-async fn an_answer_without_a_status_is_no_success() {
+async fn a_reply_without_a_status_is_not_a_success() {
     let measured = Measured::new();
     let response = measured.call(ADD, vec![], answer(vec![Frame::data(message(1).into())])).await;
     read_all(response.into_body()).await;
@@ -230,9 +233,9 @@ async fn an_answer_without_a_status_is_no_success() {
     assert_eq!(measured.ended(ADD, "UNIMPLEMENTED"), 1);
 }
 
-/// Case 60, of names instead of sizes: whatever is asked for, the meters take the same room.
+/// Case 60 for names instead of sizes: the number of series does not depend on what callers send.
 #[tokio::test]
-async fn ten_thousand_made_up_methods_and_reasons_are_one_of_each() {
+async fn ten_thousand_unknown_methods_and_reasons_count_as_one_of_each() {
     let measured = Measured::new();
     let series = || measured.telemetry.scrape().unwrap().lines().count();
     let one = |n: u64| {
@@ -251,7 +254,7 @@ async fn ten_thousand_made_up_methods_and_reasons_are_one_of_each() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_its_deadline_ends_is_no_cancelled_one() {
+async fn a_call_that_exceeds_its_deadline_does_not_count_as_cancelled() {
     let measured = Measured::new();
     let never = service_fn(|_: Request<_>| std::future::pending::<Handled>());
     let mut request = request(ADD, vec![]);
@@ -263,7 +266,7 @@ async fn a_call_that_its_deadline_ends_is_no_cancelled_one() {
 }
 
 #[tokio::test]
-async fn health_reflection_and_what_is_no_grpc_are_told_apart_from_faults() {
+async fn calls_that_are_not_grpc_do_not_count_as_faults() {
     let measured = Measured::new();
     let refuse = |status: u16| Response::builder().status(status).body(Body::empty()).unwrap();
     measured.call(ADD, vec![], refuse(415)).await;

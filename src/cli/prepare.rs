@@ -45,9 +45,9 @@ fn checked<T>(setting: &str, found: Result<T, impl Display>, problems: &mut Vec<
 
 fn authentication(config: &Config) -> Result<Authentication, crate::identity::IdentityError> {
     if !config.verifies_callers() {
-        return Ok(Authentication::None);
+        return Ok(Authentication::Disabled);
     }
-    Verifier::open(config.identity.clone()).map(|verifier| Authentication::Verified(Arc::new(verifier)))
+    Verifier::open(config.identity.clone()).map(|verifier| Authentication::Enabled(Arc::new(verifier)))
 }
 
 /// Checks that the store can be written or its folder created, as far as possible without doing so.

@@ -2,6 +2,7 @@
 //! clients run.
 
 use super::{ClientError, ClientOptions};
+use crate::certificate_error::describe_server;
 use hyper_util::rt::TokioIo;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -58,7 +59,9 @@ impl Tls {
         let socket = TcpStream::connect((self.host.as_str(), self.port)).await?;
         socket.set_nodelay(true)?;
         let name = ServerName::try_from(self.host.clone())?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await?;
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await;
+        let stream =
+            stream.map_err(|error| format!("TLS handshake failed: {}", describe_server(&error, &self.host)))?;
         if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
             return Err("the server does not support HTTP/2 (ALPN h2)".into());
         }

@@ -1,11 +1,12 @@
 //! The commit loop: a single thread that applies mutations in one linear order, so the domain needs no locks.
 
 use super::hot::{EvictionOrder, HotTable, Staged, Wake};
-use super::statistics::{self, CommitCounters};
+use super::outcome::{commit_failure, mutation_outcome};
 use super::{EngineError, EngineSettings, MutationReply, MutationRequest, WatchedInventories};
 use crate::domain::{
     self, Caller, Catalog, Effect, Epoch, Inventory, InventoryId, InventoryLookup, KeyTag, SessionId, Touched,
 };
+use crate::statistics::CommitCounters;
 use crate::store::{CommitError, Key, Loaded, Recall, Reply, Store, StoreError, Transaction};
 use crate::sync::{ChangeKind, ChangeRecord, MutationContext};
 use crate::telemetry::{CommitSpan, CommitTelemetry};
@@ -113,9 +114,9 @@ impl Writer {
             Ok(loaded) => self.mutate(&mutations, loaded),
             Err(error) => (Vec::new(), mutations.iter().map(|_| Err(error.clone())).collect()),
         };
-        replies.iter().for_each(|reply| self.counters.add_mutation(statistics::outcome(reply)));
+        replies.iter().for_each(|reply| self.counters.add_mutation(mutation_outcome(reply)));
         for (at, span) in spans {
-            span.end(replies.len(), statistics::outcome(&replies[at]));
+            span.end(replies.len(), mutation_outcome(&replies[at]));
         }
         for (session, caller, id) in corrections {
             wakes.extend(self.hot.record(&id, |inventory| ChangeRecord::correction(session, caller, inventory)));
@@ -142,8 +143,8 @@ impl Writer {
     fn trace(&self, mutations: &mut [(MutationRequest, ReplySender)]) -> Vec<(usize, CommitSpan)> {
         let mut spans = Vec::new();
         for (at, (request, _)) in mutations.iter_mut().enumerate() {
-            if let Some(span) = request.trace.take().and_then(|trace| self.telemetry.begin(trace)) {
-                request.trace = Some(span.cause());
+            if let Some(span) = request.trace.take().and_then(|trace| self.telemetry.start_span(trace)) {
+                request.trace = Some(span.trace_context());
                 spans.push((at, span));
             }
         }
@@ -208,9 +209,10 @@ impl Writer {
             Ok(()) => {
                 let took = began.elapsed();
                 self.counters.add_commit(transactions.len(), took);
-                self.telemetry.record(transactions.len(), took);
+                // OpenTelemetry cannot read a histogram from counters: it has no observable histogram.
+                self.telemetry.record_commit(transactions.len(), took);
             }
-            Err(error) => self.counters.add_failure(error),
+            Err(error) => self.counters.add_failure(commit_failure(error)),
         }
         committed
     }

@@ -6,24 +6,22 @@
 
 mod commit;
 mod hot;
-mod statistics;
+mod outcome;
 mod watched;
 
 pub use commit::new_epoch;
 pub use hot::HotTable;
-pub use statistics::EngineStatistics;
 pub use watched::WatchedInventories;
 
 use crate::domain::{
     Caller, Catalog, Digest, Fingerprint, Inventory, InventoryId, NamedMutation, Rejection, SessionId, UnknownName,
     Version,
 };
-use crate::statistics::EngineCounts;
+use crate::statistics::{CommitCounters, EngineStatistics};
 use crate::store::{Key, ListQuery, Reply, Store, StoreError};
 use crate::sync::TraceContext;
 use crate::telemetry::CommitTelemetry;
 use commit::EngineRequest;
-use statistics::CommitCounters;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -150,7 +148,7 @@ impl Engine {
         if let Err(error) = self.enqueue(EngineRequest::Mutate { request: Box::new(request), reply }).await {
             let failed = Err(error);
             // The commit loop counts every queued mutation, whether or not the caller still waits.
-            self.counters.add_mutation(statistics::outcome(&failed));
+            self.counters.add_mutation(outcome::mutation_outcome(&failed));
             return failed;
         }
         received.await.map_err(|_| EngineError::Stopped)?
@@ -194,18 +192,12 @@ impl Engine {
 
     /// Returns the commit statistics since the start and the current queue length.
     pub fn statistics(&self) -> EngineStatistics {
-        let queue_max = self.queue.max_capacity() as u64;
-        EngineStatistics {
-            hot_inventories: self.hot.len() as u64,
-            queue: queue_max - self.queue.capacity() as u64,
-            queue_max,
-            ..self.counters.read()
-        }
+        self.statistics_reader().read()
     }
 
-    /// Returns a reader of the counts that does not keep the commit loop running.
-    pub fn counts_reader(&self) -> EngineCountsReader {
-        EngineCountsReader { queue: self.queue.downgrade(), hot: self.hot.clone(), counters: self.counters.clone() }
+    /// Returns a reader of the statistics that does not keep the commit loop running.
+    pub fn statistics_reader(&self) -> EngineStatisticsReader {
+        EngineStatisticsReader { queue: self.queue.downgrade(), hot: self.hot.clone(), counters: self.counters.clone() }
     }
 
     async fn enqueue(&self, request: EngineRequest) -> Result<(), EngineError> {
@@ -223,23 +215,24 @@ impl Engine {
     }
 }
 
-/// Reads the engine's counts, even after the engine has stopped.
+/// Reads the engine's statistics, even after the engine has stopped.
 #[derive(Clone)]
-pub struct EngineCountsReader {
+pub struct EngineStatisticsReader {
     queue: mpsc::WeakSender<EngineRequest>,
     hot: Arc<HotTable>,
     counters: Arc<CommitCounters>,
 }
 
-impl EngineCountsReader {
-    pub fn counts(&self) -> EngineCounts {
-        let queue_max = self.queue.upgrade().map(|queue| (queue.max_capacity(), queue.capacity()));
-        let (queue_max, free) = queue_max.unwrap_or_default();
-        EngineCounts {
+impl EngineStatisticsReader {
+    /// Returns the statistics since the start, and the current queue length and number of hot inventories.
+    pub fn read(&self) -> EngineStatistics {
+        let capacity = self.queue.upgrade().map(|queue| (queue.max_capacity(), queue.capacity()));
+        let (queue_max, free) = capacity.unwrap_or_default();
+        EngineStatistics {
             hot_inventories: self.hot.len() as u64,
             queue: (queue_max - free) as u64,
             queue_max: queue_max as u64,
-            ..self.counters.counts()
+            ..self.counters.read()
         }
     }
 }

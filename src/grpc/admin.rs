@@ -9,16 +9,16 @@ use crate::status;
 use crate::wire::{FieldViolation, request, rollout, v1};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 pub struct Admin {
     pub engine: Engine,
     pub rollout: LiveRollout,
     pub statistics: Arc<StreamStatistics>,
-    /// Notified when the service must drain.
-    pub drain: Arc<Notify>,
+    /// Cancelled when the service must drain.
+    pub drain: CancellationToken,
     pub drain_limit: Duration,
     /// When the service started.
     pub start: Instant,
@@ -72,7 +72,7 @@ impl v1::admin_service_server::AdminService for Admin {
         let reason = &request.get_ref().reason;
         request::reason(reason).map_err(|invalid| status::invalid(&invalid))?;
         tracing::info!(%caller, reason, "drain requested");
-        self.drain.notify_one();
+        self.drain.cancel();
         Ok(Response::new(v1::DrainResponse { limit_ms: self.drain_limit.as_millis() as u64 }))
     }
 }

@@ -1,7 +1,7 @@
 //! Read authorization: decides what a caller may read, once for each call, and on a stream for each frame.
 
 use crate::domain::{Inventory, InventoryId, PlayerId};
-use crate::identity::{ExpiryWatch, Identity, Lapsed, Role};
+use crate::identity::{AuthError, ExpiryWatch, Identity, Role};
 use crate::status;
 use crate::sync::ReadAccess;
 use std::future::pending;
@@ -58,7 +58,7 @@ impl ReadAuthorization {
     }
 
     /// Checks that the reader's token is still valid.
-    pub fn check(&self) -> Result<(), Lapsed> {
+    pub fn check(&self) -> Result<(), AuthError> {
         self.expiry.as_ref().map_or(Ok(()), |expiry| expiry.check())
     }
 

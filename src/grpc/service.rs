@@ -16,7 +16,7 @@ use crate::store::{Key, ListQuery};
 use crate::sync::subscription::check_size;
 use crate::sync::{Bucket, FrameAge, LimitedPlayer, SubscribeOptions, TraceContext};
 use crate::telemetry::Telemetry;
-use crate::transport::Closing;
+use crate::transport::DrainSignal;
 use crate::wire::v1::operation::Operation as Wire;
 use crate::wire::{FieldViolation, frame, reply, request, v1};
 use prost::Message;
@@ -318,7 +318,7 @@ impl v1::inventory_service_server::InventoryService for Service {
             authorization: ReadAuthorization::of(identity),
             rollout: self.rollout.subscribe(),
             statistics: self.statistics.clone(),
-            closing: request.extensions().get().cloned().unwrap_or_else(Closing::never),
+            closing: request.extensions().get().cloned().unwrap_or_else(DrainSignal::never),
             telemetry: self.telemetry.frames(cause(&request)),
             age: age.clone(),
             start: self.start,

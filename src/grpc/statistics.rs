@@ -1,7 +1,6 @@
 //! Converts statistics to the messages of `AdminService`.
 
-use crate::engine::EngineStatistics;
-use crate::statistics::{FrameKind, HistogramBucket, MessageCount, StreamCounts, percentile};
+use crate::statistics::{EngineStatistics, FrameKind, HistogramBucket, MessageCount, StreamCounts, percentile};
 use crate::sync::SyncTrigger;
 use crate::wire::v1;
 
@@ -31,7 +30,7 @@ pub fn commits(statistics: &EngineStatistics) -> v1::CommitStatistics {
     v1::CommitStatistics {
         commits: statistics.commits,
         transactions: statistics.transactions,
-        commits_failed: statistics.commits_failed,
+        commits_failed: statistics.commits_failed(),
         latency_p50_us: percentile(&statistics.latency_us, 50),
         latency_p99_us: percentile(&statistics.latency_us, 99),
         latency_us: statistics.latency_us.iter().map(bucket).collect(),

@@ -5,7 +5,7 @@ use super::read_authorization::ReadAuthorization;
 use super::shadow::{Checked, Computed, Shadow};
 use crate::domain::{Inventory, InventoryId};
 use crate::engine::WatchedInventories;
-use crate::identity::Lapsed;
+use crate::identity::AuthError;
 use crate::statistics::{FrameKind, OpenStreamGuard, StreamStatistics};
 use crate::status;
 use crate::sync::frame::full_frame;
@@ -14,7 +14,7 @@ use crate::sync::{
     SubscribeOptions, Subscription, SyncTrigger, TooLarge,
 };
 use crate::telemetry::{FrameSent, FrameTelemetry};
-use crate::transport::Closing;
+use crate::transport::DrainSignal;
 use crate::wire::codec::MESSAGE_PREFIX_BYTES;
 use crate::wire::{frame, v1};
 use futures_util::stream::{self, Stream};
@@ -33,7 +33,7 @@ pub struct Opening {
     pub bucket: Bucket,
     pub rollout: watch::Receiver<Arc<Rollout>>,
     pub statistics: Arc<StreamStatistics>,
-    pub closing: Closing,
+    pub closing: DrainSignal,
     pub telemetry: FrameTelemetry,
     /// Set to the age of the changes in each frame.
     pub age: FrameAge,
@@ -44,13 +44,13 @@ pub struct Opening {
 /// Why a stream ends.
 enum End {
     Draining,
-    Lapsed(Lapsed),
+    Unauthenticated(AuthError),
     TooLarge(TooLarge),
 }
 
-impl From<Lapsed> for End {
-    fn from(lapsed: Lapsed) -> Self {
-        Self::Lapsed(lapsed)
+impl From<AuthError> for End {
+    fn from(error: AuthError) -> Self {
+        Self::Unauthenticated(error)
     }
 }
 
@@ -89,7 +89,7 @@ pub struct FrameStream {
     bucket: Bucket,
     rollout: watch::Receiver<Arc<Rollout>>,
     statistics: Arc<StreamStatistics>,
-    closing: Closing,
+    closing: DrainSignal,
     telemetry: FrameTelemetry,
     age: FrameAge,
     start: Instant,
@@ -139,7 +139,7 @@ impl FrameStream {
             match this.next().await {
                 Ok(message) => Some((Ok(message), Some(this))),
                 Err(End::Draining) => Some((Err(status::draining()), None)),
-                Err(End::Lapsed(lapsed)) => Some((Err(status::lapsed(lapsed)), None)),
+                Err(End::Unauthenticated(error)) => Some((Err(status::unauthenticated(error)), None)),
                 Err(End::TooLarge(too_large)) => Some((Err(status::subscription_too_large(too_large)), None)),
             }
         })
@@ -253,7 +253,14 @@ impl FrameStream {
     fn tell(&self, frame: &Frame, kind: FrameKind, bytes: u64) {
         let Frame { trigger, stale_since, traced, .. } = *frame;
         let inventories = frame.changed.len() + frame.absent.len();
-        self.age.set(self.telemetry.sent(&FrameSent { kind, trigger, bytes, inventories, stale_since, traced }));
+        self.age.set(self.telemetry.record_frame(&FrameSent {
+            kind,
+            trigger,
+            bytes,
+            inventories,
+            stale_since,
+            traced,
+        }));
     }
 
     /// Returns the size of the first message if every change were an immediate full sync, in bytes.

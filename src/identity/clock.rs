@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::time::Instant;
 
-/// The wall clock: milliseconds since the Unix epoch. An operator may set it.
+/// Returns the time of the wall clock, in milliseconds since Unix epoch. An operator may set the wall clock.
 pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 pub(super) fn system() -> WallClock {
-    let since_1970 = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Arc::new(move || since_1970().as_millis() as u64)
+    let unix_time = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Arc::new(move || unix_time().as_millis() as u64)
 }
 
 /// The wall clock, but never earlier than the start time plus the time since then: setting the clock back does not
@@ -26,16 +26,18 @@ impl Clock {
         Self { start_ms: wall(), start: Instant::now(), wall }
     }
 
+    /// Returns the time in milliseconds since Unix epoch.
     pub fn now_ms(&self) -> u64 {
-        (self.wall)().max(self.steady_ms())
+        (self.wall)().max(self.monotonic_ms())
     }
 
-    /// How far the wall clock is ahead of the time since the start, in milliseconds; negative if it is behind.
-    pub fn ahead_ms(&self) -> i64 {
-        (self.wall)() as i64 - self.steady_ms() as i64
+    /// Returns how far the wall clock is ahead of the start time plus the time since then, in milliseconds; negative if
+    /// the wall clock is behind.
+    pub fn offset_ms(&self) -> i64 {
+        (self.wall)() as i64 - self.monotonic_ms() as i64
     }
 
-    fn steady_ms(&self) -> u64 {
+    fn monotonic_ms(&self) -> u64 {
         self.start_ms + self.start.elapsed().as_millis() as u64
     }
 }
@@ -53,16 +55,16 @@ mod tests {
     use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
-    async fn a_wall_clock_that_is_set_back_stops_nothing_and_one_set_ahead_counts() {
+    async fn setting_the_wall_clock_back_does_not_stop_the_time_and_setting_it_ahead_does_count() {
         let wall = Arc::new(AtomicU64::new(1_000_000));
         let read = wall.clone();
         let clock = Clock::new(Arc::new(move || read.load(Ordering::Relaxed)));
         tokio::time::advance(Duration::from_secs(5)).await;
         wall.store(1_005_000, Ordering::Relaxed);
-        assert_eq!((clock.now_ms(), clock.ahead_ms()), (1_005_000, 0));
+        assert_eq!((clock.now_ms(), clock.offset_ms()), (1_005_000, 0));
         wall.store(5_000, Ordering::Relaxed);
-        assert_eq!((clock.now_ms(), clock.ahead_ms()), (1_005_000, -1_000_000));
+        assert_eq!((clock.now_ms(), clock.offset_ms()), (1_005_000, -1_000_000));
         wall.store(2_000_000, Ordering::Relaxed);
-        assert_eq!((clock.now_ms(), clock.ahead_ms()), (2_000_000, 995_000));
+        assert_eq!((clock.now_ms(), clock.offset_ms()), (2_000_000, 995_000));
     }
 }

@@ -1,57 +1,54 @@
-//! Expiry and revocation of proofs, such as tokens, after they were accepted.
+//! Expiry and revocation of credentials after they were accepted.
 
 use super::clock::Clock;
+use super::credential::Credential;
+use super::error::AuthError;
 use super::keys::KeySet;
-use super::known::Person;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// The current keys and the clock.
+/// The current keys and the clock, against which credentials are checked.
 #[derive(Debug)]
-pub(super) struct Live {
+pub(super) struct KeysAndClock {
     /// Also notified, without a new value, when the wall clock is set ahead.
     pub keys: watch::Sender<Arc<KeySet>>,
     pub clock: Clock,
 }
 
-/// The validity of a caller's proof.
+/// Checks whether the credential of a caller is still valid.
 #[derive(Debug, Clone)]
 pub struct Expiry {
-    person: Arc<Person>,
-    live: Arc<Live>,
-}
-
-/// Why a proof is no longer valid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lapsed {
-    /// The proof has expired.
-    Expired,
-    /// The key that signed the proof is no longer accepted.
-    Revoked,
+    credential: Arc<Credential>,
+    current: Arc<KeysAndClock>,
 }
 
 impl Expiry {
-    pub(super) fn new(person: Arc<Person>, live: Arc<Live>) -> Self {
-        Self { person, live }
+    pub(super) fn new(credential: Arc<Credential>, current: Arc<KeysAndClock>) -> Self {
+        Self { credential, current }
     }
 
-    /// Checks the proof, by the wall clock and by the monotonic clock.
-    pub fn check(&self) -> Result<(), Lapsed> {
-        if self.person.until_ms <= self.live.clock.now_ms() || self.person.deadline <= Instant::now() {
-            return Err(Lapsed::Expired);
+    /// Checks the credential, by the wall clock and by the monotonic clock.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::Expired`], or [`AuthError::KeyRevoked`] if the key that signed the token is no longer accepted.
+    pub fn check(&self) -> Result<(), AuthError> {
+        let Credential { expires_ms, deadline, key, .. } = &*self.credential;
+        if *expires_ms <= self.current.clock.now_ms() || *deadline <= Instant::now() {
+            return Err(AuthError::Expired);
         }
-        let accepted = self.person.key.as_ref().is_none_or(|key| self.live.keys.borrow().accepts(key));
-        if accepted { Ok(()) } else { Err(Lapsed::Revoked) }
+        let is_accepted = key.as_ref().is_none_or(|key| self.current.keys.borrow().accepts(key));
+        if is_accepted { Ok(()) } else { Err(AuthError::KeyRevoked) }
     }
 
-    /// The time at which the proof expires by the monotonic clock, regardless of the wall clock.
+    /// Returns the time at which the credential expires by the monotonic clock, regardless of the wall clock.
     pub fn deadline(&self) -> Instant {
-        self.person.deadline
+        self.credential.deadline
     }
 
     pub fn watch(&self) -> ExpiryWatch {
-        ExpiryWatch { expiry: self.clone(), keys: self.live.keys.subscribe() }
+        ExpiryWatch { expiry: self.clone(), keys: self.current.keys.subscribe() }
     }
 }
 
@@ -63,15 +60,17 @@ pub struct ExpiryWatch {
 }
 
 impl ExpiryWatch {
-    pub fn check(&self) -> Result<(), Lapsed> {
+    /// See [`Expiry::check`].
+    pub fn check(&self) -> Result<(), AuthError> {
         self.expiry.check()
     }
 
+    /// See [`Expiry::deadline`].
     pub fn deadline(&self) -> Instant {
         self.expiry.deadline()
     }
 
-    /// Returns when the proof may have become invalid before its deadline. This method is cancel safe.
+    /// Returns when the credential may have become invalid before its deadline. Cancel safe.
     pub async fn changed(&mut self) {
         // The sender cannot be gone: the expiry holds it.
         let _ = self.keys.changed().await;

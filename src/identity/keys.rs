@@ -1,7 +1,7 @@
 //! The public keys of a JWKS file (RFC 7517), each with the algorithms for its key type.
 
 use super::Algorithm;
-use super::known::VerifiedTokens;
+use super::credential_cache::CredentialCache;
 use crate::file_watch::Unreadable;
 use jsonwebtoken::crypto::rust_crypto::DEFAULT_PROVIDER;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
@@ -14,48 +14,50 @@ use std::sync::Arc;
 
 /// Maximum size of a JWKS file, in bytes.
 pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Maximum number of keys in a JWKS file.
 const KEYS_MAX: usize = 256;
 /// Accepted sizes of an RSA key, in bits. Shorter keys can be broken; longer ones are not implemented.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=4_096;
 const ED25519_BYTES: usize = 32;
 
-/// Why a JWKS file is refused.
+/// Why a JWKS file is refused. No message quotes the contents of the file, which may be secret.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    #[error("the keys: {0}; name a JWKS file that this service may read, of public keys only")]
+    #[error("token keys: {0}")]
     Unreadable(#[from] Unreadable),
     #[error(
-        "{path} is no JWKS (line {line}, column {column}); it has to be like {{\"keys\": [{{\"kty\": \"OKP\", ...}}]}}"
+        "{path}: not a valid JWKS at line {line}, column {column} (expected {{\"keys\": [{{\"kty\": \"OKP\", ...}}]}})"
     )]
-    NoJwks { path: PathBuf, line: usize, column: usize },
-    #[error("{path} has {keys} keys; at most {KEYS_MAX} are taken")]
-    TooMany { path: PathBuf, keys: usize },
+    NotAJwks { path: PathBuf, line: usize, column: usize },
+    #[error("{path}: has {keys} keys, at most {KEYS_MAX} are allowed")]
+    TooManyKeys { path: PathBuf, keys: usize },
     #[error(
-        "the key {kid:?} in {path} is a shared secret, with which everybody who checks tokens could mint them; sign with \
-         Ed25519, ES256 or RS256, and put the public key there"
+        "{path}: key {kid:?} is a shared secret, with which anybody who verifies tokens could also issue them (sign \
+         with EdDSA, ES256 or RS256, and add the public key)"
     )]
-    Symmetric { path: PathBuf, kid: String },
+    SharedSecret { path: PathBuf, kid: String },
     #[error(
-        "the key {kid:?} in {path} holds a private key; treat it as lost: make a new one, and put only its public part \
-         there"
+        "{path}: key {kid:?} contains its private key; treat the key as compromised, create a new one, and add only its \
+         public key"
     )]
-    Private { path: PathBuf, kid: String },
-    #[error("the key {kid:?} in {path} is damaged: {problem}; export it again")]
-    Damaged { path: PathBuf, kid: String, problem: &'static str },
-    #[error("{path} has two keys with the id {kid:?}; a `kid` has to name one")]
-    Twice { path: PathBuf, kid: String },
+    PrivateKey { path: PathBuf, kid: String },
+    #[error("{path}: key {kid:?} is invalid: {problem} (export the public key again)")]
+    InvalidKey { path: PathBuf, kid: String, problem: &'static str },
+    #[error("{path}: duplicate key id {kid:?} (give each key its own `kid`)")]
+    DuplicateKeyId { path: PathBuf, kid: String },
     #[error(
-        "{path} has no usable key; one is needed with a `kid`, for one of {algorithms}, and not for encryption (`use`)"
+        "{path}: no usable key (add at least one key with a `kid`, for one of the algorithms {algorithms}, whose `use` \
+         is absent or `sig`)"
     )]
-    NoneUsable { path: PathBuf, algorithms: String },
+    NoUsableKey { path: PathBuf, algorithms: String },
 }
 
-/// The keys that are valid at one time, and the callers that they have verified. Replacing the set also discards these
-/// callers.
+/// The accepted keys, and the credentials that were verified with them. Replacing the set also discards these
+/// credentials.
 #[derive(Debug, Default)]
 pub(super) struct KeySet {
     keys: HashMap<String, Arc<Key>>,
-    pub known: VerifiedTokens,
+    pub cache: CredentialCache,
 }
 
 #[derive(Debug)]
@@ -77,32 +79,32 @@ impl KeySet {
         validation: &Validation,
     ) -> Result<Self, KeysError> {
         #[derive(Deserialize)]
-        struct File {
+        struct Jwks {
             keys: Vec<Value>,
         }
         // The error's own text could quote the contents of the file.
-        let no_jwks = |error: serde_json::Error| KeysError::NoJwks {
+        let not_a_jwks = |error: serde_json::Error| KeysError::NotAJwks {
             path: path.into(),
             line: error.line(),
             column: error.column(),
         };
-        let file: File = serde_json::from_slice(content).map_err(no_jwks)?;
-        if file.keys.len() > KEYS_MAX {
-            return Err(KeysError::TooMany { path: path.into(), keys: file.keys.len() });
+        let jwks: Jwks = serde_json::from_slice(content).map_err(not_a_jwks)?;
+        if jwks.keys.len() > KEYS_MAX {
+            return Err(KeysError::TooManyKeys { path: path.into(), keys: jwks.keys.len() });
         }
         let mut keys = HashMap::new();
-        for value in file.keys {
+        for value in jwks.keys {
             let Some(key) = Key::parse(value, path, algorithms, validation)? else { continue };
             let kid = key.id.clone();
             if keys.insert(kid.clone(), Arc::new(key)).is_some() {
-                return Err(KeysError::Twice { path: path.into(), kid });
+                return Err(KeysError::DuplicateKeyId { path: path.into(), kid });
             }
         }
         if keys.is_empty() {
             let names: Vec<String> = algorithms.iter().map(ToString::to_string).collect();
-            return Err(KeysError::NoneUsable { path: path.into(), algorithms: names.join(", ") });
+            return Err(KeysError::NoUsableKey { path: path.into(), algorithms: names.join(", ") });
         }
-        Ok(Self { keys, known: VerifiedTokens::default() })
+        Ok(Self { keys, cache: CredentialCache::default() })
     }
 
     pub fn get(&self, kid: &str) -> Option<&Arc<Key>> {
@@ -111,7 +113,7 @@ impl KeySet {
 
     /// Returns whether the set still contains this key, unchanged.
     pub fn accepts(&self, key: &Key) -> bool {
-        self.keys.get(&key.id).is_some_and(|now| now.jwk == key.jwk)
+        self.keys.get(&key.id).is_some_and(|current| current.jwk == key.jwk)
     }
 
     pub fn ids(&self) -> impl Iterator<Item = &str> {
@@ -129,34 +131,34 @@ impl Key {
     ) -> Result<Option<Self>, KeysError> {
         let kid = value.get("kid").and_then(Value::as_str).unwrap_or_default().to_owned();
         if value.get("kty").and_then(Value::as_str) == Some("oct") || value.get("k").is_some() {
-            return Err(KeysError::Symmetric { path: path.into(), kid });
+            return Err(KeysError::SharedSecret { path: path.into(), kid });
         }
         if value.get("d").is_some() {
-            return Err(KeysError::Private { path: path.into(), kid });
+            return Err(KeysError::PrivateKey { path: path.into(), kid });
         }
-        let damaged = |problem| KeysError::Damaged { path: path.into(), kid: kid.clone(), problem };
-        let Ok(jwk) = serde_json::from_value::<Jwk>(value) else { return Err(damaged("it is no JWK")) };
-        let usable = usable(&jwk, algorithms);
-        let for_something_else =
-            jwk.common.public_key_use.as_ref().is_some_and(|r#use| *r#use != PublicKeyUse::Signature);
-        if kid.is_empty() || usable.is_empty() || for_something_else {
+        let invalid = |problem| KeysError::InvalidKey { path: path.into(), kid: kid.clone(), problem };
+        let Ok(jwk) = serde_json::from_value::<Jwk>(value) else { return Err(invalid("not a JWK")) };
+        let usable = usable_algorithms(&jwk, algorithms);
+        let is_for_signatures =
+            jwk.common.public_key_use.as_ref().is_none_or(|r#use| *r#use == PublicKeyUse::Signature);
+        if kid.is_empty() || usable.is_empty() || !is_for_signatures {
             return Ok(None);
         }
-        let decoding = DecodingKey::from_jwk(&jwk).map_err(|_| damaged("it is not base64url without padding"))?;
-        check(&decoding, &jwk, &usable).map_err(damaged)?;
+        let decoding = DecodingKey::from_jwk(&jwk).map_err(|_| invalid("not base64url without padding"))?;
+        check_parameters(&decoding, &jwk, &usable).map_err(invalid)?;
         let validation = Validation { algorithms: usable.clone(), ..validation.clone() };
         Ok(Some(Self { id: kid, jwk, algorithms: usable, decoding, validation }))
     }
 
-    pub fn takes(&self, algorithm: Jws) -> bool {
+    pub fn allows(&self, algorithm: Jws) -> bool {
         self.algorithms.contains(&algorithm)
     }
 }
 
 /// Returns the algorithms that fit the key and that the settings allow. They always match the key type: an RSA key
 /// never verifies an HMAC.
-fn usable(jwk: &Jwk, allowed: &[Algorithm]) -> Vec<Jws> {
-    let of_its_kind: &[_] = if let AlgorithmParameters::RSA(_) = &jwk.algorithm {
+fn usable_algorithms(jwk: &Jwk, allowed: &[Algorithm]) -> Vec<Jws> {
+    let candidates: &[_] = if let AlgorithmParameters::RSA(_) = &jwk.algorithm {
         &[
             (Algorithm::RS256, Jws::RS256, KeyAlgorithm::RS256),
             (Algorithm::RS384, Jws::RS384, KeyAlgorithm::RS384),
@@ -174,11 +176,12 @@ fn usable(jwk: &Jwk, allowed: &[Algorithm]) -> Vec<Jws> {
             Some(_) | None => &[],
         }
     };
-    let named = jwk.common.key_algorithm;
-    let fits = |(ours, _, theirs): &&(Algorithm, Jws, KeyAlgorithm)| {
-        allowed.contains(ours) && named.is_none_or(|named| named == *theirs)
+    // The `alg` of the key, if it has one.
+    let required = jwk.common.key_algorithm;
+    let is_usable = |(setting, _, algorithm): &&(Algorithm, Jws, KeyAlgorithm)| {
+        allowed.contains(setting) && required.is_none_or(|required| required == *algorithm)
     };
-    of_its_kind.iter().filter(fits).map(|(_, jws, _)| *jws).collect()
+    candidates.iter().filter(is_usable).map(|(_, jws, _)| *jws).collect()
 }
 
 /// The curve of a key, if it fits the key type.
@@ -192,27 +195,27 @@ fn curve(jwk: &Jwk) -> Option<&EllipticCurve> {
     }
 }
 
-/// Checks what the library assumes: it would truncate an Ed25519 key that is too long, and panic on one that is too
+/// Checks what the JWT library assumes about a key: the library would truncate an Ed25519 key that is too long, and panic on one that is too
 /// short.
-fn check(key: &DecodingKey, jwk: &Jwk, algorithms: &[Jws]) -> Result<(), &'static str> {
+fn check_parameters(key: &DecodingKey, jwk: &Jwk, algorithms: &[Jws]) -> Result<(), &'static str> {
     match key.kind() {
         DecodingKeyKind::SecretOrDer(bytes) => {
             let is_ed25519 = matches!(jwk.algorithm, AlgorithmParameters::OctetKeyPair(_));
             if is_ed25519 && bytes.len() != ED25519_BYTES {
-                return Err("an Ed25519 key has 32 bytes");
+                return Err("an Ed25519 key must have 32 bytes");
             }
         }
         DecodingKeyKind::RsaModulusExponent { n, e } => {
             if !RSA_BITS.contains(&bits(n)) {
-                return Err("an RSA key has 2,048 to 4,096 bits");
+                return Err("an RSA key must have 2,048 to 4,096 bits");
             }
             if !(2..=33).contains(&bits(e)) || e.last().is_none_or(|last| last % 2 == 0) {
-                return Err("an RSA key's exponent is an odd number from 3 to 2^33");
+                return Err("the exponent of an RSA key must be an odd number from 3 to 2^33");
             }
         }
     }
-    let verifier = |algorithm: &Jws| (DEFAULT_PROVIDER.verifier_factory)(algorithm, key).is_ok();
-    if algorithms.iter().all(verifier) { Ok(()) } else { Err("it is no point on its curve") }
+    let is_valid = |algorithm: &Jws| (DEFAULT_PROVIDER.verifier_factory)(algorithm, key).is_ok();
+    if algorithms.iter().all(is_valid) { Ok(()) } else { Err("not a point on its curve") }
 }
 
 fn bits(number: &[u8]) -> usize {

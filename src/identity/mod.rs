@@ -44,10 +44,12 @@
 
 mod certificates;
 mod clock;
+mod credential;
+mod credential_cache;
+mod error;
 mod expiry;
-mod failures;
+mod failure_limiter;
 mod keys;
-mod known;
 pub mod permissions;
 mod role;
 mod settings;
@@ -55,23 +57,24 @@ mod token;
 mod verifier;
 
 pub use clock::WallClock;
-pub use expiry::{Expiry, ExpiryWatch, Lapsed};
+pub use error::AuthError;
+pub use expiry::{Expiry, ExpiryWatch};
 pub use keys::KeysError;
 pub use role::Role;
 pub use settings::{Algorithm, CertificateIdentity, IdentityError, IdentitySettings};
-pub use token::{TOKEN_BYTES_MAX, Unverified};
-pub use verifier::{Verified, Verifier};
+pub use token::TOKEN_BYTES_MAX;
+pub use verifier::{Principal, Verifier};
 
 use crate::domain::{Caller, PlayerId};
 use std::sync::Arc;
 
-/// How callers prove their identity.
+/// Whether callers are authenticated.
 #[derive(Debug, Clone, Default)]
 pub enum Authentication {
     /// Callers are not authenticated: each one names itself, and may call everything.
     #[default]
-    None,
-    Verified(Arc<Verifier>),
+    Disabled,
+    Enabled(Arc<Verifier>),
 }
 
 /// The caller of a request, in the request's extensions.

@@ -4,38 +4,38 @@
 
 use super::Role;
 
-/// The requirement of a method for its caller.
+/// The callers that may call a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// No requirement: callers need not be authenticated.
-    Anybody,
+pub enum MethodAccess {
+    /// Callers need not be authenticated.
+    Public,
     /// The caller needs this role or a higher one.
-    From(Role),
+    MinRole(Role),
 }
 
-/// Returns the requirement of a path such as `/slotcast.v1.InventoryService/AddItem`; `None` if there is no such
-/// method.
-pub fn access(path: &str) -> Option<Access> {
+/// Returns who may call the method with a path such as `/slotcast.v1.InventoryService/AddItem`, or `None` if there is no
+/// such method.
+pub fn method_access(path: &str) -> Option<MethodAccess> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     match (service, method) {
         // A player may only access its own inventories.
         (
             "slotcast.v1.InventoryService",
             "GetInventory" | "ListInventories" | "SubscribeInventory" | "ReportDesync" | "GetCatalog",
-        ) => Some(Access::From(Role::Player)),
+        ) => Some(MethodAccess::MinRole(Role::Player)),
         (
             "slotcast.v1.InventoryService",
             "CreateInventory" | "DeleteInventory" | "AddItem" | "RemoveItem" | "MoveItem" | "DropItem" | "CraftItem"
             | "TransferItem" | "SetSlot" | "RearrangeInventory" | "Transact",
-        ) => Some(Access::From(Role::Service)),
+        ) => Some(MethodAccess::MinRole(Role::Service)),
         ("slotcast.v1.AdminService", "GetRollout" | "UpdateRollout" | "GetStatistics" | "Drain") => {
-            Some(Access::From(Role::Admin))
+            Some(MethodAccess::MinRole(Role::Admin))
         }
-        ("grpc.health.v1.Health", "Check" | "Watch" | "List") => Some(Access::Anybody),
+        ("grpc.health.v1.Health", "Check" | "Watch" | "List") => Some(MethodAccess::Public),
         (
             "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection",
             "ServerReflectionInfo",
-        ) => Some(Access::From(Role::Player)),
+        ) => Some(MethodAccess::MinRole(Role::Player)),
         _ => None,
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Exclusive upper bound of the leeway. With more, a stream could outlive its token by more than five seconds.
-const LEEWAY_BELOW: Duration = Duration::from_secs(5);
+const LEEWAY_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentitySettings {
@@ -79,8 +79,8 @@ impl Algorithm {
     ];
 
     pub fn named(name: &str) -> Option<Self> {
-        let at = Self::NAMES.iter().position(|known| *known == name)?;
-        Some(Self::ALL[at])
+        let index = Self::NAMES.iter().position(|known| *known == name)?;
+        Some(Self::ALL[index])
     }
 }
 
@@ -90,44 +90,45 @@ impl fmt::Display for Algorithm {
     }
 }
 
+/// Why the settings of authentication are refused.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    #[error("nobody could get in: name a JWKS file with the keys of your tokens, or the client certificates to accept")]
-    NoWayIn,
-    #[error("no issuer is set: say what `iss` is in your tokens")]
-    NoIssuer,
-    #[error("no audience is set: say what `aud` is in your tokens")]
-    NoAudience,
-    #[error("no algorithm is set: name those that your tokens are signed with, such as EdDSA")]
-    NoAlgorithm,
-    #[error("a leeway of {0:?} is too much: streams have to end within 5 s of their tokens; set less than 5 s")]
+    #[error("no way to authenticate: set a JWKS file with the keys of your tokens, or accepted client certificates")]
+    NoCredentialsAccepted,
+    #[error("issuer: required (set it to the `iss` of your tokens)")]
+    IssuerMissing,
+    #[error("audience: required (set it to the `aud` of your tokens)")]
+    AudienceMissing,
+    #[error("algorithms: required (list the algorithms that sign your tokens, such as EdDSA)")]
+    AlgorithmMissing,
+    #[error("leeway: must be less than 5 s, got {0:?} (streams must end within 5 s after their token expires)")]
     Leeway(Duration),
-    #[error("the certificate identity for {san:?} has the name {name:?}, which {problem}")]
+    #[error("certificate identity {san:?}: the name {name:?} {problem}")]
     CertificateName { san: String, name: String, problem: crate::domain::NameError },
-    #[error("a certificate identity without a name to look for: set `san` to a URI or DNS name")]
-    NoSan,
-    #[error("two certificate identities are for {san:?}: leave one of them out")]
-    SanTwice { san: String },
+    #[error("certificate identity: san: required (set it to a URI or DNS name)")]
+    SanMissing,
+    #[error("certificate identity {san:?}: duplicate san (remove one of the identities)")]
+    DuplicateSan { san: String },
     #[error(transparent)]
     Keys(#[from] KeysError),
 }
 
 impl IdentitySettings {
-    pub(super) fn check(&self) -> Result<(), IdentityError> {
-        if self.leeway >= LEEWAY_BELOW {
+    pub(super) fn validate(&self) -> Result<(), IdentityError> {
+        if self.leeway >= LEEWAY_LIMIT {
             return Err(IdentityError::Leeway(self.leeway));
         }
         if self.jwks.is_none() {
-            return if self.certificates.is_empty() { Err(IdentityError::NoWayIn) } else { Ok(()) };
+            return if self.certificates.is_empty() { Err(IdentityError::NoCredentialsAccepted) } else { Ok(()) };
         }
         if self.issuer.is_empty() {
-            return Err(IdentityError::NoIssuer);
+            return Err(IdentityError::IssuerMissing);
         }
         if self.audience.is_empty() {
-            return Err(IdentityError::NoAudience);
+            return Err(IdentityError::AudienceMissing);
         }
         if self.algorithms.is_empty() {
-            return Err(IdentityError::NoAlgorithm);
+            return Err(IdentityError::AlgorithmMissing);
         }
         Ok(())
     }
@@ -146,18 +147,18 @@ mod tests {
     }
 
     #[test]
-    fn settings_by_which_nobody_or_too_many_would_get_in_are_refused() {
-        let good = || IdentitySettings {
+    fn settings_that_accept_no_credentials_or_too_many_are_refused() {
+        let valid = || IdentitySettings {
             jwks: Some("keys.json".into()),
             issuer: "https://login.example".into(),
             ..IdentitySettings::default()
         };
-        assert!(good().check().is_ok());
-        let told = |settings: IdentitySettings| settings.check().expect_err("refused").to_string();
-        assert!(told(IdentitySettings::default()).contains("name a JWKS file"));
-        assert!(told(IdentitySettings { issuer: String::new(), ..good() }).contains("iss"));
-        assert!(told(IdentitySettings { audience: String::new(), ..good() }).contains("aud"));
-        assert!(told(IdentitySettings { algorithms: Vec::new(), ..good() }).contains("EdDSA"));
-        assert!(told(IdentitySettings { leeway: Duration::from_secs(5), ..good() }).contains("less than 5 s"));
+        assert!(valid().validate().is_ok());
+        let error = |settings: IdentitySettings| settings.validate().expect_err("refused").to_string();
+        assert!(error(IdentitySettings::default()).contains("set a JWKS file"));
+        assert!(error(IdentitySettings { issuer: String::new(), ..valid() }).contains("iss"));
+        assert!(error(IdentitySettings { audience: String::new(), ..valid() }).contains("aud"));
+        assert!(error(IdentitySettings { algorithms: Vec::new(), ..valid() }).contains("EdDSA"));
+        assert!(error(IdentitySettings { leeway: Duration::from_secs(5), ..valid() }).contains("less than 5 s"));
     }
 }

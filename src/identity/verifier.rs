@@ -2,11 +2,12 @@
 
 use super::certificates::Certificates;
 use super::clock::{self, Clock, WallClock};
-use super::expiry::{Expiry, Lapsed, Live};
-use super::failures::Failures;
+use super::credential::Credential;
+use super::error::AuthError;
+use super::expiry::{Expiry, KeysAndClock};
+use super::failure_limiter::FailureLimiter;
 use super::keys::{FILE_BYTES_MAX, KeySet, KeysError};
-use super::known::Person;
-use super::token::{self, TOKEN_BYTES_MAX, Unverified, invalid};
+use super::token::{self, TOKEN_BYTES_MAX, invalid};
 use super::{IdentityError, IdentitySettings, Role};
 use crate::domain::{Caller, PlayerId};
 use crate::file_watch::FileWatch;
@@ -20,33 +21,35 @@ use tokio::sync::{Mutex, watch};
 
 /// How far the wall clock may advance against the elapsed time between two checks, in milliseconds. A clock that
 /// exceeds it was set.
-const STEP_MS: i64 = 1_000;
+const CLOCK_STEP_MS: i64 = 1_000;
 /// How far the wall clock may be behind before a warning is logged, in milliseconds.
-const BEHIND_MS_TOLD: i64 = 60_000;
+const CLOCK_BEHIND_WARNING_MS: i64 = 60_000;
 
+/// Authenticates callers by tokens and client certificates.
 #[derive(Debug)]
 pub struct Verifier {
     settings: IdentitySettings,
     validation: Validation,
     certificates: Certificates,
-    failures: Failures,
-    live: Arc<Live>,
-    followed: Mutex<Followed>,
+    failures: FailureLimiter,
+    current: Arc<KeysAndClock>,
+    refresh: Mutex<RefreshState>,
     reloads: Arc<Reloads>,
 }
 
-/// The state of the checks that run every second.
+/// The state of [`Verifier::refresh`].
 #[derive(Debug)]
-struct Followed {
+struct RefreshState {
+    /// The JWKS file, if there is one.
     file: Option<FileWatch>,
     /// How far ahead the wall clock was at the last check, in milliseconds.
-    ahead_ms: i64,
-    told_behind: bool,
+    clock_offset_ms: i64,
+    has_warned: bool,
 }
 
 /// An authenticated caller.
 #[derive(Debug, Clone)]
-pub struct Verified {
+pub struct Principal {
     pub caller: Caller,
     /// The player's id, if the caller is a player.
     pub player: Option<PlayerId>,
@@ -55,13 +58,18 @@ pub struct Verified {
 }
 
 impl Verifier {
+    /// Creates a verifier with the system's wall clock, and reads the JWKS file if there is one.
+    ///
+    /// # Errors
+    ///
+    /// An [`IdentityError`] if the settings are invalid or the JWKS file cannot be used.
     pub fn open(settings: IdentitySettings) -> Result<Self, IdentityError> {
-        Self::open_at(settings, clock::system())
+        Self::open_with_clock(settings, clock::system())
     }
 
-    /// Opens a verifier with another wall clock than the system's.
-    pub fn open_at(settings: IdentitySettings, wall: WallClock) -> Result<Self, IdentityError> {
-        settings.check()?;
+    /// Like [`Self::open`], with another wall clock.
+    pub fn open_with_clock(settings: IdentitySettings, wall: WallClock) -> Result<Self, IdentityError> {
+        settings.validate()?;
         let certificates = Certificates::new(&settings.certificates)?;
         let validation = token::validation(&settings.issuer, &settings.audience);
         let (file, keys) = match &settings.jwks {
@@ -73,93 +81,91 @@ impl Verifier {
             }
         };
         let clock = Clock::new(wall);
-        let live = Arc::new(Live { keys: watch::Sender::new(Arc::new(keys)), clock });
-        let followed = Mutex::new(Followed { file, ahead_ms: 0, told_behind: false });
-        let failures = Failures::new();
-        Ok(Self { settings, validation, certificates, failures, live, followed, reloads: Arc::default() })
+        let current = Arc::new(KeysAndClock { keys: watch::Sender::new(Arc::new(keys)), clock });
+        let refresh = Mutex::new(RefreshState { file, clock_offset_ms: 0, has_warned: false });
+        let failures = FailureLimiter::new();
+        Ok(Self { settings, validation, certificates, failures, current, refresh, reloads: Arc::default() })
     }
 
     /// Authenticates a caller by a token.
-    pub fn token(&self, token: &str) -> Result<Verified, Unverified> {
-        self.read(token, None)
+    pub fn verify_token(&self, token: &str) -> Result<Principal, AuthError> {
+        self.verify(token, None)
     }
 
-    /// Authenticates a caller by a token from this address. After too many wrong tokens from the address, tokens that
-    /// are not verified yet are refused unchecked.
-    pub fn token_from(&self, token: &str, from: IpAddr) -> Result<Verified, Unverified> {
-        self.read(token, Some(from))
+    /// Authenticates a caller by a token from this address. After too many invalid tokens from the address, tokens that
+    /// are not in the cache are refused without verification.
+    pub fn verify_token_from(&self, token: &str, address: IpAddr) -> Result<Principal, AuthError> {
+        self.verify(token, Some(address))
     }
 
-    fn read(&self, token: &str, from: Option<IpAddr>) -> Result<Verified, Unverified> {
+    fn verify(&self, token: &str, address: Option<IpAddr>) -> Result<Principal, AuthError> {
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(invalid("it is too long"));
+            return Err(invalid("larger than 8 KiB"));
         }
-        let keys = self.live.keys.borrow().clone();
-        let person = match keys.known.get(token.as_bytes()) {
-            Some(person) => person,
+        let keys = self.current.keys.borrow().clone();
+        let credential = match keys.cache.get(token.as_bytes()) {
+            Some(credential) => credential,
             None => {
-                let key = token::signer(&keys, token)?;
-                if let Some(retry_after) = from.and_then(|from| self.failures.wait(from)) {
-                    return Err(Unverified::TooManyWrong { retry_after });
+                let key = token::signing_key(&keys, token)?;
+                if let Some(retry_after) = address.and_then(|address| self.failures.retry_after(address)) {
+                    return Err(AuthError::TooManyInvalidTokens { retry_after });
                 }
-                let now_ms = self.live.clock.now_ms();
-                let person = token::verify(&key, token, now_ms, self.settings.leeway);
-                if let (Err(_), Some(from)) = (&person, from) {
-                    self.failures.add(from);
+                let now_ms = self.current.clock.now_ms();
+                let verified = token::verify(&key, token, now_ms, self.settings.leeway);
+                if let (Err(_), Some(address)) = (&verified, address) {
+                    self.failures.add_failure(address);
                 }
-                let person = Arc::new(person?);
-                keys.known.insert(token.as_bytes(), person.clone());
-                person
+                let credential = Arc::new(verified?);
+                keys.cache.insert(token.as_bytes(), credential.clone());
+                credential
             }
         };
-        self.verified(person).inspect_err(|_| keys.known.remove(token.as_bytes()))
+        self.principal(credential).inspect_err(|_| keys.cache.remove(token.as_bytes()))
     }
 
     /// Authenticates a caller by a client certificate. The transport must have verified it against its authority.
-    pub fn certificate(&self, der: &[u8]) -> Result<Verified, Unverified> {
-        self.verified(self.certificates.verify(der, self.live.clock.now_ms())?)
+    pub fn verify_certificate(&self, der: &[u8]) -> Result<Principal, AuthError> {
+        self.principal(self.certificates.verify(der, self.current.clock.now_ms())?)
     }
 
-    fn verified(&self, person: Arc<Person>) -> Result<Verified, Unverified> {
-        let (caller, player, role) = (person.caller.clone(), person.player.clone(), person.role);
-        let expires = Expiry::new(person, self.live.clone());
-        // The keys may have been replaced since they were read.
-        expires.check().map_err(|lapsed| match lapsed {
-            Lapsed::Expired => Unverified::Expired,
-            Lapsed::Revoked => invalid("its key is not accepted any more"),
-        })?;
-        Ok(Verified { caller, player, role, expires })
+    fn principal(&self, credential: Arc<Credential>) -> Result<Principal, AuthError> {
+        let (caller, player, role) = (credential.caller.clone(), credential.player.clone(), credential.role);
+        let expires = Expiry::new(credential, self.current.clone());
+        // The credential may be from the cache, and the keys may have been replaced since they were read.
+        expires.check()?;
+        Ok(Principal { caller, player, role, expires })
     }
 
+    /// Returns the reload counts of the JWKS file.
     pub fn reloads(&self) -> &Arc<Reloads> {
         &self.reloads
     }
 
-    /// Follows the JWKS file and the wall clock. Never returns.
+    /// Refreshes the keys and the clock periodically. Never returns.
     pub async fn follow(&self) -> Infallible {
         let mut interval = FileWatch::interval();
         loop {
             interval.tick().await;
-            self.look().await;
+            self.refresh().await;
         }
     }
 
-    /// Checks the JWKS file and the wall clock once.
-    pub async fn look(&self) {
-        let mut followed = self.followed.lock().await;
-        self.look_at_clock(&mut followed);
-        let Some(file) = &mut followed.file else { return };
+    /// Reloads the JWKS file if it has changed, and checks whether the wall clock was set.
+    pub async fn refresh(&self) {
+        let mut state = self.refresh.lock().await;
+        self.check_clock(&mut state);
+        let Some(file) = &mut state.file else { return };
         let Some(read) = file.look(false).await else { return };
         match read.map_err(KeysError::from).and_then(|contents| self.parse(&contents.concat())) {
             Ok(keys) => {
                 let mut ids: Vec<&str> = keys.ids().collect();
                 ids.sort_unstable();
-                tracing::info!(ids = ids.join(", "), "the keys of tokens have changed");
-                self.live.keys.send_replace(Arc::new(keys));
+                tracing::info!(ids = ids.join(", "), "token keys reloaded");
+                self.current.keys.send_replace(Arc::new(keys));
                 self.reloads.add(true);
             }
             Err(error) => {
-                tracing::error!(%error, "the keys of tokens were refused; those before still hold");
+                tracing::error!(%error, "cannot reload the token keys; the previous keys stay in use");
                 self.reloads.add(false);
             }
         }
@@ -170,21 +176,20 @@ impl Verifier {
         KeySet::parse(content, path, &self.settings.algorithms, &self.validation)
     }
 
-    fn look_at_clock(&self, followed: &mut Followed) {
-        let ahead_ms = self.live.clock.ahead_ms();
-        if ahead_ms > followed.ahead_ms + STEP_MS {
-            // Long-running calls check their expiry again.
-            self.live.keys.send_modify(|_| ());
+    fn check_clock(&self, state: &mut RefreshState) {
+        let offset_ms = self.current.clock.offset_ms();
+        if offset_ms > state.clock_offset_ms + CLOCK_STEP_MS {
+            // The clock was set ahead: long-running calls check their expiry again.
+            self.current.keys.send_modify(|_| ());
         }
-        if ahead_ms < -BEHIND_MS_TOLD && !followed.told_behind {
-            let behind_s = -ahead_ms / 1_000;
+        if offset_ms < -CLOCK_BEHIND_WARNING_MS && !state.has_warned {
             tracing::warn!(
-                behind_s,
-                "the system's clock was set back; tokens are judged by the time that has passed since the start. If the \
-                 clock was wrong at the start, start again"
+                behind_s = -offset_ms / 1_000,
+                "the system clock was set back; the expiry of tokens is checked against the start time of the server plus \
+                 the time since then. If the clock was wrong at the start, restart the server"
             );
-            followed.told_behind = true;
+            state.has_warned = true;
         }
-        followed.ahead_ms = ahead_ms;
+        state.clock_offset_ms = offset_ms;
     }
 }

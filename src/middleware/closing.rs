@@ -1,11 +1,11 @@
 //! Wraps third-party services whose streams do not end on their own (health watches, reflection), so that their streams
-//! also end when the transport signals it ([`Closing`]). Slotcast's own services handle the signal themselves.
+//! also end when the transport signals it ([`DrainSignal`]). Slotcast's own services handle the signal themselves.
 //!
 //! Like tonic, third-party services reply INTERNAL to a request that cannot be decoded. That would blame the server for
 //! a caller's mistake, so the wrapper replaces it by INVALID_ARGUMENT, as in Slotcast's own services.
 
 use crate::status;
-use crate::transport::Closing;
+use crate::transport::DrainSignal;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
@@ -55,7 +55,7 @@ pin_project! {
     pub struct EndsFuture<F> {
         #[pin]
         inner: F,
-        closing: Option<Closing>,
+        closing: Option<DrainSignal>,
     }
 }
 

@@ -8,8 +8,8 @@
 
 use super::access_log::CallParties;
 use crate::domain::{Caller, PlayerId};
-use crate::identity::permissions::{Access, access};
-use crate::identity::{Authentication, Identity, Role, Unverified, Verified, Verifier};
+use crate::identity::permissions::{MethodAccess, method_access};
+use crate::identity::{AuthError, Authentication, Identity, Principal, Role, Verifier};
 use crate::status;
 use crate::transport::Peer;
 use crate::wire::{CALLER_METADATA, PLAYER_METADATA};
@@ -63,9 +63,9 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let parties = request.extensions().get::<CallParties>().cloned().unwrap_or_default();
         let identity = match &self.authentication {
-            Authentication::None if access(request.uri().path()).is_none() => Err(status::unknown_method()),
-            Authentication::None => as_named(request.headers()),
-            Authentication::Verified(verifier) => permitted(verifier, &request, &parties),
+            Authentication::Disabled if method_access(request.uri().path()).is_none() => Err(status::unknown_method()),
+            Authentication::Disabled => as_named(request.headers()),
+            Authentication::Enabled(verifier) => permitted(verifier, &request, &parties),
         };
         match identity {
             Ok(identity) => {
@@ -81,58 +81,56 @@ where
 /// Returns the caller's identity if the caller may make the call. Otherwise, sets `parties` to the caller as far as it
 /// is known.
 fn permitted<B>(verifier: &Verifier, request: &Request<B>, parties: &CallParties) -> Result<Identity, Status> {
-    let access = access(request.uri().path());
-    if access == Some(Access::Anybody) {
+    let access = method_access(request.uri().path());
+    if access == Some(MethodAccess::Public) {
         // The role of callers of public methods. This identity owns nothing, so reading an inventory would be denied.
         let caller = Caller::new(ANONYMOUS).map_err(|_| status::invalid_caller())?;
         return Ok(Identity { caller, player: None, role: Role::Player, expires: None });
     }
-    let verified = verified(verifier, request).map_err(|unverified| {
+    let principal = authenticate(verifier, request).map_err(|error| {
         // The reply to the caller has fewer details.
-        if let Unverified::Invalid { why } = unverified {
-            tracing::debug!(why, "token refused");
-        }
-        status::unverified(unverified)
+        tracing::debug!(%error, "authentication failed");
+        status::unauthenticated(error)
     })?;
-    let (caller, player) = (verified.caller.clone(), verified.player.clone());
+    let (caller, player) = (principal.caller.clone(), principal.player.clone());
     let permitted = match access {
-        Some(Access::From(role)) if verified.role >= role => identity(verified, request.headers()),
-        Some(Access::From(_)) => Err(status::role_too_low()),
-        Some(Access::Anybody) | None => Err(status::unknown_method()),
+        Some(MethodAccess::MinRole(role)) if principal.role >= role => identity(principal, request.headers()),
+        Some(MethodAccess::MinRole(_)) => Err(status::role_too_low()),
+        Some(MethodAccess::Public) | None => Err(status::unknown_method()),
     };
     permitted.inspect_err(|_| parties.set(&caller, player.as_ref()))
 }
 
-fn verified<B>(verifier: &Verifier, request: &Request<B>) -> Result<Verified, Unverified> {
+fn authenticate<B>(verifier: &Verifier, request: &Request<B>) -> Result<Principal, AuthError> {
     let peer = request.extensions().get::<Peer>();
     if let Some(token) = bearer_token(request.headers())? {
         return match peer {
-            Some(peer) => verifier.token_from(token, peer.network()),
-            None => verifier.token(token),
+            Some(peer) => verifier.verify_token_from(token, peer.network()),
+            None => verifier.verify_token(token),
         };
     }
     let certificate = peer.and_then(|peer| peer.certificate.as_deref());
-    verifier.certificate(&certificate.ok_or(Unverified::Missing)?.0)
+    verifier.verify_certificate(&certificate.ok_or(AuthError::CredentialsMissing)?.0)
 }
 
 /// Returns the bearer token, or `None` if the request has none.
-fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Unverified> {
+fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, AuthError> {
     let mut sent = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = sent.next() else { return Ok(None) };
     if sent.next().is_some() {
-        return Err(Unverified::Invalid { why: "there are two of them" });
+        return Err(AuthError::InvalidToken { reason: "more than one authorization header" });
     }
     let token = value.to_str().ok().and_then(|value| {
         let (scheme, token) = value.split_at_checked(BEARER.len())?;
         scheme.eq_ignore_ascii_case(BEARER).then_some(token.trim_matches(' '))
     });
-    token.map(Some).ok_or(Unverified::Invalid { why: "it is no bearer token" })
+    token.map(Some).ok_or(AuthError::InvalidToken { reason: "not a bearer token" })
 }
 
 /// Returns the identity of an authenticated caller, including the player for which it acts.
-fn identity(verified: Verified, headers: &HeaderMap) -> Result<Identity, Status> {
+fn identity(principal: Principal, headers: &HeaderMap) -> Result<Identity, Status> {
     let named = player(headers)?;
-    let Verified { caller, player, role, expires } = verified;
+    let Principal { caller, player, role, expires } = principal;
     let player = match (player, named) {
         (Some(player), Some(named)) if named != player => return Err(status::acts_for_another_player()),
         (Some(player), _) => Some(player),
@@ -221,8 +219,8 @@ mod tests {
             b"Bearer \xff",
             b"Be\xc3\xa9rer x",
         ] {
-            assert!(matches!(token(&[bad]), Err(Unverified::Invalid { .. })), "{bad:?}");
+            assert!(matches!(token(&[bad]), Err(AuthError::InvalidToken { .. })), "{bad:?}");
         }
-        assert!(matches!(token(&[b"Bearer abc", b"Bearer abc"]), Err(Unverified::Invalid { .. })));
+        assert!(matches!(token(&[b"Bearer abc", b"Bearer abc"]), Err(AuthError::InvalidToken { .. })));
     }
 }

@@ -1,4 +1,4 @@
-//! The tower layers around the services, one per file. `server.rs` lists them in order.
+//! The tower layers around the services, one per file. `server/wiring.rs` lists them in order.
 
 pub mod access_log;
 pub mod admission;

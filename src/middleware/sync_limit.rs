@@ -7,7 +7,7 @@
 use crate::domain::PlayerId;
 use crate::sync::limit::GRANT_LIFE;
 use crate::sync::{FrameAge, LimitedPlayer, Moment, SyncLimit, Ticket, Turn};
-use crate::telemetry::SyncLimitMeters;
+use crate::telemetry::SyncLimitTelemetry;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
@@ -55,7 +55,7 @@ pub struct SyncLimitLayer(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     rate: SyncRate,
-    meters: SyncLimitMeters,
+    meters: SyncLimitTelemetry,
     /// The origin of the times of the limits.
     start: Instant,
     players: Mutex<Players>,
@@ -84,11 +84,11 @@ struct Player {
 
 impl SyncLimitLayer {
     pub fn new(rate: SyncRate) -> Self {
-        Self::measured(rate, SyncLimitMeters::default())
+        Self::measured(rate, SyncLimitTelemetry::default())
     }
 
     /// Creates a layer that records in `meters` how long frames waited for a permit.
-    pub fn measured(rate: SyncRate, meters: SyncLimitMeters) -> Self {
+    pub fn measured(rate: SyncRate, meters: SyncLimitTelemetry) -> Self {
         Self(Arc::new(Shared { rate, meters, start: Instant::now(), players: Mutex::default() }))
     }
 
@@ -289,7 +289,7 @@ struct Waits {
 
 impl Waits {
     /// Records how long a frame has waited: the shorter of the stream's wait and the age of the frame's oldest change.
-    fn handle_polled(&mut self, polled: &PolledFrame, meters: &SyncLimitMeters) {
+    fn handle_polled(&mut self, polled: &PolledFrame, meters: &SyncLimitTelemetry) {
         let waited = self.since.take().map(|since| since.elapsed());
         if let Poll::Ready(Some(Ok(frame))) = polled
             && frame.is_data()

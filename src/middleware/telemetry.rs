@@ -133,17 +133,17 @@ impl Call {
     fn begin<B>(shared: Arc<Shared>, request: &Request<B>) -> Self {
         let path = request.uri().path();
         let method = shared.rpc.method(path);
-        shared.rpc.begin(method);
+        shared.rpc.start_call(method);
         let (name, client) = (shared.rpc.name(method), request.extensions().get::<Peer>().map(|peer| peer.address));
         let unknown_path = Some(path).filter(|_| name == OTHER_METHOD);
         let record = AccessRecord::new(request.headers(), unknown_path, client);
         let context = CallContext { method: name, path, headers: request.headers(), client };
-        let span = shared.telemetry.begin_call(&context);
+        let span = shared.telemetry.start_call(&context);
         Self { shared, method, began: Instant::now(), record, span, is_open: false, ended: false }
     }
 
     fn cause(&self) -> Option<TraceContext> {
-        self.span.as_ref().map(CallSpan::cause)
+        self.span.as_ref().map(CallSpan::trace_context)
     }
 
     fn end(&mut self, ending: &Ending) {
@@ -156,7 +156,7 @@ impl Call {
         }
         let (status, is_fault, took) = (code_name(code), is_fault(code), self.began.elapsed());
         let method = self.shared.rpc.name(self.method);
-        self.shared.rpc.end(self.method);
+        self.shared.rpc.end_call(self.method);
         if self.is_open {
             self.shared.telemetry.record_stream(method, status, took);
         } else {

@@ -8,7 +8,7 @@ mod rpc;
 mod streams;
 mod transport;
 
-pub use engine::{CommitFailure, EngineCounts, MutationOutcome};
+pub use engine::{CommitCounters, CommitFailure, EngineStatistics, MutationOutcome};
 pub use histogram::{Histogram, HistogramBucket, percentile};
 pub use log_rate::LogRate;
 pub use rpc::{Method, MethodCounts, OTHER_METHOD, OTHER_REASON, RpcStatistics};

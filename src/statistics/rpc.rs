@@ -22,7 +22,7 @@ pub struct RpcStatistics {
 #[derive(Debug, Default)]
 struct MethodCounters {
     is_stream: bool,
-    begun: Counter,
+    started: Counter,
     received: Counter,
     sent: Counter,
     active: AtomicU64,
@@ -40,7 +40,7 @@ pub struct Method {
 pub struct MethodCounts {
     pub is_stream: bool,
     /// Calls started, including active calls.
-    pub begun: u64,
+    pub started: u64,
     /// Messages received from callers.
     pub received: u64,
     /// Messages sent to callers.
@@ -76,12 +76,12 @@ impl RpcStatistics {
         self.counts[method].is_stream
     }
 
-    pub fn begin(&self, method: usize) {
-        self.counts[method].begun.add(1);
+    pub fn start_call(&self, method: usize) {
+        self.counts[method].started.add(1);
         self.counts[method].active.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn end(&self, method: usize) {
+    pub fn end_call(&self, method: usize) {
         self.counts[method].active.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -106,7 +106,7 @@ impl RpcStatistics {
             let active = counters.active.load(Ordering::Relaxed);
             let counts = MethodCounts {
                 is_stream: counters.is_stream,
-                begun: counters.begun.get(),
+                started: counters.started.get(),
                 received: counters.received.get(),
                 sent: counters.sent.get(),
                 active,

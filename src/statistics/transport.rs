@@ -121,7 +121,7 @@ impl TransportStatistics {
     }
 
     /// Counts a refused connection and logs it, subject to a rate limit.
-    pub fn refuse(&self, reason: ConnectionRefusal, peer: SocketAddr, problem: &str) {
+    pub fn record_refusal(&self, reason: ConnectionRefusal, peer: SocketAddr, problem: &str) {
         self.add_refused(reason);
         if let Some(suppressed) = self.log_rates[reason as usize].admit(self.start.elapsed()) {
             let suppressed = Some(suppressed).filter(|suppressed| *suppressed > 0);

@@ -1,7 +1,7 @@
-//! The telemetry of the commit loop.
+//! Metrics and spans of the commit loop.
 
 use super::instruments::Instruments;
-use super::spans::{Spans, remote};
+use super::spans::{Spans, remote_span_context, trace_context};
 use crate::statistics::MutationOutcome;
 use crate::sync::TraceContext;
 use opentelemetry::KeyValue;
@@ -13,37 +13,45 @@ use std::time::Duration;
 /// Measures and traces commits; by default, it does neither.
 #[derive(Debug, Clone, Default)]
 pub struct CommitTelemetry {
-    meters: Option<(Histogram<f64>, Histogram<u64>)>,
+    histograms: Option<CommitHistograms>,
     spans: Spans,
 }
 
-/// The span of a traced call in the commit loop.
+#[derive(Debug, Clone)]
+struct CommitHistograms {
+    duration: Histogram<f64>,
+    size: Histogram<u64>,
+}
+
+/// The span of a traced mutation in the commit loop.
 pub struct CommitSpan(Span);
 
 impl CommitTelemetry {
     pub(super) fn new(instruments: &Instruments, spans: &Spans) -> Self {
-        let meters = (instruments.commit_duration.clone(), instruments.commit_size.clone());
-        Self { meters: Some(meters), spans: spans.clone() }
+        let histograms =
+            CommitHistograms { duration: instruments.commit_duration.clone(), size: instruments.commit_size.clone() };
+        Self { histograms: Some(histograms), spans: spans.clone() }
     }
 
-    /// Starts the span of a call whose trace context is `call`, when the commit loop starts to process it. Returns
-    /// `None` if the call is not traced.
-    pub fn begin(&self, call: TraceContext) -> Option<CommitSpan> {
-        self.spans.internal("commit", &remote(call), None, []).map(CommitSpan)
+    /// Starts the span of a mutation when the commit loop starts to process it. `parent` is the trace context of its
+    /// call. Returns `None` if the call is not traced.
+    pub fn start_span(&self, parent: TraceContext) -> Option<CommitSpan> {
+        self.spans.start_internal("commit", &remote_span_context(parent), None, []).map(CommitSpan)
     }
 
     /// Records that a batch is durable, with its number of mutations and the duration of its commit.
-    pub fn record(&self, mutations: usize, took: Duration) {
-        if let Some((duration, size)) = &self.meters {
-            duration.record(took.as_secs_f64(), &[]);
-            size.record(mutations as u64, &[]);
+    pub fn record_commit(&self, mutations: usize, duration: Duration) {
+        if let Some(histograms) = &self.histograms {
+            histograms.duration.record(duration.as_secs_f64(), &[]);
+            histograms.size.record(mutations as u64, &[]);
         }
     }
 }
 
 impl CommitSpan {
-    pub fn cause(&self) -> TraceContext {
-        super::spans::cause(self.0.span_context())
+    /// Returns the trace context with which later spans refer to this one as their parent.
+    pub fn trace_context(&self) -> TraceContext {
+        trace_context(self.0.span_context())
     }
 
     /// Ends the span when the outcome of the mutation is known. `batch` is the number of mutations in its batch.

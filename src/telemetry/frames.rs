@@ -1,7 +1,7 @@
-//! The telemetry of a stream.
+//! Metrics and spans of the frames of a stream.
 
-use super::instruments::{Instruments, trigger};
-use super::spans::{Spans, remote};
+use super::instruments::{Instruments, trigger_name};
+use super::spans::{Spans, remote_span_context};
 use crate::statistics::FrameKind;
 use crate::sync::{SyncTrigger, TraceContext, TracedChange};
 use opentelemetry::KeyValue;
@@ -36,10 +36,10 @@ impl FrameTelemetry {
     }
 
     /// Records a frame. Returns the age of its oldest change, or zero if it has none.
-    pub fn sent(&self, frame: &FrameSent) -> Duration {
+    pub fn record_frame(&self, frame: &FrameSent) -> Duration {
         let age = frame.stale_since.map(|stale_since| stale_since.elapsed());
         if let (Some(histogram), Some(age)) = (&self.age, age) {
-            histogram.record(age.as_secs_f64(), &[KeyValue::new("trigger", trigger(frame.trigger))]);
+            histogram.record(age.as_secs_f64(), &[KeyValue::new("trigger", trigger_name(frame.trigger))]);
         }
         if let Some(traced) = frame.traced {
             self.trace(frame, traced);
@@ -50,15 +50,16 @@ impl FrameTelemetry {
     fn trace(&self, frame: &FrameSent, TracedChange { at, trace }: TracedChange) {
         let attributes = [
             KeyValue::new("slotcast.frame.kind", frame.kind.name()),
-            KeyValue::new("slotcast.frame.trigger", trigger(frame.trigger)),
+            KeyValue::new("slotcast.frame.trigger", trigger_name(frame.trigger)),
             KeyValue::new("slotcast.frame.bytes", frame.bytes as i64),
             KeyValue::new("slotcast.frame.inventories", frame.inventories as i64),
         ];
         // Compute the start from the monotonic clock, in case the wall clock was changed since the commit.
-        let began = SystemTime::now() - at.elapsed();
-        let Some(mut span) = self.spans.internal("frame", &remote(trace), Some(began), attributes) else { return };
+        let start = SystemTime::now() - at.elapsed();
+        let parent = remote_span_context(trace);
+        let Some(mut span) = self.spans.start_internal("frame", &parent, Some(start), attributes) else { return };
         if let Some(call) = self.call {
-            let Link { span_context, attributes, .. } = Link::with_context(remote(call));
+            let Link { span_context, attributes, .. } = Link::with_context(remote_span_context(call));
             span.add_link(span_context, attributes);
         }
         span.end();

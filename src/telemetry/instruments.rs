@@ -1,4 +1,4 @@
-//! The histograms, recorded when an event happens. All other metrics are read from plain counters ([`super::meters`]).
+//! The histograms, recorded when an event happens. All other metrics are read from plain counters ([`super::metrics`]).
 
 use crate::sync::SyncTrigger;
 use opentelemetry::KeyValue;
@@ -19,7 +19,7 @@ const AGE_SECONDS: [f64; 10] = [0.005, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 5
 /// second if no other stream waits.
 const DELAY_SECONDS: [f64; 8] = [0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 /// Bucket boundaries of the number of mutations in a batch; by default, a batch has at most 1,024.
-const BATCH: [f64; 6] = [1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0];
+const BATCH_MUTATIONS: [f64; 6] = [1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0];
 
 #[derive(Debug)]
 pub(super) struct Instruments {
@@ -28,14 +28,14 @@ pub(super) struct Instruments {
     pub commit_duration: Histogram<f64>,
     pub commit_size: Histogram<u64>,
     pub frame_age: Histogram<f64>,
-    pub sync_limit: SyncLimitMeters,
+    pub sync_limit: SyncLimitTelemetry,
 }
 
 /// Records how long frames wait for a permit of their player.
 #[derive(Debug, Clone, Default)]
-pub struct SyncLimitMeters(Option<Histogram<f64>>);
+pub struct SyncLimitTelemetry(Option<Histogram<f64>>);
 
-impl SyncLimitMeters {
+impl SyncLimitTelemetry {
     pub fn record(&self, delay: Duration) {
         if let Some(histogram) = &self.0 {
             histogram.record(delay.as_secs_f64(), &[]);
@@ -50,48 +50,53 @@ impl Instruments {
             histogram.with_boundaries(boundaries.to_vec()).build()
         };
         let commit_size = meter.u64_histogram("slotcast.commit.size").with_unit("{mutation}");
-        let delay = "How long a frame waited for its player's permit.";
+        let delay = "Time that frames wait for the sync limit of their player in seconds.";
         Self {
             call_duration: seconds(
                 "rpc.server.call.duration",
-                "Duration of unary calls and of streams that were refused.",
+                "Duration of unary calls, and of streams that could not be opened, in seconds.",
                 &CALL_SECONDS,
             ),
             stream_duration: seconds(
                 "slotcast.stream.duration",
-                "Duration of streams, from their opening to their end.",
+                "Duration of streams from their opening to their end in seconds.",
                 &STREAM_SECONDS,
             ),
             commit_duration: seconds(
                 "slotcast.commit.duration",
-                "How long the store took for a batch.",
+                "Duration of commits of a batch to the store in seconds.",
                 &COMMIT_SECONDS,
             ),
             commit_size: commit_size
-                .with_description("Mutations committed together.")
-                .with_boundaries(BATCH.to_vec())
+                .with_description("Number of mutations in a committed batch.")
+                .with_boundaries(BATCH_MUTATIONS.to_vec())
                 .build(),
             frame_age: seconds(
                 "slotcast.frame.age",
-                "From the oldest commit that a reader was not sent to its frame.",
+                "Age of the oldest change in a frame when the frame is sent, in seconds.",
                 &AGE_SECONDS,
             ),
-            sync_limit: SyncLimitMeters(Some(seconds("slotcast.sync_limit.delay", delay, &DELAY_SECONDS))),
+            sync_limit: SyncLimitTelemetry(Some(seconds("slotcast.sync_limit.delay", delay, &DELAY_SECONDS))),
         }
     }
 }
 
-pub(super) fn record_stream(duration: &Histogram<f64>, method: &'static str, status: &'static str, took: Duration) {
+pub(super) fn record_stream(
+    histogram: &Histogram<f64>,
+    method: &'static str,
+    status: &'static str,
+    duration: Duration,
+) {
     let attributes = [KeyValue::new("rpc.method", method), KeyValue::new("rpc.response.status_code", status)];
-    duration.record(took.as_secs_f64(), &attributes);
+    histogram.record(duration.as_secs_f64(), &attributes);
 }
 
 pub(super) fn record_call(
-    duration: &Histogram<f64>,
+    histogram: &Histogram<f64>,
     method: &'static str,
     status: &'static str,
     is_fault: bool,
-    took: Duration,
+    duration: Duration,
 ) {
     let attributes = [
         KeyValue::new("rpc.system.name", "grpc"),
@@ -99,12 +104,13 @@ pub(super) fn record_call(
         KeyValue::new("rpc.response.status_code", status),
         KeyValue::new("error.type", status),
     ];
-    let known = if is_fault { &attributes[..] } else { &attributes[..3] };
-    duration.record(took.as_secs_f64(), known);
+    // Only faults of the server have the last attribute, `error.type`.
+    let attributes = if is_fault { &attributes[..] } else { &attributes[..3] };
+    histogram.record(duration.as_secs_f64(), attributes);
 }
 
-/// Returns the name of a trigger.
-pub(super) fn trigger(trigger: SyncTrigger) -> &'static str {
+/// Returns the label value of a trigger.
+pub(super) fn trigger_name(trigger: SyncTrigger) -> &'static str {
     match trigger {
         SyncTrigger::Initial => "initial",
         // A frame with changes always has a trigger.

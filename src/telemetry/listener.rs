@@ -27,16 +27,17 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Pause after a connection could not be accepted, because a missing resource does not become available immediately.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const GRPC_TYPE: &str = "application/grpc";
-const PAGES: &str = "this port has /metrics, /livez and /readyz, and gRPC health (grpc.health.v1.Health)";
+const AVAILABLE_PATHS: &str = "this port serves /metrics, /livez and /readyz, and gRPC health (grpc.health.v1.Health)";
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The readiness of the service for calls. Clones share the state.
+/// The current [`ServingState`] of the service. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness(Arc<AtomicU8>);
 
+/// The stage of the service between its start and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Phase {
+pub enum ServingState {
     Starting,
     Serving,
     Draining,
@@ -45,22 +46,22 @@ pub enum Phase {
 }
 
 impl Readiness {
-    pub fn set(&self, phase: Phase) {
-        self.0.store(phase as u8, Ordering::Relaxed);
+    pub fn set(&self, state: ServingState) {
+        self.0.store(state as u8, Ordering::Relaxed);
     }
 
-    pub fn get(&self) -> Phase {
+    pub fn get(&self) -> ServingState {
         match self.0.load(Ordering::Relaxed) {
-            0 => Phase::Starting,
-            1 => Phase::Serving,
-            2 => Phase::Draining,
-            _ => Phase::StoreFailed,
+            0 => ServingState::Starting,
+            1 => ServingState::Serving,
+            2 => ServingState::Draining,
+            _ => ServingState::StoreFailed,
         }
     }
 
-    /// Returns whether the service drains or its store has failed.
+    /// Returns whether the service is draining or its store has failed.
     pub fn is_ending(&self) -> bool {
-        matches!(self.get(), Phase::Draining | Phase::StoreFailed)
+        matches!(self.get(), ServingState::Draining | ServingState::StoreFailed)
     }
 }
 
@@ -78,10 +79,10 @@ async fn not_found(headers: HeaderMap) -> Response {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if content_type.starts_with(GRPC_TYPE) {
         // UNIMPLEMENTED, as gRPC clients expect.
-        let answer = [("content-type", GRPC_TYPE), ("grpc-status", "12"), ("grpc-message", PAGES)];
-        return answer.into_response();
+        let reply = [("content-type", GRPC_TYPE), ("grpc-status", "12"), ("grpc-message", AVAILABLE_PATHS)];
+        return reply.into_response();
     }
-    (StatusCode::NOT_FOUND, format!("{PAGES}\n")).into_response()
+    (StatusCode::NOT_FOUND, format!("{AVAILABLE_PATHS}\n")).into_response()
 }
 
 async fn method_not_allowed() -> (StatusCode, &'static str) {
@@ -90,22 +91,22 @@ async fn method_not_allowed() -> (StatusCode, &'static str) {
 
 /// Accepts connections and serves them; never returns.
 pub async fn serve(listener: Arc<TcpListener>, router: axum::Router) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // Dropping the set aborts the connections; it is dropped together with this future.
     let mut connections = JoinSet::new();
     loop {
         // The semaphore is never closed.
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let router = router.clone();
                 connections.spawn(async move {
-                    connection(stream, router).await;
-                    drop(place);
+                    serve_connection(stream, router).await;
+                    drop(permit);
                 });
             }
             Err(error) => {
-                tracing::debug!(%error, "a connection to the admin listener could not be accepted");
+                tracing::debug!(%error, "cannot accept a connection to the admin listener");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -113,11 +114,11 @@ pub async fn serve(listener: Arc<TcpListener>, router: axum::Router) {
     }
 }
 
-async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: axum::Router) {
-    let has_asked = Arc::new(AtomicBool::new(false));
-    let asked = has_asked.clone();
+async fn serve_connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: axum::Router) {
+    let has_sent_request = Arc::new(AtomicBool::new(false));
+    let sent_request = has_sent_request.clone();
     let router = router.layer(axum::middleware::map_request(move |request: axum::extract::Request| {
-        asked.store(true, Ordering::Relaxed);
+        sent_request.store(true, Ordering::Relaxed);
         std::future::ready(request)
     }));
     let mut server = Builder::new(TokioExecutor::new());
@@ -129,19 +130,19 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE);
     let served = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let silent = async {
+    let no_request = async {
         tokio::time::sleep(HEAD_TIMEOUT).await;
-        if has_asked.load(Ordering::Relaxed) {
+        if has_sent_request.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
     };
     tokio::select! {
         ended = served => {
             if let Err(error) = ended {
-                tracing::debug!(%error, "a connection to the admin listener ended early");
+                tracing::debug!(%error, "admin connection failed");
             }
         }
-        () = silent => {}
+        () = no_request => {}
     }
 }
 
@@ -150,31 +151,33 @@ async fn metrics(State(telemetry): State<Telemetry>) -> Response {
     match tokio::task::spawn_blocking(move || telemetry.scrape()).await {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
         Ok(Err(error)) => {
-            tracing::error!(%error, "the meters could not be written");
-            (StatusCode::INTERNAL_SERVER_ERROR, "the meters could not be written; see the log\n").into_response()
+            tracing::error!(%error, "cannot encode the metrics");
+            (StatusCode::INTERNAL_SERVER_ERROR, "cannot encode the metrics; see the log\n").into_response()
         }
-        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the meters could not be read\n").into_response(),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "cannot read the metrics; see the log\n").into_response(),
     }
 }
 
 async fn livez(State(readiness): State<Readiness>) -> (StatusCode, &'static str) {
     match readiness.get() {
-        Phase::Starting | Phase::Serving | Phase::Draining => (StatusCode::OK, "alive\n"),
-        Phase::StoreFailed => (StatusCode::SERVICE_UNAVAILABLE, STORE_FAILED),
+        ServingState::Starting | ServingState::Serving | ServingState::Draining => (StatusCode::OK, "alive\n"),
+        ServingState::StoreFailed => (StatusCode::SERVICE_UNAVAILABLE, STORE_FAILED),
     }
 }
 
 async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, &'static str) {
     match readiness.get() {
-        Phase::Serving => (StatusCode::OK, "ready\n"),
-        Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting: not yet open for calls\n"),
-        Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining: calls in flight are answered, no new ones\n"),
-        Phase::StoreFailed => (StatusCode::SERVICE_UNAVAILABLE, STORE_FAILED),
+        ServingState::Serving => (StatusCode::OK, "ready\n"),
+        ServingState::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting: not accepting calls yet\n"),
+        ServingState::Draining => {
+            (StatusCode::SERVICE_UNAVAILABLE, "draining: finishing calls in progress, accepting no new ones\n")
+        }
+        ServingState::StoreFailed => (StatusCode::SERVICE_UNAVAILABLE, STORE_FAILED),
     }
 }
 
 const STORE_FAILED: &str =
-    "the store has failed and nothing more is written: the log says why; check the disk, then restart\n";
+    "the store has failed and accepts no writes: see the log, check the disk, then restart the server\n";
 
 #[cfg(test)]
 mod tests {
@@ -182,54 +185,54 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
     use tokio::time::Instant;
 
-    fn connected() -> DuplexStream {
+    fn connect() -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(64 << 10);
         let router = router(Telemetry::default(), Readiness::default(), axum::Router::new());
-        tokio::spawn(connection(theirs, router));
+        tokio::spawn(serve_connection(theirs, router));
         ours
     }
 
-    /// Returns how long the connection stays open without further requests, and the received text.
-    async fn lasts(mut stream: DuplexStream) -> (Duration, String) {
-        let (began, mut said) = (Instant::now(), Vec::new());
+    /// Reads until the connection is closed. Returns how long that took, and the received text.
+    async fn read_to_end(mut stream: DuplexStream) -> (Duration, String) {
+        let (start, mut received) = (Instant::now(), Vec::new());
         // An error also means that the connection has ended.
-        let _ = stream.read_to_end(&mut said).await;
-        (began.elapsed(), String::from_utf8_lossy(&said).into_owned())
+        let _ = stream.read_to_end(&mut received).await;
+        (start.elapsed(), String::from_utf8_lossy(&received).into_owned())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_says_nothing_or_never_ends_a_head_is_hung_up_on() {
-        for said in ["", "P", "PRI * HTTP/2.0\r\n", "GET /livez HTTP/1.1\r\nhost: a\r\n"] {
-            let mut stream = connected();
-            stream.write_all(said.as_bytes()).await.expect("it is open");
-            let (lasted, _) = lasts(stream).await;
-            assert!(lasted <= 2 * HEAD_TIMEOUT, "{said:?}: {lasted:?}");
+    async fn a_connection_without_a_complete_request_is_closed() {
+        for sent in ["", "P", "PRI * HTTP/2.0\r\n", "GET /livez HTTP/1.1\r\nhost: a\r\n"] {
+            let mut stream = connect();
+            stream.write_all(sent.as_bytes()).await.expect("the connection is open");
+            let (open_for, _) = read_to_end(stream).await;
+            assert!(open_for <= 2 * HEAD_TIMEOUT, "{sent:?}: {open_for:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_was_answered_and_says_nothing_more_is_hung_up_on() {
-        let mut stream = connected();
-        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("it is open");
-        let (lasted, said) = lasts(stream).await;
-        assert!(said.starts_with("HTTP/1.1 200") && said.ends_with("alive\n"), "{said}");
-        assert!(lasted <= 2 * HEAD_TIMEOUT, "{lasted:?}");
+    async fn a_connection_that_is_idle_after_its_request_is_closed() {
+        let mut stream = connect();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("the connection is open");
+        let (open_for, received) = read_to_end(stream).await;
+        assert!(received.starts_with("HTTP/1.1 200") && received.ends_with("alive\n"), "{received}");
+        assert!(open_for <= 2 * HEAD_TIMEOUT, "{open_for:?}");
     }
 
     #[tokio::test]
-    async fn readiness_is_told_in_a_sentence() {
-        for (phase, ready, live) in [
-            (Phase::Starting, 503, 200),
-            (Phase::Serving, 200, 200),
-            (Phase::Draining, 503, 200),
-            (Phase::StoreFailed, 503, 503),
+    async fn each_state_has_its_statuses_and_a_text() {
+        for (state, ready_status, live_status) in [
+            (ServingState::Starting, 503, 200),
+            (ServingState::Serving, 200, 200),
+            (ServingState::Draining, 503, 200),
+            (ServingState::StoreFailed, 503, 503),
         ] {
             let readiness = Readiness::default();
-            readiness.set(phase);
-            let (is_ready, said) = readyz(State(readiness.clone())).await;
-            let (is_live, _) = livez(State(readiness)).await;
-            assert_eq!((is_ready.as_u16(), is_live.as_u16()), (ready, live), "{phase:?}");
-            assert!(said.ends_with('\n') && said.len() > 5);
+            readiness.set(state);
+            let (ready, text) = readyz(State(readiness.clone())).await;
+            let (live, _) = livez(State(readiness)).await;
+            assert_eq!((ready.as_u16(), live.as_u16()), (ready_status, live_status), "{state:?}");
+            assert!(text.ends_with('\n') && text.len() > 5);
         }
     }
 }

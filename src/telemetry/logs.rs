@@ -19,12 +19,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 /// Crates whose logs are not exported, because the exporter uses them: each export would cause the next one.
-const OF_EXPORTS: [&str; 6] = ["opentelemetry", "tonic", "hyper", "h2", "tower", "rustls"];
+const EXPORTER_CRATES: [&str; 6] = ["opentelemetry", "tonic", "hyper", "h2", "tower", "rustls"];
 /// Minimum interval between log lines about failed exports.
-const EXPORT_FAILURES_EVERY: Duration = Duration::from_secs(60);
+const EXPORT_ERROR_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
-#[error("{filter:?} is not a valid log filter: {problem}; write it like info, or warn,slotcast=debug")]
+#[error("{filter:?} is not a valid log filter: {problem} (examples: info, or warn,slotcast=debug)")]
 pub struct InvalidFilter {
     filter: String,
     problem: String,
@@ -52,12 +52,14 @@ pub fn install(settings: &LogSettings, exporters: Option<&Exporters>) -> Result<
             log.fmt_fields(JsonFields::new()).event_format(JsonWithTrace(Format::default().json())).boxed()
         }
     };
-    let sent = exporters.map(|exporters| {
-        OpenTelemetryTracingBridge::new(exporters.logger()).with_filter(filter_fn(|about| !is_of_exports(about)))
+    let exported = exporters.map(|exporters| {
+        OpenTelemetryTracingBridge::new(exporters.logger())
+            .with_filter(filter_fn(|metadata| !is_from_exporter(metadata)))
     });
-    let subscriber = tracing_subscriber::registry().with(filter).with(log.with_filter(Sparse::default())).with(sent);
+    let subscriber =
+        tracing_subscriber::registry().with(filter).with(log.with_filter(ExportErrorLimit::default())).with(exported);
     if let Err(error) = subscriber.try_init() {
-        tracing::debug!(%error, "there is a log already");
+        tracing::debug!(%error, "a log is already installed");
     }
     Ok(LogFilter(handle))
 }
@@ -98,49 +100,49 @@ fn is_directive(word: &str) -> bool {
     word.contains(['=', '[']) || word.parse::<LevelFilter>().is_ok() || word.starts_with("slotcast") || word.is_empty()
 }
 
-fn is_of_exports(about: &Metadata<'_>) -> bool {
-    let root = about.target().split("::").next().unwrap_or_default();
-    OF_EXPORTS.iter().any(|name| root.strip_prefix(name).is_some_and(|rest| rest.is_empty() || is_part(rest)))
+fn is_from_exporter(metadata: &Metadata<'_>) -> bool {
+    let root = metadata.target().split("::").next().unwrap_or_default();
+    EXPORTER_CRATES.iter().any(|name| root.strip_prefix(name).is_some_and(|rest| rest.is_empty() || is_subcrate(rest)))
 }
 
 /// Returns whether the rest of a crate's name makes it a part of the crate, as in `hyper_util` and
 /// `opentelemetry-otlp`.
-fn is_part(rest: &str) -> bool {
+fn is_subcrate(rest: &str) -> bool {
     rest.starts_with(['_', '-'])
 }
 
-/// Limits log lines about failed exports to one per [`EXPORT_FAILURES_EVERY`]. While the collector is unavailable,
+/// Limits log lines about failed exports to one per [`EXPORT_ERROR_LOG_INTERVAL`]. While the collector is unavailable,
 /// exports fail every second.
-struct Sparse {
+struct ExportErrorLimit {
     start: Instant,
     /// When the next line may be logged, in milliseconds since `start`.
     next_ms: AtomicU64,
 }
 
-impl Default for Sparse {
+impl Default for ExportErrorLimit {
     fn default() -> Self {
         Self { start: Instant::now(), next_ms: AtomicU64::new(0) }
     }
 }
 
-impl Sparse {
-    fn may_pass(&self, now: Duration) -> bool {
+impl ExportErrorLimit {
+    fn admit(&self, now: Duration) -> bool {
         let now_ms = now.as_millis() as u64;
-        let next_ms = now_ms + EXPORT_FAILURES_EVERY.as_millis() as u64;
+        let next_ms = now_ms + EXPORT_ERROR_LOG_INTERVAL.as_millis() as u64;
         let is_due = |due_ms| (due_ms <= now_ms).then_some(next_ms);
         self.next_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_due).is_ok()
     }
 }
 
-impl<S> Filter<S> for Sparse {
+impl<S> Filter<S> for ExportErrorLimit {
     fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
         true
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
-        let about = event.metadata();
-        let is_notable = *about.level() <= Level::WARN;
-        !about.target().starts_with("opentelemetry") || is_notable && self.may_pass(self.start.elapsed())
+        let metadata = event.metadata();
+        let is_warning = *metadata.level() <= Level::WARN;
+        !metadata.target().starts_with("opentelemetry") || is_warning && self.admit(self.start.elapsed())
     }
 }
 
@@ -153,7 +155,7 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let Some((trace_id, span_id)) = spans::current() else {
+        let Some((trace_id, span_id)) = spans::current_ids() else {
             return self.0.format_event(context, writer, event);
         };
         let mut line = String::new();
@@ -169,22 +171,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failed_exports_are_told_of_once_a_minute() {
-        let sparse = Sparse::default();
-        let at = [0, 1, 30, 59, 60, 61, 119, 121].map(|s| sparse.may_pass(Duration::from_secs(s)));
-        assert_eq!(at, [true, false, false, false, true, false, false, true]);
+    fn failed_exports_are_logged_at_most_once_a_minute() {
+        let limit = ExportErrorLimit::default();
+        let admitted = [0, 1, 30, 59, 60, 61, 119, 121].map(|s| limit.admit(Duration::from_secs(s)));
+        assert_eq!(admitted, [true, false, false, false, true, false, false, true]);
     }
 
     #[test]
-    fn a_filter_that_cannot_be_read_says_so() {
-        for wrong in ["slotcast=loud", "inof", "warn,deubg"] {
-            let error = parse(wrong).expect_err("no level");
-            assert!(error.to_string().contains(wrong), "{error}");
+    fn an_invalid_filter_is_refused_with_its_text() {
+        for invalid in ["slotcast=loud", "inof", "warn,deubg"] {
+            let error = parse(invalid).expect_err("not a level");
+            assert!(error.to_string().contains(invalid), "{error}");
         }
-        for good in
+        for valid in
             ["warn,slotcast=debug", "INFO", "off", "info,h2=trace", "slotcast", "info,slotcast::engine[span]=debug"]
         {
-            assert!(parse(good).is_ok(), "{good}");
+            assert!(parse(valid).is_ok(), "{valid}");
         }
     }
 }

@@ -8,15 +8,15 @@ mod frames;
 mod instruments;
 pub mod listener;
 pub mod logs;
-mod meters;
+mod metrics;
 mod otlp;
 mod settings;
 mod spans;
 
 pub use commits::{CommitSpan, CommitTelemetry};
 pub use frames::{FrameSent, FrameTelemetry};
-pub use instruments::SyncLimitMeters;
-pub use meters::Sources;
+pub use instruments::SyncLimitTelemetry;
+pub use metrics::MetricSources;
 pub use otlp::{ExportError, Exporters};
 pub use settings::{AccessLogMode, LogFormat, LogSettings, OtlpSettings, TelemetrySettings};
 pub use spans::{CallContext, CallSpan, trace_id};
@@ -56,17 +56,17 @@ impl Telemetry {
     /// Creates the telemetry of a server. With `exporters`, also exports it with OTLP.
     pub fn new(settings: &TelemetrySettings, exporters: Option<&Exporters>) -> Self {
         let registry = Registry::new();
-        meters::observe_process(&registry);
-        let provider = meters::provider(settings, &registry, exporters);
-        let instruments = Instruments::new(&meters::meter(&provider));
+        metrics::register_process(&registry);
+        let provider = metrics::provider(settings, &registry, exporters);
+        let instruments = Instruments::new(&metrics::meter(&provider));
         let spans = Spans::new(exporters.map(Exporters::tracer));
         let access_log = settings.log.access;
         Self(Arc::new(Inner { provider, registry, instruments, spans, transport: Arc::default(), access_log }))
     }
 
     /// Registers the counters of other modules, which are read whenever metrics are collected.
-    pub fn observe(&self, sources: Sources) {
-        meters::observe(&meters::meter(&self.0.provider), sources);
+    pub fn register(&self, sources: MetricSources) {
+        metrics::register(&metrics::meter(&self.0.provider), sources);
     }
 
     /// Returns all metrics in Prometheus' text format. Takes locks of the sources, each for a short time.
@@ -89,6 +89,7 @@ impl Telemetry {
         self.0.access_log
     }
 
+    /// Returns the telemetry of the commit loop.
     pub fn commits(&self) -> CommitTelemetry {
         CommitTelemetry::new(&self.0.instruments, &self.0.spans)
     }
@@ -98,23 +99,24 @@ impl Telemetry {
         FrameTelemetry::new(&self.0.instruments, &self.0.spans, call)
     }
 
-    pub fn sync_limit(&self) -> SyncLimitMeters {
+    /// Returns the telemetry of the sync limit.
+    pub fn sync_limit(&self) -> SyncLimitTelemetry {
         self.0.instruments.sync_limit.clone()
     }
 
     /// Starts the span of a received call. Returns `None` if the call is not traced.
-    pub fn begin_call(&self, context: &CallContext<'_>) -> Option<CallSpan> {
-        self.0.spans.begin_call(context)
+    pub fn start_call(&self, context: &CallContext<'_>) -> Option<CallSpan> {
+        self.0.spans.start_call(context)
     }
 
     /// Records that an opened stream has ended. `status` is the name of its gRPC status.
-    pub fn record_stream(&self, method: &'static str, status: &'static str, took: Duration) {
-        instruments::record_stream(&self.0.instruments.stream_duration, method, status, took);
+    pub fn record_stream(&self, method: &'static str, status: &'static str, duration: Duration) {
+        instruments::record_stream(&self.0.instruments.stream_duration, method, status, duration);
     }
 
     /// Records that a call has ended or that a stream could not be opened. `status` is the name of its gRPC status;
     /// `is_fault` means a fault of the server, not of the caller.
-    pub fn record_call(&self, method: &'static str, status: &'static str, is_fault: bool, took: Duration) {
-        instruments::record_call(&self.0.instruments.call_duration, method, status, is_fault, took);
+    pub fn record_call(&self, method: &'static str, status: &'static str, is_fault: bool, duration: Duration) {
+        instruments::record_call(&self.0.instruments.call_duration, method, status, is_fault, duration);
     }
 }

@@ -3,7 +3,7 @@
 //! A failing collector does not affect the service: queues are bounded and drop the excess, exports run on separate
 //! threads, and the shutdown waits for them only for a limited time.
 
-use super::meters;
+use super::metrics;
 use super::settings::{OtlpSettings, TelemetrySettings};
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{
@@ -29,13 +29,13 @@ const BATCH_MAX: usize = 512;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    #[error("{endpoint:?} is no address of a collector: {error}; give one like http://127.0.0.1:4317")]
+    #[error("{endpoint:?} is not the address of a collector: {error} (example: http://127.0.0.1:4317)")]
     Endpoint { endpoint: String, error: ExporterBuildError },
     #[error(
-        "{name:?} cannot be a header of exports: a name in small letters and visible ASCII characters as its value"
+        "export header {name:?}: not a valid header (use a name in lower case, and visible ASCII characters as its value)"
     )]
     Header { name: String },
-    #[error("cannot read the roots for the collector from {}: {error}\nGive the path of a readable PEM file.", path.display())]
+    #[error("cannot read the root certificates for the collector from {}: {error} (set the path of a readable PEM file)", path.display())]
     Ca { path: PathBuf, error: std::io::Error },
 }
 
@@ -51,13 +51,13 @@ impl Exporters {
     /// Starts the exporters. Must be called within a tokio runtime. Returns `None` if no collector is configured.
     pub fn start(settings: &TelemetrySettings) -> Result<Option<Self>, ExportError> {
         let Some(otlp) = &settings.otlp else { return Ok(None) };
-        let resource = meters::resource(settings);
+        let resource = metrics::resource(settings);
         let (metadata, tls) = (metadata(otlp)?, tls(otlp)?);
         let failed = |error| ExportError::Endpoint { endpoint: otlp.endpoint.clone(), error };
         let spans =
-            connected(SpanExporter::builder().with_tonic(), otlp, &metadata, tls.as_ref()).build().map_err(failed)?;
+            configure(SpanExporter::builder().with_tonic(), otlp, &metadata, tls.as_ref()).build().map_err(failed)?;
         let logs =
-            connected(LogExporter::builder().with_tonic(), otlp, &metadata, tls.as_ref()).build().map_err(failed)?;
+            configure(LogExporter::builder().with_tonic(), otlp, &metadata, tls.as_ref()).build().map_err(failed)?;
         let batches = SpanBatches::default().with_max_queue_size(QUEUE_MAX).with_max_export_batch_size(BATCH_MAX);
         let spans =
             BatchSpanProcessor::builder(spans).with_batch_config(batches.with_scheduled_delay(DELAY).build()).build();
@@ -78,7 +78,7 @@ impl Exporters {
     pub fn check(settings: &TelemetrySettings) -> Result<(), ExportError> {
         let Some(otlp) = &settings.otlp else { return Ok(()) };
         let (metadata, tls) = (metadata(otlp)?, tls(otlp)?);
-        let exporter = connected(SpanExporter::builder().with_tonic(), otlp, &metadata, tls.as_ref()).build();
+        let exporter = configure(SpanExporter::builder().with_tonic(), otlp, &metadata, tls.as_ref()).build();
         exporter.map(drop).map_err(|error| ExportError::Endpoint { endpoint: otlp.endpoint.clone(), error })
     }
 
@@ -94,34 +94,34 @@ impl Exporters {
         // `start` has validated the settings, so these calls do not fail, unless the file of roots has changed.
         let (metadata, tls) = (metadata(&self.settings).ok()?, tls(&self.settings).ok()?);
         let exporter =
-            connected(MetricExporter::builder().with_tonic(), &self.settings, &metadata, tls.as_ref()).build();
+            configure(MetricExporter::builder().with_tonic(), &self.settings, &metadata, tls.as_ref()).build();
         match exporter {
             Ok(exporter) => Some(PeriodicReader::builder(exporter).with_interval(self.settings.interval).build()),
             Err(error) => {
-                tracing::error!(%error, "meters cannot be sent");
+                tracing::error!(%error, "cannot export metrics");
                 None
             }
         }
     }
 
     /// Exports the remaining data, for at most `limit`; data not exported by then is lost.
-    pub async fn shutdown(self, meters: SdkMeterProvider, limit: Duration) {
+    pub async fn shutdown(self, metrics: SdkMeterProvider, limit: Duration) {
         let Self { tracer, logger, .. } = self;
         // Each shutdown blocks, and an unavailable collector delays all of them.
-        let ends: [Box<dyn FnOnce() -> bool + Send>; 3] = [
+        let shutdowns: [Box<dyn FnOnce() -> bool + Send>; 3] = [
             Box::new(move || tracer.shutdown_with_timeout(limit).is_ok()),
-            Box::new(move || meters.shutdown_with_timeout(limit).is_ok()),
+            Box::new(move || metrics.shutdown_with_timeout(limit).is_ok()),
             Box::new(move || logger.shutdown_with_timeout(limit).is_ok()),
         ];
-        let ending = ends.map(tokio::task::spawn_blocking);
-        let ended = tokio::time::timeout(limit, futures_util::future::join_all(ending)).await;
-        if !ended.is_ok_and(|ended| ended.into_iter().all(|sent| sent.unwrap_or(false))) {
-            tracing::warn!("the last traces, meters or logs could not be sent to the collector");
+        let tasks = shutdowns.map(tokio::task::spawn_blocking);
+        let ended = tokio::time::timeout(limit, futures_util::future::join_all(tasks)).await;
+        if !ended.is_ok_and(|ended| ended.into_iter().all(|exported| exported.unwrap_or(false))) {
+            tracing::warn!("cannot export the last traces, metrics or logs to the collector");
         }
     }
 }
 
-fn connected<B: WithExportConfig + WithTonicConfig>(
+fn configure<B: WithExportConfig + WithTonicConfig>(
     builder: B,
     otlp: &OtlpSettings,
     metadata: &MetadataMap,
@@ -148,9 +148,9 @@ fn tls(otlp: &OtlpSettings) -> Result<Option<ClientTlsConfig>, ExportError> {
 fn metadata(otlp: &OtlpSettings) -> Result<MetadataMap, ExportError> {
     let mut metadata = MetadataMap::new();
     for (name, value) in &otlp.headers {
-        let wrong = || ExportError::Header { name: name.clone() };
-        let key = MetadataKey::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
-        metadata.insert(key, MetadataValue::try_from(value).map_err(|_| wrong())?);
+        let invalid = || ExportError::Header { name: name.clone() };
+        let key = MetadataKey::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
+        metadata.insert(key, MetadataValue::try_from(value).map_err(|_| invalid())?);
     }
     Ok(metadata)
 }

@@ -38,21 +38,21 @@ impl Spans {
     }
 
     /// Starts a span of an internal step of the service. Returns `None` if the step is not traced.
-    pub fn internal(
+    pub fn start_internal(
         &self,
         name: &'static str,
         parent: &SpanContext,
-        began: Option<SystemTime>,
+        start: Option<SystemTime>,
         attributes: impl IntoIterator<Item = KeyValue>,
     ) -> Option<Span> {
         let tracer = self.0.as_ref()?;
         let mut builder = SpanBuilder::from_name(name).with_kind(SpanKind::Internal).with_attributes(attributes);
-        builder.start_time = began;
+        builder.start_time = start;
         let span = builder.start_with_context(tracer, &Context::new().with_remote_span_context(parent.clone()));
         span.is_recording().then_some(span)
     }
 
-    pub fn begin_call(&self, call: &CallContext<'_>) -> Option<CallSpan> {
+    pub fn start_call(&self, call: &CallContext<'_>) -> Option<CallSpan> {
         let tracer = self.0.as_ref()?;
         let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(call.headers));
         let builder = SpanBuilder::from_name(call.method).with_kind(SpanKind::Server);
@@ -82,8 +82,9 @@ impl CallContext<'_> {
 }
 
 impl CallSpan {
-    pub fn cause(&self) -> TraceContext {
-        cause(self.0.span().span_context())
+    /// Returns the trace context with which later spans refer to this one as their parent.
+    pub fn trace_context(&self) -> TraceContext {
+        trace_context(self.0.span().span_context())
     }
 
     /// Associates log lines on this thread with the call until the guard is dropped.
@@ -103,7 +104,7 @@ impl CallSpan {
 }
 
 /// Returns the ids of the current thread's trace and span in hexadecimal, or `None` if there is no sampled span.
-pub(super) fn current() -> Option<(String, String)> {
+pub(super) fn current_ids() -> Option<(String, String)> {
     Context::map_current(|context| {
         let span = context.span();
         let context = span.span_context();
@@ -120,13 +121,13 @@ pub fn trace_id(traceparent: &HeaderValue) -> Option<String> {
     context.is_valid().then(|| context.trace_id().to_string())
 }
 
-pub(super) fn cause(context: &SpanContext) -> TraceContext {
+pub(super) fn trace_context(context: &SpanContext) -> TraceContext {
     TraceContext { trace_id: context.trace_id().to_bytes(), span_id: context.span_id().to_bytes() }
 }
 
 /// Returns a remote span context. It is marked as sampled, because only sampled calls have a trace context here.
-pub(super) fn remote(cause: TraceContext) -> SpanContext {
-    let (trace_id, span_id) = (TraceId::from_bytes(cause.trace_id), SpanId::from_bytes(cause.span_id));
+pub(super) fn remote_span_context(parent: TraceContext) -> SpanContext {
+    let (trace_id, span_id) = (TraceId::from_bytes(parent.trace_id), SpanId::from_bytes(parent.span_id));
     SpanContext::new(trace_id, span_id, TraceFlags::SAMPLED, true, TraceState::NONE)
 }
 
@@ -147,18 +148,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_current_span_is_that_of_the_attached_context() {
-        let cause = TraceContext { trace_id: [0xab; 16], span_id: [0xcd; 8] };
-        let _within = Context::new().with_remote_span_context(remote(cause)).attach();
-        assert_eq!(current(), Some(("ab".repeat(16), "cd".repeat(8))));
+    fn the_current_ids_are_those_of_the_attached_context() {
+        let parent = TraceContext { trace_id: [0xab; 16], span_id: [0xcd; 8] };
+        let _attached = Context::new().with_remote_span_context(remote_span_context(parent)).attach();
+        assert_eq!(current_ids(), Some(("ab".repeat(16), "cd".repeat(8))));
     }
 
     #[test]
-    fn without_a_collector_nothing_is_traced() {
+    fn without_a_collector_no_call_is_traced() {
         let mut headers = HeaderMap::new();
         let traceparent = format!("00-{}-{}-01", "ab".repeat(16), "cd".repeat(8));
-        headers.insert("traceparent", traceparent.parse().expect("a value"));
+        headers.insert("traceparent", traceparent.parse().expect("a header value"));
         let call = CallContext { method: "a/b", path: "/a/b", headers: &headers, client: None };
-        assert!(Spans::default().begin_call(&call).is_none());
+        assert!(Spans::default().start_call(&call).is_none());
     }
 }

@@ -1,8 +1,8 @@
 //! The accept loop. It continues after errors of single connections. While the process has no free file descriptor, it
 //! waits and retries.
 
-use super::admitted::Doorkeeper;
-use super::connection::{self, Common};
+use super::connection::{self, ConnectionContext};
+use super::connection_limiter::ConnectionLimiter;
 use super::{BoxError, ConnectionRefusal, Serve, TransportSettings, TransportStatistics};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -12,16 +12,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_rustls::rustls::ServerConfig;
+use tokio_util::sync::CancellationToken;
 
 /// Maximum number of connections that the system queues until they are accepted. The system may allow fewer
 /// (net.core.somaxconn).
 const BACKLOG: i32 = 4_096;
-const WAIT_MIN: Duration = Duration::from_millis(10);
-const WAIT_MAX: Duration = Duration::from_secs(1);
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(10);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
 /// Maximum size of the data that the system buffers for a connection and has not sent yet, in bytes, not counting one
 /// segment. Data in flight and data in the peer's receive buffer do not count. A fast reader therefore gets all that
 /// its connection can transfer, and for a stalled reader little is buffered that is outdated when it reads again. Other
@@ -29,67 +29,69 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_BYTES_MAX: u32 = 16 * 1_024;
 /// Minimum interval between log lines about a lasting problem.
-const TELL_INTERVAL: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-pub(super) struct Accept<S> {
+/// The inputs of the accept loop.
+pub(super) struct AcceptLoop<S> {
     pub listener: TcpListener,
     pub service: S,
     pub settings: TransportSettings,
     pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
     pub statistics: Arc<TransportStatistics>,
-    pub draining: watch::Receiver<bool>,
+    pub drain: CancellationToken,
 }
 
 /// The retry delay and the log rate while connections cannot be accepted.
 #[derive(Debug, Default)]
-struct Trouble {
-    wait: Duration,
-    told: Option<Instant>,
-    untold: u64,
+struct AcceptBackoff {
+    delay: Duration,
+    last_logged: Option<Instant>,
+    /// Failed attempts since the last log line.
+    unlogged: u64,
 }
 
 /// Accepts connections until the service drains. Returns when no connection is left.
-pub(super) async fn run<S, B>(accept: Accept<S>)
+pub(super) async fn run<S, B>(inputs: AcceptLoop<S>)
 where
     S: Serve<B>,
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let Accept { listener, service, settings, tls, statistics, mut draining } = accept;
+    let AcceptLoop { listener, service, settings, tls, statistics, drain } = inputs;
     if let Err(error) = SockRef::from(&listener).listen(BACKLOG) {
-        tracing::debug!(%error, "the backlog stays as it is");
+        tracing::debug!(%error, "cannot set the backlog of the listener");
     }
-    let keeper = Doorkeeper::new(&settings, statistics.clone());
+    let limiter = ConnectionLimiter::new(&settings, statistics.clone());
     let http = connection::http(&settings);
-    let common = Common { settings, http, tls, statistics: statistics.clone(), draining: draining.clone() };
-    let common = Arc::new(common);
+    let context = ConnectionContext { settings, http, tls, statistics: statistics.clone(), drain: drain.clone() };
+    let context = Arc::new(context);
     // Dropping the set aborts all connections; it is dropped together with this future.
     let mut connections = JoinSet::new();
-    let mut trouble = Trouble::default();
+    let mut backoff = AcceptBackoff::default();
     loop {
         let accepted = tokio::select! {
-            _ = draining.wait_for(|draining| *draining) => break,
+            () = drain.cancelled() => break,
             Some(ended) = connections.join_next() => {
-                tell_panic(ended);
+                log_panic(ended);
                 continue;
             }
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((socket, address)) => {
-                trouble.wait = Duration::ZERO;
-                let Ok(admitted) = keeper.admit(address) else { continue };
-                prepare(&socket, address);
-                connections.spawn(connection::run(common.clone(), service.clone(), socket, address, admitted));
+                backoff.delay = Duration::ZERO;
+                let Ok(permit) = limiter.try_acquire(address) else { continue };
+                set_socket_options(&socket, address);
+                connections.spawn(connection::run(context.clone(), service.clone(), socket, address, permit));
             }
-            Err(error) if concerns_one_connection(&error) => tracing::debug!(%error, "a connection was not accepted"),
+            Err(error) if concerns_one_connection(&error) => tracing::debug!(%error, "cannot accept a connection"),
             Err(error) => {
                 statistics.add_refused(ConnectionRefusal::Descriptors);
-                let wait = trouble.handle(&error, connections.len());
+                let delay = backoff.handle_error(&error, connections.len());
                 tokio::select! {
-                    _ = draining.wait_for(|draining| *draining) => break,
+                    () = drain.cancelled() => break,
                     // The file descriptor of the ended connection is free.
-                    Some(ended) = connections.join_next() => tell_panic(ended),
-                    () = tokio::time::sleep(wait) => {}
+                    Some(ended) = connections.join_next() => log_panic(ended),
+                    () = tokio::time::sleep(delay) => {}
                 }
             }
         }
@@ -97,17 +99,17 @@ where
     // The system refuses new connections from now on.
     drop(listener);
     while let Some(ended) = connections.join_next().await {
-        tell_panic(ended);
+        log_panic(ended);
     }
 }
 
-fn prepare(socket: &TcpStream, address: SocketAddr) {
+fn set_socket_options(socket: &TcpStream, address: SocketAddr) {
     if let Err(error) = socket.set_nodelay(true) {
-        tracing::debug!(%address, %error, "small frames may wait on this connection");
+        tracing::debug!(%address, %error, "cannot set TCP_NODELAY; small frames may be delayed");
     }
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if let Err(error) = SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX) {
-        tracing::debug!(%address, %error, "the system may keep more for this connection than it should");
+        tracing::debug!(%address, %error, "cannot set TCP_NOTSENT_LOWAT; a stalled reader may get outdated frames");
     }
 }
 
@@ -117,29 +119,29 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
 }
 
-fn tell_panic(ended: Result<(), JoinError>) {
+fn log_panic(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
-        tracing::error!(%error, "a connection panicked");
+        tracing::error!(%error, "connection task panicked");
     }
 }
 
-impl Trouble {
-    /// Logs the error if a log line is due, and returns how long to wait before the next attempt. The wait doubles with
-    /// each consecutive error, from [`WAIT_MIN`] to [`WAIT_MAX`].
-    fn handle(&mut self, error: &io::Error, connections: usize) -> Duration {
-        self.wait = (self.wait * 2).clamp(WAIT_MIN, WAIT_MAX);
-        self.untold += 1;
-        if self.told.is_none_or(|told| told.elapsed() >= TELL_INTERVAL) {
-            self.told = Some(Instant::now());
-            let tries = std::mem::take(&mut self.untold);
+impl AcceptBackoff {
+    /// Logs the error if a log line is due, and returns how long to wait before the next attempt. The delay doubles with
+    /// each consecutive error, from [`RETRY_DELAY_MIN`] to [`RETRY_DELAY_MAX`].
+    fn handle_error(&mut self, error: &io::Error, connections: usize) -> Duration {
+        self.delay = (self.delay * 2).clamp(RETRY_DELAY_MIN, RETRY_DELAY_MAX);
+        self.unlogged += 1;
+        if self.last_logged.is_none_or(|last_logged| last_logged.elapsed() >= LOG_INTERVAL) {
+            self.last_logged = Some(Instant::now());
+            let attempts = std::mem::take(&mut self.unlogged);
             tracing::error!(
                 %error,
                 connections,
-                tries,
-                "no connection can be accepted; raise the limit of open files (ulimit -n) or lower connections_max"
+                attempts,
+                "cannot accept connections; raise the limit of open files (ulimit -n) or lower limits.connections"
             );
         }
-        self.wait
+        self.delay
     }
 }
 
@@ -148,14 +150,14 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_lasts_is_tried_ever_more_seldom_and_told_now_and_then() {
-        let mut trouble = Trouble::default();
+    async fn a_lasting_error_is_retried_with_growing_delays_and_logged_at_intervals() {
+        let mut backoff = AcceptBackoff::default();
         let error = io::Error::other("too many open files");
-        let waits: Vec<u128> = (0..9).map(|_| trouble.handle(&error, 3).as_millis()).collect();
-        assert_eq!(waits, [10, 20, 40, 80, 160, 320, 640, 1_000, 1_000]);
-        assert_eq!(trouble.untold, 8, "the first was told");
-        tokio::time::advance(TELL_INTERVAL).await;
-        trouble.handle(&error, 3);
-        assert_eq!(trouble.untold, 0, "and after a while all that came since");
+        let delays: Vec<u128> = (0..9).map(|_| backoff.handle_error(&error, 3).as_millis()).collect();
+        assert_eq!(delays, [10, 20, 40, 80, 160, 320, 640, 1_000, 1_000]);
+        assert_eq!(backoff.unlogged, 8, "the first error was logged");
+        tokio::time::advance(LOG_INTERVAL).await;
+        backoff.handle_error(&error, 3);
+        assert_eq!(backoff.unlogged, 0, "after the interval, the next line includes all errors since");
     }
 }

@@ -1,10 +1,11 @@
 //! The life cycle of one connection: TLS handshake, HTTP/2, and a graceful shutdown that loses no call.
 
-use super::admitted::Admitted;
-use super::closing::Phase;
-use super::io::Watched;
-use super::service::{ConnectionService, Peer, PeerCertificate, UnderWay};
+use super::connection_limiter::ConnectionPermit;
+use super::drain::GracePeriod;
+use super::io::TimeoutIo;
+use super::service::{ActiveCall, ConnectionService, Peer, PeerCertificate};
 use super::{BoxError, ConnectionRefusal, Serve, TransportSettings, TransportStatistics, plaintext, tls};
+use crate::certificate_error;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -17,11 +18,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{ServerConfig, ServerConnection};
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 /// The size of the data buffered for one stream from which on its body is not polled for more, in bytes. At 1 byte, at
 /// most one message is buffered, whatever its size, because a message that is computed later is newer.
@@ -33,28 +34,31 @@ const HTTP1_BYTES_MIN: usize = 8 * 1024;
 /// Maximum number of streams that the client has reset before the server accepted them, and maximum number of streams
 /// that the server has reset because of an error. More are an attack (rapid reset).
 const RESETS_MAX: usize = 256;
-/// An ending connection is cut off when no call is in progress on it and it was quiet for this long.
-const QUIET_TIME: Duration = Duration::from_secs(1);
-const QUIET_LOOKS: u32 = 4;
-/// An ending connection is quiet if fewer bytes than this are sent between two checks; keepalive needs a few.
-const QUIET_BYTES: u64 = 128;
-/// An ending connection is cut off after this time in any case.
-const ENDING_LIMIT: Duration = Duration::from_secs(30);
+/// A draining connection is closed when it was idle for this long.
+const IDLE_TIME: Duration = Duration::from_secs(1);
+/// Number of consecutive checks that must find a draining connection idle.
+const IDLE_CHECKS: u32 = 4;
+/// A draining connection is idle if no call is in progress and fewer bytes than this are sent between two checks;
+/// keepalive needs a few.
+const IDLE_BYTES: u64 = 128;
+/// A draining connection is closed after this time in any case.
+const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
 /// The settings and state that all connections share.
-pub(super) struct Common {
+pub(super) struct ConnectionContext {
     pub settings: TransportSettings,
     pub http: auto::Builder<TokioExecutor>,
     pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
     pub statistics: Arc<TransportStatistics>,
-    pub draining: watch::Receiver<bool>,
+    /// Cancelled when the service drains.
+    pub drain: CancellationToken,
 }
 
 /// The activity of a connection: its calls in progress and the bytes written.
 #[derive(Debug, Default)]
-pub(super) struct Life {
+pub(super) struct ConnectionActivity {
     calls: AtomicU32,
-    written: AtomicU64,
+    bytes_written: AtomicU64,
 }
 
 /// Returns a builder that serves HTTP/2. It accepts HTTP/1.1 only to reply that this port requires HTTP/2: one request
@@ -81,34 +85,38 @@ pub(super) fn http(settings: &TransportSettings) -> auto::Builder<TokioExecutor>
 
 /// Serves a connection until it ends or has been shut down because the service drains.
 pub(super) async fn run<S, B>(
-    common: Arc<Common>,
+    context: Arc<ConnectionContext>,
     service: S,
     socket: TcpStream,
     address: SocketAddr,
-    _admitted: Admitted,
+    _permit: ConnectionPermit,
 ) where
     S: Serve<B>,
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let Some(tls) = &common.tls else {
-        return common.speak(common.http.clone(), service, socket, Peer { address, certificate: None }).await;
+    let Some(tls) = &context.tls else {
+        return context.serve_http(context.http.clone(), service, socket, Peer { address, certificate: None }).await;
     };
-    let shaken = tokio::select! {
-        () = common.drained() => return,
-        shaken = tokio::time::timeout(common.settings.handshake_timeout, handshake(tls, socket)) => shaken,
+    let handshake = tokio::select! {
+        () = context.drain.cancelled() => return,
+        handshake = tokio::time::timeout(context.settings.handshake_timeout, handshake(tls, socket)) => handshake,
     };
-    let problem = match shaken {
+    let problem = match handshake {
         Ok(Ok(stream)) => {
             // Clients that do not offer h2 get a reply that HTTP/2 is required.
-            let http = common.http.clone();
-            let http = if tls::speaks_http2(&stream) { http.http2_only() } else { http.http1_only() };
+            let http = context.http.clone();
+            let http = if tls::negotiated_http2(&stream) { http.http2_only() } else { http.http1_only() };
             let certificate = tls::client_certificate(&stream).map(|der| Arc::new(PeerCertificate(der)));
-            return common.speak(http, service, stream, Peer { address, certificate }).await;
+            return context.serve_http(http, service, stream, Peer { address, certificate }).await;
         }
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "not in time".to_owned(),
+        Ok(Err(error)) => certificate_error::describe_client(&error),
+        Err(_) => "timeout".to_owned(),
     };
-    common.statistics.refuse(ConnectionRefusal::Handshake, address, &problem);
+    context.statistics.record_refusal(
+        ConnectionRefusal::Handshake,
+        address,
+        &format!("TLS handshake failed: {problem}"),
+    );
 }
 
 /// Performs a TLS handshake with the current certificate. Replies with an HTTP error to an HTTP request in plaintext.
@@ -116,81 +124,89 @@ async fn handshake(tls: &ArcSwap<ServerConfig>, mut socket: TcpStream) -> io::Re
     let mut first = [0];
     if socket.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase() {
         // The first byte is that of an HTTP method; a TLS record starts with its content type, 22.
-        plaintext::answer(&mut socket).await?;
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "an HTTP request in plaintext"));
+        plaintext::reply(&mut socket).await?;
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "plaintext HTTP request"));
     }
-    let bounded = |tls: &mut ServerConnection| tls.set_buffer_limit(Some(TLS_UNSENT_BYTES_MAX));
-    TlsAcceptor::from(tls.load_full()).accept_with(socket, bounded).await
+    let set_buffer_limit = |tls: &mut ServerConnection| tls.set_buffer_limit(Some(TLS_UNSENT_BYTES_MAX));
+    TlsAcceptor::from(tls.load_full()).accept_with(socket, set_buffer_limit).await
 }
 
-impl Common {
-    async fn speak<T, S, B>(&self, http: auto::Builder<TokioExecutor>, service: S, io: T, peer: Peer)
+impl ConnectionContext {
+    async fn serve_http<T, S, B>(&self, http: auto::Builder<TokioExecutor>, service: S, io: T, peer: Peer)
     where
         T: AsyncRead + AsyncWrite + Unpin + 'static,
         S: Serve<B>,
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let settings = &self.settings;
-        let (address, life) = (peer.address, Arc::new(Life::default()));
-        let (phase, receiver) = watch::channel(Phase::Open);
-        let preface_end = Instant::now() + settings.preface_timeout;
-        let stall_limit = settings.keepalive_interval + settings.keepalive_timeout;
-        let io = Watched::new(io, life.clone(), address, preface_end, stall_limit, self.statistics.clone());
-        let service = ConnectionService { inner: service, peer, phase: receiver, life: life.clone() };
+        let (address, activity) = (peer.address, Arc::new(ConnectionActivity::default()));
+        let now = Instant::now();
+        let grace = settings.connection_age.map(|age| grace_period(now, age, settings.connection_age_grace));
+        // Cancelled after GOAWAY was sent, or when this function returns: then the streams have no reader.
+        let drain_streams = CancellationToken::new();
+        let _cancel_on_return = drain_streams.clone().drop_guard();
+        let io = TimeoutIo::new(
+            io,
+            activity.clone(),
+            address,
+            now + settings.preface_timeout,
+            settings.keepalive_interval + settings.keepalive_timeout,
+            self.statistics.clone(),
+        );
+        let drain = drain_streams.clone();
+        let service = ConnectionService { inner: service, peer, drain, grace, activity: activity.clone() };
         let mut connection = pin!(http.serve_connection(TokioIo::new(io), service));
-        let ended = |ended: Result<(), BoxError>| {
-            if let Err(error) = ended {
-                if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
-                    self.statistics.refuse(
-                        ConnectionRefusal::Preface,
-                        address,
-                        "neither HTTP/2 nor a request in HTTP/1.1",
-                    );
-                }
-                tracing::debug!(%address, error = &*error as &dyn std::error::Error, "a connection broke");
-            }
-        };
         tokio::select! {
-            end = connection.as_mut() => return ended(end),
-            () = self.drained() => {}
-            () = old(settings.connection_age) => {
+            end = connection.as_mut() => return self.handle_end(address, end),
+            () = self.drain.cancelled() => {}
+            () = reaches_age(grace) => {
                 connection.as_mut().graceful_shutdown();
-                let within = settings.connection_age_grace;
-                phase.send_replace(Phase::Old { since: Instant::now(), within });
                 tokio::select! {
-                    end = connection.as_mut() => return ended(end),
-                    () = self.drained() => {}
-                    () = tokio::time::sleep(within) => {}
+                    end = connection.as_mut() => return self.handle_end(address, end),
+                    () = self.drain.cancelled() => {}
+                    () = tokio::time::sleep(settings.connection_age_grace) => {}
                 }
             }
         }
         connection.as_mut().graceful_shutdown();
-        phase.send_replace(Phase::Ending);
+        drain_streams.cancel();
         tokio::select! {
-            end = connection.as_mut() => ended(end),
-            () = life.quiet() => tracing::debug!(%address, "a connection that did not end by itself is cut off"),
+            end = connection.as_mut() => self.handle_end(address, end),
+            () = activity.until_idle() => tracing::debug!(%address, "closing a connection that the client keeps open"),
         }
     }
 
-    async fn drained(&self) {
-        // A dropped sender ends the service as well.
-        let _ = self.draining.clone().wait_for(|draining| *draining).await;
+    fn handle_end(&self, address: SocketAddr, ended: Result<(), BoxError>) {
+        let Err(error) = ended else { return };
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+            self.statistics.record_refusal(
+                ConnectionRefusal::Preface,
+                address,
+                "neither HTTP/2 nor an HTTP/1.1 request",
+            );
+        }
+        tracing::debug!(%address, error = &*error as &dyn std::error::Error, "connection failed");
     }
 }
 
-/// Waits until a connection that starts now is old: for `age`, randomly shortened or extended by up to a tenth, so that
-/// connections that started together do not end together. Never returns if `age` is `None`.
-async fn old(age: Option<Duration>) {
-    match age {
-        Some(age) => tokio::time::sleep(age.mul_f64(0.9 + 0.2 * fastrand::f64())).await,
+/// Returns the grace period of a connection that starts at `now`. It starts after `age`, randomly shortened or extended
+/// by up to a tenth, so that connections that started together do not end together.
+fn grace_period(now: Instant, age: Duration, duration: Duration) -> GracePeriod {
+    GracePeriod { start: now + age.mul_f64(0.9 + 0.2 * fastrand::f64()), duration }
+}
+
+/// Waits until the grace period starts. Never returns if there is none.
+async fn reaches_age(grace: Option<GracePeriod>) {
+    match grace {
+        Some(grace) => tokio::time::sleep_until(grace.start).await,
         None => std::future::pending().await,
     }
 }
 
-impl Life {
-    pub fn begin_call(self: &Arc<Self>) -> UnderWay {
+impl ConnectionActivity {
+    pub fn start_call(self: &Arc<Self>) -> ActiveCall {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        UnderWay(self.clone())
+        ActiveCall(self.clone())
     }
 
     pub fn end_call(&self) {
@@ -198,21 +214,21 @@ impl Life {
     }
 
     pub fn add_written(&self, bytes: usize) {
-        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Waits until an ending connection is no longer worth waiting for, at most for [`ENDING_LIMIT`]: no call is in
-    /// progress and almost nothing was sent for [`QUIET_TIME`]. Streams that are still open then have nothing to send,
+    /// Waits until a draining connection is no longer worth waiting for, at most for [`DRAIN_LIMIT`]: no call is in
+    /// progress and almost nothing was sent for [`IDLE_TIME`]. Streams that are still open then have nothing to send,
     /// a reader that does not read, or a handler that does not end.
-    async fn quiet(&self) {
-        let end = Instant::now() + ENDING_LIMIT;
-        let mut quiet_looks = 0;
-        while quiet_looks < QUIET_LOOKS && Instant::now() < end {
-            let before = self.written.load(Ordering::Relaxed);
-            tokio::time::sleep(QUIET_TIME / QUIET_LOOKS).await;
-            let sent = self.written.load(Ordering::Relaxed).wrapping_sub(before);
-            let is_quiet = self.calls.load(Ordering::Relaxed) == 0 && sent < QUIET_BYTES;
-            quiet_looks = if is_quiet { quiet_looks + 1 } else { 0 };
+    async fn until_idle(&self) {
+        let end = Instant::now() + DRAIN_LIMIT;
+        let mut idle_checks = 0;
+        while idle_checks < IDLE_CHECKS && Instant::now() < end {
+            let before = self.bytes_written.load(Ordering::Relaxed);
+            tokio::time::sleep(IDLE_TIME / IDLE_CHECKS).await;
+            let sent = self.bytes_written.load(Ordering::Relaxed).wrapping_sub(before);
+            let is_idle = self.calls.load(Ordering::Relaxed) == 0 && sent < IDLE_BYTES;
+            idle_checks = if is_idle { idle_checks + 1 } else { 0 };
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The I/O layer between HTTP/2 and the socket. It enforces that a connection sends its HTTP/2 preface in time, and
 //! that the peer keeps accepting data.
 
-use super::connection::Life;
+use super::connection::ConnectionActivity;
 use super::{ConnectionRefusal, TransportStatistics};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -15,9 +15,10 @@ use tokio::time::{Instant, Sleep};
 /// Size of the HTTP/2 preface and of the header of the first frame, in bytes.
 const PREFACE_BYTES: usize = 24 + 9;
 
-pub(super) struct Watched<T> {
+/// A socket whose peer must send and accept data in time.
+pub(super) struct TimeoutIo<T> {
     inner: T,
-    life: Arc<Life>,
+    activity: Arc<ConnectionActivity>,
     address: SocketAddr,
     /// The number of missing bytes of the preface, and its deadline; `None` once the preface is complete.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
@@ -28,17 +29,17 @@ pub(super) struct Watched<T> {
     statistics: Arc<TransportStatistics>,
 }
 
-impl<T> Watched<T> {
+impl<T> TimeoutIo<T> {
     pub fn new(
         inner: T,
-        life: Arc<Life>,
+        activity: Arc<ConnectionActivity>,
         address: SocketAddr,
         preface_end: Instant,
         stall_limit: Duration,
         statistics: Arc<TransportStatistics>,
     ) -> Self {
         let preface = Some((PREFACE_BYTES, Box::pin(tokio::time::sleep_until(preface_end))));
-        Self { inner, life, address, preface, stall_limit, stall: None, statistics }
+        Self { inner, activity, address, preface, stall_limit, stall: None, statistics }
     }
 
     fn handle_read(&mut self, bytes: usize) {
@@ -53,8 +54,8 @@ impl<T> Watched<T> {
     fn poll_preface(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         let Some((_, end)) = &mut self.preface else { return Poll::Pending };
         ready!(end.as_mut().poll(context));
-        let problem = "no request in time";
-        self.statistics.refuse(ConnectionRefusal::Preface, self.address, problem);
+        let problem = "no HTTP/2 preface or HTTP/1.1 request before the timeout";
+        self.statistics.record_refusal(ConnectionRefusal::Preface, self.address, problem);
         Poll::Ready(io::Error::new(ErrorKind::TimedOut, problem))
     }
 
@@ -68,11 +69,11 @@ impl<T> Watched<T> {
         let limit = self.stall_limit;
         let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         ready!(stall.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the other side takes nothing")))
+        Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the peer does not accept data")))
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for TimeoutIo<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -89,11 +90,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for TimeoutIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(context, bytes);
         if let Poll::Ready(Ok(bytes)) = written {
-            self.life.add_written(bytes);
+            self.activity.add_written(bytes);
         }
         self.poll_stall(context, written)
     }

@@ -2,33 +2,34 @@
 //! HTTP/2; on HTTP/1.1 it only replies that HTTP/2 is required.
 //!
 //! [`Transport::serve`] accepts connections and passes their requests to a tower service. The extensions of each
-//! request contain the other end of its connection ([`Peer`]) and the signal when its stream must end ([`Closing`]).
+//! request contain the other end of its connection ([`Peer`]) and the signal when its stream must end ([`DrainSignal`]).
 
 mod accept;
-mod admitted;
-mod closing;
+mod certificate_reload;
 mod connection;
+mod connection_limiter;
+mod drain;
 mod io;
 mod plaintext;
-mod reload;
 mod service;
 mod settings;
 mod tls;
 
-pub use closing::Closing;
+pub use drain::DrainSignal;
 pub use service::{Peer, PeerCertificate};
 pub use settings::{TlsSettings, TransportSettings};
 pub use tls::TlsError;
 
 pub use crate::statistics::{ConnectionRefusal, TransportStatistics};
 
+use accept::AcceptLoop;
 use bytes::Bytes;
+use certificate_reload::CertificateReload;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use reload::Certificates;
 use std::sync::Arc;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// A tower service that handles the requests of all connections.
 pub trait Serve<B>:
@@ -53,7 +54,7 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug)]
 pub struct Transport {
     settings: TransportSettings,
-    certificates: Option<Certificates>,
+    certificates: Option<CertificateReload>,
     statistics: Arc<TransportStatistics>,
 }
 
@@ -64,7 +65,7 @@ impl Transport {
     ///
     /// A [`TlsError`] if the certificates or keys cannot be read or used.
     pub fn open(settings: TransportSettings, statistics: Arc<TransportStatistics>) -> Result<Self, TlsError> {
-        let open = |tls: &TlsSettings| Certificates::open(tls.clone(), statistics.clone());
+        let open = |tls: &TlsSettings| CertificateReload::open(tls.clone(), statistics.clone());
         let certificates = settings.tls.as_ref().map(open).transpose()?;
         Ok(Self { settings, certificates, statistics })
     }
@@ -78,17 +79,17 @@ impl Transport {
         self.statistics.clone()
     }
 
-    /// Serves until `draining` becomes true. Then closes the listener and shuts connections down gracefully: calls are
+    /// Serves until `drain` is cancelled. Then closes the listener and shuts connections down gracefully: calls are
     /// answered, streams get the signal to end, and idle connections are closed. Returns when no connection is left.
     /// Dropping the future cuts off all open connections.
-    pub async fn serve<S, B>(self, listener: TcpListener, service: S, draining: watch::Receiver<bool>)
+    pub async fn serve<S, B>(self, listener: TcpListener, service: S, drain: CancellationToken)
     where
         S: Serve<B>,
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let Self { settings, certificates, statistics } = self;
-        let tls = certificates.as_ref().map(Certificates::current);
-        let connections = accept::run(accept::Accept { listener, service, settings, tls, statistics, draining });
+        let tls = certificates.as_ref().map(CertificateReload::current);
+        let connections = accept::run(AcceptLoop { listener, service, settings, tls, statistics, drain });
         match certificates {
             Some(certificates) => {
                 tokio::select! {

@@ -1,8 +1,8 @@
 //! Passes the requests of one connection to the service that all connections share.
 
-use super::admitted::network;
-use super::closing::{Closing, Phase};
-use super::connection::Life;
+use super::connection::ConnectionActivity;
+use super::connection_limiter::network;
+use super::drain::{DrainSignal, GracePeriod};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower::util::Oneshot;
 
 /// The other end of the connection. The transport adds it to the extensions of each request.
@@ -37,8 +37,11 @@ pub struct PeerCertificate(pub Vec<u8>);
 pub(super) struct ConnectionService<S> {
     pub inner: S,
     pub peer: Peer,
-    pub phase: watch::Receiver<Phase>,
-    pub life: Arc<Life>,
+    /// Cancelled when all streams of the connection must end.
+    pub drain: CancellationToken,
+    /// When the streams end because of the age of the connection; `None` if connections have no maximum age.
+    pub grace: Option<GracePeriod>,
+    pub activity: Arc<ConnectionActivity>,
 }
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for ConnectionService<S>
@@ -47,22 +50,22 @@ where
 {
     type Response = Response<B>;
     type Error = S::Error;
-    type Future = Answer<Oneshot<S, Request<Incoming>>>;
+    type Future = ResponseFuture<Oneshot<S, Request<Incoming>>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let extensions = request.extensions_mut();
         extensions.insert(self.peer.clone());
-        extensions.insert(Closing::new(self.phase.clone()));
+        extensions.insert(DrainSignal::new(self.drain.clone(), self.grace));
         let inner = Oneshot::new(self.inner.clone(), request);
-        Answer { inner, _call: self.life.begin_call() }
+        ResponseFuture { inner, _call: self.activity.start_call() }
     }
 }
 
-/// A call that is not answered yet. The call counts as in progress until this value is dropped.
+/// A call whose response has not started. The call counts as in progress until this value is dropped.
 #[derive(Debug)]
-pub(super) struct UnderWay(pub(super) Arc<Life>);
+pub(super) struct ActiveCall(pub(super) Arc<ConnectionActivity>);
 
-impl Drop for UnderWay {
+impl Drop for ActiveCall {
     fn drop(&mut self) {
         self.0.end_call();
     }
@@ -70,14 +73,14 @@ impl Drop for UnderWay {
 
 pin_project! {
     /// The future of a response. The call counts as in progress until the response starts.
-    pub(super) struct Answer<F> {
+    pub(super) struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        _call: UnderWay,
+        _call: ActiveCall,
     }
 }
 
-impl<F: Future> Future for Answer<F> {
+impl<F: Future> Future for ResponseFuture<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

@@ -16,31 +16,32 @@ use tokio_rustls::server::TlsStream;
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
+/// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    #[error("{} holds no certificate; it has to be PEM with at least one block `BEGIN CERTIFICATE`", path.display())]
-    NoCertificate { path: PathBuf },
-    #[error("{} holds a certificate that cannot be read: {problem}", path.display())]
-    BadCertificate { path: PathBuf, problem: String },
-    #[error("{} holds no private key; it has to be PEM with a block `BEGIN PRIVATE KEY`", path.display())]
-    NoKey { path: PathBuf },
-    #[error("the certificate {} and the key {} cannot be used: {error}", certificate.display(), key.display())]
+    #[error("{}: no certificate found (expected PEM with at least one BEGIN CERTIFICATE block)", path.display())]
+    CertificateMissing { path: PathBuf },
+    #[error("{}: not a valid certificate: {problem}", path.display())]
+    InvalidCertificate { path: PathBuf, problem: String },
+    #[error("{}: no private key found (expected PEM with a BEGIN PRIVATE KEY block)", path.display())]
+    KeyMissing { path: PathBuf },
+    #[error("cannot use certificate {} with key {}: {error}", certificate.display(), key.display())]
     Unusable { certificate: PathBuf, key: PathBuf, error: rustls::Error },
-    #[error("the certificate {} is not valid any more, since {not_after} (Unix time)", certificate.display())]
-    Expired { certificate: PathBuf, not_after: i64 },
-    #[error("clients cannot be verified by {}: {problem}", path.display())]
+    #[error("certificate {} has expired at Unix time {not_after_s} (renew it)", certificate.display())]
+    Expired { certificate: PathBuf, not_after_s: i64 },
+    #[error("{}: cannot verify client certificates with these roots: {problem}", path.display())]
     ClientRoots { path: PathBuf, problem: String },
-    #[error("client_certificate_required needs client_ca: the roots that the certificates are verified against")]
-    NoClientRoots,
-    #[error("TLS cannot be set up: {0}")]
+    #[error("client_certificate_required: requires client_ca, the roots that verify client certificates")]
+    ClientRootsMissing,
+    #[error("cannot set up TLS: {0}")]
     Setup(rustls::Error),
 }
 
-/// The unparsed contents of the files.
+/// The unparsed contents of the PEM files.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(super) struct PemFiles {
     pub certificate: Vec<u8>,
     pub key: Vec<u8>,
     pub client_ca: Option<Vec<u8>>,
@@ -48,13 +49,13 @@ pub(super) struct Files {
 
 /// A validated TLS configuration, ready for connections.
 #[derive(Debug)]
-pub(super) struct Usable {
+pub(super) struct LoadedTls {
     pub config: Arc<ServerConfig>,
     /// Expiry time of the certificate, in seconds since Unix epoch.
     pub not_after: i64,
 }
 
-impl Files {
+impl PemFiles {
     /// Takes the contents in the order of the fields; `client_ca` may be missing.
     pub fn new(contents: Vec<Vec<u8>>) -> Self {
         let mut contents = contents.into_iter();
@@ -68,7 +69,7 @@ fn ring_provider() -> Arc<CryptoProvider> {
 }
 
 /// Returns whether the handshake negotiated HTTP/2.
-pub(super) fn speaks_http2(stream: &TlsStream<TcpStream>) -> bool {
+pub(super) fn negotiated_http2(stream: &TlsStream<TcpStream>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(HTTP2)
 }
 
@@ -77,12 +78,12 @@ pub(super) fn client_certificate(stream: &TlsStream<TcpStream>) -> Option<Vec<u8
     stream.get_ref().1.peer_certificates()?.first().map(|leaf| leaf.to_vec())
 }
 
-impl Usable {
-    pub fn new(files: &Files, settings: &TlsSettings) -> Result<Self, TlsError> {
+impl LoadedTls {
+    pub fn new(files: &PemFiles, settings: &TlsSettings) -> Result<Self, TlsError> {
         let chain = certificates(&files.certificate, &settings.certificate)?;
         let not_after = not_after(&chain, &settings.certificate)?;
-        let no_key = |_| TlsError::NoKey { path: settings.key.clone() };
-        let key = PrivateKeyDer::from_pem_slice(&files.key).map_err(no_key)?;
+        let key_missing = |_| TlsError::KeyMissing { path: settings.key.clone() };
+        let key = PrivateKeyDer::from_pem_slice(&files.key).map_err(key_missing)?;
         let builder = ServerConfig::builder_with_provider(ring_provider());
         let builder = builder.with_protocol_versions(&[&TLS13, &TLS12]).map_err(TlsError::Setup)?;
         let builder = match (&files.client_ca, &settings.client_ca) {
@@ -90,13 +91,13 @@ impl Usable {
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots(pem, path)?.into(), ring_provider());
                 let required = settings.client_certificate_required;
                 let verifier = if required { verifier } else { verifier.allow_unauthenticated() };
-                let bad = |error: rustls::server::VerifierBuilderError| TlsError::ClientRoots {
+                let invalid = |error: rustls::server::VerifierBuilderError| TlsError::ClientRoots {
                     path: path.clone(),
                     problem: error.to_string(),
                 };
-                builder.with_client_cert_verifier(verifier.build().map_err(bad)?)
+                builder.with_client_cert_verifier(verifier.build().map_err(invalid)?)
             }
-            _ if settings.client_certificate_required => return Err(TlsError::NoClientRoots),
+            _ if settings.client_certificate_required => return Err(TlsError::ClientRootsMissing),
             _ => builder.with_no_client_auth(),
         };
         let (certificate, key_file) = (settings.certificate.clone(), settings.key.clone());
@@ -114,29 +115,30 @@ impl Usable {
 }
 
 fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let bad = |error: rustls::pki_types::pem::Error| TlsError::BadCertificate {
+    let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let invalid = |error: rustls::pki_types::pem::Error| TlsError::InvalidCertificate {
         path: path.to_owned(),
         problem: error.to_string(),
     };
-    let read = read.map_err(bad)?;
-    if read.is_empty() { Err(TlsError::NoCertificate { path: path.to_owned() }) } else { Ok(read) }
+    let parsed = parsed.map_err(invalid)?;
+    if parsed.is_empty() { Err(TlsError::CertificateMissing { path: path.to_owned() }) } else { Ok(parsed) }
 }
 
 fn roots(pem: &[u8], path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(pem, path)? {
-        let bad = |error: rustls::Error| TlsError::ClientRoots { path: path.to_owned(), problem: error.to_string() };
-        roots.add(certificate).map_err(bad)?;
+        let invalid =
+            |error: rustls::Error| TlsError::ClientRoots { path: path.to_owned(), problem: error.to_string() };
+        roots.add(certificate).map_err(invalid)?;
     }
     Ok(roots)
 }
 
 /// Returns the expiry time of the chain's first certificate, which is the server's own, in seconds since Unix epoch.
 fn not_after(chain: &[CertificateDer<'static>], path: &Path) -> Result<i64, TlsError> {
-    let leaf = chain.first().ok_or_else(|| TlsError::NoCertificate { path: path.to_owned() })?;
+    let leaf = chain.first().ok_or_else(|| TlsError::CertificateMissing { path: path.to_owned() })?;
     match x509_parser::parse_x509_certificate(leaf) {
         Ok((_, certificate)) => Ok(certificate.validity().not_after.timestamp()),
-        Err(error) => Err(TlsError::BadCertificate { path: path.to_owned(), problem: error.to_string() }),
+        Err(error) => Err(TlsError::InvalidCertificate { path: path.to_owned(), problem: error.to_string() }),
     }
 }

@@ -20,8 +20,8 @@ async fn a_flood_of_wrong_tokens_is_refused_unseen_and_known_callers_of_that_add
     let server = Secured::start_with(Login::verifier).await;
     let key = SigningKey::es256("es");
     server.login.publish(&[&server.key, &key]);
-    server.verifier.look().await;
-    server.verifier.look().await;
+    server.verifier.refresh().await;
+    server.verifier.refresh().await;
     let known = bearer(&key.sign(&claims("lobby", "service")));
     let (path, message) = messages::catalog();
     server.call(&known, &path, &message).await.unwrap();

@@ -35,7 +35,7 @@ async fn identify(
     }
     let certificate = der.map(|der| Arc::new(PeerCertificate(der)));
     request.extensions_mut().insert(Peer { address: "127.0.0.1:1".parse().unwrap(), certificate });
-    let layer = IdentityLayer::new(Authentication::Verified(verifier.clone()));
+    let layer = IdentityLayer::new(Authentication::Enabled(verifier.clone()));
     let response = layer.layer(inner).oneshot(request).await.unwrap();
     sees.try_recv().map_err(|_| Status::from_header_map(response.headers()).expect("a status"))
 }

@@ -38,7 +38,7 @@ impl Secured {
         let login = Login::new(&[&key]);
         let verifier = verifier(&login);
         let settings = ServerSettings {
-            authentication: Authentication::Verified(verifier.clone()),
+            authentication: Authentication::Enabled(verifier.clone()),
             admission: AdmissionSettings { per_second: 0, ..AdmissionSettings::default() },
             ..ServerSettings::default()
         };

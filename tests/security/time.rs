@@ -21,7 +21,7 @@ use slotcast::store::Key;
 use slotcast::sync::FrameAge;
 use slotcast::sync::{Bucket, Cursor, Rollout, RolloutField, SubscribeOptions};
 use slotcast::telemetry::Telemetry;
-use slotcast::transport::Closing;
+use slotcast::transport::DrainSignal;
 use slotcast::wire::v1;
 use std::slice::from_ref;
 use std::sync::Arc;
@@ -78,7 +78,7 @@ impl World {
     }
 
     async fn subscribe(&self, verifier: &Verifier, token: &str) -> Messages {
-        let verified = verifier.token(token).unwrap();
+        let verified = verifier.verify_token(token).unwrap();
         let (caller, player, role) = (verified.caller, verified.player, verified.role);
         assert_eq!(role, Role::Player);
         let identity = Identity { caller, player, role, expires: Some(verified.expires) };
@@ -103,7 +103,7 @@ impl World {
             statistics,
             telemetry: Telemetry::default().frames(None),
             age: FrameAge::default(),
-            closing: Closing::never(),
+            closing: DrainSignal::never(),
             start: Instant::now(),
         };
         FrameStream::open(opening).into_stream().boxed()
@@ -172,7 +172,7 @@ async fn case_50_a_clock_set_back_a_day_extends_no_stream() {
     let mut stream = world.subscribe(&verifier, &token).await;
     stream.next().await.unwrap().unwrap();
     clock.move_by(-86_400_000);
-    verifier.look().await;
+    verifier.refresh().await;
     let (_, took, status) = end(&mut stream).await;
     assert_eq!(told(&status).1, "TOKEN_EXPIRED");
     assert!((Duration::from_secs(59)..Duration::from_secs(62)).contains(&took), "{took:?}");

@@ -60,12 +60,12 @@ fn config_refuses_what_serve_refuses_before_it_says_that_it_listens() {
     let broken_ca = format!("client_ca = '{}'\n", files.path("broken"));
     for (settings, told) in [
         (tls("nowhere", "server.key", ""), "tls: cannot read"),
-        (tls("broken", "server.key", ""), "holds no certificate"),
+        (tls("broken", "server.key", ""), "no certificate found"),
         (tls("server.pem", "nowhere", ""), "tls: cannot read"),
-        (tls("server.pem", "broken", ""), "holds no private key"),
+        (tls("server.pem", "broken", ""), "no private key found"),
         (tls("server.pem", "server.key", &missing_ca), "tls: cannot read"),
-        (tls("server.pem", "server.key", &broken_ca), "holds no certificate"),
-        (jwks("nowhere"), "identity: the keys: cannot read"),
+        (tls("server.pem", "server.key", &broken_ca), "no certificate found"),
+        (jwks("nowhere"), "identity: token keys: cannot read"),
         (jwks("broken"), "identity: "),
         (format!("catalog = '{}'\n", files.path("nowhere")), "catalog: cannot read"),
         (format!("catalog = '{}'\n", files.path("broken")), "catalog: "),

@@ -4,7 +4,7 @@ use slotcast::domain::{
     Epoch, Guard, InventoryId, ItemCode, LayoutId, Rejection, RejectionCause, Revision, Slot, UnknownEntry, UnknownName,
 };
 use slotcast::engine::EngineError;
-use slotcast::identity::{Lapsed, Unverified};
+use slotcast::identity::AuthError;
 use slotcast::status;
 use slotcast::store::StoreError;
 use slotcast::sync::TooLarge;
@@ -73,12 +73,10 @@ fn statuses() -> Vec<Status> {
         status::malformed("a field is truncated"),
         status::invalid_caller(),
         status::invalid_player(),
-        status::unverified(Unverified::Missing),
-        status::unverified(Unverified::Invalid { why: "secret" }),
-        status::unverified(Unverified::Expired),
-        status::unverified(Unverified::TooManyWrong { retry_after: after }),
-        status::lapsed(Lapsed::Expired),
-        status::lapsed(Lapsed::Revoked),
+        status::unauthenticated(AuthError::CredentialsMissing),
+        status::unauthenticated(AuthError::KeyRevoked),
+        status::unauthenticated(AuthError::Expired),
+        status::unauthenticated(AuthError::TooManyInvalidTokens { retry_after: after }),
         status::no_access(),
         status::role_too_low(),
         status::lists_of_others(),

@@ -165,7 +165,7 @@ impl Login {
     /// Returns a verifier with a wall clock that the test sets, and without leeway.
     pub fn verifier_at(&self, clock: &SetClock) -> Arc<Verifier> {
         let settings = IdentitySettings { leeway: Duration::ZERO, ..self.settings() };
-        Arc::new(Verifier::open_at(settings, clock.wall()).unwrap())
+        Arc::new(Verifier::open_with_clock(settings, clock.wall()).unwrap())
     }
 }
 

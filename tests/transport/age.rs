@@ -1,4 +1,4 @@
-//! Connections that have become old.
+//! Connections that reach their maximum age.
 
 use crate::common::{MemoryStore, add, remove};
 use crate::support::{client, create, get, settings, start_at};
@@ -13,16 +13,16 @@ use tonic::Code;
 const AGE: Duration = Duration::from_millis(300);
 const GRACE: Duration = Duration::from_millis(300);
 
-fn old_soon() -> TransportSettings {
+fn short_age() -> TransportSettings {
     TransportSettings { connection_age: Some(AGE), connection_age_grace: GRACE, ..TransportSettings::default() }
 }
 
 #[tokio::test]
-async fn a_stream_over_an_old_connection_ends_with_unavailable_within_the_grace() {
-    let server = start_at("127.0.0.1:0", Arc::<MemoryStore>::default(), settings(old_soon())).await;
+async fn a_stream_ends_with_unavailable_within_the_grace_period_of_its_connection() {
+    let server = start_at("127.0.0.1:0", Arc::<MemoryStore>::default(), settings(short_age())).await;
     let client = client(&server);
     create(&client, "a").await;
-    let begin = Instant::now();
+    let start = Instant::now();
     let mut ends = Vec::new();
     for _ in 0..8 {
         let inventories = vec![v1::Watch { inventory_id: "a".into(), ..v1::Watch::default() }];
@@ -32,7 +32,7 @@ async fn a_stream_over_an_old_connection_ends_with_unavailable_within_the_grace(
             loop {
                 match stream.message().await {
                     Ok(message) => assert!(message.is_some(), "a stream ends with a status only"),
-                    Err(status) => return (status.code(), begin.elapsed()),
+                    Err(status) => return (status.code(), start.elapsed()),
                 }
             }
         });
@@ -43,12 +43,12 @@ async fn a_stream_over_an_old_connection_ends_with_unavailable_within_the_grace(
         assert!(*after > AGE.mul_f32(0.8) && *after < AGE + GRACE + Duration::from_secs(3), "{after:?}");
     }
     let (first, last) = (ends.iter().map(|end| end.1).min().unwrap(), ends.iter().map(|end| end.1).max().unwrap());
-    assert!(last - first > GRACE / 20, "they end one by one: {ends:?}");
+    assert!(last - first > GRACE / 20, "the streams end at different times: {ends:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn old_connections_cost_no_call_and_a_follower_nothing_but_reconnects() {
-    let server = start_at("127.0.0.1:0", Arc::<MemoryStore>::default(), settings(old_soon())).await;
+async fn connections_that_reach_their_maximum_age_fail_no_call_and_followers_only_reconnect() {
+    let server = start_at("127.0.0.1:0", Arc::<MemoryStore>::default(), settings(short_age())).await;
     let first = client(&server);
     create(&first, "a").await;
     let (stop, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -66,7 +66,7 @@ async fn old_connections_cost_no_call_and_a_follower_nothing_but_reconnects() {
         .collect();
     let mut follow = first.follow(vec!["a".into()]);
     while follow.counts().reconnects < 5 {
-        follow.next().await.expect("no error is seen");
+        follow.next().await.expect("the follower hides the reconnect");
     }
     stop.store(true, Ordering::Relaxed);
     for writer in writers {
@@ -77,13 +77,13 @@ async fn old_connections_cost_no_call_and_a_follower_nothing_but_reconnects() {
         follow.next().await.unwrap();
     }
     assert_eq!(follow.counts().desyncs, 0);
-    assert_eq!(last.revision, 1 + calls.load(Ordering::Relaxed), "each call applied once");
-    assert!(server.transport.connections() <= 16, "old ones are closed: {}", server.transport.connections());
+    assert_eq!(last.revision, 1 + calls.load(Ordering::Relaxed), "each call was applied once");
+    assert!(server.transport.connections() <= 16, "old connections are closed: {}", server.transport.connections());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_goes_on_over_old_connections_and_tells_of_nothing_but_the_stream() {
-    let server = start_at("127.0.0.1:0", Arc::<MemoryStore>::default(), settings(old_soon())).await;
+async fn a_session_continues_across_connections_and_reports_only_reconnects() {
+    let server = start_at("127.0.0.1:0", Arc::<MemoryStore>::default(), settings(short_age())).await;
     let client = client(&server);
     create(&client, "a").await;
     let catalog = client.catalog().await.unwrap();
@@ -98,7 +98,7 @@ async fn a_session_goes_on_over_old_connections_and_tells_of_nothing_but_the_str
     }
     let (mut confirmed, mut lost) = (0, 0);
     while confirmed < applied {
-        match session.next_event().await.expect("it goes on") {
+        match session.next_event().await.expect("the session continues") {
             Event::Confirmed { .. } => confirmed += 1,
             Event::Missed { events } => lost += events,
             Event::Connected | Event::Disconnected | Event::Changed { .. } | Event::Corrected { .. } => {}
@@ -114,5 +114,5 @@ async fn a_session_goes_on_over_old_connections_and_tells_of_nothing_but_the_str
     }
     assert_eq!((session.counts().desyncs, session.pending()), (0, 0));
     let last = get(&client, "a").await.unwrap().version.unwrap();
-    assert_eq!(last.revision, 1 + applied, "each applied once");
+    assert_eq!(last.revision, 1 + applied, "each change was applied once");
 }

@@ -1,4 +1,4 @@
-//! Callers that are known by their certificates, over TLS.
+//! Callers that authenticate with client certificates.
 
 use crate::common::{MemoryStore, told};
 use crate::support::{Authority, Files, create, get, settings, start_at};
@@ -17,7 +17,7 @@ use tonic_types::StatusExt;
 
 const LOBBY: &str = "spiffe://game.example/lobby";
 
-/// The clients' files are `NAME.pem` and `NAME.key`.
+/// Writes the certificates of the clients to `NAME.pem` and `NAME.key`.
 fn issue(files: &Files) {
     let clients = Authority::new("clients");
     files.write("clients.pem", &clients.pem());
@@ -40,15 +40,15 @@ async fn start(files: &Files, login: &Login, client_certificate_required: bool) 
     let client_ca = Some(files.path("clients.pem"));
     let tls = Some(TlsSettings { client_ca, client_certificate_required, ..files.tls() });
     let settings = ServerSettings {
-        authentication: Authentication::Verified(Arc::new(verifier)),
+        authentication: Authentication::Enabled(Arc::new(verifier)),
         ..settings(TransportSettings { tls, ..TransportSettings::default() })
     };
     start_at("127.0.0.1:0", Arc::<MemoryStore>::default(), settings).await
 }
 
-fn client(files: &Files, server: &RunningServer, shown: Option<&str>, token_file: Option<PathBuf>) -> Client {
-    let certificate = shown.map(|name| files.path(&format!("{name}.pem")));
-    let key = shown.map(|name| files.path(&format!("{name}.key")));
+fn client(files: &Files, server: &RunningServer, presented: Option<&str>, token_file: Option<PathBuf>) -> Client {
+    let certificate = presented.map(|name| files.path(&format!("{name}.pem")));
+    let key = presented.map(|name| files.path(&format!("{name}.key")));
     Client::open(&ClientOptions { certificate, key, token_file, ..files.options(server) }).unwrap()
 }
 
@@ -56,14 +56,14 @@ async fn rollout(client: &Client) -> Result<(), Status> {
     AdminServiceClient::new(client.channel()).get_rollout(v1::GetRolloutRequest {}).await.map(drop)
 }
 
-fn refusal<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Code, String) {
-    let status = answer.unwrap_err();
+fn code_and_reason<T: std::fmt::Debug>(reply: Result<T, Status>) -> (Code, String) {
+    let status = reply.unwrap_err();
     let (code, reason, _) = told(&status);
     (code, reason)
 }
 
 #[tokio::test]
-async fn a_certificate_acts_as_the_service_the_player_or_the_admin_that_its_name_stands_for() {
+async fn a_client_certificate_authenticates_the_service_player_or_admin_of_its_name() {
     let files = Files::new();
     issue(&files);
     let login = Login::new(&[&SigningKey::ed25519("ed")]);
@@ -74,23 +74,23 @@ async fn a_certificate_acts_as_the_service_the_player_or_the_admin_that_its_name
     let (inventory_id, owner, layout) = ("steve".into(), "steve".into(), "player".into());
     let of_steve = v1::CreateInventory { inventory_id, owner, layout, ..v1::CreateInventory::default() };
     lobby.mutate(fresh_context(), Operation::Create(of_steve.clone())).await.unwrap();
-    assert_eq!(refusal(rollout(&lobby).await), (Code::PermissionDenied, "ROLE_TOO_LOW".into()));
+    assert_eq!(code_and_reason(rollout(&lobby).await), (Code::PermissionDenied, "ROLE_TOO_LOW".into()));
 
-    get(&steve, "steve").await.expect("its own");
-    assert_eq!(refusal(get(&steve, "chest").await), (Code::PermissionDenied, "NO_ACCESS".into()));
+    get(&steve, "steve").await.expect("a player reads its own inventory");
+    assert_eq!(code_and_reason(get(&steve, "chest").await), (Code::PermissionDenied, "NO_ACCESS".into()));
     let create = v1::CreateInventoryRequest { context: Some(fresh_context()), create: Some(of_steve) };
-    assert_eq!(refusal(steve.rpc().create_inventory(create).await).1, "ROLE_TOO_LOW");
+    assert_eq!(code_and_reason(steve.rpc().create_inventory(create).await).1, "ROLE_TOO_LOW");
 
-    rollout(&ops).await.expect("an admin's");
-    get(&ops, "chest").await.expect("an admin does what a service does");
+    rollout(&ops).await.expect("an admin may call AdminService");
+    get(&ops, "chest").await.expect("an admin has the permissions of a service");
 
-    assert_eq!(refusal(get(&stranger, "chest").await), (Code::Unauthenticated, "TOKEN_MISSING".into()));
+    assert_eq!(code_and_reason(get(&stranger, "chest").await), (Code::Unauthenticated, "TOKEN_MISSING".into()));
     let none = get(&client(&files, &server, None, None), "chest").await.unwrap_err();
     assert!(none.get_error_details().error_info().is_none(), "the handshake fails, not the call: {none:?}");
 }
 
 #[tokio::test]
-async fn a_token_beside_a_certificate_decides_alone_and_does_without_where_none_is_required() {
+async fn a_token_takes_precedence_over_a_certificate_and_works_without_one() {
     let files = Files::new();
     issue(&files);
     let key = SigningKey::ed25519("ed");
@@ -99,13 +99,13 @@ async fn a_token_beside_a_certificate_decides_alone_and_does_without_where_none_
     files.write("steve.jwt", &key.sign(&claims("steve", "player")));
     files.write("ops.jwt", &key.sign(&claims("ops", "admin")));
     files.write("wrong.jwt", &SigningKey::ed25519("ed").sign(&claims("ops", "admin")));
-    let with = |shown, token: &str| client(&files, &server, shown, Some(files.path(token)));
+    let with = |presented, token: &str| client(&files, &server, presented, Some(files.path(token)));
     create(&client(&files, &server, Some("lobby"), None), "chest").await;
 
-    assert_eq!(refusal(get(&client(&files, &server, None, None), "chest").await).1, "TOKEN_MISSING");
-    rollout(&with(None, "ops.jwt")).await.expect("a token suffices");
-    rollout(&with(Some("steve"), "ops.jwt")).await.expect("the token may do more");
-    assert_eq!(refusal(get(&with(Some("lobby"), "steve.jwt"), "chest").await).1, "NO_ACCESS");
-    rollout(&with(Some("stranger"), "ops.jwt")).await.expect("the name is not looked at");
-    assert_eq!(refusal(get(&with(Some("ops"), "wrong.jwt"), "chest").await).1, "TOKEN_INVALID");
+    assert_eq!(code_and_reason(get(&client(&files, &server, None, None), "chest").await).1, "TOKEN_MISSING");
+    rollout(&with(None, "ops.jwt")).await.expect("a token is sufficient");
+    rollout(&with(Some("steve"), "ops.jwt")).await.expect("the token has more permissions than the certificate");
+    assert_eq!(code_and_reason(get(&with(Some("lobby"), "steve.jwt"), "chest").await).1, "NO_ACCESS");
+    rollout(&with(Some("stranger"), "ops.jwt")).await.expect("the name of the certificate is ignored");
+    assert_eq!(code_and_reason(get(&with(Some("ops"), "wrong.jwt"), "chest").await).1, "TOKEN_INVALID");
 }

@@ -1,4 +1,4 @@
-//! The end of a server, and what its clients see of it.
+//! Draining and stopping a server, as its clients see it.
 
 use crate::common::{MemoryStore, add, told};
 use crate::process::ServerProcess;
@@ -23,8 +23,8 @@ async fn watch_health(uri: &str) -> Streaming<HealthCheckResponse> {
 }
 
 async fn health(watch: &mut Streaming<HealthCheckResponse>) -> Result<ServingStatus, Status> {
-    let told = tokio::time::timeout(WAIT, watch.message()).await.expect("it is told in time")?;
-    Ok(match told.expect("it ends with a status only").status() {
+    let response = tokio::time::timeout(WAIT, watch.message()).await.expect("a message in time")?;
+    Ok(match response.expect("the stream ends with a status only").status() {
         tonic_health::pb::health_check_response::ServingStatus::Serving => ServingStatus::Serving,
         tonic_health::pb::health_check_response::ServingStatus::NotServing => ServingStatus::NotServing,
         tonic_health::pb::health_check_response::ServingStatus::Unknown
@@ -40,8 +40,8 @@ async fn subscribe(client: &Client, id: &str) -> Streaming<v1::SubscribeInventor
     stream
 }
 
-/// Adds one item, with the same key until there is an answer; how often it was told something else.
-async fn add_for_sure(client: &Client) -> u64 {
+/// Adds one item, and retries with the same key until the call succeeds. Returns the number of retries.
+async fn add_with_retries(client: &Client) -> u64 {
     let (context, mut retries) = (fresh_context(), 0);
     loop {
         match client.mutate(context.clone(), add("a", "coal", 1)).await {
@@ -56,7 +56,7 @@ async fn add_for_sure(client: &Client) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_57_servers_that_end_under_load_lose_no_call() {
+async fn case_57_servers_that_stop_under_load_lose_no_call() {
     const CALLS: u64 = 150;
     let store = Arc::new(MemoryStore::default());
     let mut server = start_at("127.0.0.1:0", store.clone(), settings(TransportSettings::default())).await;
@@ -68,29 +68,33 @@ async fn case_57_servers_that_end_under_load_lose_no_call() {
             let (client, done, retries) = (client(&server), done.clone(), retries.clone());
             tokio::spawn(async move {
                 for _ in 0..CALLS {
-                    retries.fetch_add(add_for_sure(&client).await, Ordering::Relaxed);
+                    retries.fetch_add(add_with_retries(&client).await, Ordering::Relaxed);
                     done.fetch_add(1, Ordering::Relaxed);
                 }
             })
         })
         .collect();
     for part in 1..4 {
-        crate::support::eventually("calls go on", || done.load(Ordering::Relaxed) > part * 8 * CALLS / 4).await;
-        let begin = Instant::now();
+        crate::support::eventually("calls continue", || done.load(Ordering::Relaxed) > part * 8 * CALLS / 4).await;
+        let start = Instant::now();
         server.stop().await.unwrap();
-        assert!(begin.elapsed() < Duration::from_secs(3), "clients that work do not hold it up: {:?}", begin.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(3),
+            "active clients do not delay the stop: {:?}",
+            start.elapsed()
+        );
         server = start_at(&address, store.clone(), settings(TransportSettings::default())).await;
     }
     for caller in callers {
-        tokio::time::timeout(WAIT, caller).await.expect("all calls end").unwrap();
+        tokio::time::timeout(WAIT, caller).await.expect("all calls end in time").unwrap();
     }
-    assert!(retries.load(Ordering::Relaxed) > 0, "nobody noticed, so nothing was tested");
+    assert!(retries.load(Ordering::Relaxed) > 0, "no call was retried, so the test tested nothing");
     let inventory = get(&client(&server), "a").await.unwrap();
-    assert_eq!(u64::from(held(&inventory)), 8 * CALLS, "each call applied, and once");
+    assert_eq!(u64::from(held(&inventory)), 8 * CALLS, "each call was applied exactly once");
 }
 
 #[tokio::test]
-async fn case_57_what_is_silent_or_does_not_end_by_itself_does_not_hold_up_the_end() {
+async fn case_57_silent_connections_and_endless_streams_do_not_delay_the_stop() {
     let server = start(TransportSettings::default()).await;
     let client = client(&server);
     create(&client, "a").await;
@@ -98,32 +102,32 @@ async fn case_57_what_is_silent_or_does_not_end_by_itself_does_not_hold_up_the_e
     let _silent = TcpStream::connect(server.address).await.unwrap();
     let mut watch = watch_health(&server.uri()).await;
     assert_eq!(health(&mut watch).await.unwrap(), ServingStatus::Serving);
-    let (begin, stopping) = (Instant::now(), tokio::spawn(server.stop()));
+    let (stop_start, stopping) = (Instant::now(), tokio::spawn(server.stop()));
     let ended = tokio::time::timeout(WAIT, stream.message()).await.unwrap().unwrap_err();
     assert_eq!(told(&ended), (Code::Unavailable, "DRAINING".into(), None));
     assert_eq!(health(&mut watch).await.unwrap(), ServingStatus::NotServing);
     assert_eq!(health(&mut watch).await.unwrap_err().code(), Code::Unavailable);
-    assert!(begin.elapsed() < Duration::from_secs(1), "both were told at once: {:?}", begin.elapsed());
+    assert!(stop_start.elapsed() < Duration::from_secs(1), "both streams end at once: {:?}", stop_start.elapsed());
     stopping.await.unwrap().unwrap();
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?} of at most 10 s", begin.elapsed());
+    assert!(stop_start.elapsed() < Duration::from_secs(5), "{:?} of at most 10 s", stop_start.elapsed());
 }
 
 #[tokio::test]
-async fn over_tls_it_ends_as_well_also_in_the_middle_of_a_handshake() {
+async fn a_tls_server_stops_even_during_a_handshake() {
     let files = Files::new();
     let server = start(files.transport()).await;
     let client = files.client(&server);
     create(&client, "a").await;
     let mut stream = subscribe(&client, "a").await;
     let _silent = TcpStream::connect(server.address).await.unwrap();
-    let begin = Instant::now();
+    let start = Instant::now();
     server.stop().await.unwrap();
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(told(&stream.message().await.unwrap_err()).1, "DRAINING");
 }
 
 #[tokio::test]
-async fn during_the_drain_delay_everything_is_served_but_health_says_no() {
+async fn during_the_drain_delay_calls_are_served_and_health_reports_not_serving() {
     let delay = Duration::from_millis(700);
     let settings = ServerSettings { drain_delay: delay, ..settings(TransportSettings::default()) };
     let server = start_at("127.0.0.1:0", Arc::default(), settings).await;
@@ -133,20 +137,20 @@ async fn during_the_drain_delay_everything_is_served_but_health_says_no() {
     let mut stream = subscribe(&client, "a").await;
     let mut watch = watch_health(&uri).await;
     assert_eq!(health(&mut watch).await.unwrap(), ServingStatus::Serving);
-    let (begin, stopping) = (Instant::now(), tokio::spawn(server.stop()));
+    let (stop_start, stopping) = (Instant::now(), tokio::spawn(server.stop()));
     assert_eq!(health(&mut watch).await.unwrap(), ServingStatus::NotServing);
-    // Both on a connection of before and on a new one.
+    // Both on an existing connection and on a new one.
     client.mutate(fresh_context(), add("a", "coal", 1)).await.unwrap();
     Client::new(&uri, "new").unwrap().mutate(fresh_context(), add("a", "coal", 1)).await.unwrap();
-    assert!(stream.message().await.unwrap().is_some(), "streams go on");
-    assert!(!stopping.is_finished() && begin.elapsed() < delay, "the test was too slow to see it");
+    assert!(stream.message().await.unwrap().is_some(), "streams continue");
+    assert!(!stopping.is_finished() && stop_start.elapsed() < delay, "the test was slower than the drain delay");
     while stream.message().await.is_ok_and(|message| message.is_some()) {}
-    assert!(begin.elapsed() >= delay, "the stream was ended before");
+    assert!(stop_start.elapsed() >= delay, "the stream ended before the drain delay");
     stopping.await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn case_57_a_process_ends_with_success_within_its_limit() {
+async fn case_57_a_terminated_process_exits_with_success_within_the_drain_limit() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = ServerProcess::start(folder.path(), &["--drain-limit-ms", "8000"]);
     let client = Client::new(&server.uri, "test").unwrap();
@@ -165,20 +169,20 @@ async fn case_57_a_process_ends_with_success_within_its_limit() {
             }
         }
     });
-    let begin = Instant::now();
-    let ending = tokio::task::spawn_blocking(move || (server.terminate(), begin.elapsed()));
+    let start = Instant::now();
+    let ending = tokio::task::spawn_blocking(move || (server.terminate(), start.elapsed()));
     let ended = loop {
         if let Err(status) = stream.message().await {
             break status;
         }
     };
     assert_eq!(told(&ended).1, "DRAINING");
-    let (status, lasted) = ending.await.unwrap();
+    let (status, stopped_after) = ending.await.unwrap();
     assert_eq!(status.code(), Some(0));
-    assert!(lasted < Duration::from_secs(8), "{lasted:?}");
+    assert!(stopped_after < Duration::from_secs(8), "{stopped_after:?}");
     let (added, code) = calling.await.unwrap();
     assert_eq!(code, Code::Unavailable);
-    // What was answered is there.
+    // Acknowledged changes are durable.
     let server = ServerProcess::start(folder.path(), &[]);
     let inventory = get(&Client::new(&server.uri, "test").unwrap(), "a").await.unwrap();
     assert!(held(&inventory) >= added, "{added} were acknowledged");

@@ -1,6 +1,7 @@
-//! Connections as clients have them: TLS, limits, silence, age, and the end. The numbers are those of the adversarial cases.
+//! Connections as clients see them: TLS, limits, silence, maximum age and shutdown. Test names with numbers refer to the
+//! adversarial cases.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 #[path = "../common/mod.rs"]
 mod common;

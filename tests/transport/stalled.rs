@@ -1,4 +1,5 @@
-//! A reader that stops reading its connection: what the service and the system hold for it, and what it gets afterwards.
+//! A reader that stops reading its connection: how much the service and the system buffer for it, and what it gets
+//! afterwards.
 
 use crate::common::{add, remove, set, stack};
 use crate::support::{WAIT, create, get, start};
@@ -16,9 +17,9 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// What the reader's own system may hold for it: as little as it can be told. What it holds is the reader's own affair.
+/// Receive buffer of the reader's own system, in bytes: the minimum, because the test measures the server's side.
 const RECEIVE_BYTES: u32 = 4_096;
-/// All that HTTP/2 allows, so that nothing but the connection itself holds anything back.
+/// The largest flow-control window of HTTP/2, so that only the connection itself limits the server.
 const WINDOW_BYTES: u32 = (1 << 31) - 1;
 
 /// A socket that its owner can stop reading.
@@ -38,7 +39,7 @@ impl Reading {
         self.is_stalled.store(true, Ordering::SeqCst);
     }
 
-    fn go_on(&self) {
+    fn resume(&self) {
         self.is_stalled.store(false, Ordering::SeqCst);
         self.waker.wake();
     }
@@ -72,7 +73,7 @@ impl AsyncWrite for Stalling {
     }
 }
 
-/// A stream that is read message by message, with the bytes of each as sent.
+/// A stream that is read message by message.
 struct Reader {
     reading: Arc<Reading>,
     body: h2::RecvStream,
@@ -106,7 +107,7 @@ impl Reader {
         Self { reading, body, bytes: BytesMut::new(), revision: 0 }
     }
 
-    /// The next message, and how many bytes it was.
+    /// Returns the next message and its size in bytes.
     async fn next(&mut self) -> (v1::SubscribeInventoryResponse, usize) {
         loop {
             if let Some(length) = self.bytes.get(1..5).map(|mut length| length.get_u32() as usize)
@@ -120,34 +121,36 @@ impl Reader {
                 }
                 return (message, 5 + length);
             }
-            let data = tokio::time::timeout(WAIT, self.body.data()).await.expect("more in time");
-            self.bytes.extend_from_slice(&data.expect("the stream goes on").unwrap());
+            let data = tokio::time::timeout(WAIT, self.body.data()).await.expect("data in time");
+            self.bytes.extend_from_slice(&data.expect("the stream continues").unwrap());
         }
     }
 
-    /// Reads what has gathered, up to a revision: messages, their bytes, and the most revisions that one message took it on.
-    async fn catch_up(&mut self, revision: u64) -> Gathered {
-        let mut gathered = Gathered::default();
-        self.reading.go_on();
+    /// Resumes reading, up to a revision.
+    async fn catch_up(&mut self, revision: u64) -> Buffered {
+        let mut buffered = Buffered::default();
+        self.reading.resume();
         while self.revision < revision {
             let before = self.revision;
             let (_, bytes) = self.next().await;
-            gathered.messages += 1;
-            gathered.bytes += bytes;
-            gathered.longest = gathered.longest.max(self.revision - before);
+            buffered.messages += 1;
+            buffered.bytes += bytes;
+            buffered.advance_max = buffered.advance_max.max(self.revision - before);
         }
-        gathered
+        buffered
     }
 }
 
+/// The messages that were buffered for a stalled reader.
 #[derive(Debug, Default)]
-struct Gathered {
+struct Buffered {
     messages: usize,
     bytes: usize,
-    longest: u64,
+    /// Maximum number of revisions that one message advanced the reader.
+    advance_max: u64,
 }
 
-/// Changes one slot at a time, `commits` times in all; each a frame of its own to whoever reads.
+/// Makes `commits` changes, one after the other; a reader that keeps up gets a frame for each.
 async fn change(writer: &Client, commits: u64, attributes: usize) {
     for n in 0..commits {
         let operation = match (attributes, n % 2) {
@@ -162,34 +165,39 @@ async fn change(writer: &Client, commits: u64, attributes: usize) {
     }
 }
 
-/// What gathers for a reader that stalls while so much happens.
-async fn gathered(server: &RunningServer, writer: &Client, commits: u64, attributes: usize) -> Gathered {
+/// Stalls a reader during `commits` changes, and returns the messages that were buffered for it.
+async fn buffered_for_stalled_reader(
+    server: &RunningServer,
+    writer: &Client,
+    commits: u64,
+    attributes: usize,
+) -> Buffered {
     create(writer, "a").await;
     let mut reader = Reader::open(server, "a").await;
     reader.next().await;
     reader.reading.stall();
     change(writer, commits, attributes).await;
-    let gathered = reader.catch_up(1 + commits).await;
-    let held = get(writer, "a").await.unwrap();
-    assert_eq!(held.version.unwrap().revision, reader.revision);
-    gathered
+    let buffered = reader.catch_up(1 + commits).await;
+    let inventory = get(writer, "a").await.unwrap();
+    assert_eq!(inventory.version.unwrap().revision, reader.revision);
+    buffered
 }
 
-/// HTTP/2 puts 9 bytes before each message.
-const HEAD_BYTES: usize = 9;
-/// 16 KiB in HTTP/2, as much in the system and one segment, two messages, and what the reader's system holds after all.
+/// Size of the HTTP/2 frame header of each message, in bytes.
+const HEADER_BYTES: usize = 9;
+/// 16 KiB in HTTP/2, 16 KiB and one segment in the system, two messages, and the receive buffer of the reader's system.
 const BYTES_MAX: usize = 64 * 1_024;
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_gathers_for_a_reader_that_stops_reading_is_bounded_and_the_rest_comes_as_one_frame() {
+async fn the_bytes_buffered_for_a_stalled_reader_are_bounded_and_later_changes_arrive_as_one_frame() {
     for (commits, attributes) in [(6_000, 0), (3_000, 1_024)] {
         let server = start(TransportSettings::default()).await;
         let writer = crate::support::client(&server);
-        let gathered = gathered(&server, &writer, commits, attributes).await;
-        println!("{commits} changes of {attributes} bytes: {gathered:?}");
-        let bytes = gathered.bytes + HEAD_BYTES * gathered.messages;
-        assert!(bytes < BYTES_MAX, "{bytes} bytes: {gathered:?}");
-        assert!(gathered.longest > commits / 2, "{gathered:?}");
+        let buffered = buffered_for_stalled_reader(&server, &writer, commits, attributes).await;
+        println!("{commits} changes of {attributes} bytes: {buffered:?}");
+        let bytes = buffered.bytes + HEADER_BYTES * buffered.messages;
+        assert!(bytes < BYTES_MAX, "{bytes} bytes: {buffered:?}");
+        assert!(buffered.advance_max > commits / 2, "{buffered:?}");
     }
 }

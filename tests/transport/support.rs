@@ -1,9 +1,9 @@
-//! Servers with other settings, certificates, and waits for what happens elsewhere.
+//! Starts servers with other transport settings, issues certificates, and waits for conditions.
 
 use crate::common::MemoryStore;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, ClientOptions, fresh_context};
@@ -23,7 +23,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
-/// Longer than anything here takes; only a failure waits for it.
+/// Timeout that only a failure reaches.
 pub const WAIT: Duration = Duration::from_secs(15);
 
 pub fn settings(transport: TransportSettings) -> ServerSettings {
@@ -50,36 +50,36 @@ pub async fn create(client: &Client, id: &str) {
 
 pub async fn get(client: &Client, id: &str) -> Result<v1::Inventory, tonic::Status> {
     let request = v1::GetInventoryRequest { inventory_id: id.into() };
-    let reply = tokio::time::timeout(WAIT, client.rpc().get_inventory(request)).await.expect("an answer in time")?;
+    let reply = tokio::time::timeout(WAIT, client.rpc().get_inventory(request)).await.expect("a reply in time")?;
     Ok(reply.into_inner().inventory.unwrap())
 }
 
-/// Of one item or another.
+/// Returns the number of items of all kinds in an inventory.
 pub fn held(inventory: &v1::Inventory) -> u32 {
     inventory.stacks.iter().filter_map(|entry| entry.stack.as_ref()).map(|stack| stack.count).sum()
 }
 
-/// Waits until something is so that is seen from here only by looking.
-pub async fn eventually(what: &str, mut look: impl FnMut() -> bool) {
-    let so = async {
-        while !look() {
+/// Polls a condition until it is true.
+pub async fn eventually(description: &str, mut condition: impl FnMut() -> bool) {
+    let fulfilled = async {
+        while !condition() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(WAIT, so).await.unwrap_or_else(|_| panic!("{what}: never"));
+    tokio::time::timeout(WAIT, fulfilled).await.unwrap_or_else(|_| panic!("timeout: {description}"));
 }
 
-/// Reads until the other side closes; how long that took.
+/// Reads until the server closes the connection, and returns how long that took.
 pub async fn closed_after(socket: &mut TcpStream) -> Duration {
-    let begin = std::time::Instant::now();
+    let start = std::time::Instant::now();
     let mut bytes = [0; 4_096];
     let read = async {
         use tokio::io::AsyncReadExt;
-        // A reset is an end as well.
+        // A reset also closes the connection.
         while socket.read(&mut bytes).await.is_ok_and(|bytes| bytes > 0) {}
     };
-    tokio::time::timeout(WAIT, read).await.expect("it is closed");
-    begin.elapsed()
+    tokio::time::timeout(WAIT, read).await.expect("the connection is closed");
+    start.elapsed()
 }
 
 pub struct Authority {
@@ -91,7 +91,7 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        params.distinguished_name = named(name);
+        params.distinguished_name = common_name(name);
         Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
     }
 
@@ -99,40 +99,75 @@ impl Authority {
         self.issuer.pem()
     }
 
-    /// The certificate and its key, as PEM.
+    /// Issues a certificate for 127.0.0.1 and the name. Returns the certificate and its key as PEM.
     pub fn issue(&self, name: &str) -> (String, String) {
         self.issue_until(name, 2_099)
     }
 
-    /// The certificate ends with the year before.
+    /// Issues a certificate that expires at the start of the year.
     pub fn issue_until(&self, name: &str, year: i32) -> (String, String) {
-        let params = CertificateParams::new(vec!["127.0.0.1".to_owned(), name.to_owned()]).unwrap();
-        self.sign(params, name, year)
-    }
-
-    /// With a URI for a name.
-    pub fn issue_uri(&self, uri: &str) -> (String, String) {
-        let mut params = CertificateParams::default();
-        params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
-        self.sign(params, "uri", 2_099)
-    }
-
-    fn sign(&self, mut params: CertificateParams, name: &str, year: i32) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        params.distinguished_name = named(name);
+        let mut params = params_for(&["127.0.0.1", name]);
         params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        self.sign(params)
+    }
+
+    /// Issues a certificate that becomes valid at the start of the year.
+    pub fn issue_from(&self, name: &str, year: i32) -> (String, String) {
+        let mut params = params_for(&["127.0.0.1", name]);
+        params.not_before = rcgen::date_time_ymd(year, 1, 1);
+        self.sign(params)
+    }
+
+    /// Issues a certificate for the name only.
+    pub fn issue_for(&self, name: &str) -> (String, String) {
+        self.sign(params_for(&[name]))
+    }
+
+    /// Issues a certificate that only a client may use.
+    pub fn issue_for_clients(&self) -> (String, String) {
+        let mut params = params_for(&["127.0.0.1"]);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(params)
+    }
+
+    /// Issues a certificate with a URI as its subject alternative name.
+    pub fn issue_uri(&self, uri: &str) -> (String, String) {
+        let mut params = params_for(&[]);
+        params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        self.sign(params)
+    }
+
+    fn sign(&self, params: CertificateParams) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         (certificate.pem(), key.serialize_pem())
     }
 }
 
-fn named(name: &str) -> DistinguishedName {
+/// Creates a self-signed certificate for 127.0.0.1, as `openssl req -x509` does. By default, that command creates a CA.
+/// Returns the certificate and its key as PEM.
+pub fn self_signed(is_ca: bool) -> (String, String) {
+    let mut params = params_for(&["127.0.0.1"]);
+    params.is_ca = if is_ca { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::ExplicitNoCa };
+    let key = KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+/// Returns the parameters of a certificate that is valid until the end of 2098.
+fn params_for(names: &[&str]) -> CertificateParams {
+    let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+    params.distinguished_name = common_name(names.last().unwrap_or(&"uri"));
+    params.not_after = rcgen::date_time_ymd(2_099, 1, 1);
+    params
+}
+
+fn common_name(name: &str) -> DistinguishedName {
     let mut names = DistinguishedName::new();
     names.push(DnType::CommonName, name);
     names
 }
 
-/// The files of a server with TLS.
+/// The certificate files of a server with TLS.
 pub struct Files {
     pub folder: tempfile::TempDir,
     pub authority: Authority,
@@ -182,7 +217,7 @@ impl Files {
     }
 }
 
-/// A handshake as a client makes it that offers just this.
+/// Performs a TLS handshake that offers these protocols (ALPN) and TLS versions.
 pub async fn handshake(
     server: &RunningServer,
     ca: &Path,

@@ -3,10 +3,10 @@
 //! Counters are read only when metrics are collected, so that counting costs no more than an atomic instruction.
 
 use super::Exporters;
-use super::instruments::trigger;
+use super::instruments::trigger_name;
 use super::settings::TelemetrySettings;
 use crate::statistics::{
-    CommitFailure, ConnectionRefusal, EngineCounts, MutationOutcome, Reloads, RpcStatistics, StreamStatistics,
+    CommitFailure, ConnectionRefusal, EngineStatistics, MutationOutcome, Reloads, RpcStatistics, StreamStatistics,
     TransportStatistics,
 };
 use crate::store::StoreUsage;
@@ -21,13 +21,13 @@ use prometheus::process_collector::ProcessCollector;
 use std::sync::Arc;
 
 /// The sources of the metrics. A source must not keep the store open or the commit loop running.
-pub struct Sources {
+pub struct MetricSources {
     pub rpc: Arc<RpcStatistics>,
     pub streams: Arc<StreamStatistics>,
     pub transport: Arc<TransportStatistics>,
     /// The counts of reloads, by what was reloaded: `certificate`, `jwks`, `config`.
     pub reloads: [(&'static str, Arc<Reloads>); 3],
-    pub engine: Arc<dyn Fn() -> EngineCounts + Send + Sync>,
+    pub engine: Arc<dyn Fn() -> EngineStatistics + Send + Sync>,
     /// Returns the usage of the store, or `None` if the store does not report it or is closed.
     pub store: Arc<dyn Fn() -> Option<StoreUsage> + Send + Sync>,
     pub is_draining: Arc<dyn Fn() -> bool + Send + Sync>,
@@ -51,7 +51,7 @@ pub(super) fn provider(
     match opentelemetry_prometheus::exporter().with_registry(registry.clone()).scope_info_enabled(false).build() {
         Ok(exporter) => builder = builder.with_reader(exporter),
         // The registry is new, so its names cannot conflict.
-        Err(error) => tracing::error!(%error, "the meters cannot be scraped"),
+        Err(error) => tracing::error!(%error, "cannot set up the Prometheus metrics"),
     }
     if let Some(reader) = exporters.and_then(Exporters::meter_reader) {
         builder = builder.with_reader(reader);
@@ -63,29 +63,39 @@ pub(super) fn meter(provider: &SdkMeterProvider) -> Meter {
     provider.meter("slotcast")
 }
 
-pub(super) fn observe(meter: &Meter, sources: Sources) {
-    let Sources { rpc, streams, transport, reloads, engine, store, is_draining } = sources;
-    let list = List { meter };
-    list.rpc(&rpc);
-    list.streams(&streams);
-    list.engine(&engine);
-    list.transport(&transport);
-    list.reloads(reloads);
-    list.store(&store);
-    list.gauge("slotcast.build_info", "", "Version and store format of the program; the value is always 1.", |gauge| {
-        let format = i64::from(FORMAT_VERSION);
-        let version = KeyValue::new("version", env!("CARGO_PKG_VERSION"));
-        gauge.observe(1, &[version, KeyValue::new("store_format", format)]);
-    });
-    list.gauge("slotcast.draining", "", "1 while the service ends.", move |gauge| {
-        gauge.observe(u64::from(is_draining()), &[]);
-    });
+pub(super) fn register(meter: &Meter, sources: MetricSources) {
+    let MetricSources { rpc, streams, transport, reloads, engine, store, is_draining } = sources;
+    let metrics = Metrics { meter };
+    metrics.rpc(&rpc);
+    metrics.streams(&streams);
+    metrics.engine(&engine);
+    metrics.transport(&transport);
+    metrics.reloads(reloads);
+    metrics.store(&store);
+    metrics.gauge(
+        "slotcast.build_info",
+        "",
+        "Version and store format of the program, as labels of the constant value 1.",
+        |gauge| {
+            let format = i64::from(FORMAT_VERSION);
+            let version = KeyValue::new("version", env!("CARGO_PKG_VERSION"));
+            gauge.observe(1, &[version, KeyValue::new("store_format", format)]);
+        },
+    );
+    metrics.gauge(
+        "slotcast.draining",
+        "",
+        "Whether the service is draining or its store has failed: 1 if so, otherwise 0.",
+        move |gauge| {
+            gauge.observe(u64::from(is_draining()), &[]);
+        },
+    );
 }
 
 /// Registers CPU time, memory, file descriptors and threads of the process, under the names that all Prometheus clients
 /// use. They are read from /proc on each scrape.
 #[cfg(target_os = "linux")]
-pub(super) fn observe_process(registry: &Registry) {
+pub(super) fn register_process(registry: &Registry) {
     if let Err(error) = registry.register(Box::new(ProcessCollector::for_self())) {
         // The registry is new, so no collector with the same names is registered.
         tracing::error!(%error, "process metrics are not available");
@@ -94,15 +104,15 @@ pub(super) fn observe_process(registry: &Registry) {
 
 /// Does nothing, because only Linux has /proc.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn observe_process(_: &Registry) {}
+pub(super) fn register_process(_: &Registry) {}
 
 type Observed<'a> = &'a dyn AsyncInstrument<u64>;
 
-struct List<'a> {
+struct Metrics<'a> {
     meter: &'a Meter,
 }
 
-impl List<'_> {
+impl Metrics<'_> {
     fn counter(
         &self,
         name: &'static str,
@@ -127,8 +137,8 @@ impl List<'_> {
 
     fn rpc(&self, rpc: &Arc<RpcStatistics>) {
         let read = rpc.clone();
-        self.counter("slotcast.rpc.messages", "{message}", "Messages of streams.", move |counter| {
-            for (method, counts) in read.counts().filter(|(_, counts)| counts.is_stream && counts.begun > 0) {
+        self.counter("slotcast.rpc.messages", "{message}", "Total number of messages of streams.", move |counter| {
+            for (method, counts) in read.counts().filter(|(_, counts)| counts.is_stream && counts.started > 0) {
                 for (direction, messages) in [("received", counts.received), ("sent", counts.sent)] {
                     let attributes = [KeyValue::new("rpc.method", method), KeyValue::new("direction", direction)];
                     counter.observe(messages, &attributes);
@@ -138,16 +148,16 @@ impl List<'_> {
         let read = rpc.clone();
         let active = self.meter.i64_observable_up_down_counter("slotcast.rpc.calls.active").with_unit("{call}");
         active
-            .with_description("Calls that have not ended; a stream is one.")
+            .with_description("Number of active calls; an open stream is one call.")
             .with_callback(move |observed| {
-                for (method, counts) in read.counts().filter(|(_, counts)| counts.begun > 0) {
+                for (method, counts) in read.counts().filter(|(_, counts)| counts.started > 0) {
                     let active = i64::try_from(counts.active).unwrap_or(i64::MAX);
                     observed.observe(active, &[KeyValue::new("rpc.method", method)]);
                 }
             })
             .build();
         let read = rpc.clone();
-        self.counter("slotcast.refusals", "{call}", "Calls answered with an error, by its reason.", move |counter| {
+        self.counter("slotcast.refusals", "{call}", "Total number of failed calls by reason.", move |counter| {
             for (reason, calls) in read.refusals() {
                 counter.observe(calls, &[KeyValue::new("reason", reason)]);
             }
@@ -156,81 +166,113 @@ impl List<'_> {
 
     fn streams(&self, streams: &Arc<StreamStatistics>) {
         let read = streams.clone();
-        self.counter("slotcast.syncs", "{sync}", "Frames with changes that were sent.", move |counter| {
-            for (kind, waiting, count) in read.counts().syncs {
-                let attributes = [KeyValue::new("kind", kind.name()), KeyValue::new("trigger", trigger(waiting))];
-                counter.observe(count.messages, &attributes);
-            }
-        });
+        self.counter(
+            "slotcast.syncs",
+            "{sync}",
+            "Total number of frames with changes that were sent.",
+            move |counter| {
+                for (kind, sync_trigger, count) in read.counts().syncs {
+                    let attributes =
+                        [KeyValue::new("kind", kind.name()), KeyValue::new("trigger", trigger_name(sync_trigger))];
+                    counter.observe(count.messages, &attributes);
+                }
+            },
+        );
         let read = streams.clone();
-        self.counter("slotcast.sync.size", "By", "Bytes of frames with changes.", move |counter| {
-            for (kind, waiting, count) in read.counts().syncs {
-                let attributes = [KeyValue::new("kind", kind.name()), KeyValue::new("trigger", trigger(waiting))];
-                counter.observe(count.bytes, &attributes);
-            }
-        });
+        self.counter(
+            "slotcast.sync.size",
+            "By",
+            "Total size of frames with changes that were sent in bytes.",
+            move |counter| {
+                for (kind, sync_trigger, count) in read.counts().syncs {
+                    let attributes =
+                        [KeyValue::new("kind", kind.name()), KeyValue::new("trigger", trigger_name(sync_trigger))];
+                    counter.observe(count.bytes, &attributes);
+                }
+            },
+        );
         let read = streams.clone();
-        let full_size = "Bytes that a full sync at once for each change would have cost.";
+        let full_size = "Total size that immediate full syncs for each change would have had in bytes.";
         self.counter("slotcast.sync.full_size", "By", full_size, move |counter| {
             counter.observe(read.counts().immediate_full.bytes, &[]);
         });
         let read = streams.clone();
-        self.gauge("slotcast.streams", "{stream}", "Open streams.", move |gauge| {
+        self.gauge("slotcast.streams", "{stream}", "Number of open streams.", move |gauge| {
             gauge.observe(read.counts().open, &[]);
         });
         let read = streams.clone();
-        self.counter("slotcast.desyncs", "{desync}", "Readers that reported a desync.", move |counter| {
-            counter.observe(read.counts().desyncs_reported, &[]);
-        });
+        self.counter(
+            "slotcast.desyncs",
+            "{desync}",
+            "Total number of desyncs that clients reported.",
+            move |counter| {
+                counter.observe(read.counts().desyncs_reported, &[]);
+            },
+        );
         let read = streams.clone();
-        let mismatches = "Times that the new way would have left a reader with something else than there is.";
+        let mismatches = "Total number of differences between the replica of shadow mode and the true state.";
         self.counter("slotcast.shadow.mismatches", "{mismatch}", mismatches, move |counter| {
             counter.observe(read.counts().shadow.mismatches, &[]);
         });
     }
 
-    fn engine(&self, engine: &Arc<dyn Fn() -> EngineCounts + Send + Sync>) {
+    fn engine(&self, engine: &Arc<dyn Fn() -> EngineStatistics + Send + Sync>) {
         let read = engine.clone();
-        self.counter("slotcast.mutations", "{mutation}", "Mutations, by how they ended.", move |counter| {
+        self.counter("slotcast.mutations", "{mutation}", "Total number of mutations by outcome.", move |counter| {
             for (outcome, mutations) in MutationOutcome::ALL.into_iter().zip(read().mutations) {
                 counter.observe(mutations, &[KeyValue::new("outcome", outcome.name())]);
             }
         });
         let read = engine.clone();
-        self.counter("slotcast.commit.failures", "{commit}", "Batches that were not committed.", move |counter| {
-            for (failure, commits) in CommitFailure::ALL.into_iter().zip(read().failures) {
-                counter.observe(commits, &[KeyValue::new("reason", failure.name())]);
-            }
-        });
+        self.counter(
+            "slotcast.commit.failures",
+            "{commit}",
+            "Total number of batches that were not committed by reason.",
+            move |counter| {
+                for (failure, commits) in CommitFailure::ALL.into_iter().zip(read().failures) {
+                    counter.observe(commits, &[KeyValue::new("reason", failure.name())]);
+                }
+            },
+        );
         let read = engine.clone();
-        self.gauge("slotcast.commit.queue.length", "{request}", "What waits for the commit loop.", move |gauge| {
-            gauge.observe(read().queue, &[]);
-        });
+        self.gauge(
+            "slotcast.commit.queue.length",
+            "{request}",
+            "Number of requests that wait for the commit loop.",
+            move |gauge| {
+                gauge.observe(read().queue, &[]);
+            },
+        );
         let read = engine.clone();
-        self.gauge("slotcast.commit.queue.limit", "{request}", "The most that may wait.", move |gauge| {
-            gauge.observe(read().queue_max, &[]);
-        });
+        self.gauge(
+            "slotcast.commit.queue.limit",
+            "{request}",
+            "Maximum number of requests that may wait for the commit loop.",
+            move |gauge| {
+                gauge.observe(read().queue_max, &[]);
+            },
+        );
         let read = engine.clone();
-        self.gauge("slotcast.inventories.hot", "{inventory}", "Inventories in memory.", move |gauge| {
+        self.gauge("slotcast.inventories.hot", "{inventory}", "Number of inventories in memory.", move |gauge| {
             gauge.observe(read().hot_inventories, &[]);
         });
     }
 
     fn transport(&self, transport: &Arc<TransportStatistics>) {
         let read = transport.clone();
-        self.gauge("slotcast.connections", "{connection}", "Open connections.", move |gauge| {
+        self.gauge("slotcast.connections", "{connection}", "Number of open connections.", move |gauge| {
             gauge.observe(read.connections(), &[]);
         });
         let read = transport.clone();
-        let refused = "Connections that were not served.";
+        let refused = "Total number of refused connections by reason.";
         self.counter("slotcast.connections.refused", "{connection}", refused, move |counter| {
             for refused in ConnectionRefusal::ALL {
                 counter.observe(read.refused(refused), &[KeyValue::new("reason", refused.reason())]);
             }
         });
         let read = transport.clone();
-        let ends = "When the certificate that is served ends, in seconds since 1970.";
-        self.gauge("slotcast.certificate.not_after", "s", ends, move |gauge| {
+        let expiry = "Expiry time of the server certificate since unix epoch in seconds.";
+        self.gauge("slotcast.certificate.not_after", "s", expiry, move |gauge| {
             if let Some(unix_s) = read.certificate_not_after() {
                 gauge.observe(u64::try_from(unix_s).unwrap_or_default(), &[]);
             }
@@ -238,7 +280,7 @@ impl List<'_> {
     }
 
     fn reloads(&self, reloads: [(&'static str, Arc<Reloads>); 3]) {
-        self.counter("slotcast.reloads", "{reload}", "Files that were read again.", move |counter| {
+        self.counter("slotcast.reloads", "{reload}", "Total number of reloads of files by outcome.", move |counter| {
             for (what, reloads) in &reloads {
                 for (outcome, count) in [("ok", reloads.succeeded()), ("failed", reloads.failed())] {
                     counter.observe(count, &[KeyValue::new("what", *what), KeyValue::new("outcome", outcome)]);
@@ -256,8 +298,15 @@ impl List<'_> {
                 }
             });
         };
-        gauge("slotcast.store.size", "By", "What the store takes on disk.", |usage| usage.bytes);
-        gauge("slotcast.store.limit", "By", "The most that it may take; 0 is no limit.", |usage| usage.bytes_max);
-        gauge("slotcast.store.unfolded", "{record}", "Records not yet folded into the table.", |usage| usage.unfolded);
+        gauge("slotcast.store.size", "By", "Size of the store on disk in bytes.", |usage| usage.bytes);
+        gauge("slotcast.store.limit", "By", "Maximum size of the store on disk in bytes; 0 means no limit.", |usage| {
+            usage.bytes_max
+        });
+        gauge(
+            "slotcast.store.unfolded",
+            "{record}",
+            "Number of records in the journal that are not yet folded into the table.",
+            |usage| usage.unfolded,
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Reloads certificates without a restart. Changed files are used only if they are valid. Open connections keep the
 //! certificate with which they started.
 
-use super::tls::{Files, TlsError, Usable};
+use super::tls::{LoadedTls, PemFiles, TlsError};
 use super::{TlsSettings, TransportStatistics};
 use crate::file_watch::FileWatch;
 use arc_swap::ArcSwap;
@@ -13,22 +13,23 @@ use tokio_rustls::rustls::ServerConfig;
 /// Maximum size of each file, in bytes. The file with the roots for client certificates is the largest.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
+/// The certificates in use, and the watch of their files.
 #[derive(Debug)]
-pub(super) struct Certificates {
+pub(super) struct CertificateReload {
     settings: TlsSettings,
     current: Arc<ArcSwap<ServerConfig>>,
     statistics: Arc<TransportStatistics>,
     watch: FileWatch,
 }
 
-impl Certificates {
+impl CertificateReload {
     pub fn open(settings: TlsSettings, statistics: Arc<TransportStatistics>) -> Result<Self, TlsError> {
         let paths = [Some(&settings.certificate), Some(&settings.key), settings.client_ca.as_ref()];
         let (watch, contents) = FileWatch::open(paths.into_iter().flatten().cloned().collect(), FILE_BYTES_MAX)?;
-        let files = Files::new(contents);
-        let Usable { config, not_after } = Usable::new(&files, &settings)?;
+        let files = PemFiles::new(contents);
+        let LoadedTls { config, not_after } = LoadedTls::new(&files, &settings)?;
         if let Err(error) = check_expiry(&settings, not_after) {
-            tracing::warn!(%error, "clients will refuse it");
+            tracing::warn!(%error, "clients will refuse the server certificate");
         }
         statistics.set_not_after(not_after);
         let current = Arc::new(ArcSwap::new(config));
@@ -40,28 +41,31 @@ impl Certificates {
         self.current.clone()
     }
 
+    /// Reloads the files whenever they change. Never returns.
     pub async fn follow(mut self) -> Infallible {
         let mut interval = FileWatch::interval();
         loop {
             interval.tick().await;
             if let Some(read) = self.watch.look(false).await {
-                self.take(read.map(Files::new).map_err(TlsError::from));
+                self.reload(read.map(PemFiles::new).map_err(TlsError::from));
             }
         }
     }
 
-    fn take(&self, read: Result<Files, TlsError>) {
+    fn reload(&self, read: Result<PemFiles, TlsError>) {
         let settings = &self.settings;
-        let usable = read.and_then(|files| Usable::new(&files, settings));
-        let usable = usable.and_then(|usable| check_expiry(settings, usable.not_after).map(|()| usable));
-        self.statistics.certificate_reloads().add(usable.is_ok());
-        match usable {
-            Ok(Usable { config, not_after }) => {
+        let loaded = read.and_then(|files| LoadedTls::new(&files, settings));
+        let loaded = loaded.and_then(|loaded| check_expiry(settings, loaded.not_after).map(|()| loaded));
+        self.statistics.certificate_reloads().add(loaded.is_ok());
+        match loaded {
+            Ok(LoadedTls { config, not_after }) => {
                 self.current.store(config);
                 self.statistics.set_not_after(not_after);
-                tracing::info!(not_after_unix_s = not_after, "new connections get the new certificate");
+                tracing::info!(not_after_unix_s = not_after, "certificate reloaded; new connections use it");
             }
-            Err(error) => tracing::error!(%error, "the new certificate was refused; the old one stays"),
+            Err(error) => {
+                tracing::error!(%error, "cannot reload the certificate; the previous certificate stays in use");
+            }
         }
     }
 }
@@ -71,5 +75,5 @@ fn check_expiry(settings: &TlsSettings, not_after: i64) -> Result<(), TlsError> 
     if not_after > now.as_secs() as i64 {
         return Ok(());
     }
-    Err(TlsError::Expired { certificate: settings.certificate.clone(), not_after })
+    Err(TlsError::Expired { certificate: settings.certificate.clone(), not_after_s: not_after })
 }

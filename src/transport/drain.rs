@@ -1,0 +1,84 @@
+//! Signals to the streams of a connection when they must end.
+
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// The time over which the streams of a connection end once it has reached its maximum age.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GracePeriod {
+    pub start: Instant,
+    pub duration: Duration,
+}
+
+/// Signals to a stream when it must end, because the service drains or its connection has reached its maximum age. The
+/// transport adds it to the extensions of each request. The stream then ends with UNAVAILABLE, and its client opens it
+/// again on another connection.
+#[derive(Debug, Clone)]
+pub struct DrainSignal {
+    /// Cancelled when all streams of the connection must end.
+    drain: CancellationToken,
+    /// When this stream ends because of the age of its connection; `None` if connections have no maximum age.
+    deadline: Option<Instant>,
+}
+
+impl DrainSignal {
+    /// Returns a signal that never fires, for requests that this transport does not serve.
+    pub fn never() -> Self {
+        Self { drain: CancellationToken::new(), deadline: None }
+    }
+
+    /// Creates the signal of one stream. The stream ends at a random time in the grace period, so that the streams of
+    /// one connection do not all reconnect at once.
+    pub(super) fn new(drain: CancellationToken, grace: Option<GracePeriod>) -> Self {
+        let deadline = grace.map(|GracePeriod { start, duration }| start + duration.mul_f32(fastrand::f32()));
+        Self { drain, deadline }
+    }
+
+    /// Waits until the stream must end. Returns immediately if that time has passed. Cancel safe.
+    pub async fn wait(&self) {
+        match self.deadline {
+            Some(deadline) => {
+                // A timeout also means that the stream must end.
+                let _ = tokio::time::timeout_at(deadline, self.drain.cancelled()).await;
+            }
+            None => self.drain.cancelled().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_end_spread_over_the_grace_period_and_at_once_when_the_server_drains() {
+        let drain = CancellationToken::new();
+        let start = Instant::now();
+        let grace = GracePeriod { start: start + Duration::from_secs(100), duration: Duration::from_secs(20) };
+        let signals: Vec<_> = (0..200).map(|_| DrainSignal::new(drain.clone(), Some(grace))).collect();
+        let waits = signals.iter().map(|signal| async move {
+            signal.wait().await;
+            // A second call returns immediately.
+            signal.wait().await;
+            start.elapsed()
+        });
+        let drained = async {
+            tokio::time::sleep(Duration::from_secs(110)).await;
+            drain.cancel();
+        };
+        let (ends, ()) = tokio::join!(futures_util::future::join_all(waits), drained);
+        let seconds: Vec<u64> = ends.iter().map(Duration::as_secs).collect();
+        assert!(seconds.iter().all(|end| (100..=110).contains(end)), "{seconds:?}");
+        for second in 100..110 {
+            assert!(seconds.contains(&second), "no stream ended in second {second}: {seconds:?}");
+        }
+        assert!(seconds.iter().filter(|end| **end == 110).count() > 50, "the others end at once: {seconds:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_without_a_maximum_age_never_has_to_end() {
+        let never = DrainSignal::never();
+        assert!(tokio::time::timeout(Duration::from_secs(1_000_000), never.wait()).await.is_err());
+    }
+}
