@@ -13,6 +13,7 @@ pub mod file_watch;
 pub mod grpc;
 pub mod identity;
 pub mod inventory_file;
+pub mod live_rollout;
 pub mod middleware;
 pub mod server;
 pub mod statistics;

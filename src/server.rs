@@ -1,6 +1,5 @@
 //! Assembles the server: store, engine, layers and services, and their shutdown.
 
-use crate::config::LiveRollout;
 use crate::domain::Catalog;
 use crate::engine::{CommitLoop, Engine, EngineCountsReader, EngineSettings};
 use crate::grpc::admin::Admin;
@@ -8,6 +7,7 @@ use crate::grpc::service::Service;
 use crate::grpc::streams::{OpenStreams, StreamSettings};
 use crate::grpc::{AdminServiceServer, FILE_DESCRIPTOR_SET, InventoryServiceServer};
 use crate::identity::Authentication;
+use crate::live_rollout::LiveRollout;
 use crate::middleware::{
     Admission, AdmissionLayer, AdmissionSettings, ContentTypeLayer, DeadlineLayer, EndsOnClosing, IdentityLayer,
     SyncLimitLayer, SyncRate, TelemetryLayer,
@@ -17,7 +17,7 @@ use crate::store::{Store, StoreError};
 use crate::sync::Rollout;
 use crate::telemetry::listener::{self, Phase, Readiness};
 use crate::telemetry::{Sources, Telemetry};
-use crate::transport::{TlsError, Transport, TransportSettings, TransportStatistics};
+use crate::transport::{DrainSettings, TlsError, Transport, TransportSettings, TransportStatistics};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -53,11 +53,7 @@ pub struct ServerSettings {
     pub admin_listener: Option<Arc<TcpListener>>,
     /// Counts reloads of the settings, for the metrics.
     pub config_reloads: Arc<Reloads>,
-    /// How long the server continues to serve after the stop signal while health checks already report NOT_SERVING, so
-    /// that load balancers can stop sending calls to it first.
-    pub drain_delay: Duration,
-    /// Maximum time for calls to end after the delay; then they are cut off.
-    pub drain_limit: Duration,
+    pub drain: DrainSettings,
 }
 
 impl Default for ServerSettings {
@@ -72,8 +68,7 @@ impl Default for ServerSettings {
             telemetry: Telemetry::default(),
             admin_listener: None,
             config_reloads: Arc::default(),
-            drain_delay: Duration::ZERO,
-            drain_limit: Duration::from_secs(10),
+            drain: DrainSettings::default(),
         }
     }
 }
@@ -182,10 +177,10 @@ pub async fn serve(
             () = stop => {}
             () = drain.notified() => {}
         }
-        tracing::info!(delay_ms = settings.drain_delay.as_millis() as u64, "about to drain");
+        tracing::info!(delay_ms = settings.drain.delay.as_millis() as u64, "about to drain");
         readiness.set(Phase::Draining);
         tell_health(&health, ServingStatus::NotServing).await;
-        tokio::time::sleep(settings.drain_delay).await;
+        tokio::time::sleep(settings.drain.delay).await;
     };
     readiness.set(Phase::Serving);
     let failed = tokio::select! {
@@ -200,15 +195,15 @@ pub async fn serve(
     if failed.is_none() {
         readiness.set(Phase::Draining);
     }
-    tracing::info!(limit_ms = settings.drain_limit.as_millis() as u64, "draining");
+    tracing::info!(limit_ms = settings.drain.limit.as_millis() as u64, "draining");
     draining.send_replace(true);
-    if tokio::time::timeout(settings.drain_limit, &mut server).await.is_err() {
+    if tokio::time::timeout(settings.drain.limit, &mut server).await.is_err() {
         tracing::warn!("the drain limit is over; what is still open is cut off");
     }
     drop(server);
     // The store may have failed while the service was already draining.
     let failed = failed.or_else(|| commit_loop.failure());
-    finish(commit_loop, settings.drain_limit).await;
+    finish(commit_loop, settings.drain.limit).await;
     failed.map_or(Ok(()), |failure| Err(ServerError::StoreFailed(failure)))
 }
 
@@ -331,7 +326,7 @@ where
         rollout: rollout.clone(),
         statistics: statistics.clone(),
         drain,
-        drain_limit: settings.drain_limit,
+        drain_limit: settings.drain.limit,
         start,
     };
     let streams = OpenStreams::new(settings.streams);

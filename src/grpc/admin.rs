@@ -3,8 +3,8 @@
 use super::convert::{Invalid, admin};
 use super::service::caller;
 use super::{status, v1};
-use crate::config::LiveRollout;
 use crate::engine::Engine;
+use crate::live_rollout::LiveRollout;
 use crate::statistics::StreamStatistics;
 use std::sync::Arc;
 use std::time::Duration;

@@ -149,7 +149,7 @@ impl Verifier {
         let mut followed = self.followed.lock().await;
         self.look_at_clock(&mut followed);
         let Some(file) = &mut followed.file else { return };
-        let Some(read) = file.look(false).await else { return };
+        let Some(read) = file.check(false).await else { return };
         match read.map_err(KeysError::from).and_then(|contents| self.parse(&contents.concat())) {
             Ok(keys) => {
                 let mut ids: Vec<&str> = keys.ids().collect();

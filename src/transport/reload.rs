@@ -44,7 +44,7 @@ impl Certificates {
         let mut interval = FileWatch::interval();
         loop {
             interval.tick().await;
-            if let Some(read) = self.watch.look(false).await {
+            if let Some(read) = self.watch.check(false).await {
                 self.take(read.map(Files::new).map_err(TlsError::from));
             }
         }

@@ -20,21 +20,25 @@ const HTTP1: &[u8] = b"http/1.1";
 pub enum TlsError {
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    #[error("{} holds no certificate; it has to be PEM with at least one block `BEGIN CERTIFICATE`", path.display())]
+    #[error("{} contains no certificate: expected PEM with at least one block `BEGIN CERTIFICATE`", path.display())]
     NoCertificate { path: PathBuf },
-    #[error("{} holds a certificate that cannot be read: {problem}", path.display())]
+    #[error("{} contains an invalid certificate: {problem} (replace it with a PEM certificate)", path.display())]
     BadCertificate { path: PathBuf, problem: String },
-    #[error("{} holds no private key; it has to be PEM with a block `BEGIN PRIVATE KEY`", path.display())]
+    #[error("{} contains no private key: expected PEM with a block `BEGIN PRIVATE KEY`", path.display())]
     NoKey { path: PathBuf },
-    #[error("the certificate {} and the key {} cannot be used: {error}", certificate.display(), key.display())]
+    #[error(
+        "cannot use the certificate {} with the key {}: {error} (check that the key belongs to the certificate)",
+        certificate.display(),
+        key.display()
+    )]
     Unusable { certificate: PathBuf, key: PathBuf, error: rustls::Error },
-    #[error("the certificate {} is not valid any more, since {not_after} (Unix time)", certificate.display())]
+    #[error("the certificate {} expired at Unix time {not_after}: renew it", certificate.display())]
     Expired { certificate: PathBuf, not_after: i64 },
-    #[error("clients cannot be verified by {}: {problem}", path.display())]
+    #[error("cannot verify client certificates with {}: {problem} (it must contain root certificates)", path.display())]
     ClientRoots { path: PathBuf, problem: String },
-    #[error("client_certificate_required needs client_ca: the roots that the certificates are verified against")]
+    #[error("client_certificate_required requires client_ca, the roots that verify client certificates")]
     NoClientRoots,
-    #[error("TLS cannot be set up: {0}")]
+    #[error("cannot set up TLS: {0}")]
     Setup(rustls::Error),
 }
 

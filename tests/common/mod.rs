@@ -8,11 +8,11 @@ pub use memory_store::MemoryStore;
 
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, fresh_context};
-use slotcast::config::LiveRollout;
 use slotcast::domain::{Catalog, Edit, Revision};
 use slotcast::grpc::convert::frame::inventory_frame;
 use slotcast::grpc::v1;
 use slotcast::grpc::v1::operation::Operation;
+use slotcast::live_rollout::LiveRollout;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::sync::{Replica, Rollout, SyncSettings, Windows};
 use std::sync::Arc;

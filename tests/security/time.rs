@@ -7,7 +7,6 @@ use futures_util::stream::BoxStream;
 use prost::Message;
 use serde_json::json;
 use slotcast::catalog_file::default_catalog;
-use slotcast::config::LiveRollout;
 use slotcast::domain::{
     Attributes, Caller, Count, Epoch, Fingerprint, IdempotencyKey, InventoryId, ItemCode, ItemName, LayoutId, Mutation,
     NamedOperation, Operation, PlayerId, Revision, SessionId, Slot, Stack,
@@ -17,6 +16,7 @@ use slotcast::grpc::permit::{self, Permit};
 use slotcast::grpc::stream::{FrameStream, Opening};
 use slotcast::grpc::v1;
 use slotcast::identity::{Role, Verifier};
+use slotcast::live_rollout::LiveRollout;
 use slotcast::middleware::{FrameAge, Identity};
 use slotcast::statistics::StreamStatistics;
 use slotcast::store::Key;

@@ -6,7 +6,7 @@ use crate::support::{Files, WAIT, client, create, get, held, settings, start, st
 use slotcast::client::{Client, fresh_context};
 use slotcast::grpc::v1;
 use slotcast::server::ServerSettings;
-use slotcast::transport::TransportSettings;
+use slotcast::transport::{DrainSettings, TransportSettings};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -125,7 +125,10 @@ async fn over_tls_it_ends_as_well_also_in_the_middle_of_a_handshake() {
 #[tokio::test]
 async fn during_the_drain_delay_everything_is_served_but_health_says_no() {
     let delay = Duration::from_millis(700);
-    let settings = ServerSettings { drain_delay: delay, ..settings(TransportSettings::default()) };
+    let settings = ServerSettings {
+        drain: DrainSettings { delay, ..DrainSettings::default() },
+        ..settings(TransportSettings::default())
+    };
     let server = start_at("127.0.0.1:0", Arc::default(), settings).await;
     let uri = server.uri();
     let client = client(&server);

@@ -224,10 +224,10 @@ fn what_cannot_be_served_is_told_at_the_start() {
     files.write("empty.pem", "");
     for (settings, told) in [
         (TlsSettings { certificate: files.path("nowhere.pem"), ..files.tls() }, "cannot read"),
-        (TlsSettings { certificate: files.path("empty.pem"), ..files.tls() }, "holds no certificate"),
-        (TlsSettings { key: files.path("server.pem"), ..files.tls() }, "holds no private key"),
-        (TlsSettings { key: files.path("other.key"), ..files.tls() }, "cannot be used"),
-        (TlsSettings { client_ca: Some(files.path("empty.pem")), ..files.tls() }, "holds no certificate"),
+        (TlsSettings { certificate: files.path("empty.pem"), ..files.tls() }, "contains no certificate"),
+        (TlsSettings { key: files.path("server.pem"), ..files.tls() }, "contains no private key"),
+        (TlsSettings { key: files.path("other.key"), ..files.tls() }, "cannot use the certificate"),
+        (TlsSettings { client_ca: Some(files.path("empty.pem")), ..files.tls() }, "contains no certificate"),
         (TlsSettings { client_certificate_required: true, ..files.tls() }, "needs client_ca"),
     ] {
         let problem = open(settings);

@@ -99,9 +99,7 @@ pub fn reason(text: &str) -> Result<(), Invalid> {
 }
 
 pub fn out_of_bounds(problem: &OutOfBounds) -> Invalid {
-    let bounds = problem.field.bounds();
-    let text = format!("must be {} to {}, not {}", bounds.start(), bounds.end(), problem.value);
-    Invalid::new(problem.field.name(), "OUT_OF_BOUNDS", text)
+    Invalid::new(problem.field.name(), "OUT_OF_BOUNDS", problem.problem())
 }
 
 pub fn streams(counts: &StreamCounts) -> v1::StreamStatistics {
