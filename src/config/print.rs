@@ -26,7 +26,11 @@ pub fn documented() -> String {
         }
         for setting in in_section(section) {
             let live = if setting.live { " Live." } else { "" };
-            let requirement = capitalized(&setting.kind.requirement());
+            let requirement = if let Kind::Number { min, max } = setting.kind {
+                format!("Range: {min} to {max}")
+            } else {
+                capitalized(&setting.kind.requirement())
+            };
             add_line(&mut text, &format!("# {} {requirement}.{live}", setting.help));
             add_line(
                 &mut text,

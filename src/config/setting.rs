@@ -174,8 +174,7 @@ pub(super) const fn milliseconds(
     OptionalSetting::new(section, name, Kind::Number { min, max }, convert, help)
 }
 
-/// Returns the value of a setting with [`number`] bounds. A number that a file cannot hold becomes the greatest that it
-/// can.
+/// Returns the default of a [`number`] as a value of the file, whose integers have 64 bits with a sign.
 pub(super) fn number_value(number: impl TryInto<i64>) -> Value {
     Value::Integer(number.try_into().unwrap_or(i64::MAX))
 }

@@ -267,7 +267,7 @@ impl RolloutField {
                 name: "debounce_percent",
                 bounds: (0, 100),
                 default: 100,
-                help: "Percentage of players whose changes are debounced by the windows below.",
+                help: "Percentage of players whose changes are debounced by news_ms and echo_ms.",
                 read: |rollout| u64::from(rollout.debounce.0),
                 write: |rollout, value| rollout.debounce = Percent(value as u8),
             },
