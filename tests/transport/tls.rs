@@ -228,7 +228,7 @@ fn what_cannot_be_served_is_told_at_the_start() {
         (TlsSettings { key: files.path("server.pem"), ..files.tls() }, "contains no private key"),
         (TlsSettings { key: files.path("other.key"), ..files.tls() }, "cannot use the certificate"),
         (TlsSettings { client_ca: Some(files.path("empty.pem")), ..files.tls() }, "contains no certificate"),
-        (TlsSettings { client_certificate_required: true, ..files.tls() }, "needs client_ca"),
+        (TlsSettings { client_certificate_required: true, ..files.tls() }, "requires client_ca"),
     ] {
         let problem = open(settings);
         assert!(problem.contains(told), "{problem}");
