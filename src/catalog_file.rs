@@ -13,18 +13,18 @@ const DEFAULT: &str = include_str!("catalog_file/default.toml");
 /// Why a catalog file is invalid, and how to fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogFileError {
-    #[error("cannot read the catalog {}: {error}\nGive the path of a readable TOML file.", path.display())]
+    #[error("cannot read the catalog {}: {error} (check the path and its permissions)", path.display())]
     Unreadable { path: PathBuf, error: std::io::Error },
-    #[error("the catalog {} is not in the catalog's format:\n{problem}\nCorrect it there and try again.", path.display())]
+    #[error("the catalog {} is not valid:\n{problem}\nCorrect it and try again.", path.display())]
     Malformed { path: PathBuf, problem: String },
-    #[error("the catalog {} has {}:\n{}\nCorrect them all and try again.", path.display(), counted(problems), listed(problems))]
+    #[error("the catalog {} has {}:\n{}\nCorrect them and try again.", path.display(), count(problems), lines(problems))]
     Invalid { path: PathBuf, problems: Vec<String> },
 }
 
 /// Returns the built-in catalog.
 pub fn default_catalog() -> Catalog {
     // The tests of this module ensure that the built-in catalog is valid.
-    parse(DEFAULT, Path::new("(built in)")).expect("the built-in catalog is valid")
+    parse(DEFAULT, Path::new("(built-in)")).expect("the built-in catalog is valid")
 }
 
 /// Reads and validates a catalog file. The error lists every problem.
@@ -47,12 +47,12 @@ pub fn version(catalog: &Catalog) -> String {
 }
 
 fn parse(text: &str, path: &Path) -> Result<Catalog, CatalogFileError> {
-    let file: File = toml::from_str(text).map_err(|error| CatalogFileError::Malformed {
+    let file: CatalogToml = toml::from_str(text).map_err(|error| CatalogFileError::Malformed {
         path: path.to_owned(),
         problem: error.to_string().trim_end().to_owned(),
     })?;
     let mut problems: Vec<String> =
-        file.items.iter().flat_map(|item| [unsayable(item), misnamed(item)]).flatten().collect();
+        file.items.iter().flat_map(|item| [oversized(item), misnamed(item)]).flatten().collect();
     let renamed = |item: &ItemEntry| Some((item.id.clone(), item.renamed_from.clone()?));
     let renamed: Vec<_> = file.items.iter().filter_map(renamed).collect();
     match Catalog::new(file.into()) {
@@ -66,8 +66,9 @@ fn parse(text: &str, path: &Path) -> Result<Catalog, CatalogFileError> {
 }
 
 /// Reports a stack limit above the maximum count of a request.
-fn unsayable(item: &ItemEntry) -> Option<String> {
-    (item.max_stack > COUNT_MAX).then(|| format!("item {:?}: max_stack must be at most {COUNT_MAX}", item.id))
+fn oversized(item: &ItemEntry) -> Option<String> {
+    (item.max_stack > COUNT_MAX)
+        .then(|| format!("item {:?}: max_stack must be at most {COUNT_MAX}, got {}", item.id, item.max_stack))
 }
 
 /// Reports a former id that is not a valid item id.
@@ -75,20 +76,22 @@ fn misnamed(item: &ItemEntry) -> Option<String> {
     let before = item.renamed_from.as_ref()?;
     match catalog_name_error(before) {
         Some(error) => Some(format!("item {:?}: renamed_from {error}", item.id)),
-        None if *before == item.id => Some(format!("item {:?}: renamed_from is its own id", item.id)),
+        None if *before == item.id => {
+            Some(format!("item {:?}: renamed_from must be a former id, not its own", item.id))
+        }
         None => None,
     }
 }
 
-fn counted(problems: &[String]) -> String {
+fn count(problems: &[String]) -> String {
     match problems.len() {
         1 => "1 problem".to_owned(),
         several => format!("{several} problems"),
     }
 }
 
-fn listed(problems: &[String]) -> String {
-    problems.iter().map(|problem| format!("  - {problem}")).collect::<Vec<_>>().join("\n")
+fn lines(problems: &[String]) -> String {
+    problems.iter().map(|problem| format!("  {problem}")).collect::<Vec<_>>().join("\n")
 }
 
 /// Returns the content as a text that does not depend on the order in the file. Each name follows its length, so that
@@ -100,22 +103,22 @@ fn canonical(catalog: &Catalog) -> String {
     recipes.sort_by(|one, other| one.id.cmp(&other.id));
     let mut text = String::new();
     for item in items {
-        line(&mut text, format_args!("item {} {} {}", name(&item.id), item.code.get(), item.max_stack.get()));
+        add_line(&mut text, format_args!("item {} {} {}", name(&item.id), item.code.get(), item.max_stack.get()));
     }
     for recipe in recipes {
         let Recipe { id, inputs, outputs } = &**recipe;
-        line(&mut text, format_args!("recipe {} {:?} {:?}", name(id), by_code(inputs), by_code(outputs)));
+        add_line(&mut text, format_args!("recipe {} {:?} {:?}", name(id), by_code(inputs), by_code(outputs)));
     }
     for layout in catalog.layouts() {
-        line(&mut text, format_args!("layout {}", name(layout.id.as_str())));
+        add_line(&mut text, format_args!("layout {}", name(layout.id.as_str())));
         for section in &layout.sections {
-            line(&mut text, format_args!("section {} {}", name(&section.name), section.slots));
+            add_line(&mut text, format_args!("section {} {}", name(&section.name), section.slots));
         }
     }
     text
 }
 
-fn line(text: &mut String, content: std::fmt::Arguments<'_>) {
+fn add_line(text: &mut String, content: std::fmt::Arguments<'_>) {
     // Writing to a `String` cannot fail.
     let _ = writeln!(text, "{content}");
 }
@@ -130,7 +133,7 @@ fn by_code(parts: &[(ItemCode, Count)]) -> BTreeMap<u32, u32> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct CatalogToml {
     items: Vec<ItemEntry>,
     #[serde(default)]
     recipes: Vec<RecipeEntry>,
@@ -171,8 +174,8 @@ struct SectionEntry {
     slots: u64,
 }
 
-impl From<File> for CatalogSource {
-    fn from(file: File) -> Self {
+impl From<CatalogToml> for CatalogSource {
+    fn from(file: CatalogToml) -> Self {
         Self {
             items: file.items.into_iter().map(|item| (item.id, item.code, item.max_stack)).collect(),
             recipes: file.recipes.into_iter().map(RecipeSource::from).collect(),
@@ -199,22 +202,22 @@ mod tests {
     use super::*;
     use crate::domain::{LayoutId, Slot};
 
-    fn written(text: &str) -> tempfile::NamedTempFile {
+    fn temporary_file(text: &str) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         file
     }
 
     fn problem(text: &str) -> String {
-        let file = written(text);
-        let told = read(file.path()).expect_err("it is wrong").to_string();
+        let file = temporary_file(text);
+        let error = read(file.path()).expect_err("the catalog is invalid").to_string();
         let name = file.path().display().to_string();
-        assert!(told.contains(&name), "it names the file: {told}");
-        told.replace(&name, "FILE")
+        assert!(error.contains(&name), "the error does not name the file: {error}");
+        error.replace(&name, "FILE")
     }
 
     #[test]
-    fn the_built_in_catalog_is_the_plans_world() {
+    fn the_built_in_catalog_has_the_items_recipes_and_layouts_of_the_design() {
         let catalog = default_catalog();
         assert_eq!((catalog.items().len(), catalog.recipes().len(), catalog.layouts().count()), (29, 9, 2));
         let player = catalog.layout(&LayoutId::new("player").unwrap()).unwrap();
@@ -227,33 +230,33 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_and_its_problems_are_told_all_at_once() {
-        assert_eq!(read(written(DEFAULT).path()).unwrap().items().len(), 29);
-        let told = problem(
+    fn a_file_is_read_and_all_its_problems_are_reported_at_once() {
+        assert_eq!(read(temporary_file(DEFAULT).path()).unwrap().items().len(), 29);
+        let error = problem(
             "items = [{ id = 'a', code = 0, max_stack = 1 }, { id = 'b', code = 1, max_stack = 0 }]\n\
              recipes = [{ id = 'r', inputs = { zinc = 1 } }]\n\
              layouts = [{ id = 'l', sections = [] }]",
         );
-        let expected = "the catalog FILE has 4 problems:\n  - item \"a\": code must not be 0\n  \
-                        - item \"b\": max_stack must not be 0\n  - recipe \"r\": unknown item \"zinc\"\n  \
-                        - layout \"l\": must have 1 to 1024 slots, got 0\nCorrect them all and try again.";
-        assert_eq!(told, expected);
+        let expected = "the catalog FILE has 4 problems:\n  item \"a\": code must not be 0\n  \
+                        item \"b\": max_stack must not be 0\n  recipe \"r\": unknown item \"zinc\"\n  \
+                        layout \"l\": must have 1 to 1024 slots, got 0\nCorrect them and try again.";
+        assert_eq!(error, expected);
     }
 
     #[test]
-    fn a_misspelt_key_a_negative_number_and_a_missing_file_are_told_with_their_place() {
-        let told = problem("items = []\nlayuots = []");
-        assert!(told.contains("line 2") && told.contains("layuots"), "{told}");
-        let told = problem("items = [{ id = 'a', code = 1, max_stack = 2147483648 }]\nlayouts = []");
-        assert!(told.contains("item \"a\": max_stack must be at most 2147483647"), "{told}");
-        let told = problem("items = [{ id = 'a', code = -1, max_stack = 1 }]\nlayouts = []");
-        assert!(told.contains("line 1") && told.contains("-1"), "{told}");
-        let told = read("/no/such/catalog.toml").expect_err("there is none").to_string();
-        assert!(told.starts_with("cannot read the catalog /no/such/catalog.toml:"), "{told}");
+    fn errors_for_a_misspelled_key_a_bad_number_and_a_missing_file_name_the_place() {
+        let error = problem("items = []\nlayuots = []");
+        assert!(error.contains("line 2") && error.contains("layuots"), "{error}");
+        let error = problem("items = [{ id = 'a', code = 1, max_stack = 2147483648 }]\nlayouts = []");
+        assert!(error.contains("item \"a\": max_stack must be at most 2147483647, got 2147483648"), "{error}");
+        let error = problem("items = [{ id = 'a', code = -1, max_stack = 1 }]\nlayouts = []");
+        assert!(error.contains("line 1") && error.contains("-1"), "{error}");
+        let error = read("/no/such/catalog.toml").expect_err("the file does not exist").to_string();
+        assert!(error.starts_with("cannot read the catalog /no/such/catalog.toml:"), "{error}");
     }
 
     #[test]
-    fn the_version_follows_the_content_and_not_the_order() {
+    fn the_version_depends_on_the_content_and_not_on_the_order() {
         let catalog = |items: &str, slots: u32| {
             let text =
                 format!("items = [{items}]\n[[layouts]]\nid = 'l'\nsections = [{{ name = 's', slots = {slots} }}]");
@@ -268,7 +271,7 @@ mod tests {
         assert_eq!(
             version(&default_catalog()),
             "89297f8461124de7",
-            "readers compare it: it changes with the content only"
+            "clients compare versions, so the version must change only with the content"
         );
     }
 }

@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Interval, MissedTickBehavior};
 
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 type Contents = Vec<Result<Vec<u8>, ErrorKind>>;
 
 /// A file cannot be read, or it exceeds the maximum size ([`io::ErrorKind::FileTooLarge`]).
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read {}: {error}", path.display())]
+#[error("cannot read {}: {error} (check the path and its permissions)", path.display())]
 pub struct Unreadable {
     pub path: PathBuf,
     pub error: io::Error,
@@ -29,7 +29,7 @@ pub struct FileWatch {
     paths: Vec<PathBuf>,
     /// Maximum size of each file, in bytes.
     bytes_max: u64,
-    told: Contents,
+    reported: Contents,
     /// The contents at the last read, if they differ from those last reported.
     changed: Option<Contents>,
 }
@@ -44,25 +44,25 @@ impl FileWatch {
     pub fn open(paths: Vec<PathBuf>, bytes_max: u64) -> Result<(Self, Vec<Vec<u8>>), Unreadable> {
         let read = |path: &PathBuf| read(path, bytes_max).map_err(|error| Unreadable { path: path.clone(), error });
         let contents = paths.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        let told = contents.iter().cloned().map(Ok).collect();
-        Ok((Self { paths, bytes_max, told, changed: None }, contents))
+        let reported = contents.iter().cloned().map(Ok).collect();
+        Ok((Self { paths, bytes_max, reported, changed: None }, contents))
     }
 
-    /// Returns the interval at which to call [`Self::look`].
+    /// Returns the interval at which to call [`Self::check`].
     pub fn interval() -> Interval {
-        let mut interval = tokio::time::interval(LOOK_INTERVAL);
+        let mut interval = tokio::time::interval(CHECK_INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         interval
     }
 
     /// Reads the files. Returns their contents if they have changed and two consecutive reads agree, or in any case if
-    /// `asked`. Reports each change, also that a file became unreadable, only once.
-    pub async fn look(&mut self, asked: bool) -> Option<Result<Vec<Vec<u8>>, Unreadable>> {
+    /// `force`. Reports each change, also that a file became unreadable, only once.
+    pub async fn check(&mut self, force: bool) -> Option<Result<Vec<Vec<u8>>, Unreadable>> {
         let (mut now, mut contents) = (Contents::new(), Ok(Vec::new()));
         for path in &self.paths {
-            let (of, bytes_max) = (path.clone(), self.bytes_max);
+            let (file, bytes_max) = (path.clone(), self.bytes_max);
             // The task fails only if the runtime shuts down.
-            let read = tokio::task::spawn_blocking(move || read(&of, bytes_max)).await.ok()?;
+            let read = tokio::task::spawn_blocking(move || read(&file, bytes_max)).await.ok()?;
             now.push(read.as_ref().map(Clone::clone).map_err(io::Error::kind));
             match (read, &mut contents) {
                 (Ok(content), Ok(contents)) => contents.push(content),
@@ -70,12 +70,12 @@ impl FileWatch {
                 (_, Err(_)) => {}
             }
         }
-        let stands_still = self.changed.take().is_some_and(|before| before == now);
-        if !asked && (now == self.told || !stands_still) {
-            self.changed = Some(now).filter(|now| *now != self.told);
+        let is_stable = self.changed.take().is_some_and(|before| before == now);
+        if !force && (now == self.reported || !is_stable) {
+            self.changed = Some(now).filter(|now| *now != self.reported);
             return None;
         }
-        self.told = now;
+        self.reported = now;
         Some(contents)
     }
 }
@@ -84,7 +84,7 @@ fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     File::open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut content)?;
     if content.len() as u64 > bytes_max {
-        return Err(io::Error::new(ErrorKind::FileTooLarge, format!("it is larger than {bytes_max} bytes")));
+        return Err(io::Error::new(ErrorKind::FileTooLarge, format!("larger than {bytes_max} bytes")));
     }
     Ok(content)
 }
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_change_is_told_once_it_stands_still_and_files_are_told_together() {
+    async fn a_change_is_reported_once_stable_and_files_are_reported_together() {
         let folder = tempfile::tempdir().unwrap();
         let paths: Vec<_> = ["certificate", "key"].map(|name| folder.path().join(name)).into();
         let write = |at: usize, text: &str| std::fs::write(&paths[at], text).unwrap();
@@ -102,33 +102,33 @@ mod tests {
         write(1, "b");
         let (mut watch, first) = FileWatch::open(paths.clone(), 8).unwrap();
         assert_eq!(first, [b"a", b"b"]);
-        assert!(watch.look(false).await.is_none());
+        assert!(watch.check(false).await.is_none());
         write(0, "c");
-        assert!(watch.look(false).await.is_none(), "it may just be written");
+        assert!(watch.check(false).await.is_none(), "the file may be partly written");
         write(1, "d");
-        assert!(watch.look(false).await.is_none(), "it is just being written");
-        assert_eq!(watch.look(false).await.unwrap().unwrap(), [b"c", b"d"]);
-        assert!(watch.look(false).await.is_none(), "told once");
+        assert!(watch.check(false).await.is_none(), "a file was written since the last check");
+        assert_eq!(watch.check(false).await.unwrap().unwrap(), [b"c", b"d"]);
+        assert!(watch.check(false).await.is_none(), "a change is reported once");
         write(0, "e");
-        assert!(watch.look(false).await.is_none());
+        assert!(watch.check(false).await.is_none());
         write(0, "c");
-        assert!(watch.look(false).await.is_none(), "it is again what was told");
-        assert!(watch.look(false).await.is_none());
-        assert!(watch.look(true).await.is_some(), "who asks is told");
+        assert!(watch.check(false).await.is_none(), "the contents are again those last reported");
+        assert!(watch.check(false).await.is_none());
+        assert!(watch.check(true).await.is_some(), "a forced check always returns the contents");
         std::fs::remove_file(&paths[1]).unwrap();
-        assert!(watch.look(false).await.is_none());
-        assert_eq!(watch.look(false).await.unwrap().unwrap_err().path, paths[1]);
-        assert!(watch.look(false).await.is_none(), "told once");
+        assert!(watch.check(false).await.is_none());
+        assert_eq!(watch.check(false).await.unwrap().unwrap_err().path, paths[1]);
+        assert!(watch.check(false).await.is_none(), "a change is reported once");
         write(1, "123456789");
-        assert!(watch.look(false).await.is_none());
-        let too_large = watch.look(false).await.unwrap().unwrap_err();
+        assert!(watch.check(false).await.is_none());
+        let too_large = watch.check(false).await.unwrap().unwrap_err();
         assert_eq!(too_large.error.kind(), ErrorKind::FileTooLarge);
-        assert!(too_large.to_string().ends_with("it is larger than 8 bytes"), "{too_large}");
-        assert!(watch.look(false).await.is_none(), "told once");
+        assert!(too_large.to_string().contains(": larger than 8 bytes"), "{too_large}");
+        assert!(watch.check(false).await.is_none(), "a change is reported once");
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_named() {
+    fn the_error_for_a_missing_file_names_it() {
         let missing = FileWatch::open(vec!["/nonexistent/file".into()], 8).unwrap_err();
         assert!(missing.to_string().starts_with("cannot read /nonexistent/file: "), "{missing}");
     }

@@ -38,11 +38,12 @@ impl Header {
     }
 
     pub fn read(line: &str) -> Result<Self, String> {
-        let header: Self =
-            serde_json::from_str(line).map_err(|error| format!("it is no header of an export: {error}"))?;
+        let header: Self = serde_json::from_str(line).map_err(|error| format!("not a valid export header: {error}"))?;
         if header.slotcast_export > FORMAT {
             let found = header.slotcast_export;
-            return Err(format!("it has format {found}, this program knows formats up to {FORMAT}; use a newer one"));
+            return Err(format!(
+                "unsupported format {found}: this version reads formats up to {FORMAT}, use a newer one"
+            ));
         }
         Ok(header)
     }
@@ -114,29 +115,28 @@ pub struct Leniency {
 
 /// Reads a line as a new inventory with the given epoch, or returns every problem of the line.
 pub fn read(line: &str, catalog: &Catalog, leniency: Leniency, epoch: Epoch) -> Result<Inventory, Vec<String>> {
-    let line: Line = serde_json::from_str(line).map_err(|error| vec![format!("it is no inventory: {error}")])?;
+    let line: Line = serde_json::from_str(line).map_err(|error| vec![format!("not a valid inventory: {error}")])?;
     let mut problems = Vec::new();
-    let mut blame = |what: String| problems.push(what);
-    let id = InventoryId::new(&line.id).map_err(|error| blame(format!("its id {error}"))).ok();
-    let owner =
-        line.owner.as_deref().map(PlayerId::new).transpose().map_err(|error| blame(format!("its owner {error}")));
+    let mut report = |problem: String| problems.push(problem);
+    let id = InventoryId::new(&line.id).map_err(|error| report(format!("id {error}"))).ok();
+    let owner = line.owner.as_deref().map(PlayerId::new).transpose().map_err(|error| report(format!("owner {error}")));
     let layout = LayoutId::new(&line.layout).ok().and_then(|layout| catalog.layout(&layout));
     if layout.is_none() {
-        blame(format!("there is no layout {:?} in the catalog", line.layout));
+        report(format!("unknown layout {:?}: add it to the catalog", line.layout));
     }
     let slots = layout.map_or(usize::from(u16::MAX), |layout| layout.slots());
     let mut edits: Vec<Edit> = Vec::with_capacity(line.stacks.len());
-    let mut taken = vec![false; slots];
+    let mut used = vec![false; slots];
     for entry in &line.stacks {
         let slot = usize::try_from(entry.slot).unwrap_or(usize::MAX);
-        match taken.get_mut(slot) {
-            None => blame(format!("slot {}: its layout has {slots} slots", entry.slot)),
-            Some(taken) if *taken => blame(format!("slot {slot} stands twice")),
-            Some(taken) => *taken = true,
+        match used.get_mut(slot) {
+            None => report(format!("slot {}: out of range, the layout has {slots} slots", entry.slot)),
+            Some(used) if *used => report(format!("slot {slot}: duplicate")),
+            Some(used) => *used = true,
         }
         match read_stack(entry, catalog, leniency) {
             Ok(stack) => edits.push((Slot(slot as u16), Some(stack))),
-            Err(problem) => blame(format!("slot {slot}: {problem}")),
+            Err(problem) => report(format!("slot {slot}: {problem}")),
         }
     }
     let (Some(id), Ok(owner), Some(layout), true) = (id, owner, layout, problems.is_empty()) else {
@@ -144,8 +144,8 @@ pub fn read(line: &str, catalog: &Catalog, leniency: Leniency, epoch: Epoch) -> 
     };
     let contents = Contents::new(slots, Revision::CREATED, &edits);
     if line.digest.is_some_and(|digest| digest != digest_text(contents.digest())) {
-        let what = "its digest does not fit its stacks; if they were changed on purpose, leave the digest out";
-        return Err(vec![what.to_owned()]);
+        let problem = "the digest does not match the stacks; if you changed them on purpose, remove the digest";
+        return Err(vec![problem.to_owned()]);
     }
     Ok(Inventory { id, owner, layout: layout.id.clone(), epoch, contents })
 }
@@ -153,24 +153,25 @@ pub fn read(line: &str, catalog: &Catalog, leniency: Leniency, epoch: Epoch) -> 
 fn read_stack(entry: &StackEntry, catalog: &Catalog, leniency: Leniency) -> Result<Stack, String> {
     let (item, known) = match &entry.item {
         ItemName::Id(id) => {
-            let item = catalog.item(id).ok_or_else(|| format!("there is no item {id:?} in the catalog"))?;
+            let item = catalog.item(id).ok_or_else(|| format!("unknown item {id:?}: add it to the catalog"))?;
             (item.code, Some(item))
         }
         ItemName::Code(code) => {
-            let code = ItemCode::new(*code).ok_or("an item's code is not 0")?;
+            let code = ItemCode::new(*code).ok_or("the item code must not be 0")?;
             (code, catalog.item_by_code(code))
         }
     };
     let in_bounds = u32::try_from(entry.count).ok().filter(|count| *count <= COUNT_MAX).and_then(Count::new);
-    let count = in_bounds.ok_or_else(|| format!("the count {} is not 1 to {COUNT_MAX}", entry.count))?;
+    let count = in_bounds.ok_or_else(|| format!("count must be 1 to {COUNT_MAX}, got {}", entry.count))?;
     if let Some(item) = known.filter(|item| count > item.max_stack && !leniency.oversized) {
         let (id, max_stack) = (&item.id, item.max_stack.get());
-        return Err(format!("{} of {id:?} are more than its max_stack of {max_stack}", count.get()));
+        return Err(format!("count exceeds the max_stack of {id:?}, {max_stack}: got {}", count.get()));
     }
-    let bytes = STANDARD.decode(&entry.attributes).map_err(|error| format!("its attributes are no base64: {error}"))?;
+    let bytes =
+        STANDARD.decode(&entry.attributes).map_err(|error| format!("attributes are not valid base64: {error}"))?;
     let bytes_max = Attributes::BYTES_MAX;
     let attributes = Attributes::new(&bytes)
-        .ok_or_else(|| format!("its attributes have {} bytes; {bytes_max} at most", bytes.len()))?;
+        .ok_or_else(|| format!("attributes must have at most {bytes_max} bytes, got {}", bytes.len()))?;
     Ok(Stack { item, count, attributes })
 }
 
@@ -188,11 +189,11 @@ mod tests {
     }
 
     fn problems(line: &str) -> Vec<String> {
-        read(line, &default_catalog(), Leniency::default(), epoch()).expect_err("it is wrong")
+        read(line, &default_catalog(), Leniency::default(), epoch()).expect_err("the line is invalid")
     }
 
     #[test]
-    fn a_line_that_was_written_is_read_back() {
+    fn a_written_line_is_read_back() {
         let catalog = default_catalog();
         let stack = |code, count, attributes: &[u8]| {
             let (item, count) = (ItemCode::new(code).unwrap(), Count::new(count).unwrap());
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_wrong_with_a_line_is_told() {
+    fn every_problem_of_a_line_is_reported() {
         let attributes = "A".repeat(4 * 400);
         let line = format!(
             r#"{{"id":"","owner":"a\nb","layout":"player","stacks":[
@@ -233,30 +234,30 @@ mod tests {
         assert_eq!(
             problems(&line),
             [
-                "its id must not be empty",
-                "its owner must not contain control characters",
-                "slot 36: its layout has 36 slots",
-                "slot 1: the count 0 is not 1 to 2147483647",
-                "slot 1 stands twice",
-                "slot 1: 65 of \"stone\" are more than its max_stack of 64",
-                "slot 2: there is no item \"unobtainium\" in the catalog",
-                "slot 3: an item's code is not 0",
-                "slot 4: the count 4294967296 is not 1 to 2147483647",
-                "slot 5: its attributes are no base64: Invalid symbol 63, offset 0.",
-                "slot 6: its attributes have 1200 bytes; 1024 at most",
+                "id must not be empty",
+                "owner must not contain control characters",
+                "slot 36: out of range, the layout has 36 slots",
+                "slot 1: count must be 1 to 2147483647, got 0",
+                "slot 1: duplicate",
+                "slot 1: count exceeds the max_stack of \"stone\", 64: got 65",
+                "slot 2: unknown item \"unobtainium\": add it to the catalog",
+                "slot 3: the item code must not be 0",
+                "slot 4: count must be 1 to 2147483647, got 4294967296",
+                "slot 5: attributes are not valid base64: Invalid symbol 63, offset 0.",
+                "slot 6: attributes must have at most 1024 bytes, got 1200",
             ]
         );
         assert_eq!(
             problems(r#"{"id":"a","layout":"safe","stacks":[]}"#),
-            ["there is no layout \"safe\" in the catalog"]
+            ["unknown layout \"safe\": add it to the catalog"]
         );
         let changed = r#"{"id":"a","layout":"chest","stacks":[{"slot":0,"item":"stone","count":2}],"digest":"00"}"#;
-        assert!(problems(changed)[0].starts_with("its digest does not fit its stacks"));
+        assert!(problems(changed)[0].starts_with("the digest does not match the stacks"));
         assert!(problems(r#"{"id":"a","layout":"chest","stacks":[],"slots":9}"#)[0].contains("unknown field `slots`"));
     }
 
     #[test]
-    fn a_stack_above_its_limit_is_let_through_if_asked_for() {
+    fn an_oversized_stack_is_accepted_with_leniency() {
         let line = r#"{"id":"a","layout":"chest","stacks":[{"slot":0,"item":"stone","count":65}]}"#;
         let lenient = Leniency { oversized: true };
         assert!(read(line, &default_catalog(), lenient, epoch()).is_ok());
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_of_a_newer_format_is_refused() {
+    fn a_header_of_a_newer_format_is_rejected() {
         let header = Header { slotcast_export: 1, catalog: "c".into(), exported_unix_ms: 5, inventories: Some(2) };
         assert_eq!(Header::read(&header.write()), Ok(header.clone()));
         let newer = Header { slotcast_export: 2, ..header };

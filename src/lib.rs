@@ -33,6 +33,8 @@ pub mod identity;
 #[cfg(feature = "server")]
 pub mod inventory_file;
 #[cfg(feature = "server")]
+pub mod live_rollout;
+#[cfg(feature = "server")]
 pub mod middleware;
 #[cfg(feature = "server")]
 pub mod server;

@@ -1,8 +1,8 @@
-//! The operator's commands on data, as processes: backup, restore, export, import, fsck; and a disk that is really full.
+//! The operator commands on a store, run as processes: backup, restore, export, import, fsck; and a disk that is full.
 //!
 //! `SLOTCAST_INVENTORIES` makes the store that is backed up under load larger (2,000 by default), to measure.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod process;
 mod store_support;
@@ -28,28 +28,28 @@ fn slotcast(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a command over a store to its end.
+/// Runs a command on a store and waits for it.
 fn run(command: &str, data: &Path, arguments: &[&str]) -> Output {
     slotcast(&[command, "--data"]).arg(data).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
-fn ran(command: &str, data: &Path, arguments: &[&str]) -> String {
+fn succeed(command: &str, data: &Path, arguments: &[&str]) -> String {
     let output = run(command, data, arguments);
     assert!(output.status.success(), "{command} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What a command that fails says.
-fn refused(command: &str, data: &Path, arguments: &[&str]) -> String {
+/// Runs a command that must fail and returns its error.
+fn fail(command: &str, data: &Path, arguments: &[&str]) -> String {
     let output = run(command, data, arguments);
     assert_eq!(output.status.code(), Some(1), "{command} {arguments:?}");
     String::from_utf8(output.stderr).unwrap()
 }
 
 fn fsck(data: &Path) -> Value {
-    let found: Value = serde_json::from_str(&ran("fsck", data, &["--json"])).unwrap();
-    assert_eq!(found["ok"], true, "{found}");
-    found
+    let report: Value = serde_json::from_str(&succeed("fsck", data, &["--json"])).unwrap();
+    assert_eq!(report["ok"], true, "{report}");
+    report
 }
 
 fn text(path: &Path) -> &str {
@@ -86,7 +86,7 @@ async fn get(client: &Client, id: &str) -> v1::Inventory {
     client.rpc().get_inventory(request).await.unwrap().into_inner().inventory.unwrap()
 }
 
-async fn held(client: &Client, id: &str) -> u32 {
+async fn total(client: &Client, id: &str) -> u32 {
     get(client, id).await.stacks.into_iter().filter_map(|slot| slot.stack).map(|stack| stack.count).sum()
 }
 
@@ -103,24 +103,24 @@ fn export_lines(inventories: usize) -> String {
 const WRITERS: usize = 6;
 const STONES: u32 = 10 * 64;
 
-/// What the writers of a test know.
+/// The state that the writers of a test share.
 #[derive(Default)]
 struct Load {
     stop: AtomicBool,
-    /// Apples that each has been told are its own.
+    /// The acknowledged apples of each writer.
     apples: [AtomicU32; WRITERS],
-    waits: Mutex<Vec<Duration>>,
+    latencies: Mutex<Vec<Duration>>,
 }
 
 impl Load {
-    /// Stones wander between the writers' chests; beside that each gets an apple at a time.
+    /// Moves stones between the chests of the writers, and adds one apple at a time to the writer's own inventory.
     async fn write(self: Arc<Self>, uri: String, writer: usize) {
         let client = Client::new(&uri, "operator-test").unwrap();
         let mine = format!("chest-{writer}");
         while !self.stop.load(Ordering::SeqCst) {
             let began = Instant::now();
             client.mutate(fresh_context(), add(&format!("apples-{writer}"), "apple", 1, vec![])).await.unwrap();
-            self.waits.lock().unwrap().push(began.elapsed());
+            self.latencies.lock().unwrap().push(began.elapsed());
             self.apples[writer].fetch_add(1, Ordering::SeqCst);
             let other = format!("chest-{}", (writer + 1 + fastrand::usize(..WRITERS - 1)) % WRITERS);
             let moved = client.mutate(fresh_context(), transfer(&mine, &other, fastrand::u32(1..9))).await;
@@ -133,20 +133,20 @@ impl Load {
     }
 
     fn percentiles(&self) -> (usize, Duration, Duration, Duration) {
-        let mut waits = std::mem::take(&mut *self.waits.lock().unwrap());
-        waits.sort_unstable();
-        let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
-        (waits.len(), at(50), at(99), at(100))
+        let mut latencies = std::mem::take(&mut *self.latencies.lock().unwrap());
+        latencies.sort_unstable();
+        let at = |percent: usize| latencies[(latencies.len() - 1) * percent / 100];
+        (latencies.len(), at(50), at(99), at(100))
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backup_under_load_holds_all_that_was_acknowledged_before_and_conserves() {
+async fn a_backup_under_load_has_everything_acknowledged_before_and_conserves_items() {
     let inventories = std::env::var("SLOTCAST_INVENTORIES").ok().and_then(|text| text.parse().ok()).unwrap_or(2_000);
     let folder = tempfile::tempdir().unwrap();
     let (data, lines) = (folder.path().join("data"), folder.path().join("cold.jsonl"));
     std::fs::write(&lines, export_lines(inventories)).unwrap();
-    ran("import", &data, &[text(&lines)]);
+    succeed("import", &data, &[text(&lines)]);
     let server = ServerProcess::start(&data, &[]);
     let client = Client::new(&server.uri, "operator-test").unwrap();
     for writer in 0..WRITERS {
@@ -165,7 +165,7 @@ async fn a_backup_under_load_holds_all_that_was_acknowledged_before_and_conserve
     let (before, began) = (load.acknowledged(), Instant::now());
     let copy = folder.path().join("copy.db");
     let (from, to) = (data.clone(), copy.clone());
-    let said = tokio::task::spawn_blocking(move || ran("backup", &from, &[text(&to)])).await.unwrap();
+    let output = tokio::task::spawn_blocking(move || succeed("backup", &from, &[text(&to)])).await.unwrap();
     let (took, after, busy) = (began.elapsed(), load.acknowledged(), load.percentiles());
     // fsck on the running store, too.
     fsck(&data);
@@ -174,19 +174,19 @@ async fn a_backup_under_load_holds_all_that_was_acknowledged_before_and_conserve
     for writer in writers {
         writer.await.unwrap();
     }
-    println!("{said}in {took:?}; calls, p50, p99, max: before {quiet:?}, during {busy:?}, during fsck {checking:?}");
+    println!("{output}in {took:?}; calls, p50, p99, max: before {quiet:?}, during {busy:?}, during fsck {checking:?}");
 
     let found = fsck(&copy);
     let again = run("backup", &data, &[text(&copy)]);
     assert!(String::from_utf8_lossy(&again.stderr).contains("copy.db is there already"), "{again:?}");
     let restored = folder.path().join("restored");
-    ran("restore", &restored, &[text(&copy)]);
+    succeed("restore", &restored, &[text(&copy)]);
     assert_eq!(fsck(&restored)["items"], found["items"]);
     let elsewhere = ServerProcess::start(&restored, &[]);
     let client = Client::new(&elsewhere.uri, "operator-test").unwrap();
     let (mut stones, mut coal) = (0, 0);
     for writer in 0..WRITERS {
-        let apples = held(&client, &format!("apples-{writer}")).await;
+        let apples = total(&client, &format!("apples-{writer}")).await;
         assert!(before[writer] <= apples && apples <= after[writer] + 1, "{before:?} {apples} {after:?}");
         for stack in get(&client, &format!("chest-{writer}")).await.stacks.into_iter().filter_map(|slot| slot.stack) {
             *if stack.item == "stone" { &mut stones } else { &mut coal } += stack.count;
@@ -194,11 +194,11 @@ async fn a_backup_under_load_holds_all_that_was_acknowledged_before_and_conserve
     }
     assert_eq!((stones, coal), (WRITERS as u32 * STONES, 3));
     let retried = client.mutate(remembered, add("chest-0", "coal", 3, vec![])).await.unwrap();
-    assert!(retried.replayed, "a retry of what is in the backup is answered from it");
+    assert!(retried.replayed, "a retry of a mutation in the backup gets its stored reply");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_35_after_a_restore_a_stream_that_resumes_gets_everything_with_the_reason() {
+async fn case_35_a_stream_that_resumes_after_a_restore_gets_a_full_frame_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let (data, copy) = (folder.path().join("data"), folder.path().join("copy.db"));
     let mut server = ServerProcess::start(&data, &[]);
@@ -206,14 +206,14 @@ async fn case_35_after_a_restore_a_stream_that_resumes_gets_everything_with_the_
     client.mutate(fresh_context(), create("a", &[(0, "stone", 5)])).await.unwrap();
     let early = fresh_context();
     client.mutate(early.clone(), add("a", "coal", 1, vec![])).await.unwrap();
-    ran("backup", &data, &[text(&copy)]);
+    succeed("backup", &data, &[text(&copy)]);
     let late = fresh_context();
     let after = client.mutate(late.clone(), add("a", "coal", 1, vec![])).await.unwrap().inventories.remove(0);
-    assert!(refused("restore", &data, &[text(&copy), "--force"]).contains("already open in another process"));
+    assert!(fail("restore", &data, &[text(&copy), "--force"]).contains("already open in another process"));
     server.kill();
-    assert!(refused("restore", &data, &[text(&copy)]).contains("is there already"));
-    let said = ran("restore", &data, &[text(&copy), "--force"]);
-    let kept = said.lines().next().unwrap().strip_prefix("the store that was there is now ").unwrap();
+    assert!(fail("restore", &data, &[text(&copy)]).contains("is there already"));
+    let output = succeed("restore", &data, &[text(&copy), "--force"]);
+    let kept = output.lines().next().unwrap().strip_prefix("the store that was there is now ").unwrap();
     assert_eq!(fsck(Path::new(kept))["items"].as_object().unwrap().values().filter_map(Value::as_u64).sum::<u64>(), 7);
 
     let server = ServerProcess::start(&data, &[]);
@@ -227,18 +227,18 @@ async fn case_35_after_a_restore_a_stream_that_resumes_gets_everything_with_the_
     assert_eq!((full.reason(), full.revision), (v1::FullReason::EpochChanged, 1));
     assert_ne!(full.epoch, after.epoch);
     assert!(client.mutate(early, add("a", "coal", 1, vec![])).await.unwrap().replayed);
-    assert_eq!(held(&client, "a").await, 6);
+    assert_eq!(total(&client, "a").await, 6);
     let again = client.mutate(late, add("a", "coal", 1, vec![])).await.unwrap();
-    assert!(!again.replayed, "its effect has gone with the restore");
-    assert_eq!(held(&client, "a").await, 7);
+    assert!(!again.replayed, "the restore removed its effect");
+    assert_eq!(total(&client, "a").await, 7);
 }
 
-/// The lines of an export but for what an import makes anew.
+/// The lines of an export without the fields that an import changes.
 fn content(export: &str) -> Vec<Value> {
     let line = |line| {
         let mut line: Value = serde_json::from_str(line).unwrap();
-        for made_anew in ["epoch", "revision", "exported_unix_ms"] {
-            line.as_object_mut().unwrap().remove(made_anew);
+        for changed in ["epoch", "revision", "exported_unix_ms"] {
+            line.as_object_mut().unwrap().remove(changed);
         }
         line
     };
@@ -246,7 +246,7 @@ fn content(export: &str) -> Vec<Value> {
 }
 
 #[test]
-fn what_is_exported_imported_and_exported_again_is_the_same() {
+fn an_export_that_is_imported_and_exported_again_is_the_same() {
     let place = Place::new();
     let mut history = History::new(77, 40);
     let store = place.open();
@@ -256,41 +256,40 @@ fn what_is_exported_imported_and_exported_again_is_the_same() {
             store.fold().unwrap();
         }
     }
-    // The service may run.
     let (data, other) = (place.folder.path().to_owned(), place.folder.path().join("other"));
-    let first = ran("export", &data, &[]);
+    let first = succeed("export", &data, &[]);
     assert_eq!(content(&first).len(), history.model.inventories.len() + 1);
     let file = place.folder.path().join("export.jsonl");
-    ran("export", &data, &[text(&file)]);
+    succeed("export", &data, &[text(&file)]);
     assert_eq!(content(&std::fs::read_to_string(&file).unwrap()), content(&first));
-    assert!(refused("export", &data, &[text(&file)]).contains("it is there already"));
-    let tried = ran("import", &other, &[text(&file), "--oversized", "--dry-run"]);
-    assert!(tried.contains("nothing was written") && !other.exists(), "{tried}");
-    ran("import", &other, &[text(&file), "--oversized"]);
-    assert_eq!(content(&ran("export", &other, &["-"])), content(&first));
+    assert!(fail("export", &data, &[text(&file)]).contains("it is there already"));
+    let dry_run = succeed("import", &other, &[text(&file), "--oversized", "--dry-run"]);
+    assert!(dry_run.contains("nothing was written") && !other.exists(), "{dry_run}");
+    succeed("import", &other, &[text(&file), "--oversized"]);
+    assert_eq!(content(&succeed("export", &other, &["-"])), content(&first));
     assert_eq!(fsck(&other)["items"], fsck(&data)["items"]);
     let epochs = |export: &str| -> Vec<u64> {
         let line = |line| serde_json::from_str::<Value>(line).unwrap()["epoch"].as_u64();
         export.lines().filter_map(line).collect()
     };
-    let (was, is) = (epochs(&first), epochs(&ran("export", &other, &[])));
-    assert!(was.len() == is.len() && was.iter().zip(&is).all(|(was, is)| was != is));
+    let (before, after) = (epochs(&first), epochs(&succeed("export", &other, &[])));
+    assert!(before.len() == after.len() && before.iter().zip(&after).all(|(before, after)| before != after));
 
     let lines = first.lines().count() - 1;
-    assert!(refused("import", &other, &[text(&file), "--oversized"]).contains("add to them with --merge"));
-    let conflicts = refused("import", &other, &[text(&file), "--oversized", "--merge"]);
+    assert!(fail("import", &other, &[text(&file), "--oversized"]).contains("add to them with --merge"));
+    let conflicts = fail("import", &other, &[text(&file), "--oversized", "--merge"]);
     assert!(conflicts.contains(&format!("problems: {lines}")), "{conflicts}");
     assert!(conflicts.contains("line 2: inventory") && conflicts.contains("is in the store already"), "{conflicts}");
 }
 
 #[test]
-fn an_import_tells_every_bad_line_and_changes_nothing() {
+fn an_import_reports_every_invalid_line_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (data, file) = (folder.path().join("data"), folder.path().join("bad.jsonl"));
     std::fs::write(&file, export_lines(3)).unwrap();
-    ran("import", &data, &[text(&file)]);
-    let before = ran("export", &data, &[]);
-    let bad = [
+    succeed("import", &data, &[text(&file)]);
+    let before = succeed("export", &data, &[]);
+    let invalid = [
         r#"{"slotcast_export":1,"catalog":"","exported_unix_ms":0,"inventories":7}"#,
         r#"{"id":"good","layout":"chest","stacks":[]}"#,
         r#"{"id":"large","layout":"chest","stacks":[{"slot":0,"item":"stone","count":65}]}"#,
@@ -299,42 +298,42 @@ fn an_import_tells_every_bad_line_and_changes_nothing() {
         r#"{"id":"cold-1","layout":"chest","stacks":[]}"#,
         r#"{"id":"far","layout":"chest","stacks":[{"slot":27,"item":"stone","count":1}]}"#,
     ];
-    std::fs::write(&file, bad.join("\n")).unwrap();
-    let said = refused("import", &data, &[text(&file), "--merge"]);
-    for wanted in [
+    std::fs::write(&file, invalid.join("\n")).unwrap();
+    let error = fail("import", &data, &[text(&file), "--merge"]);
+    for expected in [
         "nothing was imported; problems: 6",
         "line 1: it tells of 7 inventories, but 6 follow",
-        "line 3: slot 0: 65 of \"stone\" are more than its max_stack of 64",
-        "line 4: it is no inventory",
+        "line 3: slot 0: count exceeds the max_stack of \"stone\", 64: got 65",
+        "line 4: not a valid inventory",
         "line 5: inventory \"good\" stands in line 2 already",
         "line 6: inventory \"cold-1\" is in the store already",
-        "line 7: slot 27: its layout has 27 slots",
+        "line 7: slot 27: out of range, the layout has 27 slots",
     ] {
-        assert!(said.contains(wanted), "{wanted}: {said}");
+        assert!(error.contains(expected), "{expected}: {error}");
     }
-    assert_eq!(content(&ran("export", &data, &[])), content(&before));
+    assert_eq!(content(&succeed("export", &data, &[])), content(&before));
     std::fs::write(&file, "").unwrap();
-    assert!(refused("import", &data, &[text(&file), "--merge"]).contains("the file is empty"));
+    assert!(fail("import", &data, &[text(&file), "--merge"]).contains("the file is empty"));
     let left: Vec<_> = std::fs::read_dir(&data).unwrap().flatten().map(|file| file.file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{left:?}");
 }
 
 #[test]
-fn fsck_ends_with_status_1_and_every_problem() {
+fn fsck_reports_every_problem_and_exits_with_status_1() {
     let folder = tempfile::tempdir().unwrap();
     let (data, file) = (folder.path().join("data"), folder.path().join("some.jsonl"));
     std::fs::write(&file, export_lines(3)).unwrap();
-    ran("import", &data, &[text(&file)]);
-    let sound = ran("fsck", &data, &[]);
+    succeed("import", &data, &[text(&file)]);
+    let sound = succeed("fsck", &data, &[]);
     assert!(sound.contains("is sound: 3 inventories, 60 stacks, 420 items"), "{sound}");
     let connection = rusqlite::Connection::open(data.join("slotcast.db")).unwrap();
     connection.execute("UPDATE inventories SET owner = 'eve' WHERE id <> 'cold-1'", []).unwrap();
     drop(connection);
     let output = run("fsck", &data.join("slotcast.db"), &[]);
     assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stdout).unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
     assert_eq!(
-        said.lines().collect::<Vec<_>>(),
+        stdout.lines().collect::<Vec<_>>(),
         ["inventory \"cold-0\": its checksum does not fit", "inventory \"cold-2\": its checksum does not fit"]
     );
     assert!(String::from_utf8(output.stderr).unwrap().contains("has 2 problems"));
@@ -342,16 +341,16 @@ fn fsck_ends_with_status_1_and_every_problem() {
     assert_eq!(output.status.code(), Some(1));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found["ok"], false);
-    assert!(refused("export", &data, &["-"]).contains("`slotcast fsck` tells all that is wrong with it"));
-    let rest = ran("export", &data, &["--skip-damaged"]);
+    assert!(fail("export", &data, &["-"]).contains("`slotcast fsck` tells all that is wrong with it"));
+    let rest = succeed("export", &data, &["--skip-damaged"]);
     assert!(rest.lines().count() == 2 && rest.contains("cold-1"), "{rest}");
 }
 
-/// A small file system of its own, gone when this is dropped.
+/// A small file system, unmounted on drop.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    /// None where that is not allowed.
+    /// Returns `None` if mounting is not permitted.
     fn mount(kib: u32) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let size = format!("size={kib}k");
@@ -373,9 +372,9 @@ impl Drop for SmallDisk {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_44_a_disk_that_is_really_full_refuses_keeps_reads_and_recovers() {
+async fn case_44_a_full_disk_refuses_mutations_serves_reads_and_recovers() {
     let Some(disk) = SmallDisk::mount(2_048) else {
-        println!("skipped: a file system of its own cannot be mounted here");
+        println!("skipped: mounting a file system is not permitted");
         return;
     };
     let server = ServerProcess::start(disk.0.path(), &[]);
@@ -396,39 +395,39 @@ async fn case_44_a_disk_that_is_really_full_refuses_keeps_reads_and_recovers() {
             }
         }
     }
-    let (status, context, create) = full.expect("it is full at last");
+    let (status, context, create) = full.expect("the disk is full in the end");
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     assert!(chests > 10, "{chests}");
     for number in [0, chests - 1] {
-        assert_eq!(held(&client, &format!("chest-{number}")).await, 8, "reads go on");
+        assert_eq!(total(&client, &format!("chest-{number}")).await, 8, "reads are still served");
     }
     let again = client.mutate(context.clone(), create.clone()).await.unwrap_err();
     assert_eq!(again.code(), Code::ResourceExhausted, "{again:?}");
 
     disk.resize(32_768);
-    let made = client.mutate(context, create).await.expect("there is room again");
+    let made = client.mutate(context, create).await.expect("the disk has room again");
     assert!(!made.replayed);
-    assert_eq!(held(&client, &format!("chest-{chests}")).await, 8);
+    assert_eq!(total(&client, &format!("chest-{chests}")).await, 8);
     drop(server);
     let found = fsck(disk.0.path());
     assert_eq!(found["inventories"], chests + 1);
 }
 
 #[test]
-fn case_44_an_import_and_a_backup_without_room_change_nothing() {
+fn case_44_an_import_and_a_backup_on_a_full_disk_change_nothing() {
     let Some(disk) = SmallDisk::mount(1_024) else {
-        println!("skipped: a file system of its own cannot be mounted here");
+        println!("skipped: mounting a file system is not permitted");
         return;
     };
     let (folder, data) = (tempfile::tempdir().unwrap(), disk.0.path());
     let (few, many) = (folder.path().join("few.jsonl"), folder.path().join("many.jsonl"));
     std::fs::write(&few, export_lines(900)).unwrap();
     std::fs::write(&many, export_lines(20_000).replace("cold-", "more-")).unwrap();
-    ran("import", data, &[text(&few)]);
-    let before = ran("export", data, &[]);
+    succeed("import", data, &[text(&few)]);
+    let before = succeed("export", data, &[]);
     let names = || std::fs::read_dir(data).unwrap().flatten().map(|file| file.file_name()).collect::<Vec<_>>();
-    let there = names();
-    assert!(refused("import", data, &[text(&many), "--merge"]).contains("is full"));
+    let before_names = names();
+    assert!(fail("import", data, &[text(&many), "--merge"]).contains("is full"));
     for copy in 1..9 {
         let copy = data.join(format!("copy-{copy}.db"));
         if !run("backup", data, &[text(&copy)]).status.success() {
@@ -437,21 +436,21 @@ fn case_44_an_import_and_a_backup_without_room_change_nothing() {
         }
         std::fs::rename(&copy, data.join(copy.file_name().unwrap()).with_extension("kept")).unwrap();
     }
-    assert!(refused("backup", data, &[text(&data.join("copy.db"))]).contains("is full"));
-    let left: Vec<_> = names().into_iter().filter(|name| !there.contains(name)).collect();
+    assert!(fail("backup", data, &[text(&data.join("copy.db"))]).contains("is full"));
+    let left: Vec<_> = names().into_iter().filter(|name| !before_names.contains(name)).collect();
     assert!(left.iter().all(|name| name.to_string_lossy().ends_with(".kept")), "{left:?}");
-    assert_eq!(content(&ran("export", data, &[])), content(&before));
+    assert_eq!(content(&succeed("export", data, &[])), content(&before));
     fsck(data);
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
+fn a_closed_pipe_ends_a_command_without_an_error() {
     for arguments in [&["config", "--documented"][..], &["call", "--list"]] {
-        // Nobody reads from the beginning on: the first write fails, however small it is.
+        // The pipe is closed from the start, so the first write fails.
         let mut child = slotcast(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
         let ended = child.wait_with_output().unwrap();
-        let said = String::from_utf8(ended.stderr).unwrap();
-        assert!(ended.status.success() && said.is_empty(), "{arguments:?}: {said}");
+        let error = String::from_utf8(ended.stderr).unwrap();
+        assert!(ended.status.success() && error.is_empty(), "{arguments:?}: {error}");
     }
 }

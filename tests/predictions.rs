@@ -4,8 +4,8 @@
 
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, Event, Session, SessionError, SessionOptions, fresh_context};
-use slotcast::config::LiveRollout;
 use slotcast::domain::Slot;
+use slotcast::live_rollout::LiveRollout;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
 use slotcast::sync::{Rollout, SyncSettings, Windows};

@@ -1,5 +1,5 @@
-//! The rollout over real connections: flags flipped under open streams, percentages, the shadow, and statistics that add up
-//! against what readers have received.
+//! The rollout over real connections: flags that change under open streams, percentages, shadow mode, and statistics that
+//! equal what readers received.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use process::ServerProcess;
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{CallMetadata, Client, Follow, FollowCounts, RetryChannel, fresh_context};
-use slotcast::config::LiveRollout;
+use slotcast::live_rollout::LiveRollout;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
 use slotcast::sync::{Bucket, Percent, Rollout, RolloutField};
@@ -25,10 +25,10 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::{Code, Streaming};
 use tonic_types::StatusExt;
 
-/// Far longer than anything takes here that does not wait for a window.
-const SOON: Duration = Duration::from_secs(20);
-/// A window that no test waits for.
-const NEVER_MS: u64 = 60_000;
+/// Longer than anything here takes that does not wait for a window.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// A window longer than any test.
+const LONG_MS: u64 = 60_000;
 
 struct Served {
     server: RunningServer,
@@ -57,7 +57,7 @@ impl Served {
         self.client.mutate(fresh_context(), Operation::Create(create)).await.unwrap();
     }
 
-    /// One item more; gives back the revision.
+    /// Adds one item and returns the revision.
     async fn add(&self, name: &str) -> u64 {
         let stack = v1::Stack { item: "cobblestone".into(), count: 1, ..v1::Stack::default() };
         let add = v1::AddItem { inventory_id: name.into(), stack: Some(stack), allow_partial: false };
@@ -67,7 +67,7 @@ impl Served {
 
     async fn follow(&self, name: &str) -> Follow {
         let mut follow = self.client.follow(vec![name.into()]);
-        let first = tokio::time::timeout(SOON, follow.next()).await.expect("it comes soon").unwrap();
+        let first = tokio::time::timeout(TIMEOUT, follow.next()).await.expect("a frame arrives in time").unwrap();
         assert!(first.caught_up);
         follow
     }
@@ -84,19 +84,19 @@ impl Served {
     }
 
     async fn statistics(&mut self) -> v1::StreamStatistics {
-        let told = self.admin.get_statistics(v1::GetStatisticsRequest {}).await.unwrap().into_inner();
-        assert_eq!(told.version, env!("CARGO_PKG_VERSION"));
-        told.streams.unwrap()
+        let response = self.admin.get_statistics(v1::GetStatisticsRequest {}).await.unwrap().into_inner();
+        assert_eq!(response.version, env!("CARGO_PKG_VERSION"));
+        response.streams.unwrap()
     }
 
-    /// The replica is what the service has.
+    /// Checks that the replica equals the state of the service.
     async fn assert_same(&self, follow: &Follow, name: &str) {
         let request = v1::GetInventoryRequest { inventory_id: name.into() };
-        let told = self.client.rpc().get_inventory(request).await.unwrap().into_inner().inventory.unwrap();
-        let (version, replica) = (told.version.unwrap(), follow.replica(0).unwrap());
+        let inventory = self.client.rpc().get_inventory(request).await.unwrap().into_inner().inventory.unwrap();
+        let (version, replica) = (inventory.version.unwrap(), follow.replica(0).unwrap());
         let digest = version.digest.unwrap();
-        let has = replica.contents.digest();
-        assert_eq!((replica.contents.revision().0, has.a, has.b), (version.revision, digest.a, digest.b));
+        let actual = replica.contents.digest();
+        assert_eq!((replica.contents.revision().0, actual.a, actual.b), (version.revision, digest.a, digest.b));
     }
 }
 
@@ -104,14 +104,14 @@ fn rollout(values: &[(RolloutField, u64)]) -> Rollout {
     Rollout::default().with(values.iter().copied()).unwrap()
 }
 
-/// Reads until the replica is at a revision.
+/// Reads until the replica has reached a revision.
 async fn reach(follow: &mut Follow, revision: u64) {
     let reached = async {
         while follow.replica(0).unwrap().contents.revision().0 < revision {
             follow.next().await.unwrap();
         }
     };
-    tokio::time::timeout(SOON, reached).await.expect("it comes soon");
+    tokio::time::timeout(TIMEOUT, reached).await.expect("a frame arrives in time");
 }
 
 fn sent(statistics: &v1::StreamStatistics) -> (u64, u64) {
@@ -125,23 +125,27 @@ fn count(count: Option<v1::MessageCount>) -> (u64, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_flags_off_in_mid_stream_is_a_full_frame_at_once_for_each_mutation_and_on_again_needs_no_reconnect() {
+async fn flags_change_on_an_open_stream_without_a_reconnect() {
     let folder = TempDir::new().unwrap();
-    let mut served = Served::start(folder.path(), rollout(&[(RolloutField::NewsMs, NEVER_MS)])).await;
+    let mut served = Served::start(folder.path(), rollout(&[(RolloutField::NewsMs, LONG_MS)])).await;
     served.create("steve").await;
     let mut follow = served.follow("steve").await;
     let waiting = served.add("steve").await;
     let early = tokio::time::timeout(Duration::from_millis(300), follow.next()).await;
-    assert!(early.is_err(), "it waits in its window");
+    assert!(early.is_err(), "the change waits in its window");
 
     served.all_flags(0).await;
     reach(&mut follow, waiting).await;
-    assert_eq!((follow.counts().syncs, follow.counts().fulls), (2, 2), "what waited came at once, as all slots");
+    assert_eq!(
+        (follow.counts().syncs, follow.counts().fulls),
+        (2, 2),
+        "the waiting change is sent immediately, as a full state"
+    );
     for nth in 1..=8 {
         let revision = served.add("steve").await;
         reach(&mut follow, revision).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
-        assert_eq!((follow.counts().syncs, follow.counts().fulls), (2 + nth, 2 + nth), "one for each mutation");
+        assert_eq!((follow.counts().syncs, follow.counts().fulls), (2 + nth, 2 + nth), "one full frame per mutation");
     }
 
     served.set(&[("news_ms", 50)]).await;
@@ -160,7 +164,7 @@ async fn all_flags_off_in_mid_stream_is_a_full_frame_at_once_for_each_mutation_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn statistics_are_exactly_what_readers_received() {
+async fn statistics_equal_what_readers_received() {
     let folder = TempDir::new().unwrap();
     let mut served = Served::start(folder.path(), rollout(&[(RolloutField::NewsMs, 30)])).await;
     let mut follows = Vec::new();
@@ -178,7 +182,7 @@ async fn statistics_are_exactly_what_readers_received() {
             reach(follow, last).await;
             if round == 4 {
                 follow.disconnect();
-                // It has everything: what comes is a caught-up mark without a change.
+                // The reader has everything, so the next frame only marks it as caught up.
                 assert!(follow.next().await.unwrap().changed.is_empty());
             }
         }
@@ -190,15 +194,15 @@ async fn statistics_are_exactly_what_readers_received() {
     let (quiet, quiet_bytes) = count(statistics.quiet);
     assert_eq!((sent_syncs, sent_bytes + quiet_bytes, quiet), (syncs, bytes, 3));
     let (full_syncs, full_bytes) = count(statistics.immediate_full);
-    assert_eq!(full_syncs, 3 + 3 * 12 + 3, "the first ones, one for each mutation, and one for each resumption");
+    assert_eq!(full_syncs, 3 + 3 * 12 + 3, "initial syncs, one per mutation, and one per resumption");
     assert!(full_bytes > bytes, "{full_bytes} instead of {bytes}");
-    let of = |trigger: v1::SyncTrigger| {
+    let syncs_by = |trigger: v1::SyncTrigger| {
         let syncs = statistics.syncs.iter().filter(|sync| sync.trigger() == trigger);
         syncs.map(|sync| sync.count.unwrap().messages).sum::<u64>()
     };
-    assert_eq!(of(v1::SyncTrigger::Initial), 3);
-    assert_eq!(of(v1::SyncTrigger::News), syncs - 3);
-    assert_eq!((of(v1::SyncTrigger::Echo), of(v1::SyncTrigger::Correction)), (0, 0));
+    assert_eq!(syncs_by(v1::SyncTrigger::Initial), 3);
+    assert_eq!(syncs_by(v1::SyncTrigger::News), syncs - 3);
+    assert_eq!((syncs_by(v1::SyncTrigger::Echo), syncs_by(v1::SyncTrigger::Correction)), (0, 0));
     drop(follows);
     for _ in 0..500 {
         if served.statistics().await.open == 0 {
@@ -206,11 +210,11 @@ async fn statistics_are_exactly_what_readers_received() {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("streams that are gone are still counted as open");
+    panic!("closed streams are still counted as open");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_all_flags_off_what_was_sent_is_what_immediate_full_syncs_cost() {
+async fn with_all_flags_off_the_bytes_sent_equal_the_cost_of_immediate_full_syncs() {
     let folder = TempDir::new().unwrap();
     let mut served = Served::start(folder.path(), Rollout::immediate_full()).await;
     served.create("steve").await;
@@ -226,26 +230,26 @@ async fn with_all_flags_off_what_was_sent_is_what_immediate_full_syncs_cost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_of_the_players_have_deltas_and_the_same_half_after_a_restart() {
+async fn half_of_the_players_get_deltas_and_the_same_half_after_a_restart() {
     let folder = TempDir::new().unwrap();
     let names: Vec<String> = (0..200).map(|n| format!("player-{n}")).collect();
     let half = rollout(&[(RolloutField::DeltaPercent, 50), (RolloutField::NewsMs, 0)]);
     let served = Served::start(folder.path(), half.clone()).await;
     join_all(names.iter().map(|name| served.create(name))).await;
-    let before = who_has_deltas(&served, &names).await;
+    let before = players_with_deltas(&served, &names).await;
     served.server.stop().await.unwrap();
     let served = Served::start(folder.path(), half).await;
-    let after = who_has_deltas(&served, &names).await;
+    let after = players_with_deltas(&served, &names).await;
     served.server.stop().await.unwrap();
 
     assert_eq!(before, after);
-    let have = before.iter().filter(|has| **has).count();
-    assert!((80..=120).contains(&have), "{have} of 200");
+    let count = before.iter().filter(|gets_deltas| **gets_deltas).count();
+    assert!((80..=120).contains(&count), "{count} of 200");
     let expected: Vec<bool> = names.iter().map(|name| Percent::new(50).unwrap().includes(Bucket::of(name))).collect();
     assert_eq!(before, expected);
 }
 
-async fn who_has_deltas(served: &Served, names: &[String]) -> Vec<bool> {
+async fn players_with_deltas(served: &Served, names: &[String]) -> Vec<bool> {
     join_all(names.iter().map(async |name| {
         let mut follow = served.follow(name).await;
         let revision = served.add(name).await;
@@ -257,7 +261,7 @@ async fn who_has_deltas(served: &Served, names: &[String]) -> Vec<bool> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_shadow_the_old_way_is_sent_and_the_new_way_found_smaller_and_right() {
+async fn shadow_mode_sends_full_syncs_and_finds_deltas_smaller_and_correct() {
     let folder = TempDir::new().unwrap();
     let shadowed = [(RolloutField::ShadowPercent, 100), (RolloutField::NewsMs, 50)];
     let mut served = Served::start(folder.path(), rollout(&shadowed)).await;
@@ -265,24 +269,24 @@ async fn in_shadow_the_old_way_is_sent_and_the_new_way_found_smaller_and_right()
     let mut follow = served.follow("steve").await;
     burst(&served, &mut follow).await;
     let FollowCounts { syncs, bytes, fulls, deltas, .. } = follow.counts();
-    assert_eq!((syncs, fulls, deltas), (31, 31, 0), "the old way is sent");
+    assert_eq!((syncs, fulls, deltas), (31, 31, 0), "full syncs are sent");
     let first = computed(&mut served).await;
     assert_eq!(count(first.sent), (31, bytes));
 
     served.set(&[("shadow_percent", 0)]).await;
     burst(&served, &mut follow).await;
-    assert!(follow.counts().deltas > 0, "the new way is sent");
+    assert!(follow.counts().deltas > 0, "deltas are sent");
     served.set(&[("shadow_percent", 100)]).await;
     burst(&served, &mut follow).await;
     let second = computed(&mut served).await;
-    assert_eq!(count(second.sent).0, 61, "only what was sent in shadow");
-    assert!(count(second.computed).0 > count(first.computed).0, "it has joined again");
+    assert_eq!(count(second.sent).0, 61, "only syncs sent in shadow mode are counted");
+    assert!(count(second.computed).0 > count(first.computed).0, "the shadow computes again");
     assert_eq!((follow.counts().desyncs, follow.counts().reconnects), (0, 0));
     served.assert_same(&follow, "steve").await;
     served.server.stop().await.unwrap();
 }
 
-/// Thirty mutations, each waited for where the old way is sent.
+/// Sends thirty mutations, and waits for each one while full syncs are sent.
 async fn burst(served: &Served, follow: &mut Follow) {
     let mut last = 0;
     for _ in 0..30 {
@@ -294,7 +298,7 @@ async fn burst(served: &Served, follow: &mut Follow) {
     reach(follow, last).await;
 }
 
-/// What the shadow has found, once it has also computed what waited in its windows.
+/// Returns the shadow statistics, after the shadow has computed the changes in its windows.
 async fn computed(served: &mut Served) -> v1::ShadowStatistics {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let shadow = served.statistics().await.shadow.unwrap();
@@ -338,13 +342,13 @@ impl Session {
     }
 
     async fn change(&mut self) -> v1::InventoryChange {
-        let message = tokio::time::timeout(SOON, self.stream.message()).await.expect("it comes soon");
+        let message = tokio::time::timeout(TIMEOUT, self.stream.message()).await.expect("a frame arrives in time");
         message.unwrap().unwrap().changes.remove(0)
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_prediction_flag_a_confirmed_prediction_is_sent_all_the_same() {
+async fn without_the_prediction_flag_a_confirmed_prediction_is_sent() {
     let folder = TempDir::new().unwrap();
     let mut served =
         Served::start(folder.path(), rollout(&[(RolloutField::NewsMs, 0), (RolloutField::EchoMs, 0)])).await;
@@ -359,7 +363,7 @@ async fn without_the_prediction_flag_a_confirmed_prediction_is_sent_all_the_same
 
     assert!(session.shift(0, 1, digest(&there)).await.prediction_confirmed);
     session.shift(1, 0, None).await;
-    assert_eq!(session.change().await.skipped, 1, "nothing was sent for the confirmed one");
+    assert_eq!(session.change().await.skipped, 1, "nothing was sent for the confirmed prediction");
     served.set(&[("prediction_percent", 0)]).await;
     assert!(session.shift(0, 1, digest(&there)).await.prediction_confirmed);
     let change = session.change().await;
@@ -367,16 +371,16 @@ async fn without_the_prediction_flag_a_confirmed_prediction_is_sent_all_the_same
     assert!(session.shift(1, 0, digest(&back)).await.prediction_confirmed);
     session.change().await;
     let statistics = served.statistics().await;
-    assert_eq!(count(statistics.immediate_full).0, 7, "what was predicted would have been sent");
+    assert_eq!(count(statistics.immediate_full).0, 7, "immediate full syncs include predicted mutations");
     served.server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn an_update_that_is_wrong_names_every_field_and_changes_nothing() {
+async fn an_invalid_update_lists_every_field_and_changes_nothing() {
     let folder = TempDir::new().unwrap();
     let mut served = Served::start(folder.path(), Rollout::default()).await;
     let before = served.admin.get_rollout(v1::GetRolloutRequest {}).await.unwrap().into_inner();
-    let wrong = v1::UpdateRolloutRequest {
+    let invalid = v1::UpdateRolloutRequest {
         reason: "a test".into(),
         delta_percent: Some(0),
         shadow_percent: Some(101),
@@ -387,14 +391,14 @@ async fn an_update_that_is_wrong_names_every_field_and_changes_nothing() {
         let details = status.get_details_bad_request().unwrap();
         details.field_violations.into_iter().map(|violation| violation.field).collect()
     };
-    let refused = served.admin.update_rollout(wrong.clone()).await.unwrap_err();
+    let error = served.admin.update_rollout(invalid.clone()).await.unwrap_err();
     assert_eq!(
-        (refused.code(), fields(&refused)),
+        (error.code(), fields(&error)),
         (Code::InvalidArgument, vec!["shadow_percent".into(), "heartbeat_ms".into()])
     );
-    let unexplained = v1::UpdateRolloutRequest { reason: " ".into(), ..wrong };
-    let refused = served.admin.update_rollout(unexplained).await.unwrap_err();
-    assert_eq!(fields(&refused), ["reason", "shadow_percent", "heartbeat_ms"]);
+    let without_reason = v1::UpdateRolloutRequest { reason: " ".into(), ..invalid };
+    let error = served.admin.update_rollout(without_reason).await.unwrap_err();
+    assert_eq!(fields(&error), ["reason", "shadow_percent", "heartbeat_ms"]);
     let empty = v1::UpdateRolloutRequest { reason: "a test".into(), ..v1::UpdateRolloutRequest::default() };
     assert_eq!(served.admin.update_rollout(empty).await.unwrap_err().code(), Code::InvalidArgument);
     let after = served.admin.get_rollout(v1::GetRolloutRequest {}).await.unwrap().into_inner();
@@ -413,8 +417,8 @@ async fn commits_and_reported_desyncs_are_counted() {
         have: Some(v1::InventoryVersion { inventory_id: "steve".into(), ..v1::InventoryVersion::default() }),
     };
     served.client.rpc().report_desync(report).await.unwrap();
-    let told = served.admin.get_statistics(v1::GetStatisticsRequest {}).await.unwrap().into_inner();
-    let (streams, commits) = (told.streams.unwrap(), told.commits.unwrap());
+    let response = served.admin.get_statistics(v1::GetStatisticsRequest {}).await.unwrap().into_inner();
+    let (streams, commits) = (response.streams.unwrap(), response.commits.unwrap());
     assert_eq!((commits.transactions, commits.commits_failed, commits.hot_inventories), (51, 0, 1));
     assert!((2..=51).contains(&commits.commits) && commits.latency_p50_us > 0);
     assert_eq!(commits.latency_us.iter().map(|bucket| bucket.count).sum::<u64>(), commits.commits);
@@ -426,31 +430,31 @@ async fn commits_and_reported_desyncs_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn drain_ends_streams_and_the_service_as_a_signal_does() {
+async fn the_drain_call_ends_streams_and_the_server() {
     let folder = TempDir::new().unwrap();
     let mut served = Served::start(folder.path(), Rollout::default()).await;
     served.create("steve").await;
     let mut session = Session::open(&served, "steve").await;
-    let unexplained = served.admin.drain(v1::DrainRequest::default()).await.unwrap_err();
-    assert_eq!(unexplained.code(), Code::InvalidArgument);
-    let told = served.admin.drain(v1::DrainRequest { reason: "a test".into() }).await.unwrap().into_inner();
-    assert_eq!(told.limit_ms, 10_000);
-    let ended = tokio::time::timeout(SOON, session.stream.message()).await.expect("it ends soon");
+    let without_reason = served.admin.drain(v1::DrainRequest::default()).await.unwrap_err();
+    assert_eq!(without_reason.code(), Code::InvalidArgument);
+    let response = served.admin.drain(v1::DrainRequest { reason: "a test".into() }).await.unwrap().into_inner();
+    assert_eq!(response.limit_ms, 10_000);
+    let ended = tokio::time::timeout(TIMEOUT, session.stream.message()).await.expect("the stream ends in time");
     assert_eq!(ended.unwrap_err().code(), Code::Unavailable);
     let Served { server, client, admin } = served;
     drop((session, client, admin));
-    tokio::time::timeout(SOON, server.stop()).await.expect("it ends soon").unwrap();
+    tokio::time::timeout(TIMEOUT, server.stop()).await.expect("the stream ends in time").unwrap();
 }
 
 #[test]
-fn reflection_knows_the_admin_service() {
+fn reflection_lists_the_methods_of_the_admin_service() {
     let pool = prost_reflect::DescriptorPool::decode(slotcast::wire::FILE_DESCRIPTOR_SET).unwrap();
     let service = pool.get_service_by_name("slotcast.v1.AdminService").unwrap();
     let methods: Vec<_> = service.methods().map(|method| method.name().to_owned()).collect();
     assert_eq!(methods, ["GetRollout", "UpdateRollout", "GetStatistics", "Drain"]);
 }
 
-/// What a command prints.
+/// Runs a command and returns its output.
 fn printed(arguments: &[&str], server: &str) -> String {
     let command =
         std::process::Command::new(env!("CARGO_BIN_EXE_slotcast")).args(arguments).args(["--server", server]).output();
@@ -460,22 +464,22 @@ fn printed(arguments: &[&str], server: &str) -> String {
 }
 
 fn news_ms(server: &str) -> u64 {
-    let told: serde_json::Value = serde_json::from_str(&printed(&["rollout", "get", "--json"], server)).unwrap();
-    told["news_ms"].as_u64().unwrap()
+    let rollout: serde_json::Value = serde_json::from_str(&printed(&["rollout", "get", "--json"], server)).unwrap();
+    rollout["news_ms"].as_u64().unwrap()
 }
 
-fn wait_for_news_ms(server: &str, wanted: u64) {
+fn wait_for_news_ms(server: &str, expected: u64) {
     for _ in 0..200 {
-        if news_ms(server) == wanted {
+        if news_ms(server) == expected {
             return;
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    panic!("it is still {}, not {wanted}", news_ms(server));
+    panic!("news_ms is still {}, expected {expected}", news_ms(server));
 }
 
 #[test]
-fn a_settings_file_is_followed_and_operators_need_no_json() {
+fn the_settings_file_is_reloaded_and_commands_show_and_set_the_rollout() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("slotcast.toml");
     let write = |text: &str| std::fs::write(&path, text).unwrap();
@@ -490,7 +494,7 @@ fn a_settings_file_is_followed_and_operators_need_no_json() {
     assert!(table.lines().any(|line| line.split_whitespace().eq(["delta_percent", "25", "100"])), "{table}");
     write("[sync]\nnews_ms = 60001\n");
     std::thread::sleep(Duration::from_millis(2_500));
-    assert_eq!(news_ms(&server.uri), 90, "a bad file changes nothing");
+    assert_eq!(news_ms(&server.uri), 90, "an invalid file changes nothing");
     write("[sync]\nnews_ms = 80\n");
     let id = server.id().to_string();
     assert!(std::process::Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
@@ -498,30 +502,32 @@ fn a_settings_file_is_followed_and_operators_need_no_json() {
 
     let line = printed(&["top", "--once"], &server.uri);
     assert!(line.starts_with("streams 0  syncs 0  "), "{line}");
-    let told: serde_json::Value = serde_json::from_str(&printed(&["top", "--once", "--json"], &server.uri)).unwrap();
-    assert_eq!((&told["since_start"]["streams"], &told["rates"]), (&0.into(), &serde_json::Value::Null));
+    let top: serde_json::Value = serde_json::from_str(&printed(&["top", "--once", "--json"], &server.uri)).unwrap();
+    assert_eq!((&top["since_start"]["streams"], &top["rates"]), (&0.into(), &serde_json::Value::Null));
 }
 
 #[test]
-fn a_service_does_not_start_with_a_bad_settings_file_and_tells_all_that_is_wrong() {
+fn serve_and_config_report_every_problem_of_a_settings_file() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("slotcast.toml");
     std::fs::write(&path, "[sync]\nnews = 1\necho_ms = 60001\n").unwrap();
     let slotcast = || std::process::Command::new(env!("CARGO_BIN_EXE_slotcast"));
-    let refused = slotcast()
+    let served = slotcast()
         .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--config"])
         .arg(&path)
         .output()
         .unwrap();
-    let told = String::from_utf8(refused.stderr).unwrap();
+    let error = String::from_utf8(served.stderr).unwrap();
     assert!(
-        !refused.status.success() && told.contains("no setting sync.news\n") && told.contains("echo_ms must be"),
-        "{told}"
+        !served.status.success()
+            && error.contains("  unknown setting sync.news (file)\n")
+            && error.contains("  sync.echo_ms: must be 0 to 60000"),
+        "{error}"
     );
-    let same = slotcast().args(["config", "--config"]).arg(&path).output().unwrap();
+    let checked = slotcast().args(["config", "--config"]).arg(&path).output().unwrap();
     assert_eq!(
-        (same.status.success(), String::from_utf8(same.stderr).unwrap()),
-        (false, told),
-        "`config` says the same"
+        (checked.status.success(), String::from_utf8(checked.stderr).unwrap()),
+        (false, error),
+        "`config` prints the same error"
     );
 }

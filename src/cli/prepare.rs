@@ -26,11 +26,11 @@ pub struct Prepared {
 /// runtime.
 pub fn prepare(config: &Config, statistics: Arc<TransportStatistics>) -> Result<Prepared, ConfigError> {
     let mut problems = Vec::new();
-    let catalog = checked("catalog", catalog_file::read_or_default(config.catalog.as_deref()), &mut problems);
-    let authentication = checked("identity", authentication(config), &mut problems);
-    let transport = checked("tls", Transport::open(config.transport.clone(), statistics), &mut problems);
-    checked("otlp", Exporters::check(&config.telemetry), &mut problems);
-    checked("data", check_data(&config.data), &mut problems);
+    let catalog = collect("catalog", catalog_file::read_or_default(config.catalog.as_deref()), &mut problems);
+    let authentication = collect("identity", authentication(config), &mut problems);
+    let transport = collect("tls", Transport::open(config.transport.clone(), statistics), &mut problems);
+    collect("otlp", Exporters::check(&config.telemetry), &mut problems);
+    collect("data", check_data(&config.data), &mut problems);
     match (catalog, authentication, transport) {
         (Some(catalog), Some(authentication), Some(transport)) if problems.is_empty() => {
             Ok(Prepared { catalog, authentication, transport })
@@ -39,12 +39,13 @@ pub fn prepare(config: &Config, statistics: Arc<TransportStatistics>) -> Result<
     }
 }
 
-fn checked<T>(setting: &str, found: Result<T, impl Display>, problems: &mut Vec<String>) -> Option<T> {
-    found.map_err(|error| problems.push(format!("{setting}: {error}"))).ok()
+/// Returns the value, or adds the error to `problems`.
+fn collect<T>(setting: &str, result: Result<T, impl Display>, problems: &mut Vec<String>) -> Option<T> {
+    result.map_err(|error| problems.push(format!("{setting}: {error}"))).ok()
 }
 
 fn authentication(config: &Config) -> Result<Authentication, crate::identity::IdentityError> {
-    if !config.verifies_callers() {
+    if !config.has_authentication() {
         return Ok(Authentication::Disabled);
     }
     Verifier::open(config.identity.clone()).map(|verifier| Authentication::Enabled(Arc::new(verifier)))
@@ -59,8 +60,8 @@ fn check_data(data: &Path) -> Result<(), String> {
         Err(error) => return Err(format!("cannot open {} for writing: {error}", store.display())),
     }
     // A relative path that does not exist yet is created in the current folder.
-    let there = data.ancestors().find(|folder| folder.exists()).filter(|folder| !folder.as_os_str().is_empty());
-    let folder = there.unwrap_or(Path::new("."));
+    let existing = data.ancestors().find(|folder| folder.exists()).filter(|folder| !folder.as_os_str().is_empty());
+    let folder = existing.unwrap_or(Path::new("."));
     // The temporary file has no name, so no other process sees it.
     tempfile::tempfile_in(folder)
         .map(drop)

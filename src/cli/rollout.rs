@@ -3,7 +3,7 @@
 use super::call::failure::Failure;
 use super::output::print;
 use super::{CommandResult, Target};
-use crate::sync::{Rollout as Values, RolloutField};
+use crate::sync::{OutOfBounds, RolloutField};
 use crate::wire::rollout;
 use crate::wire::v1;
 use crate::wire::v1::admin_service_client::AdminServiceClient;
@@ -35,7 +35,7 @@ enum Action {
     /// Set one or more values atomically.
     Set {
         /// Values to set, for example `delta_percent=50`. `slotcast rollout get` lists all keys.
-        #[arg(required = true, value_name = "KEY=VALUE", value_parser = setting)]
+        #[arg(required = true, value_name = "KEY=VALUE", value_parser = parse_value)]
         values: Vec<(RolloutField, u64)>,
         /// Reason for the change; the service logs it.
         #[arg(long)]
@@ -68,13 +68,14 @@ impl Rollout {
     }
 }
 
-fn setting(text: &str) -> Result<(RolloutField, u64), String> {
-    let (name, value) = text.split_once('=').ok_or("write KEY=VALUE, as in delta_percent=50")?;
+fn parse_value(text: &str) -> Result<(RolloutField, u64), String> {
+    let (name, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as delta_percent=50")?;
     let names = || RolloutField::ALL.map(RolloutField::name).join(", ");
-    let field = RolloutField::from_name(name.trim()).ok_or_else(|| format!("there are {}", names()))?;
-    let value = value.trim().parse().map_err(|_| format!("{value:?} is no whole number"))?;
+    let name = name.trim();
+    let field = RolloutField::from_name(name).ok_or_else(|| format!("unknown key {name}: use one of {}", names()))?;
+    let value = value.trim().parse().map_err(|_| format!("{name}: not a whole number: {value:?}"))?;
     if !field.bounds().contains(&value) {
-        return Err(crate::sync::OutOfBounds { field, value }.to_string());
+        return Err(OutOfBounds { field, value }.to_string());
     }
     Ok((field, value))
 }
@@ -87,10 +88,9 @@ fn as_json(rollout: &[(RolloutField, u64)]) -> Value {
 
 fn as_table(rollout: &[(RolloutField, u64)]) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["setting", "value", "without a file"]);
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["setting", "value", "default"]);
     for (field, value) in rollout {
-        let usual = field.read(&Values::default());
-        table.add_row([field.name().to_owned(), value.to_string(), usual.to_string()].map(Cell::new));
+        table.add_row([field.name().to_owned(), value.to_string(), field.default_value().to_string()].map(Cell::new));
     }
     table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table.to_string()
@@ -101,17 +101,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_setting_is_read_and_what_is_wrong_with_it_told() {
-        assert_eq!(setting("delta_percent=50"), Ok((RolloutField::DeltaPercent, 50)));
-        assert_eq!(setting(" echo_ms = 7 "), Ok((RolloutField::EchoMs, 7)));
-        for (text, told) in [
-            ("delta", "write KEY=VALUE, as in delta_percent=50"),
-            ("delta=50", "there are delta_percent, debounce_percent"),
-            ("delta_percent=half", "\"half\" is no whole number"),
-            ("delta_percent=101", "delta_percent must be 0 to 100, got 101"),
+    fn a_value_is_parsed_and_an_invalid_one_is_explained() {
+        assert_eq!(parse_value("delta_percent=50"), Ok((RolloutField::DeltaPercent, 50)));
+        assert_eq!(parse_value(" echo_ms = 7 "), Ok((RolloutField::EchoMs, 7)));
+        for (text, expected) in [
+            ("delta", "expected KEY=VALUE, such as delta_percent=50"),
+            ("delta=50", "unknown key delta: use one of delta_percent, debounce_percent"),
+            ("delta_percent=half", "delta_percent: not a whole number: \"half\""),
+            ("delta_percent=101", "delta_percent: must be 0 to 100, got 101"),
         ] {
-            let error = setting(text).expect_err("it is wrong");
-            assert!(error.starts_with(told), "{text}: {error}");
+            let error = parse_value(text).expect_err("the value is invalid");
+            assert!(error.starts_with(expected), "{text}: {error}");
         }
     }
 }

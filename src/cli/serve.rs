@@ -6,8 +6,9 @@ use super::prepare::{Prepared, prepare};
 use super::settings::{SettingFlags, Settings};
 use super::signals::Signals;
 use super::{CommandResult, Reported};
-use crate::config::{self, Changed, Config, LiveRollout};
+use crate::config::{self, Config, Reloaded};
 use crate::engine::new_epoch;
+use crate::live_rollout::LiveRollout;
 use crate::server::{ServerSettings, serve};
 use crate::statistics::Reloads;
 use crate::store::embedded::{EmbeddedStore, tools};
@@ -95,11 +96,11 @@ async fn run(
     signals: Signals,
     accepts_loss: bool,
 ) -> CommandResult {
-    let (stop, hangup) = signals.split(matches!(settings, Settings::Followed(_)));
+    let (stop, reload) = signals.split(matches!(settings, Settings::Watched(_)));
     warn_of_exposure(config);
     let Prepared { catalog, authentication, transport } = prepare(config, telemetry.transport().clone())?;
     std::fs::create_dir_all(&config.data)
-        .map_err(|error| format!("the folder {} cannot be made: {error}", config.data.display()))?;
+        .map_err(|error| format!("cannot create the folder {}: {error}", config.data.display()))?;
     let path = config.data.join(STORE_FILE);
     if accepts_loss {
         accept_loss(&path)?;
@@ -107,7 +108,7 @@ async fn run(
     let store = Arc::new(EmbeddedStore::open(&path, config.store.clone())?);
     store.accept_catalog(&catalog)?;
     if stop.is_requested() {
-        tracing::info!("stopped before the server began to listen");
+        tracing::info!("stopped before listening");
         return close(store).await;
     }
     let listener = bind(config.listen, "--listen").await?;
@@ -121,11 +122,10 @@ async fn run(
         authentication,
         telemetry,
         admin_listener: Some(Arc::new(admin_listener)),
-        drain_delay: config.drain_delay,
-        drain_limit: config.drain_limit,
+        drain: config.drain,
         ..ServerSettings::default()
     };
-    follow(settings, hangup, server.rollout.clone(), filter, server.config_reloads.clone());
+    follow(settings, reload, server.rollout.clone(), filter, server.config_reloads.clone());
     serve(transport, listener, store.clone(), Arc::new(catalog), server, stop.requested()).await?;
     close(store).await
 }
@@ -152,8 +152,8 @@ async fn close(store: Arc<EmbeddedStore>) -> CommandResult {
 }
 
 fn accept_loss(path: &Path) -> CommandResult {
-    let mut go_on = |_| ControlFlow::Continue(());
-    let Some(accepted) = tools::accept_loss(path, unix_ms() / 1_000, &mut new_epoch, &mut go_on)? else {
+    let mut progress = |_| ControlFlow::Continue(());
+    let Some(accepted) = tools::accept_loss(path, unix_ms() / 1_000, &mut new_epoch, &mut progress)? else {
         tracing::info!("the write-ahead log is not damaged: --accept-loss has no effect");
         return Ok(());
     };
@@ -164,7 +164,7 @@ fn accept_loss(path: &Path) -> CommandResult {
         damaged_byte = accepted.damage.offset,
         inventories = accepted.inventories,
         kept = %accepted.kept.unwrap_or_default().display(),
-        "acknowledged commits were given up as --accept-loss says: every inventory has a new epoch"
+        "discarded the acknowledged commits after the damage (--accept-loss); every inventory has a new epoch"
     );
     Ok(())
 }
@@ -175,11 +175,11 @@ fn warn_of_exposure(config: &Config) {
     if listen.ip().is_loopback() {
         return;
     }
-    if !config.verifies_callers() {
-        tracing::warn!(%listen, "callers are not verified: whoever reaches this port can do everything");
+    if !config.has_authentication() {
+        tracing::warn!(%listen, "serving without authentication: everyone who can reach this port can do everything");
     }
     if config.transport.tls.is_none() {
-        tracing::warn!(%listen, "nothing is encrypted: whoever is on the way can read and change everything");
+        tracing::warn!(%listen, "serving without TLS: everyone on the network path can read and change everything");
     }
 }
 
@@ -188,22 +188,22 @@ async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, String> {
     bound.map_err(|error| format!("cannot listen on {address}: {error} (choose another with {flag})"))
 }
 
-/// Follows the settings file, if there is one, and applies changes of settings that need no restart.
-fn follow(settings: Settings, hangup: Option<Signal>, rollout: LiveRollout, filter: LogFilter, reloads: Arc<Reloads>) {
-    let (Settings::Followed(reload), Some(hangup)) = (settings, hangup) else { return };
-    tokio::spawn(config::follow(*reload, hangup, move |read| {
-        let taken = read.is_ok_and(|changed| apply(&changed, &rollout, &filter));
-        reloads.add(taken);
+/// Watches the settings file, if there is one, and applies changes of settings that need no restart.
+fn follow(settings: Settings, reload: Option<Signal>, rollout: LiveRollout, filter: LogFilter, reloads: Arc<Reloads>) {
+    let (Settings::Watched(file), Some(reload)) = (settings, reload) else { return };
+    tokio::spawn(config::follow(*file, reload, move |reloaded| {
+        let is_applied = reloaded.is_ok_and(|reloaded| apply(&reloaded, &rollout, &filter));
+        reloads.add(is_applied);
     }));
 }
 
 /// Applies reloaded settings. Returns false if some of them could not be applied.
-fn apply(Changed { config, path, reason }: &Changed<'_>, rollout: &LiveRollout, filter: &LogFilter) -> bool {
-    let filtered = filter.set(&config.telemetry.log.filter);
-    if let Err(error) = &filtered {
-        tracing::error!(%error, "the log goes on as before");
+fn apply(Reloaded { config, path, reason }: &Reloaded<'_>, rollout: &LiveRollout, filter: &LogFilter) -> bool {
+    let filter_set = filter.set(&config.telemetry.log.filter);
+    if let Err(error) = &filter_set {
+        tracing::error!(%error, "log filter not changed");
     }
-    let who = format!("the file {}", path.display());
-    let changed = rollout.change(&who, reason, |_| Ok(config.rollout.clone()));
-    filtered.is_ok() && changed.is_ok()
+    let changed_by = format!("settings file {}", path.display());
+    let changed = rollout.change(&changed_by, reason, |_| Ok(config.rollout.clone()));
+    filter_set.is_ok() && changed.is_ok()
 }

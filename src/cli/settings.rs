@@ -1,6 +1,7 @@
 //! Command-line flags for the settings, one per setting, for every command that accepts them.
 
-use crate::config::{Config, ConfigError, Kind, Layers, Reload, SETTINGS, Setting};
+use crate::config::settings::declarations;
+use crate::config::{Config, ConfigError, Declaration, Kind, Overrides, SettingsFile};
 use clap::{Arg, ArgMatches, Args, Command, CommandFactory, Error, FromArgMatches};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::path::PathBuf;
 const FILE: &str = "config";
 const FILE_VARIABLE: &str = "SLOTCAST_CONFIG";
 
-/// The settings file and the flags of the command line.
+/// The settings file, and the settings from flags by key.
 #[derive(Debug, Clone, Default)]
 pub struct SettingFlags {
     file: Option<PathBuf>,
@@ -18,17 +19,18 @@ pub struct SettingFlags {
 /// The settings as read, and the watched settings file if there is one.
 pub enum Settings {
     Fixed(Box<Config>),
-    Followed(Box<Reload>),
+    Watched(Box<SettingsFile>),
 }
 
 impl SettingFlags {
+    /// Reads the settings from the file, the environment and the flags. The error lists every problem.
     pub fn read(self) -> Result<Settings, ConfigError> {
         let commands = super::Cli::command();
         let others: Vec<&str> = commands.get_subcommands().flat_map(variables).collect();
-        let layers = Layers::of_process(&others, self.flags);
+        let overrides = Overrides::from_process(&others, self.flags);
         match self.file {
-            Some(path) => Reload::open(layers, path).map(|reload| Settings::Followed(Box::new(reload))),
-            None => Config::read(&layers, None).map(|config| Settings::Fixed(Box::new(config))),
+            Some(path) => SettingsFile::open(overrides, path).map(|file| Settings::Watched(Box::new(file))),
+            None => Config::read(&overrides, None).map(|config| Settings::Fixed(Box::new(config))),
         }
     }
 }
@@ -37,7 +39,7 @@ impl Settings {
     pub fn config(&self) -> &Config {
         match self {
             Self::Fixed(config) => config,
-            Self::Followed(reload) => reload.current(),
+            Self::Watched(file) => file.current(),
         }
     }
 }
@@ -49,8 +51,8 @@ impl Args for SettingFlags {
             .value_name("FILE")
             .env(FILE_VARIABLE)
             .value_parser(clap::value_parser!(PathBuf))
-            .help("The settings as TOML; read again when it changes and on SIGHUP");
-        SETTINGS.iter().filter_map(flag).fold(command.arg(file), Command::arg)
+            .help("Settings file in TOML; reloaded when it changes and on SIGHUP");
+        declarations().filter(|setting| !setting.is_file_only()).map(flag).fold(command.arg(file), Command::arg)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -67,9 +69,9 @@ impl FromArgMatches for SettingFlags {
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
         self.file = matches.get_one(FILE).cloned();
-        let said = SETTINGS.iter().filter(|setting| !matches!(setting.kind, Kind::Tables(_))).map(Setting::key);
-        let said = said.filter_map(|key| Some((matches.get_one::<String>(&key)?.clone(), key)));
-        self.flags = said.map(|(text, key)| (key, text)).collect();
+        let keys = declarations().filter(|setting| !setting.is_file_only()).map(Declaration::key);
+        let flags = keys.filter_map(|key| Some((matches.get_one::<String>(&key)?.clone(), key)));
+        self.flags = flags.map(|(text, key)| (key, text)).collect();
         Ok(())
     }
 }
@@ -79,13 +81,10 @@ fn variables(command: &Command) -> impl Iterator<Item = &str> {
     command.get_arguments().filter_map(|argument| argument.get_env()?.to_str())
 }
 
-/// Returns the flag of a setting, or `None` for tables, which only a file can set.
-fn flag(setting: &Setting) -> Option<Arg> {
-    if matches!(setting.kind, Kind::Tables(_)) {
-        return None;
-    }
-    let default = setting.default.as_ref().map(|value| format!(" [default: {}]", value.to_string().trim_matches('"')));
-    let help = format!("{}{} [env: {}]", setting.what, default.unwrap_or_default(), setting.environment());
+/// Returns the flag of a setting.
+fn flag(setting: &Declaration) -> Arg {
+    let default = setting.default_value().map(|value| format!(" [default: {}]", value.to_string().trim_matches('"')));
+    let help = format!("{}{} [env: {}]", setting.help, default.unwrap_or_default(), setting.environment_variable());
     let heading =
         if setting.section.is_empty() { "Settings".into() } else { format!("Settings [{}]", setting.section) };
     let arg = Arg::new(setting.key())
@@ -96,6 +95,6 @@ fn flag(setting: &Setting) -> Option<Arg> {
         .hide_default_value(true)
         .allow_hyphen_values(true);
     // A flag without a value means true.
-    let is_flag = setting.kind == Kind::Flag;
-    Some(if is_flag { arg.num_args(0..=1).require_equals(true).default_missing_value("true") } else { arg })
+    let is_boolean = setting.kind == Kind::Bool;
+    if is_boolean { arg.num_args(0..=1).require_equals(true).default_missing_value("true") } else { arg }
 }

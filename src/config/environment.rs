@@ -1,13 +1,14 @@
 //! Detection of unknown environment variables that begin with `SLOTCAST_`; most are misspelled settings.
 
-use super::settings::SETTINGS;
+use super::setting::Declaration;
+use super::settings::declarations;
 use std::collections::BTreeSet;
 
 const PREFIX: &str = "SLOTCAST_";
 /// Variables that scripts use for the locations of the binary and of the image; the program ignores them.
-const OF_SCRIPTS: [&str; 2] = ["SLOTCAST_BIN", "SLOTCAST_IMAGE"];
+const SCRIPT_VARIABLES: [&str; 2] = ["SLOTCAST_BIN", "SLOTCAST_IMAGE"];
 /// Minimum similarity of a known name to be suggested, from 0 to 1.
-const ALIKE_MIN: f64 = 0.9;
+const SIMILARITY_MIN: f64 = 0.9;
 
 /// Returns the problems with the environment variables `names`. `others` are known variables that are not settings.
 ///
@@ -17,14 +18,17 @@ const ALIKE_MIN: f64 = 0.9;
 /// `X_SERVICE_HOST` and `X_SERVICE_PORT` are set.
 pub fn unknown<'a>(names: impl IntoIterator<Item = &'a str>, others: &[&str]) -> Vec<String> {
     let ours: BTreeSet<&str> = names.into_iter().filter(|name| name.starts_with(PREFIX)).collect();
-    let mut known: Vec<String> = SETTINGS.iter().map(|setting| setting.environment()).collect();
-    known.extend(SETTINGS.iter().filter_map(|setting| setting.also.map(str::to_owned)));
-    known.extend(OF_SCRIPTS.map(str::to_owned));
+    let mut known: Vec<String> = declarations().map(Declaration::environment_variable).collect();
+    known.extend(declarations().filter_map(|setting| setting.fallback_variable.map(str::to_owned)));
+    known.extend(SCRIPT_VARIABLES.map(str::to_owned));
     known.extend(others.iter().map(|name| (*name).to_owned()));
-    let services: Vec<&str> =
-        ours.iter().filter_map(|name| name.strip_suffix("_SERVICE_HOST")).filter(|of| has_port(&ours, of)).collect();
+    let services: Vec<&str> = ours
+        .iter()
+        .filter_map(|name| name.strip_suffix("_SERVICE_HOST"))
+        .filter(|name| has_port(&ours, name))
+        .collect();
     let is_known = |name: &str| known.iter().any(|known| known == name);
-    let unknown = ours.iter().filter(|name| !is_known(name) && !services.iter().any(|of| is_link(name, of)));
+    let unknown = ours.iter().filter(|name| !is_known(name) && !services.iter().any(|service| is_link(name, service)));
     unknown.map(|name| problem(name, &known)).collect()
 }
 
@@ -39,12 +43,15 @@ fn is_link(name: &str, service: &str) -> bool {
 }
 
 fn problem(name: &str, known: &[String]) -> String {
-    let likeness =
+    let similarity =
         |known: &String| strsim::jaro_winkler(name.trim_start_matches(PREFIX), known.trim_start_matches(PREFIX));
-    let alike = known.iter().map(|known| (likeness(known), known)).filter(|(likeness, _)| *likeness >= ALIKE_MIN);
-    match alike.max_by(|(one, _), (other, _)| one.total_cmp(other)) {
+    let similar =
+        known.iter().map(|known| (similarity(known), known)).filter(|(similarity, _)| *similarity >= SIMILARITY_MIN);
+    match similar.max_by(|(one, _), (other, _)| one.total_cmp(other)) {
         Some((_, nearest)) => format!("unknown environment variable {name}: did you mean {nearest}?"),
-        None => format!("unknown environment variable {name}: unset it, or see `slotcast config --documented`"),
+        None => {
+            format!("unknown environment variable {name}: unset it; `slotcast config --documented` lists all settings")
+        }
     }
 }
 
@@ -53,19 +60,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_misspelt_variable_is_refused_with_the_nearest_name() {
-        let told = unknown(
+    fn a_misspelled_variable_is_reported_with_the_nearest_name() {
+        let problems = unknown(
             ["SLOTCAST_LIMIT_CONNECTIONS", "PATH", "SLOTCAST_LISTEN", "SLOTCAST_LOG", "SLOTCAST_SERVER"],
             &["SLOTCAST_SERVER"],
         );
         assert_eq!(
-            told,
+            problems,
             ["unknown environment variable SLOTCAST_LIMIT_CONNECTIONS: did you mean SLOTCAST_LIMITS_CONNECTIONS?"]
         );
-        let told = unknown(["SLOTCAST_DRAIN_DELAY", "SLOTCAST_LISTN", "SLOTCAST_WHATEVER"], &[]);
-        assert!(told[0].ends_with("did you mean SLOTCAST_DRAIN_DELAY_MS?"), "{told:?}");
-        assert!(told[1].ends_with("did you mean SLOTCAST_LISTEN?"), "{told:?}");
-        assert!(told[2].ends_with("see `slotcast config --documented`"), "{told:?}");
+        let problems = unknown(["SLOTCAST_DRAIN_DELAY", "SLOTCAST_LISTN", "SLOTCAST_WHATEVER"], &[]);
+        assert!(problems[0].ends_with("did you mean SLOTCAST_DRAIN_DELAY_MS?"), "{problems:?}");
+        assert!(problems[1].ends_with("did you mean SLOTCAST_LISTEN?"), "{problems:?}");
+        assert!(problems[2].ends_with("lists all settings"), "{problems:?}");
     }
 
     #[test]
@@ -81,14 +88,14 @@ mod tests {
                 "PORT_7400_TCP_PORT",
                 "PORT_7400_TCP_ADDR",
             ]
-            .map(|what| format!("{service}_{what}"))
+            .map(|suffix| format!("{service}_{suffix}"))
         };
         let all = [links("SLOTCAST"), links("SLOTCAST_ADMIN")].concat();
         assert_eq!(unknown(all.iter().map(String::as_str), &[]), [""; 0]);
         // An incomplete set of variables does not belong to a Service.
         assert_eq!(unknown(["SLOTCAST_PORT"], &[]).len(), 1);
         assert_eq!(unknown(["SLOTCAST_SERVICE_HOST", "SLOTCAST_PORT"], &[]).len(), 2);
-        let misspelt = all.iter().map(String::as_str).chain(["SLOTCAST_PORTS", "SLOTCAST_LISTN"]);
-        assert_eq!(unknown(misspelt, &[]).len(), 2);
+        let misspelled = all.iter().map(String::as_str).chain(["SLOTCAST_PORTS", "SLOTCAST_LISTN"]);
+        assert_eq!(unknown(misspelled, &[]).len(), 2);
     }
 }

@@ -1,36 +1,48 @@
-//! Types of setting values, common to the file, the environment and flags.
+//! Kinds of setting values, common to the file, the environment and flags.
 
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
-use toml::Value;
+use toml::{Table, Value};
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// An IP address and a port.
     Address,
     Path,
     Text,
+    /// An `http` or `https` URL.
+    HttpUrl,
     /// A text that is never printed.
     Secret,
-    Flag,
-    Number(RangeInclusive<u64>),
+    Bool,
+    Number {
+        min: u64,
+        max: u64,
+    },
     /// One of these words.
     Choice(&'static [&'static str]),
     /// One or more of these words.
     Choices(&'static [&'static str]),
-    /// An array of tables that have exactly these keys, with texts as values. Only the file can set it.
-    Tables(&'static [&'static str]),
+    /// An array of tables that have exactly these keys. Only the file can set it.
+    Tables(&'static [Column]),
+}
+
+/// One key of the tables of [`Kind::Tables`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Column {
+    pub name: &'static str,
+    /// The accepted words; if empty, any text that is not empty is accepted.
+    pub words: &'static [&'static str],
 }
 
 impl Kind {
     /// Parses the text of an environment variable or a flag into the value that a file would contain. Returns `None` if
     /// only a file can set this kind.
-    pub fn read(&self, text: &str) -> Option<Value> {
+    pub fn parse(&self, text: &str) -> Option<Value> {
         Some(match self {
-            Self::Address | Self::Path | Self::Text | Self::Secret | Self::Choice(_) => text.into(),
+            Self::Address | Self::Path | Self::Text | Self::HttpUrl | Self::Secret | Self::Choice(_) => text.into(),
             // Text that does not parse stays a text; `check` reports it.
-            Self::Flag => text.parse::<bool>().map_or_else(|_| text.into(), Value::from),
-            Self::Number(_) => text.parse::<i64>().map_or_else(|_| text.into(), Value::from),
+            Self::Bool => text.parse::<bool>().map_or_else(|_| text.into(), Value::from),
+            Self::Number { .. } => text.parse::<i64>().map_or_else(|_| text.into(), Value::from),
             Self::Choices(_) => {
                 let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
                 Value::Array(words.map(Value::from).collect())
@@ -39,37 +51,42 @@ impl Kind {
         })
     }
 
-    /// Checks a value. An error starts with "must" and follows the name of the setting.
+    /// Checks a value. An error starts with "must" and does not name the setting.
     pub fn check(&self, value: &Value) -> Result<(), String> {
-        let told = match (self, value) {
-            (Self::Address, Value::String(text)) if text.parse::<SocketAddr>().is_ok() => return Ok(()),
-            (Self::Path | Self::Text | Self::Secret, Value::String(text)) if !text.is_empty() => return Ok(()),
-            (Self::Flag, Value::Boolean(_)) => return Ok(()),
-            (Self::Number(bounds), Value::Integer(number))
-                if u64::try_from(*number).is_ok_and(|number| bounds.contains(&number)) =>
-            {
-                return Ok(());
+        let is_valid = match (self, value) {
+            (Self::Address, Value::String(text)) => text.parse::<SocketAddr>().is_ok(),
+            (Self::Path | Self::Text | Self::Secret, Value::String(text)) => !text.is_empty(),
+            (Self::HttpUrl, Value::String(text)) => is_http_url(text),
+            (Self::Bool, Value::Boolean(_)) => true,
+            (Self::Number { min, max }, Value::Integer(number)) => {
+                u64::try_from(*number).is_ok_and(|number| (*min..=*max).contains(&number))
             }
-            (Self::Choice(words), Value::String(word)) if words.contains(&word.as_str()) => return Ok(()),
+            (Self::Choice(words), Value::String(word)) => words.contains(&word.as_str()),
             (Self::Choices(words), Value::Array(chosen)) => return check_choices(words, chosen),
-            (Self::Tables(names), Value::Array(tables)) => return check_tables(names, tables),
-            (Self::Secret, _) => return Err(format!("must be {}", self.wanted())),
-            (_, value) => value,
+            (Self::Tables(columns), Value::Array(tables)) => return check_tables(columns, tables),
+            (_, _) => false,
         };
-        Err(format!("must be {}, not {told}", self.wanted()))
+        if is_valid {
+            Ok(())
+        } else if *self == Self::Secret {
+            Err(format!("must be {}", self.requirement()))
+        } else {
+            Err(format!("must be {}, got {value}", self.requirement()))
+        }
     }
 
     /// Describes the accepted values.
-    pub fn wanted(&self) -> String {
+    pub fn requirement(&self) -> String {
         match self {
-            Self::Address => "an address and a port, as in 127.0.0.1:7400".into(),
+            Self::Address => "an address and a port, such as 127.0.0.1:7400".into(),
             Self::Path => "a path".into(),
-            Self::Text | Self::Secret => "a text that is not empty".into(),
-            Self::Flag => "true or false".into(),
-            Self::Number(bounds) => format!("a whole number, {} to {}", bounds.start(), bounds.end()),
+            Self::Text | Self::Secret => "a nonempty string".into(),
+            Self::HttpUrl => "an http or https URL, such as http://collector:4317".into(),
+            Self::Bool => "true or false".into(),
+            Self::Number { min, max } => format!("{min} to {max}"),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
-            Self::Choices(words) => format!("some of {}, at least one", words.join(", ")),
-            Self::Tables(names) => format!("tables of {}", names.join(", ")),
+            Self::Choices(words) => format!("one or more of {}", words.join(", ")),
+            Self::Tables(columns) => format!("an array of tables with the keys {}", names(columns)),
         }
     }
 
@@ -79,8 +96,9 @@ impl Kind {
             Self::Address => "ADDRESS:PORT".into(),
             Self::Path => "PATH".into(),
             Self::Text | Self::Secret => "TEXT".into(),
-            Self::Flag => "true|false".into(),
-            Self::Number(_) => "NUMBER".into(),
+            Self::HttpUrl => "URL".into(),
+            Self::Bool => "true|false".into(),
+            Self::Number { .. } => "NUMBER".into(),
             Self::Choice(words) => words.join("|"),
             Self::Choices(words) => words.join(","),
             Self::Tables(_) => "TABLES".into(),
@@ -88,77 +106,108 @@ impl Kind {
     }
 }
 
+fn is_http_url(text: &str) -> bool {
+    let has_scheme = text.starts_with("http://") || text.starts_with("https://");
+    has_scheme && text.parse::<http::Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()))
+}
+
 fn check_choices(words: &[&str], chosen: &[Value]) -> Result<(), String> {
     let is_known = |value: &Value| value.as_str().is_some_and(|word| words.contains(&word));
     match chosen.iter().find(|value| !is_known(value)) {
-        Some(unknown) => Err(format!("must be some of {}; {unknown} is none of them", words.join(", "))),
-        None if chosen.is_empty() => Err(format!("must be some of {}, at least one", words.join(", "))),
+        Some(unknown) => Err(format!("must be one or more of {}, got {unknown}", words.join(", "))),
+        None if chosen.is_empty() => Err(format!("must be one or more of {}, got none", words.join(", "))),
         None => Ok(()),
     }
 }
 
-fn check_tables(names: &[&str], tables: &[Value]) -> Result<(), String> {
-    let is_text = |value: Option<&Value>| value.and_then(Value::as_str).is_some_and(|text| !text.is_empty());
-    let is_whole = |table: &Value| {
-        table
-            .as_table()
-            .is_some_and(|table| table.len() == names.len() && names.iter().all(|name| is_text(table.get(*name))))
-    };
-    match tables.iter().position(|table| !is_whole(table)) {
-        Some(at) => Err(format!("must have exactly {}, each a text; number {} has not", names.join(", "), at + 1)),
-        None => Ok(()),
+fn check_tables(columns: &[Column], tables: &[Value]) -> Result<(), String> {
+    for (table, number) in tables.iter().zip(1..) {
+        let has_all = |table: &&Table| {
+            table.len() == columns.len() && columns.iter().all(|column| text(table, column.name).is_some())
+        };
+        let Some(table) = table.as_table().filter(has_all) else {
+            let names = names(columns);
+            return Err(format!("must have exactly the keys {names}, each a nonempty string (table {number})"));
+        };
+        for column in columns.iter().filter(|column| !column.words.is_empty()) {
+            let word = text(table, column.name).unwrap_or_default();
+            if !column.words.contains(&word) {
+                let (name, words) = (column.name, column.words.join(", "));
+                return Err(format!("{name} must be one of {words}, got {word:?} (table {number})"));
+            }
+        }
     }
+    Ok(())
+}
+
+fn text<'a>(table: &'a Table, name: &str) -> Option<&'a str> {
+    table.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
+fn names(columns: &[Column]) -> String {
+    columns.iter().map(|column| column.name).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn told(kind: &Kind, value: impl Into<Value>) -> Result<(), String> {
-        kind.check(&value.into())
+    fn problem(kind: Kind, value: impl Into<Value>) -> String {
+        kind.check(&value.into()).expect_err("the value is invalid")
     }
 
     #[test]
-    fn each_kind_takes_what_it_says_and_nothing_else() {
+    fn each_kind_accepts_valid_text_and_rejects_invalid_text() {
         let words: &[&str] = &["json", "pretty"];
-        for (kind, good, bad) in [
+        let number = Kind::Number { min: 2, max: 9 };
+        for (kind, valid, invalid) in [
             (Kind::Address, "[::1]:80", "localhost"),
             (Kind::Path, "a/b", ""),
             (Kind::Text, "x", ""),
-            (Kind::Flag, "true", "yes"),
-            (Kind::Number(2..=9), "9", "10"),
-            (Kind::Number(2..=9), "2", "-2"),
-            (Kind::Number(2..=9), "3", "3.5"),
+            (Kind::HttpUrl, "http://collector:4317", "collector:4317"),
+            (Kind::HttpUrl, "https://[::1]:1/path", "ftp://collector:4317"),
+            (Kind::HttpUrl, "http://10.0.0.1", "http://"),
+            (Kind::Bool, "true", "yes"),
+            (number, "9", "10"),
+            (number, "2", "-2"),
+            (number, "3", "3.5"),
             (Kind::Choice(words), "json", "xml"),
             (Kind::Choices(words), "json, pretty", "json,xml"),
             (Kind::Choices(words), "pretty", ""),
         ] {
-            assert_eq!(kind.check(&kind.read(good).unwrap()), Ok(()), "{kind:?} {good}");
-            let told = kind.check(&kind.read(bad).unwrap()).unwrap_err();
-            assert!(told.starts_with("must be "), "{kind:?} {bad}: {told}");
+            assert_eq!(kind.check(&kind.parse(valid).unwrap()), Ok(()), "{kind:?} {valid}");
+            let problem = problem(kind, kind.parse(invalid).unwrap());
+            assert!(problem.starts_with("must be "), "{kind:?} {invalid}: {problem}");
         }
     }
 
     #[test]
-    fn a_value_of_another_type_is_refused() {
-        assert_eq!(told(&Kind::Number(0..=5), "3").unwrap_err(), "must be a whole number, 0 to 5, not \"3\"");
-        assert_eq!(told(&Kind::Path, 3).unwrap_err(), "must be a path, not 3");
-        assert_eq!(told(&Kind::Flag, 1).unwrap_err(), "must be true or false, not 1");
+    fn a_value_of_another_type_is_rejected() {
+        assert_eq!(problem(Kind::Number { min: 0, max: 5 }, "3"), "must be 0 to 5, got \"3\"");
+        assert_eq!(problem(Kind::Path, 3), "must be a path, got 3");
+        assert_eq!(problem(Kind::Bool, 1), "must be true or false, got 1");
     }
 
     #[test]
-    fn a_secret_that_is_wrong_is_not_shown() {
-        assert_eq!(told(&Kind::Secret, 4_711).unwrap_err(), "must be a text that is not empty");
+    fn the_error_for_an_invalid_secret_does_not_show_it() {
+        assert_eq!(problem(Kind::Secret, 4_711), "must be a nonempty string");
     }
 
     #[test]
-    fn tables_have_exactly_their_names() {
-        let kind = Kind::Tables(&["san", "role"]);
-        let tables = |text: &str| -> Value { text.parse::<toml::Table>().unwrap().remove("t").unwrap() };
-        assert_eq!(kind.check(&tables("[[t]]\nsan='a'\nrole='b'\n")), Ok(()));
-        for bad in ["[[t]]\nsan='a'\n", "[[t]]\nsan='a'\nrole=''\n", "[[t]]\nsan='a'\nrole='b'\nx='c'\n", "t=[1]"] {
-            assert!(kind.check(&tables(bad)).unwrap_err().ends_with("number 1 has not"), "{bad}");
+    fn tables_must_have_exactly_their_keys_and_accepted_words() {
+        const COLUMNS: &[Column] =
+            &[Column { name: "san", words: &[] }, Column { name: "role", words: &["player", "admin"] }];
+        let kind = Kind::Tables(COLUMNS);
+        let tables = |text: &str| -> Value { text.parse::<Table>().unwrap().remove("t").unwrap() };
+        assert_eq!(kind.check(&tables("[[t]]\nsan='a'\nrole='player'\n")), Ok(()));
+        let valid = "[[t]]\nsan='a'\nrole='admin'\n";
+        for invalid in ["[[t]]\nsan='a'\n", "[[t]]\nsan='a'\nrole=''\n", "[[t]]\nsan='a'\nrole='admin'\nx='c'\n"] {
+            let problem = problem(kind, tables(&format!("{valid}{invalid}")));
+            assert_eq!(problem, "must have exactly the keys san, role, each a nonempty string (table 2)", "{invalid}");
         }
-        assert!(kind.read("x").is_none());
+        assert!(problem(kind, tables("t=[1]")).ends_with("(table 1)"));
+        let king = problem(kind, tables("[[t]]\nsan='a'\nrole='king'\n"));
+        assert_eq!(king, "role must be one of player, admin, got \"king\" (table 1)");
+        assert!(kind.parse("x").is_none());
     }
 }

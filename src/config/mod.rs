@@ -1,47 +1,44 @@
 //! Configuration: one table of settings ([`settings`]) is read from a TOML file, the environment and flags
-//! ([`layers`]), validated as a whole, and reloaded while the service runs ([`reload`]).
+//! ([`sources`]), validated as a whole ([`validation`]), and reloaded while the service runs ([`reload`]).
+//!
+//! To add a setting, declare it in [`settings`] and read it with [`Values::get`] or [`Values::find`]; the flag, the
+//! environment variable, the help and `slotcast config` follow from the declaration.
 
-mod contradictions;
 mod environment;
 mod kind;
-mod layers;
-mod live;
 mod print;
 mod reload;
-mod settings;
+mod setting;
+pub mod settings;
+mod sources;
+mod validation;
 
 pub use kind::Kind;
-pub use layers::{Layers, Values};
-pub use live::LiveRollout;
 pub use print::{documented, effective};
-pub use reload::{Changed, Reload, follow};
-pub use settings::{SECTIONS, SETTINGS, Setting};
+pub use reload::{Reloaded, SettingsFile, follow};
+pub use setting::{Declaration, OptionalSetting, Setting};
+pub use sources::{Overrides, ResolvedValue, Source, Values};
 
 use crate::grpc::streams::StreamSettings;
-use crate::identity::{Algorithm, CertificateIdentity, IdentitySettings, Role};
+use crate::identity::IdentitySettings;
 use crate::middleware::AdmissionSettings;
 use crate::store::embedded::EmbeddedSettings;
 use crate::sync::{Rollout, RolloutField};
-use crate::telemetry::{AccessLogMode, LogFormat, LogSettings, OtlpSettings, TelemetrySettings};
-use crate::transport::{TlsSettings, TransportSettings};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use crate::telemetry::{LogSettings, OtlpSettings, TelemetrySettings};
+use crate::transport::{DrainSettings, TlsSettings, TransportSettings};
+use settings::ClientCertificates;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use toml::Table;
-
-const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Why the settings are invalid, and how to fix them.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("{0}\nGive the path of a readable TOML file.")]
+    #[error(transparent)]
     Unreadable(#[from] crate::file_watch::Unreadable),
-    #[error("the settings {} are no TOML:\n{problem}\nCorrect it there and try again.", path.display())]
+    #[error("the settings file {} is not valid TOML:\n{problem}\nCorrect it and try again.", path.display())]
     Malformed { path: PathBuf, problem: String },
-    #[error(
-        "the settings cannot hold:\n{}\nCorrect them all; `slotcast config --documented` shows what there is.",
-        listed(problems)
-    )]
+    #[error("invalid settings:\n{}\nRun `slotcast config --documented` for a list of all settings.", lines(problems))]
     Invalid { problems: Vec<String> },
 }
 
@@ -60,14 +57,13 @@ pub struct Config {
     pub transport: TransportSettings,
     pub identity: IdentitySettings,
     pub telemetry: TelemetrySettings,
-    pub drain_limit: Duration,
-    pub drain_delay: Duration,
+    pub drain: DrainSettings,
     pub rollout: Rollout,
 }
 
 impl Config {
     /// Reads the configuration with a settings file, given as its path and text. The error lists every problem.
-    pub fn read(layers: &Layers, file: Option<(&Path, &str)>) -> Result<Self, ConfigError> {
+    pub fn read(overrides: &Overrides, file: Option<(&Path, &str)>) -> Result<Self, ConfigError> {
         let table = match file {
             None => Table::new(),
             Some((path, text)) => text.parse().map_err(|error: toml::de::Error| ConfigError::Malformed {
@@ -75,90 +71,85 @@ impl Config {
                 problem: error.to_string().trim_end().to_owned(),
             })?,
         };
-        let (values, mut problems) = layers.values(&table);
-        let config = Self::of(values);
-        problems.extend(contradictions::of(&config));
+        let (values, mut problems) = overrides.resolve(&table);
+        let config = Self::new(values);
+        problems.extend(validation::problems(&config));
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid { problems }) }
     }
 
     /// Returns whether the service can authenticate callers.
-    pub fn verifies_callers(&self) -> bool {
+    pub fn has_authentication(&self) -> bool {
         self.identity.jwks.is_some() || !self.identity.certificates.is_empty()
     }
 
-    /// `SETTINGS` and `Kind::check` ensure that every setting with a default has a value of its kind within its bounds.
-    fn of(values: Values) -> Self {
-        let fields = RolloutField::ALL.map(|field| (field, values.size(&format!("sync.{}", field.name()))));
+    fn new(values: Values) -> Self {
         Self {
-            listen: values.address("listen").unwrap_or(ANYWHERE),
-            admin_listen: values.address("admin.listen").unwrap_or(ANYWHERE),
-            data: values.path("data").unwrap_or_default(),
-            catalog: values.path("catalog"),
+            listen: values.get(&settings::LISTEN),
+            admin_listen: values.get(&settings::ADMIN_LISTEN),
+            data: values.get(&settings::DATA),
+            catalog: values.find(&settings::CATALOG),
             store: EmbeddedSettings {
-                bytes_max: values.number("store.bytes_max"),
-                keys_max: values.size("store.keys_max"),
-                key_window: values.seconds("store.key_window_s"),
-                round_after: values.milliseconds("store.fold_after_ms"),
-                wal_bytes_soft: values.size("store.wal_bytes"),
+                bytes_max: values.find(&settings::STORE_BYTES_MAX),
+                keys_max: values.get(&settings::STORE_KEYS_MAX),
+                key_window: values.get(&settings::STORE_KEY_WINDOW_S),
+                round_after: values.get(&settings::STORE_FOLD_AFTER_MS),
+                wal_bytes_soft: values.get(&settings::STORE_WAL_BYTES),
                 ..EmbeddedSettings::default()
             },
             streams: StreamSettings {
-                per_player_max: values.size("limits.streams_per_player"),
-                per_caller_max: values.size("limits.streams_per_caller"),
+                per_player_max: values.get(&settings::LIMITS_STREAMS_PER_PLAYER),
+                per_caller_max: values.get(&settings::LIMITS_STREAMS_PER_CALLER),
             },
             admission: AdmissionSettings {
-                per_second: values.size("limits.requests_per_second"),
-                burst: values.size("limits.requests_burst"),
+                per_second: values.get(&settings::LIMITS_REQUESTS_PER_SECOND),
+                burst: values.get(&settings::LIMITS_REQUESTS_BURST),
             },
             transport: transport(&values),
             identity: identity(&values),
             telemetry: telemetry(&values),
-            drain_limit: values.milliseconds("drain.limit_ms"),
-            drain_delay: values.milliseconds("drain.delay_ms"),
-            rollout: Rollout::default().with(fields).unwrap_or_default(),
+            drain: DrainSettings {
+                delay: values.get(&settings::DRAIN_DELAY_MS),
+                limit: values.get(&settings::DRAIN_LIMIT_MS),
+            },
+            rollout: rollout(&values),
             values,
         }
     }
 }
 
 fn transport(values: &Values) -> TransportSettings {
-    let files = values.path("tls.certificate").zip(values.path("tls.key"));
+    let files = values.find(&settings::TLS_CERTIFICATE).zip(values.find(&settings::TLS_KEY));
+    let client_certificates = values.get(&settings::TLS_CLIENT_CERTIFICATES);
     let tls = files.map(|(certificate, key)| TlsSettings {
         certificate,
         key,
-        client_ca: values.path("tls.client_ca"),
-        client_certificate_required: values.text("tls.client_certificates") == Some("required"),
+        client_ca: values.find(&settings::TLS_CLIENT_CA),
+        client_certificate_required: client_certificates == ClientCertificates::Required,
     });
     TransportSettings {
         tls,
-        handshake_timeout: values.milliseconds("limits.handshake_timeout_ms"),
-        preface_timeout: values.milliseconds("limits.preface_timeout_ms"),
-        keepalive_interval: values.milliseconds("limits.keepalive_interval_ms"),
-        keepalive_timeout: values.milliseconds("limits.keepalive_timeout_ms"),
-        streams_per_connection_max: values.size("limits.streams_per_connection"),
-        header_bytes_max: values.size("limits.header_bytes"),
-        message_bytes_max: values.size("limits.message_bytes"),
-        connections_max: values.size("limits.connections"),
-        connections_per_address_max: values.size("limits.connections_per_address"),
-        connection_age: Some(values.seconds("limits.connection_age_s")).filter(|age| !age.is_zero()),
-        connection_age_grace: values.seconds("limits.connection_age_grace_s"),
+        handshake_timeout: values.get(&settings::LIMITS_HANDSHAKE_TIMEOUT_MS),
+        preface_timeout: values.get(&settings::LIMITS_PREFACE_TIMEOUT_MS),
+        keepalive_interval: values.get(&settings::LIMITS_KEEPALIVE_INTERVAL_MS),
+        keepalive_timeout: values.get(&settings::LIMITS_KEEPALIVE_TIMEOUT_MS),
+        streams_per_connection_max: values.get(&settings::LIMITS_STREAMS_PER_CONNECTION),
+        header_bytes_max: values.get(&settings::LIMITS_HEADER_BYTES),
+        message_bytes_max: values.get(&settings::LIMITS_MESSAGE_BYTES),
+        connections_max: values.get(&settings::LIMITS_CONNECTIONS),
+        connections_per_address_max: values.get(&settings::LIMITS_CONNECTIONS_PER_ADDRESS),
+        connection_age: Some(values.get(&settings::LIMITS_CONNECTION_AGE_S)).filter(|age| !age.is_zero()),
+        connection_age_grace: values.get(&settings::LIMITS_CONNECTION_AGE_GRACE_S),
     }
 }
 
 fn identity(values: &Values) -> IdentitySettings {
-    let text = |key: &str| values.text(key).unwrap_or_default().to_owned();
-    let certificate = |table: &Table| {
-        let text = |name: &str| table.get(name)?.as_str().map(str::to_owned);
-        // `contradictions` reports unknown roles.
-        Some(CertificateIdentity { san: text("san")?, role: Role::named(&text("role")?)?, name: text("name")? })
-    };
     IdentitySettings {
-        jwks: values.path("identity.jwks"),
-        issuer: text("identity.issuer"),
-        audience: text("identity.audience"),
-        algorithms: values.words("identity.algorithms").filter_map(Algorithm::named).collect(),
-        leeway: values.seconds("identity.leeway_s"),
-        certificates: values.tables("identity.certificates").filter_map(certificate).collect(),
+        jwks: values.find(&settings::IDENTITY_JWKS),
+        issuer: values.find(&settings::IDENTITY_ISSUER).unwrap_or_default(),
+        audience: values.get(&settings::IDENTITY_AUDIENCE),
+        algorithms: values.get(&settings::IDENTITY_ALGORITHMS),
+        leeway: values.get(&settings::IDENTITY_LEEWAY_S),
+        certificates: values.find(&settings::IDENTITY_CERTIFICATES).unwrap_or_default(),
     }
 }
 
@@ -167,34 +158,46 @@ fn telemetry(values: &Values) -> TelemetrySettings {
         let (name, value) = pair.split_once('=')?;
         Some((name.trim().to_owned(), value.trim().to_owned()))
     };
-    let headers = || values.text("otlp.headers").unwrap_or_default().split(',').filter_map(header).collect();
-    let otlp = values.text("otlp.endpoint").map(|endpoint| OtlpSettings {
-        endpoint: endpoint.to_owned(),
-        ca: values.path("otlp.ca"),
-        headers: headers(),
-        interval: values.milliseconds("otlp.interval_ms"),
-        trace_percent: values.size("otlp.trace_percent"),
+    let headers = values.find(&settings::OTLP_HEADERS).unwrap_or_default();
+    let otlp = values.find(&settings::OTLP_ENDPOINT).map(|endpoint| OtlpSettings {
+        endpoint,
+        ca: values.find(&settings::OTLP_CA),
+        headers: headers.split(',').filter_map(header).collect(),
+        interval: values.get(&settings::OTLP_INTERVAL_MS),
+        trace_percent: values.get(&settings::OTLP_TRACE_PERCENT),
     });
-    let format = if values.text("log.format") == Some("json") { LogFormat::Json } else { LogFormat::Pretty };
-    let filter = values.text("log.filter").unwrap_or_default().to_owned();
-    let access = values.text("log.access").and_then(AccessLogMode::named).unwrap_or_default();
-    TelemetrySettings { log: LogSettings { format, filter, access }, otlp, ..TelemetrySettings::default() }
+    let log = LogSettings {
+        format: values.get(&settings::LOG_FORMAT),
+        filter: values.get(&settings::LOG_FILTER),
+        access: values.get(&settings::LOG_ACCESS),
+    };
+    TelemetrySettings { log, otlp, ..TelemetrySettings::default() }
 }
 
-fn listed(problems: &[String]) -> String {
-    problems.iter().map(|problem| format!("  - {problem}")).collect::<Vec<_>>().join("\n")
+fn rollout(values: &Values) -> Rollout {
+    let fields = RolloutField::ALL.into_iter().zip(&settings::SYNC_SETTINGS);
+    let fields = fields.map(|(field, setting)| (field, values.get(setting)));
+    // The settings have the bounds of the fields.
+    Rollout::default().with(fields).expect("the values of the settings are within bounds")
+}
+
+fn lines(problems: &[String]) -> String {
+    problems.iter().map(|problem| format!("  {problem}")).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::{Algorithm, CertificateIdentity, Role};
+    use crate::telemetry::LogFormat;
+    use std::time::Duration;
 
     fn read(text: &str) -> Result<Config, String> {
-        Config::read(&Layers::default(), Some((Path::new("FILE"), text))).map_err(|error| error.to_string())
+        Config::read(&Overrides::default(), Some((Path::new("FILE"), text))).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn without_a_word_the_defaults_of_the_code_hold() {
+    fn an_empty_file_gives_the_defaults_of_each_module() {
         let config = read("").unwrap();
         assert_eq!(config.rollout, Rollout::default());
         assert_eq!(config.streams, StreamSettings::default());
@@ -202,48 +205,49 @@ mod tests {
         let store = EmbeddedSettings::default();
         assert_eq!((config.store.keys_max, config.store.key_window), (store.keys_max, store.key_window));
         assert_eq!((config.store.round_after, config.store.wal_bytes_soft), (store.round_after, store.wal_bytes_soft));
-        assert_eq!(config.drain_limit, Duration::from_secs(10));
+        assert_eq!(config.drain, DrainSettings::default());
+        assert_eq!(config.telemetry.log, LogSettings::default());
     }
 
     #[test]
-    fn what_a_file_names_is_set() {
+    fn the_file_sets_the_rollout() {
         let rollout = read("[sync]\ndelta_percent = 25\nnews_ms = 250\n").unwrap().rollout;
         let values = RolloutField::ALL.map(|field| field.read(&rollout));
         assert_eq!(values, [25, 100, 100, 0, 250, 1_000, 10, 10, 10, 15_000]);
     }
 
     #[test]
-    fn all_problems_are_told_at_once() {
-        let told = read(
+    fn all_problems_are_reported_at_once() {
+        let error = read(
             "news_ms = 1\nlisten = '0.0.0.0:1'\nlimits = 3\n[sync]\ndelta = 1\nnews_ms = 'slow'\nshadow_percent = 101\n\
              echo_ms = -1\n[sink]\n",
         );
-        insta::assert_snapshot!(told.unwrap_err());
+        insta::assert_snapshot!(error.unwrap_err());
     }
 
     #[test]
-    fn what_contradicts_itself_or_lets_everybody_in_is_refused_with_the_way_out() {
-        let told = read(
+    fn contradictions_and_accidental_exposure_are_rejected_with_a_solution() {
+        let error = read(
             "listen = '[::]:7400'\n[tls]\ncertificate = 'a'\nclient_certificates = 'required'\n[identity]\nissuer = 'b'\n\
-             [otlp]\nheaders = 'secret'\n[[identity.certificates]]\nsan = 'c'\nrole = 'king'\nname = 'd'\n",
+             [otlp]\nheaders = 'secret'\n[[identity.certificates]]\nsan = 'c'\nrole = 'admin'\nname = 'd'\n",
         );
-        insta::assert_snapshot!(told.unwrap_err());
+        insta::assert_snapshot!(error.unwrap_err());
         let both = "without_authentication = true\n[identity]\njwks = 'a'\nissuer = 'b'\n";
-        assert!(read(both).unwrap_err().contains("contradict each other"));
+        assert!(read(both).unwrap_err().contains("mutually exclusive"));
         assert!(read("listen = '0.0.0.0:1'\nwithout_authentication = true\nwithout_tls = true\n").is_ok());
-        assert!(read("listen = '0.0.0.0:1'\nwithout_authentication = true\n").unwrap_err().contains("in plaintext"));
+        assert!(read("listen = '0.0.0.0:1'\nwithout_authentication = true\n").unwrap_err().contains("without TLS"));
     }
 
     #[test]
-    fn every_part_gets_what_is_said_of_it() {
+    fn each_module_gets_its_settings() {
         let config = read(
             "[tls]\ncertificate = 'c'\nkey = 'k'\nclient_ca = 'a'\nclient_certificates = 'required'\n\
              [limits]\nconnection_age_s = 60\nheader_bytes = 5000\n[drain]\ndelay_ms = 3\n\
              [identity]\njwks = 'j'\nissuer = 'i'\nalgorithms = ['ES256']\nleeway_s = 0\n\
              [[identity.certificates]]\nsan = 's'\nrole = 'admin'\nname = 'n'\n\
-             [otlp]\nendpoint = 'e'\nheaders = 'a=b=c, d=e'\n[log]\nformat = 'json'\n",
+             [otlp]\nendpoint = 'http://e'\nheaders = 'a=b=c, d=e'\n[log]\nformat = 'json'\n",
         );
-        let Config { transport, identity, telemetry, drain_delay, .. } = config.unwrap();
+        let Config { transport, identity, telemetry, drain, .. } = config.unwrap();
         assert_eq!((transport.connection_age, transport.header_bytes_max), (Some(Duration::from_secs(60)), 5_000));
         let tls = transport.tls.unwrap();
         assert_eq!(
@@ -251,7 +255,7 @@ mod tests {
             ("c".into(), Some("a".into()), true)
         );
         assert_eq!(
-            (identity.algorithms, identity.leeway, drain_delay.as_millis()),
+            (identity.algorithms, identity.leeway, drain.delay.as_millis()),
             (vec![Algorithm::ES256], Duration::ZERO, 3)
         );
         assert_eq!(
@@ -267,8 +271,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_toml_is_told_with_its_place() {
-        let told = read("[sync\n").unwrap_err();
-        assert!(told.contains("line 1"), "{told}");
+    fn an_unknown_role_and_an_endpoint_without_http_are_rejected() {
+        let error = read("[[identity.certificates]]\nsan = 'c'\nrole = 'king'\nname = 'd'\n").unwrap_err();
+        let expected = "role must be one of player, service, admin, got \"king\" (table 1) (file)";
+        assert!(error.contains(&format!("  identity.certificates: {expected}")), "{error}");
+        let error = read("[otlp]\nendpoint = 'ftp://collector'\n").unwrap_err();
+        let expected = "must be an http or https URL, such as http://collector:4317, got \"ftp://collector\" (file)";
+        assert!(error.contains(&format!("  otlp.endpoint: {expected}")), "{error}");
+    }
+
+    #[test]
+    fn the_error_for_invalid_toml_names_the_line() {
+        let error = read("[sync\n").unwrap_err();
+        assert!(error.contains("line 1"), "{error}");
     }
 }

@@ -1,371 +1,440 @@
-//! The table of all settings, from which the file, the environment, the flags and their help are derived.
+//! The table of all settings. The settings file, the environment variables, the flags, their help and the output of
+//! `slotcast config` are derived from it.
 
-use super::kind::Kind;
+use super::kind::{Column, Kind};
+use super::setting::{
+    Declaration, OptionalSetting, Setting, address, boolean, http_url, milliseconds, milliseconds_value, number,
+    number_value, path, seconds, seconds_value, secret, text,
+};
 use crate::grpc::streams::StreamSettings;
-use crate::identity::{Algorithm, IdentitySettings};
+use crate::identity::{Algorithm, CertificateIdentity, IdentitySettings, Role};
 use crate::middleware::AdmissionSettings;
-use crate::server::ServerSettings;
 use crate::store::embedded::EmbeddedSettings;
-use crate::sync::{Rollout, RolloutField};
-use crate::telemetry::{AccessLogMode, LogSettings, OtlpSettings};
-use crate::transport::TransportSettings;
-use std::sync::LazyLock;
+use crate::sync::RolloutField;
+use crate::telemetry::{AccessLogMode, LogFormat, LogSettings, OtlpSettings};
+use crate::transport::{DrainSettings, TransportSettings};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
-use toml::Value;
-
-/// One setting.
-#[derive(Debug)]
-pub struct Setting {
-    /// Empty for settings before the first section of the file.
-    pub section: &'static str,
-    pub name: &'static str,
-    pub kind: Kind,
-    /// The value if no source sets one.
-    pub default: Option<Value>,
-    /// Whether a change applies without a restart.
-    pub live: bool,
-    /// Another environment variable for the setting, with lower precedence than its own.
-    pub also: Option<&'static str>,
-    /// The meaning of the setting, with its unit.
-    pub what: &'static str,
-}
+use toml::{Table, Value};
 
 /// The sections in the order of the file, each with its description.
 pub const SECTIONS: [(&str, &str); 9] = [
-    ("admin", "Health for probes and /metrics, in plaintext."),
-    ("tls", "Encryption, and certificates of clients; the files are followed."),
+    ("admin", "Health checks for probes and /metrics, in plaintext."),
+    ("tls", "TLS and client certificates. The files are reloaded when they change."),
     ("identity", IDENTITY),
-    ("store", "The file on disk."),
-    ("limits", "What callers and their connections may use."),
-    ("drain", "How the service ends."),
-    ("log", "Lines on standard error."),
-    ("otlp", "Traces, metrics and logs to an OpenTelemetry collector."),
+    ("store", "The store on disk."),
+    ("limits", "Limits per player, caller and connection."),
+    ("drain", "The shutdown after SIGTERM."),
+    ("log", "The log on standard error."),
+    ("otlp", "Export of traces, metrics and logs to an OpenTelemetry collector."),
     ("sync", SYNC),
 ];
 const IDENTITY: &str = "\
-Who calls. A token decides if one is sent; else a client certificate, if its name stands in [[identity.certificates]] with
-san (a DNS name or a URI), role (player, service or admin) and name. Whoever has neither gets nowhere.";
+Authentication of callers. If a call has a token, the token identifies the caller; otherwise its client certificate does,
+if [[identity.certificates]] has an entry for one of its names: san (a DNS name or a URI), role (player, service or
+admin) and name. All other calls are refused.";
 const SYNC: &str = "\
-How streams are served; it may be changed by AdminService and `slotcast rollout` too, until the file is read again.
-How many of a hundred players get each of the percentages: which ones is told by a hash of their names, so that raising
-it only adds players. With the first three at 0, every change is sent at once with all slots, as the old game did it.";
+How streams are synced. AdminService and `slotcast rollout` can change these settings until the file is read again.
+A stable hash of the player's name determines which players a percentage includes, so raising it only adds players. With
+delta_percent, debounce_percent and prediction_percent at 0, every change is sent immediately with all slots.";
 
-pub static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(all);
+/// Declares every setting once, as a typed static, and lists them in the order of the file.
+macro_rules! settings {
+    ($($name:ident: $type:ty = $setting:expr;)+) => {
+        $(pub static $name: $type = $setting;)+
 
-impl Setting {
-    /// Returns the key, for example `limits.streams_per_player`.
-    pub fn key(&self) -> String {
-        if self.section.is_empty() { self.name.to_owned() } else { format!("{}.{}", self.section, self.name) }
-    }
+        static DECLARED: &[&Declaration] = &[$(&$name.declaration),+];
 
-    /// Returns the environment variable, for example `SLOTCAST_LIMITS_STREAMS_PER_PLAYER`.
-    pub fn environment(&self) -> String {
-        format!("SLOTCAST_{}", self.key().replace('.', "_").to_uppercase())
-    }
-
-    /// Returns the flag without its dashes, for example `limits-streams-per-player`.
-    pub fn flag(&self) -> String {
-        self.key().replace(['.', '_'], "-")
-    }
-
-    const fn live(mut self) -> Self {
-        self.live = true;
-        self
-    }
-
-    const fn also(mut self, variable: &'static str) -> Self {
-        self.also = Some(variable);
-        self
-    }
-
-    fn or(mut self, default: impl Into<Value>) -> Self {
-        self.default = Some(default.into());
-        self
-    }
-
-    fn or_number(self, default: u64) -> Self {
-        self.or(i64::try_from(default).unwrap_or(i64::MAX))
-    }
-}
-
-/// Creates an optional setting without a default.
-const fn setting(section: &'static str, name: &'static str, kind: Kind, what: &'static str) -> Setting {
-    Setting { section, name, kind, default: None, live: false, also: None, what }
-}
-
-fn all() -> Vec<Setting> {
-    [general(), admin(), tls(), identity(), store(), limits(), connections(), drain(), log(), otlp(), sync()]
-        .into_iter()
-        .flatten()
-        .collect()
-}
-
-fn general() -> Vec<Setting> {
-    vec![
-        setting("", "listen", Kind::Address, "The address to serve at; port 0 takes a free one.").or("127.0.0.1:7400"),
-        setting("", "data", Kind::Path, "The folder of the store; it is made if it is not there.").or("slotcast-data"),
-        setting("", "catalog", Kind::Path, "Items, recipes and layouts, as TOML; without, the built-in ones."),
-        setting(
-            "",
-            "without_authentication",
-            Kind::Flag,
-            "Serve beyond loopback although callers are not verified: whoever reaches the port can do everything.",
-        )
-        .or(false),
-        setting(
-            "",
-            "without_tls",
-            Kind::Flag,
-            "Serve beyond loopback in plaintext: whoever is on the way can read and change everything, tokens too.",
-        )
-        .or(false),
-    ]
-}
-
-fn admin() -> Vec<Setting> {
-    vec![
-        setting("admin", "listen", Kind::Address, "The address for health and metrics; port 0 takes a free one.")
-            .or("127.0.0.1:7401"),
-    ]
-}
-
-fn tls() -> Vec<Setting> {
-    vec![
-        setting(
-            "tls",
-            "certificate",
-            Kind::Path,
-            "The certificate and what leads to its root, as PEM; without, plaintext.",
-        ),
-        setting("tls", "key", Kind::Path, "Its private key, as PEM."),
-        setting(
-            "tls",
-            "client_ca",
-            Kind::Path,
-            "The roots of client certificates, as PEM; without, none is asked for.",
-        ),
-        setting(
-            "tls",
-            "client_certificates",
-            Kind::Choice(&["optional", "required"]),
-            "Whether a connection needs one, where there are roots.",
-        )
-        .or("optional"),
-    ]
-}
-
-fn identity() -> Vec<Setting> {
-    let IdentitySettings { audience, algorithms, leeway, .. } = IdentitySettings::default();
-    let algorithms: Vec<Value> = algorithms.iter().map(|algorithm| Value::from(algorithm.to_string())).collect();
-    vec![
-        setting("identity", "jwks", Kind::Path, "The public keys of tokens, as a JSON Web Key Set; followed."),
-        setting("identity", "issuer", Kind::Text, "What a token's `iss` must be."),
-        setting("identity", "audience", Kind::Text, "What a token's `aud` must hold.").or(audience),
-        setting("identity", "algorithms", Kind::Choices(&Algorithm::NAMES), "With what tokens may be signed.")
-            .or(algorithms),
-        setting("identity", "leeway_s", Kind::Number(0..=4), "How far clocks may be apart.")
-            .or_number(leeway.as_secs()),
-        setting(
-            "identity",
-            "certificates",
-            Kind::Tables(&["san", "role", "name"]),
-            "Client certificates, and who they are.",
-        ),
-    ]
-}
-
-fn store() -> Vec<Setting> {
-    let EmbeddedSettings { key_window, keys_max, round_after, wal_bytes_soft, .. } = EmbeddedSettings::default();
-    vec![
-        setting(
-            "store",
-            "bytes_max",
-            Kind::Number(1 << 20..=1 << 50),
-            "The most bytes that it may take; without, what the disk has.",
-        ),
-        setting("store", "key_window_s", Kind::Number(1..=604_800), "For how long idempotency keys are remembered.")
-            .or_number(key_window.as_secs()),
-        setting(
-            "store",
-            "keys_max",
-            Kind::Number(1..=100_000_000),
-            "How many are remembered; beyond, the oldest are forgotten earlier.",
-        )
-        .or_number(keys_max as u64),
-        setting(
-            "store",
-            "fold_after_ms",
-            Kind::Number(10..=600_000),
-            "The age at which a committed change is folded into the table, in milliseconds.",
-        )
-        .or_number(round_after.as_millis() as u64),
-        setting(
-            "store",
-            "wal_bytes",
-            Kind::Number(1 << 16..=1 << 34),
-            "The size at which the write-ahead log is copied into the database file, in bytes.",
-        )
-        .or_number(wal_bytes_soft),
-    ]
-}
-
-fn limits() -> Vec<Setting> {
-    let StreamSettings { per_player_max, per_caller_max } = StreamSettings::default();
-    let AdmissionSettings { per_second, burst } = AdmissionSettings::default();
-    let many = 1..=1_000_000;
-    vec![
-        setting("limits", "streams_per_player", Kind::Number(many.clone()), "Streams that may be open for one player.")
-            .or_number(per_player_max.into()),
-        setting(
-            "limits",
-            "streams_per_caller",
-            Kind::Number(many.clone()),
-            "Streams that one caller may have open without naming a player.",
-        )
-        .or_number(per_caller_max.into()),
-        setting(
-            "limits",
-            "requests_per_second",
-            Kind::Number(0..=1_000_000),
-            "Requests that one caller may send in a second, in the long run; 0 is no limit.",
-        )
-        .or_number(per_second.into()),
-        setting(
-            "limits",
-            "requests_burst",
-            Kind::Number(many),
-            "Requests that one caller may send at once, after a rest.",
-        )
-        .or_number(burst.into()),
-    ]
-}
-
-fn connections() -> Vec<Setting> {
-    let default = TransportSettings::default();
-    let ms = |time: Duration| time.as_millis() as u64;
-    let long = 100..=3_600_000;
-    let setting = |name, kind, what| setting("limits", name, kind, what);
-    vec![
-        setting("connections", Kind::Number(0..=1_000_000), "Connections in all; 0 is no limit.")
-            .or_number(default.connections_max.into()),
-        setting("connections_per_address", Kind::Number(0..=1_000_000), "Connections from one address; 0 is no limit.")
-            .or_number(default.connections_per_address_max.into()),
-        setting("streams_per_connection", Kind::Number(1..=1_000_000), "Calls at a time on one connection; more wait.")
-            .or_number(default.streams_per_connection_max.into()),
-        setting("header_bytes", Kind::Number(4_096..=1 << 20), "Of one call.")
-            .or_number(default.header_bytes_max.into()),
-        setting("message_bytes", Kind::Number(65_536..=1 << 26), "Of one request.")
-            .or_number(default.message_bytes_max as u64),
-        setting("handshake_timeout_ms", Kind::Number(long.clone()), "For TLS.")
-            .or_number(ms(default.handshake_timeout)),
-        setting("preface_timeout_ms", Kind::Number(long.clone()), "For the first bytes of HTTP/2.")
-            .or_number(ms(default.preface_timeout)),
-        setting(
-            "keepalive_interval_ms",
-            Kind::Number(long.clone()),
-            "After so long without a byte a connection is asked whether it is there.",
-        )
-        .or_number(ms(default.keepalive_interval)),
-        setting("keepalive_timeout_ms", Kind::Number(long), "Without an answer for so long it is closed.")
-            .or_number(ms(default.keepalive_timeout)),
-        setting(
-            "connection_age_s",
-            Kind::Number(0..=604_800),
-            "After about so long a client is asked to connect anew, so that load spreads over new servers; 0 is never.",
-        )
-        .or_number(default.connection_age.map_or(0, |age| age.as_secs())),
-        setting(
-            "connection_age_grace_s",
-            Kind::Number(1..=3_600),
-            "Within so long the streams of an old connection end.",
-        )
-        .or_number(default.connection_age_grace.as_secs()),
-    ]
-}
-
-fn drain() -> Vec<Setting> {
-    let ServerSettings { drain_limit, drain_delay, .. } = ServerSettings::default();
-    let setting = |name, kind, what| setting("drain", name, kind, what);
-    vec![
-        setting(
-            "delay_ms",
-            Kind::Number(0..=600_000),
-            "After SIGTERM all goes on for so long, while probes are told to send nobody here any more.",
-        )
-        .or_number(drain_delay.as_millis() as u64),
-        setting(
-            "limit_ms",
-            Kind::Number(0..=3_600_000),
-            "How long calls may then take to end; after that they are cut off.",
-        )
-        .or_number(drain_limit.as_millis() as u64),
-    ]
-}
-
-fn log() -> Vec<Setting> {
-    vec![
-        setting("log", "format", Kind::Choice(&["pretty", "json"]), "How lines are written.").or("pretty"),
-        setting("log", "filter", Kind::Text, "What is written, as in info,slotcast::engine=debug.")
-            .or(LogSettings::default().filter)
-            .also("SLOTCAST_LOG")
-            .live(),
-        setting(
-            "log",
-            "access",
-            Kind::Choice(&AccessLogMode::NAMES),
-            "Which calls get a line: none, those that were refused or failed (a flood is limited), or all.",
-        )
-        .or("errors"),
-    ]
-}
-
-fn otlp() -> Vec<Setting> {
-    let OtlpSettings { interval, trace_percent, .. } = OtlpSettings::default();
-    let setting = |name, kind, what| setting("otlp", name, kind, what);
-    vec![
-        setting(
-            "endpoint",
-            Kind::Text,
-            "Of the collector's gRPC, as in http://collector:4317; without, nothing is sent.",
-        )
-        .also("OTEL_EXPORTER_OTLP_ENDPOINT"),
-        setting("ca", Kind::Path, "Roots of an https endpoint beside the public authorities, as PEM."),
-        setting("headers", Kind::Secret, "Sent along, as in authorization=Bearer abc,tenant=1.")
-            .also("OTEL_EXPORTER_OTLP_HEADERS"),
-        setting("interval_ms", Kind::Number(100..=3_600_000), "Between two reports of metrics.")
-            .or_number(interval.as_millis() as u64),
-        setting(
-            "trace_percent",
-            Kind::Number(0..=100),
-            "Of the calls that come without a trace context; else its flag decides.",
-        )
-        .or_number(trace_percent.into()),
-    ]
-}
-
-fn sync() -> Vec<Setting> {
-    let default = Rollout::default();
-    let setting = |field: RolloutField| {
-        setting("sync", field.name(), Kind::Number(field.bounds()), what(field)).or_number(field.read(&default)).live()
+        /// For each setting, whether the conversion to its type accepts a value.
+        #[cfg(test)]
+        static CONVERSIONS: &[fn(&Value) -> bool] = &[$(|value| ($name.convert)(value).is_some()),+];
     };
-    RolloutField::ALL.into_iter().map(setting).collect()
 }
 
-fn what(field: RolloutField) -> &'static str {
-    match field {
-        RolloutField::DeltaPercent => "Changed slots instead of all.",
-        RolloutField::DebouncePercent => "Changes wait for more of them, at most for the windows below.",
-        RolloutField::PredictionPercent => "A prediction that was right needs no sync.",
-        RolloutField::ShadowPercent => {
-            "Is sent the old way whatever the others say, while all of the new way is computed, checked and counted."
+const COUNT: (u64, u64) = (1, 1_000_000);
+const COUNT_OR_UNLIMITED: (u64, u64) = (0, 1_000_000);
+const TIMEOUT_MS: (u64, u64) = (100, 3_600_000);
+
+settings! {
+    LISTEN: Setting<SocketAddr> =
+        address("", "listen", "Address to serve on; port 0 selects a free port.").default(|| "127.0.0.1:7400".into());
+    DATA: Setting<PathBuf> =
+        path("", "data", "Folder of the store; created if it does not exist.").default(|| "slotcast-data".into());
+    CATALOG: OptionalSetting<PathBuf> =
+        path("", "catalog", "TOML file with items, recipes and layouts. Default: the built-in catalog.");
+    WITHOUT_AUTHENTICATION: Setting<bool> = boolean(
+        "",
+        "without_authentication",
+        "Serve beyond loopback without authentication: everyone who can reach the port can do everything.",
+    )
+    .default(|| false.into());
+    WITHOUT_TLS: Setting<bool> = boolean(
+        "",
+        "without_tls",
+        "Serve beyond loopback in plaintext: everyone on the network path can read and change everything, including \
+         tokens.",
+    )
+    .default(|| false.into());
+
+    ADMIN_LISTEN: Setting<SocketAddr> =
+        address("admin", "listen", "Address for health checks and metrics; port 0 selects a free port.")
+            .default(|| "127.0.0.1:7401".into());
+
+    TLS_CERTIFICATE: OptionalSetting<PathBuf> = path(
+        "tls",
+        "certificate",
+        "PEM file with the server's certificate and its intermediate certificates. Without it, the server uses \
+         plaintext.",
+    );
+    TLS_KEY: OptionalSetting<PathBuf> = path("tls", "key", "PEM file with the private key of the certificate.");
+    TLS_CLIENT_CA: OptionalSetting<PathBuf> = path(
+        "tls",
+        "client_ca",
+        "PEM file with the root certificates that verify client certificates. Without it, none is requested.",
+    );
+    TLS_CLIENT_CERTIFICATES: Setting<ClientCertificates> = OptionalSetting::new(
+        "tls",
+        "client_certificates",
+        Kind::Choice(&["optional", "required"]),
+        |value| ClientCertificates::named(value.as_str()?),
+        "Whether clients must present a certificate, if client_ca is set.",
+    )
+    .default(|| "optional".into());
+
+    IDENTITY_JWKS: OptionalSetting<PathBuf> = path(
+        "identity",
+        "jwks",
+        "JSON Web Key Set file with the public keys of tokens; reloaded when it changes.",
+    );
+    IDENTITY_ISSUER: OptionalSetting<String> = text("identity", "issuer", "Required `iss` of tokens.");
+    IDENTITY_AUDIENCE: Setting<String> =
+        text("identity", "audience", "Required `aud` of tokens, alone or among others.")
+            .default(|| IdentitySettings::default().audience.into());
+    IDENTITY_ALGORITHMS: Setting<Vec<Algorithm>> = OptionalSetting::new(
+        "identity",
+        "algorithms",
+        Kind::Choices(&Algorithm::NAMES),
+        to_algorithms,
+        "Accepted signature algorithms of tokens.",
+    )
+    .default(|| {
+        let algorithms = IdentitySettings::default().algorithms;
+        Value::Array(algorithms.iter().map(|algorithm| algorithm.to_string().into()).collect())
+    });
+    IDENTITY_LEEWAY_S: Setting<Duration> =
+        seconds("identity", "leeway_s", (0, 4), "Accepted difference between clocks, in seconds.")
+            .default(|| seconds_value(IdentitySettings::default().leeway));
+    IDENTITY_CERTIFICATES: OptionalSetting<Vec<CertificateIdentity>> = OptionalSetting::new(
+        "identity",
+        "certificates",
+        Kind::Tables(&[
+            Column { name: "san", words: &[] },
+            Column { name: "role", words: &["player", "service", "admin"] },
+            Column { name: "name", words: &[] },
+        ]),
+        |value| value.as_array()?.iter().map(|table| to_certificate_identity(table.as_table()?)).collect(),
+        "Client certificates and the callers that they identify.",
+    );
+
+    STORE_BYTES_MAX: OptionalSetting<u64> = number(
+        "store",
+        "bytes_max",
+        (1 << 20, 1 << 50),
+        "Maximum size of the store file, in bytes. Default: limited by the disk only.",
+    );
+    STORE_KEY_WINDOW_S: Setting<Duration> =
+        seconds("store", "key_window_s", (1, 604_800), "How long idempotency keys are remembered, in seconds.")
+            .default(|| seconds_value(EmbeddedSettings::default().key_window));
+    STORE_KEYS_MAX: Setting<usize> = number(
+        "store",
+        "keys_max",
+        (1, 100_000_000),
+        "Maximum number of remembered idempotency keys; above it, the oldest are forgotten earlier.",
+    )
+    .default(|| number_value(EmbeddedSettings::default().keys_max));
+    STORE_FOLD_AFTER_MS: Setting<Duration> = milliseconds(
+        "store",
+        "fold_after_ms",
+        (10, 600_000),
+        "Age at which a committed change is folded into the table, in milliseconds.",
+    )
+    .default(|| milliseconds_value(EmbeddedSettings::default().round_after));
+    STORE_WAL_BYTES: Setting<u64> = number(
+        "store",
+        "wal_bytes",
+        (1 << 16, 1 << 34),
+        "Size at which the write-ahead log is copied into the database file, in bytes.",
+    )
+    .default(|| number_value(EmbeddedSettings::default().wal_bytes_soft));
+
+    LIMITS_STREAMS_PER_PLAYER: Setting<u32> =
+        number("limits", "streams_per_player", COUNT, "Maximum number of open streams per player.")
+            .default(|| number_value(StreamSettings::default().per_player_max));
+    LIMITS_STREAMS_PER_CALLER: Setting<u32> = number(
+        "limits",
+        "streams_per_caller",
+        COUNT,
+        "Maximum number of open streams per caller, of streams that do not name a player.",
+    )
+    .default(|| number_value(StreamSettings::default().per_caller_max));
+    LIMITS_REQUESTS_PER_SECOND: Setting<u32> = number(
+        "limits",
+        "requests_per_second",
+        COUNT_OR_UNLIMITED,
+        "Maximum sustained rate of requests per caller, per second; 0 is no limit.",
+    )
+    .default(|| number_value(AdmissionSettings::default().per_second));
+    LIMITS_REQUESTS_BURST: Setting<u32> =
+        number("limits", "requests_burst", COUNT, "Maximum number of requests that an idle caller may send at once.")
+            .default(|| number_value(AdmissionSettings::default().burst));
+    LIMITS_CONNECTIONS: Setting<u32> =
+        number("limits", "connections", COUNT_OR_UNLIMITED, "Maximum number of connections; 0 is no limit.")
+            .default(|| number_value(TransportSettings::default().connections_max));
+    LIMITS_CONNECTIONS_PER_ADDRESS: Setting<u32> = number(
+        "limits",
+        "connections_per_address",
+        COUNT_OR_UNLIMITED,
+        "Maximum number of connections per client address; 0 is no limit. Use 0 behind a proxy.",
+    )
+    .default(|| number_value(TransportSettings::default().connections_per_address_max));
+    LIMITS_STREAMS_PER_CONNECTION: Setting<u32> = number(
+        "limits",
+        "streams_per_connection",
+        COUNT,
+        "Maximum number of concurrent calls on one connection; further calls wait at the client.",
+    )
+    .default(|| number_value(TransportSettings::default().streams_per_connection_max));
+    LIMITS_HEADER_BYTES: Setting<u32> =
+        number("limits", "header_bytes", (4_096, 1 << 20), "Maximum size of a request's metadata, in bytes.")
+            .default(|| number_value(TransportSettings::default().header_bytes_max));
+    LIMITS_MESSAGE_BYTES: Setting<usize> =
+        number("limits", "message_bytes", (65_536, 1 << 26), "Maximum size of a request message, in bytes.")
+            .default(|| number_value(TransportSettings::default().message_bytes_max));
+    LIMITS_HANDSHAKE_TIMEOUT_MS: Setting<Duration> = milliseconds(
+        "limits",
+        "handshake_timeout_ms",
+        TIMEOUT_MS,
+        "Maximum duration of a TLS handshake, in milliseconds.",
+    )
+    .default(|| milliseconds_value(TransportSettings::default().handshake_timeout));
+    LIMITS_PREFACE_TIMEOUT_MS: Setting<Duration> = milliseconds(
+        "limits",
+        "preface_timeout_ms",
+        TIMEOUT_MS,
+        "Maximum time until a connection has sent its HTTP/2 preface, in milliseconds.",
+    )
+    .default(|| milliseconds_value(TransportSettings::default().preface_timeout));
+    LIMITS_KEEPALIVE_INTERVAL_MS: Setting<Duration> = milliseconds(
+        "limits",
+        "keepalive_interval_ms",
+        TIMEOUT_MS,
+        "Interval between keepalive pings on an idle connection, in milliseconds.",
+    )
+    .default(|| milliseconds_value(TransportSettings::default().keepalive_interval));
+    LIMITS_KEEPALIVE_TIMEOUT_MS: Setting<Duration> = milliseconds(
+        "limits",
+        "keepalive_timeout_ms",
+        TIMEOUT_MS,
+        "Maximum time for the reply to a keepalive ping, in milliseconds; then the connection is closed.",
+    )
+    .default(|| milliseconds_value(TransportSettings::default().keepalive_timeout));
+    LIMITS_CONNECTION_AGE_S: Setting<Duration> = seconds(
+        "limits",
+        "connection_age_s",
+        (0, 604_800),
+        "Approximate age at which the server asks clients to reconnect, so that load spreads over new servers, in \
+         seconds; 0 is no limit.",
+    )
+    .default(|| seconds_value(TransportSettings::default().connection_age.unwrap_or_default()));
+    LIMITS_CONNECTION_AGE_GRACE_S: Setting<Duration> = seconds(
+        "limits",
+        "connection_age_grace_s",
+        (1, 3_600),
+        "Time over which the streams of such a connection end, in seconds.",
+    )
+    .default(|| seconds_value(TransportSettings::default().connection_age_grace));
+
+    DRAIN_DELAY_MS: Setting<Duration> = milliseconds(
+        "drain",
+        "delay_ms",
+        (0, 600_000),
+        "How long to keep serving after SIGTERM while health checks already report NOT_SERVING, in milliseconds.",
+    )
+    .default(|| milliseconds_value(DrainSettings::default().delay));
+    DRAIN_LIMIT_MS: Setting<Duration> = milliseconds(
+        "drain",
+        "limit_ms",
+        (0, 3_600_000),
+        "Maximum time for calls to end after the delay, in milliseconds; then they are cut off.",
+    )
+    .default(|| milliseconds_value(DrainSettings::default().limit));
+
+    LOG_FORMAT: Setting<LogFormat> = OptionalSetting::new(
+        "log",
+        "format",
+        Kind::Choice(&["pretty", "json"]),
+        |value| log_format(value.as_str()?),
+        "Format of log lines: for people, or one JSON object per line.",
+    )
+    .default(|| "pretty".into());
+    LOG_FILTER: Setting<String> =
+        text("log", "filter", "Log levels by module, such as info,slotcast::engine=debug.")
+            .fallback_variable("SLOTCAST_LOG")
+            .live()
+            .default(|| LogSettings::default().filter.into());
+    LOG_ACCESS: Setting<AccessLogMode> = OptionalSetting::new(
+        "log",
+        "access",
+        Kind::Choice(&AccessLogMode::NAMES),
+        |value| AccessLogMode::named(value.as_str()?),
+        "Which calls are logged: none, refused and failed calls (at a limited rate), or all.",
+    )
+    .default(|| "errors".into());
+
+    OTLP_ENDPOINT: OptionalSetting<String> = http_url(
+        "otlp",
+        "endpoint",
+        "URL of the collector's gRPC receiver. Without it, nothing is exported.",
+    )
+    .fallback_variable("OTEL_EXPORTER_OTLP_ENDPOINT");
+    OTLP_CA: OptionalSetting<PathBuf> = path(
+        "otlp",
+        "ca",
+        "PEM file with root certificates for an https endpoint, in addition to the public authorities.",
+    );
+    OTLP_HEADERS: OptionalSetting<String> =
+        secret("otlp", "headers", "Headers of each export, such as authorization=Bearer abc,tenant=1.")
+            .fallback_variable("OTEL_EXPORTER_OTLP_HEADERS");
+    OTLP_INTERVAL_MS: Setting<Duration> =
+        milliseconds("otlp", "interval_ms", TIMEOUT_MS, "Interval between exports of metrics, in milliseconds.")
+            .default(|| milliseconds_value(OtlpSettings::default().interval));
+    OTLP_TRACE_PERCENT: Setting<u8> = number(
+        "otlp",
+        "trace_percent",
+        (0, 100),
+        "Percentage of calls without a trace context that are traced; for a call with one, its sampled flag decides.",
+    )
+    .default(|| number_value(OtlpSettings::default().trace_percent));
+}
+
+/// The section `sync`: one setting for each field of the rollout, in the order of [`RolloutField::ALL`].
+pub static SYNC_SETTINGS: [Setting<u64>; RolloutField::ALL.len()] = {
+    let mut settings = [sync_setting(RolloutField::ALL[0]); RolloutField::ALL.len()];
+    let mut index = 1;
+    while index < settings.len() {
+        settings[index] = sync_setting(RolloutField::ALL[index]);
+        index += 1;
+    }
+    settings
+};
+
+const fn sync_setting(field: RolloutField) -> Setting<u64> {
+    let bounds = field.bounds();
+    let bounds = (*bounds.start(), *bounds.end());
+    number("sync", field.name(), bounds, field.help()).live().default_number(field.default_value())
+}
+
+/// Returns the declarations of all settings, in the order of the file.
+pub fn declarations() -> impl Iterator<Item = &'static Declaration> {
+    DECLARED.iter().copied().chain(SYNC_SETTINGS.iter().map(|setting| &setting.declaration))
+}
+
+/// Whether clients must present a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCertificates {
+    Optional,
+    Required,
+}
+
+impl ClientCertificates {
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "optional" => Some(Self::Optional),
+            "required" => Some(Self::Required),
+            _ => None,
         }
-        RolloutField::NewsMs => "How long changes by others wait for more, counted from the last sync.",
-        RolloutField::EchoMs => "The same for changes by the stream's own session.",
-        RolloutField::TickMs => "Syncs are due at multiples of this, so that those of one connection leave together.",
-        RolloutField::DeltaSlotsMax => "With more changed slots all are sent.",
-        RolloutField::SyncsPerSecond => "For each player, over all its streams, in any second; 0 is no limit.",
-        RolloutField::HeartbeatMs => {
-            "A stream on which nothing was sent for so long tells what its reader should have."
+    }
+}
+
+fn log_format(name: &str) -> Option<LogFormat> {
+    match name {
+        "pretty" => Some(LogFormat::Pretty),
+        "json" => Some(LogFormat::Json),
+        _ => None,
+    }
+}
+
+fn to_algorithms(value: &Value) -> Option<Vec<Algorithm>> {
+    value.as_array()?.iter().map(|name| Algorithm::named(name.as_str()?)).collect()
+}
+
+fn to_certificate_identity(table: &Table) -> Option<CertificateIdentity> {
+    let text = |name: &str| table.get(name)?.as_str().map(str::to_owned);
+    Some(CertificateIdentity { san: text("san")?, role: Role::named(&text("role")?)?, name: text("name")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns values that are valid for a kind: every choice, and both bounds of a number.
+    fn valid_values(kind: Kind) -> Vec<Value> {
+        match kind {
+            Kind::Address => vec!["[::1]:80".into()],
+            Kind::Path | Kind::Text | Kind::Secret => vec!["text".into()],
+            Kind::HttpUrl => vec!["https://collector".into()],
+            Kind::Bool => vec![true.into(), false.into()],
+            Kind::Number { min, max } => vec![number_value(min), number_value(max)],
+            Kind::Choice(words) => words.iter().map(|word| (*word).into()).collect(),
+            Kind::Choices(words) => vec![Value::Array(words.iter().map(|word| (*word).into()).collect())],
+            Kind::Tables(columns) => {
+                let most = columns.iter().map(|column| column.words.len()).max().unwrap_or_default();
+                let table = |at: usize| -> Value {
+                    let word = |column: &Column| column.words.get(at % column.words.len().max(1)).copied();
+                    let entry = |column: &Column| (column.name.to_owned(), word(column).unwrap_or("text").into());
+                    Value::Table(columns.iter().map(entry).collect())
+                };
+                vec![Value::Array((0..most.max(1)).map(table).collect())]
+            }
         }
+    }
+
+    #[test]
+    fn every_value_that_a_kind_accepts_converts_to_the_type_of_the_setting() {
+        for (declaration, converts) in DECLARED.iter().zip(CONVERSIONS) {
+            for value in valid_values(declaration.kind) {
+                assert_eq!(declaration.kind.check(&value), Ok(()), "{}", declaration.key());
+                assert!(converts(&value), "{}: {value}", declaration.key());
+            }
+        }
+        assert_eq!(DECLARED.len(), CONVERSIONS.len());
+    }
+
+    #[test]
+    fn every_default_is_valid() {
+        for declaration in declarations() {
+            let default = declaration.default_value();
+            assert_eq!(default.map_or(Ok(()), |value| declaration.kind.check(&value)), Ok(()), "{}", declaration.key());
+        }
+    }
+
+    #[test]
+    fn keys_are_unique_and_every_section_is_described() {
+        let mut keys: Vec<_> = declarations().map(Declaration::key).collect();
+        keys.sort_unstable();
+        let total = keys.len();
+        keys.dedup();
+        assert_eq!(keys.len(), total);
+        let is_described = |section: &str| SECTIONS.iter().any(|(name, _)| *name == section);
+        let undescribed =
+            declarations().filter(|setting| !setting.section.is_empty() && !is_described(setting.section));
+        assert_eq!(undescribed.count(), 0);
+    }
+
+    #[test]
+    fn the_sync_section_has_every_field_of_the_rollout() {
+        let names: Vec<_> = SYNC_SETTINGS.iter().map(|setting| setting.declaration.name).collect();
+        assert_eq!(names, RolloutField::ALL.map(RolloutField::name));
     }
 }

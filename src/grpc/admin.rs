@@ -2,8 +2,8 @@
 
 use super::service::caller;
 use super::statistics;
-use crate::config::LiveRollout;
 use crate::engine::Engine;
+use crate::live_rollout::LiveRollout;
 use crate::statistics::StreamStatistics;
 use crate::status;
 use crate::wire::{FieldViolation, request, rollout, v1};

@@ -155,7 +155,7 @@ impl Verifier {
         let mut state = self.refresh.lock().await;
         self.check_clock(&mut state);
         let Some(file) = &mut state.file else { return };
-        let Some(read) = file.look(false).await else { return };
+        let Some(read) = file.check(false).await else { return };
         match read.map_err(KeysError::from).and_then(|contents| self.parse(&contents.concat())) {
             Ok(keys) => {
                 let mut ids: Vec<&str> = keys.ids().collect();

@@ -43,9 +43,9 @@ pub async fn serve(
             () = stop => {}
             () = drain_requested.cancelled() => {}
         }
-        tracing::info!(delay_ms = settings.drain_delay.as_millis() as u64, "drain requested; reporting NOT_SERVING");
+        tracing::info!(delay_ms = settings.drain.delay.as_millis() as u64, "drain requested; reporting NOT_SERVING");
         health.set(ServingState::Draining).await;
-        tokio::time::sleep(settings.drain_delay).await;
+        tokio::time::sleep(settings.drain.delay).await;
     };
     health.set(ServingState::Serving).await;
     let failure = tokio::select! {
@@ -56,15 +56,15 @@ pub async fn serve(
             Some(failure)
         }
     };
-    tracing::info!(limit_ms = settings.drain_limit.as_millis() as u64, "draining");
+    tracing::info!(limit_ms = settings.drain.limit.as_millis() as u64, "draining");
     drain.cancel();
-    if tokio::time::timeout(settings.drain_limit, &mut server).await.is_err() {
+    if tokio::time::timeout(settings.drain.limit, &mut server).await.is_err() {
         tracing::warn!("drain limit exceeded; closing the remaining connections");
     }
     drop(server);
     // The store may have failed while the service was already draining.
     let failure = failure.or_else(|| commit_loop.failure());
-    finish_commits(commit_loop, settings.drain_limit).await;
+    finish_commits(commit_loop, settings.drain.limit).await;
     failure.map_or(Ok(()), |failure| Err(ServerError::StoreFailed(failure)))
 }
 

@@ -6,19 +6,18 @@ mod wiring;
 
 pub use lifecycle::serve;
 
-use crate::config::LiveRollout;
 use crate::domain::Catalog;
 use crate::engine::EngineSettings;
 use crate::grpc::streams::StreamSettings;
 use crate::identity::Authentication;
+use crate::live_rollout::LiveRollout;
 use crate::middleware::AdmissionSettings;
 use crate::statistics::Reloads;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
-use crate::transport::{TlsError, Transport, TransportSettings, TransportStatistics};
+use crate::transport::{DrainSettings, TlsError, Transport, TransportSettings, TransportStatistics};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -40,11 +39,7 @@ pub struct ServerSettings {
     pub admin_listener: Option<Arc<TcpListener>>,
     /// Counts reloads of the settings, for the metrics.
     pub config_reloads: Arc<Reloads>,
-    /// How long the server continues to serve after the stop signal while health checks already report NOT_SERVING, so
-    /// that load balancers can stop sending calls to it first.
-    pub drain_delay: Duration,
-    /// Maximum time for calls to end after the delay; then they are cut off.
-    pub drain_limit: Duration,
+    pub drain: DrainSettings,
 }
 
 impl Default for ServerSettings {
@@ -59,8 +54,7 @@ impl Default for ServerSettings {
             telemetry: Telemetry::default(),
             admin_listener: None,
             config_reloads: Arc::default(),
-            drain_delay: Duration::ZERO,
-            drain_limit: Duration::from_secs(10),
+            drain: DrainSettings::default(),
         }
     }
 }

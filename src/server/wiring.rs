@@ -182,7 +182,7 @@ fn build_routes(
         rollout: rollout.clone(),
         statistics: statistics.clone(),
         drain,
-        drain_limit: settings.drain_limit,
+        drain_limit: settings.drain.limit,
         start,
     };
     let streams = OpenStreams::new(settings.streams);

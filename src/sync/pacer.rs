@@ -34,14 +34,6 @@ impl Windows {
     pub const NONE: Self = Self { news: Duration::ZERO, echo: Duration::ZERO, tick: Duration::ZERO };
 }
 
-impl Default for Windows {
-    /// 100 ms for news, 1 s for echoes, ticks of 10 ms.
-    fn default() -> Self {
-        let ms = Duration::from_millis;
-        Self { news: ms(100), echo: ms(1_000), tick: ms(10) }
-    }
-}
-
 /// Schedules the frames of one subscription.
 #[derive(Debug, Clone, Default)]
 pub struct Pacer {

@@ -64,6 +64,17 @@ pub enum RolloutField {
     HeartbeatMs,
 }
 
+/// Everything about a field but its place in the list.
+struct FieldDefinition {
+    name: &'static str,
+    /// Minimum and maximum; both fit the type in [`Rollout`].
+    bounds: (u64, u64),
+    default: u64,
+    help: &'static str,
+    read: fn(&Rollout) -> u64,
+    write: fn(&mut Rollout, u64),
+}
+
 /// A value that is out of its field's bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutOfBounds {
@@ -102,19 +113,34 @@ impl Bucket {
 }
 
 impl Default for Rollout {
-    /// All features on for all players.
+    /// The defaults of all fields: all features on for all players.
     fn default() -> Self {
-        let SyncSettings { windows, delta_slots_max, heartbeat, .. } = SyncSettings::default();
-        Self {
-            delta: Percent::ALL,
-            debounce: Percent::ALL,
-            prediction: Percent::ALL,
+        let mut rollout = Self {
+            delta: Percent::NONE,
+            debounce: Percent::NONE,
+            prediction: Percent::NONE,
             shadow: Percent::NONE,
-            windows,
-            delta_slots_max,
-            syncs_per_second: 10,
-            heartbeat,
-        }
+            windows: Windows::NONE,
+            delta_slots_max: 0,
+            syncs_per_second: 0,
+            heartbeat: Duration::ZERO,
+        };
+        RolloutField::ALL.into_iter().for_each(|field| field.write(&mut rollout, field.default_value()));
+        rollout
+    }
+}
+
+impl Default for SyncSettings {
+    /// All features on, with the defaults of the rollout.
+    fn default() -> Self {
+        Rollout::default().settings(true, true, true)
+    }
+}
+
+impl Default for Windows {
+    /// The defaults of the rollout.
+    fn default() -> Self {
+        Rollout::default().windows
     }
 }
 
@@ -196,62 +222,131 @@ impl RolloutField {
         Self::ALL.into_iter().find(|field| field.name() == name)
     }
 
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::DeltaPercent => "delta_percent",
-            Self::DebouncePercent => "debounce_percent",
-            Self::PredictionPercent => "prediction_percent",
-            Self::ShadowPercent => "shadow_percent",
-            Self::NewsMs => "news_ms",
-            Self::EchoMs => "echo_ms",
-            Self::TickMs => "tick_ms",
-            Self::DeltaSlotsMax => "delta_slots_max",
-            Self::SyncsPerSecond => "syncs_per_second",
-            Self::HeartbeatMs => "heartbeat_ms",
-        }
+    /// Returns the name, which ends with the unit.
+    pub const fn name(self) -> &'static str {
+        self.definition().name
     }
 
-    pub fn bounds(self) -> RangeInclusive<u64> {
-        match self {
-            Self::DeltaPercent | Self::DebouncePercent | Self::PredictionPercent | Self::ShadowPercent => 0..=100,
-            Self::NewsMs | Self::EchoMs => 0..=60_000,
-            Self::TickMs => 0..=1_000,
-            // To send only full states, set `delta_percent` to 0.
-            Self::DeltaSlotsMax => 1..=1_024,
-            Self::SyncsPerSecond => 0..=1_000,
-            Self::HeartbeatMs => 100..=600_000,
-        }
+    pub const fn bounds(self) -> RangeInclusive<u64> {
+        let (min, max) = self.definition().bounds;
+        min..=max
+    }
+
+    pub const fn default_value(self) -> u64 {
+        self.definition().default
+    }
+
+    /// Returns a sentence that describes the field.
+    pub const fn help(self) -> &'static str {
+        self.definition().help
     }
 
     pub fn read(self, rollout: &Rollout) -> u64 {
-        match self {
-            Self::DeltaPercent => u64::from(rollout.delta.0),
-            Self::DebouncePercent => u64::from(rollout.debounce.0),
-            Self::PredictionPercent => u64::from(rollout.prediction.0),
-            Self::ShadowPercent => u64::from(rollout.shadow.0),
-            Self::NewsMs => rollout.windows.news.as_millis() as u64,
-            Self::EchoMs => rollout.windows.echo.as_millis() as u64,
-            Self::TickMs => rollout.windows.tick.as_millis() as u64,
-            Self::DeltaSlotsMax => rollout.delta_slots_max as u64,
-            Self::SyncsPerSecond => u64::from(rollout.syncs_per_second),
-            Self::HeartbeatMs => rollout.heartbeat.as_millis() as u64,
-        }
+        (self.definition().read)(rollout)
     }
 
-    /// `value` must be within the bounds, so that it fits the field's type.
+    /// `value` must be within the bounds, so that it fits the type in [`Rollout`].
     fn write(self, rollout: &mut Rollout, value: u64) {
+        (self.definition().write)(rollout, value);
+    }
+
+    /// The table of all fields. The settings file, `slotcast rollout` and AdminService take names, bounds, defaults and
+    /// descriptions from it.
+    #[expect(clippy::too_many_lines, reason = "a table with one row per field")]
+    const fn definition(self) -> FieldDefinition {
         match self {
-            Self::DeltaPercent => rollout.delta = Percent(value as u8),
-            Self::DebouncePercent => rollout.debounce = Percent(value as u8),
-            Self::PredictionPercent => rollout.prediction = Percent(value as u8),
-            Self::ShadowPercent => rollout.shadow = Percent(value as u8),
-            Self::NewsMs => rollout.windows.news = Duration::from_millis(value),
-            Self::EchoMs => rollout.windows.echo = Duration::from_millis(value),
-            Self::TickMs => rollout.windows.tick = Duration::from_millis(value),
-            Self::DeltaSlotsMax => rollout.delta_slots_max = value as usize,
-            Self::SyncsPerSecond => rollout.syncs_per_second = value as u32,
-            Self::HeartbeatMs => rollout.heartbeat = Duration::from_millis(value),
+            Self::DeltaPercent => FieldDefinition {
+                name: "delta_percent",
+                bounds: (0, 100),
+                default: 100,
+                help: "Percentage of players that get changed slots instead of all slots.",
+                read: |rollout| u64::from(rollout.delta.0),
+                write: |rollout, value| rollout.delta = Percent(value as u8),
+            },
+            Self::DebouncePercent => FieldDefinition {
+                name: "debounce_percent",
+                bounds: (0, 100),
+                default: 100,
+                help: "Percentage of players whose changes are debounced by news_ms and echo_ms.",
+                read: |rollout| u64::from(rollout.debounce.0),
+                write: |rollout, value| rollout.debounce = Percent(value as u8),
+            },
+            Self::PredictionPercent => FieldDefinition {
+                name: "prediction_percent",
+                bounds: (0, 100),
+                default: 100,
+                help: "Percentage of players that get no sync for a correct prediction.",
+                read: |rollout| u64::from(rollout.prediction.0),
+                write: |rollout, value| rollout.prediction = Percent(value as u8),
+            },
+            Self::ShadowPercent => FieldDefinition {
+                name: "shadow_percent",
+                bounds: (0, 100),
+                default: 0,
+                help: "Percentage of players in shadow mode: they get immediate full syncs regardless of the other \
+                       settings, while the sync features are computed, verified and counted.",
+                read: |rollout| u64::from(rollout.shadow.0),
+                write: |rollout, value| rollout.shadow = Percent(value as u8),
+            },
+            Self::NewsMs => FieldDefinition {
+                name: "news_ms",
+                bounds: (0, 60_000),
+                default: 100,
+                help: "Debounce window for changes by others, in milliseconds since the last sync.",
+                read: |rollout| rollout.windows.news.as_millis() as u64,
+                write: |rollout, value| rollout.windows.news = Duration::from_millis(value),
+            },
+            Self::EchoMs => FieldDefinition {
+                name: "echo_ms",
+                bounds: (0, 60_000),
+                default: 1_000,
+                help: "Debounce window for changes by the stream's own session, in milliseconds since the last sync.",
+                read: |rollout| rollout.windows.echo.as_millis() as u64,
+                write: |rollout, value| rollout.windows.echo = Duration::from_millis(value),
+            },
+            Self::TickMs => FieldDefinition {
+                name: "tick_ms",
+                bounds: (0, 1_000),
+                default: 10,
+                help: "Syncs are sent at multiples of this time in milliseconds, so that syncs of one connection share \
+                       a write.",
+                read: |rollout| rollout.windows.tick.as_millis() as u64,
+                write: |rollout, value| rollout.windows.tick = Duration::from_millis(value),
+            },
+            Self::DeltaSlotsMax => FieldDefinition {
+                name: "delta_slots_max",
+                // To send only full states, set `delta_percent` to 0.
+                bounds: (1, 1_024),
+                default: 10,
+                help: "Maximum number of changed slots in a delta; more are sent as all slots.",
+                read: |rollout| rollout.delta_slots_max as u64,
+                write: |rollout, value| rollout.delta_slots_max = value as usize,
+            },
+            Self::SyncsPerSecond => FieldDefinition {
+                name: "syncs_per_second",
+                bounds: (0, 1_000),
+                default: 10,
+                help: "Maximum number of syncs per player in any second, over all its streams; 0 is no limit.",
+                read: |rollout| u64::from(rollout.syncs_per_second),
+                write: |rollout, value| rollout.syncs_per_second = value as u32,
+            },
+            Self::HeartbeatMs => FieldDefinition {
+                name: "heartbeat_ms",
+                bounds: (100, 600_000),
+                default: 15_000,
+                help: "A stream sends a heartbeat after it has sent nothing for this time, in milliseconds.",
+                read: |rollout| rollout.heartbeat.as_millis() as u64,
+                write: |rollout, value| rollout.heartbeat = Duration::from_millis(value),
+            },
         }
+    }
+}
+
+impl OutOfBounds {
+    /// Returns the error without the name of the field, for messages that name it elsewhere.
+    pub fn problem(&self) -> String {
+        let bounds = self.field.bounds();
+        format!("must be {} to {}, got {}", bounds.start(), bounds.end(), self.value)
     }
 }
 
@@ -267,8 +362,7 @@ impl fmt::Display for Rollout {
 
 impl fmt::Display for OutOfBounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, bounds) = (self.field.name(), self.field.bounds());
-        write!(f, "{name} must be {} to {}, got {}", bounds.start(), bounds.end(), self.value)
+        write!(f, "{}: {}", self.field.name(), self.problem())
     }
 }
 
@@ -324,6 +418,7 @@ mod tests {
         let of = |rollout: Rollout| rollout.settings_for(Bucket(0));
         assert_eq!(of(Rollout::immediate_full()), StreamMode { sync: SyncSettings::immediate_full(), shadow: None });
         assert_eq!(of(Rollout::default()), StreamMode { sync: SyncSettings::default(), shadow: None });
+        assert!(SyncSettings::default().prediction && SyncSettings::default().delta_slots_max > 0);
     }
 
     #[test]
@@ -340,7 +435,7 @@ mod tests {
         let values = [(RolloutField::ShadowPercent, 101), (RolloutField::NewsMs, 50), (RolloutField::HeartbeatMs, 0)];
         let problems = before.with(values).expect_err("two values are out of bounds");
         let messages: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        let expected = ["shadow_percent must be 0 to 100, got 101", "heartbeat_ms must be 100 to 600000, got 0"];
+        let expected = ["shadow_percent: must be 0 to 100, got 101", "heartbeat_ms: must be 100 to 600000, got 0"];
         assert_eq!(messages, expected);
         assert_eq!(before, Rollout::default());
     }

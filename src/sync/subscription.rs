@@ -35,13 +35,6 @@ pub struct SyncSettings {
     pub heartbeat: Duration,
 }
 
-impl Default for SyncSettings {
-    fn default() -> Self {
-        let heartbeat = Duration::from_secs(15);
-        Self { windows: Windows::default(), delta_slots_max: 10, prediction: true, heartbeat }
-    }
-}
-
 impl SyncSettings {
     /// Sends every change immediately as a full state, as the old game did.
     pub fn immediate_full() -> Self {

@@ -46,7 +46,7 @@ impl CertificateReload {
         let mut interval = FileWatch::interval();
         loop {
             interval.tick().await;
-            if let Some(read) = self.watch.look(false).await {
+            if let Some(read) = self.watch.check(false).await {
                 self.reload(read.map(PemFiles::new).map_err(TlsError::from));
             }
         }

@@ -17,7 +17,7 @@ mod tls;
 
 pub use drain::DrainSignal;
 pub use service::{Peer, PeerCertificate};
-pub use settings::{TlsSettings, TransportSettings};
+pub use settings::{DrainSettings, TlsSettings, TransportSettings};
 pub use tls::TlsError;
 
 pub use crate::statistics::{ConnectionRefusal, TransportStatistics};

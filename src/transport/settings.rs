@@ -49,6 +49,22 @@ pub struct TlsSettings {
     pub client_certificate_required: bool,
 }
 
+/// How the server drains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainSettings {
+    /// How long the server continues to serve after the stop signal while health checks already report NOT_SERVING, so
+    /// that load balancers can stop sending calls to it first.
+    pub delay: Duration,
+    /// Maximum time for calls to end after the delay; then they are cut off.
+    pub limit: Duration,
+}
+
+impl Default for DrainSettings {
+    fn default() -> Self {
+        Self { delay: Duration::ZERO, limit: Duration::from_secs(10) }
+    }
+}
+
 impl Default for TransportSettings {
     fn default() -> Self {
         Self {

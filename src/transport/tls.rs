@@ -21,17 +21,17 @@ const HTTP1: &[u8] = b"http/1.1";
 pub enum TlsError {
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    #[error("{}: no certificate found (expected PEM with at least one BEGIN CERTIFICATE block)", path.display())]
+    #[error("{} contains no certificate: expected PEM with at least one block `BEGIN CERTIFICATE`", path.display())]
     CertificateMissing { path: PathBuf },
-    #[error("{}: not a valid certificate: {problem}", path.display())]
+    #[error("{} contains an invalid certificate: {problem} (replace it with a PEM certificate)", path.display())]
     InvalidCertificate { path: PathBuf, problem: String },
-    #[error("{}: no private key found (expected PEM with a BEGIN PRIVATE KEY block)", path.display())]
+    #[error("{} contains no private key: expected PEM with a block `BEGIN PRIVATE KEY`", path.display())]
     KeyMissing { path: PathBuf },
-    #[error("cannot use certificate {} with key {}: {error}", certificate.display(), key.display())]
+    #[error("cannot use the certificate {} with the key {}: {error} (check that the key belongs to the certificate)", certificate.display(), key.display())]
     Unusable { certificate: PathBuf, key: PathBuf, error: rustls::Error },
     #[error("certificate {} has expired at Unix time {not_after_s} (renew it)", certificate.display())]
     Expired { certificate: PathBuf, not_after_s: i64 },
-    #[error("{}: cannot verify client certificates with these roots: {problem}", path.display())]
+    #[error("cannot verify client certificates with {}: {problem} (it must contain root certificates)", path.display())]
     ClientRoots { path: PathBuf, problem: String },
     #[error("client_certificate_required: requires client_ca, the roots that verify client certificates")]
     ClientRootsMissing,

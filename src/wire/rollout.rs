@@ -83,9 +83,7 @@ pub fn update(reason: &str, values: &[(RolloutField, u64)]) -> v1::UpdateRollout
 
 /// Returns the violation for a value that is out of the bounds of its setting.
 pub fn out_of_bounds(problem: &OutOfBounds) -> FieldViolation {
-    let bounds = problem.field.bounds();
-    let text = format!("must be {} to {}, got {}", bounds.start(), bounds.end(), problem.value);
-    FieldViolation::new(problem.field.name(), text)
+    FieldViolation::new(problem.field.name(), problem.problem())
 }
 
 #[cfg(test)]

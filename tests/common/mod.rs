@@ -8,8 +8,8 @@ pub use memory_store::MemoryStore;
 
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, fresh_context};
-use slotcast::config::LiveRollout;
 use slotcast::domain::{Catalog, Edit, Revision};
+use slotcast::live_rollout::LiveRollout;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::sync::{Replica, Rollout, SyncSettings, Windows};
 use slotcast::wire::frame::inventory_frame;

@@ -7,7 +7,6 @@ use futures_util::stream::BoxStream;
 use prost::Message;
 use serde_json::json;
 use slotcast::catalog_file::default_catalog;
-use slotcast::config::LiveRollout;
 use slotcast::domain::{
     Attributes, Caller, Count, Epoch, Fingerprint, IdempotencyKey, InventoryId, ItemCode, ItemName, LayoutId, Mutation,
     NamedOperation, Operation, PlayerId, Revision, SessionId, Slot, Stack,
@@ -16,6 +15,7 @@ use slotcast::engine::{Engine, EngineSettings, MutationRequest};
 use slotcast::grpc::read_authorization::{self, ReadAuthorization};
 use slotcast::grpc::stream::{FrameStream, Opening};
 use slotcast::identity::{Identity, Role, Verifier};
+use slotcast::live_rollout::LiveRollout;
 use slotcast::statistics::StreamStatistics;
 use slotcast::store::Key;
 use slotcast::sync::FrameAge;

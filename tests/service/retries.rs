@@ -2,9 +2,9 @@
 
 use crate::common::{at_once, invalid, metadata, precondition, quantity, slot_stack, stack, told};
 use slotcast::client::Client;
-use slotcast::config::LiveRollout;
 use slotcast::domain::Catalog;
 use slotcast::domain::catalog::{CatalogSource, RecipeSource};
+use slotcast::live_rollout::LiveRollout;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
 use slotcast::sync::Rollout;

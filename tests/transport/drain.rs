@@ -5,7 +5,7 @@ use crate::process::ServerProcess;
 use crate::support::{Files, WAIT, client, create, get, held, settings, start, start_at};
 use slotcast::client::{Client, fresh_context};
 use slotcast::server::ServerSettings;
-use slotcast::transport::TransportSettings;
+use slotcast::transport::{DrainSettings, TransportSettings};
 use slotcast::wire::v1;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -129,7 +129,10 @@ async fn a_tls_server_stops_even_during_a_handshake() {
 #[tokio::test]
 async fn during_the_drain_delay_calls_are_served_and_health_reports_not_serving() {
     let delay = Duration::from_millis(700);
-    let settings = ServerSettings { drain_delay: delay, ..settings(TransportSettings::default()) };
+    let settings = ServerSettings {
+        drain: DrainSettings { delay, ..DrainSettings::default() },
+        ..settings(TransportSettings::default())
+    };
     let server = start_at("127.0.0.1:0", Arc::default(), settings).await;
     let uri = server.uri();
     let client = client(&server);

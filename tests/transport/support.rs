@@ -7,7 +7,7 @@ use rcgen::{
 };
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, ClientOptions, fresh_context};
-use slotcast::config::LiveRollout;
+use slotcast::live_rollout::LiveRollout;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::sync::Rollout;
 use slotcast::transport::{TlsSettings, TransportSettings};

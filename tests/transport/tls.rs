@@ -300,10 +300,10 @@ fn unusable_tls_files_are_refused_at_the_start() {
     files.write("empty.pem", "");
     for (settings, part) in [
         (TlsSettings { certificate: files.path("nowhere.pem"), ..files.tls() }, "cannot read"),
-        (TlsSettings { certificate: files.path("empty.pem"), ..files.tls() }, "no certificate found"),
-        (TlsSettings { key: files.path("server.pem"), ..files.tls() }, "no private key found"),
-        (TlsSettings { key: files.path("other.key"), ..files.tls() }, "cannot use certificate"),
-        (TlsSettings { client_ca: Some(files.path("empty.pem")), ..files.tls() }, "no certificate found"),
+        (TlsSettings { certificate: files.path("empty.pem"), ..files.tls() }, "contains no certificate"),
+        (TlsSettings { key: files.path("server.pem"), ..files.tls() }, "contains no private key"),
+        (TlsSettings { key: files.path("other.key"), ..files.tls() }, "cannot use the certificate"),
+        (TlsSettings { client_ca: Some(files.path("empty.pem")), ..files.tls() }, "contains no certificate"),
         (TlsSettings { client_certificate_required: true, ..files.tls() }, "requires client_ca"),
     ] {
         let problem = open(settings);

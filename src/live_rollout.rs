@@ -1,11 +1,11 @@
-//! The current rollout settings, shared by all streams and services.
+//! The rollout in effect, shared by all streams and services and changeable at run time.
 
 use crate::sync::{OutOfBounds, Rollout};
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// Clones share the settings. A stream reads them for each frame that it computes, so a change applies from its next
-/// frame.
+/// The rollout in effect; clones share it. A stream reads it for each frame that it computes, so a change applies from
+/// its next frame.
 #[derive(Debug, Clone)]
 pub struct LiveRollout(watch::Sender<Arc<Rollout>>);
 
@@ -28,10 +28,15 @@ impl LiveRollout {
         move || live.0.borrow().syncs_per_second
     }
 
-    /// Atomically replaces the current settings with the result of `next`, and logs who changed them and why.
+    /// Atomically replaces the rollout with the result of `next`, logs who changed it and why, and returns the rollout
+    /// that is then in effect.
+    ///
+    /// # Errors
+    ///
+    /// The error of `next`; nothing has changed then.
     pub fn change(
         &self,
-        who: &str,
+        changed_by: &str,
         reason: &str,
         next: impl FnOnce(&Rollout) -> Result<Rollout, Vec<OutOfBounds>>,
     ) -> Result<Arc<Rollout>, Vec<OutOfBounds>> {
@@ -51,7 +56,7 @@ impl LiveRollout {
             return Err(problems);
         }
         let current = self.current();
-        tracing::info!(who, reason, changed, rollout = %current, "the rollout was set");
+        tracing::info!(changed_by, reason, changed, rollout = %current, "rollout updated");
         Ok(current)
     }
 }
@@ -68,15 +73,15 @@ mod tests {
     use crate::sync::RolloutField;
 
     #[test]
-    fn a_change_is_seen_by_every_clone_and_one_that_is_refused_wakes_nobody() {
+    fn every_clone_sees_a_change_and_a_rejected_change_wakes_no_subscriber() {
         let live = LiveRollout::default();
-        let (mut watching, limit) = (live.subscribe(), live.clone().syncs_per_second());
+        let (mut subscriber, limit) = (live.subscribe(), live.clone().syncs_per_second());
         let set = |value| live.change("me", "a test", |current| current.with([(RolloutField::SyncsPerSecond, value)]));
-        set(1_001).expect_err("it is out of bounds");
-        set(10).expect("it is what it was");
-        assert!(!watching.has_changed().expect("it is open"));
-        set(3).expect("it is within bounds");
-        assert!(watching.has_changed().expect("it is open"));
-        assert_eq!((watching.borrow_and_update().syncs_per_second, limit()), (3, 3));
+        set(1_001).expect_err("1,001 is out of bounds");
+        set(10).expect("10 is within bounds");
+        assert!(!subscriber.has_changed().expect("the sender is open"), "10 was the value before");
+        set(3).expect("3 is within bounds");
+        assert!(subscriber.has_changed().expect("the sender is open"));
+        assert_eq!((subscriber.borrow_and_update().syncs_per_second, limit()), (3, 3));
     }
 }
