@@ -213,7 +213,7 @@ async fn case_35_after_a_restore_a_stream_that_resumes_gets_everything_with_the_
     server.kill();
     assert!(refused("restore", &data, &[text(&copy)]).contains("is there already"));
     let said = ran("restore", &data, &[text(&copy), "--force"]);
-    let kept = said.lines().next().unwrap().strip_prefix("the store that was there is now ").unwrap();
+    let kept = said.lines().next().unwrap().strip_prefix("the previous store was renamed to ").unwrap();
     assert_eq!(fsck(Path::new(kept))["items"].as_object().unwrap().values().filter_map(Value::as_u64).sum::<u64>(), 7);
 
     let server = ServerProcess::start(&data, &[]);
@@ -263,7 +263,7 @@ fn what_is_exported_imported_and_exported_again_is_the_same() {
     let file = place.folder.path().join("export.jsonl");
     ran("export", &data, &[text(&file)]);
     assert_eq!(content(&std::fs::read_to_string(&file).unwrap()), content(&first));
-    assert!(refused("export", &data, &[text(&file)]).contains("it is there already"));
+    assert!(refused("export", &data, &[text(&file)]).contains("already exists"));
     let tried = ran("import", &other, &[text(&file), "--oversized", "--dry-run"]);
     assert!(tried.contains("nothing was written") && !other.exists(), "{tried}");
     ran("import", &other, &[text(&file), "--oversized"]);
@@ -279,8 +279,11 @@ fn what_is_exported_imported_and_exported_again_is_the_same() {
     let lines = first.lines().count() - 1;
     assert!(refused("import", &other, &[text(&file), "--oversized"]).contains("add to them with --merge"));
     let conflicts = refused("import", &other, &[text(&file), "--oversized", "--merge"]);
-    assert!(conflicts.contains(&format!("problems: {lines}")), "{conflicts}");
-    assert!(conflicts.contains("line 2: inventory") && conflicts.contains("is in the store already"), "{conflicts}");
+    assert!(conflicts.contains(&format!("{lines} problem")), "{conflicts}");
+    assert!(
+        conflicts.contains("line 2: inventory") && conflicts.contains("already exists in the store"),
+        "{conflicts}"
+    );
 }
 
 #[test]
@@ -302,12 +305,12 @@ fn an_import_tells_every_bad_line_and_changes_nothing() {
     std::fs::write(&file, bad.join("\n")).unwrap();
     let said = refused("import", &data, &[text(&file), "--merge"]);
     for wanted in [
-        "nothing was imported; problems: 6",
-        "line 1: it tells of 7 inventories, but 6 follow",
+        "nothing was imported: 6 problems",
+        "line 1: the header announces 7 inventories but only 6 follow: the file is truncated",
         "line 3: slot 0: 65 of \"stone\" are more than its max_stack of 64",
         "line 4: it is no inventory",
-        "line 5: inventory \"good\" stands in line 2 already",
-        "line 6: inventory \"cold-1\" is in the store already",
+        "line 5: inventory \"good\" is a duplicate of line 2",
+        "line 6: inventory \"cold-1\" already exists in the store",
         "line 7: slot 27: its layout has 27 slots",
     ] {
         assert!(said.contains(wanted), "{wanted}: {said}");
@@ -326,7 +329,7 @@ fn fsck_ends_with_status_1_and_every_problem() {
     std::fs::write(&file, export_lines(3)).unwrap();
     ran("import", &data, &[text(&file)]);
     let sound = ran("fsck", &data, &[]);
-    assert!(sound.contains("is sound: 3 inventories, 60 stacks, 420 items"), "{sound}");
+    assert!(sound.contains("is clean: 3 inventories, 60 stacks, 420 items"), "{sound}");
     let connection = rusqlite::Connection::open(data.join("slotcast.db")).unwrap();
     connection.execute("UPDATE inventories SET owner = 'eve' WHERE id <> 'cold-1'", []).unwrap();
     drop(connection);
@@ -342,7 +345,7 @@ fn fsck_ends_with_status_1_and_every_problem() {
     assert_eq!(output.status.code(), Some(1));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found["ok"], false);
-    assert!(refused("export", &data, &["-"]).contains("`slotcast fsck` tells all that is wrong with it"));
+    assert!(refused("export", &data, &["-"]).contains("run `slotcast fsck` to list all problems"));
     let rest = ran("export", &data, &["--skip-damaged"]);
     assert!(rest.lines().count() == 2 && rest.contains("cold-1"), "{rest}");
 }

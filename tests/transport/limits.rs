@@ -51,7 +51,7 @@ fn ticks(process: u32) -> u64 {
 #[tokio::test]
 async fn case_61_without_descriptors_it_serves_who_is_there_does_not_spin_and_recovers() {
     let folder = tempfile::tempdir().unwrap();
-    let server = ServerProcess::start_with_descriptors(64, folder.path());
+    let server = ServerProcess::start_with_descriptor_limit(64, folder.path());
     let address = server.uri.strip_prefix("http://").unwrap().to_owned();
     let early = Client::new(&server.uri, "test").unwrap();
     create(&early, "a").await;
