@@ -78,6 +78,10 @@ fn is_connect_error(error: Cause<'_>) -> bool {
 
 /// Describes the cause of a transport failure, and what the user can do about it.
 fn cause(error: Cause<'_>) -> (String, Option<&'static str>) {
+    if error.downcast_ref::<h2::Error>().is_some_and(|error| error.reason() == Some(h2::Reason::FRAME_SIZE_ERROR)) {
+        let cause = "the server does not speak HTTP/2 without TLS".to_owned();
+        return (cause, Some("use an address that starts with https://"));
+    }
     let Some(error) = error.downcast_ref::<std::io::Error>() else { return (error.to_string(), None) };
     if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) {
         return tls_cause(error);
@@ -92,7 +96,10 @@ fn cause(error: Cause<'_>) -> (String, Option<&'static str>) {
 }
 
 fn tls_cause(error: &TlsError) -> (String, Option<&'static str>) {
-    if matches!(error, TlsError::InvalidCertificate(CertificateError::UnknownIssuer)) {
+    // A trusted CA with the same name but another key gives a bad signature, for example an old development CA.
+    let untrusted =
+        matches!(error, TlsError::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature));
+    if untrusted {
         let cause = "the server's certificate is not signed by a trusted CA".to_owned();
         return (cause, Some("pass the certificate of its CA with --ca"));
     }
@@ -192,6 +199,10 @@ mod tests {
             (
                 tls(TlsError::InvalidMessage(InvalidMessage::InvalidContentType)),
                 "the server does not use TLS (use an address that starts with http://)",
+            ),
+            (
+                tls(TlsError::InvalidCertificate(CertificateError::BadSignature)),
+                "the server's certificate is not signed by a trusted CA (pass the certificate of its CA with --ca)",
             ),
             (tls(TlsError::InvalidCertificate(CertificateError::Expired)), "invalid peer certificate: Expired"),
         ] {
