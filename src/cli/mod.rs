@@ -8,6 +8,7 @@ mod call;
 mod config;
 mod data;
 mod demo;
+mod dev_credentials;
 mod export;
 mod fsck;
 mod import;
@@ -49,6 +50,7 @@ pub struct Cli {
 enum Command {
     Serve(serve::Serve),
     Config(config::Config),
+    DevCredentials(dev_credentials::DevCredentials),
     Demo(demo::Demo),
     Replay(replay::Replay),
     Watch(watch::Watch),
@@ -112,6 +114,7 @@ pub fn run() -> ExitCode {
         match cli.command {
             Command::Serve(command) => command.run().await,
             Command::Config(command) => command.run(),
+            Command::DevCredentials(command) => command.run(),
             Command::Demo(command) => command.run().await,
             Command::Replay(command) => command.run().await,
             Command::Watch(command) => command.run().await,
