@@ -32,13 +32,14 @@ fn main() {
     opening(folder.path());
 }
 
-fn number(name: &str, default: usize) -> usize {
+fn size_from_env(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 fn commits(folder: &Path) {
-    let (inventories, batch) = (number("SLOTCAST_BENCH_INVENTORIES", 100_000), number("SLOTCAST_BENCH_BATCH", 128));
-    let seconds = Duration::from_secs(number("SLOTCAST_BENCH_SECONDS", 15) as u64);
+    let (inventories, batch) =
+        (size_from_env("SLOTCAST_BENCH_INVENTORIES", 100_000), size_from_env("SLOTCAST_BENCH_BATCH", 128));
+    let seconds = Duration::from_secs(size_from_env("SLOTCAST_BENCH_SECONDS", 15) as u64);
     let path = folder.join("commits.db");
     let store = EmbeddedStore::open(&path, EmbeddedSettings::default()).expect("the store opens");
     let mut world = World::new(inventories);
@@ -47,7 +48,7 @@ fn commits(folder: &Path) {
 
     let folds = store.statistics().folds;
     let mut baseline = Baseline::new(folder, batch);
-    let (start, mut took, mut creating) = (Instant::now(), Vec::new(), Duration::ZERO);
+    let (start, mut durations, mut creating) = (Instant::now(), Vec::new(), Duration::ZERO);
     let (mut wal_bytes_max, mut unfolded_max) = (0, 0);
     while start.elapsed() < seconds + baseline.took {
         let begin = Instant::now();
@@ -55,22 +56,22 @@ fn commits(folder: &Path) {
         creating += begin.elapsed();
         let begin = Instant::now();
         store.commit(&transactions).expect("the batch commits");
-        took.push(begin.elapsed());
-        if took.len() % 64 == 0 {
+        durations.push(begin.elapsed());
+        if durations.len() % 64 == 0 {
             let Statistics { wal_bytes, unfolded_records, .. } = store.statistics();
             wal_bytes_max = wal_bytes.max(wal_bytes_max);
             unfolded_max = unfolded_records.max(unfolded_max);
         }
         // Interleaved with the commits, so that both see the same disk; takes a tenth of the time.
-        if took.len() % 512 == 0 {
+        if durations.len() % 512 == 0 {
             baseline.run(51);
         }
     }
 
-    let in_commits: Duration = took.iter().sum();
-    took.sort_unstable();
-    let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3;
-    let records = (took.len() * batch) as f64;
+    let in_commits: Duration = durations.iter().sum();
+    durations.sort_unstable();
+    let quantile_ms = |quantile: f64| durations[((durations.len() - 1) as f64 * quantile) as usize].as_secs_f64() * 1e3;
+    let records = (durations.len() * batch) as f64;
     let (rate, with_creation) = (records / in_commits.as_secs_f64(), records / (in_commits + creating).as_secs_f64());
     println!(
         "commits: {inventories} inventories, {batch} one-slot changes per batch, {:.1} s",
@@ -79,15 +80,15 @@ fn commits(folder: &Path) {
     println!("  {rate:.0} durable records/s in commit; {with_creation:.0} including their creation on the same thread");
     println!(
         "  commit p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, max {:.2} ms",
-        at(0.5),
-        at(0.99),
-        at(0.999),
-        at(1.0)
+        quantile_ms(0.5),
+        quantile_ms(0.99),
+        quantile_ms(0.999),
+        quantile_ms(1.0)
     );
-    let plain = baseline.records_per_second();
+    let baseline_rate = baseline.records_per_second();
     println!(
-        "  baseline, the same bytes appended to a plain file with fdatasync: {plain:.0} records/s; ratio {:.2}",
-        rate / plain
+        "  baseline, the same bytes appended to a plain file with fdatasync: {baseline_rate:.0} records/s; ratio {:.2}",
+        rate / baseline_rate
     );
     let Statistics { journal_rows, remembered_keys, folds: folded, .. } = store.statistics();
     println!(
@@ -128,7 +129,7 @@ impl Baseline {
 }
 
 fn opening(folder: &Path) {
-    let inventories = number("SLOTCAST_BENCH_OPEN_INVENTORIES", 1_000_000);
+    let inventories = size_from_env("SLOTCAST_BENCH_OPEN_INVENTORIES", 1_000_000);
     let path = folder.join("opening.db");
     let store = EmbeddedStore::open(&path, EmbeddedSettings::default()).expect("the store opens");
     let mut world = World::new(inventories);
@@ -139,18 +140,18 @@ fn opening(folder: &Path) {
 
     // Folding is disabled, so the unfolded tail grows to its maximum.
     let default = EmbeddedSettings::default();
-    let never = EmbeddedSettings {
+    let without_folds = EmbeddedSettings {
         round_records: usize::MAX,
         round_inventories: usize::MAX,
         round_after: Duration::MAX,
         ..default.clone()
     };
-    let store = EmbeddedStore::open(&path, never).expect("the store opens");
-    let tail = number("SLOTCAST_BENCH_OPEN_TAIL", default.unfolded_records_max);
+    let store = EmbeddedStore::open(&path, without_folds).expect("the store opens");
+    let tail = size_from_env("SLOTCAST_BENCH_OPEN_TAIL", default.unfolded_records_max);
     let hot = default.unfolded_inventories_max.min(inventories);
     let mut records = 0;
     while records + 128 < tail && store.statistics().unfolded_inventories + 128 < default.unfolded_inventories_max {
-        let transactions = world.changes_of(128, hot);
+        let transactions = world.changes_among(128, hot);
         store.commit(&transactions).expect("the batch commits");
         records += 128;
     }
@@ -159,15 +160,15 @@ fn opening(folder: &Path) {
     drop(store);
     for attempt in 1..=3 {
         // Opens a copy of the copy, because opening recovers the log.
-        let again = copy_as_after_crash(&copy, &folder.join(format!("{attempt}")));
+        let second_copy = copy_as_after_crash(&copy, &folder.join(format!("{attempt}")));
         let start = Instant::now();
-        let opened = EmbeddedStore::open(&again, EmbeddedSettings::default()).expect("the store opens");
+        let opened = EmbeddedStore::open(&second_copy, EmbeddedSettings::default()).expect("the store opens");
         let took = start.elapsed();
         println!(
             "  open {:.2} s: {remembered_keys} keys, {records} records of {unfolded_inventories} inventories to replay, log {} MiB, file {} MiB",
             took.as_secs_f64(),
             wal_bytes >> 20,
-            std::fs::metadata(&again).map_or(0, |file| file.len()) >> 20
+            std::fs::metadata(&second_copy).map_or(0, |file| file.len()) >> 20
         );
         world.check(&opened);
     }
@@ -178,9 +179,9 @@ fn copy_as_after_crash(path: &Path, folder: &Path) -> PathBuf {
     std::fs::create_dir_all(folder).expect("a folder");
     let copy = folder.join("copy.db");
     for suffix in ["", "-wal"] {
-        let of = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
-        if of(path).exists() {
-            std::fs::copy(of(path), of(&copy)).expect("the file is copied");
+        let with_suffix = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+        if with_suffix(path).exists() {
+            std::fs::copy(with_suffix(path), with_suffix(&copy)).expect("the file is copied");
         }
     }
     copy
@@ -203,8 +204,8 @@ impl World {
 
     fn create_all(&mut self, store: &EmbeddedStore) {
         let states = self.states.clone();
-        for some in states.chunks(1_000) {
-            let created = some.iter().map(|state| {
+        for chunk in states.chunks(1_000) {
+            let created = chunk.iter().map(|state| {
                 let changes = vec![Change::Created(state.clone())];
                 self.transaction(Touched { version: state.version(), state: Some(state.clone()), changes })
             });
@@ -214,11 +215,11 @@ impl World {
     }
 
     fn changes(&mut self, batch: usize) -> Vec<Transaction> {
-        self.changes_of(batch, self.states.len())
+        self.changes_among(batch, self.states.len())
     }
 
     /// Creates changes of random inventories among the first `hot`.
-    fn changes_of(&mut self, batch: usize, hot: usize) -> Vec<Transaction> {
+    fn changes_among(&mut self, batch: usize, hot: usize) -> Vec<Transaction> {
         (0..batch).map(|_| self.change(hot)).collect()
     }
 
@@ -247,12 +248,12 @@ impl World {
 
     /// Asserts that a sample of the inventories has the expected state.
     fn check(&mut self, store: &EmbeddedStore) {
-        let some: Vec<Arc<Inventory>> =
+        let sample: Vec<Arc<Inventory>> =
             (0..1_000).map(|_| self.states[self.random.usize(..self.states.len())].clone()).collect();
-        let ids: Vec<InventoryId> = some.iter().map(|state| state.id.clone()).collect();
+        let ids: Vec<InventoryId> = sample.iter().map(|state| state.id.clone()).collect();
         let loaded = store.load(&ids, &[]).expect("the inventories load");
         assert!(
-            loaded.inventories.into_iter().flatten().eq(some),
+            loaded.inventories.into_iter().flatten().eq(sample),
             "a stored inventory differs from its expected state"
         );
     }

@@ -213,7 +213,7 @@ async fn case_35_a_stream_that_resumes_after_a_restore_gets_a_full_frame_with_th
     server.kill();
     assert!(fail("restore", &data, &[text(&copy)]).contains("is there already"));
     let output = succeed("restore", &data, &[text(&copy), "--force"]);
-    let kept = output.lines().next().unwrap().strip_prefix("the store that was there is now ").unwrap();
+    let kept = output.lines().next().unwrap().strip_prefix("the previous store was renamed to ").unwrap();
     assert_eq!(fsck(Path::new(kept))["items"].as_object().unwrap().values().filter_map(Value::as_u64).sum::<u64>(), 7);
 
     let server = ServerProcess::start(&data, &[]);
@@ -262,7 +262,7 @@ fn an_export_that_is_imported_and_exported_again_is_the_same() {
     let file = place.folder.path().join("export.jsonl");
     succeed("export", &data, &[text(&file)]);
     assert_eq!(content(&std::fs::read_to_string(&file).unwrap()), content(&first));
-    assert!(fail("export", &data, &[text(&file)]).contains("it is there already"));
+    assert!(fail("export", &data, &[text(&file)]).contains("already exists"));
     let dry_run = succeed("import", &other, &[text(&file), "--oversized", "--dry-run"]);
     assert!(dry_run.contains("nothing was written") && !other.exists(), "{dry_run}");
     succeed("import", &other, &[text(&file), "--oversized"]);

@@ -1,6 +1,6 @@
-//! `slotcast watch` as a process, over what happens to its inventories and to the service.
+//! `slotcast watch` as a process: inventories that are created, changed and deleted, and a restart of the server.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod process;
 
@@ -13,16 +13,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Longer than anything here takes; only a failure waits for it.
-const WAIT: Duration = Duration::from_secs(30);
+/// Time limit for the next line. Only a failing test waits for it.
+const LINE_LIMIT: Duration = Duration::from_secs(30);
 
-/// The lines that `slotcast watch` prints into a pipe.
-struct Watching {
+/// A `slotcast watch` process and the lines that it prints.
+struct WatchProcess {
     process: Child,
     lines: mpsc::Receiver<String>,
 }
 
-impl Watching {
+impl WatchProcess {
     fn start(uri: &str, ids: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_slotcast"))
             .args(["watch", "--server", uri])
@@ -37,20 +37,20 @@ impl Watching {
         Self { process, lines }
     }
 
-    /// The next line that tells this; those before it are passed over.
-    fn until(&self, told: &str) -> String {
+    /// Waits for a line that contains `text`, and returns it. Skips the lines before it.
+    fn wait_for(&self, text: &str) -> String {
         loop {
-            let line = self.lines.recv_timeout(WAIT);
-            let line = line.unwrap_or_else(|error| panic!("{told:?} was not told, {error}"));
+            let line = self.lines.recv_timeout(LINE_LIMIT);
+            let line = line.unwrap_or_else(|error| panic!("no line with {text:?}: {error}"));
             println!("{line}");
-            if line.contains(told) {
+            if line.contains(text) {
                 return line;
             }
         }
     }
 }
 
-impl Drop for Watching {
+impl Drop for WatchProcess {
     fn drop(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
@@ -76,38 +76,38 @@ async fn mutate(uri: &str, operation: Operation) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watch_goes_on_with_the_bag_over_a_restart_while_the_chest_is_deleted_and_shows_it_when_it_is_created_again() {
+async fn watch_reconnects_after_a_restart_and_shows_an_inventory_that_is_deleted_and_created_again() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = ServerProcess::start(folder.path(), &[]);
     let uri = server.uri.clone();
     for id in ["bag", "chest"] {
         mutate(&uri, create(id)).await;
     }
-    let watching = Watching::start(&uri, &["bag", "chest"]);
-    let first = watching.until("bag r1");
+    let watch = WatchProcess::start(&uri, &["bag", "chest"]);
+    let first = watch.wait_for("bag r1");
     assert!(first.contains("chest r1"), "{first}");
     mutate(&uri, delete("chest")).await;
-    watching.until("chest is absent");
+    watch.wait_for("chest is absent");
     assert!(server.terminate().success());
-    let _server = ServerProcess::start_in_place_of(&uri, folder.path());
-    watching.until("chest is absent");
+    let _server = ServerProcess::restart_at(&uri, folder.path());
+    watch.wait_for("chest is absent");
     mutate(&uri, add("bag")).await;
-    watching.until("bag r2: 0=coal*1");
+    watch.wait_for("bag r2: 0=coal*1");
     mutate(&uri, create("chest")).await;
-    watching.until("chest r1");
+    watch.wait_for("chest r1");
     mutate(&uri, add("chest")).await;
-    watching.until("chest r2: 0=coal*1");
+    watch.wait_for("chest r2: 0=coal*1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watch_begins_before_anything_exists() {
+async fn watch_can_start_before_its_inventories_exist() {
     let folder = tempfile::tempdir().unwrap();
     let server = ServerProcess::start(folder.path(), &[]);
-    let watching = Watching::start(&server.uri, &["bag", "chest"]);
-    let first = watching.until("bag is absent");
+    let watch = WatchProcess::start(&server.uri, &["bag", "chest"]);
+    let first = watch.wait_for("bag is absent");
     assert!(first.contains("chest is absent"), "{first}");
     mutate(&server.uri, create("chest")).await;
-    watching.until("chest r1");
+    watch.wait_for("chest r1");
     mutate(&server.uri, create("bag")).await;
-    watching.until("bag r1");
+    watch.wait_for("bag r1");
 }

@@ -26,10 +26,10 @@ pub struct Backup {
 impl Backup {
     pub fn run(self) -> CommandResult {
         let progress = Progress::interruptible()?;
-        let snapshot = Snapshot::open(&self.data.store())?;
-        let made = tools::backup(&snapshot, &self.target, self.force, &mut |step| progress.show(step))?;
+        let snapshot = Snapshot::open(&self.data.store_path())?;
+        let backup = tools::backup(&snapshot, &self.target, self.force, &mut |step| progress.show(step))?;
         drop(progress);
-        let (target, bytes, last) = (self.target.display(), made.bytes, made.last_seq);
-        Ok(print(format_args!("{target}: {bytes} bytes, through commit {last}"))?)
+        let (target, bytes, last) = (self.target.display(), backup.bytes, backup.last_seq);
+        Ok(print(format_args!("{target}: {bytes} bytes, up to commit {last}"))?)
     }
 }

@@ -24,22 +24,22 @@ pub struct DataFolder {
 }
 
 impl DataFolder {
-    pub fn store(&self) -> PathBuf {
-        store_in(&self.data)
+    pub fn store_path(&self) -> PathBuf {
+        store_path(&self.data)
     }
 
     /// Creates the folder if it does not exist, and returns the path of the store's file.
-    pub fn make(&self) -> Result<PathBuf, Box<dyn Error>> {
+    pub fn create(&self) -> Result<PathBuf, Box<dyn Error>> {
         if !self.data.is_file() {
             std::fs::create_dir_all(&self.data)
-                .map_err(|error| format!("the folder {} cannot be made: {error}", self.data.display()))?;
+                .map_err(|error| format!("cannot create the folder {}: {error}", self.data.display()))?;
         }
-        Ok(self.store())
+        Ok(self.store_path())
     }
 }
 
 /// Returns the path of the store's file, given the file or its folder.
-pub fn store_in(path: &Path) -> PathBuf {
+pub fn store_path(path: &Path) -> PathBuf {
     if path.is_file() { path.to_owned() } else { path.join(STORE_FILE) }
 }
 
@@ -64,9 +64,9 @@ pub struct Progress {
 }
 
 /// How long the command may clean up after Ctrl-C or SIGTERM before it exits.
-const CLEAN_UP_MAX: Duration = Duration::from_secs(2);
+const CLEANUP_LIMIT: Duration = Duration::from_secs(2);
 /// Exit status after an interrupt, as in shells.
-const INTERRUPTED: i32 = 130;
+const INTERRUPTED_STATUS: i32 = 130;
 
 impl Progress {
     pub fn new() -> Self {
@@ -88,10 +88,10 @@ impl Progress {
                 _ = interrupt.recv() => {}
             }
             interrupted.store(true, Ordering::Relaxed);
-            tokio::time::sleep(CLEAN_UP_MAX).await;
+            tokio::time::sleep(CLEANUP_LIMIT).await;
             // The current step does not check for interrupts in time; it has either not created a file yet or is almost
             // done.
-            std::process::exit(INTERRUPTED);
+            std::process::exit(INTERRUPTED_STATUS);
         });
         Ok(progress)
     }

@@ -1,10 +1,10 @@
-//! `slotcast demo`: compares the traffic of the old and the new sync.
+//! `slotcast demo`: compares the traffic of the three sync modes.
 
 use super::CommandResult;
 use super::data::STORE_FILE;
 use super::output::print;
 use super::play::{Play, PlayError, Played, progress_bar};
-use super::trace::{Trace, World, plain_bytes};
+use super::trace::{Trace, World, old_game_bytes};
 use crate::catalog_file;
 use crate::client::Client;
 use crate::domain::{Contents, InventoryId};
@@ -23,7 +23,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-/// Play recorded player behaviour on a real server, the old way and the new way, and compare what was sent.
+/// Play recorded player behavior on a real server in three sync modes, and compare the traffic.
 ///
 /// Starts a server on a free loopback port with a temporary store and plays six traces through its RPCs in real time.
 /// Each trace has its own inventories and one subscription, and is played three times: with an immediate full frame for
@@ -47,15 +47,15 @@ struct Row {
     name: String,
     ops: usize,
     /// Bytes that the old game would have sent: JSON of every slot after each operation.
-    plain_bytes: u64,
-    before: Sent,
-    after: Sent,
+    old_game_bytes: u64,
+    full_frames: Sent,
+    deltas: Sent,
     predicted: Sent,
 }
 
 impl Row {
     fn desyncs(&self) -> u64 {
-        self.before.desyncs + self.after.desyncs + self.predicted.desyncs
+        self.full_frames.desyncs + self.deltas.desyncs + self.predicted.desyncs
     }
 }
 
@@ -69,37 +69,37 @@ struct Sent {
 }
 
 const EXPLANATION: &str = "
-syncs / bytes: gRPC messages as sent, with their 5-byte prefix, initial frames apart.
-old game:      every slot as JSON for each operation, in bytes.
-full frames:   all slots as protobuf, for each operation at once.
-deltas:        what changed, debounced, for a client that names its session.
-predicted:     the same for a client that shows its own changes at once and tells what it expects.
-saved:         bytes of deltas against the old game, and against full frames.
-The stores were opened again in the end: who does not have what they hold is counted as a desync.";
+syncs / bytes: gRPC messages and their size with the 5-byte prefix, without the initial frames.
+old game:      bytes of JSON with every slot, sent for each operation.
+full frames:   all slots as protobuf, sent immediately for each operation.
+deltas:        changed slots, debounced, for a client that names its session.
+predicted:     deltas for a client that predicts its own changes and sends the expected digests.
+saved:         bytes that deltas save compared with the old game, and with full frames.
+desyncs:       subscribers that differ from the store, which is reopened at the end.";
 
-/// How a trace is played.
+/// How the server syncs and how the client plays a trace.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+enum SyncMode {
     /// Sends an immediate full frame for every change.
-    Before,
+    FullFrames,
     /// Sends debounced deltas to a client that names its session.
-    After,
+    Deltas,
     /// Sends debounced deltas to a client that predicts its own changes and sends the predicted digests.
     Predicted,
 }
 
-impl Way {
+impl SyncMode {
     fn rollout(self) -> Rollout {
         match self {
-            Self::Before => Rollout::immediate_full(),
-            Self::After | Self::Predicted => Rollout::default(),
+            Self::FullFrames => Rollout::immediate_full(),
+            Self::Deltas | Self::Predicted => Rollout::default(),
         }
     }
 
     async fn play(self, mut play: Play<'_>) -> Result<Played, PlayError> {
         match self {
-            Self::Before => play.run().await,
-            Self::After => {
+            Self::FullFrames => play.run().await,
+            Self::Deltas => {
                 play.session = &play.trace.name;
                 play.run().await
             }
@@ -113,17 +113,18 @@ impl Demo {
         let traces = Trace::built_in()?;
         let world = World::built_in();
         let operations: usize = traces.iter().map(|trace| trace.steps.len()).sum();
-        let progress = progress_bar(3 * operations, "playing six traces in three ways");
-        let (before, after, predicted) = tokio::try_join!(
-            run_way(Way::Before, &traces, &world, &progress),
-            run_way(Way::After, &traces, &world, &progress),
-            run_way(Way::Predicted, &traces, &world, &progress),
+        let progress = progress_bar(3 * operations, "playing six traces in three sync modes");
+        let (full_frames, deltas, predicted) = tokio::try_join!(
+            run_mode(SyncMode::FullFrames, &traces, &world, &progress),
+            run_mode(SyncMode::Deltas, &traces, &world, &progress),
+            run_mode(SyncMode::Predicted, &traces, &world, &progress),
         )?;
         progress.finish_and_clear();
         let mut rows = Vec::new();
-        for (((trace, before), after), predicted) in traces.iter().zip(before).zip(after).zip(predicted) {
-            let plain_bytes = plain_bytes(trace, &world)?;
-            rows.push(Row { name: trace.name.clone(), ops: trace.steps.len(), plain_bytes, before, after, predicted });
+        for (((trace, full_frames), deltas), predicted) in traces.iter().zip(full_frames).zip(deltas).zip(predicted) {
+            let old_game_bytes = old_game_bytes(trace, &world)?;
+            let (name, ops) = (trace.name.clone(), trace.steps.len());
+            rows.push(Row { name, ops, old_game_bytes, full_frames, deltas, predicted });
         }
         let report = Report { traces: rows };
         if self.json {
@@ -133,15 +134,15 @@ impl Demo {
         }
         let desyncs: u64 = report.traces.iter().map(Row::desyncs).sum();
         if desyncs > 0 {
-            return Err(format!("{desyncs} desyncs: this must not happen, please report it").into());
+            return Err(format!("{desyncs} desyncs: this is a bug, please report it").into());
         }
         Ok(())
     }
 }
 
-/// Plays all traces concurrently on one server that syncs in one way.
-async fn run_way(
-    way: Way,
+/// Plays all traces concurrently on one server in one sync mode.
+async fn run_mode(
+    mode: SyncMode,
     traces: &[Trace],
     world: &World,
     progress: &ProgressBar,
@@ -150,14 +151,14 @@ async fn run_way(
     let path = folder.path().join(STORE_FILE);
     let store = Arc::new(EmbeddedStore::open(&path, EmbeddedSettings::default())?);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let settings = ServerSettings { rollout: LiveRollout::new(way.rollout()), ..ServerSettings::default() };
+    let settings = ServerSettings { rollout: LiveRollout::new(mode.rollout()), ..ServerSettings::default() };
     let server = RunningServer::start(listener, store, Arc::new(catalog_file::default_catalog()), settings)?;
     let uri = server.uri();
     let plays = traces.iter().map(async |trace| {
         let client = Client::new(&uri, "demo")?;
         let prefix = format!("{}/", trace.name);
         let play = Play { client: &client, trace, world, prefix: &prefix, session: "", progress };
-        Ok::<_, Box<dyn Error>>(way.play(play).await?)
+        Ok::<_, Box<dyn Error>>(mode.play(play).await?)
     });
     let played = try_join_all(plays).await?;
     server.stop().await?;
@@ -175,13 +176,13 @@ fn compare(path: &Path, played: Played) -> Result<Sent, Box<dyn Error>> {
     let stored = store.load(&ids, &[])?.inventories;
     let differing = played.replicas.iter().zip(&stored).filter(|((_, replica), stored)| {
         let stored = stored.as_deref();
-        !stored.is_some_and(|stored| agrees(replica, &stored.contents))
+        !stored.is_some_and(|stored| is_equal(replica, &stored.contents))
     });
     let desyncs = played.desyncs + differing.count() as u64;
     Ok(Sent { syncs: played.syncs, bytes: played.bytes, desyncs })
 }
 
-fn agrees(replica: &Contents, stored: &Contents) -> bool {
+fn is_equal(replica: &Contents, stored: &Contents) -> bool {
     replica.revision() == stored.revision() && replica.stacks().eq(stored.stacks())
 }
 
@@ -195,10 +196,14 @@ fn table(report: &Report) -> Table {
         let cells = [
             row.name.clone(),
             row.ops.to_string(),
-            row.plain_bytes.to_string(),
-            syncs_and_bytes(row.before),
-            syncs_and_bytes(row.after),
-            format!("{} {}", saved(row.plain_bytes, row.after.bytes), saved(row.before.bytes, row.after.bytes)),
+            row.old_game_bytes.to_string(),
+            syncs_and_bytes(row.full_frames),
+            syncs_and_bytes(row.deltas),
+            format!(
+                "{} {}",
+                saved(row.old_game_bytes, row.deltas.bytes),
+                saved(row.full_frames.bytes, row.deltas.bytes)
+            ),
             syncs_and_bytes(row.predicted),
             row.desyncs().to_string(),
         ];

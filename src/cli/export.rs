@@ -34,14 +34,14 @@ pub struct Export {
     skip_damaged: bool,
 }
 
-/// Why the export stopped early.
-enum Stop {
+/// Why an export failed.
+enum ExportError {
     Store(StoreError),
     Output(std::io::Error),
     Interrupted,
 }
 
-impl From<StoreError> for Stop {
+impl From<StoreError> for ExportError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
@@ -50,9 +50,9 @@ impl From<StoreError> for Stop {
 impl Export {
     pub fn run(self) -> CommandResult {
         let catalog = self.catalog.read()?;
-        let (snapshot, damage) = Snapshot::open_damaged(&self.data.store())?;
+        let (snapshot, damage) = Snapshot::open_damaged(&self.data.store_path())?;
         match damage {
-            Some(damage) if self.skip_damaged => eprintln!("commits were left out: {damage}"),
+            Some(damage) if self.skip_damaged => eprintln!("skipped commits: {damage}"),
             Some(damage) => return Err(damage.into()),
             None => {}
         }
@@ -61,10 +61,10 @@ impl Export {
         if self.file == Path::new("-") {
             // Standard output needs no cleanup, so an interrupt ends the process as usual.
             let (progress, stdout) = (Progress::new(), std::io::stdout().lock());
-            return self.write(&inventories, &catalog, stdout, &progress).map_err(|stop| match stop {
-                Stop::Output(error) => OutputError::from(error).into(),
-                Stop::Store(error) => unreadable(&error),
-                Stop::Interrupted => ToolError::Interrupted.into(),
+            return self.write(&inventories, &catalog, stdout, &progress).map_err(|error| match error {
+                ExportError::Output(error) => OutputError::from(error).into(),
+                ExportError::Store(error) => unreadable(&error),
+                ExportError::Interrupted => ToolError::Interrupted.into(),
             });
         }
         tools::check_output(&snapshot, &self.file)?;
@@ -73,26 +73,26 @@ impl Export {
 
     /// Writes to a temporary name until the file is complete and synced to disk.
     fn write_file(&self, inventories: &Inventories<'_>, catalog: &Catalog) -> CommandResult {
-        let unwritable = |error: &dyn std::fmt::Display| format!("{} cannot be written: {error}", self.file.display());
+        let path = self.file.display();
         if !self.force && self.file.exists() {
-            return Err(unwritable(&"it is there already; give another name, or replace it with --force").into());
+            return Err(format!("{path} already exists (choose another name, or overwrite it with --force)").into());
         }
+        let unwritable = |error: std::io::Error| format!("cannot write {path}: {error}");
         let folder = match self.file.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             Some(_) | None => Path::new("."),
         };
-        let mut partial =
-            tempfile::NamedTempFile::with_prefix_in(".slotcast-export-", folder).map_err(|error| unwritable(&error))?;
+        let mut partial = tempfile::NamedTempFile::with_prefix_in(".slotcast-export-", folder).map_err(unwritable)?;
         let progress = Progress::interruptible()?;
-        self.write(inventories, catalog, partial.as_file_mut(), &progress).map_err(|stop| match stop {
-            Stop::Output(error) => unwritable(&error).into(),
-            Stop::Store(error) => unreadable(&error),
-            Stop::Interrupted => ToolError::Interrupted.into(),
+        self.write(inventories, catalog, partial.as_file_mut(), &progress).map_err(|error| match error {
+            ExportError::Output(error) => unwritable(error).into(),
+            ExportError::Store(error) => unreadable(&error),
+            ExportError::Interrupted => ToolError::Interrupted.into(),
         })?;
-        partial.as_file().sync_all().map_err(|error| unwritable(&error))?;
-        let kept = if self.force { partial.persist(&self.file) } else { partial.persist_noclobber(&self.file) };
-        kept.map_err(|failed| unwritable(&failed.error))?;
-        Ok(File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| unwritable(&error))?)
+        partial.as_file().sync_all().map_err(unwritable)?;
+        let persisted = if self.force { partial.persist(&self.file) } else { partial.persist_noclobber(&self.file) };
+        persisted.map_err(|failed| unwritable(failed.error))?;
+        Ok(File::open(folder).and_then(|folder| folder.sync_all()).map_err(unwritable)?)
     }
 
     fn write(
@@ -101,7 +101,7 @@ impl Export {
         catalog: &Catalog,
         out: impl Write,
         progress: &Progress,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), ExportError> {
         let total = inventories.count()?;
         let header = Header {
             slotcast_export: FORMAT,
@@ -111,29 +111,29 @@ impl Export {
             inventories: (!self.skip_damaged).then_some(total),
         };
         let mut out = BufWriter::new(out);
-        writeln!(out, "{}", header.write()).map_err(Stop::Output)?;
+        writeln!(out, "{}", header.write()).map_err(ExportError::Output)?;
         let mut done = 0;
-        inventories.each(|found| {
+        inventories.each(|inventory| {
             done += 1;
             if done % 1_000 == 0 && progress.show(Step { doing: "exporting", done, total }).is_break() {
-                return Err(Stop::Interrupted);
+                return Err(ExportError::Interrupted);
             }
-            let inventory = match found {
+            let inventory = match inventory {
                 Ok(inventory) => inventory,
                 Err((id, error)) if self.skip_damaged => {
-                    eprintln!("inventory {id:?} was left out: {error}");
+                    eprintln!("skipped inventory {id:?}: {error}");
                     return Ok(());
                 }
                 Err((id, error)) => {
                     return Err(StoreError::Corrupt { detail: format!("inventory {id:?}: {error}") }.into());
                 }
             };
-            writeln!(out, "{}", inventory_file::write(&inventory, catalog)).map_err(Stop::Output)
+            writeln!(out, "{}", inventory_file::write(&inventory, catalog)).map_err(ExportError::Output)
         })?;
-        out.flush().map_err(Stop::Output)
+        out.flush().map_err(ExportError::Output)
     }
 }
 
 fn unreadable(error: &StoreError) -> Box<dyn Error> {
-    format!("{error}; `slotcast fsck` tells all that is wrong with it").into()
+    format!("{error} (run `slotcast fsck` to list all problems)").into()
 }

@@ -23,7 +23,7 @@ pub struct Fsck {
 
 impl Fsck {
     pub fn run(self) -> CommandResult {
-        let path = self.data.store();
+        let path = self.data.store_path();
         let progress = Progress::new();
         let findings = match Snapshot::open_damaged(&path) {
             Ok((snapshot, damage)) => {
@@ -36,7 +36,7 @@ impl Fsck {
         };
         drop(progress);
         if self.json {
-            print(as_json(&path, &findings))?;
+            print(to_json(&path, &findings))?;
         } else if findings.problems.is_empty() {
             print(summary(&path, &findings))?;
         } else {
@@ -44,8 +44,8 @@ impl Fsck {
         }
         match findings.problems.len() as u64 + findings.problems_left_out {
             0 => Ok(()),
-            1 => Err(format!("{} has 1 problem; restore it from a backup", path.display()).into()),
-            problems => Err(format!("{} has {problems} problems; restore it from a backup", path.display()).into()),
+            1 => Err(format!("{} has 1 problem (restore it from a backup)", path.display()).into()),
+            problems => Err(format!("{} has {problems} problems (restore it from a backup)", path.display()).into()),
         }
     }
 }
@@ -53,7 +53,7 @@ impl Fsck {
 fn summary(path: &Path, findings: &Findings) -> String {
     let items: u64 = findings.items.values().sum();
     format!(
-        "{} is sound: {} inventories, {} stacks, {items} items; {} journal rows, {} keys, {} inventories not folded yet",
+        "{} is clean: {} inventories, {} stacks, {items} items; {} journal rows, {} idempotency keys, {} unfolded inventories",
         path.display(),
         findings.inventories,
         findings.stacks,
@@ -63,7 +63,7 @@ fn summary(path: &Path, findings: &Findings) -> String {
     )
 }
 
-fn as_json(path: &Path, findings: &Findings) -> Value {
+fn to_json(path: &Path, findings: &Findings) -> Value {
     let items: Map<String, Value> =
         findings.items.iter().map(|(code, count)| (code.get().to_string(), (*count).into())).collect();
     json!({

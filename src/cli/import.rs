@@ -45,20 +45,20 @@ impl Import {
         let input: Box<dyn Read> = if self.file == Path::new("-") {
             Box::new(std::io::stdin().lock())
         } else {
-            let unreadable = |error| format!("{} cannot be read: {error}", self.file.display());
+            let unreadable = |error| format!("cannot read {}: {error}", self.file.display());
             Box::new(File::open(&self.file).map_err(unreadable)?)
         };
-        let path = if self.dry_run { self.data.store() } else { self.data.make()? };
+        let path = if self.dry_run { self.data.store_path() } else { self.data.create()? };
         let claim = if self.dry_run { None } else { Some(Claim::take(&path)?) };
-        let beside = if self.dry_run { std::env::temp_dir().join(STORE_FILE) } else { path.clone() };
+        let staging_path = if self.dry_run { std::env::temp_dir().join(STORE_FILE) } else { path.clone() };
         let progress = Progress::interruptible()?;
-        let there = Snapshot::open_if_any(&path)?;
-        let staging = self.gather(input, &catalog, there.as_ref(), Staging::new(&beside)?, &progress)?;
-        drop(there);
+        let snapshot = Snapshot::open_if_any(&path)?;
+        let staging = self.stage(input, &catalog, snapshot.as_ref(), Staging::new(&staging_path)?, &progress)?;
+        drop(snapshot);
         let Some(claim) = claim else {
             drop(progress);
             return Ok(print(format_args!(
-                "{} inventories could be imported; nothing was written",
+                "{} inventories are valid; nothing was written (--dry-run)",
                 staging.inventories()
             ))?);
         };
@@ -67,8 +67,8 @@ impl Import {
         Ok(print(format_args!("{}: {imported} inventories imported", path.display()))?)
     }
 
-    /// Returns the inventories of the file, or an error if any line is invalid.
-    fn gather(
+    /// Reads the file into the staging file. The error lists every invalid line.
+    fn stage(
         &self,
         input: Box<dyn Read>,
         catalog: &Catalog,
@@ -77,61 +77,67 @@ impl Import {
         progress: &Progress,
     ) -> Result<Staging, Box<dyn Error>> {
         snapshot.iter().try_for_each(|snapshot| snapshot.check_catalog(catalog))?;
-        let there = snapshot.map(Snapshot::inventories).transpose()?;
+        let existing = snapshot.map(Snapshot::inventories).transpose()?;
         if !self.merge
-            && let (Some(snapshot), Some(there)) = (snapshot, &there)
-            && there.count()? > 0
+            && let (Some(snapshot), Some(existing)) = (snapshot, &existing)
+            && existing.count()? > 0
         {
             let path = snapshot.path().display();
-            return Err(format!("{path} has inventories already; add to them with --merge").into());
+            return Err(format!("{path} already has inventories (add to them with --merge)").into());
         }
         let leniency = Leniency { oversized: self.oversized };
-        let mut reading =
-            Reading { catalog, leniency, there: there.as_ref(), staging, problems: Problems::default(), lines: 0 };
-        reading.run(BufReader::new(input), progress)?;
-        reading.problems.tell()?;
-        Ok(reading.staging)
+        let existing = existing.as_ref();
+        let mut reader = Reader { catalog, leniency, existing, staging, problems: Problems::default(), lines: 0 };
+        reader.run(BufReader::new(input), progress)?;
+        reader.problems.into_result()?;
+        Ok(reader.staging)
     }
 }
 
 /// The problems found so far; at most `PROBLEMS_MAX` are kept.
 #[derive(Default)]
 struct Problems {
-    told: Vec<String>,
+    messages: Vec<String>,
     count: usize,
 }
 
 impl Problems {
-    fn add(&mut self, line: u64, what: &str) {
+    fn add(&mut self, line: u64, problem: &str) {
         self.count += 1;
-        if self.told.len() < PROBLEMS_MAX {
-            self.told.push(format!("  line {line}: {what}"));
+        if self.messages.len() < PROBLEMS_MAX {
+            self.messages.push(format!("  line {line}: {problem}"));
         }
     }
 
-    fn tell(&self) -> Result<(), String> {
-        let more = match self.count - self.told.len() {
+    fn into_result(self) -> Result<(), String> {
+        let more = match self.count - self.messages.len() {
             0 => String::new(),
             more => format!("\n  and {more} more"),
         };
         match self.count {
             0 => Ok(()),
-            count => Err(format!("nothing was imported; problems: {count}\n{}{more}", self.told.join("\n"))),
+            count => Err(format!(
+                "nothing was imported: {count} problem{}\n{}{more}",
+                if count == 1 { "" } else { "s" },
+                self.messages.join("\n")
+            )),
         }
     }
 }
 
-struct Reading<'a> {
+/// Reads and validates the lines of the file.
+struct Reader<'a> {
     catalog: &'a Catalog,
     leniency: Leniency,
-    there: Option<&'a Inventories<'a>>,
+    /// The inventories of the store, if it exists.
+    existing: Option<&'a Inventories<'a>>,
     staging: Staging,
     problems: Problems,
     /// Number of lines with inventories, valid or not.
     lines: u64,
 }
 
-impl Reading<'_> {
+impl Reader<'_> {
     fn run(&mut self, mut input: impl BufRead, progress: &Progress) -> Result<(), Box<dyn Error>> {
         let mut bytes = Vec::new();
         let mut header = None;
@@ -143,11 +149,11 @@ impl Reading<'_> {
             match (line, &header) {
                 _ if bytes.len() > LINE_BYTES_MAX => {
                     self.lines += 1;
-                    self.problems.add(number, &format!("it is longer than {LINE_BYTES_MAX} bytes"));
+                    self.problems.add(number, &format!("longer than {LINE_BYTES_MAX} bytes"));
                 }
                 (Err(_), _) => {
                     self.lines += 1;
-                    self.problems.add(number, "it is not UTF-8");
+                    self.problems.add(number, "not valid UTF-8");
                 }
                 (Ok(""), _) => {}
                 (Ok(line), None) => header = Some(self.read_header(line)?),
@@ -163,11 +169,15 @@ impl Reading<'_> {
             }
         }
         match header {
-            None => Err("there is no header: the file is empty".into()),
-            Some(Header { inventories: Some(told), .. }) if told != self.lines => {
-                let lines = self.lines;
-                self.problems
-                    .add(1, &format!("it tells of {told} inventories, but {lines} follow: the file is not whole"));
+            None => Err("the file is empty: it has no header".into()),
+            Some(Header { inventories: Some(announced), .. }) if announced != self.lines => {
+                let counts = match self.lines {
+                    1 if announced > 1 => "only 1 follows: the file is truncated".to_owned(),
+                    lines if lines < announced => format!("only {lines} follow: the file is truncated"),
+                    lines => format!("{lines} follow: the file was modified"),
+                };
+                let problem = format!("the header announces {announced} inventories but {counts}");
+                self.problems.add(1, &problem);
                 Ok(())
             }
             Some(_) => Ok(()),
@@ -178,7 +188,7 @@ impl Reading<'_> {
         let header = Header::read(line).map_err(|error| format!("line 1: {error}"))?;
         let version = catalog_file::version(self.catalog);
         if header.catalog != version {
-            eprintln!("The file was written with catalog {}, this one is {version}.", header.catalog);
+            eprintln!("warning: exported with catalog {}, importing with catalog {version}", header.catalog);
         }
         Ok(header)
     }
@@ -192,18 +202,18 @@ impl Reading<'_> {
                 return Ok(());
             }
         };
-        if self.is_there(&inventory.id)? {
-            self.problems.add(number, &format!("inventory {:?} is in the store already", inventory.id));
+        if self.exists(&inventory.id)? {
+            self.problems.add(number, &format!("inventory {:?} already exists in the store", inventory.id));
         }
         if let Some(earlier) = self.staging.put(&inventory, number)? {
-            self.problems.add(number, &format!("inventory {:?} stands in line {earlier} already", inventory.id));
+            self.problems.add(number, &format!("inventory {:?} is a duplicate of line {earlier}", inventory.id));
         }
         Ok(())
     }
 
-    fn is_there(&self, id: &InventoryId) -> Result<bool, Box<dyn Error>> {
-        Ok(match self.there {
-            Some(there) => there.find(id)?.is_some(),
+    fn exists(&self, id: &InventoryId) -> Result<bool, Box<dyn Error>> {
+        Ok(match self.existing {
+            Some(existing) => existing.find(id)?.is_some(),
             None => false,
         })
     }
@@ -213,7 +223,7 @@ impl Reading<'_> {
 /// the rest. Returns false at the end of the file.
 fn next_line(input: &mut impl BufRead, bytes: &mut Vec<u8>) -> Result<bool, Box<dyn Error>> {
     bytes.clear();
-    let unreadable = |error| format!("the file cannot be read: {error}");
+    let unreadable = |error| format!("cannot read the file: {error}");
     let read = input.take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', bytes).map_err(unreadable)?;
     if bytes.len() > LINE_BYTES_MAX && bytes.last() != Some(&b'\n') {
         input.skip_until(b'\n').map_err(unreadable)?;

@@ -8,6 +8,7 @@ mod call;
 mod config;
 mod data;
 mod demo;
+mod dev_credentials;
 mod export;
 mod fsck;
 mod import;
@@ -32,7 +33,7 @@ use std::process::ExitCode;
 
 type CommandResult = Result<(), Box<dyn std::error::Error>>;
 
-/// The command failed and has already logged its error.
+/// The error of a command that has already logged why it failed.
 #[derive(Debug, thiserror::Error)]
 #[error("see the log")]
 struct Reported;
@@ -49,6 +50,7 @@ pub struct Cli {
 enum Command {
     Serve(serve::Serve),
     Config(config::Config),
+    DevCredentials(dev_credentials::DevCredentials),
     Demo(demo::Demo),
     Replay(replay::Replay),
     Watch(watch::Watch),
@@ -105,14 +107,15 @@ pub fn run() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("slotcast: the runtime could not be started: {error}");
+            eprintln!("slotcast: cannot start the async runtime: {error}");
             return ExitCode::FAILURE;
         }
     };
-    let ended = runtime.block_on(async {
+    let result = runtime.block_on(async {
         match cli.command {
             Command::Serve(command) => command.run().await,
             Command::Config(command) => command.run(),
+            Command::DevCredentials(command) => command.run(),
             Command::Demo(command) => command.run().await,
             Command::Replay(command) => command.run().await,
             Command::Watch(command) => command.run().await,
@@ -128,7 +131,7 @@ pub fn run() -> ExitCode {
     });
     // Do not wait for tasks that exceeded the drain limit.
     runtime.shutdown_background();
-    match ended {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if matches!(error.downcast_ref(), Some(OutputError::Closed)) => ExitCode::SUCCESS,
         Err(error) if error.is::<Reported>() => ExitCode::FAILURE,

@@ -7,9 +7,9 @@ use std::io::{ErrorKind, Write};
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
     /// [`super::run`] exits successfully.
-    #[error("nobody reads standard output any more")]
+    #[error("standard output is closed")]
     Closed,
-    #[error("standard output cannot be written: {0}")]
+    #[error("cannot write to standard output: {0}")]
     Failed(std::io::Error),
 }
 

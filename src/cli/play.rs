@@ -12,20 +12,20 @@ use tokio::time::Instant;
 use tonic::Status;
 
 /// How long to wait for the last frame after the last operation.
-const LAST_FRAME_WAIT: Duration = Duration::from_secs(10);
-/// Longer than any sync window: a frame that was not sent within this time was not needed.
-const NO_MORE_FRAMES_AFTER: Duration = Duration::from_millis(1_200);
+const LAST_FRAME_LIMIT: Duration = Duration::from_secs(10);
+/// How long to wait for frames that a wrong prediction would cause. Longer than any sync window.
+const QUIET_TIME: Duration = Duration::from_millis(1_200);
 
 #[derive(Debug, thiserror::Error)]
 pub enum PlayError {
     #[error(transparent)]
     Trace(#[from] TraceError),
-    #[error("a call failed: {}", .0.message())]
-    Failed(#[from] Status),
+    #[error("call failed: {}", .0.message())]
+    Call(#[from] Status),
     #[error(transparent)]
     Session(#[from] SessionError),
-    #[error("the stream of {name} did not reach the last state within {} s", LAST_FRAME_WAIT.as_secs())]
-    Late { name: String },
+    #[error("the stream of {name} did not reach the final state within {} s", LAST_FRAME_LIMIT.as_secs())]
+    Timeout { name: String },
 }
 
 /// Traffic of the stream without the initial frames, and the final state of its reader.
@@ -74,10 +74,10 @@ impl Play<'_> {
         };
         let (versions, followed) = tokio::join!(mutating, following);
         let (versions, mut follow) = (versions?, followed?);
-        let deadline = Instant::now() + LAST_FRAME_WAIT;
+        let deadline = Instant::now() + LAST_FRAME_LIMIT;
         while !has_reached(&follow, &versions) {
-            let late = |_| PlayError::Late { name: self.trace.name.clone() };
-            tokio::time::timeout_at(deadline, follow.next()).await.map_err(late)??;
+            let timeout = |_| PlayError::Timeout { name: self.trace.name.clone() };
+            tokio::time::timeout_at(deadline, follow.next()).await.map_err(timeout)??;
         }
         let FollowCounts { syncs, bytes, desyncs, .. } = follow.counts();
         let replicas = follow.ids().iter().enumerate();
@@ -100,7 +100,7 @@ impl Play<'_> {
             self.progress.inc(1);
         }
         session.settled().await?;
-        tokio::time::sleep(NO_MORE_FRAMES_AFTER).await;
+        tokio::time::sleep(QUIET_TIME).await;
         let last = session.counts();
         let confirmed = ids.into_iter().enumerate().filter_map(|(at, id)| Some((id, session.confirmed(at)?)));
         Ok(Played {
@@ -142,15 +142,15 @@ impl Play<'_> {
 }
 
 /// Creates a progress bar with one step per operation; shown only on a terminal.
-pub fn progress_bar(operations: usize, what: &str) -> ProgressBar {
+pub fn progress_bar(operations: usize, message: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {msg} {wide_bar} {pos}/{len} operations");
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(operations as u64).with_style(style).with_message(what.to_owned())
+    ProgressBar::new(operations as u64).with_style(style).with_message(message.to_owned())
 }
 
 fn has_reached(follow: &Follow, versions: &HashMap<String, u64>) -> bool {
     follow.ids().iter().enumerate().all(|(at, id)| {
-        let have = follow.replica(at).map_or(0, |replica| replica.contents.revision().0);
-        versions.get(id).is_none_or(|wanted| have >= *wanted)
+        let revision = follow.replica(at).map_or(0, |replica| replica.contents.revision().0);
+        versions.get(id).is_none_or(|last| revision >= *last)
     })
 }

@@ -3,7 +3,7 @@
 use super::call::failure::Failure;
 use super::output::print;
 use super::play::{Play, PlayError, progress_bar};
-use super::trace::{Trace, World, plain_bytes};
+use super::trace::{Trace, World, old_game_bytes};
 use super::{CommandResult, Target};
 use crate::client::fresh_context;
 use crate::wire::v1;
@@ -38,16 +38,16 @@ pub struct Replay {
 
 impl Replay {
     pub async fn run(self) -> CommandResult {
-        let trace = Trace::find(&self.trace)?;
+        let trace = Trace::load(&self.trace)?;
         let world = World::built_in();
-        let plain_bytes = plain_bytes(&trace, &world)?;
+        let old_game_bytes = old_game_bytes(&trace, &world)?;
         let client = self.target.client()?;
         let progress = progress_bar(trace.steps.len(), &trace.name);
         let prefix = format!("replay/{}/", Uuid::now_v7());
         let session = if self.without_session { "" } else { prefix.as_str() };
         let play =
             Play { client: &client, trace: &trace, world: &world, prefix: &prefix, session, progress: &progress };
-        let played = play.run().await.map_err(|error| told(error, &self.target.server))?;
+        let played = play.run().await.map_err(|error| with_details(error, &self.target.server))?;
         progress.finish_and_clear();
         if !self.keep {
             for (id, _) in &played.replicas {
@@ -62,11 +62,11 @@ impl Replay {
         if self.json {
             let name = &trace.name;
             print(
-                json!({"name": name, "ops": ops, "plain_bytes": plain_bytes, "syncs": syncs, "bytes": bytes, "desyncs": desyncs}),
+                json!({"name": name, "ops": ops, "old_game_bytes": old_game_bytes, "syncs": syncs, "bytes": bytes, "desyncs": desyncs}),
             )?;
         } else {
             print(format_args!("{}: {ops} operations, {syncs} syncs, {bytes} bytes, {desyncs} desyncs", trace.name))?;
-            print(format_args!("The old game would have sent {plain_bytes} bytes for {ops} syncs."))?;
+            print(format_args!("The old game would have sent {old_game_bytes} bytes for {ops} syncs."))?;
             if self.keep {
                 played.replicas.iter().try_for_each(|(id, _)| print(format_args!("Kept: {id}")))?;
             }
@@ -76,9 +76,9 @@ impl Replay {
 }
 
 /// Adds the address of the server and all details of the status.
-fn told(error: PlayError, server: &str) -> Box<dyn std::error::Error> {
+fn with_details(error: PlayError, server: &str) -> Box<dyn std::error::Error> {
     match error {
-        PlayError::Failed(status) => Failure::new(status, server).into(),
-        PlayError::Trace(_) | PlayError::Session(_) | PlayError::Late { .. } => error.into(),
+        PlayError::Call(status) => Failure::new(status, server).into(),
+        PlayError::Trace(_) | PlayError::Session(_) | PlayError::Timeout { .. } => error.into(),
     }
 }

@@ -1,7 +1,7 @@
 //! `slotcast restore`: replaces the store with a backup.
 
 use super::CommandResult;
-use super::data::{DataFolder, Progress, store_in, unix_ms};
+use super::data::{DataFolder, Progress, store_path, unix_ms};
 use super::output::print;
 use crate::engine::new_epoch;
 use crate::store::embedded::tools;
@@ -27,13 +27,13 @@ pub struct Restore {
 impl Restore {
     pub fn run(self) -> CommandResult {
         let progress = Progress::interruptible()?;
-        let source = if self.source.is_dir() { store_in(&self.source) } else { self.source.clone() };
-        let (target, stamp) = (self.data.make()?, unix_ms() / 1_000);
+        let source = if self.source.is_dir() { store_path(&self.source) } else { self.source.clone() };
+        let (target, stamp) = (self.data.create()?, unix_ms() / 1_000);
         let restored =
             tools::restore(&source, &target, self.force, stamp, &mut new_epoch, &mut |step| progress.show(step))?;
         drop(progress);
         if let Some(kept) = restored.kept {
-            print(format_args!("the store that was there is now {}", kept.display()))?;
+            print(format_args!("the previous store was renamed to {}", kept.display()))?;
         }
         Ok(print(format_args!("{}: {} inventories, each with a new epoch", target.display(), restored.inventories))?)
     }

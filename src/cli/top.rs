@@ -71,8 +71,8 @@ impl Top {
 
     fn print(&self, view: &View) -> Result<(), OutputError> {
         if self.json {
-            let told = json!({"since_start": view.reading, "rates": view.rates, "saved_percent": view.reading.saved_percent()});
-            print(told)
+            let line = json!({"since_start": view.reading, "rates": view.rates, "saved_percent": view.reading.saved_percent()});
+            print(line)
         } else {
             print(view.line())
         }
@@ -108,22 +108,19 @@ async fn show(mut screen: Screen, admin: &mut Admin, mut view: View) -> std::io:
                 Some(_) | None => return Ok(()),
             },
             _ = terminate.recv() => return Ok(()),
-            told = async { interval.tick().await; read(admin).await } => match told {
+            reading = async { interval.tick().await; read(admin).await } => match reading {
                 Ok(reading) => view.handle_reading(reading),
-                Err(status) => view.away = Some(away(&status)),
+                Err(status) => view.problem = Some(format!("no statistics: {}", status.message())),
             },
         }
     }
 }
 
 async fn read(admin: &mut Admin) -> Result<Reading, Status> {
-    let told = tokio::time::timeout(READING_LIMIT, admin.get_statistics(v1::GetStatisticsRequest {})).await;
-    let told = told.map_err(|_| Status::deadline_exceeded("it does not answer"))??;
-    Ok(Reading::of(told.into_inner()))
-}
-
-fn away(status: &Status) -> String {
-    format!("no statistics: {}", status.message())
+    let call = admin.get_statistics(v1::GetStatisticsRequest {});
+    let timeout = |_| Status::deadline_exceeded(format!("no reply within {} s", READING_LIMIT.as_secs()));
+    let reply = tokio::time::timeout(READING_LIMIT, call).await.map_err(timeout)??;
+    Ok(Reading::new(reply.into_inner()))
 }
 
 /// Returns the terminal events that matter: a request to quit, or a new size. A separate thread reads them, because
@@ -132,7 +129,7 @@ fn events() -> mpsc::Receiver<Event> {
     let (sender, events) = mpsc::channel(16);
     std::thread::spawn(move || {
         while !sender.is_closed() {
-            match event::poll(KEYS_INTERVAL).and_then(|waits| waits.then(event::read).transpose()) {
+            match event::poll(KEYS_INTERVAL).and_then(|is_ready| is_ready.then(event::read).transpose()) {
                 Ok(Some(event)) if !quits(&event) && !matches!(event, Event::Resize(..)) => {}
                 Ok(Some(event)) => drop(sender.blocking_send(event)),
                 Ok(None) => {}
@@ -156,7 +153,7 @@ mod tests {
     use ratatui::crossterm::event::KeyEvent;
 
     #[test]
-    fn q_escape_and_control_c_quit_and_nothing_else() {
+    fn only_q_escape_and_control_c_quit() {
         let key = |code, modifiers| Event::Key(KeyEvent::new(code, modifiers));
         let (none, control) = (KeyModifiers::NONE, KeyModifiers::CONTROL);
         assert!(quits(&key(KeyCode::Char('q'), none)) && quits(&key(KeyCode::Esc, none)));

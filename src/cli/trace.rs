@@ -54,13 +54,13 @@ struct StartStack {
 
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    #[error("cannot read the trace {name}: {error}; built in are: {}", built_in_names())]
+    #[error("cannot read the trace {name}: {error} (built-in traces: {})", built_in_names())]
     Unreadable { name: String, error: std::io::Error },
     #[error("{name}, line {line}: {error}")]
     Malformed { name: String, line: usize, error: serde_json::Error },
-    #[error("{name} names the inventory {inventory:?}, which the world does not start with")]
+    #[error("trace {name}: unknown inventory {inventory:?}")]
     UnknownInventory { name: String, inventory: String },
-    #[error("the trace {name} cannot be played: {problem}")]
+    #[error("cannot play the trace {name}: {problem}")]
     Unplayable { name: String, problem: String },
 }
 
@@ -83,7 +83,7 @@ impl Trace {
     }
 
     /// Returns a built-in trace by its name, or reads a trace from a file.
-    pub fn find(name: &str) -> Result<Self, TraceError> {
+    pub fn load(name: &str) -> Result<Self, TraceError> {
         if let Some((name, text)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
             return Self::parse(name, text);
         }
@@ -164,9 +164,9 @@ impl World {
     pub fn create(&self, trace: &Trace, inventory: &str, id: &str) -> Result<Operation, TraceError> {
         let unknown = || TraceError::UnknownInventory { name: trace.name.clone(), inventory: inventory.to_owned() };
         let start = self.starting.get(inventory).ok_or_else(unknown)?;
-        let stack = |of: &StartStack| v1::SlotStack {
-            slot: of.slot,
-            stack: Some(v1::Stack { item: of.item.clone(), count: of.count, ..v1::Stack::default() }),
+        let stack = |start: &StartStack| v1::SlotStack {
+            slot: start.slot,
+            stack: Some(v1::Stack { item: start.item.clone(), count: start.count, ..v1::Stack::default() }),
         };
         Ok(Operation::Create(v1::CreateInventory {
             inventory_id: id.to_owned(),
@@ -179,14 +179,14 @@ impl World {
 
 /// A slot as the old game sent it.
 #[derive(Serialize)]
-struct PlainStack<'a> {
+struct OldGameStack<'a> {
     item: &'a str,
     count: u32,
 }
 
 /// Returns the number of bytes that the old game would have sent for a trace: after each operation, every slot of each
 /// changed inventory as JSON. Applies the trace to the rules alone and serializes each state.
-pub fn plain_bytes(trace: &Trace, world: &World) -> Result<u64, TraceError> {
+pub fn old_game_bytes(trace: &Trace, world: &World) -> Result<u64, TraceError> {
     let catalog = catalog_file::default_catalog();
     let mut states = States::default();
     for inventory in trace.inventories() {
@@ -195,18 +195,18 @@ pub fn plain_bytes(trace: &Trace, world: &World) -> Result<u64, TraceError> {
     let mut bytes = 0;
     for step in &trace.steps {
         for changed in states.run(trace, &catalog, step.operation(str::to_owned))? {
-            bytes += plain_json(&catalog, &changed).len() as u64;
+            bytes += old_game_json(&catalog, &changed).len() as u64;
         }
     }
     Ok(bytes)
 }
 
-fn plain_json(catalog: &Catalog, inventory: &Inventory) -> Vec<u8> {
-    let plain = |stack: &domain::Stack| {
+fn old_game_json(catalog: &Catalog, inventory: &Inventory) -> Vec<u8> {
+    let convert = |stack: &domain::Stack| {
         let item = catalog.item_by_code(stack.item).map_or("", |item| item.id.as_ref());
-        PlainStack { item, count: stack.count.get() }
+        OldGameStack { item, count: stack.count.get() }
     };
-    let slots = inventory.contents.slots().iter().map(|state| state.stack.as_ref().map(plain));
+    let slots = inventory.contents.slots().iter().map(|state| state.stack.as_ref().map(convert));
     // Serializing these values as JSON cannot fail.
     serde_json::to_vec(&slots.collect::<Vec<_>>()).unwrap_or_default()
 }
@@ -252,17 +252,17 @@ mod tests {
     #[test]
     fn the_old_game_sends_about_a_kilobyte_for_a_player_and_both_sides_of_a_transfer() {
         let world = World::built_in();
-        let traces = Trace::built_in().expect("they are valid");
+        let traces = Trace::built_in().expect("the traces are valid");
         let bytes: Vec<_> = traces
             .iter()
-            .map(|trace| (trace.name.as_str(), trace.steps.len(), plain_bytes(trace, &world).expect("it plays")))
+            .map(|trace| (trace.name.as_str(), trace.steps.len(), old_game_bytes(trace, &world).expect("it plays")))
             .collect();
         insta::assert_debug_snapshot!(bytes);
     }
 
     #[test]
-    fn a_bad_line_is_told_with_its_number() {
-        let error = Trace::parse("mine", "{\"at_ms\": 0, \"op\": \"fly\"}").expect_err("nobody flies");
+    fn the_error_for_an_invalid_line_has_its_number() {
+        let error = Trace::parse("mine", "{\"at_ms\": 0, \"op\": \"fly\"}").expect_err("the operation is unknown");
         assert!(error.to_string().starts_with("mine, line 1: unknown variant `fly`"), "{error}");
     }
 }

@@ -50,37 +50,37 @@ impl Watch {
         let failed = |status| Failure::new(status, &self.target.server);
         let (board, layouts) = read_board(&client, &self.ids).await.map_err(failed)?;
         let follow = client.follow(self.ids.clone());
-        let ended = if std::io::stdout().is_terminal() {
+        let result = if std::io::stdout().is_terminal() {
             screen::run(board, layouts, follow, &self.target.server).await
         } else {
             lines::run(board, follow).await
         };
-        ended.map_err(|ended| match ended {
-            Ended::Stream(status) => failed(*status).into(),
-            Ended::Output(error) => error.into(),
+        result.map_err(|error| match error {
+            WatchError::Stream(status) => failed(*status).into(),
+            WatchError::Output(error) => error.into(),
         })
     }
 }
 
-/// Why the command ended without a request to quit.
-enum Ended {
+/// Why the command ended before the user quit.
+enum WatchError {
     Stream(Box<Status>),
     Output(OutputError),
 }
 
-impl From<Status> for Ended {
+impl From<Status> for WatchError {
     fn from(status: Status) -> Self {
         Self::Stream(Box::new(status))
     }
 }
 
-impl From<std::io::Error> for Ended {
+impl From<std::io::Error> for WatchError {
     fn from(error: std::io::Error) -> Self {
         Self::Output(error.into())
     }
 }
 
-impl From<OutputError> for Ended {
+impl From<OutputError> for WatchError {
     fn from(error: OutputError) -> Self {
         Self::Output(error)
     }
@@ -108,10 +108,10 @@ impl Layouts {
     }
 
     /// Loads the sections of newly created inventories.
-    async fn complete(&self, board: &mut Board, changes: &[PanelChange]) {
+    async fn load_missing(&self, board: &mut Board, changes: &[PanelChange]) {
         for change in changes.iter().filter(|change| change.is_new_epoch) {
             let panel = &mut board.panels[change.panel];
-            if !panel.knows_its_sections()
+            if !panel.has_current_sections()
                 && let Ok(Ok(sections)) = tokio::time::timeout(LAYOUT_LIMIT, self.sections(&panel.id)).await
             {
                 panel.set_sections(sections);

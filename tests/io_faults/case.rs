@@ -170,7 +170,7 @@ impl Watched {
     /// Looks at it until `is_done`, or until it has ended; then that is how.
     async fn until(&mut self, mut is_done: impl FnMut() -> bool) -> Option<ExitStatus> {
         loop {
-            if let Some(status) = self.server.ended() {
+            if let Some(status) = self.server.exit_status() {
                 return Some(status);
             }
             let ready = is_ready(&self.server.admin);
@@ -188,7 +188,7 @@ impl Watched {
 /// Runs a case to its end; panics where a promise is broken.
 pub async fn run(case: Case, seed: u64) -> Outcome {
     let place = Place::new().await;
-    let server = ServerProcess::start_by(place.command(case.log_bytes), &place.data(), &[]);
+    let server = ServerProcess::start_with(place.command(case.log_bytes), &place.data(), &[]);
     let ledger = Ledger::new(&server.uri);
     let health = tokio::spawn(not_serving(server.uri.clone()));
     let mut watched = Watched { server, ledger: ledger.clone(), was_unready: false, what: format!("{case:?}") };

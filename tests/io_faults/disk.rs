@@ -22,7 +22,7 @@ async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_shim_sees_every_kind_of_call_that_the_store_makes() {
     let place = Place::new().await;
-    let server = ServerProcess::start_by(place.command(SHORT_LOG_BYTES), &place.data(), &[]);
+    let server = ServerProcess::start_with(place.command(SHORT_LOG_BYTES), &place.data(), &[]);
     let ledger = Ledger::new(&server.uri);
     let load = Load::start(&ledger, 1);
     for (kind, syscall) in [
@@ -44,7 +44,7 @@ async fn the_shim_sees_every_kind_of_call_that_the_store_makes() {
 /// A store whose database file does not grow any more under the load: rows that are trimmed make room for new ones.
 async fn at_its_size() -> (Place, Arc<Ledger>) {
     let place = Place::new().await;
-    let mut server = ServerProcess::start_by(place.command(SHORT_LOG_BYTES), &place.data(), &[]);
+    let mut server = ServerProcess::start_with(place.command(SHORT_LOG_BYTES), &place.data(), &[]);
     let ledger = Ledger::new(&server.uri);
     let load = Load::start(&ledger, 2);
     eventually("the file reaches its size", || ledger.acknowledged() > 2_000).await;
@@ -66,7 +66,7 @@ const FULL: Rule = Rule {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn case_44_on_a_full_disk_mutations_are_refused_as_full_reads_work_and_all_goes_on_when_there_is_room() {
     let (place, ledger) = at_its_size().await;
-    let mut server = ServerProcess::start_by(place.command(SHORT_LOG_BYTES), &place.data(), &[]);
+    let mut server = ServerProcess::start_with(place.command(SHORT_LOG_BYTES), &place.data(), &[]);
     ledger.point_to(&server.uri);
     let load = Load::start(&ledger, 3);
     place.control.arm(&FULL);
@@ -86,7 +86,7 @@ async fn case_44_on_a_full_disk_mutations_are_refused_as_full_reads_work_and_all
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn case_44_a_log_that_cannot_grow_is_copied_and_written_over_so_that_mutations_go_on_without_more_room() {
     let (place, ledger) = at_its_size().await;
-    let mut server = ServerProcess::start_by(place.command(LONG_LOG_BYTES), &place.data(), &[]);
+    let mut server = ServerProcess::start_with(place.command(LONG_LOG_BYTES), &place.data(), &[]);
     ledger.point_to(&server.uri);
     let load = Load::start(&ledger, 4);
     let acknowledged = ledger.acknowledged();

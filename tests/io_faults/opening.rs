@@ -14,7 +14,7 @@ const DEPTH: i64 = 4;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_cannot_be_read_at_opening_is_called_unreadable_and_not_damaged_and_opens_later() {
     let place = Place::new().await;
-    let mut server = ServerProcess::start_by(place.command(SHORT_LOG_BYTES), &place.data(), &[]);
+    let mut server = ServerProcess::start_with(place.command(SHORT_LOG_BYTES), &place.data(), &[]);
     let ledger = Ledger::new(&server.uri);
     let load = Load::start(&ledger, 3);
     let began = Instant::now();

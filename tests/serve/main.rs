@@ -5,7 +5,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod dev_credentials;
 mod logs;
 mod process;
+mod quickstart_tls;
 mod settings;
 mod signals;

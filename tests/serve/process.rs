@@ -55,12 +55,18 @@ impl Server {
 
     /// Does not wait for anything.
     pub fn spawn(folder: &Path, arguments: &[&str]) -> Self {
-        let log = folder.join(format!("log-{}", fastrand::u64(..)));
         let data = folder.join("data");
         let mut command = slotcast(&["serve", "--data"]);
         // Below what flags say.
         command.env("SLOTCAST_LISTEN", "127.0.0.1:0").env("SLOTCAST_ADMIN_LISTEN", "127.0.0.1:0");
-        command.arg(data).args(arguments).stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
+        command.arg(data).args(arguments);
+        Self::run(command, folder)
+    }
+
+    /// Runs a command that starts a server, and writes its log into the folder.
+    pub fn run(mut command: Command, folder: &Path) -> Self {
+        let log = folder.join(format!("log-{}", fastrand::u64(..)));
+        command.stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
         let mut child = command.spawn().expect("it starts");
         let stdout = BufReader::new(child.stdout.take().unwrap());
         Self { uri: String::new(), admin: String::new(), child, stdout, log }

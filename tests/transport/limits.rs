@@ -51,7 +51,7 @@ fn ticks(process: u32) -> u64 {
 #[tokio::test]
 async fn case_61_without_file_descriptors_open_connections_are_served_and_the_server_recovers_without_spinning() {
     let folder = tempfile::tempdir().unwrap();
-    let server = ServerProcess::start_with_descriptors(64, folder.path());
+    let server = ServerProcess::start_with_descriptor_limit(64, folder.path());
     let address = server.uri.strip_prefix("http://").unwrap().to_owned();
     let early = Client::new(&server.uri, "test").unwrap();
     create(&early, "a").await;

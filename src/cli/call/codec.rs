@@ -48,6 +48,6 @@ impl Decoder for DynamicCodec {
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<DynamicMessage>, Status> {
         DynamicMessage::decode(self.reply.clone(), buffer)
             .map(Some)
-            .map_err(|error| Status::internal(format!("the reply cannot be read: {error}")))
+            .map_err(|error| Status::internal(format!("cannot decode the reply: {error}")))
     }
 }

@@ -1,10 +1,13 @@
-//! Formats a status for people: code, message, and all details.
+//! Formats a failed call: the status with all of its details, or why the server could not be reached.
 
 use crate::wire::reason::code_name;
 use std::error::Error;
 use std::fmt;
+use tokio_rustls::rustls::{CertificateError, InvalidMessage};
 use tonic::{Code, ConnectError, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+
+type TlsError = tokio_rustls::rustls::Error;
 
 #[derive(Debug)]
 pub struct Failure {
@@ -19,7 +22,7 @@ impl Failure {
     }
 
     /// Adds the idempotency key of the failed call.
-    pub fn of_call(self, key: Option<String>) -> Self {
+    pub fn with_key(self, key: Option<String>) -> Self {
         Self { key, ..self }
     }
 }
@@ -28,15 +31,16 @@ impl Error for Failure {}
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let status = &self.status;
-        // A status from the service has no source; the source of a local status has the cause.
-        if let Some(cause) = innermost(status.source()) {
-            if is_connect_error(status.source()) {
-                write!(f, "cannot connect to {}: {cause}", self.server)?;
+        let (status, server) = (&self.status, &self.server);
+        // A status from the server has no source; the source of a local status has the cause.
+        if let Some(error) = status.source() {
+            let (cause, hint) = cause(innermost(error));
+            if is_connect_error(error) {
+                write!(f, "cannot connect to {server}: {cause}")?;
             } else {
-                write!(f, "{}: the connection to {} failed: {cause}", code_name(status.code()), self.server)?;
+                write!(f, "{}: the connection to {server} failed: {cause}", code_name(status.code()))?;
             }
-            write!(f, "\n  start one with `slotcast serve`, or give the address of another with --server")?;
+            hint.map_or(Ok(()), |hint| write!(f, " ({hint})"))?;
         } else {
             write!(f, "{}: {}", code_name(status.code()), status.message())?;
             for (name, text) in details(&status.get_error_details()) {
@@ -44,23 +48,25 @@ impl fmt::Display for Failure {
             }
         }
         match &self.key {
-            Some(key) if is_open(status.code()) => {
-                write!(f, "\n  the same call again with --key {key} applies once, whether this one did or not")
+            Some(key) if may_have_been_applied(status.code()) => {
+                write!(f, "\n  the mutation may have been applied; retry it with --key {key} to apply it exactly once")
             }
             _ => Ok(()),
         }
     }
 }
 
-fn innermost<'a>(mut error: Option<&'a (dyn Error + 'static)>) -> Option<&'a (dyn Error + 'static)> {
-    while let Some(source) = error.and_then(Error::source) {
-        error = Some(source);
+type Cause<'a> = &'a (dyn Error + 'static);
+
+fn innermost(mut error: Cause<'_>) -> Cause<'_> {
+    while let Some(source) = error.source() {
+        error = source;
     }
     error
 }
 
-fn is_connect_error(error: Option<&(dyn Error + 'static)>) -> bool {
-    let mut next = error;
+fn is_connect_error(error: Cause<'_>) -> bool {
+    let mut next = Some(error);
     while let Some(error) = next {
         if error.is::<ConnectError>() {
             return true;
@@ -68,6 +74,40 @@ fn is_connect_error(error: Option<&(dyn Error + 'static)>) -> bool {
         next = error.source();
     }
     false
+}
+
+/// Describes the cause of a transport failure, and what the user can do about it.
+fn cause(error: Cause<'_>) -> (String, Option<&'static str>) {
+    if error.downcast_ref::<h2::Error>().is_some_and(|error| error.reason() == Some(h2::Reason::FRAME_SIZE_ERROR)) {
+        let cause = "the server does not speak HTTP/2 without TLS".to_owned();
+        return (cause, Some("use an address that starts with https://"));
+    }
+    let Some(error) = error.downcast_ref::<std::io::Error>() else { return (error.to_string(), None) };
+    if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) {
+        return tls_cause(error);
+    }
+    if error.raw_os_error().is_none() {
+        return (error.to_string(), None);
+    }
+    // The text of the kind is in lower case and has no error number.
+    let hint = (error.kind() == std::io::ErrorKind::ConnectionRefused)
+        .then_some("start a server with `slotcast serve`, or choose another with --server");
+    (error.kind().to_string(), hint)
+}
+
+fn tls_cause(error: &TlsError) -> (String, Option<&'static str>) {
+    // A trusted CA with the same name but another key gives a bad signature, for example an old development CA.
+    let untrusted =
+        matches!(error, TlsError::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature));
+    if untrusted {
+        let cause = "the server's certificate is not signed by a trusted CA".to_owned();
+        return (cause, Some("pass the certificate of its CA with --ca"));
+    }
+    if matches!(error, TlsError::InvalidMessage(InvalidMessage::InvalidContentType)) {
+        let cause = "the server does not use TLS".to_owned();
+        return (cause, Some("use an address that starts with http://"));
+    }
+    (error.to_string(), None)
 }
 
 fn details(details: &ErrorDetails) -> Vec<(&'static str, String)> {
@@ -97,7 +137,7 @@ fn details(details: &ErrorDetails) -> Vec<(&'static str, String)> {
 }
 
 /// Returns whether a call that failed with this code may have been applied.
-fn is_open(code: Code) -> bool {
+fn may_have_been_applied(code: Code) -> bool {
     matches!(code, Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::Unavailable)
 }
 
@@ -109,15 +149,15 @@ mod tests {
     use crate::status;
     use crate::wire::FieldViolation;
 
-    fn told(status: Status) -> String {
-        Failure::new(status, "http://localhost:1").of_call(Some("k1".into())).to_string()
+    fn text(status: Status) -> String {
+        Failure::new(status, "http://localhost:1").with_key(Some("k1".into())).to_string()
     }
 
     #[test]
-    fn a_refusal_is_told_with_its_reason_and_figures() {
+    fn a_rejection_has_its_reason_and_metadata() {
         let (id, item) = (InventoryId::new("steve").unwrap(), ItemCode::new(24).unwrap());
         let cause = RejectionCause::NotEnough { id, item, wanted: 5, held: 2 };
-        let text = told(status::engine_error(&EngineError::Rejected(Rejection { operation: 1, cause })));
+        let text = text(status::engine_error(&EngineError::Rejected(Rejection { operation: 1, cause })));
         let expected = "FAILED_PRECONDITION: inventory \"steve\" has 2 of item code 24, needs 5\n  \
                         reason    NOT_ENOUGH (slotcast)\n  \
                         metadata  held = 2\n  \
@@ -130,8 +170,8 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_request_is_told_with_its_field() {
-        let text = told(status::invalid(&FieldViolation::new("add.stack.count", "must be at least 1")));
+    fn an_invalid_request_has_the_name_of_the_field() {
+        let text = text(status::invalid(&FieldViolation::new("add.stack.count", "must be at least 1")));
         let expected = "INVALID_ARGUMENT: add.stack.count: must be at least 1\n  \
                         reason    INVALID_ARGUMENT (slotcast)\n  \
                         field     add.stack.count: must be at least 1";
@@ -139,18 +179,43 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_cannot_be_reached_is_not_called_a_refusal() {
-        let refused = std::io::Error::other("connection refused");
-        let text = told(Status::from_error(Box::new(ConnectError(Box::new(refused)))));
-        assert!(text.starts_with("cannot connect to http://localhost:1: connection refused\n"), "{text}");
-        let text = told(Status::from_error(Box::new(std::io::Error::other("broken pipe"))));
+    fn a_failed_connection_is_not_reported_as_a_refused_call() {
+        let cannot_connect = |error: std::io::Error| {
+            let text = text(Status::from_error(Box::new(ConnectError(Box::new(error)))));
+            text.lines().next().unwrap().to_owned()
+        };
+        let tls = |error: TlsError| std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+        for (error, expected) in [
+            (
+                std::io::Error::from_raw_os_error(111),
+                "connection refused (start a server with `slotcast serve`, or choose another with --server)",
+            ),
+            (std::io::Error::from_raw_os_error(113), "host unreachable"),
+            (std::io::Error::other("no such name"), "no such name"),
+            (
+                tls(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)),
+                "the server's certificate is not signed by a trusted CA (pass the certificate of its CA with --ca)",
+            ),
+            (
+                tls(TlsError::InvalidMessage(InvalidMessage::InvalidContentType)),
+                "the server does not use TLS (use an address that starts with http://)",
+            ),
+            (
+                tls(TlsError::InvalidCertificate(CertificateError::BadSignature)),
+                "the server's certificate is not signed by a trusted CA (pass the certificate of its CA with --ca)",
+            ),
+            (tls(TlsError::InvalidCertificate(CertificateError::Expired)), "invalid peer certificate: Expired"),
+        ] {
+            assert_eq!(cannot_connect(error), format!("cannot connect to http://localhost:1: {expected}"));
+        }
+        let text = text(Status::from_error(Box::new(std::io::Error::other("broken pipe"))));
         assert!(text.contains(": the connection to http://localhost:1 failed: broken pipe\n"), "{text}");
     }
 
     #[test]
-    fn when_the_end_is_unknown_the_key_is_given_back() {
-        let text = told(status::engine_error(&EngineError::CommitUnknown));
+    fn a_mutation_with_an_unknown_outcome_can_be_retried_with_its_key() {
+        let text = text(status::engine_error(&EngineError::CommitUnknown));
         assert!(text.contains("\n  retry in  1000 ms\n"), "{text}");
-        assert!(text.ends_with("with --key k1 applies once, whether this one did or not"), "{text}");
+        assert!(text.ends_with("may have been applied; retry it with --key k1 to apply it exactly once"), "{text}");
     }
 }

@@ -6,36 +6,38 @@ use http::uri::PathAndQuery;
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 
 /// Minimum similarity of a known name to be suggested, from 0 to 1.
-const LIKENESS_MIN: f64 = 0.9;
+const SIMILARITY_MIN: f64 = 0.9;
 
 pub struct Rpcs(DescriptorPool);
 
 impl Rpcs {
-    pub fn of_the_service() -> Result<Self, String> {
+    pub fn built_in() -> Result<Self, String> {
         DescriptorPool::decode(FILE_DESCRIPTOR_SET)
             .map(Self)
-            .map_err(|error| format!("the built-in descriptors cannot be read: {error}"))
+            .map_err(|error| format!("cannot read the built-in descriptors: {error}"))
     }
 
     fn all(&self) -> impl Iterator<Item = MethodDescriptor> {
         self.0.services().flat_map(|service| service.methods().collect::<Vec<_>>())
     }
 
-    /// Finds an RPC by its method name or by `package.Service/Method`. The error lists the RPCs.
+    /// Finds an RPC by its method name or by `package.Service/Method`. The error suggests the RPC with the most similar
+    /// name and lists all RPCs.
     pub fn find(&self, name: &str) -> Result<MethodDescriptor, String> {
         let name = name.trim_start_matches('/');
         self.all().find(|rpc| rpc.name() == name || full_name(rpc) == name).ok_or_else(|| {
-            let near = self.nearest(name);
-            let hint = near.map(|rpc| format!("; did you mean {}?", rpc.name())).unwrap_or_default();
-            format!("there is no RPC {name:?}{hint}\n\n{}", self.list())
+            let nearest = self.nearest(name);
+            let hint = nearest.map(|rpc| format!("; did you mean {}?", rpc.name())).unwrap_or_default();
+            format!("unknown RPC {name:?}{hint}\n\n{}", self.list())
         })
     }
 
     fn nearest(&self, name: &str) -> Option<MethodDescriptor> {
         let name = name.rsplit('/').next().unwrap_or(name).to_lowercase();
-        let likeness = |rpc: &MethodDescriptor| strsim::jaro_winkler(&rpc.name().to_lowercase(), &name);
-        let alike = self.all().map(|rpc| (likeness(&rpc), rpc)).filter(|(likeness, _)| *likeness >= LIKENESS_MIN);
-        alike.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, rpc)| rpc)
+        let similarity = |rpc: &MethodDescriptor| strsim::jaro_winkler(&rpc.name().to_lowercase(), &name);
+        let similar =
+            self.all().map(|rpc| (similarity(&rpc), rpc)).filter(|(similarity, _)| *similarity >= SIMILARITY_MIN);
+        similar.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, rpc)| rpc)
     }
 
     /// Returns one line per RPC with the fields of its request.
@@ -51,7 +53,7 @@ impl Rpcs {
                 text.push('\n');
             }
         }
-        text.push_str("\n`slotcast call RPC --list` prints a request to fill in.");
+        text.push_str("\n`slotcast call RPC --list` prints a request template.");
         text
     }
 }
@@ -70,7 +72,7 @@ mod tests {
 
     #[test]
     fn an_rpc_is_found_by_its_name_and_by_its_full_name() {
-        let rpcs = Rpcs::of_the_service().unwrap();
+        let rpcs = Rpcs::built_in().unwrap();
         for name in ["AddItem", "slotcast.v1.InventoryService/AddItem", "/slotcast.v1.InventoryService/AddItem"] {
             let rpc = rpcs.find(name).unwrap();
             assert_eq!(path(&rpc).unwrap(), "/slotcast.v1.InventoryService/AddItem");
@@ -78,17 +80,24 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_rpc_is_answered_with_those_there_are() {
-        let told = Rpcs::of_the_service().unwrap().find("additem").unwrap_err();
-        assert!(told.starts_with("there is no RPC \"additem\"; did you mean AddItem?\n"), "{told}");
-        for (misspelt, meant) in [("AddItm", "AddItem"), ("slotcast.v1.InventoryService/MoveItems", "MoveItem")] {
-            let told = Rpcs::of_the_service().unwrap().find(misspelt).unwrap_err();
-            assert!(told.contains(&format!("; did you mean {meant}?\n")), "{told}");
+    fn the_error_for_an_unknown_rpc_suggests_the_nearest_and_lists_all() {
+        let find = |name| Rpcs::built_in().unwrap().find(name).unwrap_err();
+        for (misspelled, suggested) in
+            [("additem", "AddItem"), ("AddItm", "AddItem"), ("slotcast.v1.InventoryService/MoveItems", "MoveItem")]
+        {
+            let error = find(misspelled);
+            let expected = format!("unknown RPC {misspelled:?}; did you mean {suggested}?\n");
+            assert!(error.starts_with(&expected), "{error}");
+            assert!(error.contains("\n  GetCatalog\n"), "{error}");
         }
-        let unlike = Rpcs::of_the_service().unwrap().find("Frobnicate").unwrap_err();
-        assert!(!unlike.contains("did you mean"), "{unlike}");
-        assert!(told.contains("\n  GetCatalog\n"), "{told}");
-        let subscribe = told.lines().find(|line| line.contains("SubscribeInventory ")).unwrap();
+        let error = find("Frobnicate");
+        assert!(error.starts_with("unknown RPC \"Frobnicate\"\n"), "{error}");
+    }
+
+    #[test]
+    fn the_list_has_the_fields_of_each_request_and_marks_streams() {
+        let list = Rpcs::built_in().unwrap().list();
+        let subscribe = list.lines().find(|line| line.contains("SubscribeInventory ")).unwrap();
         assert!(subscribe.contains("  inventories [{ inventoryId, resume { epoch, revision } }]"), "{subscribe}");
         assert!(subscribe.ends_with("  (streams)"), "{subscribe}");
     }

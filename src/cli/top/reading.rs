@@ -53,15 +53,15 @@ pub struct Rates {
 }
 
 impl Reading {
-    pub fn of(told: v1::GetStatisticsResponse) -> Self {
-        let streams = told.streams.unwrap_or_default();
-        let commits = told.commits.unwrap_or_default();
+    pub fn new(reply: v1::GetStatisticsResponse) -> Self {
+        let streams = reply.streams.unwrap_or_default();
+        let commits = reply.commits.unwrap_or_default();
         let shadow = streams.shadow.unwrap_or_default();
         let count = |count: Option<v1::MessageCount>| count.map_or((0, 0), |count| (count.messages, count.bytes));
         let (mut full_syncs, mut delta_syncs, mut bytes) = (0, 0, count(streams.quiet).1);
         for sync in &streams.syncs {
-            let (messages, of_these) = count(sync.count);
-            bytes += of_these;
+            let (messages, sync_bytes) = count(sync.count);
+            bytes += sync_bytes;
             match sync.kind() {
                 v1::SyncKind::Full => full_syncs += messages,
                 v1::SyncKind::Delta | v1::SyncKind::Unspecified => delta_syncs += messages,
@@ -72,8 +72,8 @@ impl Reading {
         let (shadow_syncs, shadow_bytes) = count(shadow.computed);
         let bucket = |bucket: &v1::HistogramBucket| HistogramBucket { upper: bucket.upper, count: bucket.count };
         Self {
-            version: told.version,
-            uptime_ms: told.uptime_ms,
+            version: reply.version,
+            uptime_ms: reply.uptime_ms,
             streams: streams.open,
             full_syncs,
             delta_syncs,
@@ -121,25 +121,28 @@ impl Rates {
     /// Returns `None` if no time passed between the readings or the service was restarted.
     pub fn between(before: &Reading, after: &Reading) -> Option<Self> {
         let seconds = after.uptime_ms.checked_sub(before.uptime_ms).filter(|ms| *ms > 0)? as f64 / 1_000.0;
-        let more = |of: fn(&Reading) -> u64| of(after).saturating_sub(of(before));
-        let per_s = |of: fn(&Reading) -> u64| more(of) as f64 / seconds;
+        let increase = |count: fn(&Reading) -> u64| count(after).saturating_sub(count(before));
+        let per_s = |count: fn(&Reading) -> u64| increase(count) as f64 / seconds;
         let latency_us = buckets_since(&before.latency_us, &after.latency_us);
-        let of_some = |percent| (!latency_us.is_empty()).then(|| percentile(&latency_us, percent));
+        let latency = |percent| (!latency_us.is_empty()).then(|| percentile(&latency_us, percent));
         Some(Self {
             syncs_per_s: per_s(Reading::syncs),
             bytes_per_s: per_s(|reading| reading.bytes),
             transactions_per_s: per_s(|reading| reading.transactions),
             commits_per_s: per_s(|reading| reading.commits),
-            saved_percent: saved_percent(more(|reading| reading.immediate_full_bytes), more(|reading| reading.bytes)),
-            commit_p50_us: of_some(50),
-            commit_p99_us: of_some(99),
+            saved_percent: saved_percent(
+                increase(|reading| reading.immediate_full_bytes),
+                increase(|reading| reading.bytes),
+            ),
+            commit_p50_us: latency(50),
+            commit_p99_us: latency(99),
         })
     }
 }
 
-/// Returns the saved percentage; negative if more was sent than otherwise.
-fn saved_percent(otherwise: u64, sent: u64) -> Option<f64> {
-    (otherwise > 0).then(|| 100.0 * (1.0 - sent as f64 / otherwise as f64))
+/// Returns the saved percentage; negative if more was sent than `baseline`.
+fn saved_percent(baseline: u64, sent: u64) -> Option<f64> {
+    (baseline > 0).then(|| 100.0 * (1.0 - sent as f64 / baseline as f64))
 }
 
 fn buckets_since(before: &[HistogramBucket], after: &[HistogramBucket]) -> Vec<HistogramBucket> {
@@ -189,23 +192,24 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn rates_are_differences_over_the_time_between() {
-        let rates = Rates::between(&reading(10), &reading(12)).expect("there is time between");
+    fn rates_are_differences_divided_by_the_time_between_two_readings() {
+        let rates = Rates::between(&reading(10), &reading(12)).expect("two seconds passed");
         assert_eq!((rates.syncs_per_s, rates.bytes_per_s), (500.0, 16_000.0));
         assert_eq!((rates.transactions_per_s, rates.commits_per_s), (2_000.0, 100.0));
         assert_eq!((rates.saved_percent, rates.commit_p50_us), (Some(97.5), Some(319)));
     }
 
     #[test]
-    fn a_service_that_was_started_anew_has_no_rates_yet() {
+    fn a_restarted_server_has_no_rates() {
         assert_eq!(Rates::between(&reading(10), &reading(1)), None);
         assert_eq!(Rates::between(&reading(10), &reading(10)), None);
     }
 
     #[test]
-    fn where_nothing_happened_nothing_was_saved_or_committed() {
+    fn without_traffic_there_is_no_saved_percentage_and_no_latency() {
         let before = reading(10);
-        let rates = Rates::between(&before, &Reading { uptime_ms: 11_000, ..before.clone() }).expect("a second");
+        let rates =
+            Rates::between(&before, &Reading { uptime_ms: 11_000, ..before.clone() }).expect("one second passed");
         assert_eq!(rates, Rates::default());
     }
 }

@@ -21,7 +21,7 @@ pub struct View {
     /// Bytes sent per second, the newest last.
     history: VecDeque<u64>,
     /// Why the newest reading is unavailable.
-    pub away: Option<String>,
+    pub problem: Option<String>,
 }
 
 impl View {
@@ -37,7 +37,7 @@ impl View {
             }
             self.history.push_back(rates.bytes_per_s as u64);
         }
-        (self.reading, self.away) = (reading, None);
+        (self.reading, self.problem) = (reading, None);
     }
 
     pub fn draw(&self, frame: &mut Frame) {
@@ -55,9 +55,9 @@ impl View {
         let [savings, shadow] = Layout::horizontal(halves).areas(lower);
         panel(frame, streams, "streams", self.streams());
         panel(frame, commits, "commits", self.commits());
-        panel(frame, savings, "against immediate full syncs", self.savings());
-        panel(frame, shadow, "shadow: the new way, computed", self.shadow());
-        let block = Block::bordered().title(" bytes sent a second ");
+        panel(frame, savings, "compared with immediate full syncs", self.savings());
+        panel(frame, shadow, "shadow mode (computed only)", self.shadow());
+        let block = Block::bordered().title(" bytes sent per second ");
         let width = block.inner(graph).width as usize;
         let newest = self.history.iter().skip(self.history.len().saturating_sub(width));
         frame.render_widget(Sparkline::default().block(block).data(newest.copied()).style(Color::Cyan), graph);
@@ -67,15 +67,15 @@ impl View {
     fn head(&self) -> Line<'_> {
         let title = Span::from(format!(" slotcast {} ", self.reading.version)).bold();
         let place = Span::from(format!("at {}, up {}", self.server, uptime(self.reading.uptime_ms)));
-        match &self.away {
+        match &self.problem {
             None => Line::from(vec![title, place]),
-            Some(away) => Line::from(vec![title, place, Span::from(format!("  {away}")).red().bold()]),
+            Some(problem) => Line::from(vec![title, place, Span::from(format!("  {problem}")).red().bold()]),
         }
     }
 
     fn streams(&self) -> Vec<Line<'static>> {
         let reading = &self.reading;
-        let rate = |of: fn(&Rates) -> f64| self.rates.as_ref().map(of);
+        let rate = |rate: fn(&Rates) -> f64| self.rates.as_ref().map(rate);
         vec![
             row("open", number(reading.streams)),
             row("syncs", per_s(rate(|rates| rates.syncs_per_s))),
@@ -84,14 +84,14 @@ impl View {
                 rate(|rates| rates.bytes_per_s).map_or("-".into(), |rate| format!("{}/s", bytes(rate as u64))),
             ),
             row("full / delta", format!("{} / {}", amount(reading.full_syncs), amount(reading.delta_syncs))),
-            alarm("desyncs reported", reading.desyncs),
+            error_row("desyncs reported", reading.desyncs),
         ]
     }
 
     fn commits(&self) -> Vec<Line<'static>> {
         let reading = &self.reading;
         let rates = self.rates.as_ref();
-        let now = |us: Option<Option<u64>>, ever| us.flatten().unwrap_or(ever);
+        let now = |us: Option<Option<u64>>, total| us.flatten().unwrap_or(total);
         let p50 = now(rates.map(|rates| rates.commit_p50_us), reading.commit_p50_us);
         let p99 = now(rates.map(|rates| rates.commit_p99_us), reading.commit_p99_us);
         vec![
@@ -107,10 +107,10 @@ impl View {
         let reading = &self.reading;
         let now = self.rates.as_ref().and_then(|rates| rates.saved_percent);
         vec![
-            row("bytes saved now", percent(now)),
-            row("bytes saved ever", percent(reading.saved_percent())),
+            row("saved now", percent(now)),
+            row("saved in total", percent(reading.saved_percent())),
             row("bytes sent", bytes(reading.bytes)),
-            row("would have been", bytes(reading.immediate_full_bytes)),
+            row("full sync bytes", bytes(reading.immediate_full_bytes)),
             row("syncs", format!("{} of {}", amount(reading.syncs()), amount(reading.immediate_full_syncs))),
         ]
     }
@@ -121,8 +121,8 @@ impl View {
         vec![
             row("bytes", both(bytes(reading.shadow_sent_bytes), bytes(reading.shadow_bytes))),
             row("syncs", both(amount(reading.shadow_sent_syncs), amount(reading.shadow_syncs))),
-            row("bytes to be saved", percent(reading.shadow_saved_percent())),
-            alarm("mismatches", reading.shadow_mismatches),
+            row("bytes saved", percent(reading.shadow_saved_percent())),
+            error_row("mismatches", reading.shadow_mismatches),
             row("not verifiable", number(reading.shadow_unverified)),
         ]
     }
@@ -136,7 +136,7 @@ impl View {
             None => (number(reading.syncs()), bytes(reading.bytes)),
         };
         let saved = rates.and_then(|rates| rates.saved_percent).or(reading.saved_percent());
-        let latency = |of: fn(&Rates) -> Option<u64>, ever| microseconds(rates.and_then(of).unwrap_or(ever));
+        let latency = |now: fn(&Rates) -> Option<u64>, total| microseconds(rates.and_then(now).unwrap_or(total));
         let p50 = latency(|rates| rates.commit_p50_us, reading.commit_p50_us);
         let p99 = latency(|rates| rates.commit_p99_us, reading.commit_p99_us);
         format!(
@@ -160,7 +160,7 @@ fn row(name: &str, value: String) -> Line<'static> {
 }
 
 /// Renders a count that should be 0.
-fn alarm(name: &str, count: u64) -> Line<'static> {
+fn error_row(name: &str, count: u64) -> Line<'static> {
     let style = if count == 0 {
         Style::new().fg(Color::Green)
     } else {
@@ -250,19 +250,19 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_fills_the_usual_terminal() {
+    fn a_reading_fits_a_terminal_of_80_by_24() {
         insta::assert_snapshot!(drawn(&view(), 80, 24));
     }
 
     #[test]
-    fn a_service_that_is_away_is_told_and_the_last_reading_stays() {
-        let view = View { away: Some("the service is away".into()), ..view() };
+    fn without_a_new_reading_the_last_one_is_shown_with_the_problem() {
+        let view = View { problem: Some("no statistics: no reply".into()), ..view() };
         let drawn = drawn(&view, 100, 24);
-        assert!(drawn.contains("the service is away") && drawn.contains("97.5 %"), "{drawn}");
+        assert!(drawn.contains("no statistics: no reply") && drawn.contains("97.5 %"), "{drawn}");
     }
 
     #[test]
-    fn no_size_is_too_small() {
+    fn any_terminal_size_can_be_drawn() {
         for (width, height) in [(1, 1), (10, 3), (20, 8), (300, 100)] {
             drawn(&view(), width, height);
             drawn(&View::default(), width, height);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_tells_rates_once_there_are_two_readings() {
+    fn a_line_has_totals_after_one_reading_and_rates_after_two() {
         let mut view = View::default();
         view.handle_reading(reading(10));
         let once = view.line();

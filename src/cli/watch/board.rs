@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 /// How long a changed slot stays marked.
-pub const MARKED: Duration = Duration::from_millis(1_500);
+pub const MARK_TIME: Duration = Duration::from_millis(1_500);
 /// The section that players see as the bottom row of their screen, although its slots come first.
-const LOWEST_SECTION: &str = "hotbar";
+const BOTTOM_SECTION: &str = "hotbar";
 
 #[derive(Debug, Clone)]
 pub struct Board {
@@ -54,7 +54,7 @@ pub struct Traffic {
     /// Number of later frames with changes; `sync_bytes` is their size.
     pub syncs: u64,
     pub sync_bytes: u64,
-    initial_is_over: bool,
+    initial_is_done: bool,
 }
 
 /// The effect of one update on one inventory.
@@ -69,7 +69,7 @@ pub struct PanelChange {
 
 /// The kind of an update, printed as one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum UpdateKind {
     Full,
     Delta,
     Mixed,
@@ -91,7 +91,7 @@ impl Board {
         update: &Update,
         counts: FollowCounts,
         replica: impl Fn(usize) -> Option<&'a Replica>,
-    ) -> (Kind, Vec<PanelChange>) {
+    ) -> (UpdateKind, Vec<PanelChange>) {
         let kind = kind(update, self.traffic.counts, counts);
         self.traffic.handle_update(update, counts);
         for position in &update.absent {
@@ -131,9 +131,9 @@ impl Panel {
     }
 
     /// Returns whether the sections have as many slots as the inventory.
-    pub fn knows_its_sections(&self) -> bool {
-        let known: usize = self.sections.iter().map(|section| usize::from(section.slots)).sum();
-        known == self.slots().unwrap_or(known)
+    pub fn has_current_sections(&self) -> bool {
+        let slots: usize = self.sections.iter().map(|section| usize::from(section.slots)).sum();
+        self.slots().is_none_or(|actual| actual == slots)
     }
 
     fn slots(&self) -> Option<usize> {
@@ -149,9 +149,9 @@ impl Panel {
             PanelState::Waiting | PanelState::Absent => None,
         };
         let slots = (0..after.contents.slots().len() as u16).map(Slot);
-        let had = |slot| before.and_then(|before| before.stack(slot));
-        let changed: Vec<Slot> = slots.filter(|slot| had(*slot) != after.contents.stack(*slot)).collect();
-        self.changed_at.retain(|_, changed_at| *changed_at + MARKED > now);
+        let previous = |slot| before.and_then(|before| before.stack(slot));
+        let changed: Vec<Slot> = slots.filter(|slot| previous(*slot) != after.contents.stack(*slot)).collect();
+        self.changed_at.retain(|_, changed_at| *changed_at + MARK_TIME > now);
         // The first state is not marked as a change.
         if before.is_some() {
             self.changed_at.extend(changed.iter().map(|slot| (*slot, now)));
@@ -168,18 +168,18 @@ impl Panel {
     }
 
     pub fn is_marked(&self, slot: Slot, now: Duration) -> bool {
-        self.changed_at.get(&slot).is_some_and(|changed_at| *changed_at + MARKED > now)
+        self.changed_at.get(&slot).is_some_and(|changed_at| *changed_at + MARK_TIME > now)
     }
 
     /// Returns the sections from top to bottom as players see them; the hotbar is the bottom row.
     pub fn sections(&self) -> Vec<Section> {
-        if let (false, Some(slots)) = (self.knows_its_sections(), self.slots()) {
+        if let (false, Some(slots)) = (self.has_current_sections(), self.slots()) {
             // The sections of the inventory's layout are not known yet: show its slots as one block.
             return vec![Section { name: "slots".into(), first: 0, slots: slots as u16 }];
         }
-        let (lowest, mut above): (Vec<_>, Vec<_>) =
-            self.sections.iter().cloned().partition(|section| section.name == LOWEST_SECTION);
-        above.extend(lowest);
+        let (bottom, mut above): (Vec<_>, Vec<_>) =
+            self.sections.iter().cloned().partition(|section| section.name == BOTTOM_SECTION);
+        above.extend(bottom);
         above
     }
 }
@@ -188,9 +188,9 @@ impl Traffic {
     fn handle_update(&mut self, update: &Update, counts: FollowCounts) {
         self.counts = counts;
         let bytes = update.bytes as u64;
-        if !self.initial_is_over {
+        if !self.initial_is_done {
             self.initial_bytes += bytes;
-            self.initial_is_over = update.caught_up;
+            self.initial_is_done = update.caught_up;
         } else if !update.changed.is_empty() || !update.absent.is_empty() {
             self.syncs += 1;
             self.sync_bytes += bytes;
@@ -203,14 +203,14 @@ impl Traffic {
     }
 }
 
-fn kind(update: &Update, before: FollowCounts, after: FollowCounts) -> Kind {
+fn kind(update: &Update, before: FollowCounts, after: FollowCounts) -> UpdateKind {
     match (after.fulls > before.fulls, after.deltas > before.deltas) {
-        (true, true) => Kind::Mixed,
-        (true, false) => Kind::Full,
-        (false, true) => Kind::Delta,
-        (false, false) if !update.absent.is_empty() => Kind::Absent,
-        (false, false) if update.heartbeat => Kind::Heartbeat,
-        (false, false) => Kind::CaughtUp,
+        (true, true) => UpdateKind::Mixed,
+        (true, false) => UpdateKind::Full,
+        (false, true) => UpdateKind::Delta,
+        (false, false) if !update.absent.is_empty() => UpdateKind::Absent,
+        (false, false) if update.heartbeat => UpdateKind::Heartbeat,
+        (false, false) => UpdateKind::CaughtUp,
     }
 }
 
@@ -245,7 +245,7 @@ pub(super) mod tests {
         position: usize,
         state: &Replica,
         bytes: usize,
-    ) -> (Kind, Vec<PanelChange>) {
+    ) -> (UpdateKind, Vec<PanelChange>) {
         let caught_up = board.traffic.counts.fulls == 0;
         let mut counts = board.traffic.counts;
         counts.bytes += bytes as u64;
@@ -259,17 +259,17 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_changed_is_marked_for_a_moment_but_the_first_state_is_not() {
+    fn changed_slots_are_marked_briefly_except_in_the_first_state() {
         let mut board = board();
         let (kind, first) = update(&mut board, 0, 0, &replica(1, 36, &[(0, stack(1, 64))]), 40);
         assert_eq!(
             (kind, first),
-            (Kind::Full, vec![PanelChange { panel: 0, slots: vec![Slot(0)], is_new_epoch: true }])
+            (UpdateKind::Full, vec![PanelChange { panel: 0, slots: vec![Slot(0)], is_new_epoch: true }])
         );
-        let (kind, then) = update(&mut board, 500, 0, &replica(2, 36, &[(0, stack(1, 63))]), 17);
+        let (kind, second) = update(&mut board, 500, 0, &replica(2, 36, &[(0, stack(1, 63))]), 17);
         assert_eq!(
-            (kind, then),
-            (Kind::Delta, vec![PanelChange { panel: 0, slots: vec![Slot(0)], is_new_epoch: false }])
+            (kind, second),
+            (UpdateKind::Delta, vec![PanelChange { panel: 0, slots: vec![Slot(0)], is_new_epoch: false }])
         );
         let is_marked = |ms| board.panels[0].is_marked(Slot(0), Duration::from_millis(ms));
         assert_eq!([500, 1_999, 2_000].map(is_marked), [true, true, false]);
@@ -277,7 +277,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn bytes_a_sync_leave_out_the_initial_frames_and_heartbeats() {
+    fn bytes_per_sync_excludes_initial_frames_and_heartbeats() {
         let mut board = board();
         assert_eq!(board.traffic.bytes_per_sync(), None);
         update(&mut board, 0, 0, &replica(1, 36, &[]), 140);
@@ -287,12 +287,12 @@ pub(super) mod tests {
         let heartbeat = Update { heartbeat: true, bytes: 30, ..Update::default() };
         let counts = FollowCounts { heartbeats: 1, ..board.traffic.counts };
         let (kind, changes) = board.handle_update(Duration::ZERO, &heartbeat, counts, |_| None);
-        assert_eq!((kind, changes), (Kind::Heartbeat, vec![]));
+        assert_eq!((kind, changes), (UpdateKind::Heartbeat, vec![]));
         assert_eq!((board.traffic.initial_bytes, board.traffic.bytes_per_sync()), (140, Some(18.0)));
     }
 
     #[test]
-    fn the_hotbar_is_below_and_an_unknown_layout_is_one_block() {
+    fn the_hotbar_is_the_bottom_section_and_an_unknown_layout_is_one_section() {
         let mut board = board();
         let names = |panel: &Panel| panel.sections().into_iter().map(|section| section.name).collect::<Vec<_>>();
         assert_eq!(names(&board.panels[0]), ["main", "hotbar"]);
@@ -301,12 +301,12 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_inventory_that_is_absent_has_an_empty_panel() {
+    fn an_absent_inventory_has_an_empty_panel() {
         let mut board = board();
         update(&mut board, 0, 0, &replica(1, 36, &[(0, stack(1, 64))]), 40);
         let absent = Update { absent: vec![0], ..Update::default() };
         let counts = board.traffic.counts;
-        assert_eq!(board.handle_update(Duration::ZERO, &absent, counts, |_| None).0, Kind::Absent);
+        assert_eq!(board.handle_update(Duration::ZERO, &absent, counts, |_| None).0, UpdateKind::Absent);
         assert_eq!((&board.panels[0].state, board.panels[0].stack(Slot(0))), (&PanelState::Absent, None));
     }
 }

@@ -42,11 +42,11 @@ pub fn draw(frame: &mut Frame<'_>, board: &Board, view: &mut View, now: Duration
     let area = frame.area();
     let buffer = frame.buffer_mut();
     let picture = picture(board, area.width, now);
-    let room = area.height.saturating_sub(HEADER_HEIGHT);
-    let hidden = picture.area.height.saturating_sub(room);
+    let visible = area.height.saturating_sub(HEADER_HEIGHT);
+    let hidden = picture.area.height.saturating_sub(visible);
     view.scroll = view.scroll.min(hidden);
     header(board, view, hidden, area, buffer);
-    for y in 0..room.min(picture.area.height) {
+    for y in 0..visible.min(picture.area.height) {
         for x in 0..area.width.min(picture.area.width) {
             buffer[(x, y + HEADER_HEIGHT)] = picture[(x, y + view.scroll)].clone();
         }
@@ -59,7 +59,7 @@ fn header(board: &Board, view: &View, hidden: u16, area: Rect, buffer: &mut Buff
     let (state, style) = match board.connection {
         Connection::Connecting => ("connecting", Style::new().fg(Color::Yellow)),
         Connection::Open => ("connected", Style::new().fg(Color::Green)),
-        Connection::Lost => ("connection lost, trying again", Style::new().fg(Color::Red)),
+        Connection::Lost => ("connection lost, reconnecting", Style::new().fg(Color::Red)),
     };
     let desyncs = if counts.desyncs > 0 { Style::new().fg(Color::Red) } else { Style::new() };
     let per_sync = traffic.bytes_per_sync().map_or("-".to_owned(), |bytes| format!("{bytes:.1}"));
@@ -131,24 +131,24 @@ fn draw_section(buffer: &mut Buffer, top: u16, board: &Board, panel: &Panel, sec
         let parts = vec!["─".repeat(usize::from(width)); usize::from(columns)];
         format!("{left}{}{right}", parts.join(middle))
     };
-    put(buffer, 0, top, &horizontal("┌", "┬", "┐"), border);
+    write(buffer, 0, top, &horizontal("┌", "┬", "┐"), border);
     let last = section.first + section.slots.saturating_sub(1);
-    put(buffer, 2, top, &format!(" {} {}-{last} ", section.name, section.first), Style::new().fg(Color::Cyan));
+    write(buffer, 2, top, &format!(" {} {}-{last} ", section.name, section.first), Style::new().fg(Color::Cyan));
     let rows = section.slots.div_ceil(COLUMNS);
     for row in 0..rows {
         let y = top + 1 + row * CELL_HEIGHT;
         for column in 0..columns {
             let x = column * (width + 1);
             let index = row * COLUMNS + column;
-            (0..2).for_each(|line| put(buffer, x, y + line, "│", border));
+            (0..2).for_each(|line| write(buffer, x, y + line, "│", border));
             // The last row may be shorter.
             let slot = (index < section.slots).then(|| Slot(section.first + index));
             draw_cell(buffer, Rect::new(x + 1, y, width, 2), board, panel, slot, now);
         }
-        (0..2).for_each(|line| put(buffer, columns * (width + 1), y + line, "│", border));
+        (0..2).for_each(|line| write(buffer, columns * (width + 1), y + line, "│", border));
         let is_last = row + 1 == rows;
         let below = if is_last { horizontal("└", "┴", "┘") } else { horizontal("├", "┼", "┤") };
-        put(buffer, 0, y + 2, &below, border);
+        write(buffer, 0, y + 2, &below, border);
     }
 }
 
@@ -161,8 +161,8 @@ fn draw_cell(buffer: &mut Buffer, area: Rect, board: &Board, panel: &Panel, slot
     let is_marked = slot.is_some_and(|slot| panel.is_marked(slot, now));
     let style = if is_marked { Style::new().fg(Color::Black).bg(Color::Yellow) } else { Style::new() };
     let width = usize::from(area.width);
-    put(buffer, area.x, area.y, &format!("{name:width$}"), style);
-    put(buffer, area.x, area.y + 1, &format!("{count:>width$}"), style.add_modifier(Modifier::BOLD));
+    write(buffer, area.x, area.y, &format!("{name:width$}"), style);
+    write(buffer, area.x, area.y + 1, &format!("{count:>width$}"), style.add_modifier(Modifier::BOLD));
 }
 
 /// Marks a stack that has attributes with an asterisk: it does not merge with plain stacks.
@@ -193,7 +193,7 @@ fn short_name(id: &str, width: usize) -> String {
 }
 
 /// Writes text and truncates it at the edge of the buffer.
-fn put(buffer: &mut Buffer, x: u16, y: u16, text: &str, style: Style) {
+fn write(buffer: &mut Buffer, x: u16, y: u16, text: &str, style: Style) {
     if buffer.area.contains(Position::new(x, y)) {
         buffer.set_stringn(x, y, text, usize::from(buffer.area.width - x), style);
     }
@@ -219,8 +219,8 @@ mod tests {
         (0..buffer.area.height).map(line).collect::<Vec<_>>().join("\n")
     }
 
-    /// Returns a board on which steve has a few items and drops one, and the chest is not known yet.
-    fn played() -> Board {
+    /// Returns a board on which steve has dropped one of his items, and the state of the chest is not known yet.
+    fn board_with_one_drop() -> Board {
         let mut board = board();
         let pickaxe = crate::domain::Stack { attributes: Attributes::new(b"sharp").unwrap(), ..stack(26, 1) };
         let kit =
@@ -232,39 +232,43 @@ mod tests {
     }
 
     #[test]
-    fn a_player_is_drawn_as_players_know_it_with_the_hotbar_below() {
-        let buffer = drawn(&played(), &mut View::new("http://127.0.0.1:7400"), 80, 24, 1_100);
+    fn a_player_is_drawn_with_the_hotbar_at_the_bottom() {
+        let buffer = drawn(&board_with_one_drop(), &mut View::new("http://127.0.0.1:7400"), 80, 24, 1_100);
         insta::assert_snapshot!(text(&buffer));
     }
 
     #[test]
-    fn only_the_cell_that_changed_is_marked_and_only_for_a_moment() {
+    fn only_a_changed_cell_is_marked_and_only_briefly() {
         let mut view = View::new("http://127.0.0.1:7400");
         let marked = |buffer: Buffer| buffer.content.iter().filter(|cell| cell.bg == Color::Yellow).count();
-        assert_eq!(marked(drawn(&played(), &mut view, 80, 24, 1_100)), 2 * 7, "name and count of one cell");
-        assert_eq!(marked(drawn(&played(), &mut view, 80, 24, 2_500)), 0);
+        assert_eq!(
+            marked(drawn(&board_with_one_drop(), &mut view, 80, 24, 1_100)),
+            2 * 7,
+            "name and count of one cell"
+        );
+        assert_eq!(marked(drawn(&board_with_one_drop(), &mut view, 80, 24, 2_500)), 0);
     }
 
     #[test]
-    fn what_does_not_fit_is_reached_by_scrolling() {
+    fn scrolling_shows_what_does_not_fit() {
         let mut view = View::new("http://127.0.0.1:7400");
-        assert!(!text(&drawn(&played(), &mut view, 80, 20, 0)).contains("chest-1"));
+        assert!(!text(&drawn(&board_with_one_drop(), &mut view, 80, 20, 0)).contains("chest-1"));
         view.scroll_by(i16::MAX);
-        let bottom = text(&drawn(&played(), &mut view, 80, 24, 0));
+        let bottom = text(&drawn(&board_with_one_drop(), &mut view, 80, 24, 0));
         assert!(bottom.contains("chest 0-26") && bottom.contains("waiting for the first frame"), "{bottom}");
         view.scroll_by(i16::MIN);
-        assert!(text(&drawn(&played(), &mut view, 80, 24, 0)).contains("main 9-35"));
+        assert!(text(&drawn(&board_with_one_drop(), &mut view, 80, 24, 0)).contains("main 9-35"));
     }
 
     #[test]
-    fn a_tiny_terminal_shows_what_fits() {
+    fn any_terminal_size_can_be_drawn() {
         for (width, height) in [(1, 1), (10, 2), (20, 5), (300, 100)] {
-            drawn(&played(), &mut View::new("http://127.0.0.1:7400"), width, height, 0);
+            drawn(&board_with_one_drop(), &mut View::new("http://127.0.0.1:7400"), width, height, 0);
         }
     }
 
     #[test]
-    fn names_are_shortened_so_that_they_stay_apart() {
+    fn shortened_names_remain_distinct() {
         let short = ["dirt", "oak_log", "oak_planks", "dark_oak_planks", "diamond_pickaxe", "cobblestone", ""];
         let expected = ["dirt", "oak log", "OakPlan", "DaOaPla", "DiaPick", "Cobbles", ""];
         assert_eq!(short.map(|id| short_name(id, 7)), expected);

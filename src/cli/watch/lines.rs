@@ -1,18 +1,18 @@
 //! Prints one line per update, for pipes and logs.
 
 use super::super::output::print;
-use super::Ended;
-use super::board::{Board, Kind, PanelChange, PanelState};
+use super::WatchError;
+use super::board::{Board, PanelChange, PanelState, UpdateKind};
 use crate::client::Follow;
 use crate::domain::Slot;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Maximum number of changed slots that a line lists; beyond that it prints only their number.
-const SLOTS_NAMED_MAX: usize = 12;
+const SLOTS_LISTED_MAX: usize = 12;
 
 /// Prints until Ctrl-C or until the reader closes the pipe.
-pub async fn run(mut board: Board, mut follow: Follow) -> Result<(), Ended> {
+pub async fn run(mut board: Board, mut follow: Follow) -> Result<(), WatchError> {
     let start = Instant::now();
     loop {
         let update = tokio::select! {
@@ -26,18 +26,25 @@ pub async fn run(mut board: Board, mut follow: Follow) -> Result<(), Ended> {
     }
 }
 
-fn line(board: &Board, now: Duration, kind: Kind, bytes: usize, changes: &[PanelChange], absent: &[usize]) -> String {
+fn line(
+    board: &Board,
+    now: Duration,
+    kind: UpdateKind,
+    bytes: usize,
+    changes: &[PanelChange],
+    absent: &[usize],
+) -> String {
     let kind = match kind {
-        Kind::Full => "full",
-        Kind::Delta => "delta",
-        Kind::Mixed => "mixed",
-        Kind::Absent => "absent",
-        Kind::Heartbeat => "heartbeat",
-        Kind::CaughtUp => "caught-up",
+        UpdateKind::Full => "full",
+        UpdateKind::Delta => "delta",
+        UpdateKind::Mixed => "mixed",
+        UpdateKind::Absent => "absent",
+        UpdateKind::Heartbeat => "heartbeat",
+        UpdateKind::CaughtUp => "caught-up",
     };
     let mut text = format!("{:9.3} s  {kind:9} {bytes:5} B", now.as_secs_f64());
     for change in changes {
-        text.push_str(&format!("  {}", changed(board, change)));
+        text.push_str(&format!("  {}", change_text(board, change)));
     }
     for panel in absent.iter().filter_map(|position| board.panels.get(*position)) {
         text.push_str(&format!("  {} is absent", panel.id));
@@ -46,7 +53,7 @@ fn line(board: &Board, now: Duration, kind: Kind, bytes: usize, changes: &[Panel
 }
 
 /// Formats a change, for example `steve r4: 3=stone*63 7=-`.
-fn changed(board: &Board, change: &PanelChange) -> String {
+fn change_text(board: &Board, change: &PanelChange) -> String {
     let panel = &board.panels[change.panel];
     let revision = match &panel.state {
         PanelState::Known(replica) => replica.contents.revision().0,
@@ -57,9 +64,9 @@ fn changed(board: &Board, change: &PanelChange) -> String {
         None => format!("{}=-", slot.0),
     };
     let slots = match change.slots.len() {
-        0 => "no slot".to_owned(),
-        1..=SLOTS_NAMED_MAX => change.slots.iter().map(content).collect::<Vec<_>>().join(" "),
-        many => format!("{many} slots"),
+        0 => "0 slots".to_owned(),
+        1..=SLOTS_LISTED_MAX => change.slots.iter().map(content).collect::<Vec<_>>().join(" "),
+        count => format!("{count} slots"),
     };
     format!("{} r{revision}: {slots}", panel.id)
 }
@@ -72,7 +79,7 @@ mod tests {
     #[test]
     fn a_line_has_time_kind_bytes_and_the_changed_slots() {
         let mut board = board();
-        let mut told = Vec::new();
+        let mut lines = Vec::new();
         let kit: Vec<_> = (0..20).map(|slot| (slot, stack(7, 64))).collect();
         for (ms, state, bytes) in [
             (2, replica(1, 36, &kit), 140),
@@ -80,17 +87,17 @@ mod tests {
             (1_700, replica(3, 36, &[&kit[1..], &[(35, stack(99, 3))]].concat()), 16),
         ] {
             let (kind, changes) = update(&mut board, ms, 0, &state, bytes);
-            told.push(line(&board, Duration::from_millis(ms), kind, bytes, &changes, &[]));
+            lines.push(line(&board, Duration::from_millis(ms), kind, bytes, &changes, &[]));
         }
-        told.push(line(&board, Duration::from_secs(20), Kind::Heartbeat, 33, &[], &[]));
-        told.push(line(&board, Duration::from_secs(21), Kind::Absent, 9, &[], &[1]));
+        lines.push(line(&board, Duration::from_secs(20), UpdateKind::Heartbeat, 33, &[], &[]));
+        lines.push(line(&board, Duration::from_secs(21), UpdateKind::Absent, 9, &[], &[1]));
         let expected = [
             "    0.002 s  full        140 B  steve r1: 20 slots",
             "    1.500 s  delta        21 B  steve r2: 0=- 35=#99*3",
-            "    1.700 s  delta        16 B  steve r3: no slot",
+            "    1.700 s  delta        16 B  steve r3: 0 slots",
             "   20.000 s  heartbeat    33 B",
             "   21.000 s  absent        9 B  chest-1 is absent",
         ];
-        assert_eq!(told, expected);
+        assert_eq!(lines, expected);
     }
 }

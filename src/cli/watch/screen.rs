@@ -2,7 +2,7 @@
 
 use super::board::Board;
 use super::grid::{self, View};
-use super::{Ended, Layouts};
+use super::{Layouts, WatchError};
 use crate::client::Follow;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -12,17 +12,17 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// Interval at which marks fade and the connection state is updated. Updates and keys are drawn immediately.
-const REDRAW: Duration = Duration::from_millis(100);
+const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 /// Interval at which the thread that reads keys checks whether it is still needed.
-const KEY_WAIT: Duration = Duration::from_millis(200);
+const KEYS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Shows the board until the user quits.
-pub async fn run(board: Board, layouts: Layouts, follow: Follow, server: &str) -> Result<(), Ended> {
+pub async fn run(board: Board, layouts: Layouts, follow: Follow, server: &str) -> Result<(), WatchError> {
     // `try_init` also installs a panic hook that restores the terminal first.
     let mut terminal = ratatui::try_init()?;
-    let ended = show(&mut terminal, board, layouts, follow, server).await;
+    let result = show(&mut terminal, board, layouts, follow, server).await;
     ratatui::restore();
-    ended
+    result
 }
 
 async fn show(
@@ -31,12 +31,12 @@ async fn show(
     layouts: Layouts,
     mut follow: Follow,
     server: &str,
-) -> Result<(), Ended> {
+) -> Result<(), WatchError> {
     let start = Instant::now();
     let mut view = View::new(server);
     let mut events = read_events();
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut ticks = interval(REDRAW);
+    let mut ticks = interval(REDRAW_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connection = follow.connection();
     loop {
@@ -49,8 +49,8 @@ async fn show(
                 tokio::select! {
                     update = &mut next => break update?,
                     event = events.recv() => match event.as_ref().map(|event| handle_event(event, &mut view)) {
-                        Some(Wish::GoOn) => {}
-                        Some(Wish::Quit) | None => return Ok(()),
+                        Some(Action::Continue) => {}
+                        Some(Action::Quit) | None => return Ok(()),
                     },
                     _ = terminate.recv() => return Ok(()),
                     _ = ticks.tick() => {}
@@ -59,7 +59,7 @@ async fn show(
         };
         let (_, changes) =
             board.handle_update(start.elapsed(), &update, follow.counts(), |position| follow.replica(position));
-        layouts.complete(&mut board, &changes).await;
+        layouts.load_missing(&mut board, &changes).await;
     }
 }
 
@@ -69,7 +69,7 @@ fn read_events() -> mpsc::Receiver<Event> {
     let (sender, receiver) = mpsc::channel(64);
     std::thread::spawn(move || {
         while !sender.is_closed() {
-            let event = match event::poll(KEY_WAIT) {
+            let event = match event::poll(KEYS_INTERVAL) {
                 Ok(false) => continue,
                 Ok(true) => event::read(),
                 Err(error) => Err(error),
@@ -85,27 +85,27 @@ fn read_events() -> mpsc::Receiver<Event> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Wish {
-    GoOn,
+enum Action {
+    Continue,
     Quit,
 }
 
-#[allow(clippy::wildcard_enum_match_arm, reason = "all other keys mean nothing here")]
-fn handle_event(event: &Event, view: &mut View) -> Wish {
+#[allow(clippy::wildcard_enum_match_arm, reason = "all other keys have no effect")]
+fn handle_event(event: &Event, view: &mut View) -> Action {
     let &Event::Key(KeyEvent { code, modifiers, kind: KeyEventKind::Press | KeyEventKind::Repeat, .. }) = event else {
-        return Wish::GoOn;
+        return Action::Continue;
     };
     let control = modifiers.contains(KeyModifiers::CONTROL);
     match code {
-        KeyCode::Char('q') | KeyCode::Esc => return Wish::Quit,
-        KeyCode::Char('c') if control => return Wish::Quit,
+        KeyCode::Char('q') | KeyCode::Esc => return Action::Quit,
+        KeyCode::Char('c') if control => return Action::Quit,
         KeyCode::Up => view.scroll_by(-1),
         KeyCode::Down => view.scroll_by(1),
         KeyCode::PageUp => view.scroll_by(-10),
         KeyCode::PageDown => view.scroll_by(10),
         _ => {}
     }
-    Wish::GoOn
+    Action::Continue
 }
 
 #[cfg(test)]
@@ -113,14 +113,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn q_escape_and_control_c_quit_and_nothing_else_does() {
-        let wish = |code, modifiers| {
+    fn only_q_escape_and_control_c_quit() {
+        let action = |code, modifiers| {
             handle_event(&Event::Key(KeyEvent::new(code, modifiers)), &mut View::new("http://127.0.0.1:1"))
         };
-        assert_eq!(wish(KeyCode::Char('q'), KeyModifiers::NONE), Wish::Quit);
-        assert_eq!(wish(KeyCode::Esc, KeyModifiers::NONE), Wish::Quit);
-        assert_eq!(wish(KeyCode::Char('c'), KeyModifiers::CONTROL), Wish::Quit);
-        assert_eq!(wish(KeyCode::Char('c'), KeyModifiers::NONE), Wish::GoOn);
-        assert_eq!(wish(KeyCode::Down, KeyModifiers::NONE), Wish::GoOn);
+        assert_eq!(action(KeyCode::Char('q'), KeyModifiers::NONE), Action::Quit);
+        assert_eq!(action(KeyCode::Esc, KeyModifiers::NONE), Action::Quit);
+        assert_eq!(action(KeyCode::Char('c'), KeyModifiers::CONTROL), Action::Quit);
+        assert_eq!(action(KeyCode::Char('c'), KeyModifiers::NONE), Action::Continue);
+        assert_eq!(action(KeyCode::Down, KeyModifiers::NONE), Action::Continue);
     }
 }
