@@ -57,7 +57,7 @@ expect $java/InventoryServiceGrpc.java 'package slotcast.v1;' 'public static Inv
 expect $java/AdminServiceGrpc.java 'public static AdminServiceBlockingStub newBlockingStub('
 
 generate 'C#'
-csharp=slotcast-csharp/gen
+csharp=slotcast-csharp-messages
 expect $csharp/Service.cs 'namespace Slotcast.V1 {' 'class GetInventoryRequest :'
 expect $csharp/Mutations.cs 'namespace Slotcast.V1 {' 'class AddItem :'
 expect $csharp/Admin.cs 'namespace Slotcast.V1 {' 'class GetRolloutRequest :'
