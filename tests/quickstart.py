@@ -11,7 +11,7 @@ The info string of a fenced block says what happens to it:
     sh              runs in the shell of its section. It must succeed and print the `text` block that follows it, or nothing
     sh install      does not run, because ./test has installed the same packages: their versions are compared instead
     sh server       runs in the background for all sections of its page, and must print the `text` block that follows it
-    sh live         runs for two seconds without a terminal: it must print something and not end by itself
+    sh live         runs for three seconds without a terminal: it must print something and not end by itself
     LANGUAGE title="FILE"   is written to FILE in the current directory of the shell
 
 In a `text` block, `…` stands for any characters of one line, and alone on a line for any lines. In a `text measured` block,
@@ -42,7 +42,7 @@ PAGES = {
 }
 START_S = 10
 SECTION_S = 120
-LIVE_S = 2
+LIVE_S = 3
 # The shell prints it between blocks, with the exit status of the block before it.
 MARK = "==== end of block:"
 
