@@ -1,16 +1,31 @@
 #!/usr/bin/env bash
-# Generates code for Go, Java and C# from the protos as they are, with protoc and the plugins that their users have, and
-# checks the packages and files that come out. Needs protoc, protoc-gen-go and protoc-gen-go-grpc. Service stubs are
-# generated for Go only: the gRPC plugins for Java and C# are not in Debian, and follow the same options.
+# Runs the commands that docs/quickstart.md gives for Go, C# and Java, with protoc and the plugins of Debian, and checks the
+# packages and files that come out. Needs protoc, protoc-gen-go, protoc-gen-go-grpc and grpc_java_plugin. For C# only the
+# messages are generated: grpc_csharp_plugin is published on NuGet alone, as part of Grpc.Tools, which needs the .NET SDK.
 #
 #     tests/generation.sh
 set -euo pipefail
-cd "$(dirname "$0")/../proto"
+cd "$(dirname "$0")/.."
+page=docs/quickstart.md
 
+# The home folder of the page's commands.
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-mkdir "$folder/go" "$folder/java" "$folder/csharp"
-protos=(slotcast/v1/*.proto)
+mkdir "$folder/checkout" && cp -r proto "$folder/checkout/"
+
+# commands SECTION: prints the sh blocks of a section of the page, without those that install packages.
+commands() {
+  awk -v heading="## $1" '/^## / { inside = $0 == heading } /^```/ { code = inside && $0 == "```sh"; next } code' $page
+}
+
+# generate SECTION: runs the commands of a section.
+generate() {
+  local commands
+  commands=$(commands "$1")
+  [ -n "$commands" ] || { echo "$page has no commands in the section $1" && exit 1; }
+  (cd "$folder/checkout" && HOME=$folder bash -euo pipefail -c "$commands") ||
+    { echo "the commands of the section $1 in $page failed" && exit 1; }
+}
 
 # expect FILE TEXT...: the generated file is there and has each of these lines.
 expect() {
@@ -22,22 +37,28 @@ expect() {
   done
 }
 
-protoc -I . --go_out="$folder/go" --go-grpc_out="$folder/go" "${protos[@]}"
-go=go/slotcast/gen/slotcast/v1
+protos=(proto/slotcast/v1/*.proto)
+
+generate Go
+go=slotcast-go/gen/slotcast/v1
 for proto in "${protos[@]}"; do
   expect "$go/$(basename "$proto" .proto).pb.go" 'package slotcastv1'
 done
 expect $go/service_grpc.pb.go 'package slotcastv1' 'type InventoryServiceClient interface'
 expect $go/admin_grpc.pb.go 'type AdminServiceClient interface'
 
-protoc -I . --java_out="$folder/java" "${protos[@]}"
+generate Java
+java=slotcast-java/src/main/java/slotcast/v1
 # A file for each message: it is not nested in a class that is named after the proto.
 for message in AddItemRequest SubscribeInventoryResponse GetRolloutRequest Inventory; do
-  expect "java/slotcast/v1/$message.java" 'package slotcast.v1;' "public final class $message "
+  expect "$java/$message.java" 'package slotcast.v1;' "public final class $message "
 done
+expect $java/InventoryServiceGrpc.java 'package slotcast.v1;' 'public static InventoryServiceBlockingStub newBlockingStub('
+expect $java/AdminServiceGrpc.java 'public static AdminServiceBlockingStub newBlockingStub('
 
-protoc -I . --csharp_out="$folder/csharp" "${protos[@]}"
-expect csharp/Service.cs 'namespace Slotcast.V1 {' 'class GetInventoryRequest :'
-expect csharp/Mutations.cs 'namespace Slotcast.V1 {' 'class AddItem :'
-expect csharp/Admin.cs 'namespace Slotcast.V1 {' 'class GetRolloutRequest :'
+generate 'C#'
+csharp=slotcast-csharp-messages
+expect $csharp/Service.cs 'namespace Slotcast.V1 {' 'class GetInventoryRequest :'
+expect $csharp/Mutations.cs 'namespace Slotcast.V1 {' 'class AddItem :'
+expect $csharp/Admin.cs 'namespace Slotcast.V1 {' 'class GetRolloutRequest :'
 echo "${#protos[@]} protos generated for Go, Java and C#"
