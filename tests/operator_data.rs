@@ -278,8 +278,11 @@ fn an_export_that_is_imported_and_exported_again_is_the_same() {
     let lines = first.lines().count() - 1;
     assert!(fail("import", &other, &[text(&file), "--oversized"]).contains("add to them with --merge"));
     let conflicts = fail("import", &other, &[text(&file), "--oversized", "--merge"]);
-    assert!(conflicts.contains(&format!("problems: {lines}")), "{conflicts}");
-    assert!(conflicts.contains("line 2: inventory") && conflicts.contains("is in the store already"), "{conflicts}");
+    assert!(conflicts.contains(&format!("{lines} problem")), "{conflicts}");
+    assert!(
+        conflicts.contains("line 2: inventory") && conflicts.contains("already exists in the store"),
+        "{conflicts}"
+    );
 }
 
 #[test]
@@ -301,12 +304,12 @@ fn an_import_reports_every_invalid_line_and_changes_nothing() {
     std::fs::write(&file, invalid.join("\n")).unwrap();
     let error = fail("import", &data, &[text(&file), "--merge"]);
     for expected in [
-        "nothing was imported; problems: 6",
-        "line 1: it tells of 7 inventories, but 6 follow",
+        "nothing was imported: 6 problems",
+        "line 1: the header announces 7 inventories but only 6 follow: the file is truncated",
         "line 3: slot 0: count exceeds the max_stack of \"stone\", 64: got 65",
         "line 4: not a valid inventory",
-        "line 5: inventory \"good\" stands in line 2 already",
-        "line 6: inventory \"cold-1\" is in the store already",
+        "line 5: inventory \"good\" is a duplicate of line 2",
+        "line 6: inventory \"cold-1\" already exists in the store",
         "line 7: slot 27: out of range, the layout has 27 slots",
     ] {
         assert!(error.contains(expected), "{expected}: {error}");
@@ -325,7 +328,7 @@ fn fsck_reports_every_problem_and_exits_with_status_1() {
     std::fs::write(&file, export_lines(3)).unwrap();
     succeed("import", &data, &[text(&file)]);
     let sound = succeed("fsck", &data, &[]);
-    assert!(sound.contains("is sound: 3 inventories, 60 stacks, 420 items"), "{sound}");
+    assert!(sound.contains("is clean: 3 inventories, 60 stacks, 420 items"), "{sound}");
     let connection = rusqlite::Connection::open(data.join("slotcast.db")).unwrap();
     connection.execute("UPDATE inventories SET owner = 'eve' WHERE id <> 'cold-1'", []).unwrap();
     drop(connection);
@@ -341,7 +344,7 @@ fn fsck_reports_every_problem_and_exits_with_status_1() {
     assert_eq!(output.status.code(), Some(1));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found["ok"], false);
-    assert!(fail("export", &data, &["-"]).contains("`slotcast fsck` tells all that is wrong with it"));
+    assert!(fail("export", &data, &["-"]).contains("run `slotcast fsck` to list all problems"));
     let rest = succeed("export", &data, &["--skip-damaged"]);
     assert!(rest.lines().count() == 2 && rest.contains("cold-1"), "{rest}");
 }

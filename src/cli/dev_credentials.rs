@@ -184,7 +184,7 @@ mod tests {
             (content::SERVICE_TOKEN, content::SERVICE_NAME, Role::Service),
             (ADMIN_TOKEN, content::ADMIN_NAME, Role::Admin),
         ] {
-            let verified = verifier.token(read(folder.path(), file).trim()).unwrap();
+            let verified = verifier.verify_token(read(folder.path(), file).trim()).unwrap();
             assert_eq!((verified.caller.as_str(), verified.role), (name, role));
             assert_eq!(verified.player.is_some(), role == Role::Player);
         }
