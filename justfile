@@ -38,7 +38,7 @@ io-faults n="8":
 
 # Simulate random histories of predicting clients in virtual time
 simulate histories="10000":
-    SLOTCAST_HISTORIES={{ histories }} cargo test --test mirror_sim -- --nocapture
+    SLOTCAST_HISTORIES={{ histories }} cargo test --test sync mirror_sim -- --nocapture
 
 # Measure memory with idle subscriptions and a stalled reader, at full size
 memory mutations="200000" subscriptions="2000":

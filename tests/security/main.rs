@@ -10,6 +10,7 @@ mod common;
 mod flood;
 mod layer;
 mod messages;
+mod permissions;
 #[path = "../support/raw_codec.rs"]
 mod raw_codec;
 mod rotation;

@@ -1,16 +1,14 @@
 //! Clients that say nothing, or nothing any more.
 
 use crate::common::{MemoryStore, add, set, stack};
+use crate::stalling::{StallingSocket, call, handshake};
 use crate::support::{Files, WAIT, client, closed_after, create, eventually, get, settings, start, start_at};
 use slotcast::client::fresh_context;
 use slotcast::grpc::v1;
 use slotcast::transport::{ConnectionRefusal, TransportSettings};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::transport::Endpoint;
 
@@ -41,9 +39,9 @@ async fn a_connection_that_says_nothing_or_dawdles_over_its_preface_is_closed_in
         assert!(lasted > SHORT / 2 && lasted < SHORT + SLACK, "{lasted:?}");
     }
     assert_eq!(server.transport.refused(ConnectionRefusal::Preface), 2);
-    // Whoever has begun to speak may be silent for longer.
     let client = client(&server);
     create(&client, "a").await;
+    // Time under test: a connection with a complete preface may be silent for longer than the timeout of the preface.
     tokio::time::sleep(2 * SHORT).await;
     get(&client, "a").await.unwrap();
     assert_eq!((server.transport.refused(ConnectionRefusal::Preface), server.transport.connections()), (2, 1));
@@ -137,39 +135,6 @@ async fn case_37_a_half_open_connection_is_reaped_and_one_that_answers_is_not() 
     assert_eq!(follow.counts().reconnects, 0);
 }
 
-/// Hears nothing any more once it is told to.
-struct Deaf {
-    socket: TcpStream,
-    is_deaf: Arc<AtomicBool>,
-}
-
-impl AsyncRead for Deaf {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        if self.is_deaf.load(Ordering::Relaxed) {
-            return Poll::Pending;
-        }
-        Pin::new(&mut self.socket).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Deaf {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(context)
-    }
-}
-
 #[tokio::test]
 async fn case_37_so_is_one_to_which_much_is_still_to_be_sent() {
     let server = start(keepalive()).await;
@@ -179,32 +144,18 @@ async fn case_37_so_is_one_to_which_much_is_still_to_be_sent() {
         let large = v1::Stack { attributes: vec![slot as u8; 1_024], ..stack("diamond_axe", 1) };
         writer.mutate(fresh_context(), set("a", slot, Some(large))).await.unwrap();
     }
-    let address = server.address;
-    let socket = TcpStream::connect(address).await.unwrap();
-    let is_deaf = Arc::new(AtomicBool::new(false));
-    let deaf = Deaf { socket, is_deaf: is_deaf.clone() };
-    let (mut send, connection) = h2::client::Builder::new()
-        .initial_window_size((1 << 31) - 1)
-        .initial_connection_window_size((1 << 31) - 1)
-        .handshake::<_, bytes::Bytes>(deaf)
-        .await
-        .unwrap();
-    let driven = tokio::spawn(connection);
+    let (socket, reading) = StallingSocket::new(TcpStream::connect(server.address).await.unwrap());
+    let mut send = handshake(socket).await;
     // Enough replies of 28 KB to fill what the system buffers for a connection.
-    let message = prost::Message::encode_to_vec(&v1::GetInventoryRequest { inventory_id: "a".into() });
-    let mut framed = vec![0, 0, 0, 0, message.len() as u8];
-    framed.extend(message);
+    let message = v1::GetInventoryRequest { inventory_id: "a".into() };
     let mut replies = Vec::new();
     for number in 0..600 {
         send = send.ready().await.unwrap();
-        let uri = format!("http://{address}/slotcast.v1.InventoryService/GetInventory");
-        let request = http::Request::post(uri).header("content-type", "application/grpc").header("te", "trailers");
-        let (reply, mut body) = send.send_request(request.body(()).unwrap(), false).unwrap();
-        body.send_data(framed.clone().into(), true).unwrap();
+        let reply = call(&mut send, &server, "GetInventory", &message);
         replies.push(reply);
         if number == 10 {
             tokio::time::timeout(WAIT, replies.remove(0)).await.unwrap().expect("it is served");
-            is_deaf.store(true, Ordering::Relaxed);
+            reading.stall();
         }
     }
     let begin = Instant::now();
@@ -212,7 +163,6 @@ async fn case_37_so_is_one_to_which_much_is_still_to_be_sent() {
     eventually("it is reaped", || server.transport.connections() == 0).await;
     let lasted = begin.elapsed();
     assert!(lasted > SHORT / 2 && lasted < 2 * SHORT + SLACK, "{lasted:?}");
-    driven.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,76 +1,19 @@
 //! A reader that stops reading its connection: what the service and the system hold for it, and what it gets afterwards.
 
 use crate::common::{add, remove, set, stack};
+use crate::stalling::{Reading, StallingSocket, call, handshake};
 use crate::support::{WAIT, create, get, start};
 use bytes::{Buf, BytesMut};
-use futures_util::task::AtomicWaker;
 use prost::Message;
 use slotcast::client::{Client, fresh_context};
 use slotcast::grpc::v1;
 use slotcast::server::RunningServer;
 use slotcast::transport::TransportSettings;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 
 /// What the reader's own system may hold for it: as little as it can be told. What it holds is the reader's own affair.
 const RECEIVE_BYTES: u32 = 4_096;
-/// All that HTTP/2 allows, so that nothing but the connection itself holds anything back.
-const WINDOW_BYTES: u32 = (1 << 31) - 1;
-
-/// A socket that its owner can stop reading.
-struct Stalling {
-    socket: TcpStream,
-    reading: Arc<Reading>,
-}
-
-#[derive(Default)]
-struct Reading {
-    is_stalled: AtomicBool,
-    waker: AtomicWaker,
-}
-
-impl Reading {
-    fn stall(&self) {
-        self.is_stalled.store(true, Ordering::SeqCst);
-    }
-
-    fn go_on(&self) {
-        self.is_stalled.store(false, Ordering::SeqCst);
-        self.waker.wake();
-    }
-}
-
-impl AsyncRead for Stalling {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        self.reading.waker.register(context.waker());
-        if self.reading.is_stalled.load(Ordering::SeqCst) {
-            return Poll::Pending;
-        }
-        Pin::new(&mut self.socket).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Stalling {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(context)
-    }
-}
 
 /// A stream that is read message by message, with the bytes of each as sent.
 struct Reader {
@@ -85,23 +28,11 @@ impl Reader {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(RECEIVE_BYTES).unwrap();
         let socket = socket.connect(server.address).await.unwrap();
-        let reading = Arc::<Reading>::default();
-        let (send, connection) = h2::client::Builder::new()
-            .initial_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES)
-            .handshake::<_, bytes::Bytes>(Stalling { socket, reading: reading.clone() })
-            .await
-            .unwrap();
-        tokio::spawn(connection);
+        let (socket, reading) = StallingSocket::new(socket);
+        let mut send = handshake(socket).await.ready().await.unwrap();
         let inventories = vec![v1::Watch { inventory_id: id.into(), ..v1::Watch::default() }];
-        let message = v1::SubscribeInventoryRequest { inventories, ..Default::default() }.encode_to_vec();
-        let mut framed = vec![0, 0, 0, 0, message.len() as u8];
-        framed.extend(message);
-        let uri = format!("http://{}/slotcast.v1.InventoryService/SubscribeInventory", server.address);
-        let request = http::Request::post(uri).header("content-type", "application/grpc").header("te", "trailers");
-        let mut send = send.ready().await.unwrap();
-        let (reply, mut body) = send.send_request(request.body(()).unwrap(), false).unwrap();
-        body.send_data(framed.into(), true).unwrap();
+        let message = v1::SubscribeInventoryRequest { inventories, ..Default::default() };
+        let reply = call(&mut send, server, "SubscribeInventory", &message);
         let body = reply.await.unwrap().into_body();
         Self { reading, body, bytes: BytesMut::new(), revision: 0 }
     }

@@ -1,68 +1,11 @@
-//! Stacks that an older catalog left above their limit: they stay, shrink, or move as a whole, and none comes to be.
+//! Stacks that an older catalog left above their limit: they stay, shrink, or move as a whole, and no new one is created.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
-use slotcast::catalog_file::default_catalog;
-use slotcast::domain::mutation::TransferSource;
-use slotcast::domain::{Edit, Operation, OperationOutcome, RejectionCause, Slot, Stack};
-use support::random::lowered;
-use support::{World, count, filled, id, item, stack};
-
-const PLANKS: u32 = 1;
-const COAL: u32 = 24;
-const SWORD: u32 = 29;
-/// Not in the catalog.
-const GONE: u32 = 99;
-
-/// A player's inventory of 36 slots and a chest of 27; the limit of all items is 16 now.
-fn lowered_world(player: &[Edit], chest: &[Edit]) -> World {
-    let mut world = World::new(lowered(&default_catalog(), 16));
-    world.put("player", "player", 3, player);
-    world.put("chest", "chest", 8, chest);
-    world
-}
-
-/// The filled slots as (slot, item code, count).
-fn slots(world: &World, name: &str) -> Vec<(u16, u32, u32)> {
-    world.get(name).contents.stacks().map(|(slot, stack)| (slot.0, stack.item.get(), stack.count.get())).collect()
-}
-
-fn run(world: &mut World, operation: Operation) -> OperationOutcome {
-    world.run(operation).expect("it is within the rules").outcomes.remove(0)
-}
-
-fn refusal(world: &mut World, operation: Operation) -> RejectionCause {
-    let before = world.inventories.clone();
-    let cause = world.run(operation).expect_err("it is against the rules").cause;
-    assert_eq!(world.inventories, before);
-    cause
-}
-
-fn moved(number: u32) -> OperationOutcome {
-    OperationOutcome { count: number, ..OperationOutcome::default() }
-}
-
-fn shift(from: u16, to: u16, number: Option<u32>) -> Operation {
-    Operation::Move { id: id("player"), from: Slot(from), to: Slot(to), count: number.map(count) }
-}
-
-fn transfer(what: TransferSource, to_slot: Option<u16>, allow_partial: bool) -> Operation {
-    Operation::Transfer { from: id("player"), what, to: id("chest"), to_slot: to_slot.map(Slot), allow_partial }
-}
-
-fn of_slot(slot: u16, number: Option<u32>) -> TransferSource {
-    TransferSource::Slot { slot: Slot(slot), count: number.map(count) }
-}
-
-fn of_item(code: u32, number: u32) -> TransferSource {
-    TransferSource::Item { item: item(code), attributes: None, count: count(number) }
-}
-
-fn all_slots_but(free: &[u16], slots: u16, stack: &Stack) -> Vec<Edit> {
-    (0..slots).filter(|slot| !free.contains(slot)).map(|slot| filled(slot, stack.clone())).collect()
-}
+use crate::setup::{
+    COAL, GONE, PLANKS, SWORD, all_slots_but, lowered_world, moved, of_item, of_slot, refusal, run, shift, slots,
+    transfer,
+};
+use crate::support::{filled, id, item, stack};
+use slotcast::domain::{Operation, OperationOutcome, RejectionCause, Slot};
 
 fn rearrange(stacks: &[(u16, u32)]) -> Operation {
     let stacks = stacks.iter().map(|(slot, count)| (Slot(*slot), stack(PLANKS, *count))).collect();

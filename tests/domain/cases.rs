@@ -1,10 +1,8 @@
 //! The adversarial cases 1 to 17, 23 and 24 where the domain can show them; each has the number it has on the list. What
 //! only a request on the wire can hold (negative numbers, bad UTF-8, missing fields) is tested at the gRPC edge.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::setup::{GONE, slots};
+use crate::support::{World, attributes, count, filled, id, item, layout_id, stack, stack_with};
 use slotcast::domain::catalog::{CatalogSource, RecipeSource};
 use slotcast::domain::ids::NameError;
 use slotcast::domain::mutation::TransferSource;
@@ -12,15 +10,12 @@ use slotcast::domain::{
     Attributes, Catalog, Count, Edit, Guard, IdempotencyKey, Item, ItemCode, LayoutId, Mutation, Operation,
     OperationOutcome, RejectionCause, Revision, Slot,
 };
-use support::{World, attributes, count, filled, id, item, stack, stack_with};
 
 const PLANKS: u32 = 1;
 const LOG: u32 = 2;
 const SWORD: u32 = 3;
 /// Its stack limit is the largest number there is.
 const DUST: u32 = 4;
-/// Not in the catalog.
-const GONE: u32 = 99;
 
 /// "a" has 4 slots, "b" has 2.
 fn world(a: &[Edit], b: &[Edit]) -> World {
@@ -65,11 +60,6 @@ fn craft(world: &World, recipe: &str, times: u32) -> Operation {
 fn transfer_slot(slot: u16, number: Option<u32>, to_slot: Option<u16>, allow_partial: bool) -> Operation {
     let what = TransferSource::Slot { slot: Slot(slot), count: number.map(count) };
     Operation::Transfer { from: id("a"), what, to: id("b"), to_slot: to_slot.map(Slot), allow_partial }
-}
-
-/// The filled slots as (slot, item code, count).
-fn slots(world: &World, name: &str) -> Vec<(u16, u32, u32)> {
-    world.get(name).contents.stacks().map(|(slot, stack)| (slot.0, stack.item.get(), stack.count.get())).collect()
 }
 
 /// Accepted, changing "a" by one revision; what the operation did.
@@ -151,7 +141,7 @@ fn case_04_an_unknown_item_recipe_or_layout_is_refused() {
     let create =
         |layout: &LayoutId, stacks| Operation::Create { id: id("c"), owner: None, layout: layout.clone(), stacks };
     assert_eq!(refused(&mut world, create(&layout, vec![])), RejectionCause::UnknownLayout { layout });
-    assert_eq!(refused(&mut world, create(&support::layout_id("two"), vec![(Slot(0), stack(GONE, 1))])), unknown);
+    assert_eq!(refused(&mut world, create(&layout_id("two"), vec![(Slot(0), stack(GONE, 1))])), unknown);
 }
 
 #[test]

@@ -3,10 +3,8 @@
 //!
 //! `SLOTCAST_HISTORIES` sets how many random histories are run (500 by default), `SLOTCAST_SEED` runs a single one again.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
-
-mod support;
-
+use crate::support::service::{Call, Service};
+use crate::support::{World, count, filled, id, item, layout_id, stack};
 use slotcast::domain::catalog::{CatalogSource, RecipeSource};
 use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
@@ -21,8 +19,6 @@ use slotcast::sync::{
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use support::service::{Call, Service};
-use support::{World, count, filled, id, item, layout_id, stack};
 
 const NAMES: [&str; 3] = ["anna", "chest", "pouch"];
 /// Planks, log, stick, sword.
@@ -399,7 +395,7 @@ impl Simulation {
             }
             29..36 => {
                 let what = TransferSource::Slot { slot, count: None };
-                let to = support::id(NAMES[rng.usize(..3)]);
+                let to = crate::support::id(NAMES[rng.usize(..3)]);
                 Operation::Transfer { from: id, what, to, to_slot: None, allow_partial: rng.bool() }
             }
             36..38 => Operation::Set { id, slot, stack: Some(stack(CODES[rng.usize(..3)], rng.u32(1..5))) },

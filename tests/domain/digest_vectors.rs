@@ -1,11 +1,9 @@
 //! The published vectors of the digest. Their expected values come from another implementation, `tests/python/digest.py`.
 
-#![allow(clippy::unwrap_used)]
-
 use serde::Deserialize;
 use slotcast::domain::{Attributes, Contents, Count, Edit, ItemCode, Revision, Slot, Stack};
 
-const VECTORS: &str = include_str!("vectors/digest.json");
+const VECTORS: &str = include_str!("../vectors/digest.json");
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

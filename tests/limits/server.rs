@@ -2,8 +2,6 @@
 //!
 //! `SLOTCAST_STREAMS` sets how many streams case 40 tries to open (500 by default).
 
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
-
 use futures_util::future::join_all;
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, Follow, fresh_context};
@@ -22,7 +20,7 @@ use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
 /// How long a frame may take from the service to this test, at worst. By so much the time between two arrivals may be
-/// shorter than that between their grants; those are checked to the millisecond, in `sync_limit_layer.rs`.
+/// shorter than that between their grants; those are checked to the millisecond, in `layer.rs`.
 const DELIVERY_MAX: Duration = Duration::from_millis(100);
 
 struct Served {
@@ -192,6 +190,7 @@ async fn a_caller_that_sends_too_fast_is_told_in_milliseconds_when_to_come_back(
     let expected = (Code::ResourceExhausted, "RATE_LIMITED".to_owned(), Some(Duration::from_millis(125)));
     assert!(statuses.iter().all(|status| *status == expected), "{statuses:?}");
     change(&modest, "chest", 0).await.expect("another caller is not held up");
+    // Time under test: the retry delay that the status gave.
     tokio::time::sleep(Duration::from_millis(125)).await;
     change(&greedy, "chest", 0).await.expect("after the time told one more is accepted");
 }

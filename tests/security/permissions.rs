@@ -1,7 +1,5 @@
 //! The table of permissions against all methods that the server has.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
-
 use prost_reflect::DescriptorPool;
 use slotcast::grpc::FILE_DESCRIPTOR_SET;
 use slotcast::identity::Role;

@@ -1,7 +1,5 @@
 //! Laws of the limit of syncs, over random histories: never too many, never later than necessary, and in turn.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
-
 use proptest::prelude::*;
 use slotcast::sync::limit::GRANT_LIFE;
 use slotcast::sync::{Moment, SyncLimit, Ticket, Turn};

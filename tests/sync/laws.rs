@@ -1,9 +1,7 @@
 //! Laws of the sync ring: whatever happened and wherever a reader stands, what it is sent brings it to the truth.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::random::{History, NAMES, config, history};
+use crate::support::{World, id};
 use proptest::prelude::*;
 use slotcast::domain::{Contents, Epoch, Inventory, InventoryLookup, Mutation, Revision, Slot, Stack};
 use slotcast::sync::{
@@ -12,8 +10,6 @@ use slotcast::sync::{
 };
 use std::sync::Arc;
 use std::time::Duration;
-use support::World;
-use support::random::{History, NAMES, config, history};
 
 /// Every state that each inventory of a history had, in order; deletions end an epoch.
 fn lives(History { mut world, mutations }: History) -> Vec<Vec<Arc<Inventory>>> {
@@ -359,7 +355,7 @@ impl Stream {
 }
 
 fn states(world: &World) -> Vec<PublishedState> {
-    NAMES.iter().map(|name| Arc::new(Published::new(world.inventory(&support::id(name))))).collect()
+    NAMES.iter().map(|name| Arc::new(Published::new(world.inventory(&id(name))))).collect()
 }
 
 fn resumed(state: &PublishedState, start: &Start) -> Option<Cursor> {

@@ -1,7 +1,5 @@
 //! The layer that limits syncs, in virtual time: real bodies through the real layer, every frame captured with its time.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
-
 use bytes::Bytes;
 use futures_util::Stream;
 use http::{Request, Response};

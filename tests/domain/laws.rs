@@ -1,7 +1,7 @@
 //! Laws of the domain, over random worlds and mutations: valid ones, absurd ones, and lists of both.
 
-mod support;
-
+use crate::support::random::{History, config, history, lowered, shuffled};
+use crate::support::{Totals, World};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::strategy::ValueTree;
@@ -14,8 +14,6 @@ use slotcast::domain::{
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use support::random::{History, config, history, lowered, shuffled};
-use support::{Totals, World};
 
 proptest! {
     #![proptest_config(config(256))]

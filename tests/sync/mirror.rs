@@ -1,9 +1,7 @@
 //! A client that applies its own mutations at once, step by step: what comes before what, and what it shows meanwhile.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
-
-mod support;
-
+use crate::support::service::{Call, Service};
+use crate::support::{World, count, filled, id, item, layout_id, stack};
 use slotcast::catalog_file::default_catalog;
 use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
@@ -16,8 +14,6 @@ use slotcast::sync::{
 };
 use std::sync::Arc;
 use std::time::Duration;
-use support::service::{Call, Service};
-use support::{World, count, filled, id, item, layout_id, stack};
 
 const PLANKS: u32 = 1;
 
