@@ -160,7 +160,12 @@ async fn a_backup_under_load_holds_all_that_was_acknowledged_before_and_conserve
     let load = Arc::new(Load::default());
     let writers: Vec<_> =
         (0..WRITERS).map(|writer| tokio::spawn(load.clone().write(server.uri.clone(), writer))).collect();
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    let enough = async {
+        while load.waits.lock().unwrap().len() < 300 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), enough).await.expect("the writers go on");
     let quiet = load.percentiles();
     let (before, began) = (load.acknowledged(), Instant::now());
     let copy = folder.path().join("copy.db");

@@ -142,7 +142,7 @@ async fn eight_right_predictions_send_no_frame_and_the_next_news_skips_what_they
         assert_eq!(held(&session, PLAYER, 0), left, "shown at once");
     }
     world.assert_truth(&session).await;
-    // Longer than the window of an echo: there is nothing to send.
+    // Time under test: the window of an echo passes without a frame.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     assert_eq!(session.counts(), initial);
     world.by_another(add("anna", 3)).await;
@@ -246,6 +246,7 @@ async fn two_sessions_of_one_player_and_another_caller_end_at_the_same_state() {
         let _ = other.apply(drop_one(0));
         let _ = other.apply(transfer("chest", "anna", 1));
         world.by_another(add("anna", 1)).await;
+        // Time under test: pauses of 0 to 42 ms interleave frames and calls in different ways.
         tokio::time::sleep(Duration::from_millis(u64::from(round) * 3)).await;
     }
     for session in [&one, &other] {
@@ -270,7 +271,10 @@ async fn a_session_outlives_its_server_and_what_was_applied_meanwhile_is_applied
         session.apply(drop_one(0)).unwrap();
     }
     assert_eq!(held(&session, PLAYER, 0), 56);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // One attempt to reconnect fails.
+    let listener = TcpListener::bind(address).await.unwrap();
+    drop(timeout(SOON, listener.accept()).await.unwrap().unwrap());
+    drop(listener);
     let server = start(folder.path(), address, SyncSettings::default()).await;
     event(&session, |event| matches!(event, Event::Connected).then_some(())).await;
     let world = World { server, client, folder };
@@ -323,6 +327,7 @@ fn context(session: &str, reason: &str) -> v1::MutationContext {
 async fn news_does_not_wait_for_the_echoes_before_it() {
     let world = world(SyncSettings::default()).await;
     let mut stream = raw(&world, "me", true).await;
+    // Time under test: the window of the first frame ends, so that the first echo is sent immediately.
     tokio::time::sleep(Duration::from_millis(300)).await;
     for _ in 0..5 {
         world.client.mutate(context("me", ""), drop_one(0)).await.unwrap();
@@ -332,6 +337,7 @@ async fn news_does_not_wait_for_the_echoes_before_it() {
     let echoed_at = Instant::now();
     assert!(!echo.covered.is_empty());
     world.client.mutate(context("me", ""), drop_one(0)).await.unwrap();
+    // Time under test: the window of the echo has begun and does not end here.
     tokio::time::sleep(Duration::from_millis(150)).await;
     let asked_at = Instant::now();
     world.by_another(add("anna", 1)).await;

@@ -296,7 +296,8 @@ async fn burst(served: &Served, follow: &mut Follow) {
 
 /// What the shadow has found, once it has also computed what waited in its windows.
 async fn computed(served: &mut Served) -> v1::ShadowStatistics {
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // Time under test: twice the window of the shadow.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     let shadow = served.statistics().await.shadow.unwrap();
     assert_eq!((shadow.mismatches, shadow.unverified), (0, 0));
     let ((sent_syncs, sent_bytes), (syncs, bytes)) = (count(shadow.sent), count(shadow.computed));
@@ -471,13 +472,27 @@ fn wait_for_news_ms(server: &str, wanted: u64) {
     panic!("it is still {}, not {wanted}", news_ms(server));
 }
 
+fn wait_for_log(log: &Path, part: &str) {
+    for _ in 0..400 {
+        if std::fs::read_to_string(log).unwrap().contains(part) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    panic!("the log does not contain {part}");
+}
+
 #[test]
 fn a_settings_file_is_followed_and_operators_need_no_json() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("slotcast.toml");
     let write = |text: &str| std::fs::write(&path, text).unwrap();
     write("[sync]\nnews_ms = 70\n");
-    let server = ServerProcess::start(&folder.path().join("data"), &["--config", path.to_str().unwrap()]);
+    let log = folder.path().join("log");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_slotcast"));
+    command.stderr(std::fs::File::create(&log).unwrap());
+    let data = folder.path().join("data");
+    let server = ServerProcess::start_by(command, &data, &["--config", path.to_str().unwrap()]);
     assert_eq!(news_ms(&server.uri), 70);
     write("[sync]\nnews_ms = 80\n");
     wait_for_news_ms(&server.uri, 80);
@@ -486,7 +501,7 @@ fn a_settings_file_is_followed_and_operators_need_no_json() {
     let table = printed(&set, &server.uri);
     assert!(table.lines().any(|line| line.split_whitespace().eq(["delta_percent", "25", "100"])), "{table}");
     write("[sync]\nnews_ms = 60001\n");
-    std::thread::sleep(Duration::from_millis(2_500));
+    wait_for_log(&log, "ERROR");
     assert_eq!(news_ms(&server.uri), 90, "a bad file changes nothing");
     write("[sync]\nnews_ms = 80\n");
     let id = server.id().to_string();

@@ -181,6 +181,7 @@ class Arena:
 
     def calm(self):
         """The victims' figures while nobody attacks."""
+        # Time under test: the latencies of the calls in this period.
         time.sleep(size(0.15, 2))
         return self.victims.figures()
 

@@ -162,7 +162,7 @@ async fn a_flood_of_refusals_is_a_few_lines_that_tell_how_many_were_suppressed()
     for _ in 0..CALLS {
         rpc.get_inventory(get("nowhere")).await.unwrap_err();
     }
-    // The next second's first line.
+    // Time under test: log lines are limited per second; this is the first line of the next second.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     rpc.get_inventory(get("nowhere")).await.unwrap_err();
     let seconds = began.elapsed().as_secs() as usize + 2;

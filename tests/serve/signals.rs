@@ -112,6 +112,7 @@ async fn a_signal_at_any_moment_of_the_start_ends_the_server_in_good_order() {
             for after_ms in [0, 2, 10, 50] {
                 let mut server = Server::spawn(folder.path(), &[]);
                 server.wait_for_log("starting");
+                // Time under test: the moment of the signal within the start.
                 std::thread::sleep(Duration::from_millis(after_ms));
                 server.signal(signal);
                 assert_eq!(server.wait().code(), Some(0), "{signal} after {after_ms} ms: {}", server.log());
