@@ -13,6 +13,10 @@ demo *arguments:
 test:
     ./test
 
+# Run formatting, lints, unit tests and property tests
+quick:
+    ./test quick
+
 # Lint Rust and protos
 lint:
     cargo fmt --check
