@@ -29,7 +29,7 @@ fn place(root: &Path, target: &str) -> PathBuf {
 }
 
 #[test]
-fn every_test_that_the_page_on_reliability_names_exists() {
+fn every_test_named_in_reliability_md_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(root.join("docs/reliability.md")).expect("the page");
     let quoted = page.split('`').skip(1).step_by(2);

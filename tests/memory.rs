@@ -63,7 +63,7 @@ async fn mutate(client: &Client, id: &str, times: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_38_idle_subscriptions_and_a_stalled_reader_cost_nothing_more_however_much_changes() {
+async fn case_38_memory_for_idle_and_stalled_readers_does_not_grow_with_mutations() {
     let (mutations, subscriptions) = (size("SLOTCAST_MUTATIONS", 4_000), size("SLOTCAST_SUBSCRIPTIONS", 200));
     let folder = tempfile::tempdir().unwrap();
     let server =

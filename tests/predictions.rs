@@ -133,7 +133,7 @@ async fn event<T>(session: &Session, mut wanted: impl FnMut(Event) -> Option<T>)
 }
 
 #[tokio::test]
-async fn eight_right_predictions_send_no_frame_and_the_next_news_skips_what_they_did() {
+async fn correct_predictions_send_no_frame_and_the_next_delta_skips_their_revisions() {
     let world = world(SyncSettings::default()).await;
     let session = world.session(1).await;
     let initial = session.counts();
@@ -173,7 +173,7 @@ async fn both_sides_of_a_transfer_are_predicted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_many_under_way_all_are_applied_once_whatever_their_order() {
+async fn concurrent_predictions_are_applied_once_in_any_order() {
     let world = world(SyncSettings::default()).await;
     let session = world.session(8).await;
     for _ in 0..50 {
@@ -186,7 +186,7 @@ async fn with_many_under_way_all_are_applied_once_whatever_their_order() {
 }
 
 #[tokio::test]
-async fn a_wrong_prediction_is_corrected_at_once_with_all_slots() {
+async fn a_wrong_prediction_is_corrected_immediately_by_a_full_frame() {
     let world = world(patient()).await;
     let session = world.session(1).await;
     world.by_another(add("anna", 4)).await;
@@ -203,7 +203,7 @@ async fn a_wrong_prediction_is_corrected_at_once_with_all_slots() {
 }
 
 #[tokio::test]
-async fn a_refused_prediction_falls_back_and_is_corrected_at_once() {
+async fn a_rejected_prediction_is_rolled_back_and_corrected_immediately() {
     let world = world(patient()).await;
     let session = world.session(1).await;
     world.by_another(drop_all(0)).await;
@@ -222,7 +222,7 @@ async fn a_refused_prediction_falls_back_and_is_corrected_at_once() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_predicted_is_sent_all_the_same_and_is_news() {
+async fn an_unpredictable_mutation_is_sent_and_arrives_as_news() {
     let world = world(SyncSettings::default()).await;
     let options = SessionOptions::new(vec!["anna".into()]);
     let session = world.client.session(options, world.client.catalog().await.unwrap()).unwrap();
@@ -237,7 +237,7 @@ async fn what_cannot_be_predicted_is_sent_all_the_same_and_is_news() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_sessions_of_one_player_and_another_caller_end_at_the_same_state() {
+async fn two_sessions_of_one_player_and_another_caller_converge() {
     let world = world(SyncSettings::default()).await;
     let (one, other) = (world.session(4).await, world.session(4).await);
     for round in 0..15 {
@@ -259,7 +259,7 @@ async fn two_sessions_of_one_player_and_another_caller_end_at_the_same_state() {
 }
 
 #[tokio::test]
-async fn a_session_outlives_its_server_and_what_was_applied_meanwhile_is_applied_once() {
+async fn a_session_survives_a_restart_and_applies_pending_mutations_once() {
     let World { server, client, folder } = world(SyncSettings::default()).await;
     let (address, options) = (server.address, SessionOptions::new(vec!["anna".into(), "chest".into()]));
     let session = client.session(options, client.catalog().await.unwrap()).unwrap();
@@ -284,7 +284,7 @@ async fn a_session_outlives_its_server_and_what_was_applied_meanwhile_is_applied
 }
 
 #[tokio::test]
-async fn a_reported_desync_is_counted_and_healed_with_all_slots() {
+async fn a_reported_desync_is_counted_and_repaired_by_a_full_frame() {
     let world = world(patient()).await;
     let session = world.session(1).await;
     session.resync(PLAYER);
@@ -297,7 +297,7 @@ async fn a_reported_desync_is_counted_and_healed_with_all_slots() {
 }
 
 #[tokio::test]
-async fn a_session_that_the_service_does_not_open_ends_and_says_why() {
+async fn a_rejected_session_ends_with_the_status() {
     let world = world(patient()).await;
     let options = SessionOptions::new(vec!["anna".into(), "anna".into()]);
     let session = world.client.session(options, world.client.catalog().await.unwrap()).unwrap();
@@ -324,7 +324,7 @@ fn context(session: &str, reason: &str) -> v1::MutationContext {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn news_does_not_wait_for_the_echoes_before_it() {
+async fn news_does_not_wait_for_earlier_echoes() {
     let world = world(SyncSettings::default()).await;
     let mut stream = raw(&world, "me", true).await;
     // Time under test: the window of the first frame ends, so that the first echo is sent immediately.
@@ -350,7 +350,7 @@ async fn news_does_not_wait_for_the_echoes_before_it() {
 }
 
 #[tokio::test]
-async fn notices_say_what_kind_of_change_it_was_by_whom_and_why() {
+async fn notices_report_kind_caller_and_reason_of_a_change() {
     let world = world(SyncSettings::default()).await;
     let mut stream = raw(&world, "me", true).await;
     world.client.mutate(context("", "stone rain"), add("anna", 1)).await.unwrap();
@@ -361,7 +361,7 @@ async fn notices_say_what_kind_of_change_it_was_by_whom_and_why() {
 }
 
 #[tokio::test]
-async fn a_wrong_digest_of_an_inventory_that_is_not_touched_is_corrected_too() {
+async fn a_wrong_digest_of_an_untouched_inventory_is_corrected() {
     let world = world(patient()).await;
     let mut stream = raw(&world, "me", false).await;
     let wrong = v1::PredictedDigest { inventory_id: "anna".into(), digest: Some(v1::Digest { a: 1, b: 2 }) };

@@ -88,13 +88,13 @@ fn refused(world: &mut World, operation: Operation) -> RejectionCause {
 }
 
 #[test]
-fn case_01_a_count_of_0_cannot_be_said() {
+fn case_01_a_count_of_0_is_invalid() {
     assert_eq!(Count::new(0), None);
     assert_eq!(stack(PLANKS, 5).with_count(0), None, "no stack of nothing");
 }
 
 #[test]
-fn case_02_the_largest_count_there_is_is_refused_without_wrapping() {
+fn case_02_the_maximum_count_is_rejected_without_overflow() {
     let mut world = world(&[filled(0, stack(PLANKS, 60))], &[]);
     let cause = refused(&mut world, add(PLANKS, u32::MAX, false));
     assert_eq!(
@@ -119,7 +119,7 @@ fn case_02_the_largest_count_there_is_is_refused_without_wrapping() {
 }
 
 #[test]
-fn case_03_max_minus_one_plus_two_splits_without_wrapping() {
+fn case_03_adding_two_to_one_below_the_maximum_splits_without_overflow() {
     for (code, max) in [(PLANKS, 64), (DUST, u32::MAX)] {
         let mut world = world(&[filled(1, stack(code, max - 1))], &[]);
         let outcome = accepted(&mut world, add(code, 2, false));
@@ -129,7 +129,7 @@ fn case_03_max_minus_one_plus_two_splits_without_wrapping() {
 }
 
 #[test]
-fn case_04_an_unknown_item_recipe_or_layout_is_refused() {
+fn case_04_an_unknown_item_recipe_or_layout_is_rejected() {
     let mut world = world(&[], &[]);
     let unknown = RejectionCause::UnknownItemCode { item: item(GONE) };
     assert_eq!(ItemCode::new(0), None);
@@ -145,7 +145,7 @@ fn case_04_an_unknown_item_recipe_or_layout_is_refused() {
 }
 
 #[test]
-fn case_05_an_item_gone_from_the_catalog_is_kept_and_can_be_moved_but_not_made() {
+fn case_05_an_item_removed_from_the_catalog_can_be_moved_but_not_created() {
     let mut world = world(&[filled(0, stack(GONE, 80)), filled(1, stack(GONE, 5)), filled(2, stack(PLANKS, 1))], &[]);
     assert_eq!(slots(&world, "a"), [(0, GONE, 80), (1, GONE, 5), (2, PLANKS, 1)]);
     refused(&mut world, add(GONE, 1, true));
@@ -161,7 +161,7 @@ fn case_05_an_item_gone_from_the_catalog_is_kept_and_can_be_moved_but_not_made()
 }
 
 #[test]
-fn case_06_a_slot_that_is_not_there_is_refused() {
+fn case_06_a_slot_out_of_range_is_rejected() {
     for slot in [4, u16::MAX] {
         let mut world = world(&[filled(0, stack(PLANKS, 9))], &[filled(0, stack(LOG, 1))]);
         let out_of_range = RejectionCause::SlotOutOfRange { id: id("a"), slot: Slot(slot), slots: 4 };
@@ -182,7 +182,7 @@ fn case_06_a_slot_that_is_not_there_is_refused() {
 }
 
 #[test]
-fn case_07_a_move_onto_itself_is_ok_and_makes_no_revision() {
+fn case_07_a_move_onto_the_same_slot_succeeds_without_a_new_revision() {
     let mut world = world(&[filled(0, stack(PLANKS, 9)), filled(1, stack(PLANKS, 64))], &[]);
     for number in [None, Some(1), Some(u32::MAX)] {
         assert_eq!(idle(&mut world, shift(0, 0, number)), OperationOutcome::default());
@@ -195,7 +195,7 @@ fn case_07_a_move_onto_itself_is_ok_and_makes_no_revision() {
 }
 
 #[test]
-fn case_08_a_partial_move_onto_another_item_is_refused_and_a_whole_one_swaps() {
+fn case_08_a_partial_move_onto_another_item_is_rejected_and_a_whole_move_swaps() {
     let mut world = world(&[filled(0, stack(PLANKS, 9)), filled(1, stack(LOG, 5))], &[]);
     for number in [8, 9] {
         let cause = refused(&mut world, shift(0, 1, Some(number)));
@@ -206,7 +206,7 @@ fn case_08_a_partial_move_onto_another_item_is_refused_and_a_whole_one_swaps() {
 }
 
 #[test]
-fn case_09_the_same_item_with_other_attributes_never_merges() {
+fn case_09_stacks_with_different_attributes_never_merge() {
     let named = stack_with(PLANKS, 3, b"oiled");
     let mut world = world(&[filled(0, named.clone()), filled(1, stack(PLANKS, 5))], &[filled(0, named.clone())]);
     accepted(&mut world, add(PLANKS, 1, false));
@@ -223,7 +223,7 @@ fn case_09_the_same_item_with_other_attributes_never_merges() {
 }
 
 #[test]
-fn case_10_an_add_that_fits_partly_adds_nothing_or_names_the_remainder_if_asked() {
+fn case_10_an_add_without_enough_room_is_rejected_or_partial_on_request() {
     let mut world = world(&[0, 1, 2, 3].map(|slot| filled(slot, stack(PLANKS, 60))), &[]);
     let cause = refused(&mut world, add(PLANKS, 20, false));
     assert_eq!(cause, RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), wanted: 20, room: 16 });
@@ -233,7 +233,7 @@ fn case_10_an_add_that_fits_partly_adds_nothing_or_names_the_remainder_if_asked(
 }
 
 #[test]
-fn case_11_removing_more_than_is_held_removes_nothing() {
+fn case_11_removing_more_than_present_removes_nothing() {
     let mut world = world(&[filled(0, stack(PLANKS, 60)), filled(2, stack(PLANKS, 3))], &[]);
     let cause = refused(&mut world, remove(PLANKS, 64));
     assert_eq!(cause, RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), wanted: 64, held: 63 });
@@ -242,7 +242,7 @@ fn case_11_removing_more_than_is_held_removes_nothing() {
 }
 
 #[test]
-fn case_12_a_craft_without_room_for_its_output_leaves_the_inputs_intact() {
+fn case_12_a_craft_without_room_for_its_output_keeps_the_inputs() {
     let full =
         [filled(0, stack(LOG, 5)), filled(1, stack(PLANKS, 62)), filled(2, stack(SWORD, 1)), filled(3, stack(DUST, 1))];
     let mut world = world(&full, &[]);
@@ -253,7 +253,7 @@ fn case_12_a_craft_without_room_for_its_output_leaves_the_inputs_intact() {
 }
 
 #[test]
-fn case_13_a_craft_times_the_largest_number_is_refused_by_a_product_that_does_not_wrap() {
+fn case_13_crafting_the_maximum_number_of_times_is_rejected_without_overflow() {
     let mut world = world(&[filled(0, stack(LOG, 64))], &[]);
     let wanted = u64::from(u32::MAX);
     let operation = craft(&world, "planks", u32::MAX);
@@ -269,7 +269,7 @@ fn case_13_a_craft_times_the_largest_number_is_refused_by_a_product_that_does_no
 }
 
 #[test]
-fn case_14_a_transfer_to_itself_is_refused() {
+fn case_14_a_transfer_within_one_inventory_is_rejected() {
     let mut world = world(&[filled(0, stack(PLANKS, 9))], &[]);
     let what = TransferSource::Slot { slot: Slot(0), count: None };
     let transfer =
@@ -278,7 +278,7 @@ fn case_14_a_transfer_to_itself_is_refused() {
 }
 
 #[test]
-fn case_15_attributes_that_are_too_large_cannot_be_said() {
+fn case_15_attributes_above_the_size_limit_are_invalid() {
     assert_eq!(Attributes::BYTES_MAX, 1_024);
     assert!(Attributes::new(&[1; 1_024]).is_some());
     assert_eq!(Attributes::new(&[1; 1_025]), None);
@@ -287,7 +287,7 @@ fn case_15_attributes_that_are_too_large_cannot_be_said() {
 }
 
 #[test]
-fn case_16_names_that_are_no_names_are_told_as_such() {
+fn case_16_invalid_names_are_reported_with_the_reason() {
     use slotcast::domain::InventoryId;
     assert_eq!(InventoryId::new(""), Err(NameError::Empty));
     assert_eq!(InventoryId::new("a\0b"), Err(NameError::ControlCharacter));
@@ -304,7 +304,7 @@ fn case_17_an_idempotency_key_has_1_to_255_bytes() {
 }
 
 #[test]
-fn case_23_a_stale_expected_revision_is_refused_with_the_current_one() {
+fn case_23_a_stale_guard_is_rejected_with_the_current_revision() {
     let mut world = world(&[filled(0, stack(PLANKS, 9))], &[]);
     let guard = |name, revision| Guard { id: id(name), epoch: world.get(name).epoch, revision: Revision(revision) };
     let (on_b, [on_a_at_4, on_a_at_5, on_a_at_6]) = (guard("b", 7), [4, 5, 6].map(|revision| guard("a", revision)));
@@ -336,7 +336,7 @@ fn case_24_when_the_third_operation_fails_none_is_applied() {
 }
 
 #[test]
-fn a_stack_above_its_limit_stays_whole_and_its_parts_keep_to_the_limit() {
+fn a_stack_above_its_limit_stays_whole_and_its_parts_respect_the_limit() {
     let mut world = world(&[filled(0, stack(PLANKS, 200))], &[]);
     let Some(Item { max_stack, .. }) = world.catalog.item_by_code(item(PLANKS)) else { panic!("it is there") };
     assert_eq!(max_stack.get(), 64);

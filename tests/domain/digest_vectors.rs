@@ -45,7 +45,7 @@ impl FilledSlot {
 }
 
 #[test]
-fn the_digest_gives_the_published_vectors() {
+fn digests_match_the_published_vectors() {
     let vectors: Vec<Vector> = serde_json::from_str(VECTORS).unwrap();
     assert!(vectors.len() >= 16);
     for Vector { name, slots, expected } in &vectors {
@@ -63,7 +63,7 @@ fn the_digest_gives_the_published_vectors() {
 }
 
 #[test]
-fn the_starter_kit_is_among_them() {
+fn the_vectors_include_the_starter_kit() {
     let vectors: Vec<Vector> = serde_json::from_str(VECTORS).unwrap();
     let kit = vectors.iter().find(|vector| vector.name == "the player's starter kit").unwrap();
     assert_eq!(kit.slots.len(), 33);

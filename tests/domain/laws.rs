@@ -19,7 +19,7 @@ proptest! {
     #![proptest_config(config(256))]
 
     #[test]
-    fn nothing_is_made_or_lost(History { mut world, mutations } in history()) {
+    fn items_are_neither_created_nor_lost(History { mut world, mutations } in history()) {
         for operation in mutations.into_iter().flat_map(|mutation| mutation.operations) {
             let before = world.clone();
             let result = world.run(operation.clone());
@@ -32,7 +32,7 @@ proptest! {
     }
 
     #[test]
-    fn a_mutation_is_its_operations_one_after_another(History { mut world, mutations } in history()) {
+    fn a_mutation_equals_its_operations_in_sequence(History { mut world, mutations } in history()) {
         for mutation in mutations {
             let (mut singly, before) = (world.clone(), world.clone());
             let result = world.mutate(&mutation);
@@ -77,7 +77,7 @@ proptest! {
     }
 
     #[test]
-    fn the_changes_replayed_on_the_old_state_give_the_new_one(History { mut world, mutations } in history()) {
+    fn replaying_the_changes_on_the_old_state_yields_the_new_state(History { mut world, mutations } in history()) {
         for mutation in mutations {
             let mut replayed = world.inventories.clone();
             let Ok(effect) = world.mutate(&mutation) else { continue };
@@ -106,7 +106,7 @@ proptest! {
     }
 
     #[test]
-    fn when_limits_are_lowered_no_stack_above_its_limit_appears_or_grows_but_as_a_whole_that_moved(
+    fn after_limits_are_lowered_no_stack_above_its_limit_is_created_or_grows(
         History { mut world, mutations } in history(), max_stack in select(vec![1_u32, 5, 16]),
     ) {
         let (before_lowering, after_lowering) = mutations.split_at(mutations.len() / 3);
@@ -130,7 +130,7 @@ proptest! {
     }
 
     #[test]
-    fn every_order_of_the_held_stacks_is_a_rearrangement_whatever_the_limits(
+    fn every_permutation_of_the_stacks_is_a_valid_rearrangement(
         History { mut world, .. } in history(), max_stack in select(vec![1_u32, 5, 16]), seed in 0_u64..1_000,
     ) {
         world.catalog = lowered(&world.catalog, max_stack);
@@ -307,7 +307,7 @@ fn check_touched(mutation: &Mutation, effect: &Effect) -> Result<(), TestCaseErr
 
 /// The laws above mean little if hardly anything is accepted.
 #[test]
-fn operations_of_every_kind_are_both_accepted_and_refused() {
+fn every_kind_of_operation_is_both_accepted_and_rejected() {
     let mut runner = TestRunner::deterministic();
     let mut seen: BTreeMap<String, [u32; 2]> = BTreeMap::new();
     for _ in 0..300 {

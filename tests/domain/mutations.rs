@@ -11,7 +11,7 @@ use slotcast::domain::{
 };
 
 #[test]
-fn delete_and_create_in_one_mutation_is_a_deletion_and_a_creation_in_a_new_epoch() {
+fn delete_and_create_in_one_mutation_start_a_new_epoch() {
     let mut world = world(&[filled(0, stack(COAL, 7))], &[]);
     let (old, owner) = (world.get("player").clone(), world.get("player").owner.clone());
     let create = Operation::Create { id: id("player"), owner, layout: layout_id("chest"), stacks: vec![] };
@@ -26,7 +26,7 @@ fn delete_and_create_in_one_mutation_is_a_deletion_and_a_creation_in_a_new_epoch
 }
 
 #[test]
-fn an_inventory_created_and_deleted_in_one_mutation_is_named_with_the_revision_after_its_last_and_changes_nothing() {
+fn a_transient_inventory_is_reported_with_its_final_revision_and_changes_nothing() {
     let mut world = world(&[filled(0, stack(COAL, 7))], &[]);
     let create = || Operation::Create { id: id("new"), owner: None, layout: layout_id("chest"), stacks: vec![] };
     let delete = || Operation::Delete { id: id("new") };
@@ -48,7 +48,7 @@ fn an_inventory_created_and_deleted_in_one_mutation_is_named_with_the_revision_a
 }
 
 #[test]
-fn an_inventory_deleted_created_and_deleted_again_in_one_mutation_is_one_deletion_of_its_old_epoch() {
+fn delete_create_and_delete_in_one_mutation_is_one_deletion_of_the_old_epoch() {
     let mut world = world(&[filled(0, stack(COAL, 7))], &[]);
     let epoch = world.get("player").epoch;
     let create = Operation::Create { id: id("player"), owner: None, layout: layout_id("chest"), stacks: vec![] };
@@ -61,7 +61,7 @@ fn an_inventory_deleted_created_and_deleted_again_in_one_mutation_is_one_deletio
 }
 
 #[test]
-fn a_guard_speaks_of_the_state_before_the_mutation_and_of_one_life_of_an_inventory() {
+fn a_guard_refers_to_the_state_before_the_mutation_and_to_one_epoch() {
     let mut world = world(&[filled(0, stack(COAL, 7))], &[]);
     let guard = |world: &World, name, revision| Guard {
         id: id(name),
@@ -107,7 +107,7 @@ fn a_guard_speaks_of_the_state_before_the_mutation_and_of_one_life_of_an_invento
 }
 
 #[test]
-fn a_count_never_swaps_even_if_earlier_operations_of_the_mutation_have_left_just_that_many() {
+fn a_move_with_a_count_never_swaps_even_if_the_count_is_the_whole_stack() {
     let sand = 13;
     let mut world = world(&[filled(0, stack(COAL, 2)), filled(2, stack(sand, 7))], &[]);
     let before = world.inventories.clone();
@@ -121,7 +121,7 @@ fn a_count_never_swaps_even_if_earlier_operations_of_the_mutation_have_left_just
 }
 
 #[test]
-fn a_transfer_by_item_to_a_slot_takes_the_kind_that_the_slot_holds_or_the_first_found() {
+fn a_transfer_by_item_to_a_slot_takes_the_kind_in_the_slot_or_the_first_kind_found() {
     let held = [
         filled(0, stack_with(PLANKS, 9, b"oiled")),
         filled(1, stack(PLANKS, 5)),
@@ -166,7 +166,7 @@ fn a_transfer_by_item_to_a_slot_takes_the_kind_that_the_slot_holds_or_the_first_
 }
 
 #[test]
-fn changes_that_cancel_out_within_one_mutation_make_no_revision() {
+fn changes_that_cancel_out_within_one_mutation_create_no_revision() {
     let mut world = world(&[filled(0, stack(COAL, 7))], &[]);
     let operations = vec![shift(0, 5, None), add(LOG, 1, b""), remove(LOG, 1, None), shift(5, 0, None)];
     let effect = world.mutate(&Mutation { operations, expected: vec![] }).unwrap();
@@ -174,7 +174,7 @@ fn changes_that_cancel_out_within_one_mutation_make_no_revision() {
 }
 
 #[test]
-fn a_mutation_is_one_revision_whatever_its_number_of_operations() {
+fn a_mutation_is_one_revision_regardless_of_its_number_of_operations() {
     let mut world = world(&[filled(0, stack(COAL, 7))], &[]);
     let operations =
         vec![add(LOG, 1, b""), shift(0, 5, None), add(LOG, 1, b""), transfer(of_slot(5, None), None, false)];
@@ -186,7 +186,7 @@ fn a_mutation_is_one_revision_whatever_its_number_of_operations() {
 }
 
 #[test]
-fn stamps_tell_a_new_count_from_a_new_kind() {
+fn stamps_distinguish_a_new_count_from_a_new_kind() {
     let mut world = world(&[filled(0, stack(COAL, 7)), filled(1, stack(LOG, 7))], &[]);
     let stamps = |contents: &Contents, slot: u16| {
         let state = &contents.slots()[usize::from(slot)];

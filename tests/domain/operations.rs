@@ -28,7 +28,7 @@ fn remove_takes_from_the_hotbar_first() {
 }
 
 #[test]
-fn remove_takes_only_the_attributes_asked_for_or_any() {
+fn remove_takes_only_the_requested_attributes_or_any() {
     let held = [filled(0, stack_with(SWORD, 1, b"sharp")), filled(1, stack(SWORD, 1)), filled(2, stack(SWORD, 1))];
     let mut world = world(&held, &[]);
     run(&mut world, remove(SWORD, 1, Some(Attributes::NONE)));
@@ -56,14 +56,14 @@ fn a_move_splits_merges_and_swaps() {
 }
 
 #[test]
-fn a_move_onto_a_stack_with_less_room_moves_what_fits() {
+fn a_move_onto_a_stack_with_less_room_moves_as_many_as_fit() {
     let mut world = world(&[filled(0, stack(PLANKS, 40)), filled(1, stack(PLANKS, 50))], &[]);
     assert_eq!(run(&mut world, shift(0, 1, None)), moved(14));
     assert_eq!(slots(&world, "player"), [(0, PLANKS, 26), (1, PLANKS, 64)]);
 }
 
 #[test]
-fn a_drop_hands_out_the_stack_with_its_attributes() {
+fn a_drop_returns_the_stack_with_its_attributes() {
     let mut world = world(&[filled(6, stack_with(PLANKS, 10, b"oiled"))], &[]);
     let outcome = run(&mut world, drop(6, Some(1)));
     assert_eq!(outcome, OperationOutcome { count: 1, remainder: 0, stack: Some(stack_with(PLANKS, 1, b"oiled")) });
@@ -82,7 +82,7 @@ fn a_craft_takes_inputs_hotbar_first_and_adds_outputs() {
 }
 
 #[test]
-fn a_craft_may_use_the_slots_that_its_inputs_leave() {
+fn a_craft_can_use_the_slots_that_its_inputs_free() {
     let mut held = all_slots_but(&[5], 36, &stack(SWORD, 1));
     held.push(filled(5, stack(LOG, 2)));
     let mut world = world(&held, &[]);
@@ -92,7 +92,7 @@ fn a_craft_may_use_the_slots_that_its_inputs_leave() {
 }
 
 #[test]
-fn a_craft_leaves_stacks_with_attributes_alone() {
+fn a_craft_does_not_consume_stacks_with_attributes() {
     let held =
         [filled(0, stack_with(LOG, 9, b"signed")), filled(1, stack(LOG, 1)), filled(2, stack_with(PLANKS, 1, b"x"))];
     let mut world = world(&held, &[]);
@@ -103,7 +103,7 @@ fn a_craft_leaves_stacks_with_attributes_alone() {
 }
 
 #[test]
-fn a_transfer_to_a_slot_puts_it_there_or_says_what_is_in_the_way() {
+fn a_transfer_to_a_slot_fills_it_or_is_rejected_with_the_conflict() {
     let mut world = world(&[filled(0, stack(PLANKS, 40)), filled(1, stack(COAL, 3))], &[filled(0, stack(PLANKS, 60))]);
     assert_eq!(run(&mut world, transfer(of_slot(0, Some(10)), Some(5), false)), moved(10));
     assert_eq!(slots(&world, "chest"), [(0, PLANKS, 60), (5, PLANKS, 10)]);
@@ -128,7 +128,7 @@ fn a_transfer_without_a_slot_fills_like_an_add_and_keeps_attributes() {
 }
 
 #[test]
-fn a_transfer_by_item_takes_the_lowest_slots_first_and_never_less_than_asked() {
+fn a_transfer_by_item_takes_the_lowest_slots_first_and_never_fewer_than_requested() {
     let mut world = world(&[filled(2, stack(PLANKS, 40)), filled(9, stack(PLANKS, 40))], &[]);
     let cause = refusal(&mut world, transfer(of_item(PLANKS, 81), None, true));
     assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(PLANKS), wanted: 81, held: 80 });
@@ -140,7 +140,7 @@ fn a_transfer_by_item_takes_the_lowest_slots_first_and_never_less_than_asked() {
 }
 
 #[test]
-fn a_transfer_moves_a_part_only_for_want_of_room_and_if_asked() {
+fn a_partial_transfer_requires_allow_partial_and_a_lack_of_room() {
     let chest = all_slots_but(&[4], 27, &stack(SWORD, 1));
     let mut world = world(&[filled(2, stack(PLANKS, 40)), filled(9, stack(PLANKS, 40))], &chest);
     let cause = refusal(&mut world, transfer(of_item(PLANKS, 70), None, false));
@@ -153,7 +153,7 @@ fn a_transfer_moves_a_part_only_for_want_of_room_and_if_asked() {
 }
 
 #[test]
-fn set_tells_what_it_replaced() {
+fn set_returns_the_replaced_stack() {
     let mut world = world(&[filled(0, stack(PLANKS, 40))], &[]);
     let set = |stack| Operation::Set { id: id("player"), slot: Slot(0), stack };
     let outcome = run(&mut world, set(Some(stack_with(SWORD, 1, b"sharp"))));
@@ -164,7 +164,7 @@ fn set_tells_what_it_replaced() {
 }
 
 #[test]
-fn rearrange_accepts_a_sort_and_refuses_one_item_more_or_less() {
+fn rearrange_accepts_a_permutation_and_rejects_any_other_total() {
     let held = [filled(0, stack(PLANKS, 40)), filled(3, stack(COAL, 5)), filled(9, stack(PLANKS, 34))];
     let mut world = world(&held, &[]);
     let wanted = |stacks: &[(u16, Stack)]| Operation::Rearrange {
@@ -191,7 +191,7 @@ fn rearrange_accepts_a_sort_and_refuses_one_item_more_or_less() {
 }
 
 #[test]
-fn create_gives_revision_1_and_delete_the_next_one() {
+fn create_starts_at_revision_1_and_delete_takes_the_next_revision() {
     let mut world = world(&[], &[]);
     let create = |stacks: Vec<(Slot, Stack)>| Operation::Create {
         id: id("new"),

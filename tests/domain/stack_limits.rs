@@ -13,7 +13,7 @@ fn rearrange(stacks: &[(u16, u32)]) -> Operation {
 }
 
 #[test]
-fn a_rearrangement_keeps_stacks_above_the_limit_or_moves_them_whole_and_never_makes_more_of_them() {
+fn a_rearrangement_keeps_or_moves_whole_stacks_above_the_limit_and_never_creates_more() {
     let mut held = vec![filled(0, stack(PLANKS, 64)), filled(1, stack(PLANKS, 50))];
     held.extend((2..6).map(|slot| filled(slot, stack(PLANKS, 16))));
     let world = lowered_world(&held, &[]);
@@ -47,7 +47,7 @@ fn a_rearrangement_keeps_stacks_above_the_limit_or_moves_them_whole_and_never_ma
 }
 
 #[test]
-fn a_rearrangement_of_one_old_stack_into_several_of_its_size_is_refused() {
+fn a_rearrangement_that_multiplies_a_stack_above_the_limit_is_rejected() {
     let mut held = vec![filled(0, stack(PLANKS, 64))];
     held.extend((1..9).map(|slot| filled(slot, stack(PLANKS, 16))));
     let mut world = lowered_world(&held, &[]);
@@ -56,7 +56,7 @@ fn a_rearrangement_of_one_old_stack_into_several_of_its_size_is_refused() {
 }
 
 #[test]
-fn a_part_of_a_stack_above_the_limit_moves_up_to_the_limit_and_the_whole_moves_as_it_is() {
+fn parts_of_a_stack_above_the_limit_move_up_to_the_limit_and_the_whole_stack_moves_unchanged() {
     let too_many = || RejectionCause::NoRoom { id: id("chest"), item: item(PLANKS), wanted: 20, room: 16 };
     let held = [filled(0, stack(PLANKS, 64)), filled(1, stack(PLANKS, 10)), filled(2, stack(COAL, 1))];
     let world = || lowered_world(&held, &[filled(3, stack(PLANKS, 10))]);
@@ -76,7 +76,7 @@ fn a_part_of_a_stack_above_the_limit_moves_up_to_the_limit_and_the_whole_moves_a
 }
 
 #[test]
-fn without_a_slot_a_whole_stack_above_the_limit_goes_to_the_first_empty_slot_and_a_part_is_spread() {
+fn without_a_target_slot_a_stack_above_the_limit_takes_an_empty_slot_and_a_part_is_distributed() {
     let held = [filled(0, stack(PLANKS, 64)), filled(1, stack(PLANKS, 12))];
     let chest = [filled(0, stack(PLANKS, 10)), filled(1, stack(COAL, 1))];
     let mut world = lowered_world(&held, &chest);
@@ -97,7 +97,7 @@ fn without_a_slot_a_whole_stack_above_the_limit_goes_to_the_first_empty_slot_and
 }
 
 #[test]
-fn an_item_that_left_the_catalog_moves_in_whole_stacks_only_and_is_not_merged_by_a_rearrangement() {
+fn an_item_removed_from_the_catalog_moves_only_in_whole_stacks() {
     let held = [filled(0, stack(GONE, 5)), filled(1, stack(GONE, 7)), filled(2, stack(GONE, 7))];
     let mut world = lowered_world(&held, &[]);
     assert_eq!(run(&mut world, shift(0, 9, Some(2))), moved(0));

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 #[tokio::test]
-async fn inventories_that_do_not_exist_leave_nothing_in_memory_once_nobody_watches_them_or_has_read_them() {
+async fn nonexistent_inventories_leave_memory_once_they_are_unwatched() {
     let world = world();
     world.chest("a", 10).await;
     let hot = || world.engine.statistics().hot_inventories;
@@ -32,7 +32,7 @@ async fn inventories_that_do_not_exist_leave_nothing_in_memory_once_nobody_watch
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_instead_of_growing() {
+async fn a_full_queue_rejects_calls_instead_of_growing() {
     let settings = EngineSettings { queue_max: 4, queue_wait: Duration::from_millis(20), ..EngineSettings::default() };
     let folder = tempfile::tempdir().unwrap();
     let (release, gate) = mpsc::channel::<()>();
@@ -73,7 +73,7 @@ async fn a_full_queue_refuses_instead_of_growing() {
 }
 
 #[tokio::test]
-async fn inventories_beyond_the_hot_bound_are_read_from_the_store_and_lose_nothing() {
+async fn inventories_above_the_hot_limit_are_reloaded_without_loss() {
     let settings = EngineSettings { hot_max: 8, ..EngineSettings::default() };
     let folder = tempfile::tempdir().unwrap();
     let (engine, catalog) = start(Arc::new(open(folder.path())), settings);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 #[tokio::test]
-async fn case_44_a_full_disk_refuses_mutations_serves_reads_and_recovers() {
+async fn case_44_on_a_full_disk_mutations_fail_reads_succeed_and_the_store_recovers() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("slotcast.db");
     let settings = EmbeddedSettings { bytes_max: Some(512 * 1024), ..EmbeddedSettings::default() };
@@ -54,7 +54,7 @@ fn away() -> StoreError {
 }
 
 #[tokio::test]
-async fn a_commit_that_fails_changes_nothing_and_is_seen_by_nobody() {
+async fn a_failed_commit_changes_nothing_and_is_never_visible() {
     let (folder, store) = faulty();
     let (engine, catalog) = start(store.clone(), EngineSettings::default());
     let world = World { folder, engine, catalog };
@@ -75,7 +75,7 @@ async fn a_commit_that_fails_changes_nothing_and_is_seen_by_nobody() {
 }
 
 #[tokio::test]
-async fn case_45_after_a_commit_of_unknown_end_nothing_more_is_written() {
+async fn case_45_after_a_commit_with_unknown_outcome_nothing_is_written() {
     let (folder, store) = faulty();
     let catalog = Arc::new(default_catalog());
     let (engine, mut commit_loop) = Engine::start(store.clone(), catalog.clone(), EngineSettings::default());
@@ -92,7 +92,7 @@ async fn case_45_after_a_commit_of_unknown_end_nothing_more_is_written() {
 /// Case 48. One batch of four: only the call on the damaged inventory fails, and a retry of one that was applied to it
 /// before is still answered.
 #[tokio::test]
-async fn case_48_a_damaged_inventory_refuses_only_the_calls_that_need_it() {
+async fn case_48_a_corrupt_inventory_fails_only_the_calls_that_need_it() {
     let World { folder, engine, catalog } = world();
     let world = World { folder, engine, catalog };
     world.chest("good", 1).await;

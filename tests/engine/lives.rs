@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 #[tokio::test]
-async fn a_guard_sees_what_earlier_mutations_of_its_batch_have_deleted_and_created() {
+async fn a_guard_sees_deletions_and_creations_by_earlier_mutations_of_its_batch() {
     let world = world();
     world.chest("a", 10).await;
     world.chest("b", 10).await;
@@ -44,7 +44,7 @@ async fn a_guard_sees_what_earlier_mutations_of_its_batch_have_deleted_and_creat
 }
 
 #[tokio::test]
-async fn an_inventory_created_and_deleted_by_one_mutation_is_in_its_reply_for_ever_and_nowhere_else() {
+async fn a_transient_inventory_appears_only_in_the_reply_of_its_mutation() {
     let world = world();
     world.chest("a", 10).await;
     let mut watched = world.engine.watch(vec![id("passing"), id("a")]).await.unwrap();
@@ -87,7 +87,7 @@ async fn an_inventory_created_and_deleted_by_one_mutation_is_in_its_reply_for_ev
 }
 
 #[tokio::test]
-async fn a_guard_from_before_a_restore_does_not_hold_after_it_at_the_same_revision() {
+async fn a_guard_from_before_a_restore_is_stale_after_it_at_the_same_revision() {
     let world = world();
     world.chest("a", 10).await;
     let quiet = &mut |_| ControlFlow::Continue(());

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_18_transfers_against_each_other_never_deadlock_and_conserve() {
+async fn case_18_opposite_transfers_never_deadlock_and_conserve_items() {
     let world = world();
     world.chest("a", 60).await;
     world.chest("b", 60).await;
@@ -29,7 +29,7 @@ async fn case_18_transfers_against_each_other_never_deadlock_and_conserve() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_19_a_ring_of_transfers_conserves() {
+async fn case_19_a_ring_of_transfers_conserves_items() {
     let world = world();
     for name in ["a", "b", "c"] {
         world.chest(name, 30).await;
@@ -49,7 +49,7 @@ async fn case_19_a_ring_of_transfers_conserves() {
 }
 
 #[tokio::test]
-async fn case_20_two_trades_for_one_stack_have_one_winner() {
+async fn case_20_two_concurrent_transfers_of_one_stack_have_one_winner() {
     let world = world();
     for (name, stones) in [("shop", 10), ("ann", 0), ("bob", 0)] {
         world.chest(name, stones).await;
@@ -63,7 +63,7 @@ async fn case_20_two_trades_for_one_stack_have_one_winner() {
 }
 
 #[tokio::test]
-async fn case_21_a_receiver_that_fills_up_meanwhile_changes_neither_side() {
+async fn case_21_a_transfer_to_an_inventory_that_fills_up_concurrently_changes_neither_side() {
     let world = world();
     world.chest("from", 64).await;
     world.chest("to", 0).await;
@@ -79,7 +79,7 @@ async fn case_21_a_receiver_that_fills_up_meanwhile_changes_neither_side() {
 }
 
 #[tokio::test]
-async fn case_22_a_deletion_during_a_transfer_is_all_or_nothing() {
+async fn case_22_a_transfer_concurrent_with_a_deletion_is_atomic() {
     let world = world();
     for round in 0..50 {
         let (from, to) = (format!("from-{round}"), format!("to-{round}"));
@@ -101,7 +101,7 @@ fn swap<A, B>((a, b): (A, B)) -> (B, A) {
 }
 
 #[tokio::test]
-async fn case_25_case_30_a_call_cancelled_at_any_await_happens_wholly_or_not_at_all() {
+async fn case_25_case_30_a_call_cancelled_at_any_await_is_atomic() {
     let world = world();
     world.chest("a", 60).await;
     world.chest("b", 0).await;
@@ -145,7 +145,7 @@ async fn case_26_the_same_key_in_flight_and_after_a_restart_gets_the_same_reply(
 }
 
 #[tokio::test]
-async fn a_key_from_the_future_is_refused() {
+async fn a_key_from_the_future_is_rejected() {
     let world = world();
     world.chest("a", 0).await;
     let next_year = call("0265b0c0-0000-7000-8000-000000000000", world.add("a", 1));

@@ -109,7 +109,7 @@ fn most_in_a_second(frames: &[Instant]) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn eight_streams_of_one_player_under_fifty_writers_get_ten_frames_in_any_second_and_the_last_state() {
+async fn eight_streams_of_one_player_receive_ten_frames_in_any_second_and_the_last_state() {
     let served = Arc::new(Served::new());
     let mut readers = JoinSet::new();
     for _ in 0..8 {
@@ -143,7 +143,7 @@ async fn eight_streams_of_one_player_under_fifty_writers_get_ten_frames_in_any_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn reconnecting_does_not_begin_anew_and_who_is_gone_is_forgotten() {
+async fn reconnecting_does_not_reset_the_limit_and_idle_players_are_removed() {
     let served = Served::new();
     let (begin, mut opened) = (Instant::now(), 0);
     while begin.elapsed() < 5 * SECOND {
@@ -163,7 +163,7 @@ async fn reconnecting_does_not_begin_anew_and_who_is_gone_is_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_player_and_who_names_none_are_not_held_up() {
+async fn other_players_and_streams_without_a_player_are_not_delayed() {
     let served = Served::new();
     let mut greedy = JoinSet::new();
     for _ in 0..16 {
@@ -185,7 +185,7 @@ async fn another_player_and_who_names_none_are_not_held_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_player_nothing_is_limited_or_remembered() {
+async fn streams_without_a_player_are_neither_limited_nor_tracked() {
     let served = Served::new();
     let mut service = served.open(None).await;
     for _ in 0..1_000 {
@@ -197,7 +197,7 @@ async fn without_a_player_nothing_is_limited_or_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_limit_holds_for_streams_that_are_open() {
+async fn a_changed_limit_applies_to_open_streams() {
     let served = Served::new();
     let mut reader = served.open(Some("steve")).await;
     for (limit, expected) in [(LIMIT, 10), (3, 3), (25, 25), (0, 200), (LIMIT, 10)] {
@@ -217,7 +217,7 @@ async fn a_changed_limit_holds_for_streams_that_are_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_waits_is_served_at_once_when_the_one_before_it_goes_away() {
+async fn a_waiting_stream_takes_the_place_of_a_stream_that_leaves() {
     let served = Served::new();
     served.rate.set(1);
     let mut first = served.open(Some("steve")).await;
@@ -237,7 +237,7 @@ async fn a_stream_that_waits_is_served_at_once_when_the_one_before_it_goes_away(
 }
 
 #[tokio::test(start_paused = true)]
-async fn readers_that_stall_hold_up_their_player_s_other_streams_once_and_for_two_seconds_at_most() {
+async fn stalled_readers_delay_other_streams_of_their_player_once_by_two_seconds_at_most() {
     let served = Served::new();
     served.rate.set(1);
     let mut reader = served.open(Some("steve")).await;

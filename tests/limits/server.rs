@@ -98,7 +98,7 @@ fn refused(status: &Status) -> (Code, String, Option<Duration>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_writers_and_eight_streams_of_one_player_stay_within_ten_frames_a_second_and_end_at_the_truth() {
+async fn eight_streams_of_one_player_under_fifty_writers_stay_within_the_limit_and_converge() {
     let served = Served::start(ServerSettings::default()).await;
     let service = served.client("lobby");
     create(&service, "chest").await;
@@ -149,7 +149,7 @@ async fn fifty_writers_and_eight_streams_of_one_player_stay_within_ten_frames_a_
 }
 
 #[tokio::test]
-async fn the_limit_of_a_running_server_can_be_changed() {
+async fn the_limit_can_be_changed_at_run_time() {
     let settings = ServerSettings::default();
     let rollout = settings.rollout.clone();
     let limit = |syncs_per_second| {
@@ -179,7 +179,7 @@ async fn the_limit_of_a_running_server_can_be_changed() {
 }
 
 #[tokio::test]
-async fn a_caller_that_sends_too_fast_is_told_in_milliseconds_when_to_come_back() {
+async fn a_caller_above_its_rate_receives_a_retry_delay_in_milliseconds() {
     let admission = AdmissionSettings { per_second: 8, burst: 5 };
     let served = Served::start(ServerSettings { admission, ..ServerSettings::default() }).await;
     let (greedy, modest) = (served.client("greedy"), served.client("modest"));
@@ -196,7 +196,7 @@ async fn a_caller_that_sends_too_fast_is_told_in_milliseconds_when_to_come_back(
 }
 
 #[tokio::test]
-async fn a_player_has_so_many_streams_and_a_closed_one_makes_room() {
+async fn streams_per_player_are_limited_and_a_closed_stream_frees_its_place() {
     let streams = StreamSettings { per_player_max: 3, per_caller_max: 2 };
     let served = Served::start(ServerSettings { streams, ..ServerSettings::default() }).await;
     let service = served.client("lobby");
@@ -229,7 +229,7 @@ async fn a_player_has_so_many_streams_and_a_closed_one_makes_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_40_thousands_of_streams_by_one_player_are_refused_and_others_unharmed() {
+async fn case_40_excess_streams_of_one_player_are_rejected_without_affecting_others() {
     let attempts = std::env::var("SLOTCAST_STREAMS").ok().and_then(|text| text.parse().ok()).unwrap_or(500_usize);
     let served = Served::start(ServerSettings::default()).await;
     let service = served.client("lobby");

@@ -16,7 +16,7 @@ use tonic_types::StatusExt;
 const CALLS: usize = 500;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_wrong_tokens_is_refused_unseen_and_known_callers_of_that_address_go_on() {
+async fn a_flood_of_invalid_tokens_is_rejected_unverified_and_verified_callers_of_the_address_are_served() {
     let server = Secured::start_with(Login::verifier).await;
     let key = SigningKey::es256("es");
     server.login.publish(&[&server.key, &key]);

@@ -41,7 +41,7 @@ async fn identify(
 }
 
 #[tokio::test]
-async fn a_token_decides_alone_and_without_one_the_certificate_does() {
+async fn a_token_overrides_the_client_certificate() {
     let key = SigningKey::ed25519("ed");
     let login = Login::new(&[&key]);
     let certificates = vec![

@@ -21,7 +21,7 @@ async fn reloads(verifier: &Verifier, wanted: (u64, u64)) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_are_exchanged_under_load_without_one_failed_call_and_a_removed_one_ends_its_streams() {
+async fn keys_are_rotated_under_load_without_failed_calls_and_a_removed_key_ends_its_streams() {
     let server = Secured::start().await;
     server.mutate(messages::mutation(messages::create("steve", "steve", &[(0, "apple", 3)]))).await;
     let (old, new) = (server.key.clone(), SigningKey::es256("new"));

@@ -23,7 +23,7 @@ async fn rest(stream: &mut Opened) -> (Vec<v1::SubscribeInventoryResponse>, Stat
 }
 
 #[tokio::test]
-async fn case_41_a_token_that_expires_in_mid_stream_ends_it_within_five_seconds() {
+async fn case_41_an_expired_token_ends_its_stream_within_five_seconds() {
     let clock = SetClock::new();
     let server = Secured::start_with(|login| login.verifier_at(&clock)).await;
     server.mutate(mutation(create("steve", "steve", &[(0, "apple", 3)]))).await;
@@ -54,7 +54,7 @@ async fn next(stream: &mut Opened) -> v1::SubscribeInventoryResponse {
 }
 
 #[tokio::test]
-async fn case_42_an_inventory_that_is_anothers_now_is_absent_and_followed_again_when_it_is_the_players_again() {
+async fn case_42_an_inventory_given_to_another_player_is_absent_until_it_is_returned() {
     let server = Secured::start().await;
     let (steve, lobby) = (server.shown("steve", "player"), server.shown("lobby", "service"));
     server.mutate(mutation(create("bag", "steve", &[]))).await;
@@ -92,7 +92,7 @@ async fn case_42_an_inventory_that_is_anothers_now_is_absent_and_followed_again_
 }
 
 #[tokio::test]
-async fn to_a_player_anothers_nobodys_and_no_inventory_are_the_same_first_message_to_the_byte() {
+async fn unreadable_and_nonexistent_inventories_have_identical_first_messages() {
     let server = Secured::start().await;
     server.mutate(mutation(create("alex", "alex", &[(0, "apple", 3)]))).await;
     server.mutate(mutation(create("chest", "", &[(0, "apple", 3)]))).await;
@@ -109,7 +109,7 @@ async fn to_a_player_anothers_nobodys_and_no_inventory_are_the_same_first_messag
 }
 
 #[tokio::test]
-async fn an_inventory_made_anew_for_the_same_player_is_followed_on() {
+async fn an_inventory_recreated_for_the_same_player_is_followed_again() {
     let server = Secured::start().await;
     server.mutate(mutation(create("steve", "steve", &[(0, "apple", 3)]))).await;
     let mut stream = server.subscribe(&server.shown("steve", "player"), "steve").await.unwrap();
@@ -124,7 +124,7 @@ async fn an_inventory_made_anew_for_the_same_player_is_followed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_40_ten_thousand_streams_by_one_player_are_refused_and_others_unharmed() {
+async fn case_40_ten_thousand_streams_of_one_player_are_rejected_without_affecting_others() {
     const ATTEMPTS: usize = 10_000;
     let server = Secured::start().await;
     for name in ["steve", "alex"] {

@@ -200,7 +200,7 @@ async fn start() -> Secured {
 }
 
 #[tokio::test]
-async fn the_table_of_who_is_told_what_holds_and_no_refusal_changes_anything() {
+async fn every_caller_gets_the_expected_status_and_rejected_calls_change_nothing() {
     let server = start().await;
     let before = world(&server).await;
     let (mut wrong, mut refused) = (Vec::new(), Vec::new());
@@ -216,7 +216,7 @@ async fn the_table_of_who_is_told_what_holds_and_no_refusal_changes_anything() {
 }
 
 #[tokio::test]
-async fn the_table_calls_every_method_that_there_is_as_every_role() {
+async fn the_table_covers_every_method_and_role() {
     let server = Secured::start().await;
     let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap();
     let all: BTreeSet<String> = pool
@@ -242,7 +242,7 @@ async fn the_table_calls_every_method_that_there_is_as_every_role() {
 }
 
 #[tokio::test]
-async fn to_a_player_anothers_nobodys_and_no_inventory_are_the_same_to_the_byte() {
+async fn unreadable_and_nonexistent_inventories_have_identical_replies() {
     let server = start().await;
     let steve = server.shown("steve", "player");
     for call in [messages::get, messages::report] {

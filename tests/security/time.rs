@@ -152,7 +152,7 @@ fn login(clock: &SetClock, seconds: u64) -> (Login, Arc<Verifier>, String) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_41_a_stream_tells_heartbeats_until_its_token_expires_and_then_ends() {
+async fn case_41_a_stream_sends_heartbeats_until_its_token_expires() {
     let (_login, verifier, token) = login(&SetClock::new(), 60);
     let mut world = World::new();
     world.create("steve", "").await;
@@ -179,7 +179,7 @@ async fn case_50_a_clock_set_back_a_day_extends_no_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_50_a_clock_set_ahead_a_year_ends_a_stream_at_the_next_look() {
+async fn case_50_a_clock_set_ahead_a_year_ends_a_stream_at_the_next_check() {
     let clock = SetClock::new();
     let (_login, verifier, token) = login(&clock, 86_400);
     let mut world = World::new();
@@ -194,7 +194,7 @@ async fn case_50_a_clock_set_ahead_a_year_ends_a_stream_at_the_next_look() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_42_who_changed_what_was_anothers_meanwhile_is_not_told() {
+async fn case_42_changes_made_under_another_owner_are_not_reported() {
     let (_login, verifier, token) = login(&SetClock::new(), 3_600);
     let mut world = World::new();
     world.create("steve", "").await;
@@ -263,7 +263,7 @@ async fn told_of(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_player_cannot_tell_anothers_inventory_from_none_by_any_byte_nor_by_when_it_comes() {
+async fn an_unreadable_inventory_is_indistinguishable_from_a_nonexistent_one_in_bytes_and_timing() {
     let delete = || Operation::Delete { id: id("chest") };
     let [of_alex, of_nobody, of_steve] = [Some("alex"), None, Some("steve")].map(|owner| creation("chest", owner));
     let busy = |first: u64| (first..55_000).step_by(130).map(|ms| (ms, addition("chest"))).take(200);
@@ -285,7 +285,7 @@ async fn a_player_cannot_tell_anothers_inventory_from_none_by_any_byte_nor_by_wh
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_player_cannot_tell_that_its_inventory_was_deleted_from_that_it_was_given_to_another() {
+async fn a_deletion_is_indistinguishable_from_a_change_of_owner() {
     let (steves, delete) = ([creation("chest", Some("steve"))], || (5_000, Operation::Delete { id: id("chest") }));
     for rollout in [Rollout::default(), Rollout::immediate_full(), shadowed()] {
         let deleted = told_of(&steves, &[delete()], rollout.clone()).await;

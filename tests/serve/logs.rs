@@ -47,7 +47,7 @@ fn get(id: &str) -> v1::GetInventoryRequest {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_call_is_one_line_with_caller_player_peer_method_status_reason_and_trace() {
+async fn a_failed_call_is_one_log_line_with_caller_player_peer_method_status_reason_and_trace() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start_json(folder.path(), &[]);
     let mut rpc = InventoryServiceClient::new(channel(&server));
@@ -77,7 +77,7 @@ async fn a_refused_call_is_one_line_with_caller_player_peer_method_status_reason
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refusals_of_every_layer_are_logged_and_those_of_a_stream_when_it_ends() {
+async fn failures_in_every_layer_are_logged_and_those_of_a_stream_at_its_end() {
     let folder = tempfile::tempdir().unwrap();
     let mut server =
         Server::start_json(folder.path(), &["--limits-streams-per-player", "1", "--drain-limit-ms", "3000"]);
@@ -124,7 +124,7 @@ async fn refusals_of_every_layer_are_logged_and_those_of_a_stream_when_it_ends()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_json_every_line_from_the_first_is_json_and_the_first_tells_the_version() {
+async fn in_json_format_every_line_is_json_and_the_first_contains_the_version() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start_json(folder.path(), &["--log-access", "all"]);
     server.client().mutate(fresh_context(), create_named("chest")).await.unwrap();
@@ -153,7 +153,7 @@ async fn in_json_every_line_from_the_first_is_json_and_the_first_tells_the_versi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_refusals_is_a_few_lines_that_tell_how_many_were_suppressed() {
+async fn a_flood_of_failed_calls_is_logged_in_few_lines_with_the_number_of_suppressed_lines() {
     const CALLS: usize = 2_000;
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start_json(folder.path(), &[]);
@@ -192,7 +192,7 @@ fn answer(address: &str, request: &[u8]) -> String {
 }
 
 #[test]
-fn http_1_1_gets_a_sentence_and_is_logged_and_counted() {
+fn http_1_1_requests_get_an_explanation_and_are_logged_and_counted() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start_json(folder.path(), &[]);
     let address = server.uri.strip_prefix("http://").unwrap();
@@ -219,7 +219,7 @@ fn answer_of_admin(server: &Server, method: &str, path: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_admin_port_knows_its_pages_and_gives_404_and_405_for_the_rest_beside_grpc_health() {
+async fn the_admin_port_serves_its_pages_and_grpc_health_and_returns_404_or_405_otherwise() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     tokio::task::block_in_place(|| {

@@ -97,7 +97,7 @@ async fn a_drain_by_the_admin_service_closes_the_store_as_sigterm_does() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_signal_at_any_moment_of_the_start_ends_the_server_in_good_order() {
+async fn a_signal_at_any_moment_of_startup_stops_the_server_cleanly() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start(folder.path(), &[]);
     let (acknowledged, callers) = load(&server, 5_000).await;
@@ -128,7 +128,7 @@ async fn a_signal_at_any_moment_of_the_start_ends_the_server_in_good_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sighup_reads_the_settings_file_again_also_while_the_server_starts() {
+async fn sighup_reloads_the_settings_file_even_during_startup() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("slotcast.toml");
     std::fs::write(&file, "").unwrap();

@@ -18,7 +18,7 @@ fn fulls(message: &v1::SubscribeInventoryResponse) -> Vec<(u32, FullReason)> {
 }
 
 #[tokio::test]
-async fn an_inventory_that_does_not_exist_is_absent_at_opening_and_followed_once_it_is_created() {
+async fn a_nonexistent_inventory_is_absent_and_followed_once_it_is_created() {
     for sync in [at_once(), SyncSettings::immediate_full()] {
         let server = TestServer::start(sync).await;
         server.create("bag", "player", &[(0, "stone", 5)]).await;
@@ -39,7 +39,7 @@ async fn an_inventory_that_does_not_exist_is_absent_at_opening_and_followed_once
 }
 
 #[tokio::test]
-async fn a_deletion_is_absent_without_a_revision_and_again_for_a_reader_that_resumes_until_it_is_created_again() {
+async fn a_deleted_inventory_is_absent_without_a_revision_also_after_a_resume() {
     let server = TestServer::start(at_once()).await;
     server.create("bag", "player", &[]).await;
     server.create("chest", "chest", &[(0, "stone", 5)]).await;
@@ -66,7 +66,7 @@ async fn a_deletion_is_absent_without_a_revision_and_again_for_a_reader_that_res
 }
 
 #[tokio::test]
-async fn a_service_that_asks_for_notices_is_told_who_deleted_an_inventory_and_with_which_revision() {
+async fn notices_report_who_deleted_an_inventory_at_which_revision() {
     let server = TestServer::start(at_once()).await;
     server.create("chest", "chest", &[]).await;
     let options = v1::SubscribeInventoryRequest { notices: true, ..Default::default() };
@@ -83,7 +83,7 @@ async fn a_service_that_asks_for_notices_is_told_who_deleted_an_inventory_and_wi
 }
 
 #[tokio::test]
-async fn a_heartbeat_has_no_mark_of_an_absent_inventory_and_is_empty_when_all_are() {
+async fn a_heartbeat_has_no_marks_of_absent_inventories() {
     let server = TestServer::start(SyncSettings { heartbeat: Duration::from_millis(40), ..at_once() }).await;
     let mut reader = server.subscribe(&[("nowhere", None), ("chest", None)]).await;
     assert_eq!(reader.next().await.changes, [absent(0), absent(1)]);
@@ -95,7 +95,7 @@ async fn a_heartbeat_has_no_mark_of_an_absent_inventory_and_is_empty_when_all_ar
 }
 
 #[tokio::test]
-async fn a_transfer_into_an_inventory_that_is_created_in_the_same_commit_comes_as_one_frame() {
+async fn a_transfer_into_an_inventory_created_in_the_same_commit_is_one_frame() {
     let server = TestServer::start(at_once()).await;
     server.create("bag", "player", &[(0, "stone", 5)]).await;
     let mut reader = server.subscribe(&[("bag", None), ("ground", None)]).await;
@@ -111,7 +111,7 @@ async fn a_transfer_into_an_inventory_that_is_created_in_the_same_commit_comes_a
 }
 
 #[tokio::test]
-async fn our_client_tells_what_is_absent_and_goes_on_over_reconnects_with_the_rest() {
+async fn the_client_reports_absent_inventories_and_follows_the_others_across_reconnects() {
     let server = TestServer::start(at_once()).await;
     server.create("bag", "player", &[]).await;
     let mut follow = server.client.follow(vec!["bag".into(), "chest".into()]);
@@ -152,7 +152,7 @@ async fn until(session: &slotcast::client::Session, wanted: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn a_session_shows_nothing_of_an_absent_inventory_and_predicts_upon_it_again_when_it_is_there() {
+async fn a_session_shows_nothing_of_an_absent_inventory_and_predicts_again_once_it_exists() {
     let server = TestServer::start(at_once()).await;
     server.create("bag", "player", &[(0, "stone", 5)]).await;
     let session = session(&server.client, &["bag", "chest"]).await;
@@ -177,7 +177,7 @@ async fn a_session_shows_nothing_of_an_absent_inventory_and_predicts_upon_it_aga
 }
 
 #[tokio::test]
-async fn reading_an_inventory_that_does_not_exist_is_refused_as_ever() {
+async fn reading_a_nonexistent_inventory_returns_not_found() {
     let server = TestServer::start(at_once()).await;
     let _watching: Subscriber = server.subscribe(&[("nowhere", None)]).await;
     let request = v1::GetInventoryRequest { inventory_id: "nowhere".into() };

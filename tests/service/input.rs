@@ -33,7 +33,7 @@ async fn all_refused(server: &TestServer, cases: Vec<(Operation, Told)>) {
 }
 
 #[tokio::test]
-async fn case_01_a_count_of_0_is_refused_wherever_a_count_stands() {
+async fn case_01_a_count_of_0_is_rejected_in_every_field() {
     let cases = vec![
         (add("a", "stone", 0), invalid("INVALID_COUNT", "add.stack.count")),
         (remove("a", "stone", 0), invalid("INVALID_COUNT", "remove.what.count")),
@@ -47,7 +47,7 @@ async fn case_01_a_count_of_0_is_refused_wherever_a_count_stands() {
 }
 
 #[tokio::test]
-async fn case_02_the_largest_number_and_a_negative_one_are_refused() {
+async fn case_02_maximum_and_negative_numbers_are_rejected() {
     let server = world().await;
     let max = u32::MAX;
     let cases = vec![
@@ -74,7 +74,7 @@ async fn case_02_the_largest_number_and_a_negative_one_are_refused() {
 }
 
 #[tokio::test]
-async fn case_04_an_unknown_item_recipe_or_layout_is_refused() {
+async fn case_04_an_unknown_item_recipe_or_layout_is_rejected() {
     let server = world().await;
     let by_code = v1::Stack { item_code: 9_999, count: 1, ..v1::Stack::default() };
     let both = v1::Stack { item: "stone".into(), item_code: 11, count: 1, ..v1::Stack::default() };
@@ -93,7 +93,7 @@ async fn case_04_an_unknown_item_recipe_or_layout_is_refused() {
 }
 
 #[tokio::test]
-async fn case_06_a_slot_that_is_not_there_is_refused() {
+async fn case_06_a_slot_out_of_range_is_rejected() {
     let wanted =
         |slot| v1::RearrangeInventory { inventory_id: "a".into(), stacks: vec![slot_stack(slot, "stone", 60)] };
     let mut cases = Vec::new();
@@ -112,7 +112,7 @@ async fn case_06_a_slot_that_is_not_there_is_refused() {
 }
 
 #[tokio::test]
-async fn case_10_an_add_that_fits_partly_adds_nothing_or_names_the_remainder() {
+async fn case_10_an_add_without_enough_room_is_rejected_or_reports_the_remainder() {
     let server = world().await;
     let add = |allow_partial| {
         let add = v1::AddItem { inventory_id: "b".into(), stack: Some(stack("stone", 2_000)), allow_partial };
@@ -128,13 +128,13 @@ async fn case_10_an_add_that_fits_partly_adds_nothing_or_names_the_remainder() {
 }
 
 #[tokio::test]
-async fn case_14_a_transfer_to_itself_is_refused() {
+async fn case_14_a_transfer_within_one_inventory_is_rejected() {
     let cases = vec![(transfer("a", "a", "stone", 1), invalid("TRANSFER_TO_ITSELF", "to_inventory_id"))];
     all_refused(&world().await, cases).await;
 }
 
 #[tokio::test]
-async fn case_15_attributes_that_are_too_large_are_refused_at_the_call() {
+async fn case_15_attributes_above_the_size_limit_are_rejected() {
     let server = world().await;
     let with = |bytes: usize| v1::Stack { attributes: vec![7; bytes], ..stack("diamond_axe", 1) };
     let add = Operation::Add(v1::AddItem { inventory_id: "a".into(), stack: Some(with(1_025)), allow_partial: false });
@@ -147,7 +147,7 @@ async fn case_15_attributes_that_are_too_large_are_refused_at_the_call() {
 }
 
 #[tokio::test]
-async fn case_16_a_missing_oneof_is_a_clean_status() {
+async fn case_16_a_missing_oneof_is_rejected_with_the_field() {
     let server = world().await;
     let transfer =
         v1::TransferItem { from_inventory_id: "a".into(), to_inventory_id: "b".into(), ..v1::TransferItem::default() };
@@ -175,7 +175,7 @@ async fn case_16_a_missing_oneof_is_a_clean_status() {
 }
 
 #[tokio::test]
-async fn case_16_an_unknown_field_is_ignored_and_bytes_that_are_no_message_are_a_clean_status() {
+async fn case_16_unknown_fields_are_ignored_and_malformed_messages_are_rejected() {
     let server = world().await;
     let drop = |id: &[u8], more: &[u8]| {
         let context = field(1, &field(1, b"key"));
@@ -215,7 +215,7 @@ async fn case_17_an_idempotency_key_must_have_1_to_255_bytes() {
 }
 
 #[tokio::test]
-async fn a_refusal_sends_no_frame() {
+async fn a_rejected_mutation_sends_no_frame() {
     let server = world().await;
     let mut reader = server.subscribe(&[("a", None), ("b", None)]).await;
     reader.next().await;
@@ -240,7 +240,7 @@ fn more_than_there_is() -> Operation {
 }
 
 #[tokio::test]
-async fn a_quantity_may_name_attributes_or_leave_them_open() {
+async fn a_quantity_can_specify_attributes_or_match_any() {
     let server = world().await;
     let sharp = v1::Stack { attributes: b"sharp".to_vec(), ..stack("diamond_axe", 1) };
     server.mutate(set("a", 5, Some(sharp))).await.unwrap();

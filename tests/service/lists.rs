@@ -34,7 +34,7 @@ async fn page(server: &TestServer, query: v1::ListInventoriesRequest) -> Result<
 }
 
 #[tokio::test]
-async fn pages_together_have_every_inventory_once_whatever_their_sizes() {
+async fn pages_of_any_size_contain_every_inventory_once() {
     let server = world().await;
     for (owner, prefix, expected) in
         [("", "", 10), ("ann", "", 6), ("bob", "box/", 2), ("", "bag/", 5), ("nobody", "", 0)]
@@ -57,7 +57,7 @@ async fn pages_together_have_every_inventory_once_whatever_their_sizes() {
 }
 
 #[tokio::test]
-async fn a_page_token_of_another_query_or_a_made_up_one_is_refused() {
+async fn a_page_token_that_is_forged_or_of_another_query_is_rejected() {
     let server = world().await;
     let token = |owner, prefix| {
         let page = page(&server, query(owner, prefix, 2, ""));

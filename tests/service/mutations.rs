@@ -17,7 +17,7 @@ async fn world() -> TestServer {
 }
 
 #[tokio::test]
-async fn case_23_a_stale_expected_revision_is_aborted_with_the_current_one() {
+async fn case_23_a_stale_guard_is_aborted_with_the_current_revision() {
     let server = world().await;
     let epoch = server.version("a").await.epoch;
     server.client.mutate(guarded("a", epoch, 1), drop("a", 0, Some(1))).await.unwrap();
@@ -42,7 +42,7 @@ fn other_than(epoch: u32) -> u32 {
 }
 
 #[tokio::test]
-async fn a_guard_without_epoch_or_revision_is_invalid_and_the_answer_names_the_field() {
+async fn a_guard_without_epoch_or_revision_is_rejected_with_the_field() {
     let server = world().await;
     let epoch = server.version("a").await.epoch;
     let good = v1::ExpectedRevision { inventory_id: "a".into(), revision: 1, epoch };
@@ -66,7 +66,7 @@ async fn a_guard_without_epoch_or_revision_is_invalid_and_the_answer_names_the_f
 }
 
 #[tokio::test]
-async fn a_guard_from_before_a_deletion_does_not_hold_for_what_was_created_since() {
+async fn a_guard_from_before_a_deletion_is_stale_after_a_recreation() {
     let server = world().await;
     let coal = server.version("a").await;
     server.mutate(delete("a")).await.unwrap();
@@ -85,7 +85,7 @@ async fn a_guard_from_before_a_deletion_does_not_hold_for_what_was_created_since
 }
 
 #[tokio::test]
-async fn a_receipt_names_also_an_inventory_that_the_mutation_created_and_deleted_and_a_retry_gets_the_same() {
+async fn a_receipt_includes_a_transient_inventory_also_on_a_retry() {
     let server = world().await;
     let operations = || {
         vec![create_named("gone"), transfer("a", "gone", "stone", 5), transfer("gone", "b", "stone", 5), delete("gone")]
@@ -158,7 +158,7 @@ async fn case_26_the_same_key_in_flight_twice_has_one_effect_and_one_reply() {
 }
 
 #[tokio::test]
-async fn case_26_a_retry_gets_the_reply_of_then_whatever_came_after() {
+async fn case_26_a_retry_returns_the_original_reply_despite_later_changes() {
     let server = world().await;
     let request = |context: v1::MutationContext| v1::DropItemRequest {
         context: Some(context),
@@ -184,7 +184,7 @@ async fn case_26_a_retry_gets_the_reply_of_then_whatever_came_after() {
 }
 
 #[tokio::test]
-async fn case_27_the_same_key_with_another_payload_is_refused() {
+async fn case_27_the_same_key_with_another_payload_is_rejected() {
     let server = world().await;
     server.client.mutate(with_key("k"), drop("a", 0, Some(1))).await.unwrap();
     for other in [drop("a", 0, Some(2)), drop("a", 0, None), add("a", "stone", 1), create_named("c")] {
@@ -203,7 +203,7 @@ async fn case_27_the_same_key_with_another_payload_is_refused() {
 }
 
 #[tokio::test]
-async fn case_28_an_expired_key_is_refused_and_never_run_again() {
+async fn case_28_an_expired_key_is_rejected_and_never_runs_again() {
     let server = world().await;
     let context = fresh_context();
     server.client.mutate(context.clone(), drop("a", 0, Some(1))).await.unwrap();

@@ -152,7 +152,7 @@ fn replayed_without_names(mut reply: Replied) -> Replied {
 }
 
 #[tokio::test]
-async fn all_seven_kinds_of_call_replay_after_the_catalog_has_lost_their_item_recipe_or_layout() {
+async fn every_kind_of_call_replays_after_its_item_recipe_or_layout_was_removed() {
     let folder = tempfile::tempdir().unwrap();
     let (running, client) = start(folder.path(), catalog_with_relics()).await;
     let (singles, mut first_replies) = (operations(), Vec::new());
@@ -211,7 +211,7 @@ fn with_ids(operation: Operation, a: &str, b: &str) -> Operation {
 }
 
 #[tokio::test]
-async fn a_retry_may_differ_in_reason_session_and_prediction_but_not_in_what_it_expects() {
+async fn a_retry_can_differ_in_reason_session_and_prediction_but_not_in_guards() {
     let folder = tempfile::tempdir().unwrap();
     let (running, client) = start(folder.path(), catalog_with_relics()).await;
     let created = call(&client, "create", create("a", 5)).await.unwrap();
@@ -239,7 +239,7 @@ async fn a_retry_may_differ_in_reason_session_and_prediction_but_not_in_what_it_
 }
 
 #[tokio::test]
-async fn a_malformed_call_is_refused_before_its_key_is_looked_up_and_an_unknown_name_after() {
+async fn a_malformed_call_is_rejected_before_the_key_lookup_and_an_unknown_name_after_it() {
     let folder = tempfile::tempdir().unwrap();
     let (running, client) = start(folder.path(), catalog_with_relics()).await;
     call(&client, "create", create("a", 5)).await.unwrap();

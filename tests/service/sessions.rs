@@ -42,7 +42,7 @@ fn reason(message: &v1::SubscribeInventoryResponse) -> Option<FullReason> {
 }
 
 #[tokio::test]
-async fn a_confirmed_prediction_sends_nothing_and_what_follows_fits() {
+async fn a_confirmed_prediction_sends_no_frame_and_the_next_frame_applies() {
     let (server, mut reader) = world().await;
     for count in [59, 58] {
         let expected = reader.predict(0, &[(Slot(0), stones(count))]);
@@ -59,7 +59,7 @@ async fn a_confirmed_prediction_sends_nothing_and_what_follows_fits() {
 }
 
 #[tokio::test]
-async fn a_wrong_prediction_is_corrected_at_once_by_a_full_frame() {
+async fn a_wrong_prediction_is_corrected_immediately_by_a_full_frame() {
     let (server, mut reader) = world().await;
     let expected = reader.predict(0, &[(Slot(0), stones(58))]);
     let receipt = server.client.mutate(mine(Some(expected)), drop("a", 0, Some(1))).await.unwrap();
@@ -69,7 +69,7 @@ async fn a_wrong_prediction_is_corrected_at_once_by_a_full_frame() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_what_was_predicted_is_corrected_at_once() {
+async fn a_rejected_prediction_is_corrected_immediately() {
     let (server, mut reader) = world().await;
     // By the rules, by a key that was used, as malformed, and for a name that the catalog does not have.
     server.client.mutate(with_key("used"), add("a", "coal", 1)).await.unwrap();
@@ -93,7 +93,7 @@ async fn a_refusal_of_what_was_predicted_is_corrected_at_once() {
 }
 
 #[tokio::test]
-async fn case_43_a_window_whose_changes_cancel_out_still_corrects_a_wrong_prediction() {
+async fn case_43_changes_that_cancel_out_in_one_window_still_correct_a_wrong_prediction() {
     let (server, mut reader) = world().await;
     let before = server.get("a").await.stacks;
     let expected = reader.predict(0, &[(Slot(1), stones(2))]);
@@ -121,7 +121,7 @@ async fn case_43_a_window_whose_changes_cancel_out_still_corrects_a_wrong_predic
 }
 
 #[tokio::test]
-async fn an_echo_waits_and_goes_along_with_news() {
+async fn an_echo_waits_and_is_sent_with_news() {
     let (server, mut reader) = world().await;
     let mut other = server.subscribe(&[("a", None)]).await;
     other.next().await;
@@ -135,7 +135,7 @@ async fn an_echo_waits_and_goes_along_with_news() {
 }
 
 #[tokio::test]
-async fn a_frame_names_the_session_s_own_mutations_and_if_wished_all_that_happened() {
+async fn a_frame_lists_the_keys_of_its_session_and_optionally_notices_of_all_changes() {
     let (server, _) = world().await;
     let options = v1::SubscribeInventoryRequest { session: "mine".into(), notices: true, inventories: vec![] };
     let mut reader = server.subscribe_as(options, &[("a", None)]).await;
@@ -161,7 +161,7 @@ async fn a_frame_names_the_session_s_own_mutations_and_if_wished_all_that_happen
 }
 
 #[tokio::test]
-async fn a_reported_desync_is_healed_by_a_full_frame() {
+async fn a_reported_desync_is_repaired_by_a_full_frame() {
     let (server, mut reader) = world().await;
     let wrong = reader.predict(0, &[(Slot(3), stones(7))]);
     let report = |inventory_id: &str, session: &str| v1::ReportDesyncRequest {

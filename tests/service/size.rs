@@ -72,7 +72,7 @@ fn mine() -> v1::SubscribeInventoryRequest {
 }
 
 #[tokio::test]
-async fn a_stream_whose_inventories_outgrow_one_message_ends_and_never_sends_a_larger_one() {
+async fn a_stream_whose_inventories_outgrow_one_message_ends_with_resource_exhausted() {
     let server = pouches().await;
     let mut reader = server.subscribe_as(mine(), &ALL).await;
     reader.next().await;
@@ -90,7 +90,7 @@ async fn a_stream_whose_inventories_outgrow_one_message_ends_and_never_sends_a_l
 }
 
 #[tokio::test]
-async fn the_largest_frame_fits_one_message_and_what_is_absent_does_not_count() {
+async fn the_largest_frame_fits_one_message_and_absent_inventories_do_not_count() {
     let server = pouches().await;
     let mut reader = server.subscribe_as(mine(), &ALL).await;
     reader.next().await;
@@ -113,7 +113,7 @@ async fn the_largest_frame_fits_one_message_and_what_is_absent_does_not_count() 
 }
 
 #[tokio::test]
-async fn our_client_does_not_try_again_for_ever_what_is_too_large_for_one_stream() {
+async fn the_client_does_not_retry_a_subscription_that_is_too_large() {
     let server = pouches().await;
     let follow = || server.client.follow(IDS.map(str::to_owned).to_vec()).of_session("mine");
     let mut open = follow();

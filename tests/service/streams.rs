@@ -20,7 +20,7 @@ fn only_change(message: &v1::SubscribeInventoryResponse) -> (Option<FullReason>,
 }
 
 #[tokio::test]
-async fn the_first_message_has_all_that_there_is_and_the_mark() {
+async fn the_first_message_contains_the_full_state_and_the_caught_up_mark() {
     let server = TestServer::start(at_once()).await;
     server.create("a", "chest", &[(3, "stone", 5)]).await;
     server.create("b", "player", &[]).await;
@@ -39,7 +39,7 @@ async fn the_first_message_has_all_that_there_is_and_the_mark() {
 }
 
 #[tokio::test]
-async fn case_33_a_cursor_from_the_future_or_of_another_epoch_gets_all_with_the_reason() {
+async fn case_33_a_cursor_from_the_future_or_of_another_epoch_gets_a_full_frame_with_the_reason() {
     let server = TestServer::start(at_once()).await;
     let v1::InventoryVersion { epoch, revision, .. } = server.create("a", "chest", &[(0, "stone", 5)]).await;
     for (cursor, reason) in [
@@ -56,7 +56,7 @@ async fn case_33_a_cursor_from_the_future_or_of_another_epoch_gets_all_with_the_
 }
 
 #[tokio::test]
-async fn case_34_a_resume_from_far_behind_is_the_ordinary_delta_or_full() {
+async fn case_34_a_resume_from_an_old_cursor_is_an_ordinary_delta_or_full_frame() {
     let server = TestServer::start(at_once()).await;
     server.create("a", "chest", &[(0, "stone", 64)]).await;
     let mut reader = server.subscribe(&[("a", None)]).await;
@@ -91,7 +91,7 @@ async fn case_34_a_resume_from_far_behind_is_the_ordinary_delta_or_full() {
 }
 
 #[tokio::test]
-async fn case_35_deleted_and_created_anew_is_another_epoch_and_sent_in_full() {
+async fn case_35_a_recreated_inventory_has_a_new_epoch_and_is_sent_in_full() {
     let server = TestServer::start(at_once()).await;
     let old = server.create("a", "chest", &[(0, "stone", 5)]).await;
     let mut reader = server.subscribe(&[("a", None)]).await;
@@ -114,7 +114,7 @@ async fn case_35_deleted_and_created_anew_is_another_epoch_and_sent_in_full() {
 }
 
 #[tokio::test]
-async fn an_inventory_is_named_by_a_valid_id_and_once() {
+async fn watches_require_valid_and_distinct_ids() {
     let server = TestServer::start(at_once()).await;
     server.create("a", "chest", &[]).await;
     let watch = |id: &str| v1::Watch { inventory_id: id.into(), ..v1::Watch::default() };
@@ -131,7 +131,7 @@ async fn an_inventory_is_named_by_a_valid_id_and_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_36_subscribing_while_commits_land_leaves_no_gap_and_no_double() {
+async fn case_36_subscribing_during_commits_leaves_no_gap_and_no_duplicate() {
     const COMMITS: u64 = 400;
     let server = TestServer::start(at_once()).await;
     server.create("a", "chest", &[]).await;
@@ -162,7 +162,7 @@ async fn case_36_subscribing_while_commits_land_leaves_no_gap_and_no_double() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_39_many_small_frames_to_slow_readers_never_cost_them_the_connection() {
+async fn case_39_many_small_frames_do_not_disconnect_slow_readers() {
     const STREAMS: usize = 40;
     const COMMITS: u64 = 400;
     let server = TestServer::start(at_once()).await;
@@ -185,7 +185,7 @@ async fn case_39_many_small_frames_to_slow_readers_never_cost_them_the_connectio
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transfer_is_never_split_over_two_frames() {
+async fn a_transfer_is_never_split_across_two_frames() {
     for sync in
         [at_once(), SyncSettings { windows: Windows { news: Duration::from_millis(3), ..Windows::NONE }, ..at_once() }]
     {
@@ -231,7 +231,7 @@ async fn a_transfer_is_never_split_over_two_frames() {
 }
 
 #[tokio::test]
-async fn a_heartbeat_tells_what_the_reader_should_have() {
+async fn a_heartbeat_contains_the_current_versions() {
     let server = TestServer::start(SyncSettings { heartbeat: Duration::from_millis(40), ..at_once() }).await;
     server.create("a", "chest", &[(0, "stone", 5)]).await;
     server.create("b", "chest", &[]).await;
@@ -252,7 +252,7 @@ async fn a_heartbeat_tells_what_the_reader_should_have() {
 }
 
 #[tokio::test]
-async fn changes_within_a_window_go_out_as_one() {
+async fn changes_within_a_window_are_sent_as_one_frame() {
     let windows = Windows { news: Duration::from_millis(300), ..Windows::NONE };
     let server = TestServer::start(SyncSettings { windows, ..SyncSettings::default() }).await;
     server.create("a", "chest", &[(0, "stone", 64)]).await;
@@ -266,7 +266,7 @@ async fn changes_within_a_window_go_out_as_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_reader_gets_few_conflated_frames_and_ends_at_the_truth() {
+async fn a_slow_reader_receives_few_conflated_frames_and_converges() {
     const COMMITS: u64 = 600;
     let server = TestServer::start(at_once()).await;
     server.create("a", "chest", &[]).await;
@@ -295,7 +295,7 @@ async fn a_slow_reader_gets_few_conflated_frames_and_ends_at_the_truth() {
 }
 
 #[tokio::test]
-async fn when_the_service_ends_streams_end_with_unavailable() {
+async fn on_shutdown_streams_end_with_unavailable() {
     let server = TestServer::start(at_once()).await;
     server.create("a", "chest", &[]).await;
     let mut reader = server.subscribe(&[("a", None)]).await;

@@ -50,7 +50,7 @@ proptest! {
     #![proptest_config(config(192))]
 
     #[test]
-    fn a_frame_since_any_cursor_gives_exactly_the_state(history in history(), delta_slots_max in delta_slots_max()) {
+    fn a_frame_since_any_cursor_yields_the_current_state(history in history(), delta_slots_max in delta_slots_max()) {
         for life in lives(history) {
             for (position, now) in life.iter().enumerate() {
                 for then in &life[..=position] {
@@ -70,7 +70,7 @@ proptest! {
     }
 
     #[test]
-    fn a_reader_that_looks_now_and_then_always_ends_at_the_truth(
+    fn a_reader_that_polls_at_any_time_converges(
         history in history(),
         delta_slots_max in delta_slots_max(),
         looks in prop::collection::vec(any::<bool>(), 64),
@@ -88,7 +88,7 @@ proptest! {
     }
 
     #[test]
-    fn a_delta_holds_just_the_slots_that_changed_and_repeats_no_item(history in history()) {
+    fn a_delta_contains_only_changed_slots_and_omits_unchanged_items(history in history()) {
         for life in lives(history) {
             let now = life.last().unwrap();
             for (position, then) in life.iter().enumerate() {
@@ -148,7 +148,7 @@ proptest! {
     }
 
     #[test]
-    fn a_replica_takes_no_frame_that_is_not_for_it(history in history(), flip in 1_u32..) {
+    fn a_replica_rejects_a_frame_for_another_state(history in history(), flip in 1_u32..) {
         for life in lives(history).iter().filter(|life| life.len() > 2) {
             let [first, second, .., last] = life.as_slice() else { continue };
             let delta = frame_since(last, Some(Cursor::of(second)), usize::MAX).unwrap();
@@ -160,7 +160,7 @@ proptest! {
     }
 
     #[test]
-    fn a_delta_fits_a_replica_anywhere_from_its_base_to_its_end(history in history()) {
+    fn a_delta_applies_to_every_replica_between_its_base_and_its_revision(history in history()) {
         for life in lives(history) {
             let (first, last) = (&life[0], life.last().unwrap());
             let Some(delta) = frame_since(last, Some(Cursor::of(first)), usize::MAX) else { continue };
@@ -171,7 +171,7 @@ proptest! {
     }
 
     #[test]
-    fn a_stream_keeps_its_promises_whatever_happens(
+    fn a_subscription_keeps_its_guarantees_in_every_history(
         history in history(),
         settings in settings(),
         starts in prop::collection::vec(start(), NAMES.len()),

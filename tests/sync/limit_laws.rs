@@ -34,7 +34,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn no_second_holds_more_than_the_limit_whoever_looks_when(
+    fn no_second_contains_more_grants_than_the_limit(
         first_max in 1..12_u32,
         // Coarse times meet the edges of a second exactly.
         is_coarse in any::<bool>(),
@@ -73,7 +73,7 @@ proptest! {
     }
 
     #[test]
-    fn alone_a_stream_waits_just_as_long_as_it_must(
+    fn a_single_stream_waits_no_longer_than_necessary(
         per_second_max in 1..12_usize,
         pauses_ms in prop::collection::vec(0..400_u64, 1..100),
     ) {
@@ -98,7 +98,7 @@ proptest! {
     }
 
     #[test]
-    fn streams_take_turns_none_starves_and_no_permit_lies_about_while_one_waits(
+    fn streams_take_turns_without_starvation_or_unused_permits(
         per_second_max in 1..12_usize,
         // For each stream, when it begins, and how long after each of its frames it has the next.
         streams_ms in prop::collection::vec((0..300_u64, 0..200_u64), 1..10),

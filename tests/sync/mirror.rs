@@ -122,7 +122,7 @@ impl Table {
 }
 
 #[test]
-fn a_right_prediction_needs_no_frame_and_the_next_news_builds_upon_it() {
+fn a_correct_prediction_needs_no_frame_and_the_next_delta_is_based_on_it() {
     let mut table = table();
     for _ in 0..8 {
         let call = table.predict(drop_one(0));
@@ -141,7 +141,7 @@ fn a_right_prediction_needs_no_frame_and_the_next_news_builds_upon_it() {
 }
 
 #[test]
-fn a_frame_that_comes_before_the_reply_builds_upon_the_prediction() {
+fn a_frame_before_the_reply_is_based_on_the_prediction() {
     let mut table = table();
     let calls = [table.predict(drop_one(0)), table.predict(store(1))];
     let replies = calls.each_ref().map(|call| table.service.mutate(call).unwrap());
@@ -155,7 +155,7 @@ fn a_frame_that_comes_before_the_reply_builds_upon_the_prediction() {
 }
 
 #[test]
-fn a_prediction_on_top_of_another_s_change_is_corrected_and_the_next_one_is_right_again() {
+fn a_prediction_that_conflicts_with_another_caller_is_corrected_and_the_next_one_is_confirmed() {
     let mut table = table();
     table.by_another(add("anna", 5));
     let first = table.predict(drop_one(0));
@@ -178,7 +178,7 @@ fn a_prediction_on_top_of_another_s_change_is_corrected_and_the_next_one_is_righ
 }
 
 #[test]
-fn a_refused_prediction_is_taken_back_with_what_depends_on_it() {
+fn a_rejected_prediction_is_rolled_back_with_its_dependents() {
     let mut table = table();
     table.by_another(Operation::Set { id: id("anna"), slot: Slot(0), stack: None });
     let (refused, next) = (table.predict(drop_one(0)), table.predict(store(1)));
@@ -194,7 +194,7 @@ fn a_refused_prediction_is_taken_back_with_what_depends_on_it() {
 }
 
 #[test]
-fn case_43_a_window_whose_changes_cancel_out_over_a_wrong_prediction_is_corrected() {
+fn case_43_changes_that_cancel_out_in_one_window_still_correct_a_wrong_prediction() {
     let mut table = table();
     let first = table.frame();
     assert_eq!(first, None);
@@ -222,7 +222,7 @@ fn case_43_a_window_whose_changes_cancel_out_over_a_wrong_prediction_is_correcte
 }
 
 #[test]
-fn a_retry_after_a_lost_reply_proves_what_the_first_try_did_also_over_a_new_stream() {
+fn a_retry_after_a_lost_reply_confirms_the_first_attempt_also_on_a_new_stream() {
     let mut table = table();
     let (first, second) = (table.predict(drop_one(0)), table.predict(drop_one(0)));
     let lost = table.service.mutate(&first).unwrap();
@@ -241,7 +241,7 @@ fn a_retry_after_a_lost_reply_proves_what_the_first_try_did_also_over_a_new_stre
 }
 
 #[test]
-fn a_full_frame_that_a_reply_has_overtaken_does_not_take_the_reader_back() {
+fn a_full_frame_older_than_a_reply_does_not_roll_the_replica_back() {
     let mut table = table();
     table.by_another(Operation::Rearrange { id: id("anna"), stacks: vec![(Slot(7), stack(PLANKS, 20))] });
     table.stream.handle_settings(SyncSettings { delta_slots_max: 0, ..SyncSettings::default() });
@@ -262,7 +262,7 @@ fn a_full_frame_that_a_reply_has_overtaken_does_not_take_the_reader_back() {
 }
 
 #[test]
-fn a_reply_from_an_epoch_that_is_yet_to_come_waits_for_it() {
+fn a_reply_from_a_future_epoch_waits_for_that_epoch() {
     let mut table = table();
     let call = table.predict(add("chest", 4));
     let layout = layout_id("chest");
@@ -280,7 +280,7 @@ fn a_reply_from_an_epoch_that_is_yet_to_come_waits_for_it() {
 }
 
 #[test]
-fn what_becomes_absent_takes_predictions_upon_it_along_and_leaves_nothing_pending() {
+fn an_absent_inventory_drops_its_pending_predictions() {
     let mut table = table();
     let (to_chest, own) = (table.predict(store(0)), table.predict(drop_one(1)));
     assert_eq!((table.shown(0, 0), table.shown(1, 0)), (0, 10));
@@ -305,7 +305,7 @@ fn what_becomes_absent_takes_predictions_upon_it_along_and_leaves_nothing_pendin
 }
 
 #[test]
-fn a_reply_of_an_epoch_that_came_and_went_between_two_frames_is_not_waited_for_beyond_the_next_heartbeat() {
+fn a_reply_of_an_epoch_missed_between_two_frames_is_dropped_at_the_next_heartbeat() {
     let mut table = table();
     let call = table.predict(add("chest", 4));
     let layout = layout_id("chest");
@@ -325,7 +325,7 @@ fn a_reply_of_an_epoch_that_came_and_went_between_two_frames_is_not_waited_for_b
 }
 
 #[test]
-fn a_heartbeat_finds_a_reader_that_has_missed_that_an_inventory_is_absent() {
+fn a_heartbeat_detects_a_replica_of_an_absent_inventory() {
     let mut table = table();
     table.by_another(Operation::Delete { id: id("chest") });
     let lost = table.frame().unwrap();
@@ -337,7 +337,7 @@ fn a_heartbeat_finds_a_reader_that_has_missed_that_an_inventory_is_absent() {
 }
 
 #[test]
-fn one_side_of_a_transfer_that_a_frame_has_brought_is_not_shown_without_the_other() {
+fn one_side_of_a_transfer_is_not_shown_without_the_other() {
     let mut table = table();
     let call = table.predict(store(0));
     let versions = table.service.mutate(&call).unwrap();
@@ -349,7 +349,7 @@ fn one_side_of_a_transfer_that_a_frame_has_brought_is_not_shown_without_the_othe
 }
 
 #[test]
-fn what_cannot_be_predicted_or_is_refused_here_leaves_nothing_pending() {
+fn unpredictable_and_locally_rejected_mutations_leave_nothing_pending() {
     let mut table = table();
     let key = KeyTag(1);
     let what = TransferSource::Slot { slot: Slot(0), count: None };
@@ -364,7 +364,7 @@ fn what_cannot_be_predicted_or_is_refused_here_leaves_nothing_pending() {
 }
 
 #[test]
-fn no_more_than_a_bounded_number_is_pending() {
+fn the_number_of_pending_predictions_is_limited() {
     let mut table = table();
     for n in 0..PENDING_MAX as u32 {
         table.mirror.predict(KeyTag(n), just(add("chest", 1))).unwrap();
@@ -374,7 +374,7 @@ fn no_more_than_a_bounded_number_is_pending() {
 }
 
 #[test]
-fn a_desync_is_counted_once_and_healed_by_the_full_frame_that_is_asked_for() {
+fn a_desync_is_counted_once_and_repaired_by_the_requested_full_frame() {
     let mut table = table();
     table.by_another(add("anna", 1));
     let mut damaged = table.frame().unwrap();
@@ -394,7 +394,7 @@ fn a_desync_is_counted_once_and_healed_by_the_full_frame_that_is_asked_for() {
 // What the plan's own code got wrong.
 
 #[test]
-fn the_plan_s_partial_add_said_true_and_lost_the_rest_ours_names_it_or_adds_nothing() {
+fn a_partial_add_reports_its_remainder_or_adds_nothing() {
     let mut world = World::new(default_catalog());
     let planks: Vec<_> = (0..27).map(|slot| filled(slot, stack(PLANKS, 60))).collect();
     world.put("chest", "chest", 1, &planks);
@@ -408,7 +408,7 @@ fn the_plan_s_partial_add_said_true_and_lost_the_rest_ours_names_it_or_adds_noth
 }
 
 #[test]
-fn the_plan_s_dirty_marks_lost_what_changed_during_the_send_a_cursor_does_not() {
+fn a_cursor_does_not_lose_changes_made_during_a_send() {
     let mut table = table();
     table.by_another(add("anna", 1));
     let under_way = table.frame().unwrap();
@@ -422,7 +422,7 @@ fn the_plan_s_dirty_marks_lost_what_changed_during_the_send_a_cursor_does_not() 
 }
 
 #[test]
-fn the_plan_s_reader_stayed_wrong_after_one_lost_sync_ours_notices_with_the_next_and_is_healed() {
+fn a_lost_sync_is_detected_by_the_next_sync_and_repaired() {
     let mut table = table();
     table.by_another(add("anna", 1));
     table.frame().expect("a frame that nobody gets");

@@ -49,7 +49,7 @@ struct Tally {
 }
 
 #[test]
-fn every_session_ends_at_the_truth_and_none_ever_believes_what_never_was() {
+fn every_session_converges_and_confirms_only_states_that_existed() {
     if let Some(seed) = number("SLOTCAST_SEED") {
         println!("{:#?}", Simulation::new(seed).run());
         return;
