@@ -1,4 +1,4 @@
-//! A store remembers which item each code was given to, and refuses a catalog that makes another item of what is stored.
+//! A store records the item of each code, and rejects a catalog that assigns a stored code to another item.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
-/// A catalog file with these items: id, code and, if it was renamed, the id before.
+/// Returns a catalog file with items: id, code, and `renamed_from`.
 fn text(items: &[(&str, u32, Option<&str>)]) -> String {
     let item = |(id, code, before): &(&str, u32, Option<&str>)| {
         let before = before.map(|before| format!(", renamed_from = '{before}'")).unwrap_or_default();
@@ -52,8 +52,8 @@ impl Place {
         self.folder.path().join("slotcast.db")
     }
 
-    /// Opens the store, and closes it again after the catalog was accepted or refused: for each conflict the id that is
-    /// known, the code and the id in the catalog.
+    /// Opens the store, checks a catalog, and closes the store. Returns for each conflict the stored id, the code, and the id
+    /// in the catalog.
     fn accept(&self, items: &[(&str, u32, Option<&str>)]) -> Result<(), Vec<(String, u32, String)>> {
         let store = EmbeddedStore::open(&self.path(), EmbeddedSettings::default()).unwrap();
         match store.accept_catalog(&catalog(items)) {
@@ -173,7 +173,7 @@ async fn create_bag_of_sand(server: &ServerProcess) {
     client.mutate(fresh_context(), Operation::Create(create)).await.unwrap();
 }
 
-/// The item and count of what the bag holds.
+/// Returns the item and count in the bag.
 async fn held_in_bag(server: &ServerProcess) -> (String, u32) {
     let request = v1::GetInventoryRequest { inventory_id: "bag".into() };
     let reply = Client::new(&server.uri, "test").unwrap().rpc().get_inventory(request).await.unwrap().into_inner();

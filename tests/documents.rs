@@ -1,9 +1,9 @@
-//! What documents name has to exist.
+//! The tests that documents name exist.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-/// The names of all functions in a file, or in all files of a folder.
+/// Returns the names of all functions in a file, or in all files of a folder.
 fn functions(path: &Path) -> HashSet<String> {
     let mut found = HashSet::new();
     let mut paths = vec![path.to_owned()];
@@ -19,7 +19,7 @@ fn functions(path: &Path) -> HashSet<String> {
     found
 }
 
-/// Where a test lies that is named as in `store_keys::some_test` or `src/identity/known.rs::some_test`.
+/// Returns the file or folder of a test, for a target as in `store_keys::a_test` or `src/sync/limit.rs::a_test`.
 fn place(root: &Path, target: &str) -> PathBuf {
     if target.starts_with("src/") {
         return root.join(target);

@@ -1,4 +1,4 @@
-//! Predictions over real gRPC: what is sent for a right one (nothing), a wrong one, a refused one.
+//! Predictions over real gRPC: the frames for a correct prediction (none), a wrong one and a rejected one.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -30,7 +30,7 @@ struct World {
     folder: TempDir,
 }
 
-/// News waits for so long that only what must not wait is seen in a test.
+/// Windows that no test outlasts, so that only immediate frames arrive.
 fn patient() -> SyncSettings {
     let hour = Duration::from_secs(3_600);
     SyncSettings { windows: Windows { news: hour, echo: hour, ..Windows::default() }, ..SyncSettings::default() }
@@ -43,7 +43,7 @@ async fn start(folder: &Path, address: SocketAddr, sync: SyncSettings) -> Runnin
     RunningServer::start(listener, store, Arc::new(default_catalog()), settings).unwrap()
 }
 
-/// A player with 60 stones and an empty chest.
+/// Starts a server with a player who has 60 stones, and an empty chest.
 async fn world(sync: SyncSettings) -> World {
     let folder = tempfile::tempdir().unwrap();
     let server = start(folder.path(), ([127, 0, 0, 1], 0).into(), sync).await;
@@ -69,7 +69,7 @@ impl World {
         session
     }
 
-    /// By a caller that gives no session.
+    /// Sends a mutation by another caller without a session.
     async fn by_another(&self, operation: Operation) {
         Client::new(&self.server.uri(), "another").unwrap().mutate(fresh_context(), operation).await.unwrap();
     }
@@ -120,7 +120,7 @@ fn held(session: &Session, position: usize, slot: u16) -> u32 {
     session.view(position).unwrap().stack(Slot(slot)).map_or(0, |stack| stack.count.get())
 }
 
-/// The first event that is wanted.
+/// Returns the first event that matches.
 async fn event<T>(session: &Session, mut wanted: impl FnMut(Event) -> Option<T>) -> T {
     let found = async {
         loop {
@@ -241,7 +241,7 @@ async fn two_sessions_of_one_player_and_another_caller_converge() {
     let world = world(SyncSettings::default()).await;
     let (one, other) = (world.session(4).await, world.session(4).await);
     for round in 0..15 {
-        // Either may be refused here, if the other's changes have come already.
+        // The session rejects either one if it has already received the other session's changes.
         let _ = one.apply(transfer("anna", "chest", 1 + round % 3));
         let _ = other.apply(drop_one(0));
         let _ = other.apply(transfer("chest", "anna", 1));
@@ -252,7 +252,7 @@ async fn two_sessions_of_one_player_and_another_caller_converge() {
     for session in [&one, &other] {
         world.assert_truth(session).await;
     }
-    // What one does last reaches the other, too.
+    // The last change of one session also reaches the other.
     world.assert_truth(&one).await;
     assert_eq!(one.view(PLAYER).unwrap().digest(), other.view(PLAYER).unwrap().digest());
     println!("{:?}\n{:?}", one.counts(), other.counts());
@@ -332,7 +332,7 @@ async fn news_does_not_wait_for_earlier_echoes() {
     for _ in 0..5 {
         world.client.mutate(context("me", ""), drop_one(0)).await.unwrap();
     }
-    // The first echo is at once; the others wait for the second to be over.
+    // The first echo is immediate; the others wait for the end of the window.
     let echo = message(&mut stream).await;
     let echoed_at = Instant::now();
     assert!(!echo.covered.is_empty());

@@ -1,5 +1,5 @@
-//! The adversarial cases 1 to 17, 23 and 24 where the domain can show them; each has the number it has on the list. What
-//! only a request on the wire can hold (negative numbers, bad UTF-8, missing fields) is tested at the gRPC edge.
+//! The numbered cases 1 to 17, 23 and 24, as far as they concern the rules. Input that only a request can contain
+//! (negative numbers, invalid UTF-8, missing fields) is tested in `tests/service`.
 
 use crate::setup::{GONE, slots};
 use crate::support::{World, attributes, count, filled, id, item, layout_id, stack, stack_with};
@@ -14,7 +14,7 @@ use slotcast::domain::{
 const PLANKS: u32 = 1;
 const LOG: u32 = 2;
 const SWORD: u32 = 3;
-/// Its stack limit is the largest number there is.
+/// Its stack limit is the maximum number.
 const DUST: u32 = 4;
 
 /// "a" has 4 slots, "b" has 2.
@@ -62,7 +62,7 @@ fn transfer_slot(slot: u16, number: Option<u32>, to_slot: Option<u16>, allow_par
     Operation::Transfer { from: id("a"), what, to: id("b"), to_slot: to_slot.map(Slot), allow_partial }
 }
 
-/// Accepted, changing "a" by one revision; what the operation did.
+/// Asserts that an operation is accepted and creates one revision of "a", and returns its outcome.
 fn accepted(world: &mut World, operation: Operation) -> OperationOutcome {
     let before = world.get("a").contents.revision();
     let mut effect = world.run(operation).expect("it is within the rules");
@@ -70,7 +70,7 @@ fn accepted(world: &mut World, operation: Operation) -> OperationOutcome {
     effect.outcomes.remove(0)
 }
 
-/// Accepted, changing nothing.
+/// Asserts that an operation is accepted and changes nothing, and returns its outcome.
 fn idle(world: &mut World, operation: Operation) -> OperationOutcome {
     let before = world.clone();
     let mut effect = world.run(operation).expect("it is within the rules");
@@ -79,7 +79,7 @@ fn idle(world: &mut World, operation: Operation) -> OperationOutcome {
     effect.outcomes.remove(0)
 }
 
-/// Refused, changing nothing.
+/// Asserts that an operation is rejected and changes nothing, and returns the cause.
 fn refused(world: &mut World, operation: Operation) -> RejectionCause {
     let before = world.clone();
     let rejection = world.run(operation).expect_err("it is against the rules");

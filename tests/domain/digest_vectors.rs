@@ -1,4 +1,4 @@
-//! The published vectors of the digest. Their expected values come from another implementation, `tests/python/digest.py`.
+//! The published test vectors of the digest. Another implementation, `tests/python/digest.py`, computed the expected values.
 
 use serde::Deserialize;
 use slotcast::domain::{Attributes, Contents, Count, Edit, ItemCode, Revision, Slot, Stack};
@@ -50,7 +50,7 @@ fn digests_match_the_published_vectors() {
     assert!(vectors.len() >= 16);
     for Vector { name, slots, expected } in &vectors {
         let edits: Vec<_> = slots.iter().map(FilledSlot::edit).collect();
-        // Filled one by one over other content, so that the digest that is kept up to date is what is compared.
+        // Replaces other content slot by slot, so that the test covers the incremental update of the digest.
         let one = |stack: &Stack| stack.with_count(1);
         let other: Vec<_> = edits.iter().map(|(slot, stack)| (*slot, stack.as_ref().and_then(one))).collect();
         let mut contents = Contents::new(1_024, Revision::CREATED, &other);

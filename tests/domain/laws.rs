@@ -1,4 +1,4 @@
-//! Laws of the domain, over random worlds and mutations: valid ones, absurd ones, and lists of both.
+//! Properties of the rules, for random inventories and mutations: valid and invalid ones, and lists of both.
 
 use crate::support::random::{History, config, history, lowered, shuffled};
 use crate::support::{Totals, World};
@@ -40,7 +40,7 @@ proptest! {
                 prop_assert_eq!(rejection.operation, 0);
                 prop_assert!(mutation.expected.iter().any(|guard| !holds(guard, &before.inventories[&guard.id])));
             } else if result.as_ref().is_err_and(|_| missing_expected(&mutation, &before)) {
-                // The inventory that should have been at some revision is not there at all.
+                // A guard names an inventory that does not exist.
             } else {
                 check_same_as_singly(&mutation, &mut singly, &world, &result)?;
             }
@@ -118,7 +118,7 @@ proptest! {
                 continue;
             }
             for (kind, counts) in counts_above_limits(&world) {
-                // Both from the largest down: a whole stack that moved is in both, one that shrank has become less.
+                // Both lists are in descending order. A moved stack is in both; a stack that shrank has a smaller count.
                 let allowed = before.get(&kind).map_or(&[][..], Vec::as_slice);
                 let is_allowed = counts.len() <= allowed.len() && counts.iter().zip(allowed).all(|(is, was)| is <= was);
                 prop_assert!(is_allowed, "{:?}: {:?} became {:?} by {:?}", kind, allowed, counts, operation);
@@ -142,7 +142,7 @@ proptest! {
     }
 }
 
-/// For each kind the counts of all stacks above its limit, the largest first. An item that is gone has the limit 0.
+/// Returns the counts of all stacks above their limit, by kind, in descending order. A removed item has the limit 0.
 fn counts_above_limits(world: &World) -> BTreeMap<(ItemCode, Attributes), Vec<u32>> {
     let mut above: BTreeMap<_, Vec<u32>> = BTreeMap::new();
     for (_, stack) in world.inventories.values().flat_map(|inventory| inventory.contents.stacks()) {
@@ -155,7 +155,7 @@ fn counts_above_limits(world: &World) -> BTreeMap<(ItemCode, Attributes), Vec<u3
     above
 }
 
-/// `change` is what an operation did to all inventories together; it must be what its outcome says.
+/// Checks that the outcome of an operation explains `change`, the difference of all inventories together.
 fn check_balance(
     operation: &Operation,
     outcome: &OperationOutcome,
@@ -227,7 +227,7 @@ fn holds(guard: &Guard, inventory: &Inventory) -> bool {
     (guard.epoch, guard.revision) == (inventory.epoch, inventory.contents.revision())
 }
 
-/// The same operations as mutations of their own end in the same stacks, and fail at the same place for the same reason.
+/// Checks that the operations, sent as separate mutations, yield the same stacks or the same rejection.
 fn check_same_as_singly(
     mutation: &Mutation,
     singly: &mut World,
@@ -267,7 +267,7 @@ fn check_created(before: &World, new: &Inventory) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// One revision more and stamps on just the slots that differ; or nothing differs and it is the same to the last bit.
+/// Checks that the revision advanced by one and only changed slots have its stamps, or that nothing changed at all.
 fn check_advanced(old: &Contents, new: &Contents) -> Result<(), TestCaseError> {
     if stacks(old) == stacks(new) {
         prop_assert_eq!(old, new);
@@ -290,7 +290,7 @@ fn kind(state: &SlotState) -> Option<(ItemCode, &Attributes)> {
     state.stack.as_ref().map(|stack| (stack.item, &stack.attributes))
 }
 
-/// Each inventory once, in order of first mention.
+/// Checks that each inventory is reported once, in order of first mention.
 fn check_touched(mutation: &Mutation, effect: &Effect) -> Result<(), TestCaseError> {
     prop_assert_eq!(effect.outcomes.len(), mutation.operations.len());
     let operations = Mutation { expected: vec![], ..mutation.clone() };
@@ -305,7 +305,7 @@ fn check_touched(mutation: &Mutation, effect: &Effect) -> Result<(), TestCaseErr
     Ok(())
 }
 
-/// The laws above mean little if hardly anything is accepted.
+/// The properties above would be meaningless if hardly any operation were accepted.
 #[test]
 fn every_kind_of_operation_is_both_accepted_and_rejected() {
     let mut runner = TestRunner::deterministic();

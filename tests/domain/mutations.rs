@@ -75,7 +75,7 @@ fn a_guard_refers_to_the_state_before_the_mutation_and_to_one_epoch() {
     };
     let first_life = guard(&world, "player", 3);
 
-    // The operations before the one that matters do not count, nor does how often it is said.
+    // Earlier operations of the mutation and repeated guards make no difference.
     let mut operations = vec![add(LOG, 1, b""), add(LOG, 1, b"")];
     operations.extend(recreate());
     let expected = vec![first_life.clone(), first_life.clone(), guard(&world, "chest", 8)];
@@ -83,7 +83,7 @@ fn a_guard_refers_to_the_state_before_the_mutation_and_to_one_epoch() {
     let second_life = guard(&world, "player", 1);
     assert_ne!(second_life.epoch, first_life.epoch);
 
-    // The sword is not what was at revision 1 of the first life.
+    // The sword was not in the slot at revision 1 of the first epoch.
     let take = || vec![transfer(of_slot(0, None), None, false)];
     for stale in [Guard { revision: Revision(1), ..first_life.clone() }, first_life.clone()] {
         for expected in [vec![stale.clone()], vec![second_life.clone(), stale.clone()]] {
@@ -98,7 +98,7 @@ fn a_guard_refers_to_the_state_before_the_mutation_and_to_one_epoch() {
         world.mutate(&Mutation { operations: take(), expected: vec![nobody.clone(), first_life] }).unwrap_err();
     assert_eq!(rejection.cause, RejectionCause::InventoryNotFound { id: id("nobody") }, "in the order given");
 
-    // One that the mutation itself makes does not exist before it.
+    // An inventory that the mutation creates does not exist before the mutation.
     let create = Operation::Create { id: id("nobody"), owner: None, layout: layout_id("chest"), stacks: vec![] };
     let rejection = world.mutate(&Mutation { operations: vec![create], expected: vec![nobody] }).unwrap_err();
     assert_eq!(rejection.cause, RejectionCause::InventoryNotFound { id: id("nobody") });
@@ -134,13 +134,13 @@ fn a_transfer_by_item_to_a_slot_takes_the_kind_in_the_slot_or_the_first_kind_fou
     let occupied = |slot| RejectionCause::SlotOccupied { id: id("chest"), slot: Slot(slot) };
     let take = |to, allow_partial| transfer(of_item(PLANKS, 30), Some(to), allow_partial);
 
-    // A slot with plain planks takes plain ones, and only what fits.
+    // A slot with planks without attributes takes only such planks, and only as many as fit.
     let mut world = fresh();
     assert_eq!(refusal(&mut world, take(0, false)), not_enough(25));
     assert_eq!(run(&mut world, take(0, true)), OperationOutcome { count: 4, remainder: 26, stack: None });
     assert_eq!(slots(&world, "player"), [(0, PLANKS, 9), (1, PLANKS, 1), (2, PLANKS, 3), (3, PLANKS, 20)]);
 
-    // An empty slot takes the kind of the lowest stack, from all stacks of it.
+    // An empty slot takes the kind of the lowest stack, from all stacks of this kind.
     let mut world = fresh();
     assert_eq!(refusal(&mut world, take(5, false)), not_enough(12));
     assert_eq!(run(&mut world, take(5, true)), OperationOutcome { count: 12, remainder: 18, stack: None });
@@ -148,7 +148,7 @@ fn a_transfer_by_item_to_a_slot_takes_the_kind_in_the_slot_or_the_first_kind_fou
     assert_eq!(slots(&world, "player"), [(1, PLANKS, 5), (3, PLANKS, 20)]);
     assert_eq!(run(&mut world, transfer(of_item(PLANKS, 25), Some(6), false)), moved(25), "one kind is left");
 
-    // Of the kind that the slot holds there is nothing, or too little of any kind is held.
+    // The source has nothing of the kind in the slot, or has too few of all kinds.
     let mut world = fresh();
     for slot in [1, 2] {
         for allow_partial in [false, true] {

@@ -32,7 +32,7 @@ fn world_with(catalog: Catalog, player: &[Edit], chest: &[Edit]) -> World {
     world
 }
 
-/// The filled slots as (slot, item code, count).
+/// Returns the filled slots as (slot, item code, count).
 pub fn slots(world: &World, name: &str) -> Vec<(u16, u32, u32)> {
     world.get(name).contents.stacks().map(|(slot, stack)| (slot.0, stack.item.get(), stack.count.get())).collect()
 }

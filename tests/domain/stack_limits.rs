@@ -60,7 +60,7 @@ fn parts_of_a_stack_above_the_limit_move_up_to_the_limit_and_the_whole_stack_mov
     let too_many = || RejectionCause::NoRoom { id: id("chest"), item: item(PLANKS), wanted: 20, room: 16 };
     let held = [filled(0, stack(PLANKS, 64)), filled(1, stack(PLANKS, 10)), filled(2, stack(COAL, 1))];
     let world = || lowered_world(&held, &[filled(3, stack(PLANKS, 10))]);
-    // A move takes what fits, as a transfer does that may be partial.
+    // A move takes as many as fit, like a transfer with `allow_partial`.
     let mut moving = world();
     assert_eq!(run(&mut moving, shift(0, 5, Some(20))), moved(16));
     assert_eq!(run(&mut moving, shift(0, 1, None)), moved(6), "onto the same kind");
@@ -89,7 +89,7 @@ fn without_a_target_slot_a_stack_above_the_limit_takes_an_empty_slot_and_a_part_
     );
     assert_eq!(slots(&world, "player"), []);
 
-    // With no empty slot it fills up what is of its kind.
+    // Without an empty slot it fills stacks of the same kind.
     let full = all_slots_but(&[4], 27, &stack(SWORD, 1)).into_iter().chain([filled(4, stack(PLANKS, 10))]);
     let mut world = lowered_world(&held, &full.collect::<Vec<_>>());
     let outcome = run(&mut world, transfer(of_slot(0, None), None, true));

@@ -89,8 +89,8 @@ async fn case_45_after_a_commit_with_unknown_outcome_nothing_is_written() {
     assert_eq!(world.held("a").await, 10, "what was durable is still read");
 }
 
-/// Case 48. One batch of four: only the call on the damaged inventory fails, and a retry of one that was applied to it
-/// before is still answered.
+/// In one batch of four calls, only the calls on the corrupt inventory fail. A retry of a call that was applied to it
+/// before still gets its reply.
 #[tokio::test]
 async fn case_48_a_corrupt_inventory_fails_only_the_calls_that_need_it() {
     let World { folder, engine, catalog } = world();

@@ -1,4 +1,4 @@
-//! Guards and receipts where an inventory ends and begins again: by deletion, within a batch or a mutation, by a restore.
+//! Guards and receipts when an epoch ends and a new one begins: by deletion, within a batch or a mutation, or by a restore.
 
 use crate::setup::{World, create_chest, fresh, held_up, id, of_several, open, restart, send, start, world};
 use slotcast::domain::{Digest, Guard, Operation, Rejection, RejectionCause, Revision, SessionId, Version};
@@ -53,7 +53,7 @@ async fn a_transient_inventory_appears_only_in_the_reply_of_its_mutation() {
         let (there, back) = (world.transfer("a", "passing", 4), world.transfer("passing", "a", 1));
         vec![create_chest("passing"), there, back, delete(), create_chest("passing"), delete()]
     };
-    // Even a session that predicted how it ends is not told: there is nothing that its stream could be behind of.
+    // The session predicted the final state, and still gets no frame: the stream cannot be behind.
     let (session, predicted) = (SessionId::new("mine").ok(), vec![(id("passing"), Digest::EMPTY)]);
     let call = MutationRequest { session, predicted, ..of_several("through", through(), vec![]) };
     let first = world.engine.mutate(call.clone()).await.unwrap();
@@ -68,7 +68,7 @@ async fn a_transient_inventory_appears_only_in_the_reply_of_its_mutation() {
         "no stream hears of what never was"
     );
 
-    // One that existed, and ends as gone: the deletion of its life, whatever came in between.
+    // An inventory that existed before and does not exist after the mutation: the deletion of its first epoch is reported.
     let lives = vec![Operation::Delete { id: id("a") }, create_chest("a"), Operation::Delete { id: id("a") }];
     let epoch = first.reply.versions[1].epoch;
     let ended = world.engine.mutate(of_several("lives", lives, vec![])).await.unwrap();

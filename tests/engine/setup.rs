@@ -61,7 +61,7 @@ impl World {
         Stack { item: ItemName::Id(item.into()), count: count(n), attributes: Attributes::NONE }
     }
 
-    /// A chest with this many stones in its first slot.
+    /// Creates a chest with a number of stones in its first slot.
     pub async fn chest(&self, name: &str, stones: u32) {
         let stacks = if stones > 0 { vec![(Slot(0), self.stack("stone", stones))] } else { vec![] };
         let layout = LayoutId::new("chest").unwrap();
@@ -69,7 +69,7 @@ impl World {
         self.engine.mutate(fresh(create)).await.unwrap();
     }
 
-    /// That it is as it is now.
+    /// Returns a guard on the current state.
     pub async fn guard(&self, name: &str) -> Guard {
         let Version { id, epoch, revision, .. } = self.engine.read(&id(name)).await.unwrap().unwrap().version();
         Guard { id, epoch, revision }
@@ -99,7 +99,7 @@ pub fn held(inventory: Option<&Inventory>) -> u32 {
     inventory.map_or(0, |inventory| inventory.contents.stacks().map(|(_, stack)| stack.count.get()).sum())
 }
 
-/// The store opened again, once the engine has let go of it.
+/// Reopens the store after the engine has closed it.
 pub async fn restart(engine: Engine, folder: &Path) -> Arc<EmbeddedStore> {
     drop(engine);
     let path = folder.join("slotcast.db");
@@ -112,7 +112,7 @@ pub async fn restart(engine: Engine, folder: &Path) -> Arc<EmbeddedStore> {
     panic!("the engine does not let go of the store");
 }
 
-/// A store whose commits wait until the other end of the channel is gone.
+/// A store whose commits wait until the sender of the channel is dropped.
 pub struct Gated {
     pub inner: EmbeddedStore,
     pub gate: Mutex<mpsc::Receiver<()>>,
@@ -133,7 +133,7 @@ impl Store for Gated {
     }
 }
 
-/// The engine with its first commit held up, so that calls sent after it come in one batch; the channel lets it go.
+/// Starts an engine whose first commit waits until the sender is dropped, so that the calls meanwhile form one batch.
 pub async fn held_up(folder: &Path) -> (Engine, mpsc::Sender<()>, JoinHandle<Result<MutationReply, EngineError>>) {
     let (release, gate) = mpsc::channel::<()>();
     let store = Gated { inner: open(folder), gate: Mutex::new(gate) };

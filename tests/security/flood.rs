@@ -1,6 +1,6 @@
-//! Many wrong tokens from one address.
+//! Many invalid tokens from one address.
 //!
-//! `cargo test --test security -- --nocapture flood` prints how long somebody else's calls take meanwhile.
+//! `cargo test --test security -- --nocapture flood` prints the latency of another caller's calls meanwhile.
 
 use crate::common::told;
 use crate::messages;
@@ -27,7 +27,7 @@ async fn a_flood_of_invalid_tokens_is_rejected_unverified_and_verified_callers_o
     server.call(&known, &path, &message).await.unwrap();
     println!("calls alone: {}", percentiles(&server, &known).await);
 
-    // Its signature is as long as a right one, and costs as much.
+    // The signature has the length of a valid one, and costs as much to verify.
     let forged = bearer(&SigningKey::es256("es").sign(&claims("lobby", "admin")));
     let (going, told_so_far) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::new(BTreeMap::new())));
     let mut floods = Vec::new();
@@ -62,7 +62,7 @@ async fn a_flood_of_invalid_tokens_is_rejected_unverified_and_verified_callers_o
     assert_eq!(reasons, ["RATE_LIMITED", "TOKEN_INVALID"]);
 }
 
-/// No call fails.
+/// Measures calls of which none may fail.
 async fn percentiles(server: &Secured, shown: &crate::secured::Shown) -> String {
     let (path, message) = messages::catalog();
     let mut took = Vec::new();

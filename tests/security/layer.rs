@@ -1,4 +1,4 @@
-//! The identity layer alone, with client certificates as the transport hands them over.
+//! The identity layer alone, with client certificates as the transport provides them.
 
 use crate::common::told;
 use crate::tokens::{Login, SigningKey, claims};
@@ -18,7 +18,7 @@ fn certificate(name: &str) -> Vec<u8> {
     parameters.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
 }
 
-/// Who it is to the service behind the layer.
+/// Returns the caller that the service behind the layer sees.
 async fn identify(
     verifier: &Arc<Verifier>,
     der: Option<Vec<u8>>,

@@ -46,7 +46,7 @@ pub fn create(id: &str, owner: &str, stacks: &[(u32, &str, u32)]) -> Operation {
     })
 }
 
-/// By the operation's own RPC.
+/// Returns the call of the operation's own RPC.
 pub fn mutation(operation: Operation) -> Call {
     let context = Some(fresh_context());
     match operation {
@@ -78,8 +78,8 @@ pub fn transact(operations: Vec<Operation>) -> Call {
     inventory_call("Transact", &v1::TransactRequest { context: Some(fresh_context()), operations })
 }
 
-/// Every RPC that changes something, in an order in which each of them works. `from` holds 8 oak logs in slot 0 and 3 apples
-/// in slot 1, `box` is made and deleted.
+/// Returns every RPC that changes something, in an order in which each succeeds. `from` has 8 oak logs in slot 0 and 3
+/// apples in slot 1; `box` is created and deleted.
 pub fn mutations(from: &str, to: &str) -> Vec<Call> {
     let stacks = vec![slot_stack(4, "apple", 2)];
     let apples = Some(v1::transfer_item::What::Item(quantity("apple", 1)));
@@ -114,7 +114,7 @@ pub fn rollout() -> Call {
     admin_call("GetRollout", &v1::GetRolloutRequest {})
 }
 
-/// Every RPC of AdminService; the last one ends the server.
+/// Returns every RPC of AdminService; the last one stops the server.
 pub fn admin() -> Vec<Call> {
     let reason = String::from("a test");
     let update = v1::UpdateRolloutRequest { reason: reason.clone(), delta_percent: Some(7), ..Default::default() };

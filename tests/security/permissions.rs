@@ -1,11 +1,11 @@
-//! The table of permissions against all methods that the server has.
+//! The table of permissions covers all methods of the server.
 
 use prost_reflect::DescriptorPool;
 use slotcast::grpc::FILE_DESCRIPTOR_SET;
 use slotcast::identity::Role;
 use slotcast::identity::permissions::{Access, access};
 
-/// All methods of all services in a set, as paths.
+/// Returns the paths of all methods in a descriptor set.
 fn paths(descriptors: &[u8]) -> Vec<String> {
     let pool = DescriptorPool::decode(descriptors).unwrap();
     let services: Vec<_> = pool.services().collect();

@@ -1,4 +1,4 @@
-//! Keys exchanged while calls and streams go on.
+//! Rotation of signing keys while calls and streams continue.
 
 use crate::common::told;
 use crate::messages;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
-/// Until the server, which looks every second, has taken or refused so many files.
+/// Waits until the server, which checks the file every second, has accepted or rejected a number of files.
 async fn reloads(verifier: &Verifier, wanted: (u64, u64)) {
     let begin = Instant::now();
     while (verifier.reloads().succeeded(), verifier.reloads().failed()) != wanted {
@@ -29,7 +29,7 @@ async fn keys_are_rotated_under_load_without_failed_calls_and_a_removed_key_ends
     let mut by_old_stream = server.subscribe(&by_old, "steve").await.unwrap();
     by_old_stream.message().await.unwrap().unwrap();
 
-    // Callers sign each token anew, so that no memory of them hides anything.
+    // Callers sign a new token for each call, so that the cache of verified tokens is never used.
     let (signer, signs) = watch::channel(Some(old.clone()));
     let calls = Arc::new(AtomicU64::new(0));
     let callers = (0..4).map(|_| {
@@ -54,7 +54,7 @@ async fn keys_are_rotated_under_load_without_failed_calls_and_a_removed_key_ends
     let by_new = bearer(&new.sign(&claims("steve", "player")));
     let mut by_new_stream = server.subscribe(&by_new, "steve").await.unwrap();
     by_new_stream.message().await.unwrap().unwrap();
-    // Whoever still had a token of the old key has used it.
+    // All tokens signed with the old key have been used.
     let before = calls.load(Ordering::Relaxed);
     while calls.load(Ordering::Relaxed) < before + 50 {
         tokio::task::yield_now().await;

@@ -10,7 +10,7 @@ use slotcast::grpc::v1;
 use std::time::{Duration, Instant};
 use tonic::{Code, Status};
 
-/// Everything until the stream ends, and how.
+/// Reads the stream to its end, and returns the messages and the final status.
 async fn rest(stream: &mut Opened) -> (Vec<v1::SubscribeInventoryResponse>, Status) {
     let mut messages = Vec::new();
     loop {
@@ -76,7 +76,7 @@ async fn case_42_an_inventory_given_to_another_player_is_absent_until_it_is_retu
         assert_eq!(message, v1::SubscribeInventoryResponse { changes: vec![absent(1)], ..Default::default() });
         server.mutate(mutation(add(id, "diamond_axe", 1))).await;
         while !next(&mut trusted).await.changes.iter().any(|change| !change.absent) {}
-        // The next that comes is of the bag: what happened to the other one was not told.
+        // The next message is about the bag: the change of the other inventory was not reported.
         server.mutate(mutation(add("bag", "dirt", 1))).await;
         let message = next(&mut stream).await;
         let told: Vec<_> = message.notices.iter().map(|notice| (notice.watch, notice.kind())).collect();

@@ -1,4 +1,4 @@
-//! Each way in, each role and each method: what is told, and that nothing has changed.
+//! The status of each method for each role and each kind of credentials; a failed call changes nothing.
 
 use crate::common::told;
 use crate::messages::{self, Call, READS};
@@ -33,7 +33,7 @@ fn row(caller: &'static str, shown: &Shown, call: Call, on: &'static str, expect
     Row { caller, shown: shown.clone(), call, on, expected }
 }
 
-/// Tokens that are no good, each on a call that a good one may make.
+/// Invalid tokens, each on a call that is permitted with a valid one.
 fn bad_tokens(server: &Secured) -> Vec<Row> {
     let key = &server.key;
     let signed = |changed| bearer(&key.sign(&claims_but("steve", "player", changed)));
@@ -96,7 +96,7 @@ fn bad_tokens(server: &Secured) -> Vec<Row> {
     rows
 }
 
-/// What those who are known may not do.
+/// Calls that authenticated callers are not permitted.
 fn too_much(server: &Secured) -> Vec<Row> {
     let (steve, lobby) = (server.shown("steve", "player"), server.shown("lobby", "service"));
     let as_player = |name: &str| [steve.clone(), vec![("slotcast-player", name.to_owned())]].concat();
@@ -127,7 +127,7 @@ fn too_much(server: &Secured) -> Vec<Row> {
     rows
 }
 
-/// What each may do; reads first, and what ends the server last.
+/// Calls that each role is permitted; reads come first, and the call that stops the server last.
 fn allowed(server: &Secured) -> Vec<Row> {
     let [steve, lobby, operator] =
         [("steve", "player"), ("lobby", "service"), ("olga", "admin")].map(|(name, role)| server.shown(name, role));
@@ -148,7 +148,7 @@ fn allowed(server: &Secured) -> Vec<Row> {
         rows.extend(reads("steve").into_iter().map(|call| row(caller, shown, call, "its own", OK)));
         rows.push(row(caller, shown, messages::reflection(), "", OK));
     }
-    // To a player they are absent on its stream.
+    // On a player's stream they are absent.
     for (id, on) in [("alex", "another's"), ("chest", "nobody's"), ("nowhere", "what is not there")] {
         rows.extend([&[id][..], &["steve", id]].map(|ids| row("player", &steve, messages::subscribe(ids), on, OK)));
     }
@@ -161,7 +161,7 @@ fn allowed(server: &Secured) -> Vec<Row> {
     rows
 }
 
-/// All inventories with their digests, and the rollout, as the server tells them.
+/// Returns the server's list of all inventories with their digests, and its rollout.
 async fn world(server: &Secured) -> [Vec<u8>; 2] {
     let operator = server.shown("olga", "admin");
     let mut world = [vec![], vec![]];

@@ -1,4 +1,4 @@
-//! Streams without a network, in time that the test moves.
+//! Streams without a network, in virtual time.
 
 use crate::common::{MemoryStore, told};
 use crate::tokens::{Login, SetClock, SigningKey, claims_but, now_s};
@@ -48,7 +48,7 @@ impl World {
         self.run_as(None, reason, operation).await;
     }
 
-    /// With time standing still, though the commit is made by another thread.
+    /// Runs a mutation while virtual time is stopped, although another thread commits.
     async fn run_as(&mut self, session: Option<&str>, reason: &str, operation: NamedOperation) {
         let (committed, is_committed) = std::sync::mpsc::channel::<()>();
         let standing_still = tokio::task::spawn_blocking(move || is_committed.recv());
@@ -127,7 +127,7 @@ fn id(name: &str) -> InventoryId {
     InventoryId::new(name).unwrap()
 }
 
-/// How many messages come until the end, and when and how it comes.
+/// Returns the number of messages until the end of the stream, its time, and the final status.
 async fn end(stream: &mut Messages) -> (usize, Duration, Status) {
     let begin = Instant::now();
     let mut messages = 0;
@@ -142,7 +142,7 @@ async fn end(stream: &mut Messages) -> (usize, Duration, Status) {
     }
 }
 
-/// A verifier, and the token of a player for so many seconds.
+/// Returns a verifier, and a player's token that is valid for a number of seconds.
 fn login(clock: &SetClock, seconds: u64) -> (Login, Arc<Verifier>, String) {
     let key = SigningKey::ed25519("ed");
     let login = Login::new(&[&key]);
@@ -215,11 +215,11 @@ async fn case_42_changes_made_under_another_owner_are_not_reported() {
     assert_eq!(message.changes[0].full.as_ref().unwrap().reason(), v1::FullReason::Initial);
 }
 
-/// What happens to the second inventory on a player's stream, at a time in ms.
+/// An operation on the second inventory of a player's stream, and its time in ms.
 type Happening = (u64, NamedOperation);
 
-/// All that a player's stream tells within a minute, and when, in ms; and what is counted of it. Its own bag changes now and
-/// then, and its session does things elsewhere too.
+/// Returns the messages of a player's stream within a minute with their times in ms, and its statistics. Meanwhile the
+/// player's own bag changes, and its session changes other inventories.
 async fn told_of(
     before: &[NamedOperation],
     happenings: &[Happening],
@@ -249,11 +249,11 @@ async fn told_of(
         }
         while let Poll::Ready(message) = futures_util::poll!(stream.next()) {
             let mut message = message.unwrap().expect("it goes on");
-            // Random at each creation.
+            // An epoch is random.
             message.changes.iter_mut().filter_map(|change| change.full.as_mut()).for_each(|full| full.epoch = 1);
             message.marks.iter_mut().for_each(|mark| mark.epoch = 1);
             message.notices.iter_mut().for_each(|notice| notice.epoch = 1);
-            // Each mutation has another key.
+            // Every key is unique.
             message.covered.iter_mut().for_each(|key| *key = 0);
             told.push((ms, message.encode_to_vec()));
         }
@@ -296,7 +296,7 @@ async fn a_deletion_is_indistinguishable_from_a_change_of_owner() {
     }
 }
 
-/// The old way is sent, while the new one is computed and compared.
+/// Returns a rollout in shadow mode: it sends immediate full states, and computes and compares deltas.
 fn shadowed() -> Rollout {
     Rollout::default().with([(RolloutField::ShadowPercent, 100)]).unwrap()
 }

@@ -1,4 +1,4 @@
-//! What a server logs of calls and connections, and in which form.
+//! The log lines of calls and connections, in both formats.
 
 use crate::common::{create_named, remove};
 use crate::process::{Server, WAIT};
@@ -14,7 +14,7 @@ use v1::inventory_service_client::InventoryServiceClient;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
-/// The fields of the lines with this message, once there are so many.
+/// Waits for a number of lines with a message, and returns them.
 fn lines(server: &Server, message: &str, number: usize) -> Vec<Value> {
     let end = Instant::now() + WAIT;
     loop {
@@ -32,7 +32,7 @@ fn channel(server: &Server) -> Channel {
     Endpoint::from_shared(server.uri.clone()).unwrap().connect_lazy()
 }
 
-/// As a game server would call, in a trace and for a player.
+/// Returns a request of a game server for a player, with a trace.
 fn named<T>(message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     let traceparent = format!("00-{TRACE}-b7ad6b7169203331-01");
@@ -90,7 +90,7 @@ async fn failures_in_every_layer_are_logged_and_those_of_a_stream_at_its_end() {
     };
     let mut open = rpc.subscribe_inventory(named(watch())).await.unwrap().into_inner();
     open.message().await.unwrap();
-    // Too many streams; against the rules; not an identity.
+    // Too many streams; rejected by the rules; invalid identity.
     rpc.subscribe_inventory(named(watch())).await.unwrap_err();
     client.mutate(fresh_context(), remove("chest", "coal", 1)).await.unwrap_err();
     let mut nobody = tonic::Request::new(get("chest"));
@@ -139,7 +139,7 @@ async fn in_json_format_every_line_is_json_and_the_first_contains_the_version() 
         assert_eq!((&ended[0]["fields"]["status"], &ended[0]["fields"]["caller"]), (&"OK".into(), &"test".into()));
         assert_eq!(server.line(), "", "nothing else is printed");
 
-        // One that cannot start.
+        // A server that cannot start.
         std::fs::write(folder.path().join("data").join("slotcast.db"), "nonsense").unwrap();
         let mut server = Server::spawn(folder.path(), &["--log-format", "json"]);
         assert!(!server.wait().success());
@@ -180,13 +180,13 @@ async fn a_flood_of_failed_calls_is_logged_in_few_lines_with_the_number_of_suppr
     });
 }
 
-/// What an answer to a request in plain bytes is.
+/// Sends a request as plain bytes, and returns the reply.
 fn answer(address: &str, request: &[u8]) -> String {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(WAIT)).unwrap();
     socket.write_all(request).unwrap();
     let mut answer = Vec::new();
-    // A reset after the answer is an end, too.
+    // A reset after the reply also ends the connection.
     let _ = socket.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
 }
@@ -241,7 +241,7 @@ async fn the_admin_port_serves_its_pages_and_grpc_health_and_returns_404_or_405_
                 assert!(method == "HEAD" || missing.contains("/livez and /readyz"), "{method} {path}: {missing}");
             }
         }
-        // A probe by HTTP of what is gRPC.
+        // An HTTP probe of a gRPC path.
         let probe = answer_of_admin(&server, "GET", "/grpc.health.v1.Health/Check");
         assert!(!probe.starts_with("HTTP/1.1 200"), "{probe}");
     });

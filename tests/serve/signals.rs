@@ -1,4 +1,4 @@
-//! What signals do to a server, from its first moment on.
+//! Signals to a server, also during startup.
 
 use crate::common::{add, create_named};
 use crate::process::Server;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const CALLERS: usize = 8;
 
-/// Calls until the server is gone; how many mutations were acknowledged.
+/// Sends mutations until the server ends, and counts the acknowledged ones. Returns after `at_least` of them.
 async fn load(server: &Server, at_least: u64) -> (Arc<AtomicU64>, Vec<tokio::task::JoinHandle<()>>) {
     let acknowledged = Arc::new(AtomicU64::new(0));
     let mut callers = Vec::new();
@@ -42,7 +42,7 @@ fn assert_closed(server: &Server, folder: &Path) {
     assert!(!files.iter().any(is_log), "the write-ahead log is left: {files:?}");
 }
 
-/// Starts it again, and gives back how many items all inventories hold then.
+/// Restarts the server, and returns the number of items in all inventories.
 async fn reopened(folder: &Path) -> u64 {
     let server = Server::start(folder, &[]);
     assert!(server.log().contains("replayed_records=0"), "{}", server.log());
@@ -62,14 +62,14 @@ async fn sigterm_under_load_closes_the_store_so_that_the_next_start_replays_noth
         let folder = tempfile::tempdir().unwrap();
         let mut server = Server::start(folder.path(), &[]);
         let (acknowledged, callers) = load(&server, 1_000).await;
-        // A stream that is open, an inventory that is read from the file, and a connection that says nothing.
+        // An open stream, an inventory read from the file, and a silent connection.
         let _silent = std::net::TcpStream::connect(server.uri.strip_prefix("http://").unwrap()).unwrap();
         let mut follow = server.client().follow(vec!["inventory-0".into()]);
         follow.next().await.unwrap();
         let nowhere = v1::GetInventoryRequest { inventory_id: "nowhere".into() };
         server.client().rpc().get_inventory(nowhere).await.unwrap_err();
         server.signal(signal);
-        // The second one changes nothing.
+        // A second signal changes nothing.
         server.signal(signal);
         assert_eq!(tokio::task::block_in_place(|| server.wait()).code(), Some(0), "{}", server.log());
         for caller in callers {
@@ -101,7 +101,7 @@ async fn a_signal_at_any_moment_of_startup_stops_the_server_cleanly() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start(folder.path(), &[]);
     let (acknowledged, callers) = load(&server, 5_000).await;
-    // There is much to replay.
+    // The next start has much to replay.
     server.signal("-KILL");
     tokio::task::block_in_place(|| server.wait());
     for caller in callers {

@@ -1,4 +1,4 @@
-//! Inventories that do not exist: watched all the same, told as absent, and followed as soon as they do.
+//! Watches of inventories that do not exist: they are absent, and followed as soon as they exist.
 
 use crate::common::{Subscriber, TestServer, add, at_once, create_named, delete, told, with_key};
 use slotcast::client::{Client, fresh_context};
@@ -12,7 +12,7 @@ fn absent(watch: u32) -> v1::InventoryChange {
     v1::InventoryChange { watch, absent: true, ..v1::InventoryChange::default() }
 }
 
-/// The reasons for which inventories were sent whole, by their numbers.
+/// Returns the reasons of the full states in a message, by watch.
 fn fulls(message: &v1::SubscribeInventoryResponse) -> Vec<(u32, FullReason)> {
     message.changes.iter().filter_map(|change| Some((change.watch, change.full.as_ref()?.reason()))).collect()
 }
@@ -141,7 +141,7 @@ async fn session(client: &Client, ids: &[&str]) -> slotcast::client::Session {
     session
 }
 
-/// Waits until the session's view is as wanted, by its events.
+/// Waits for events of a session until a condition is true.
 async fn until(session: &slotcast::client::Session, wanted: impl Fn() -> bool) {
     let reached = async {
         while !wanted() {

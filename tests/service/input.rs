@@ -1,4 +1,4 @@
-//! Input of any shape gives a clear status and changes nothing.
+//! Invalid input of any shape gets a clear status and changes nothing.
 
 use crate::common::{
     TestServer, Told, add, at_once, craft, drop, invalid, precondition, quantity, remove, set, shift, slot_stack,
@@ -10,7 +10,7 @@ use slotcast::grpc::v1;
 use slotcast::grpc::v1::operation::Operation;
 use tonic::Code;
 
-/// A chest `a` with a few things and an empty chest `b`.
+/// Starts a server with a chest `a` that has a few items, and an empty chest `b`.
 async fn world() -> TestServer {
     let server = TestServer::start(at_once()).await;
     server.create("a", "chest", &[(0, "stone", 60), (1, "coal", 2)]).await;
@@ -18,7 +18,7 @@ async fn world() -> TestServer {
     server
 }
 
-/// Each operation must be told just this, alone and in a transaction, and nothing may change.
+/// Asserts that each operation gets its error, alone and in a transaction, and that nothing changes.
 async fn all_refused(server: &TestServer, cases: Vec<(Operation, Told)>) {
     let before = (server.get("a").await, server.get("b").await, server.store.commits());
     for (operation, expected) in cases {
@@ -61,7 +61,7 @@ async fn case_02_maximum_and_negative_numbers_are_rejected() {
     ];
     all_refused(&server, cases).await;
 
-    // A client in a language without unsigned numbers sends -1 as ten bytes, of which a uint32 keeps the lower four.
+    // A language without unsigned numbers encodes -1 as ten bytes, of which a uint32 keeps the lower four.
     let context = field(1, &field(1, b"a-key"));
     let negative_count = field(3, &[field(1, b"stone"), minus_one(3)].concat());
     let message = [context.clone(), field(2, &[field(1, b"a"), field(2, &negative_count[2..])].concat())].concat();
@@ -98,7 +98,7 @@ async fn case_06_a_slot_out_of_range_is_rejected() {
         |slot| v1::RearrangeInventory { inventory_id: "a".into(), stacks: vec![slot_stack(slot, "stone", 60)] };
     let mut cases = Vec::new();
     for (slot, edge) in [(27, false), (65_535, false), (65_536, true), (u32::MAX, true)] {
-        // What no inventory can have is refused by its field's full name, what this one does not have by its short one.
+        // A slot that no inventory can have is rejected with the full field name, one that this layout lacks with the short name.
         let refused = |field: &str, short: &str| invalid("SLOT_OUT_OF_RANGE", if edge { field } else { short });
         cases.extend([
             (shift("a", slot, 0, None), refused("move.from_slot", "slot")),
@@ -181,7 +181,7 @@ async fn case_16_unknown_fields_are_ignored_and_malformed_messages_are_rejected(
         let context = field(1, &field(1, b"key"));
         [context, field(2, &[field(1, id), more.to_vec()].concat())].concat()
     };
-    // Field 15 is not known, as from a client that is newer than the service; the slot is 0.
+    // Field 15 is unknown, as if the client were newer than the service; the slot is 0.
     raw::send(&server.client, "DropItem", drop(b"a", &field(15, b"new"))).await.unwrap();
     assert_eq!(server.version("a").await.revision, 2);
 
@@ -222,7 +222,7 @@ async fn a_rejected_mutation_sends_no_frame() {
     for refused in [add("a", "stone", 0), remove("a", "coal", 3), transfer("a", "b", "coal", 3), more_than_there_is()] {
         server.mutate(refused).await.unwrap_err();
     }
-    // The very next message is of the one that was carried out.
+    // The next message contains only the accepted mutation.
     server.mutate(remove("a", "coal", 2)).await.unwrap();
     let message = reader.next().await;
     let changes: Vec<_> = message.changes.iter().map(|change| (change.watch, change.advance)).collect();

@@ -1,4 +1,4 @@
-//! Idempotency keys of callers whose clock is wrong, over the real service and store.
+//! Idempotency keys of callers with a wrong clock, with the real service and store.
 
 use crate::common::{add, invalid, precondition, told, with_key};
 use slotcast::catalog_file::default_catalog;
@@ -22,7 +22,7 @@ async fn start(folder: &Path) -> (RunningServer, Arc<EmbeddedStore>) {
     (running, store)
 }
 
-/// A UUIDv7 as a clock makes it that is ahead by this much.
+/// Returns a key that is a UUIDv7 of a clock ahead by `ahead_ms`.
 fn context_ahead(ahead_ms: u64, number: u32) -> MutationContext {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let random = u128::from(number).to_be_bytes()[6..].try_into().unwrap();
@@ -48,7 +48,7 @@ async fn a_caller_59_s_ahead_causes_no_rejections_of_others_and_no_key_runs_twic
         let mut calls = JoinSet::new();
         for number in 0..1_000 {
             let (fast, context) = (fast.clone(), context_ahead(59_000, 1 + round * 1_000 + number));
-            // A key that changes nothing is remembered like any other.
+            // The store remembers the key of a mutation without a change like any other.
             let shift = crate::common::shift("fast's", 0, 0, None);
             calls.spawn(async move { fast.mutate(context, shift).await });
         }

@@ -4,7 +4,7 @@ use crate::common::{TestServer, at_once, invalid, told};
 use slotcast::grpc::v1;
 use tonic::Status;
 
-/// `bag/1` to `bag/5` and `box/1` to `box/5`, the odd ones ann's and the even ones bob's.
+/// Creates `bag/1` to `bag/5` and `box/1` to `box/5`; ann owns the odd ones and bob the even ones.
 async fn world() -> TestServer {
     let server = TestServer::start(at_once()).await;
     for kind in ["bag", "box"] {
@@ -26,7 +26,7 @@ fn query(owner: &str, prefix: &str, page_size: u32, page_token: &str) -> v1::Lis
     v1::ListInventoriesRequest { owner: owner.into(), prefix: prefix.into(), page_size, page_token: page_token.into() }
 }
 
-/// The ids of a page, and the token of the next.
+/// Returns the ids of a page, and the token of the next page.
 async fn page(server: &TestServer, query: v1::ListInventoriesRequest) -> Result<(Vec<String>, String), Status> {
     let page = server.client.rpc().list_inventories(query).await?.into_inner();
     let ids = page.inventories.into_iter().map(|summary| summary.version.unwrap().inventory_id).collect();
@@ -75,7 +75,7 @@ async fn a_page_token_that_is_forged_or_of_another_query_is_rejected() {
         ("", "bag", &bags),
         ("", "", &bags),
         ("ann", "bag/", &bags),
-        // The id of an inventory was a token once.
+        // An id is not a token.
         ("", "", &"bag/2".to_owned()),
         ("", "bag/", &changed),
         ("", "bag/", &bags[1..].to_owned()),

@@ -8,7 +8,7 @@ use slotcast::grpc::v1;
 use std::time::Duration;
 use tonic::Code;
 
-/// A chest `a` with 60 stones and an empty chest `b`.
+/// Starts a server with a chest `a` that has 60 stones, and an empty chest `b`.
 async fn world() -> TestServer {
     let server = TestServer::start(at_once()).await;
     server.create("a", "chest", &[(0, "stone", 60)]).await;
@@ -133,7 +133,7 @@ async fn case_26_the_same_key_in_flight_twice_has_one_effect_and_one_reply() {
     for (round, ahead) in [false, true].into_iter().enumerate() {
         let before = (server.held("a").await, server.store.commits());
         let context = with_key(&format!("key-{round}"));
-        // While commits are held both calls are in flight; with another one ahead of them they come in one batch.
+        // Both calls are in flight while commits are held; behind another call they are in one batch.
         server.store.hold_commits();
         let send = |context, operation| {
             let client = server.client.clone();
@@ -172,11 +172,11 @@ async fn case_26_a_retry_returns_the_original_reply_despite_later_changes() {
     assert!(again.receipt.as_ref().unwrap().replayed);
     again.receipt.as_mut().unwrap().replayed = false;
     assert_eq!(again, first);
-    // What no revision came of is remembered all the same.
+    // The store also remembers a mutation without a change.
     let nothing = server.client.mutate(with_key("n"), set("b", 3, None)).await.unwrap();
     assert_eq!((nothing.replayed, nothing.inventories[0].revision), (false, 1));
     assert!(server.client.mutate(with_key("n"), set("b", 3, None)).await.unwrap().replayed);
-    // A refusal is not: the same call may succeed later.
+    // It does not remember a rejection: the same call can succeed later.
     let wanted = || remove("a", "coal", 5);
     assert_eq!(told(&server.client.mutate(with_key("r"), wanted()).await.unwrap_err()), precondition("NOT_ENOUGH"));
     server.mutate(add("a", "coal", 2)).await.unwrap();
@@ -196,7 +196,7 @@ async fn case_27_the_same_key_with_another_payload_is_rejected() {
     let context = v1::MutationContext { expected, ..with_key("k") };
     let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
     assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"), "what is expected is part of the payload");
-    // Why it is done is not.
+    // The reason is not part of the payload.
     let context = v1::MutationContext { reason: "again".into(), ..with_key("k") };
     assert!(server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap().replayed);
     assert_eq!(server.held("a").await, 59);
@@ -234,6 +234,6 @@ async fn a_transfer_is_one_commit_on_both_sides() {
     assert_eq!(versions, [("a", 2), ("b", 2)]);
     assert_eq!(receipt.inventories, [server.version("a").await, server.version("b").await]);
     assert_eq!((server.held("a").await, server.held("b").await), (35, 25));
-    // Two inventories' creations, and this.
+    // Two creations and the transfer.
     assert_eq!(server.store.commits(), 3);
 }

@@ -1,4 +1,4 @@
-//! Retries whose reply was lost: they get the stored reply, whatever has become of the catalog since.
+//! Retries after a lost reply: they get the stored reply even if the catalog has changed.
 
 use crate::common::{at_once, invalid, metadata, precondition, quantity, slot_stack, stack, told};
 use slotcast::client::Client;
@@ -17,7 +17,7 @@ use tonic::Status;
 
 const RELIC: u32 = 7;
 
-/// Relics, ground to dust; shelves of nine.
+/// Returns a catalog with relics, a recipe that grinds them to dust, and shelves of nine slots.
 fn catalog_with_relics() -> Catalog {
     let source = CatalogSource {
         items: vec![("relic".into(), RELIC, 64), ("dust".into(), 8, 64)],
@@ -31,7 +31,7 @@ fn catalog_with_relics() -> Catalog {
     Catalog::new(source).unwrap()
 }
 
-/// Nothing of the above.
+/// Returns a catalog without any of these.
 fn catalog_without_relics() -> Catalog {
     let source = CatalogSource {
         items: vec![("stone".into(), 1, 64)],
@@ -61,8 +61,8 @@ fn create(id: &str, relics: u32) -> Operation {
     })
 }
 
-/// One of each kind that names something of the catalog, in an order in which all are accepted, with what it is refused
-/// for once the catalog does not have that any more.
+/// Returns one operation of each kind that names an entry of the catalog, in an order in which all are accepted, with the
+/// reason and field of its rejection once the catalog lacks the entry.
 fn operations() -> Vec<(Operation, &'static str, &'static str)> {
     let (inventory_id, id) = (|| "a".to_owned(), "a");
     let rearranged = vec![slot_stack(4, "relic", 7), slot_stack(5, "relic", 1), slot_stack(6, "dust", 2)];
@@ -86,7 +86,7 @@ fn context(key: &str) -> v1::MutationContext {
     v1::MutationContext { idempotency_key: key.into(), ..v1::MutationContext::default() }
 }
 
-/// A reply of any kind: its receipt, and the rest of it.
+/// The receipt and the other content of a reply of any kind.
 #[derive(Debug, PartialEq)]
 struct Replied {
     receipt: v1::MutationReceipt,
@@ -98,7 +98,7 @@ fn replied(receipt: Option<v1::MutationReceipt>, counts: Vec<u32>, stacks: Vec<O
     Replied { receipt: receipt.unwrap(), counts, stacks }
 }
 
-/// Makes the call of the operation's own kind.
+/// Sends an operation with its own RPC.
 async fn call(client: &Client, key: &str, operation: Operation) -> Result<Replied, Status> {
     let (mut rpc, context) = (client.rpc(), Some(context(key)));
     Ok(match operation {
@@ -144,7 +144,7 @@ async fn transact(client: &Client, key: &str, operations: Vec<Operation>) -> Res
     Ok(replied(reply.receipt, counts, stacks))
 }
 
-/// The same reply when it is replayed by a service that has no name for the item.
+/// Returns the same reply as a service replays it whose catalog lacks the item.
 fn replayed_without_names(mut reply: Replied) -> Replied {
     reply.receipt.replayed = true;
     reply.stacks.iter_mut().flatten().for_each(|stack| stack.item.clear());
@@ -161,7 +161,7 @@ async fn every_kind_of_call_replays_after_its_item_recipe_or_layout_was_removed(
     }
     let replaced = first_replies[6].stacks[0].clone().unwrap();
     assert_eq!((replaced.item.as_str(), replaced.item_code), ("relic", RELIC));
-    // All of them at once, upon two other shelves.
+    // All operations in one mutation, on two other shelves.
     let elsewhere = |operation: Operation| with_ids(operation, "c", "d");
     let all: Vec<Operation> = operations().into_iter().map(|(operation, ..)| elsewhere(operation)).collect();
     let first_of_all = transact(&client, "key-all", all.clone()).await.unwrap();
@@ -190,7 +190,7 @@ async fn every_kind_of_call_replays_after_its_item_recipe_or_layout_was_removed(
     running.stop().await.unwrap();
 }
 
-/// The same operation on other inventories.
+/// Returns the same operation on other inventories.
 fn with_ids(operation: Operation, a: &str, b: &str) -> Operation {
     let renamed = |id: &str| if id == "a" { a.to_owned() } else { b.to_owned() };
     let mut operation = operation;
@@ -248,7 +248,7 @@ async fn a_malformed_call_is_rejected_before_the_key_lookup_and_an_unknown_name_
     assert_eq!(told(&status), invalid("INVALID_COUNT", "add.stack.count"));
     let status = call(&client, "create", crate::common::add("a", "zinc", 1)).await.unwrap_err();
     assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"));
-    // Names come before guards and rules.
+    // Names are resolved before guards and rules are checked.
     let unknown = v1::TransferItem {
         from_inventory_id: "nowhere".into(),
         to_inventory_id: "a".into(),

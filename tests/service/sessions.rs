@@ -1,4 +1,4 @@
-//! Sessions: what they predicted, what they caused themselves, and what they are told of it.
+//! Sessions: predictions, echoes, and the frames that confirm or correct them.
 
 use crate::common::{Subscriber, TestServer, add, drop, invalid, precondition, remove, set, stack, told, with_key};
 use slotcast::client::fresh_context;
@@ -10,11 +10,11 @@ use std::time::Duration;
 use tonic::Code;
 
 const STONE: u32 = 10;
-/// No frame that may wait comes within a test.
+/// Windows that no test outlasts.
 const FOR_EVER: Duration = Duration::from_secs(600);
 const SHORT: Duration = Duration::from_millis(60);
 
-/// A chest `a` with 60 stones, and a reader of the session `mine` that has it. What may wait, waits for ever.
+/// Starts a server with a chest `a` that has 60 stones, and a reader of the session `mine`. Debounced frames never come.
 async fn world() -> (TestServer, Subscriber) {
     let windows = Windows { news: Duration::ZERO, echo: FOR_EVER, tick: Duration::ZERO };
     let server = TestServer::start(SyncSettings { windows, ..SyncSettings::default() }).await;
@@ -30,7 +30,7 @@ fn stones(count: u32) -> Option<Stack> {
     Some(Stack { item, count, attributes: Attributes::NONE })
 }
 
-/// A mutation by the session `mine`; with what it expects of `a`, if it does.
+/// Returns the context of a mutation by the session `mine`, with its predicted digest of `a`.
 fn mine(predicted: Option<v1::Digest>) -> v1::MutationContext {
     let predicted = predicted.map(|digest| v1::PredictedDigest { inventory_id: "a".into(), digest: Some(digest) });
     v1::MutationContext { session: "mine".into(), predicted: predicted.into_iter().collect(), ..fresh_context() }
@@ -50,7 +50,7 @@ async fn a_confirmed_prediction_sends_no_frame_and_the_next_frame_applies() {
         assert!(receipt.prediction_confirmed && receipt.inventories[0].digest == Some(expected));
     }
     reader.expect_silence(SHORT).await;
-    // News goes on from the revision that the session has got to by itself.
+    // The delta starts at the revision that the session has predicted.
     server.mutate(add("a", "coal", 1)).await.unwrap();
     let message = reader.next().await;
     assert_eq!((reason(&message), message.changes[0].skipped, message.changes[0].advance), (None, 2, 1));
@@ -71,7 +71,7 @@ async fn a_wrong_prediction_is_corrected_immediately_by_a_full_frame() {
 #[tokio::test]
 async fn a_rejected_prediction_is_corrected_immediately() {
     let (server, mut reader) = world().await;
-    // By the rules, by a key that was used, as malformed, and for a name that the catalog does not have.
+    // Rejected by the rules, for a reused key, as malformed, and for an unknown name.
     server.client.mutate(with_key("used"), add("a", "coal", 1)).await.unwrap();
     reader.next().await;
     let used = |digest| v1::MutationContext { idempotency_key: "used".into(), ..mine(Some(digest)) };
@@ -97,7 +97,7 @@ async fn case_43_changes_that_cancel_out_in_one_window_still_correct_a_wrong_pre
     let (server, mut reader) = world().await;
     let before = server.get("a").await.stacks;
     let expected = reader.predict(0, &[(Slot(1), stones(2))]);
-    // The service sees one item come and go in one commit; the reader believed in something else in between.
+    // One commit adds and removes an item; the reader predicted something else.
     let operations = [add("a", "coal", 1), remove("a", "coal", 1)].map(|one| v1::Operation { operation: Some(one) });
     let request = v1::TransactRequest { context: Some(mine(Some(expected))), operations: operations.to_vec() };
     let receipt = server.client.rpc().transact(request).await.unwrap().into_inner().receipt.unwrap();
@@ -105,7 +105,7 @@ async fn case_43_changes_that_cancel_out_in_one_window_still_correct_a_wrong_pre
     assert_eq!(reason(&reader.next().await), Some(FullReason::Correction));
     reader.assert_is_at(0, &server.get("a").await);
 
-    // And in two.
+    // The same in two commits.
     let expected = reader.predict(0, &[(Slot(1), stones(2))]);
     server.client.mutate(mine(Some(expected)), add("a", "coal", 1)).await.unwrap();
     server.client.mutate(mine(None), remove("a", "coal", 1)).await.unwrap();

@@ -1,4 +1,4 @@
-//! How large the inventories of one stream may be together, for as long as it is open.
+//! The size limit of the inventories of one stream, which applies for the life of the stream.
 
 use crate::common::{TestServer, Told, at_once, delete, told};
 use slotcast::domain::Catalog;
@@ -9,7 +9,7 @@ use slotcast::sync::{SyncSettings, Windows};
 use std::time::Duration;
 use tonic::Code;
 
-/// What gRPC takes as one message, if nobody says otherwise.
+/// Default maximum size of a gRPC message, in bytes.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 const VAULT_SLOTS: u32 = 1_024;
 const IDS: [&str; 4] = ["a", "b", "c", "d"];
@@ -19,7 +19,7 @@ fn too_large() -> Told {
     (Code::ResourceExhausted, "SUBSCRIPTION_TOO_LARGE".into(), None)
 }
 
-/// Pouches of 1 slot and vaults of 1,024.
+/// Returns a catalog with pouches of 1 slot and vaults of 1,024 slots.
 fn catalog() -> Catalog {
     let layout = |name: &str, slots: u32| (name.to_owned(), vec![("all".to_owned(), u64::from(slots))]);
     Catalog::new(CatalogSource {
@@ -35,7 +35,7 @@ fn create(id: &str, layout: &str, stacks: Vec<v1::SlotStack>) -> Operation {
     Operation::Create(v1::CreateInventory { inventory_id, layout, stacks, owner })
 }
 
-/// As large as an inventory can be: each slot with all the attributes that are possible.
+/// Returns the creation of an inventory of maximum size: each slot has attributes of maximum size.
 fn vault(id: &str) -> Operation {
     let stack = |slot: u32| v1::Stack {
         item: "sword".into(),
@@ -46,7 +46,7 @@ fn vault(id: &str) -> Operation {
     create(id, "vault", (0..VAULT_SLOTS).map(|slot| v1::SlotStack { slot, stack: Some(stack(slot)) }).collect())
 }
 
-/// Four pouches. Nothing is due until somebody reports a desync.
+/// Starts a server with four pouches. No frame is due until a reader reports a desync.
 async fn pouches() -> TestServer {
     let for_ever = Duration::from_secs(600);
     let windows = Windows { news: for_ever, echo: for_ever, tick: Duration::ZERO };
@@ -57,7 +57,7 @@ async fn pouches() -> TestServer {
     server
 }
 
-/// Has all that waits sent to the session now.
+/// Reports a desync, so that the session gets all pending changes immediately.
 async fn report(server: &TestServer, id: &str) {
     let request = v1::ReportDesyncRequest {
         inventory_id: id.into(),
@@ -106,7 +106,7 @@ async fn the_largest_frame_fits_one_message_and_absent_inventories_do_not_count(
     for (position, id) in IDS[..3].iter().enumerate() {
         reader.assert_is_at(position, &server.get(id).await);
     }
-    // One slot more is one too many.
+    // One more slot exceeds the limit.
     server.mutate(create("d", "pouch", vec![])).await.unwrap();
     report(&server, "a").await;
     assert_eq!(told(&reader.end().await), too_large());

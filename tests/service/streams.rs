@@ -1,4 +1,4 @@
-//! Subscriptions: what a reader gets, from wherever it comes and however slowly it reads.
+//! Subscriptions: the frames that a reader gets, from any cursor and at any reading speed.
 
 use crate::common::{
     Subscriber, TestServer, add, at_once, create_named, delete, drop, remove, set, stack, told, transfer,
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
-/// Why a message's only change is a full one; none if it is a delta.
+/// Returns the only change of a message, and the reason if it is a full state.
 fn only_change(message: &v1::SubscribeInventoryResponse) -> (Option<FullReason>, &v1::InventoryChange) {
     assert_eq!(message.changes.len(), 1, "{message:?}");
     let change = &message.changes[0];
@@ -66,7 +66,7 @@ async fn case_34_a_resume_from_an_old_cursor_is_an_ordinary_delta_or_full_frame(
         server.mutate(remove("a", "coal", 1)).await.unwrap();
     }
     server.mutate(drop("a", 0, Some(1))).await.unwrap();
-    // 401 revisions, and what has to be told of them are two slots.
+    // 401 revisions have changed two slots.
     let behind = reader.replicas[0].clone();
     let mut resumed = server.subscribe(&[("a", Some(reader.cursor(0)))]).await;
     resumed.replicas[0].clone_from(&behind);
@@ -78,10 +78,10 @@ async fn case_34_a_resume_from_an_old_cursor_is_an_ordinary_delta_or_full_frame(
     );
     assert!(message.caught_up);
     resumed.assert_is_at(0, &server.get("a").await);
-    // Nothing missing is told as just that.
+    // A current cursor gets no change.
     let mut same = server.subscribe(&[("a", Some(resumed.cursor(0)))]).await;
     assert_eq!(same.next().await, v1::SubscribeInventoryResponse { caught_up: true, ..Default::default() });
-    // More than ten slots are sent full.
+    // More than ten changed slots are sent as a full state.
     for slot in 10..21 {
         server.mutate(set("a", slot, Some(stack("dirt", 1)))).await.unwrap();
     }
@@ -104,7 +104,7 @@ async fn case_35_a_recreated_inventory_has_a_new_epoch_and_is_sent_in_full() {
     assert_eq!(only_change(&reader.next().await).0, Some(FullReason::Initial));
     reader.assert_is_at(0, &server.get("a").await);
 
-    // In one commit it is never gone; a cursor of the old epoch fits no more.
+    // A deletion and recreation in one commit is never absent, and the cursor of the old epoch is stale.
     let cursor = reader.cursor(0);
     server.transact(vec![delete("a"), create_named("a")]).await.unwrap();
     assert_eq!(only_change(&reader.next().await).0, Some(FullReason::EpochChanged));
@@ -153,7 +153,7 @@ async fn case_36_subscribing_during_commits_leaves_no_gap_and_no_duplicate() {
     writer.await.unwrap();
     let last = server.get("a").await;
     for reader in &mut readers {
-        // Applying a frame checks that it fits what came before.
+        // Applying a frame checks that its base matches the replica.
         reader.read_until(0, 1 + COMMITS).await;
         reader.assert_is_at(0, &last);
     }
@@ -173,7 +173,7 @@ async fn case_39_many_small_frames_do_not_disconnect_slow_readers() {
         reader.next().await;
         readers.push(reader);
     }
-    // Nobody reads meanwhile. HTTP/2 libraries take many small unread frames on a connection for an attack.
+    // Nobody reads meanwhile. HTTP/2 libraries treat many small unread frames on a connection as an attack.
     for _ in 0..COMMITS {
         server.mutate(add("a", "coal", 1)).await.unwrap();
     }
@@ -197,7 +197,7 @@ async fn a_transfer_is_never_split_across_two_frames() {
         let (there, back) = (server.client.clone(), server.client.clone());
         let carry = async |client: Client, from: &str, to: &str| {
             for _ in 0..150 {
-                // At times there is nothing to carry.
+                // The transfer is rejected when the source is empty.
                 let _ = client.mutate(fresh_context(), transfer(from, to, "stone", 1)).await;
             }
         };
@@ -270,7 +270,7 @@ async fn a_slow_reader_receives_few_conflated_frames_and_converges() {
     const COMMITS: u64 = 600;
     let server = TestServer::start(at_once()).await;
     server.create("a", "chest", &[]).await;
-    // What the transport takes ahead of the reader is bounded by this window, so only about as many frames of 1 KiB.
+    // This window limits the bytes that the transport accepts ahead of the reader to about as many frames of 1 KiB.
     let channel =
         Endpoint::from_shared(server.running.uri()).unwrap().initial_stream_window_size(65_535).connect_lazy();
     let inventories = vec![v1::Watch { inventory_id: "a".into(), ..v1::Watch::default() }];

@@ -1,4 +1,4 @@
-//! Laws of the sync ring: whatever happened and wherever a reader stands, what it is sent brings it to the truth.
+//! Properties of frames and subscriptions: for every history and cursor, the frames lead a reader to the current state.
 
 use crate::support::random::{History, NAMES, config, history};
 use crate::support::{World, id};
@@ -11,7 +11,7 @@ use slotcast::sync::{
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Every state that each inventory of a history had, in order; deletions end an epoch.
+/// Returns the states of each epoch of each inventory, in order.
 fn lives(History { mut world, mutations }: History) -> Vec<Vec<Arc<Inventory>>> {
     let mut lives: Vec<Vec<Arc<Inventory>>> = world.inventories.values().map(|first| vec![first.clone()]).collect();
     for mutation in mutations {
@@ -41,7 +41,7 @@ fn check_equal(replica: &Replica, inventory: &Inventory) -> Result<(), TestCaseE
     Ok(())
 }
 
-/// What kind of stack a slot holds, if any.
+/// Returns the item and attributes of the stack in a slot.
 fn kind(inventory: &Inventory, slot: Slot) -> Option<(u32, &[u8])> {
     inventory.contents.stack(slot).map(|stack| (stack.item.get(), stack.attributes.as_bytes()))
 }
@@ -182,7 +182,7 @@ proptest! {
         for (mutation, pause) in history.mutations.iter().zip(pauses.iter().cycle()) {
             match pause {
                 Pause::Watching(pause) => stream.poll_until(stream.now + *pause)?,
-                // The transport does not ask for a frame: the states go on without the reader.
+                // The transport does not poll for a frame while the state changes.
                 Pause::Stalled(pause) => stream.now += *pause,
             }
             stream.mutate(mutation);
@@ -214,12 +214,12 @@ fn settings() -> impl Strategy<Value = SyncSettings> {
     })
 }
 
-/// Where a reader stands when it subscribes.
+/// The cursor with which a reader subscribes.
 #[derive(Debug, Clone)]
 enum Start {
     WithNothing,
     AtTheState,
-    /// With a cursor that means nothing here.
+    /// With a cursor of an unknown epoch or revision.
     Elsewhere {
         other_epoch: bool,
         ahead: u64,
@@ -243,7 +243,7 @@ fn pause() -> impl Strategy<Value = Pause> {
         .prop_map(|(pause, stalled)| if stalled { Pause::Stalled(pause) } else { Pause::Watching(pause) })
 }
 
-/// A subscription to all the inventories under virtual time, with its reader; checks each frame as it comes.
+/// A subscription to all inventories in virtual time, and its reader, which checks each frame.
 struct Stream {
     world: World,
     settings: SyncSettings,
@@ -253,7 +253,7 @@ struct Stream {
     now: Moment,
     sync_at: Option<Moment>,
     frame_at: Option<Moment>,
-    /// Since when a change waits for which no frame has gone out.
+    /// Time of the oldest change that no frame has delivered.
     waiting_since: Option<Moment>,
     syncs: u32,
     heartbeats: u32,
@@ -297,7 +297,7 @@ impl Stream {
         })
     }
 
-    /// Asks for a frame whenever the subscription wants to be asked.
+    /// Polls the subscription at every time that it requests.
     fn poll_until(&mut self, end: Moment) -> Result<(), TestCaseError> {
         let started = self.now;
         loop {

@@ -1,4 +1,4 @@
-//! A client that applies its own mutations at once, step by step: what comes before what, and what it shows meanwhile.
+//! The mirror of a predicting client, step by step: the order of replies and frames, and the state shown meanwhile.
 
 use crate::support::service::{Call, Service};
 use crate::support::{World, count, filled, id, item, layout_id, stack};
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 const PLANKS: u32 = 1;
 
-/// A service, a session, and its stream, in the hands of the test.
+/// A service, a session and its stream, which the test drives.
 struct Table {
     service: Service,
     mirror: Mirror,
@@ -27,7 +27,7 @@ struct Table {
     calls: u32,
 }
 
-/// A player with ten planks in slots 0 and 1 each, and an empty chest; the first frame has come.
+/// Returns a player with ten planks in each of slots 0 and 1, and an empty chest, after the first frame.
 fn table() -> Table {
     let mut world = World::new(default_catalog());
     world.put("anna", "player", 5, &[filled(0, stack(PLANKS, 10)), filled(1, stack(PLANKS, 10))]);
@@ -91,7 +91,7 @@ impl Table {
         self.mirror.handle_reply(KeyTag::of(&call.key), versions);
     }
 
-    /// The next frame before the next heartbeat, if there is one.
+    /// Returns the next frame that is due before the next heartbeat.
     fn frame(&mut self) -> Option<Frame> {
         let states = self.service.states(&self.ids);
         self.stream.handle_states(&states);
@@ -148,7 +148,7 @@ fn a_frame_before_the_reply_is_based_on_the_prediction() {
     table.by_another(add("anna", 1));
     assert_eq!(table.deliver(), MirrorUpdate { changed: vec![0], ..MirrorUpdate::default() });
     assert_eq!((table.shown(0, 0), table.shown(0, 1), table.shown(1, 0)), (10, 0, 10), "nothing is shown twice");
-    // The later reply comes first.
+    // The replies arrive in reverse order.
     table.reply(&calls[1], &replies[1]);
     table.reply(&calls[0], &replies[0]);
     table.assert_truth();
@@ -199,7 +199,7 @@ fn case_43_changes_that_cancel_out_in_one_window_still_correct_a_wrong_predictio
     let first = table.frame();
     assert_eq!(first, None);
     let before = table.service.world.get("anna").clone();
-    // A reader with one copy only, in which it drops what the service does not.
+    // A reader that predicts a drop that the service rejects.
     let believed = before.contents.advanced(before.contents.revision(), &[filled(1, stack(PLANKS, 9))]);
     let naive = Replica { epoch: before.epoch, contents: believed };
     let (key, nothing) = (table.key(), Operation::Move { id: id("anna"), from: Slot(1), to: Slot(1), count: None });
@@ -249,7 +249,7 @@ fn a_full_frame_older_than_a_reply_does_not_roll_the_replica_back() {
     table.mirror.handle_frame(&late);
     table.by_another(add("anna", 1));
     let late = table.frame().unwrap();
-    // Predicted right without the frame's news, since another has taken them back.
+    // The prediction is correct without the frame, because the other caller has reverted its change.
     let call = table.predict(drop_one(7));
     table.by_another(Operation::Drop { id: id("anna"), slot: Slot(7), count: Some(count(1)) });
     let versions = table.service.mutate(&call).unwrap();
@@ -292,7 +292,7 @@ fn an_absent_inventory_drops_its_pending_predictions() {
     table.mirror.handle_failure(KeyTag::of(&to_chest.key));
     let versions = table.service.mutate(&own).unwrap();
     table.reply(&own, &versions);
-    // It was predicted upon the other one, which was refused.
+    // The prediction was based on the rejected one.
     assert_eq!(table.deliver().corrected, [0]);
     assert_eq!((table.shown(0, 0), table.shown(0, 1)), (10, 9));
     assert_eq!((table.mirror.pending(), table.mirror.desyncs()), (0, 0));
@@ -391,7 +391,7 @@ fn a_desync_is_counted_once_and_repaired_by_the_requested_full_frame() {
     assert_eq!((table.mirror.desyncs(), table.shown(0, 0)), (1, 13));
 }
 
-// What the plan's own code got wrong.
+// Faults of simpler designs that the mirror avoids.
 
 #[test]
 fn a_partial_add_reports_its_remainder_or_adds_nothing() {
@@ -412,7 +412,7 @@ fn a_cursor_does_not_lose_changes_made_during_a_send() {
     let mut table = table();
     table.by_another(add("anna", 1));
     let under_way = table.frame().unwrap();
-    // The same slot again, after the frame was made and before it is delivered.
+    // The same slot changes again between the creation of the frame and its delivery.
     table.by_another(add("anna", 1));
     table.mirror.handle_frame(&under_way);
     assert_eq!(table.shown(0, 0), 11);
