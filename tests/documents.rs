@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// Returns the names of all functions in a file, or in all files of a folder.
-fn functions(path: &Path) -> HashSet<String> {
+fn function_names(path: &Path) -> HashSet<String> {
     let mut found = HashSet::new();
     let mut paths = vec![path.to_owned()];
     while let Some(path) = paths.pop() {
@@ -20,7 +20,7 @@ fn functions(path: &Path) -> HashSet<String> {
 }
 
 /// Returns the file or folder of a test, for a target as in `store_keys::a_test` or `src/sync/limit.rs::a_test`.
-fn place(root: &Path, target: &str) -> PathBuf {
+fn source_path(root: &Path, target: &str) -> PathBuf {
     if target.starts_with("src/") {
         return root.join(target);
     }
@@ -36,7 +36,7 @@ fn every_test_named_in_reliability_md_exists() {
     let named: Vec<_> =
         quoted.filter_map(|text| text.split_once("::")).filter(|(_, test)| !test.ends_with('…')).collect();
     assert!(named.len() > 80, "only {} tests are named", named.len());
-    let missing = named.iter().filter(|(target, test)| !functions(&place(root, target)).contains(*test));
+    let missing = named.iter().filter(|(target, test)| !function_names(&source_path(root, target)).contains(*test));
     let missing: Vec<_> = missing.map(|(target, test)| format!("{target}::{test}")).collect();
     assert!(missing.is_empty(), "these tests do not exist: {missing:#?}");
 }

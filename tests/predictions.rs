@@ -31,7 +31,7 @@ struct World {
 }
 
 /// Windows that no test outlasts, so that only immediate frames arrive.
-fn patient() -> SyncSettings {
+fn long_windows() -> SyncSettings {
     let hour = Duration::from_secs(3_600);
     SyncSettings { windows: Windows { news: hour, echo: hour, ..Windows::default() }, ..SyncSettings::default() }
 }
@@ -70,11 +70,11 @@ impl World {
     }
 
     /// Sends a mutation by another caller without a session.
-    async fn by_another(&self, operation: Operation) {
+    async fn mutate_as_another(&self, operation: Operation) {
         Client::new(&self.server.uri(), "another").unwrap().mutate(fresh_context(), operation).await.unwrap();
     }
 
-    async fn assert_truth(&self, session: &Session) {
+    async fn assert_converged(&self, session: &Session) {
         timeout(SOON, session.settled()).await.unwrap().unwrap();
         for (position, id) in ["anna", "chest"].into_iter().enumerate() {
             let request = v1::GetInventoryRequest { inventory_id: id.into() };
@@ -141,21 +141,21 @@ async fn correct_predictions_send_no_frame_and_the_next_delta_skips_their_revisi
         assert!(session.apply(drop_one(0)).unwrap().shown);
         assert_eq!(held(&session, PLAYER, 0), left, "shown at once");
     }
-    world.assert_truth(&session).await;
+    world.assert_converged(&session).await;
     // Time under test: the window of an echo passes without a frame.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     assert_eq!(session.counts(), initial);
-    world.by_another(add("anna", 3)).await;
+    world.mutate_as_another(add("anna", 3)).await;
     event(&session, |event| matches!(event, Event::Changed { position: PLAYER }).then_some(())).await;
     assert_eq!(held(&session, PLAYER, 0), 55);
     let counts = session.counts();
     assert_eq!((counts.syncs - initial.syncs, counts.deltas, counts.skipped), (1, 1, 8));
-    world.assert_truth(&session).await;
+    world.assert_converged(&session).await;
 }
 
 #[tokio::test]
 async fn both_sides_of_a_transfer_are_predicted() {
-    let world = world(patient()).await;
+    let world = world(long_windows()).await;
     let session = world.session(1).await;
     let initial = session.counts();
     for _ in 0..3 {
@@ -163,7 +163,7 @@ async fn both_sides_of_a_transfer_are_predicted() {
     }
     session.apply(transfer("chest", "anna", 5)).unwrap();
     assert_eq!((held(&session, PLAYER, 0), held(&session, CHEST, 0)), (35, 25));
-    world.assert_truth(&session).await;
+    world.assert_converged(&session).await;
     assert_eq!(session.counts(), initial);
     let outcomes = event(&session, |event| {
         let Event::Confirmed { outcomes, as_predicted: true, .. } = event else { return None };
@@ -180,33 +180,33 @@ async fn concurrent_predictions_are_applied_once_in_any_order() {
         session.apply(drop_one(0)).unwrap();
     }
     assert_eq!(held(&session, PLAYER, 0), 10);
-    world.assert_truth(&session).await;
+    world.assert_converged(&session).await;
     assert_eq!(held(&session, PLAYER, 0), 10);
     println!("{:?}", session.counts());
 }
 
 #[tokio::test]
 async fn a_wrong_prediction_is_corrected_immediately_by_a_full_frame() {
-    let world = world(patient()).await;
+    let world = world(long_windows()).await;
     let session = world.session(1).await;
-    world.by_another(add("anna", 4)).await;
+    world.mutate_as_another(add("anna", 4)).await;
     session.apply(drop_one(0)).unwrap();
     assert_eq!(held(&session, PLAYER, 0), 59, "it does not know of the four yet");
     event(&session, |event| matches!(event, Event::Corrected { position: PLAYER }).then_some(())).await;
     assert_eq!(held(&session, PLAYER, 0), 63);
-    world.assert_truth(&session).await;
+    world.assert_converged(&session).await;
     assert_eq!(session.counts().corrections, 1);
     let corrected = session.counts();
     session.apply(drop_one(0)).unwrap();
-    world.assert_truth(&session).await;
+    world.assert_converged(&session).await;
     assert_eq!(session.counts(), corrected, "the next one is right again");
 }
 
 #[tokio::test]
 async fn a_rejected_prediction_is_rolled_back_and_corrected_immediately() {
-    let world = world(patient()).await;
+    let world = world(long_windows()).await;
     let session = world.session(1).await;
-    world.by_another(drop_all(0)).await;
+    world.mutate_as_another(drop_all(0)).await;
     let applied = session.apply(drop_one(0)).unwrap();
     let refused = event(&session, |event| {
         let Event::Refused { key, status } = event else { return None };
@@ -214,7 +214,7 @@ async fn a_rejected_prediction_is_rolled_back_and_corrected_immediately() {
     });
     let (key, status) = refused.await;
     assert_eq!((key, status.code()), (applied.key, Code::FailedPrecondition));
-    world.assert_truth(&session).await;
+    world.assert_converged(&session).await;
     assert_eq!(held(&session, PLAYER, 0), 0);
     assert_eq!(session.counts().corrections, 1);
     let refused = session.apply(drop_one(0));
@@ -245,15 +245,15 @@ async fn two_sessions_of_one_player_and_another_caller_converge() {
         let _ = one.apply(transfer("anna", "chest", 1 + round % 3));
         let _ = other.apply(drop_one(0));
         let _ = other.apply(transfer("chest", "anna", 1));
-        world.by_another(add("anna", 1)).await;
+        world.mutate_as_another(add("anna", 1)).await;
         // Time under test: pauses of 0 to 42 ms interleave frames and calls in different ways.
         tokio::time::sleep(Duration::from_millis(u64::from(round) * 3)).await;
     }
     for session in [&one, &other] {
-        world.assert_truth(session).await;
+        world.assert_converged(session).await;
     }
     // The last change of one session also reaches the other.
-    world.assert_truth(&one).await;
+    world.assert_converged(&one).await;
     assert_eq!(one.view(PLAYER).unwrap().digest(), other.view(PLAYER).unwrap().digest());
     println!("{:?}\n{:?}", one.counts(), other.counts());
 }
@@ -278,14 +278,14 @@ async fn a_session_survives_a_restart_and_applies_pending_mutations_once() {
     let server = start(folder.path(), address, SyncSettings::default()).await;
     event(&session, |event| matches!(event, Event::Connected).then_some(())).await;
     let world = World { server, client, folder };
-    world.assert_truth(&session).await;
+    world.assert_converged(&session).await;
     assert_eq!(held(&session, PLAYER, 0), 56);
     assert!(session.counts().reconnects > 0);
 }
 
 #[tokio::test]
 async fn a_reported_desync_is_counted_and_repaired_by_a_full_frame() {
-    let world = world(patient()).await;
+    let world = world(long_windows()).await;
     let session = world.session(1).await;
     session.resync(PLAYER);
     event(&session, |event| matches!(event, Event::Desync { position: PLAYER }).then_some(())).await;
@@ -298,7 +298,7 @@ async fn a_reported_desync_is_counted_and_repaired_by_a_full_frame() {
 
 #[tokio::test]
 async fn a_rejected_session_ends_with_the_status() {
-    let world = world(patient()).await;
+    let world = world(long_windows()).await;
     let options = SessionOptions::new(vec!["anna".into(), "anna".into()]);
     let session = world.client.session(options, world.client.catalog().await.unwrap()).unwrap();
     let Err(SessionError::Ended) = timeout(SOON, session.caught_up()).await.unwrap() else { panic!() };
@@ -340,7 +340,7 @@ async fn news_does_not_wait_for_earlier_echoes() {
     // Time under test: the window of the echo has begun and does not end here.
     tokio::time::sleep(Duration::from_millis(150)).await;
     let asked_at = Instant::now();
-    world.by_another(add("anna", 1)).await;
+    world.mutate_as_another(add("anna", 1)).await;
     let news = message(&mut stream).await;
     let took = asked_at.elapsed();
     assert!(took < Duration::from_millis(300), "{took:?} after it was asked for");
@@ -362,7 +362,7 @@ async fn notices_report_kind_caller_and_reason_of_a_change() {
 
 #[tokio::test]
 async fn a_wrong_digest_of_an_untouched_inventory_is_corrected() {
-    let world = world(patient()).await;
+    let world = world(long_windows()).await;
     let mut stream = raw(&world, "me", false).await;
     let wrong = v1::PredictedDigest { inventory_id: "anna".into(), digest: Some(v1::Digest { a: 1, b: 2 }) };
     let context = v1::MutationContext { predicted: vec![wrong], ..context("me", "") };

@@ -49,7 +49,7 @@ fn remove(code: u32, number: u32) -> Operation {
     Operation::Remove { id: id("a"), item: item(code), attributes: None, count: count(number) }
 }
 
-fn shift(from: u16, to: u16, number: Option<u32>) -> Operation {
+fn move_stack(from: u16, to: u16, number: Option<u32>) -> Operation {
     Operation::Move { id: id("a"), from: Slot(from), to: Slot(to), count: number.map(count) }
 }
 
@@ -63,7 +63,7 @@ fn transfer_slot(slot: u16, number: Option<u32>, to_slot: Option<u16>, allow_par
 }
 
 /// Asserts that an operation is accepted and creates one revision of "a", and returns its outcome.
-fn accepted(world: &mut World, operation: Operation) -> OperationOutcome {
+fn assert_accepted(world: &mut World, operation: Operation) -> OperationOutcome {
     let before = world.get("a").contents.revision();
     let mut effect = world.run(operation).expect("it is within the rules");
     assert_eq!(world.get("a").contents.revision(), before.next());
@@ -71,7 +71,7 @@ fn accepted(world: &mut World, operation: Operation) -> OperationOutcome {
 }
 
 /// Asserts that an operation is accepted and changes nothing, and returns its outcome.
-fn idle(world: &mut World, operation: Operation) -> OperationOutcome {
+fn assert_no_change(world: &mut World, operation: Operation) -> OperationOutcome {
     let before = world.clone();
     let mut effect = world.run(operation).expect("it is within the rules");
     assert_eq!(world.inventories, before.inventories, "no new revision");
@@ -80,7 +80,7 @@ fn idle(world: &mut World, operation: Operation) -> OperationOutcome {
 }
 
 /// Asserts that an operation is rejected and changes nothing, and returns the cause.
-fn refused(world: &mut World, operation: Operation) -> RejectionCause {
+fn assert_rejected(world: &mut World, operation: Operation) -> RejectionCause {
     let before = world.clone();
     let rejection = world.run(operation).expect_err("it is against the rules");
     assert_eq!(world.inventories, before.inventories, "a rejection changes nothing");
@@ -96,33 +96,37 @@ fn case_01_a_count_of_0_is_invalid() {
 #[test]
 fn case_02_the_maximum_count_is_rejected_without_overflow() {
     let mut world = world(&[filled(0, stack(PLANKS, 60))], &[]);
-    let cause = refused(&mut world, add(PLANKS, u32::MAX, false));
+    let cause = assert_rejected(&mut world, add(PLANKS, u32::MAX, false));
     assert_eq!(
         cause,
         RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), wanted: u64::from(u32::MAX), room: 4 + 3 * 64 }
     );
-    let cause = refused(&mut world, remove(PLANKS, u32::MAX));
+    let cause = assert_rejected(&mut world, remove(PLANKS, u32::MAX));
     assert_eq!(
         cause,
         RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), wanted: u64::from(u32::MAX), held: 60 }
     );
     for operation in [
-        shift(0, 1, Some(u32::MAX)),
+        move_stack(0, 1, Some(u32::MAX)),
         Operation::Drop { id: id("a"), slot: Slot(0), count: Some(count(u32::MAX)) },
         transfer_slot(0, Some(u32::MAX), None, true),
     ] {
-        assert!(matches!(refused(&mut world, operation), RejectionCause::NotEnough { held: 60, .. }));
+        assert!(matches!(assert_rejected(&mut world, operation), RejectionCause::NotEnough { held: 60, .. }));
     }
     let set = Operation::Set { id: id("a"), slot: Slot(0), stack: Some(stack(PLANKS, u32::MAX)) };
-    assert!(matches!(refused(&mut world, set), RejectionCause::StackTooLarge { max_stack: 64, .. }));
-    assert_eq!(accepted(&mut world, add(PLANKS, u32::MAX, true)).remainder, u32::MAX - 196, "or as much as fits");
+    assert!(matches!(assert_rejected(&mut world, set), RejectionCause::StackTooLarge { max_stack: 64, .. }));
+    assert_eq!(
+        assert_accepted(&mut world, add(PLANKS, u32::MAX, true)).remainder,
+        u32::MAX - 196,
+        "or as much as fits"
+    );
 }
 
 #[test]
 fn case_03_adding_two_to_one_below_the_maximum_splits_without_overflow() {
     for (code, max) in [(PLANKS, 64), (DUST, u32::MAX)] {
         let mut world = world(&[filled(1, stack(code, max - 1))], &[]);
-        let outcome = accepted(&mut world, add(code, 2, false));
+        let outcome = assert_accepted(&mut world, add(code, 2, false));
         assert_eq!(outcome, OperationOutcome { count: 2, ..OperationOutcome::default() });
         assert_eq!(slots(&world, "a"), [(0, code, 1), (1, code, max)]);
     }
@@ -133,31 +137,35 @@ fn case_04_an_unknown_item_recipe_or_layout_is_rejected() {
     let mut world = world(&[], &[]);
     let unknown = RejectionCause::UnknownItemCode { item: item(GONE) };
     assert_eq!(ItemCode::new(0), None);
-    assert_eq!(refused(&mut world, add(GONE, 1, true)), unknown);
+    assert_eq!(assert_rejected(&mut world, add(GONE, 1, true)), unknown);
     let set = Operation::Set { id: id("a"), slot: Slot(0), stack: Some(stack(GONE, 1)) };
-    assert_eq!(refused(&mut world, set), unknown);
+    assert_eq!(assert_rejected(&mut world, set), unknown);
     assert!(world.catalog.item("mithril").is_none() && world.catalog.recipe("mithril").is_none());
     let layout = LayoutId::new("palace").unwrap();
     let create =
         |layout: &LayoutId, stacks| Operation::Create { id: id("c"), owner: None, layout: layout.clone(), stacks };
-    assert_eq!(refused(&mut world, create(&layout, vec![])), RejectionCause::UnknownLayout { layout });
-    assert_eq!(refused(&mut world, create(&layout_id("two"), vec![(Slot(0), stack(GONE, 1))])), unknown);
+    assert_eq!(assert_rejected(&mut world, create(&layout, vec![])), RejectionCause::UnknownLayout { layout });
+    assert_eq!(assert_rejected(&mut world, create(&layout_id("two"), vec![(Slot(0), stack(GONE, 1))])), unknown);
 }
 
 #[test]
 fn case_05_an_item_removed_from_the_catalog_can_be_moved_but_not_created() {
     let mut world = world(&[filled(0, stack(GONE, 80)), filled(1, stack(GONE, 5)), filled(2, stack(PLANKS, 1))], &[]);
     assert_eq!(slots(&world, "a"), [(0, GONE, 80), (1, GONE, 5), (2, PLANKS, 1)]);
-    refused(&mut world, add(GONE, 1, true));
-    assert_eq!(idle(&mut world, shift(1, 0, None)).count, 0, "nothing merges onto it: its limit is not known");
-    accepted(&mut world, shift(0, 3, None));
-    accepted(&mut world, shift(3, 2, None));
+    assert_rejected(&mut world, add(GONE, 1, true));
+    assert_eq!(
+        assert_no_change(&mut world, move_stack(1, 0, None)).count,
+        0,
+        "nothing merges onto it: its limit is not known"
+    );
+    assert_accepted(&mut world, move_stack(0, 3, None));
+    assert_accepted(&mut world, move_stack(3, 2, None));
     assert_eq!(slots(&world, "a"), [(1, GONE, 5), (2, GONE, 80), (3, PLANKS, 1)], "moved, then swapped");
-    accepted(&mut world, remove(GONE, 2));
-    assert_eq!(accepted(&mut world, transfer_slot(2, None, None, false)).count, 80);
+    assert_accepted(&mut world, remove(GONE, 2));
+    assert_eq!(assert_accepted(&mut world, transfer_slot(2, None, None, false)).count, 80);
     assert_eq!(slots(&world, "b"), [(0, GONE, 80)]);
     let drop = Operation::Drop { id: id("a"), slot: Slot(1), count: None };
-    assert_eq!(accepted(&mut world, drop).stack, Some(stack(GONE, 3)));
+    assert_eq!(assert_accepted(&mut world, drop).stack, Some(stack(GONE, 3)));
 }
 
 #[test]
@@ -166,17 +174,17 @@ fn case_06_a_slot_out_of_range_is_rejected() {
         let mut world = world(&[filled(0, stack(PLANKS, 9))], &[filled(0, stack(LOG, 1))]);
         let out_of_range = RejectionCause::SlotOutOfRange { id: id("a"), slot: Slot(slot), slots: 4 };
         for operation in [
-            shift(0, slot, None),
-            shift(slot, 0, None),
-            shift(slot, slot, None),
+            move_stack(0, slot, None),
+            move_stack(slot, 0, None),
+            move_stack(slot, slot, None),
             Operation::Drop { id: id("a"), slot: Slot(slot), count: None },
             Operation::Set { id: id("a"), slot: Slot(slot), stack: None },
             Operation::Rearrange { id: id("a"), stacks: vec![(Slot(slot), stack(PLANKS, 9))] },
             transfer_slot(slot, None, None, false),
         ] {
-            assert_eq!(refused(&mut world, operation), out_of_range);
+            assert_eq!(assert_rejected(&mut world, operation), out_of_range);
         }
-        let cause = refused(&mut world, transfer_slot(0, None, Some(slot), true));
+        let cause = assert_rejected(&mut world, transfer_slot(0, None, Some(slot), true));
         assert_eq!(cause, RejectionCause::SlotOutOfRange { id: id("b"), slot: Slot(slot), slots: 2 });
     }
 }
@@ -185,10 +193,10 @@ fn case_06_a_slot_out_of_range_is_rejected() {
 fn case_07_a_move_onto_the_same_slot_succeeds_without_a_new_revision() {
     let mut world = world(&[filled(0, stack(PLANKS, 9)), filled(1, stack(PLANKS, 64))], &[]);
     for number in [None, Some(1), Some(u32::MAX)] {
-        assert_eq!(idle(&mut world, shift(0, 0, number)), OperationOutcome::default());
+        assert_eq!(assert_no_change(&mut world, move_stack(0, 0, number)), OperationOutcome::default());
     }
     assert_eq!(
-        idle(&mut world, shift(0, 1, None)),
+        assert_no_change(&mut world, move_stack(0, 1, None)),
         OperationOutcome::default(),
         "and so is one onto a full stack of the same"
     );
@@ -198,10 +206,10 @@ fn case_07_a_move_onto_the_same_slot_succeeds_without_a_new_revision() {
 fn case_08_a_partial_move_onto_another_item_is_rejected_and_a_whole_move_swaps() {
     let mut world = world(&[filled(0, stack(PLANKS, 9)), filled(1, stack(LOG, 5))], &[]);
     for number in [8, 9] {
-        let cause = refused(&mut world, shift(0, 1, Some(number)));
+        let cause = assert_rejected(&mut world, move_stack(0, 1, Some(number)));
         assert_eq!(cause, RejectionCause::SlotOccupied { id: id("a"), slot: Slot(1) }, "even if {number} is all of it");
     }
-    assert_eq!(accepted(&mut world, shift(0, 1, None)).count, 9);
+    assert_eq!(assert_accepted(&mut world, move_stack(0, 1, None)).count, 9);
     assert_eq!(slots(&world, "a"), [(0, LOG, 5), (1, PLANKS, 9)]);
 }
 
@@ -209,35 +217,38 @@ fn case_08_a_partial_move_onto_another_item_is_rejected_and_a_whole_move_swaps()
 fn case_09_stacks_with_different_attributes_never_merge() {
     let named = stack_with(PLANKS, 3, b"oiled");
     let mut world = world(&[filled(0, named.clone()), filled(1, stack(PLANKS, 5))], &[filled(0, named.clone())]);
-    accepted(&mut world, add(PLANKS, 1, false));
+    assert_accepted(&mut world, add(PLANKS, 1, false));
     assert_eq!(slots(&world, "a"), [(0, PLANKS, 3), (1, PLANKS, 6)], "passes by the stack with attributes");
-    assert!(matches!(refused(&mut world, shift(0, 1, Some(1))), RejectionCause::SlotOccupied { .. }));
-    accepted(&mut world, shift(0, 1, None));
+    assert!(matches!(assert_rejected(&mut world, move_stack(0, 1, Some(1))), RejectionCause::SlotOccupied { .. }));
+    assert_accepted(&mut world, move_stack(0, 1, None));
     assert_eq!(slots(&world, "a"), [(0, PLANKS, 6), (1, PLANKS, 3)], "swapped as two things");
-    let cause = refused(&mut world, transfer_slot(0, None, Some(0), false));
+    let cause = assert_rejected(&mut world, transfer_slot(0, None, Some(0), false));
     assert_eq!(cause, RejectionCause::SlotOccupied { id: id("b"), slot: Slot(0) });
-    accepted(&mut world, transfer_slot(0, None, None, false));
+    assert_accepted(&mut world, transfer_slot(0, None, None, false));
     assert_eq!(slots(&world, "b"), [(0, PLANKS, 3), (1, PLANKS, 6)]);
-    accepted(&mut world, transfer_slot(1, None, None, false));
+    assert_accepted(&mut world, transfer_slot(1, None, None, false));
     assert_eq!(slots(&world, "b"), [(0, PLANKS, 6), (1, PLANKS, 6)], "only onto the same attributes");
 }
 
 #[test]
 fn case_10_an_add_without_enough_room_is_rejected_or_partial_on_request() {
     let mut world = world(&[0, 1, 2, 3].map(|slot| filled(slot, stack(PLANKS, 60))), &[]);
-    let cause = refused(&mut world, add(PLANKS, 20, false));
+    let cause = assert_rejected(&mut world, add(PLANKS, 20, false));
     assert_eq!(cause, RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), wanted: 20, room: 16 });
-    let outcome = accepted(&mut world, add(PLANKS, 20, true));
+    let outcome = assert_accepted(&mut world, add(PLANKS, 20, true));
     assert_eq!(outcome, OperationOutcome { count: 16, remainder: 4, stack: None });
-    assert_eq!(idle(&mut world, add(PLANKS, 4, true)), OperationOutcome { count: 0, remainder: 4, stack: None });
+    assert_eq!(
+        assert_no_change(&mut world, add(PLANKS, 4, true)),
+        OperationOutcome { count: 0, remainder: 4, stack: None }
+    );
 }
 
 #[test]
 fn case_11_removing_more_than_present_removes_nothing() {
     let mut world = world(&[filled(0, stack(PLANKS, 60)), filled(2, stack(PLANKS, 3))], &[]);
-    let cause = refused(&mut world, remove(PLANKS, 64));
+    let cause = assert_rejected(&mut world, remove(PLANKS, 64));
     assert_eq!(cause, RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), wanted: 64, held: 63 });
-    assert_eq!(accepted(&mut world, remove(PLANKS, 63)).count, 63);
+    assert_eq!(assert_accepted(&mut world, remove(PLANKS, 63)).count, 63);
     assert_eq!(slots(&world, "a"), []);
 }
 
@@ -247,7 +258,7 @@ fn case_12_a_craft_without_room_for_its_output_keeps_the_inputs() {
         [filled(0, stack(LOG, 5)), filled(1, stack(PLANKS, 62)), filled(2, stack(SWORD, 1)), filled(3, stack(DUST, 1))];
     let mut world = world(&full, &[]);
     let craft = craft(&world, "planks", 1);
-    let cause = refused(&mut world, craft);
+    let cause = assert_rejected(&mut world, craft);
     assert_eq!(cause, RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), wanted: 4, room: 2 });
     assert_eq!(slots(&world, "a")[0], (0, LOG, 5));
 }
@@ -257,10 +268,10 @@ fn case_13_crafting_the_maximum_number_of_times_is_rejected_without_overflow() {
     let mut world = world(&[filled(0, stack(LOG, 64))], &[]);
     let wanted = u64::from(u32::MAX);
     let operation = craft(&world, "planks", u32::MAX);
-    let cause = refused(&mut world, operation);
+    let cause = assert_rejected(&mut world, operation);
     assert_eq!(cause, RejectionCause::NotEnough { id: id("a"), item: item(LOG), wanted, held: 64 });
     let operation = craft(&world, "flood", u32::MAX);
-    let cause = refused(&mut world, operation);
+    let cause = assert_rejected(&mut world, operation);
     assert_eq!(
         cause,
         RejectionCause::NoRoom { id: id("a"), item: item(DUST), wanted: wanted * wanted, room: 3 * wanted },
@@ -274,7 +285,7 @@ fn case_14_a_transfer_within_one_inventory_is_rejected() {
     let what = TransferSource::Slot { slot: Slot(0), count: None };
     let transfer =
         Operation::Transfer { from: id("a"), what, to: id("a"), to_slot: Some(Slot(1)), allow_partial: true };
-    assert_eq!(refused(&mut world, transfer), RejectionCause::TransferToItself { id: id("a") });
+    assert_eq!(assert_rejected(&mut world, transfer), RejectionCause::TransferToItself { id: id("a") });
 }
 
 #[test]
@@ -340,9 +351,9 @@ fn a_stack_above_its_limit_stays_whole_and_its_parts_respect_the_limit() {
     let mut world = world(&[filled(0, stack(PLANKS, 200))], &[]);
     let Some(Item { max_stack, .. }) = world.catalog.item_by_code(item(PLANKS)) else { panic!("it is there") };
     assert_eq!(max_stack.get(), 64);
-    let outcome = accepted(&mut world, transfer_slot(0, Some(100), Some(0), true));
+    let outcome = assert_accepted(&mut world, transfer_slot(0, Some(100), Some(0), true));
     assert_eq!(outcome, OperationOutcome { count: 64, remainder: 36, stack: None });
     assert_eq!((slots(&world, "a"), slots(&world, "b")), (vec![(0, PLANKS, 136)], vec![(0, PLANKS, 64)]));
-    accepted(&mut world, transfer_slot(0, None, Some(1), false));
+    assert_accepted(&mut world, transfer_slot(0, None, Some(1), false));
     assert_eq!(slots(&world, "b"), [(0, PLANKS, 64), (1, PLANKS, 136)], "whole as it is");
 }

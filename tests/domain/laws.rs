@@ -38,11 +38,11 @@ proptest! {
             let result = world.mutate(&mutation);
             if let Err(rejection @ Rejection { cause: RejectionCause::StaleRevision { .. }, .. }) = &result {
                 prop_assert_eq!(rejection.operation, 0);
-                prop_assert!(mutation.expected.iter().any(|guard| !holds(guard, &before.inventories[&guard.id])));
+                prop_assert!(mutation.expected.iter().any(|guard| !is_met(guard, &before.inventories[&guard.id])));
             } else if result.as_ref().is_err_and(|_| missing_expected(&mutation, &before)) {
                 // A guard names an inventory that does not exist.
             } else {
-                check_same_as_singly(&mutation, &mut singly, &world, &result)?;
+                check_equals_sequence(&mutation, &mut singly, &world, &result)?;
             }
             if result.is_err() {
                 prop_assert_eq!(&world.inventories, &before.inventories, "a rejection changes nothing");
@@ -223,12 +223,12 @@ fn missing_expected(mutation: &Mutation, before: &World) -> bool {
     mutation.expected.iter().any(|guard| !before.inventories.contains_key(&guard.id))
 }
 
-fn holds(guard: &Guard, inventory: &Inventory) -> bool {
+fn is_met(guard: &Guard, inventory: &Inventory) -> bool {
     (guard.epoch, guard.revision) == (inventory.epoch, inventory.contents.revision())
 }
 
 /// Checks that the operations, sent as separate mutations, yield the same stacks or the same rejection.
-fn check_same_as_singly(
+fn check_equals_sequence(
     mutation: &Mutation,
     singly: &mut World,
     world: &World,

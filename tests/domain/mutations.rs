@@ -1,7 +1,8 @@
 //! The exact effect of mutations of several operations: revisions, guards, creations and deletions.
 
 use crate::setup::{
-    COAL, LOG, PLANKS, SWORD, add, drop, moved, of_item, of_slot, refusal, remove, run, shift, slots, transfer, world,
+    COAL, LOG, PLANKS, SWORD, add, by_item, drop, from_slot, move_stack, outcome_of, rejection_of, remove, run, slots,
+    transfer, world,
 };
 use crate::support::{World, attributes, count, filled, id, item, layout_id, stack, stack_with};
 use slotcast::domain::mutation::TransferSource;
@@ -40,7 +41,7 @@ fn a_transient_inventory_is_reported_with_its_final_revision_and_changes_nothing
         assert_eq!((touched.version.digest, touched.is_transient()), (Digest::EMPTY, true));
         assert_eq!(world.inventories, before);
     }
-    let operations = vec![create(), transfer_to_new(of_slot(0, Some(2))), delete()];
+    let operations = vec![create(), transfer_to_new(from_slot(0, Some(2))), delete()];
     let effect = world.mutate(&Mutation { operations, expected: vec![] }).unwrap();
     let named: Vec<_> = effect.touched.iter().map(|touched| touched.version.id.as_str()).collect();
     assert_eq!(named, ["new", "player"], "in order of first mention");
@@ -84,7 +85,7 @@ fn a_guard_refers_to_the_state_before_the_mutation_and_to_one_epoch() {
     assert_ne!(second_life.epoch, first_life.epoch);
 
     // The sword was not in the slot at revision 1 of the first epoch.
-    let take = || vec![transfer(of_slot(0, None), None, false)];
+    let take = || vec![transfer(from_slot(0, None), None, false)];
     for stale in [Guard { revision: Revision(1), ..first_life.clone() }, first_life.clone()] {
         for expected in [vec![stale.clone()], vec![second_life.clone(), stale.clone()]] {
             let rejection = world.mutate(&Mutation { operations: take(), expected }).unwrap_err();
@@ -111,12 +112,12 @@ fn a_move_with_a_count_never_swaps_even_if_the_count_is_the_whole_stack() {
     let sand = 13;
     let mut world = world(&[filled(0, stack(COAL, 2)), filled(2, stack(sand, 7))], &[]);
     let before = world.inventories.clone();
-    let operations = [1, 2, 3].map(|to| shift(0, to, Some(1))).to_vec();
+    let operations = [1, 2, 3].map(|to| move_stack(0, to, Some(1))).to_vec();
     let rejection = world.mutate(&Mutation { operations, expected: vec![] }).unwrap_err();
     let cause = RejectionCause::SlotOccupied { id: id("player"), slot: Slot(2) };
     assert_eq!((rejection.operation, rejection.cause), (1, cause));
     assert_eq!(world.inventories, before);
-    run(&mut world, shift(0, 2, None));
+    run(&mut world, move_stack(0, 2, None));
     assert_eq!(slots(&world, "player"), [(0, sand, 7), (2, COAL, 2)], "without a count the stacks change places");
 }
 
@@ -132,34 +133,34 @@ fn a_transfer_by_item_to_a_slot_takes_the_kind_in_the_slot_or_the_first_kind_fou
     let fresh = || world(&held, &chest);
     let not_enough = |held| RejectionCause::NotEnough { id: id("player"), item: item(PLANKS), wanted: 30, held };
     let occupied = |slot| RejectionCause::SlotOccupied { id: id("chest"), slot: Slot(slot) };
-    let take = |to, allow_partial| transfer(of_item(PLANKS, 30), Some(to), allow_partial);
+    let take = |to, allow_partial| transfer(by_item(PLANKS, 30), Some(to), allow_partial);
 
     // A slot with planks without attributes takes only such planks, and only as many as fit.
     let mut world = fresh();
-    assert_eq!(refusal(&mut world, take(0, false)), not_enough(25));
+    assert_eq!(rejection_of(&mut world, take(0, false)), not_enough(25));
     assert_eq!(run(&mut world, take(0, true)), OperationOutcome { count: 4, remainder: 26, stack: None });
     assert_eq!(slots(&world, "player"), [(0, PLANKS, 9), (1, PLANKS, 1), (2, PLANKS, 3), (3, PLANKS, 20)]);
 
     // An empty slot takes the kind of the lowest stack, from all stacks of this kind.
     let mut world = fresh();
-    assert_eq!(refusal(&mut world, take(5, false)), not_enough(12));
+    assert_eq!(rejection_of(&mut world, take(5, false)), not_enough(12));
     assert_eq!(run(&mut world, take(5, true)), OperationOutcome { count: 12, remainder: 18, stack: None });
     assert_eq!(world.get("chest").contents.stack(Slot(5)), Some(&stack_with(PLANKS, 12, b"oiled")));
     assert_eq!(slots(&world, "player"), [(1, PLANKS, 5), (3, PLANKS, 20)]);
-    assert_eq!(run(&mut world, transfer(of_item(PLANKS, 25), Some(6), false)), moved(25), "one kind is left");
+    assert_eq!(run(&mut world, transfer(by_item(PLANKS, 25), Some(6), false)), outcome_of(25), "one kind is left");
 
     // The source has nothing of the kind in the slot, or has too few of all kinds.
     let mut world = fresh();
     for slot in [1, 2] {
         for allow_partial in [false, true] {
-            assert_eq!(refusal(&mut world, take(slot, allow_partial)), occupied(slot));
+            assert_eq!(rejection_of(&mut world, take(slot, allow_partial)), occupied(slot));
         }
     }
-    let cause = refusal(&mut world, transfer(of_item(PLANKS, 38), Some(0), true));
+    let cause = rejection_of(&mut world, transfer(by_item(PLANKS, 38), Some(0), true));
     assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(PLANKS), wanted: 38, held: 37 });
     let what = TransferSource::Item { item: item(PLANKS), attributes: Some(attributes(b"oiled")), count: count(2) };
     assert_eq!(
-        refusal(&mut world, transfer(what, Some(0), true)),
+        rejection_of(&mut world, transfer(what, Some(0), true)),
         occupied(0),
         "the attributes asked for are another kind"
     );
@@ -168,7 +169,7 @@ fn a_transfer_by_item_to_a_slot_takes_the_kind_in_the_slot_or_the_first_kind_fou
 #[test]
 fn changes_that_cancel_out_within_one_mutation_create_no_revision() {
     let mut world = world(&[filled(0, stack(COAL, 7))], &[]);
-    let operations = vec![shift(0, 5, None), add(LOG, 1, b""), remove(LOG, 1, None), shift(5, 0, None)];
+    let operations = vec![move_stack(0, 5, None), add(LOG, 1, b""), remove(LOG, 1, None), move_stack(5, 0, None)];
     let effect = world.mutate(&Mutation { operations, expected: vec![] }).unwrap();
     assert_eq!((effect.touched[0].version.revision, effect.touched[0].changes.len()), (Revision(3), 0));
 }
@@ -177,7 +178,7 @@ fn changes_that_cancel_out_within_one_mutation_create_no_revision() {
 fn a_mutation_is_one_revision_regardless_of_its_number_of_operations() {
     let mut world = world(&[filled(0, stack(COAL, 7))], &[]);
     let operations =
-        vec![add(LOG, 1, b""), shift(0, 5, None), add(LOG, 1, b""), transfer(of_slot(5, None), None, false)];
+        vec![add(LOG, 1, b""), move_stack(0, 5, None), add(LOG, 1, b""), transfer(from_slot(5, None), None, false)];
     let effect = world.mutate(&Mutation { operations, expected: vec![] }).unwrap();
     let touched: Vec<_> = effect.touched.iter().map(|t| (t.version.id.as_str(), t.version.revision.0)).collect();
     assert_eq!(touched, [("player", 4), ("chest", 9)], "in order of first mention");
@@ -194,7 +195,7 @@ fn stamps_distinguish_a_new_count_from_a_new_kind() {
     };
     run(&mut world, drop(0, Some(1)));
     assert_eq!(stamps(&world.get("player").contents, 0), (4, 3));
-    run(&mut world, shift(0, 1, None));
+    run(&mut world, move_stack(0, 1, None));
     assert_eq!(stamps(&world.get("player").contents, 0), (5, 5));
     run(&mut world, drop(0, None));
     assert_eq!(stamps(&world.get("player").contents, 0), (6, 6));

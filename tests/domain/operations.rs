@@ -1,8 +1,8 @@
 //! The exact effect of each operation, by example.
 
 use crate::setup::{
-    COAL, LOG, PLANKS, STICK, SWORD, TORCH, add, all_slots_but, craft, drop, moved, of_item, of_slot, refusal, remove,
-    run, shift, slots, transfer, world,
+    COAL, LOG, PLANKS, STICK, SWORD, TORCH, add, by_item, craft, drop, fill_all_except, from_slot, move_stack,
+    outcome_of, rejection_of, remove, run, slots, transfer, world,
 };
 use crate::support::{World, filled, id, item, layout_id, stack, stack_with};
 use slotcast::domain::{Attributes, Operation, OperationOutcome, RejectionCause, Revision, Slot, Stack};
@@ -11,7 +11,7 @@ use slotcast::domain::{Attributes, Operation, OperationOutcome, RejectionCause, 
 fn add_fills_stacks_of_the_same_kind_first_and_then_empty_slots_lowest_first() {
     let mut world =
         world(&[filled(1, stack(COAL, 9)), filled(4, stack(PLANKS, 60)), filled(6, stack(PLANKS, 63))], &[]);
-    assert_eq!(run(&mut world, add(PLANKS, 4 + 1 + 64 + 7, b"")), moved(76));
+    assert_eq!(run(&mut world, add(PLANKS, 4 + 1 + 64 + 7, b"")), outcome_of(76));
     let expected = [(0, PLANKS, 64), (1, COAL, 9), (2, PLANKS, 7), (4, PLANKS, 64), (6, PLANKS, 64)];
     assert_eq!(slots(&world, "player"), expected);
     run(&mut world, add(SWORD, 2, b"sharp"));
@@ -23,7 +23,7 @@ fn add_fills_stacks_of_the_same_kind_first_and_then_empty_slots_lowest_first() {
 fn remove_takes_from_the_hotbar_first() {
     let held = [filled(8, stack(PLANKS, 5)), filled(9, stack(PLANKS, 64)), filled(20, stack(PLANKS, 64))];
     let mut world = world(&held, &[]);
-    assert_eq!(run(&mut world, remove(PLANKS, 70, None)), moved(70));
+    assert_eq!(run(&mut world, remove(PLANKS, 70, None)), outcome_of(70));
     assert_eq!(slots(&world, "player"), [(20, PLANKS, 63)]);
 }
 
@@ -33,7 +33,7 @@ fn remove_takes_only_the_requested_attributes_or_any() {
     let mut world = world(&held, &[]);
     run(&mut world, remove(SWORD, 1, Some(Attributes::NONE)));
     assert_eq!(slots(&world, "player"), [(0, SWORD, 1), (2, SWORD, 1)]);
-    let cause = refusal(&mut world, remove(SWORD, 2, Some(Attributes::NONE)));
+    let cause = rejection_of(&mut world, remove(SWORD, 2, Some(Attributes::NONE)));
     assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(SWORD), wanted: 2, held: 1 });
     run(&mut world, remove(SWORD, 2, None));
     assert_eq!(slots(&world, "player"), []);
@@ -42,23 +42,26 @@ fn remove_takes_only_the_requested_attributes_or_any() {
 #[test]
 fn a_move_splits_merges_and_swaps() {
     let mut world = world(&[filled(0, stack(PLANKS, 40)), filled(1, stack(COAL, 5))], &[]);
-    assert_eq!(run(&mut world, shift(0, 9, Some(30))), moved(30));
+    assert_eq!(run(&mut world, move_stack(0, 9, Some(30))), outcome_of(30));
     assert_eq!(slots(&world, "player"), [(0, PLANKS, 10), (1, COAL, 5), (9, PLANKS, 30)], "split");
-    assert_eq!(run(&mut world, shift(9, 0, Some(5))), moved(5));
+    assert_eq!(run(&mut world, move_stack(9, 0, Some(5))), outcome_of(5));
     assert_eq!(slots(&world, "player"), [(0, PLANKS, 15), (1, COAL, 5), (9, PLANKS, 25)], "merged in part");
-    assert_eq!(run(&mut world, shift(9, 0, None)), moved(25));
+    assert_eq!(run(&mut world, move_stack(9, 0, None)), outcome_of(25));
     assert_eq!(slots(&world, "player"), [(0, PLANKS, 40), (1, COAL, 5)], "merged");
-    assert_eq!(run(&mut world, shift(0, 1, None)), moved(40));
+    assert_eq!(run(&mut world, move_stack(0, 1, None)), outcome_of(40));
     assert_eq!(slots(&world, "player"), [(0, COAL, 5), (1, PLANKS, 40)], "swapped");
-    assert_eq!(run(&mut world, shift(1, 35, None)), moved(40));
+    assert_eq!(run(&mut world, move_stack(1, 35, None)), outcome_of(40));
     assert_eq!(slots(&world, "player"), [(0, COAL, 5), (35, PLANKS, 40)], "moved");
-    assert_eq!(refusal(&mut world, shift(7, 8, None)), RejectionCause::SlotEmpty { id: id("player"), slot: Slot(7) });
+    assert_eq!(
+        rejection_of(&mut world, move_stack(7, 8, None)),
+        RejectionCause::SlotEmpty { id: id("player"), slot: Slot(7) }
+    );
 }
 
 #[test]
 fn a_move_onto_a_stack_with_less_room_moves_as_many_as_fit() {
     let mut world = world(&[filled(0, stack(PLANKS, 40)), filled(1, stack(PLANKS, 50))], &[]);
-    assert_eq!(run(&mut world, shift(0, 1, None)), moved(14));
+    assert_eq!(run(&mut world, move_stack(0, 1, None)), outcome_of(14));
     assert_eq!(slots(&world, "player"), [(0, PLANKS, 26), (1, PLANKS, 64)]);
 }
 
@@ -70,23 +73,26 @@ fn a_drop_returns_the_stack_with_its_attributes() {
     let outcome = run(&mut world, drop(6, None));
     assert_eq!(outcome.stack, Some(stack_with(PLANKS, 9, b"oiled")));
     assert_eq!(slots(&world, "player"), []);
-    assert_eq!(refusal(&mut world, drop(6, None)), RejectionCause::SlotEmpty { id: id("player"), slot: Slot(6) });
+    assert_eq!(rejection_of(&mut world, drop(6, None)), RejectionCause::SlotEmpty { id: id("player"), slot: Slot(6) });
 }
 
 #[test]
 fn a_craft_takes_inputs_hotbar_first_and_adds_outputs() {
     let held = [filled(0, stack(COAL, 2)), filled(3, stack(STICK, 1)), filled(30, stack(STICK, 5))];
     let mut world = world(&held, &[]);
-    assert_eq!(run(&mut world, craft("torch", 2)), moved(2));
+    assert_eq!(run(&mut world, craft("torch", 2)), outcome_of(2));
     assert_eq!(slots(&world, "player"), [(0, TORCH, 8), (30, STICK, 4)]);
 }
 
 #[test]
 fn a_craft_can_use_the_slots_that_its_inputs_free() {
-    let mut held = all_slots_but(&[5], 36, &stack(SWORD, 1));
+    let mut held = fill_all_except(&[5], 36, &stack(SWORD, 1));
     held.push(filled(5, stack(LOG, 2)));
     let mut world = world(&held, &[]);
-    assert!(matches!(refusal(&mut world, craft("oak_planks", 1)), RejectionCause::NoRoom { wanted: 4, room: 0, .. }));
+    assert!(matches!(
+        rejection_of(&mut world, craft("oak_planks", 1)),
+        RejectionCause::NoRoom { wanted: 4, room: 0, .. }
+    ));
     run(&mut world, craft("oak_planks", 2));
     assert_eq!(slots(&world, "player")[5], (5, PLANKS, 8));
 }
@@ -96,7 +102,7 @@ fn a_craft_does_not_consume_stacks_with_attributes() {
     let held =
         [filled(0, stack_with(LOG, 9, b"signed")), filled(1, stack(LOG, 1)), filled(2, stack_with(PLANKS, 1, b"x"))];
     let mut world = world(&held, &[]);
-    let cause = refusal(&mut world, craft("oak_planks", 2));
+    let cause = rejection_of(&mut world, craft("oak_planks", 2));
     assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(LOG), wanted: 2, held: 1 });
     run(&mut world, craft("oak_planks", 1));
     assert_eq!(slots(&world, "player"), [(0, LOG, 9), (1, PLANKS, 4), (2, PLANKS, 1)]);
@@ -105,13 +111,13 @@ fn a_craft_does_not_consume_stacks_with_attributes() {
 #[test]
 fn a_transfer_to_a_slot_fills_it_or_is_rejected_with_the_conflict() {
     let mut world = world(&[filled(0, stack(PLANKS, 40)), filled(1, stack(COAL, 3))], &[filled(0, stack(PLANKS, 60))]);
-    assert_eq!(run(&mut world, transfer(of_slot(0, Some(10)), Some(5), false)), moved(10));
+    assert_eq!(run(&mut world, transfer(from_slot(0, Some(10)), Some(5), false)), outcome_of(10));
     assert_eq!(slots(&world, "chest"), [(0, PLANKS, 60), (5, PLANKS, 10)]);
-    let cause = refusal(&mut world, transfer(of_slot(0, None), Some(0), false));
+    let cause = rejection_of(&mut world, transfer(from_slot(0, None), Some(0), false));
     assert_eq!(cause, RejectionCause::NoRoom { id: id("chest"), item: item(PLANKS), wanted: 30, room: 4 });
-    let cause = refusal(&mut world, transfer(of_slot(1, None), Some(0), true));
+    let cause = rejection_of(&mut world, transfer(from_slot(1, None), Some(0), true));
     assert_eq!(cause, RejectionCause::SlotOccupied { id: id("chest"), slot: Slot(0) });
-    let outcome = run(&mut world, transfer(of_slot(0, None), Some(0), true));
+    let outcome = run(&mut world, transfer(from_slot(0, None), Some(0), true));
     assert_eq!(outcome, OperationOutcome { count: 4, remainder: 26, stack: None });
     assert_eq!(slots(&world, "player"), [(0, PLANKS, 26), (1, COAL, 3)], "the rest stays");
 }
@@ -120,8 +126,8 @@ fn a_transfer_to_a_slot_fills_it_or_is_rejected_with_the_conflict() {
 fn a_transfer_without_a_slot_fills_like_an_add_and_keeps_attributes() {
     let held = [filled(0, stack(PLANKS, 40)), filled(1, stack_with(PLANKS, 3, b"oiled"))];
     let mut world = world(&held, &[filled(7, stack(PLANKS, 60))]);
-    assert_eq!(run(&mut world, transfer(of_slot(0, None), None, false)), moved(40));
-    assert_eq!(run(&mut world, transfer(of_slot(1, None), None, false)), moved(3));
+    assert_eq!(run(&mut world, transfer(from_slot(0, None), None, false)), outcome_of(40));
+    assert_eq!(run(&mut world, transfer(from_slot(1, None), None, false)), outcome_of(3));
     assert_eq!(slots(&world, "chest"), [(0, PLANKS, 36), (1, PLANKS, 3), (7, PLANKS, 64)]);
     assert_eq!(world.get("chest").contents.stack(Slot(1)), Some(&stack_with(PLANKS, 3, b"oiled")));
     assert_eq!(slots(&world, "player"), []);
@@ -130,9 +136,9 @@ fn a_transfer_without_a_slot_fills_like_an_add_and_keeps_attributes() {
 #[test]
 fn a_transfer_by_item_takes_the_lowest_slots_first_and_never_fewer_than_requested() {
     let mut world = world(&[filled(2, stack(PLANKS, 40)), filled(9, stack(PLANKS, 40))], &[]);
-    let cause = refusal(&mut world, transfer(of_item(PLANKS, 81), None, true));
+    let cause = rejection_of(&mut world, transfer(by_item(PLANKS, 81), None, true));
     assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(PLANKS), wanted: 81, held: 80 });
-    assert_eq!(run(&mut world, transfer(of_item(PLANKS, 70), None, false)), moved(70));
+    assert_eq!(run(&mut world, transfer(by_item(PLANKS, 70), None, false)), outcome_of(70));
     assert_eq!(
         (slots(&world, "player"), slots(&world, "chest")),
         (vec![(9, PLANKS, 10)], vec![(0, PLANKS, 64), (1, PLANKS, 6)])
@@ -141,11 +147,11 @@ fn a_transfer_by_item_takes_the_lowest_slots_first_and_never_fewer_than_requeste
 
 #[test]
 fn a_partial_transfer_requires_allow_partial_and_a_lack_of_room() {
-    let chest = all_slots_but(&[4], 27, &stack(SWORD, 1));
+    let chest = fill_all_except(&[4], 27, &stack(SWORD, 1));
     let mut world = world(&[filled(2, stack(PLANKS, 40)), filled(9, stack(PLANKS, 40))], &chest);
-    let cause = refusal(&mut world, transfer(of_item(PLANKS, 70), None, false));
+    let cause = rejection_of(&mut world, transfer(by_item(PLANKS, 70), None, false));
     assert_eq!(cause, RejectionCause::NoRoom { id: id("chest"), item: item(PLANKS), wanted: 70, room: 64 });
-    let outcome = run(&mut world, transfer(of_item(PLANKS, 70), None, true));
+    let outcome = run(&mut world, transfer(by_item(PLANKS, 70), None, true));
     assert_eq!(outcome, OperationOutcome { count: 64, remainder: 6, stack: None });
     assert_eq!(slots(&world, "player"), [(9, PLANKS, 16)]);
     let revisions = |world: &World| ["player", "chest"].map(|name| world.get(name).contents.revision());
@@ -186,7 +192,7 @@ fn rearrange_accepts_a_permutation_and_rejects_any_other_total() {
         ),
         (vec![(0, stack(COAL, 4)), (0, stack(COAL, 1))], RejectionCause::DuplicateSlot { slot: Slot(0) }),
     ] {
-        assert_eq!(refusal(&mut world, wanted(&stacks)), cause);
+        assert_eq!(rejection_of(&mut world, wanted(&stacks)), cause);
     }
 }
 
@@ -199,14 +205,14 @@ fn create_starts_at_revision_1_and_delete_takes_the_next_revision() {
         layout: layout_id("chest"),
         stacks,
     };
-    let cause = refusal(&mut world, create(vec![(Slot(0), stack(COAL, 1)), (Slot(0), stack(COAL, 1))]));
+    let cause = rejection_of(&mut world, create(vec![(Slot(0), stack(COAL, 1)), (Slot(0), stack(COAL, 1))]));
     assert_eq!(cause, RejectionCause::DuplicateSlot { slot: Slot(0) });
     let effect = world.run(create(vec![(Slot(26), stack(COAL, 1))])).unwrap();
     assert_eq!(effect.touched[0].version.revision, Revision::CREATED);
     assert_eq!(slots(&world, "new"), [(26, COAL, 1)]);
-    assert_eq!(refusal(&mut world, create(vec![])), RejectionCause::InventoryExists { id: id("new") });
+    assert_eq!(rejection_of(&mut world, create(vec![])), RejectionCause::InventoryExists { id: id("new") });
     let effect = world.run(Operation::Delete { id: id("new") }).unwrap();
     assert_eq!((effect.touched[0].version.revision, &effect.touched[0].state), (Revision(2), &None));
-    let cause = refusal(&mut world, Operation::Delete { id: id("new") });
+    let cause = rejection_of(&mut world, Operation::Delete { id: id("new") });
     assert_eq!(cause, RejectionCause::InventoryNotFound { id: id("new") });
 }

@@ -41,14 +41,14 @@ pub fn run(world: &mut World, operation: Operation) -> OperationOutcome {
     world.run(operation).expect("it is within the rules").outcomes.remove(0)
 }
 
-pub fn refusal(world: &mut World, operation: Operation) -> RejectionCause {
+pub fn rejection_of(world: &mut World, operation: Operation) -> RejectionCause {
     let before = world.inventories.clone();
     let cause = world.run(operation).expect_err("it is against the rules").cause;
     assert_eq!(world.inventories, before);
     cause
 }
 
-pub fn moved(number: u32) -> OperationOutcome {
+pub fn outcome_of(number: u32) -> OperationOutcome {
     OperationOutcome { count: number, ..OperationOutcome::default() }
 }
 
@@ -66,7 +66,7 @@ pub fn remove(code: u32, number: u32, attributes: Option<Attributes>) -> Operati
     Operation::Remove { id: id("player"), item: item(code), attributes, count: count(number) }
 }
 
-pub fn shift(from: u16, to: u16, number: Option<u32>) -> Operation {
+pub fn move_stack(from: u16, to: u16, number: Option<u32>) -> Operation {
     Operation::Move { id: id("player"), from: Slot(from), to: Slot(to), count: number.map(count) }
 }
 
@@ -83,14 +83,14 @@ pub fn transfer(what: TransferSource, to_slot: Option<u16>, allow_partial: bool)
     Operation::Transfer { from: id("player"), what, to: id("chest"), to_slot: to_slot.map(Slot), allow_partial }
 }
 
-pub fn of_slot(slot: u16, number: Option<u32>) -> TransferSource {
+pub fn from_slot(slot: u16, number: Option<u32>) -> TransferSource {
     TransferSource::Slot { slot: Slot(slot), count: number.map(count) }
 }
 
-pub fn of_item(code: u32, number: u32) -> TransferSource {
+pub fn by_item(code: u32, number: u32) -> TransferSource {
     TransferSource::Item { item: item(code), attributes: None, count: count(number) }
 }
 
-pub fn all_slots_but(free: &[u16], slots: u16, stack: &Stack) -> Vec<Edit> {
+pub fn fill_all_except(free: &[u16], slots: u16, stack: &Stack) -> Vec<Edit> {
     (0..slots).filter(|slot| !free.contains(slot)).map(|slot| filled(slot, stack.clone())).collect()
 }

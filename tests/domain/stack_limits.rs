@@ -1,8 +1,8 @@
 //! Stacks that an older catalog left above their limit: they stay, shrink, or move as a whole, and no new one is created.
 
 use crate::setup::{
-    COAL, GONE, PLANKS, SWORD, all_slots_but, lowered_world, moved, of_item, of_slot, refusal, run, shift, slots,
-    transfer,
+    COAL, GONE, PLANKS, SWORD, by_item, fill_all_except, from_slot, lowered_world, move_stack, outcome_of,
+    rejection_of, run, slots, transfer,
 };
 use crate::support::{filled, id, item, stack};
 use slotcast::domain::{Operation, OperationOutcome, RejectionCause, Slot};
@@ -51,7 +51,7 @@ fn a_rearrangement_that_multiplies_a_stack_above_the_limit_is_rejected() {
     let mut held = vec![filled(0, stack(PLANKS, 64))];
     held.extend((1..9).map(|slot| filled(slot, stack(PLANKS, 16))));
     let mut world = lowered_world(&held, &[]);
-    let cause = refusal(&mut world, rearrange(&[(0, 64), (1, 64), (2, 64)]));
+    let cause = rejection_of(&mut world, rearrange(&[(0, 64), (1, 64), (2, 64)]));
     assert_eq!(cause, RejectionCause::StackTooLarge { item: item(PLANKS), count: 64, max_stack: 16 });
 }
 
@@ -62,16 +62,16 @@ fn parts_of_a_stack_above_the_limit_move_up_to_the_limit_and_the_whole_stack_mov
     let world = || lowered_world(&held, &[filled(3, stack(PLANKS, 10))]);
     // A move takes as many as fit, like a transfer with `allow_partial`.
     let mut moving = world();
-    assert_eq!(run(&mut moving, shift(0, 5, Some(20))), moved(16));
-    assert_eq!(run(&mut moving, shift(0, 1, None)), moved(6), "onto the same kind");
-    assert_eq!(run(&mut moving, shift(0, 2, None)), moved(42), "a swap takes the whole stack");
-    assert_eq!(run(&mut moving, shift(2, 9, Some(42))), moved(42), "and so does a count of all of it");
+    assert_eq!(run(&mut moving, move_stack(0, 5, Some(20))), outcome_of(16));
+    assert_eq!(run(&mut moving, move_stack(0, 1, None)), outcome_of(6), "onto the same kind");
+    assert_eq!(run(&mut moving, move_stack(0, 2, None)), outcome_of(42), "a swap takes the whole stack");
+    assert_eq!(run(&mut moving, move_stack(2, 9, Some(42))), outcome_of(42), "and so does a count of all of it");
     assert_eq!(slots(&moving, "player"), [(0, COAL, 1), (1, PLANKS, 16), (5, PLANKS, 16), (9, PLANKS, 42)]);
     let mut transferring = world();
-    assert_eq!(refusal(&mut transferring, transfer(of_slot(0, Some(20)), Some(5), false)), too_many());
-    let outcome = run(&mut transferring, transfer(of_slot(0, Some(20)), Some(5), true));
+    assert_eq!(rejection_of(&mut transferring, transfer(from_slot(0, Some(20)), Some(5), false)), too_many());
+    let outcome = run(&mut transferring, transfer(from_slot(0, Some(20)), Some(5), true));
     assert_eq!(outcome, OperationOutcome { count: 16, remainder: 4, stack: None });
-    assert_eq!(run(&mut transferring, transfer(of_slot(0, None), Some(6), false)), moved(48));
+    assert_eq!(run(&mut transferring, transfer(from_slot(0, None), Some(6), false)), outcome_of(48));
     assert_eq!(slots(&transferring, "chest"), [(3, PLANKS, 10), (5, PLANKS, 16), (6, PLANKS, 48)]);
 }
 
@@ -80,9 +80,9 @@ fn without_a_target_slot_a_stack_above_the_limit_takes_an_empty_slot_and_a_part_
     let held = [filled(0, stack(PLANKS, 64)), filled(1, stack(PLANKS, 12))];
     let chest = [filled(0, stack(PLANKS, 10)), filled(1, stack(COAL, 1))];
     let mut world = lowered_world(&held, &chest);
-    run(&mut world, transfer(of_slot(0, Some(20)), None, false));
+    run(&mut world, transfer(from_slot(0, Some(20)), None, false));
     assert_eq!(slots(&world, "chest"), [(0, PLANKS, 16), (1, COAL, 1), (2, PLANKS, 14)]);
-    run(&mut world, transfer(of_item(PLANKS, 44 + 12), None, false));
+    run(&mut world, transfer(by_item(PLANKS, 44 + 12), None, false));
     assert_eq!(
         slots(&world, "chest"),
         [(0, PLANKS, 16), (1, COAL, 1), (2, PLANKS, 16), (3, PLANKS, 44), (4, PLANKS, 10)]
@@ -90,9 +90,9 @@ fn without_a_target_slot_a_stack_above_the_limit_takes_an_empty_slot_and_a_part_
     assert_eq!(slots(&world, "player"), []);
 
     // Without an empty slot it fills stacks of the same kind.
-    let full = all_slots_but(&[4], 27, &stack(SWORD, 1)).into_iter().chain([filled(4, stack(PLANKS, 10))]);
+    let full = fill_all_except(&[4], 27, &stack(SWORD, 1)).into_iter().chain([filled(4, stack(PLANKS, 10))]);
     let mut world = lowered_world(&held, &full.collect::<Vec<_>>());
-    let outcome = run(&mut world, transfer(of_slot(0, None), None, true));
+    let outcome = run(&mut world, transfer(from_slot(0, None), None, true));
     assert_eq!(outcome, OperationOutcome { count: 6, remainder: 58, stack: None });
 }
 
@@ -100,15 +100,15 @@ fn without_a_target_slot_a_stack_above_the_limit_takes_an_empty_slot_and_a_part_
 fn an_item_removed_from_the_catalog_moves_only_in_whole_stacks() {
     let held = [filled(0, stack(GONE, 5)), filled(1, stack(GONE, 7)), filled(2, stack(GONE, 7))];
     let mut world = lowered_world(&held, &[]);
-    assert_eq!(run(&mut world, shift(0, 9, Some(2))), moved(0));
-    let cause = refusal(&mut world, transfer(of_item(GONE, 6), None, false));
+    assert_eq!(run(&mut world, move_stack(0, 9, Some(2))), outcome_of(0));
+    let cause = rejection_of(&mut world, transfer(by_item(GONE, 6), None, false));
     assert_eq!(cause, RejectionCause::NoRoom { id: id("chest"), item: item(GONE), wanted: 6, room: 5 });
     let wanted = |stacks: &[(u16, u32)]| Operation::Rearrange {
         id: id("player"),
         stacks: stacks.iter().map(|(slot, count)| (Slot(*slot), stack(GONE, *count))).collect(),
     };
     for stacks in [vec![(0, 12), (1, 7)], vec![(0, 7), (1, 6), (2, 6)], vec![(0, 5), (1, 7), (2, 6), (3, 1)]] {
-        let cause = refusal(&mut world, wanted(&stacks));
+        let cause = rejection_of(&mut world, wanted(&stacks));
         assert!(matches!(cause, RejectionCause::StackTooLarge { .. }), "{stacks:?}: {cause:?}");
     }
     run(&mut world, wanted(&[(0, 7), (1, 5), (2, 7)]));

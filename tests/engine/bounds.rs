@@ -1,6 +1,6 @@
 //! Bounded queue and memory.
 
-use crate::setup::{Gated, World, fresh, id, open, start, world};
+use crate::setup::{GatedStore, World, fresh_call, id, open, start, world};
 use slotcast::domain::{LayoutId, Operation};
 use slotcast::engine::{EngineError, EngineSettings};
 use slotcast::store::ListQuery;
@@ -23,7 +23,7 @@ async fn nonexistent_inventories_leave_memory_once_they_are_unwatched() {
     assert!(created.states()[0].inventory.is_some() && other.states()[8].inventory.is_some());
     drop((created, other));
     assert_eq!(hot(), 2, "what exists by now stays");
-    world.engine.mutate(fresh(Operation::Delete { id: id("missing-40") })).await.unwrap();
+    world.engine.mutate(fresh_call(Operation::Delete { id: id("missing-40") })).await.unwrap();
     assert_eq!(world.engine.read(&id("missing-40")).await.unwrap(), None);
     for n in 0..50 {
         assert_eq!(world.engine.read(&id(&format!("never-{n}"))).await.unwrap(), None);
@@ -36,7 +36,7 @@ async fn a_full_queue_rejects_calls_instead_of_growing() {
     let settings = EngineSettings { queue_max: 4, queue_wait: Duration::from_millis(20), ..EngineSettings::default() };
     let folder = tempfile::tempdir().unwrap();
     let (release, gate) = mpsc::channel::<()>();
-    let store = Gated { inner: open(folder.path()), gate: Mutex::new(gate) };
+    let store = GatedStore { inner: open(folder.path()), gate: Mutex::new(gate) };
     let (engine, catalog) = start(Arc::new(store), settings);
     let world = World { folder, engine, catalog };
     let chest = LayoutId::new("chest").unwrap();
@@ -44,7 +44,7 @@ async fn a_full_queue_rejects_calls_instead_of_growing() {
         .map(|n| {
             let create =
                 Operation::Create { id: id(&format!("chest-{n}")), owner: None, layout: chest.clone(), stacks: vec![] };
-            let (engine, call) = (world.engine.clone(), fresh(create));
+            let (engine, call) = (world.engine.clone(), fresh_call(create));
             tokio::spawn(async move { engine.mutate(call).await })
         })
         .collect();
@@ -84,7 +84,7 @@ async fn inventories_above_the_hot_limit_are_reloaded_without_loss() {
     for n in 0..200 {
         let name = format!("chest-{n}");
         if n % 64 != 63 {
-            world.engine.mutate(fresh(world.add(&name, 1))).await.unwrap();
+            world.engine.mutate(fresh_call(world.add(&name, 1))).await.unwrap();
             assert_eq!(world.held(&name).await, 2 + n % 64);
         }
     }

@@ -1,6 +1,6 @@
 //! Failed commits, a full disk, and damaged inventories.
 
-use crate::setup::{World, call, fresh, held_up, id, open, restart, send, start, world};
+use crate::setup::{World, call, fresh_call, id, open, restart, send, start, start_with_held_commit, world};
 use slotcast::catalog_file::default_catalog;
 use slotcast::domain::{LayoutId, Operation, Slot};
 use slotcast::engine::{Engine, EngineError, EngineSettings};
@@ -23,7 +23,7 @@ async fn case_44_on_a_full_disk_mutations_fail_reads_succeed_and_the_store_recov
         let stacks = (0..27).map(|slot| (Slot(slot), world.stack("stone", 64))).collect();
         let layout = LayoutId::new("chest").unwrap();
         let create = Operation::Create { id: id(&format!("chest-{chests}")), owner: None, layout, stacks };
-        match world.engine.mutate(fresh(create)).await {
+        match world.engine.mutate(fresh_call(create)).await {
             Ok(_) => chests += 1,
             Err(refusal) => break refusal,
         }
@@ -49,7 +49,7 @@ fn faulty() -> (TempDir, Arc<FaultyStore<EmbeddedStore>>) {
     (folder, Arc::new(store))
 }
 
-fn away() -> StoreError {
+fn unavailable() -> StoreError {
     StoreError::Unavailable { detail: "as the test says".into() }
 }
 
@@ -62,9 +62,9 @@ async fn a_failed_commit_changes_nothing_and_is_never_visible() {
     world.chest("b", 0).await;
     let mut watched = world.engine.watch(vec![id("a"), id("b")]).await.unwrap();
     let before = watched.states();
-    store.fail_next_commit(Fault::NotCommitted(away()));
-    let call = fresh(world.transfer("a", "b", 10));
-    assert_eq!(world.engine.mutate(call.clone()).await, Err(EngineError::Store(away())));
+    store.fail_next_commit(Fault::NotCommitted(unavailable()));
+    let call = fresh_call(world.transfer("a", "b", 10));
+    assert_eq!(world.engine.mutate(call.clone()).await, Err(EngineError::Store(unavailable())));
     assert_eq!(watched.states(), before);
     assert_eq!((world.held("a").await, world.held("b").await), (10, 0));
 
@@ -81,10 +81,10 @@ async fn case_45_after_a_commit_with_unknown_outcome_nothing_is_written() {
     let (engine, mut commit_loop) = Engine::start(store.clone(), catalog.clone(), EngineSettings::default());
     let world = World { folder, engine, catalog };
     world.chest("a", 10).await;
-    store.fail_next_commit(Fault::UnknownAfter(away()));
-    assert_eq!(world.engine.mutate(fresh(world.add("a", 1))).await, Err(EngineError::CommitUnknown));
+    store.fail_next_commit(Fault::UnknownAfter(unavailable()));
+    assert_eq!(world.engine.mutate(fresh_call(world.add("a", 1))).await, Err(EngineError::CommitUnknown));
     commit_loop.failed().await;
-    let after = world.engine.mutate(fresh(world.add("a", 1))).await;
+    let after = world.engine.mutate(fresh_call(world.add("a", 1))).await;
     assert!(matches!(after, Err(EngineError::Store(StoreError::Unavailable { .. }))), "{after:?}");
     assert_eq!(world.held("a").await, 10, "what was durable is still read");
 }
@@ -107,10 +107,14 @@ async fn case_48_a_corrupt_inventory_fails_only_the_calls_that_need_it() {
     connection.execute("UPDATE inventories SET checksum = checksum + 1 WHERE id = 'bad'", []).unwrap();
     drop(connection);
 
-    let (engine, release, first) = held_up(folder.path()).await;
+    let (engine, release, first) = start_with_held_commit(folder.path()).await;
     let world = World { folder, engine, catalog };
-    let calls =
-        [fresh(world.add("good", 1)), fresh(world.add("bad", 1)), before, fresh(world.transfer("good", "bad", 1))];
+    let calls = [
+        fresh_call(world.add("good", 1)),
+        fresh_call(world.add("bad", 1)),
+        before,
+        fresh_call(world.transfer("good", "bad", 1)),
+    ];
     let [good, bad, again, both] = calls.map(|call| send(&world.engine, call));
     while world.engine.statistics().queue < 4 {
         tokio::task::yield_now().await;

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod bounds;
+mod epochs;
 mod faults;
-mod lives;
 mod races;
 mod setup;

@@ -1,6 +1,6 @@
 //! Concurrent, cancelled and repeated calls over the real store.
 
-use crate::setup::{World, call, fresh, held, id, restart, start, world};
+use crate::setup::{World, call, fresh_call, held, id, restart, start, world};
 use slotcast::domain::{Fingerprint, Operation, RejectionCause};
 use slotcast::engine::{EngineError, EngineSettings, MutationReply, MutationRequest};
 use std::task::{Context, Poll, Waker};
@@ -13,7 +13,7 @@ async fn case_18_opposite_transfers_never_deadlock_and_conserve_items() {
     world.chest("b", 60).await;
     let tasks = (0..10_000).map(|n| {
         let (from, to) = if n % 2 == 0 { ("a", "b") } else { ("b", "a") };
-        let (engine, call) = (world.engine.clone(), fresh(world.transfer(from, to, 1)));
+        let (engine, call) = (world.engine.clone(), fresh_call(world.transfer(from, to, 1)));
         tokio::spawn(async move { engine.mutate(call).await })
     });
     for task in tasks.collect::<Vec<_>>() {
@@ -37,7 +37,7 @@ async fn case_19_a_ring_of_transfers_conserves_items() {
     let ring = [("a", "b"), ("b", "c"), ("c", "a")];
     let tasks = (0..3_000).map(|n| {
         let (from, to) = ring[n % 3];
-        let (engine, call) = (world.engine.clone(), fresh(world.transfer(from, to, 1 + n as u32 % 5)));
+        let (engine, call) = (world.engine.clone(), fresh_call(world.transfer(from, to, 1 + n as u32 % 5)));
         tokio::spawn(async move { engine.mutate(call).await.is_ok() })
     });
     let mut done = 0;
@@ -55,8 +55,8 @@ async fn case_20_two_concurrent_transfers_of_one_stack_have_one_winner() {
         world.chest(name, stones).await;
     }
     let (ann, bob) = tokio::join!(
-        world.engine.mutate(fresh(world.transfer("shop", "ann", 10))),
-        world.engine.mutate(fresh(world.transfer("shop", "bob", 10))),
+        world.engine.mutate(fresh_call(world.transfer("shop", "ann", 10))),
+        world.engine.mutate(fresh_call(world.transfer("shop", "bob", 10))),
     );
     assert!(ann.is_ok() ^ bob.is_ok(), "{ann:?} {bob:?}");
     assert_eq!((world.held("shop").await, world.held("ann").await + world.held("bob").await), (0, 10));
@@ -68,8 +68,8 @@ async fn case_21_a_transfer_to_an_inventory_that_fills_up_concurrently_changes_n
     world.chest("from", 64).await;
     world.chest("to", 0).await;
     let (filled, transferred) = tokio::join!(
-        world.engine.mutate(fresh(world.add("to", 27 * 64))),
-        world.engine.mutate(fresh(world.transfer("from", "to", 64))),
+        world.engine.mutate(fresh_call(world.add("to", 27 * 64))),
+        world.engine.mutate(fresh_call(world.transfer("from", "to", 64))),
     );
     filled.unwrap();
     let Err(EngineError::Rejected(rejection)) = transferred else { panic!("{transferred:?}") };
@@ -85,8 +85,8 @@ async fn case_22_a_transfer_concurrent_with_a_deletion_is_atomic() {
         let (from, to) = (format!("from-{round}"), format!("to-{round}"));
         world.chest(&from, 10).await;
         world.chest(&to, 0).await;
-        let transfer = world.engine.mutate(fresh(world.transfer(&from, &to, 10)));
-        let delete = world.engine.mutate(fresh(Operation::Delete { id: id(&to) }));
+        let transfer = world.engine.mutate(fresh_call(world.transfer(&from, &to, 10)));
+        let delete = world.engine.mutate(fresh_call(Operation::Delete { id: id(&to) }));
         let (transferred, deleted) =
             if round % 2 == 0 { tokio::join!(transfer, delete) } else { swap(tokio::join!(delete, transfer)) };
         deleted.unwrap();
@@ -106,7 +106,7 @@ async fn case_25_case_30_a_call_cancelled_at_any_await_is_atomic() {
     world.chest("a", 60).await;
     world.chest("b", 0).await;
     for polls in 0..6 {
-        let call = fresh(world.transfer("a", "b", 1));
+        let call = fresh_call(world.transfer("a", "b", 1));
         {
             let mut future = std::pin::pin!(world.engine.mutate(call.clone()));
             let mut context = Context::from_waker(Waker::noop());
@@ -129,7 +129,7 @@ async fn case_25_case_30_a_call_cancelled_at_any_await_is_atomic() {
 async fn case_26_the_same_key_in_flight_and_after_a_restart_gets_the_same_reply() {
     let world = world();
     world.chest("a", 0).await;
-    let call = fresh(world.add("a", 5));
+    let call = fresh_call(world.add("a", 5));
     let (one, other) = tokio::join!(world.engine.mutate(call.clone()), world.engine.mutate(call.clone()));
     let (one, other) = (one.unwrap(), other.unwrap());
     assert_eq!((one.replayed, other.replayed), (false, true));

@@ -52,7 +52,7 @@ pub fn call(key: &str, operation: NamedOperation) -> MutationRequest {
     MutationRequest { key, payload, mutation, session: None, predicted: vec![], reason: "".into(), trace: None }
 }
 
-pub fn fresh(operation: NamedOperation) -> MutationRequest {
+pub fn fresh_call(operation: NamedOperation) -> MutationRequest {
     call(&uuid::Uuid::now_v7().to_string(), operation)
 }
 
@@ -66,7 +66,7 @@ impl World {
         let stacks = if stones > 0 { vec![(Slot(0), self.stack("stone", stones))] } else { vec![] };
         let layout = LayoutId::new("chest").unwrap();
         let create = Operation::Create { id: id(name), owner: None, layout, stacks };
-        self.engine.mutate(fresh(create)).await.unwrap();
+        self.engine.mutate(fresh_call(create)).await.unwrap();
     }
 
     /// Returns a guard on the current state.
@@ -113,12 +113,12 @@ pub async fn restart(engine: Engine, folder: &Path) -> Arc<EmbeddedStore> {
 }
 
 /// A store whose commits wait until the sender of the channel is dropped.
-pub struct Gated {
+pub struct GatedStore {
     pub inner: EmbeddedStore,
     pub gate: Mutex<mpsc::Receiver<()>>,
 }
 
-impl Store for Gated {
+impl Store for GatedStore {
     fn load(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, StoreError> {
         self.inner.load(ids, keys)
     }
@@ -134,11 +134,13 @@ impl Store for Gated {
 }
 
 /// Starts an engine whose first commit waits until the sender is dropped, so that the calls meanwhile form one batch.
-pub async fn held_up(folder: &Path) -> (Engine, mpsc::Sender<()>, JoinHandle<Result<MutationReply, EngineError>>) {
+pub async fn start_with_held_commit(
+    folder: &Path,
+) -> (Engine, mpsc::Sender<()>, JoinHandle<Result<MutationReply, EngineError>>) {
     let (release, gate) = mpsc::channel::<()>();
-    let store = Gated { inner: open(folder), gate: Mutex::new(gate) };
+    let store = GatedStore { inner: open(folder), gate: Mutex::new(gate) };
     let (engine, _) = start(Arc::new(store), EngineSettings::default());
-    let first = send(&engine, fresh(create_chest("first")));
+    let first = send(&engine, fresh_call(create_chest("first")));
     tokio::task::yield_now().await;
     while engine.statistics().queue > 0 {
         tokio::task::yield_now().await;
@@ -155,7 +157,7 @@ pub fn create_chest(name: &str) -> NamedOperation {
     Operation::Create { id: id(name), owner: None, layout: LayoutId::new("chest").unwrap(), stacks: vec![] }
 }
 
-pub fn of_several(key: &str, operations: Vec<NamedOperation>, expected: Vec<Guard>) -> MutationRequest {
+pub fn call_with(key: &str, operations: Vec<NamedOperation>, expected: Vec<Guard>) -> MutationRequest {
     let call = call(key, create_chest("none"));
     MutationRequest { payload: Fingerprint::of(key.as_bytes()), mutation: Mutation { operations, expected }, ..call }
 }

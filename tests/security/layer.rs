@@ -1,6 +1,6 @@
 //! The identity layer alone, with client certificates as the transport provides them.
 
-use crate::common::told;
+use crate::common::error_of;
 use crate::tokens::{Login, SigningKey, claims};
 use http::{Request, Response};
 use rcgen::{CertificateParams, KeyPair};
@@ -65,11 +65,11 @@ async fn a_token_overrides_the_client_certificate() {
     let alex = identify(&verifier, Some(certificate("lobby.example")), &good).await.unwrap();
     assert_eq!((alex.caller.as_str(), alex.role), ("alex", Role::Player), "the token, although it may do less");
     let both = identify(&verifier, Some(certificate("lobby.example")), &token("nonsense")).await.unwrap_err();
-    assert_eq!(told(&both).1, "TOKEN_INVALID", "a bad token is not made good by a certificate");
+    assert_eq!(error_of(&both).1, "TOKEN_INVALID", "a bad token is not made good by a certificate");
     let basic = [("authorization", "Basic x".to_owned())];
     let both = identify(&verifier, Some(certificate("lobby.example")), &basic).await.unwrap_err();
-    assert_eq!(told(&both).1, "TOKEN_INVALID");
+    assert_eq!(error_of(&both).1, "TOKEN_INVALID");
     for unknown in [None, Some(certificate("other.example")), Some(b"nonsense".to_vec())] {
-        assert_eq!(told(&identify(&verifier, unknown, &[]).await.unwrap_err()).1, "TOKEN_MISSING");
+        assert_eq!(error_of(&identify(&verifier, unknown, &[]).await.unwrap_err()).1, "TOKEN_MISSING");
     }
 }

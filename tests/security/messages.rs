@@ -1,6 +1,6 @@
 //! A valid message for each method, with its path.
 
-use crate::common::{add, craft, delete, drop, quantity, remove, set, shift, slot_stack, stack, transfer};
+use crate::common::{add, craft, delete, drop, move_item, quantity, remove, set, slot_stack, stack, transfer};
 use prost::Message;
 use slotcast::client::fresh_context;
 use slotcast::grpc::v1;
@@ -96,7 +96,7 @@ pub fn mutations(from: &str, to: &str) -> Vec<Call> {
         mutation(delete("box")),
         mutation(add(from, "dirt", 4)),
         mutation(remove(from, "dirt", 1)),
-        mutation(shift(from, 0, 8, Some(2))),
+        mutation(move_item(from, 0, 8, Some(2))),
         mutation(drop(from, 8, Some(1))),
         mutation(craft(from, "oak_planks", 1)),
         mutation(transfer(from, to, "apple", 1)),

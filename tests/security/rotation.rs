@@ -1,8 +1,8 @@
 //! Rotation of signing keys while calls and streams continue.
 
-use crate::common::told;
+use crate::common::error_of;
 use crate::messages;
-use crate::secured::{Secured, bearer, call};
+use crate::secured::{SecuredServer, bearer, call};
 use crate::tokens::{SigningKey, claims};
 use slotcast::identity::Verifier;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ async fn reloads(verifier: &Verifier, wanted: (u64, u64)) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_are_rotated_under_load_without_failed_calls_and_a_removed_key_ends_its_streams() {
-    let server = Secured::start().await;
+    let server = SecuredServer::start().await;
     server.mutate(messages::mutation(messages::create("steve", "steve", &[(0, "apple", 3)]))).await;
     let (old, new) = (server.key.clone(), SigningKey::es256("new"));
     let by_old = bearer(&old.sign(&claims("steve", "player")));
@@ -39,8 +39,8 @@ async fn keys_are_rotated_under_load_without_failed_calls_and_a_removed_key_ends
             loop {
                 let Some(key) = signs.borrow().clone() else { return Ok::<(), Status>(()) };
                 let number = calls.fetch_add(1, Ordering::Relaxed);
-                let shown = bearer(&key.sign(&claims(&format!("lobby-{number}"), "service")));
-                call(&channel, &shown, &path, &message).await?;
+                let credentials = bearer(&key.sign(&claims(&format!("lobby-{number}"), "service")));
+                call(&channel, &credentials, &path, &message).await?;
             }
         })
     });
@@ -70,10 +70,10 @@ async fn keys_are_rotated_under_load_without_failed_calls_and_a_removed_key_ends
     let ended = ended.unwrap();
     println!("the stream of the removed key ended {:?} after the reload", removed.elapsed());
     assert!(removed.elapsed() < Duration::from_secs(5));
-    assert_eq!((told(&ended).0, told(&ended).1.as_str()), (Code::Unauthenticated, "TOKEN_INVALID"));
+    assert_eq!((error_of(&ended).0, error_of(&ended).1.as_str()), (Code::Unauthenticated, "TOKEN_INVALID"));
     let (path, message) = messages::get("steve");
     let refused = server.call(&by_old, &path, &message).await.unwrap_err();
-    assert_eq!(told(&refused).1, "TOKEN_INVALID");
+    assert_eq!(error_of(&refused).1, "TOKEN_INVALID");
 
     signer.send_replace(None);
     for caller in callers {

@@ -1,8 +1,8 @@
 //! Streams of players over real connections.
 
-use crate::common::{add, delete, told};
+use crate::common::{add, delete, error_of};
 use crate::messages::{create, mutation, subscribe as subscribing, transact};
-use crate::secured::{Opened, Secured, bearer, connect, subscribe};
+use crate::secured::{Opened, SecuredServer, bearer, connect, subscribe};
 use crate::tokens::{SetClock, claims_but, now_s};
 use futures_util::future::join_all;
 use serde_json::json;
@@ -25,7 +25,7 @@ async fn rest(stream: &mut Opened) -> (Vec<v1::SubscribeInventoryResponse>, Stat
 #[tokio::test]
 async fn case_41_an_expired_token_ends_its_stream_within_five_seconds() {
     let clock = SetClock::new();
-    let server = Secured::start_with(|login| login.verifier_at(&clock)).await;
+    let server = SecuredServer::start_with(|login| login.verifier_at(&clock)).await;
     server.mutate(mutation(create("steve", "steve", &[(0, "apple", 3)]))).await;
     let token =
         |seconds: u64| bearer(&server.key.sign(&claims_but("steve", "player", json!({ "exp": now_s() + seconds }))));
@@ -39,7 +39,7 @@ async fn case_41_an_expired_token_ends_its_stream_within_five_seconds() {
     let (messages, status) = rest(&mut short).await;
     println!("the stream ended {:?} after its token", begin.elapsed());
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
-    assert_eq!((messages.len(), told(&status)), (0, (Code::Unauthenticated, "TOKEN_EXPIRED".into(), None)));
+    assert_eq!((messages.len(), error_of(&status)), (0, (Code::Unauthenticated, "TOKEN_EXPIRED".into(), None)));
     server.mutate(mutation(add("steve", "dirt", 1))).await;
     long.message().await.unwrap().expect("the other one goes on");
 }
@@ -55,10 +55,10 @@ async fn next(stream: &mut Opened) -> v1::SubscribeInventoryResponse {
 
 #[tokio::test]
 async fn case_42_an_inventory_given_to_another_player_is_absent_until_it_is_returned() {
-    let server = Secured::start().await;
-    let (steve, lobby) = (server.shown("steve", "player"), server.shown("lobby", "service"));
+    let server = SecuredServer::start().await;
+    let (steve, lobby) = (server.credentials("steve", "player"), server.credentials("lobby", "service"));
     server.mutate(mutation(create("bag", "steve", &[]))).await;
-    for (id, at_once) in [("a", true), ("b", false)] {
+    for (id, immediate) in [("a", true), ("b", false)] {
         server.mutate(mutation(create(id, "steve", &[(0, "apple", 3)]))).await;
         let mut stream = subscribe(&server.channel, &steve, &["bag", id]).await.unwrap();
         let mut trusted = server.subscribe(&lobby, id).await.unwrap();
@@ -66,7 +66,7 @@ async fn case_42_an_inventory_given_to_another_player_is_absent_until_it_is_retu
             next(stream).await;
         }
         let anew = create(id, "alex", &[(0, "diamond_sword", 1)]);
-        if at_once {
+        if immediate {
             server.mutate(transact(vec![delete(id), anew])).await;
         } else {
             server.mutate(mutation(delete(id))).await;
@@ -93,12 +93,12 @@ async fn case_42_an_inventory_given_to_another_player_is_absent_until_it_is_retu
 
 #[tokio::test]
 async fn unreadable_and_nonexistent_inventories_have_identical_first_messages() {
-    let server = Secured::start().await;
+    let server = SecuredServer::start().await;
     server.mutate(mutation(create("alex", "alex", &[(0, "apple", 3)]))).await;
     server.mutate(mutation(create("chest", "", &[(0, "apple", 3)]))).await;
     server.mutate(mutation(create("gone", "steve", &[(0, "apple", 3)]))).await;
     server.mutate(mutation(delete("gone"))).await;
-    let steve = server.shown("steve", "player");
+    let steve = server.credentials("steve", "player");
     for id in ["alex", "chest", "gone", "nowhere"] {
         let (path, message) = subscribing(&[id]);
         let answer = server.call(&steve, &path, &message).await.unwrap();
@@ -110,9 +110,9 @@ async fn unreadable_and_nonexistent_inventories_have_identical_first_messages() 
 
 #[tokio::test]
 async fn an_inventory_recreated_for_the_same_player_is_followed_again() {
-    let server = Secured::start().await;
+    let server = SecuredServer::start().await;
     server.mutate(mutation(create("steve", "steve", &[(0, "apple", 3)]))).await;
-    let mut stream = server.subscribe(&server.shown("steve", "player"), "steve").await.unwrap();
+    let mut stream = server.subscribe(&server.credentials("steve", "player"), "steve").await.unwrap();
     stream.message().await.unwrap().unwrap();
     server.mutate(mutation(delete("steve"))).await;
     server.mutate(mutation(create("steve", "steve", &[(0, "dirt", 1)]))).await;
@@ -126,13 +126,13 @@ async fn an_inventory_recreated_for_the_same_player_is_followed_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn case_40_ten_thousand_streams_of_one_player_are_rejected_without_affecting_others() {
     const ATTEMPTS: usize = 10_000;
-    let server = Secured::start().await;
+    let server = SecuredServer::start().await;
     for name in ["steve", "alex"] {
         server.mutate(mutation(create(name, name, &[]))).await;
     }
-    let mut alex = server.subscribe(&server.shown("alex", "player"), "alex").await.unwrap();
+    let mut alex = server.subscribe(&server.credentials("alex", "player"), "alex").await.unwrap();
     alex.message().await.unwrap().unwrap();
-    let steve = server.shown("steve", "player");
+    let steve = server.credentials("steve", "player");
     let channels = join_all((0..4).map(|_| connect(&server.running))).await;
     let hoarders = channels.into_iter().map(|channel| {
         let steve = steve.clone();
@@ -144,7 +144,7 @@ async fn case_40_ten_thousand_streams_of_one_player_are_rejected_without_affecti
                         Ok(stream) => open.push(stream),
                         Err(status) => {
                             assert_eq!(
-                                (told(&status).0, told(&status).1.as_str()),
+                                (error_of(&status).0, error_of(&status).1.as_str()),
                                 (Code::ResourceExhausted, "TOO_MANY_STREAMS")
                             );
                             refused += 1;

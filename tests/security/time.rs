@@ -1,6 +1,6 @@
 //! Streams without a network, in virtual time.
 
-use crate::common::{MemoryStore, told};
+use crate::common::{MemoryStore, error_of};
 use crate::tokens::{Login, SetClock, SigningKey, claims_but, now_s};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -158,7 +158,7 @@ async fn case_41_a_stream_sends_heartbeats_until_its_token_expires() {
     world.create("steve", "").await;
     let mut stream = world.subscribe(&verifier, &token).await;
     let (messages, took, status) = end(&mut stream).await;
-    assert_eq!(told(&status), (Code::Unauthenticated, "TOKEN_EXPIRED".into(), None));
+    assert_eq!(error_of(&status), (Code::Unauthenticated, "TOKEN_EXPIRED".into(), None));
     assert!((Duration::from_secs(59)..Duration::from_secs(62)).contains(&took), "{took:?}");
     assert_eq!(messages, 1 + 3, "its state, and a heartbeat every 15 s");
 }
@@ -174,7 +174,7 @@ async fn case_50_a_clock_set_back_a_day_extends_no_stream() {
     clock.move_by(-86_400_000);
     verifier.look().await;
     let (_, took, status) = end(&mut stream).await;
-    assert_eq!(told(&status).1, "TOKEN_EXPIRED");
+    assert_eq!(error_of(&status).1, "TOKEN_EXPIRED");
     assert!((Duration::from_secs(59)..Duration::from_secs(62)).contains(&took), "{took:?}");
 }
 
@@ -189,7 +189,7 @@ async fn case_50_a_clock_set_ahead_a_year_ends_a_stream_at_the_next_check() {
     tokio::spawn(async move { verifier.follow().await });
     clock.move_by(365 * 86_400_000);
     let (messages, took, status) = end(&mut stream).await;
-    assert_eq!((messages, told(&status).1.as_str()), (0, "TOKEN_EXPIRED"));
+    assert_eq!((messages, error_of(&status).1.as_str()), (0, "TOKEN_EXPIRED"));
     assert!(took <= Duration::from_secs(2), "{took:?}");
 }
 
@@ -220,7 +220,7 @@ type Happening = (u64, NamedOperation);
 
 /// Returns the messages of a player's stream within a minute with their times in ms, and its statistics. Meanwhile the
 /// player's own bag changes, and its session changes other inventories.
-async fn told_of(
+async fn messages_of(
     before: &[NamedOperation],
     happenings: &[Happening],
     rollout: Rollout,
@@ -270,7 +270,7 @@ async fn an_unreadable_inventory_is_indistinguishable_from_a_nonexistent_one_in_
     let comes_and_goes = (500..50_000).step_by(700).enumerate();
     let comes_and_goes = comes_and_goes.map(|(n, ms)| (ms, if n % 2 == 0 { of_alex.clone() } else { delete() }));
     for rollout in [Rollout::default(), Rollout::immediate_full(), shadowed()] {
-        let nowhere = told_of(&[], &[], rollout.clone()).await;
+        let nowhere = messages_of(&[], &[], rollout.clone()).await;
         assert!(nowhere.0.len() >= 5, "frames and heartbeats: {nowhere:?}");
         let worlds: [(&str, &[NamedOperation], Vec<Happening>); 4] = [
             ("another's", from_ref(&of_alex), busy(0).collect()),
@@ -279,7 +279,7 @@ async fn an_unreadable_inventory_is_indistinguishable_from_a_nonexistent_one_in_
             ("the player's own once", &[of_steve.clone(), delete()], vec![]),
         ];
         for (what, before, happenings) in worlds {
-            assert_eq!(told_of(before, &happenings, rollout.clone()).await, nowhere, "{what}");
+            assert_eq!(messages_of(before, &happenings, rollout.clone()).await, nowhere, "{what}");
         }
     }
 }
@@ -288,11 +288,11 @@ async fn an_unreadable_inventory_is_indistinguishable_from_a_nonexistent_one_in_
 async fn a_deletion_is_indistinguishable_from_a_change_of_owner() {
     let (steves, delete) = ([creation("chest", Some("steve"))], || (5_000, Operation::Delete { id: id("chest") }));
     for rollout in [Rollout::default(), Rollout::immediate_full(), shadowed()] {
-        let deleted = told_of(&steves, &[delete()], rollout.clone()).await;
+        let deleted = messages_of(&steves, &[delete()], rollout.clone()).await;
         let given = (5_000, creation("chest", Some("alex")));
         let and_used = (5_050..20_000).step_by(170).map(|ms| (ms, addition("chest"))).take(60);
         let given: Vec<_> = [delete(), given].into_iter().chain(and_used).collect();
-        assert_eq!(told_of(&steves, &given, rollout).await, deleted);
+        assert_eq!(messages_of(&steves, &given, rollout).await, deleted);
     }
 }
 

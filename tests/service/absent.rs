@@ -1,6 +1,6 @@
 //! Watches of inventories that do not exist: they are absent, and followed as soon as they exist.
 
-use crate::common::{Subscriber, TestServer, add, at_once, create_named, delete, told, with_key};
+use crate::common::{Subscriber, TestServer, add, create_named, delete, error_of, immediate, with_key};
 use slotcast::client::{Client, fresh_context};
 use slotcast::grpc::v1;
 use slotcast::grpc::v1::FullReason;
@@ -19,7 +19,7 @@ fn fulls(message: &v1::SubscribeInventoryResponse) -> Vec<(u32, FullReason)> {
 
 #[tokio::test]
 async fn a_nonexistent_inventory_is_absent_and_followed_once_it_is_created() {
-    for sync in [at_once(), SyncSettings::immediate_full()] {
+    for sync in [immediate(), SyncSettings::immediate_full()] {
         let server = TestServer::start(sync).await;
         server.create("bag", "player", &[(0, "stone", 5)]).await;
         let mut reader = server.subscribe(&[("chest", None), ("bag", None), ("barrel", None)]).await;
@@ -40,7 +40,7 @@ async fn a_nonexistent_inventory_is_absent_and_followed_once_it_is_created() {
 
 #[tokio::test]
 async fn a_deleted_inventory_is_absent_without_a_revision_also_after_a_resume() {
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("bag", "player", &[]).await;
     server.create("chest", "chest", &[(0, "stone", 5)]).await;
     let mut reader = server.subscribe(&[("bag", None), ("chest", None)]).await;
@@ -67,7 +67,7 @@ async fn a_deleted_inventory_is_absent_without_a_revision_also_after_a_resume() 
 
 #[tokio::test]
 async fn notices_report_who_deleted_an_inventory_at_which_revision() {
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("chest", "chest", &[]).await;
     let options = v1::SubscribeInventoryRequest { notices: true, ..Default::default() };
     let mut reader = server.subscribe_as(options, &[("chest", None)]).await;
@@ -84,7 +84,7 @@ async fn notices_report_who_deleted_an_inventory_at_which_revision() {
 
 #[tokio::test]
 async fn a_heartbeat_has_no_marks_of_absent_inventories() {
-    let server = TestServer::start(SyncSettings { heartbeat: Duration::from_millis(40), ..at_once() }).await;
+    let server = TestServer::start(SyncSettings { heartbeat: Duration::from_millis(40), ..immediate() }).await;
     let mut reader = server.subscribe(&[("nowhere", None), ("chest", None)]).await;
     assert_eq!(reader.next().await.changes, [absent(0), absent(1)]);
     assert_eq!(reader.next().await, v1::SubscribeInventoryResponse::default());
@@ -96,7 +96,7 @@ async fn a_heartbeat_has_no_marks_of_absent_inventories() {
 
 #[tokio::test]
 async fn a_transfer_into_an_inventory_created_in_the_same_commit_is_one_frame() {
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("bag", "player", &[(0, "stone", 5)]).await;
     let mut reader = server.subscribe(&[("bag", None), ("ground", None)]).await;
     reader.next().await;
@@ -112,7 +112,7 @@ async fn a_transfer_into_an_inventory_created_in_the_same_commit_is_one_frame() 
 
 #[tokio::test]
 async fn the_client_reports_absent_inventories_and_follows_the_others_across_reconnects() {
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("bag", "player", &[]).await;
     let mut follow = server.client.follow(vec!["bag".into(), "chest".into()]);
     let first = follow.next().await.unwrap();
@@ -142,9 +142,9 @@ async fn session(client: &Client, ids: &[&str]) -> slotcast::client::Session {
 }
 
 /// Waits for events of a session until a condition is true.
-async fn until(session: &slotcast::client::Session, wanted: impl Fn() -> bool) {
+async fn until(session: &slotcast::client::Session, is_done: impl Fn() -> bool) {
     let reached = async {
-        while !wanted() {
+        while !is_done() {
             session.next_event().await.expect("it goes on");
         }
     };
@@ -153,7 +153,7 @@ async fn until(session: &slotcast::client::Session, wanted: impl Fn() -> bool) {
 
 #[tokio::test]
 async fn a_session_shows_nothing_of_an_absent_inventory_and_predicts_again_once_it_exists() {
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("bag", "player", &[(0, "stone", 5)]).await;
     let session = session(&server.client, &["bag", "chest"]).await;
     assert!(session.is_absent(1) && session.view(1).is_none());
@@ -178,11 +178,11 @@ async fn a_session_shows_nothing_of_an_absent_inventory_and_predicts_again_once_
 
 #[tokio::test]
 async fn reading_a_nonexistent_inventory_returns_not_found() {
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     let _watching: Subscriber = server.subscribe(&[("nowhere", None)]).await;
     let request = v1::GetInventoryRequest { inventory_id: "nowhere".into() };
     let status = server.client.rpc().get_inventory(request).await.unwrap_err();
-    assert_eq!(told(&status), (Code::NotFound, "INVENTORY_NOT_FOUND".into(), None));
+    assert_eq!(error_of(&status), (Code::NotFound, "INVENTORY_NOT_FOUND".into(), None));
     let status = server.client.mutate(fresh_context(), add("nowhere", "coal", 1)).await.unwrap_err();
-    assert_eq!(told(&status), (Code::NotFound, "INVENTORY_NOT_FOUND".into(), None));
+    assert_eq!(error_of(&status), (Code::NotFound, "INVENTORY_NOT_FOUND".into(), None));
 }

@@ -1,8 +1,8 @@
 //! Invalid input of any shape gets a clear status and changes nothing.
 
 use crate::common::{
-    TestServer, Told, add, at_once, craft, drop, invalid, precondition, quantity, remove, set, shift, slot_stack,
-    stack, told, transfer, with_key,
+    ErrorSummary, TestServer, add, craft, drop, error_of, immediate, invalid, move_item, precondition, quantity,
+    remove, set, slot_stack, stack, transfer, with_key,
 };
 use crate::raw::{self, field, minus_one};
 use slotcast::client::fresh_context;
@@ -12,20 +12,20 @@ use tonic::Code;
 
 /// Starts a server with a chest `a` that has a few items, and an empty chest `b`.
 async fn world() -> TestServer {
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[(0, "stone", 60), (1, "coal", 2)]).await;
     server.create("b", "chest", &[]).await;
     server
 }
 
 /// Asserts that each operation gets its error, alone and in a transaction, and that nothing changes.
-async fn all_refused(server: &TestServer, cases: Vec<(Operation, Told)>) {
+async fn assert_all_rejected(server: &TestServer, cases: Vec<(Operation, ErrorSummary)>) {
     let before = (server.get("a").await, server.get("b").await, server.store.commits());
     for (operation, expected) in cases {
         let status = server.mutate(operation.clone()).await.unwrap_err();
-        assert_eq!(told(&status), expected, "{operation:?}");
+        assert_eq!(error_of(&status), expected, "{operation:?}");
         let status = server.transact(vec![operation.clone()]).await.unwrap_err();
-        let (code, reason, _) = told(&status);
+        let (code, reason, _) = error_of(&status);
         assert_eq!((code, &reason), (expected.0, &expected.1), "{operation:?}");
     }
     let after = (server.get("a").await, server.get("b").await, server.store.commits());
@@ -37,13 +37,13 @@ async fn case_01_a_count_of_0_is_rejected_in_every_field() {
     let cases = vec![
         (add("a", "stone", 0), invalid("INVALID_COUNT", "add.stack.count")),
         (remove("a", "stone", 0), invalid("INVALID_COUNT", "remove.what.count")),
-        (shift("a", 0, 5, Some(0)), invalid("INVALID_COUNT", "move.count")),
+        (move_item("a", 0, 5, Some(0)), invalid("INVALID_COUNT", "move.count")),
         (drop("a", 0, Some(0)), invalid("INVALID_COUNT", "drop.count")),
         (craft("a", "torch", 0), invalid("INVALID_COUNT", "craft.times")),
         (transfer("a", "b", "stone", 0), invalid("INVALID_COUNT", "transfer.item.count")),
         (set("a", 0, Some(stack("stone", 0))), invalid("INVALID_COUNT", "set.stack.count")),
     ];
-    all_refused(&world().await, cases).await;
+    assert_all_rejected(&world().await, cases).await;
 }
 
 #[tokio::test]
@@ -53,23 +53,23 @@ async fn case_02_maximum_and_negative_numbers_are_rejected() {
     let cases = vec![
         (add("a", "stone", max), invalid("INVALID_COUNT", "add.stack.count")),
         (remove("a", "stone", max), invalid("INVALID_COUNT", "remove.what.count")),
-        (shift("a", 0, 5, Some(max)), invalid("INVALID_COUNT", "move.count")),
+        (move_item("a", 0, 5, Some(max)), invalid("INVALID_COUNT", "move.count")),
         (drop("a", 0, Some(max)), invalid("INVALID_COUNT", "drop.count")),
         (craft("a", "torch", max), invalid("INVALID_COUNT", "craft.times")),
         (transfer("a", "b", "stone", max), invalid("INVALID_COUNT", "transfer.item.count")),
         (set("a", 0, Some(stack("stone", max))), invalid("INVALID_COUNT", "set.stack.count")),
     ];
-    all_refused(&server, cases).await;
+    assert_all_rejected(&server, cases).await;
 
     // A language without unsigned numbers encodes -1 as ten bytes, of which a uint32 keeps the lower four.
     let context = field(1, &field(1, b"a-key"));
     let negative_count = field(3, &[field(1, b"stone"), minus_one(3)].concat());
     let message = [context.clone(), field(2, &[field(1, b"a"), field(2, &negative_count[2..])].concat())].concat();
     let status = raw::send(&server.client, "AddItem", message).await.unwrap_err();
-    assert_eq!(told(&status), invalid("INVALID_COUNT", "add.stack.count"));
+    assert_eq!(error_of(&status), invalid("INVALID_COUNT", "add.stack.count"));
     let message = [context, field(2, &[field(1, b"a"), minus_one(2)].concat())].concat();
     let status = raw::send(&server.client, "DropItem", message).await.unwrap_err();
-    assert_eq!(told(&status), invalid("SLOT_OUT_OF_RANGE", "drop.slot"));
+    assert_eq!(error_of(&status), invalid("SLOT_OUT_OF_RANGE", "drop.slot"));
     assert_eq!(server.version("a").await.revision, 1);
 }
 
@@ -89,7 +89,7 @@ async fn case_04_an_unknown_item_recipe_or_layout_is_rejected() {
         (craft("a", "zinc_ingot", 1), invalid("UNKNOWN_RECIPE", "craft.recipe")),
         (Operation::Create(create), invalid("UNKNOWN_LAYOUT", "create.layout")),
     ];
-    all_refused(&server, cases).await;
+    assert_all_rejected(&server, cases).await;
 }
 
 #[tokio::test]
@@ -101,14 +101,14 @@ async fn case_06_a_slot_out_of_range_is_rejected() {
         // A slot that no inventory can have is rejected with the full field name, one that this layout lacks with the short name.
         let refused = |field: &str, short: &str| invalid("SLOT_OUT_OF_RANGE", if edge { field } else { short });
         cases.extend([
-            (shift("a", slot, 0, None), refused("move.from_slot", "slot")),
-            (shift("a", 0, slot, None), refused("move.to_slot", "slot")),
+            (move_item("a", slot, 0, None), refused("move.from_slot", "slot")),
+            (move_item("a", 0, slot, None), refused("move.to_slot", "slot")),
             (drop("a", slot, None), refused("drop.slot", "slot")),
             (set("a", slot, None), refused("set.slot", "slot")),
             (Operation::Rearrange(wanted(slot)), refused("rearrange.stacks[0].slot", "slot")),
         ]);
     }
-    all_refused(&world().await, cases).await;
+    assert_all_rejected(&world().await, cases).await;
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn case_10_an_add_without_enough_room_is_rejected_or_reports_the_remainder
     };
     let mut rpc = server.client.rpc();
     let status = rpc.add_item(add(false)).await.unwrap_err();
-    assert_eq!(told(&status), precondition("NO_ROOM"));
+    assert_eq!(error_of(&status), precondition("NO_ROOM"));
     assert_eq!(server.held("b").await, 0);
     let reply = rpc.add_item(add(true)).await.unwrap().into_inner();
     assert_eq!((reply.added, reply.remainder), (27 * 64, 2_000 - 27 * 64));
@@ -130,7 +130,7 @@ async fn case_10_an_add_without_enough_room_is_rejected_or_reports_the_remainder
 #[tokio::test]
 async fn case_14_a_transfer_within_one_inventory_is_rejected() {
     let cases = vec![(transfer("a", "a", "stone", 1), invalid("TRANSFER_TO_ITSELF", "to_inventory_id"))];
-    all_refused(&world().await, cases).await;
+    assert_all_rejected(&world().await, cases).await;
 }
 
 #[tokio::test]
@@ -142,7 +142,7 @@ async fn case_15_attributes_above_the_size_limit_are_rejected() {
         (add, invalid("ATTRIBUTES_TOO_LARGE", "add.stack.attributes")),
         (set("a", 5, Some(with(1_025))), invalid("ATTRIBUTES_TOO_LARGE", "set.stack.attributes")),
     ];
-    all_refused(&server, cases).await;
+    assert_all_rejected(&server, cases).await;
     server.mutate(set("a", 5, Some(with(1_024)))).await.unwrap();
 }
 
@@ -158,19 +158,19 @@ async fn case_16_a_missing_oneof_is_rejected_with_the_field() {
             invalid("MISSING", "add.stack"),
         ),
     ];
-    all_refused(&server, cases).await;
+    assert_all_rejected(&server, cases).await;
 
     let mut rpc = server.client.rpc();
     let request = v1::MoveItemRequest { context: Some(fresh_context()), ..v1::MoveItemRequest::default() };
-    assert_eq!(told(&rpc.move_item(request).await.unwrap_err()), invalid("MISSING", "move"));
+    assert_eq!(error_of(&rpc.move_item(request).await.unwrap_err()), invalid("MISSING", "move"));
     let operations = vec![v1::Operation { operation: Some(drop("a", 0, None)) }, v1::Operation::default()];
     let request = v1::TransactRequest { context: Some(fresh_context()), operations };
     let status = rpc.transact(request).await.unwrap_err();
-    assert_eq!(told(&status), invalid("MISSING", "operations[1].operation"));
+    assert_eq!(error_of(&status), invalid("MISSING", "operations[1].operation"));
     let none = v1::TransactRequest { context: Some(fresh_context()), operations: vec![] };
-    assert_eq!(told(&rpc.transact(none).await.unwrap_err()), invalid("TOO_MANY_OPERATIONS", "operations"));
+    assert_eq!(error_of(&rpc.transact(none).await.unwrap_err()), invalid("TOO_MANY_OPERATIONS", "operations"));
     let status = rpc.subscribe_inventory(v1::SubscribeInventoryRequest::default()).await.unwrap_err();
-    assert_eq!(told(&status), invalid("INVALID_SUBSCRIPTION", "inventories"));
+    assert_eq!(error_of(&status), invalid("INVALID_SUBSCRIPTION", "inventories"));
     assert_eq!(server.version("a").await.revision, 1);
 }
 
@@ -192,7 +192,7 @@ async fn case_16_unknown_fields_are_ignored_and_malformed_messages_are_rejected(
         ("noise", vec![0xFF; 40]),
     ] {
         let status = raw::send(&server.client, "DropItem", message).await.expect_err(what);
-        assert_eq!(told(&status), (Code::InvalidArgument, "MALFORMED".into(), None), "{what}: {status:?}");
+        assert_eq!(error_of(&status), (Code::InvalidArgument, "MALFORMED".into(), None), "{what}: {status:?}");
     }
     assert_eq!(server.version("a").await.revision, 2);
 }
@@ -202,14 +202,14 @@ async fn case_17_an_idempotency_key_must_have_1_to_255_bytes() {
     let server = world().await;
     for key in ["", &"k".repeat(256), "line\nbreak"] {
         let status = server.client.mutate(with_key(key), drop("a", 0, Some(1))).await.unwrap_err();
-        assert_eq!(told(&status), invalid("INVALID_IDEMPOTENCY_KEY", "context.idempotency_key"));
+        assert_eq!(error_of(&status), invalid("INVALID_IDEMPOTENCY_KEY", "context.idempotency_key"));
     }
     let request = v1::DropItemRequest {
         context: None,
         drop: Some(v1::DropItem { inventory_id: "a".into(), ..v1::DropItem::default() }),
     };
     let status = server.client.rpc().drop_item(request).await.unwrap_err();
-    assert_eq!(told(&status), invalid("INVALID_IDEMPOTENCY_KEY", "context.idempotency_key"));
+    assert_eq!(error_of(&status), invalid("INVALID_IDEMPOTENCY_KEY", "context.idempotency_key"));
     assert_eq!(server.version("a").await.revision, 1);
     server.client.mutate(with_key(&"k".repeat(255)), drop("a", 0, Some(1))).await.unwrap();
 }
@@ -248,7 +248,7 @@ async fn a_quantity_can_specify_attributes_or_match_any() {
         let what = v1::ItemQuantity { attributes: attributes.map(<[u8]>::to_vec), ..quantity("diamond_axe", 1) };
         Operation::Remove(v1::RemoveItem { inventory_id: "a".into(), what: Some(what) })
     };
-    assert_eq!(told(&server.mutate(remove(Some(b""))).await.unwrap_err()), precondition("NOT_ENOUGH"));
-    assert_eq!(told(&server.mutate(remove(Some(b"blunt"))).await.unwrap_err()), precondition("NOT_ENOUGH"));
+    assert_eq!(error_of(&server.mutate(remove(Some(b""))).await.unwrap_err()), precondition("NOT_ENOUGH"));
+    assert_eq!(error_of(&server.mutate(remove(Some(b"blunt"))).await.unwrap_err()), precondition("NOT_ENOUGH"));
     server.mutate(remove(None)).await.unwrap();
 }

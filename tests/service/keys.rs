@@ -1,6 +1,6 @@
 //! Idempotency keys of callers with a wrong clock, with the real service and store.
 
-use crate::common::{add, invalid, precondition, told, with_key};
+use crate::common::{add, error_of, invalid, precondition, with_key};
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, fresh_context};
 use slotcast::grpc::v1::MutationContext;
@@ -49,7 +49,7 @@ async fn a_caller_59_s_ahead_causes_no_rejections_of_others_and_no_key_runs_twic
         for number in 0..1_000 {
             let (fast, context) = (fast.clone(), context_ahead(59_000, 1 + round * 1_000 + number));
             // The store remembers the key of a mutation without a change like any other.
-            let shift = crate::common::shift("fast's", 0, 0, None);
+            let shift = crate::common::move_item("fast's", 0, 0, None);
             calls.spawn(async move { fast.mutate(context, shift).await });
         }
         while let Some(answered) = calls.join_next().await {
@@ -61,16 +61,16 @@ async fn a_caller_59_s_ahead_causes_no_rejections_of_others_and_no_key_runs_twic
         newcomer.mutate(fresh_context(), add("theirs", "stone", 1)).await.unwrap();
     }
     let status = fast.mutate(first.clone(), add("fast's", "stone", 1)).await.unwrap_err();
-    assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_EXPIRED"));
+    assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_EXPIRED"));
     let status = fast.mutate(context_ahead(61_000, 9), add("fast's", "stone", 1)).await.unwrap_err();
-    assert_eq!(told(&status), invalid("IDEMPOTENCY_KEY_FROM_THE_FUTURE", "context.idempotency_key"));
+    assert_eq!(error_of(&status), invalid("IDEMPOTENCY_KEY_FROM_THE_FUTURE", "context.idempotency_key"));
     drop((fast, other, store));
     running.stop().await.unwrap();
 
     let (running, _store) = start(folder.path()).await;
     let fast = Client::new(&running.uri(), "fast").unwrap();
     let status = fast.mutate(first, add("fast's", "stone", 1)).await.unwrap_err();
-    assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_EXPIRED"), "after a restart too");
+    assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_EXPIRED"), "after a restart too");
     let other = Client::new(&running.uri(), "other").unwrap();
     other.mutate(fresh_context(), add("theirs", "stone", 1)).await.unwrap();
     running.stop().await.unwrap();

@@ -1,12 +1,12 @@
 //! ListInventories and its page tokens.
 
-use crate::common::{TestServer, at_once, invalid, told};
+use crate::common::{TestServer, error_of, immediate, invalid};
 use slotcast::grpc::v1;
 use tonic::Status;
 
 /// Creates `bag/1` to `bag/5` and `box/1` to `box/5`; ann owns the odd ones and bob the even ones.
 async fn world() -> TestServer {
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     for kind in ["bag", "box"] {
         for number in 1..=5 {
             let owner = if number % 2 == 1 { "ann" } else { "bob" };
@@ -83,7 +83,7 @@ async fn a_page_token_that_is_forged_or_of_another_query_is_rejected() {
         ("", "", &"no token".to_owned()),
     ] {
         let status = page(&server, query(owner, prefix, 2, token)).await.unwrap_err();
-        assert_eq!(told(&status), invalid("INVALID_PAGE_TOKEN", "page_token"), "{owner:?} {prefix:?} {token:?}");
+        assert_eq!(error_of(&status), invalid("INVALID_PAGE_TOKEN", "page_token"), "{owner:?} {prefix:?} {token:?}");
     }
     assert_eq!(
         page(&server, query("", "bag/", 1, &bags)).await.unwrap().0,

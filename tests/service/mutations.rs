@@ -1,7 +1,8 @@
 //! Expectations, transactions and retries.
 
 use crate::common::{
-    TestServer, add, at_once, create_named, delete, drop, metadata, precondition, remove, set, told, transfer, with_key,
+    TestServer, add, create_named, delete, drop, error_of, immediate, metadata, precondition, remove, set, transfer,
+    with_key,
 };
 use slotcast::client::fresh_context;
 use slotcast::grpc::v1;
@@ -10,7 +11,7 @@ use tonic::Code;
 
 /// Starts a server with a chest `a` that has 60 stones, and an empty chest `b`.
 async fn world() -> TestServer {
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[(0, "stone", 60)]).await;
     server.create("b", "chest", &[]).await;
     server
@@ -23,7 +24,7 @@ async fn case_23_a_stale_guard_is_aborted_with_the_current_revision() {
     server.client.mutate(guarded("a", epoch, 1), drop("a", 0, Some(1))).await.unwrap();
     for (epoch_sent, stale) in [(epoch, 1), (epoch, 3), (other_than(epoch), 2)] {
         let status = server.client.mutate(guarded("a", epoch_sent, stale), drop("a", 0, Some(1))).await.unwrap_err();
-        assert_eq!(told(&status), (Code::Aborted, "STALE_REVISION".into(), None));
+        assert_eq!(error_of(&status), (Code::Aborted, "STALE_REVISION".into(), None));
         assert_eq!(metadata(&status, "current_revision").as_deref(), Some("2"));
         assert_eq!(metadata(&status, "epoch"), Some(epoch.to_string()));
         let words = format!("at revision 2 of epoch {epoch}, expected revision {stale} of epoch {epoch_sent}");
@@ -54,13 +55,13 @@ async fn a_guard_without_epoch_or_revision_is_rejected_with_the_field() {
         let context = v1::MutationContext { expected: vec![good.clone(), bad], ..fresh_context() };
         let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
         assert_eq!(
-            (status.code(), told(&status).2),
+            (status.code(), error_of(&status).2),
             (Code::InvalidArgument, Some(format!("context.expected[1].{field}")))
         );
     }
     let context = v1::MutationContext { expected: vec![good.clone(); 65], ..fresh_context() };
     let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
-    assert_eq!(told(&status).2.as_deref(), Some("context.expected"));
+    assert_eq!(error_of(&status).2.as_deref(), Some("context.expected"));
     let context = v1::MutationContext { expected: vec![good; 64], ..fresh_context() };
     server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap();
 }
@@ -71,13 +72,13 @@ async fn a_guard_from_before_a_deletion_is_stale_after_a_recreation() {
     let coal = server.version("a").await;
     server.mutate(delete("a")).await.unwrap();
     let status = server.client.mutate(guarded("a", coal.epoch, 1), transfer("a", "b", "coal", 1)).await.unwrap_err();
-    assert_eq!(told(&status).1, "INVENTORY_NOT_FOUND");
+    assert_eq!(error_of(&status).1, "INVENTORY_NOT_FOUND");
     server.create("a", "chest", &[(0, "diamond_sword", 1)]).await;
     let sword = server.version("a").await;
     assert_eq!((coal.revision, sword.revision), (1, 1));
     for taking in [transfer("a", "b", "diamond_sword", 1), delete("a")] {
         let status = server.client.mutate(guarded("a", coal.epoch, 1), taking).await.unwrap_err();
-        assert_eq!(told(&status).1, "STALE_REVISION");
+        assert_eq!(error_of(&status).1, "STALE_REVISION");
         assert_eq!(metadata(&status, "epoch"), Some(sword.epoch.to_string()));
     }
     assert_eq!((server.held("a").await, server.held("b").await), (1, 0));
@@ -114,7 +115,7 @@ async fn case_24_when_the_third_operation_fails_none_is_applied() {
     let operations =
         vec![remove("a", "stone", 10), add("b", "stone", 10), remove("a", "stone", 51), add("b", "coal", 1)];
     let status = server.transact(operations).await.unwrap_err();
-    assert_eq!(told(&status), precondition("NOT_ENOUGH"));
+    assert_eq!(error_of(&status), precondition("NOT_ENOUGH"));
     assert_eq!(metadata(&status, "operation").as_deref(), Some("2"));
     assert_eq!(metadata(&status, "held").as_deref(), Some("50"), "as the operations before it had left it");
     assert_eq!((server.version("a").await.revision, server.version("b").await.revision), (1, 1));
@@ -178,7 +179,7 @@ async fn case_26_a_retry_returns_the_original_reply_despite_later_changes() {
     assert!(server.client.mutate(with_key("n"), set("b", 3, None)).await.unwrap().replayed);
     // It does not remember a rejection: the same call can succeed later.
     let wanted = || remove("a", "coal", 5);
-    assert_eq!(told(&server.client.mutate(with_key("r"), wanted()).await.unwrap_err()), precondition("NOT_ENOUGH"));
+    assert_eq!(error_of(&server.client.mutate(with_key("r"), wanted()).await.unwrap_err()), precondition("NOT_ENOUGH"));
     server.mutate(add("a", "coal", 2)).await.unwrap();
     assert!(!server.client.mutate(with_key("r"), wanted()).await.unwrap().replayed);
 }
@@ -189,13 +190,13 @@ async fn case_27_the_same_key_with_another_payload_is_rejected() {
     server.client.mutate(with_key("k"), drop("a", 0, Some(1))).await.unwrap();
     for other in [drop("a", 0, Some(2)), drop("a", 0, None), add("a", "stone", 1), create_named("c")] {
         let status = server.client.mutate(with_key("k"), other).await.unwrap_err();
-        assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"));
+        assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_REUSED"));
     }
     let expected =
         vec![v1::ExpectedRevision { inventory_id: "a".into(), revision: 2, epoch: server.version("a").await.epoch }];
     let context = v1::MutationContext { expected, ..with_key("k") };
     let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
-    assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"), "what is expected is part of the payload");
+    assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_REUSED"), "what is expected is part of the payload");
     // The reason is not part of the payload.
     let context = v1::MutationContext { reason: "again".into(), ..with_key("k") };
     assert!(server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap().replayed);
@@ -209,7 +210,7 @@ async fn case_28_an_expired_key_is_rejected_and_never_runs_again() {
     server.client.mutate(context.clone(), drop("a", 0, Some(1))).await.unwrap();
     server.store.forget_keys();
     let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
-    assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_EXPIRED"));
+    assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_EXPIRED"));
     assert_eq!(server.held("a").await, 59);
     tokio::time::sleep(Duration::from_millis(2)).await;
     server.mutate(drop("a", 0, Some(1))).await.unwrap();

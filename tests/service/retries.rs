@@ -1,6 +1,6 @@
 //! Retries after a lost reply: they get the stored reply even if the catalog has changed.
 
-use crate::common::{at_once, invalid, metadata, precondition, quantity, slot_stack, stack, told};
+use crate::common::{error_of, immediate, invalid, metadata, precondition, quantity, slot_stack, stack};
 use slotcast::client::Client;
 use slotcast::config::LiveRollout;
 use slotcast::domain::Catalog;
@@ -44,7 +44,7 @@ fn catalog_without_relics() -> Catalog {
 async fn start(folder: &Path, catalog: Catalog) -> (RunningServer, Client) {
     let store = EmbeddedStore::open(&folder.join("slotcast.db"), EmbeddedSettings::default()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let rollout = LiveRollout::new(Rollout::for_all(at_once()));
+    let rollout = LiveRollout::new(Rollout::for_all(immediate()));
     let settings = ServerSettings { rollout, ..ServerSettings::default() };
     let running = RunningServer::start(listener, Arc::new(store), Arc::new(catalog), settings).unwrap();
     let client = Client::new(&running.uri(), "test").unwrap();
@@ -175,17 +175,17 @@ async fn every_kind_of_call_replays_after_its_item_recipe_or_layout_was_removed(
         assert_eq!(again, replayed_without_names(first_replies.remove(0)), "{operation:?}");
 
         let status = call(&client, &format!("new-{number}"), operation.clone()).await.unwrap_err();
-        assert_eq!(told(&status), invalid(reason, field), "{operation:?}");
+        assert_eq!(error_of(&status), invalid(reason, field), "{operation:?}");
         assert_eq!(metadata(&status, "operation").as_deref(), Some("0"));
         let other_payload = with_ids(operation.clone(), "e", "f");
         let status = call(&client, &key, other_payload).await.unwrap_err();
-        assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"), "{operation:?}");
+        assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_REUSED"), "{operation:?}");
     }
     let again = transact(&client, "key-all", all.clone()).await.unwrap();
     assert_eq!(again, replayed_without_names(first_of_all));
     let last = vec![crate::common::drop("a", 4, Some(1)), all[7].clone()];
     let status = transact(&client, "new-all", last).await.unwrap_err();
-    assert_eq!(told(&status), invalid("UNKNOWN_ITEM", "operations[1].rearrange.stacks[0].stack.item"));
+    assert_eq!(error_of(&status), invalid("UNKNOWN_ITEM", "operations[1].rearrange.stacks[0].stack.item"));
     assert_eq!(metadata(&status, "operation").as_deref(), Some("1"));
     running.stop().await.unwrap();
 }
@@ -234,7 +234,7 @@ async fn a_retry_can_differ_in_reason_session_and_prediction_but_not_in_guards()
     let expected = vec![v1::ExpectedRevision { inventory_id: "a".into(), revision: 2, epoch: version.epoch }];
     let guarded = v1::MutationContext { expected, ..context("key") };
     let status = client.rpc().add_item(add(guarded)).await.unwrap_err();
-    assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"));
+    assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_REUSED"));
     running.stop().await.unwrap();
 }
 
@@ -245,9 +245,9 @@ async fn a_malformed_call_is_rejected_before_the_key_lookup_and_an_unknown_name_
     call(&client, "create", create("a", 5)).await.unwrap();
     let malformed = crate::common::add("a", "zinc", 0);
     let status = call(&client, "create", malformed).await.unwrap_err();
-    assert_eq!(told(&status), invalid("INVALID_COUNT", "add.stack.count"));
+    assert_eq!(error_of(&status), invalid("INVALID_COUNT", "add.stack.count"));
     let status = call(&client, "create", crate::common::add("a", "zinc", 1)).await.unwrap_err();
-    assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"));
+    assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_REUSED"));
     // Names are resolved before guards and rules are checked.
     let unknown = v1::TransferItem {
         from_inventory_id: "nowhere".into(),
@@ -256,6 +256,6 @@ async fn a_malformed_call_is_rejected_before_the_key_lookup_and_an_unknown_name_
         ..v1::TransferItem::default()
     };
     let status = call(&client, "new", Operation::Transfer(unknown)).await.unwrap_err();
-    assert_eq!(told(&status), invalid("UNKNOWN_ITEM", "transfer.item.item"));
+    assert_eq!(error_of(&status), invalid("UNKNOWN_ITEM", "transfer.item.item"));
     running.stop().await.unwrap();
 }

@@ -1,6 +1,6 @@
 //! Sessions: predictions, echoes, and the frames that confirm or correct them.
 
-use crate::common::{Subscriber, TestServer, add, drop, invalid, precondition, remove, set, stack, told, with_key};
+use crate::common::{Subscriber, TestServer, add, drop, error_of, invalid, precondition, remove, set, stack, with_key};
 use slotcast::client::fresh_context;
 use slotcast::domain::{Attributes, Count, IdempotencyKey, ItemCode, KeyTag, Slot, Stack};
 use slotcast::grpc::v1;
@@ -31,7 +31,7 @@ fn stones(count: u32) -> Option<Stack> {
 }
 
 /// Returns the context of a mutation by the session `mine`, with its predicted digest of `a`.
-fn mine(predicted: Option<v1::Digest>) -> v1::MutationContext {
+fn session_context(predicted: Option<v1::Digest>) -> v1::MutationContext {
     let predicted = predicted.map(|digest| v1::PredictedDigest { inventory_id: "a".into(), digest: Some(digest) });
     v1::MutationContext { session: "mine".into(), predicted: predicted.into_iter().collect(), ..fresh_context() }
 }
@@ -46,7 +46,7 @@ async fn a_confirmed_prediction_sends_no_frame_and_the_next_frame_applies() {
     let (server, mut reader) = world().await;
     for count in [59, 58] {
         let expected = reader.predict(0, &[(Slot(0), stones(count))]);
-        let receipt = server.client.mutate(mine(Some(expected)), drop("a", 0, Some(1))).await.unwrap();
+        let receipt = server.client.mutate(session_context(Some(expected)), drop("a", 0, Some(1))).await.unwrap();
         assert!(receipt.prediction_confirmed && receipt.inventories[0].digest == Some(expected));
     }
     reader.expect_silence(SHORT).await;
@@ -62,7 +62,7 @@ async fn a_confirmed_prediction_sends_no_frame_and_the_next_frame_applies() {
 async fn a_wrong_prediction_is_corrected_immediately_by_a_full_frame() {
     let (server, mut reader) = world().await;
     let expected = reader.predict(0, &[(Slot(0), stones(58))]);
-    let receipt = server.client.mutate(mine(Some(expected)), drop("a", 0, Some(1))).await.unwrap();
+    let receipt = server.client.mutate(session_context(Some(expected)), drop("a", 0, Some(1))).await.unwrap();
     assert!(!receipt.prediction_confirmed);
     assert_eq!(reason(&reader.next().await), Some(FullReason::Correction));
     reader.assert_is_at(0, &server.get("a").await);
@@ -74,17 +74,17 @@ async fn a_rejected_prediction_is_corrected_immediately() {
     // Rejected by the rules, for a reused key, as malformed, and for an unknown name.
     server.client.mutate(with_key("used"), add("a", "coal", 1)).await.unwrap();
     reader.next().await;
-    let used = |digest| v1::MutationContext { idempotency_key: "used".into(), ..mine(Some(digest)) };
+    let used = |digest| v1::MutationContext { idempotency_key: "used".into(), ..session_context(Some(digest)) };
     for round in 0..4 {
         let expected = reader.predict(0, &[(Slot(5), stones(1))]);
         let (context, operation, refused) = match round {
-            0 => (mine(Some(expected)), remove("a", "stone", 61), precondition("NOT_ENOUGH")),
+            0 => (session_context(Some(expected)), remove("a", "stone", 61), precondition("NOT_ENOUGH")),
             1 => (used(expected), add("a", "stone", 1), precondition("IDEMPOTENCY_KEY_REUSED")),
-            2 => (mine(Some(expected)), add("a", "stone", 0), invalid("INVALID_COUNT", "add.stack.count")),
-            _ => (mine(Some(expected)), add("a", "zinc", 1), invalid("UNKNOWN_ITEM", "add.stack.item")),
+            2 => (session_context(Some(expected)), add("a", "stone", 0), invalid("INVALID_COUNT", "add.stack.count")),
+            _ => (session_context(Some(expected)), add("a", "zinc", 1), invalid("UNKNOWN_ITEM", "add.stack.item")),
         };
         let status = server.client.mutate(context, operation).await.unwrap_err();
-        assert_eq!(told(&status), refused);
+        assert_eq!(error_of(&status), refused);
         let message = reader.next().await;
         assert_eq!((reason(&message), message.covered.len()), (Some(FullReason::Correction), 0), "round {round}");
         reader.assert_is_at(0, &server.get("a").await);
@@ -99,7 +99,8 @@ async fn case_43_changes_that_cancel_out_in_one_window_still_correct_a_wrong_pre
     let expected = reader.predict(0, &[(Slot(1), stones(2))]);
     // One commit adds and removes an item; the reader predicted something else.
     let operations = [add("a", "coal", 1), remove("a", "coal", 1)].map(|one| v1::Operation { operation: Some(one) });
-    let request = v1::TransactRequest { context: Some(mine(Some(expected))), operations: operations.to_vec() };
+    let request =
+        v1::TransactRequest { context: Some(session_context(Some(expected))), operations: operations.to_vec() };
     let receipt = server.client.rpc().transact(request).await.unwrap().into_inner().receipt.unwrap();
     assert_eq!((receipt.inventories[0].revision, receipt.prediction_confirmed), (1, false));
     assert_eq!(reason(&reader.next().await), Some(FullReason::Correction));
@@ -107,8 +108,8 @@ async fn case_43_changes_that_cancel_out_in_one_window_still_correct_a_wrong_pre
 
     // The same in two commits.
     let expected = reader.predict(0, &[(Slot(1), stones(2))]);
-    server.client.mutate(mine(Some(expected)), add("a", "coal", 1)).await.unwrap();
-    server.client.mutate(mine(None), remove("a", "coal", 1)).await.unwrap();
+    server.client.mutate(session_context(Some(expected)), add("a", "coal", 1)).await.unwrap();
+    server.client.mutate(session_context(None), remove("a", "coal", 1)).await.unwrap();
     let mut corrected = reason(&reader.next().await) == Some(FullReason::Correction);
     while reader.revision(0) < 3 {
         server.mutate(set("a", 9, Some(stack("dirt", 1)))).await.unwrap();
@@ -125,7 +126,7 @@ async fn an_echo_waits_and_is_sent_with_news() {
     let (server, mut reader) = world().await;
     let mut other = server.subscribe(&[("a", None)]).await;
     other.next().await;
-    server.client.mutate(mine(None), drop("a", 0, Some(1))).await.unwrap();
+    server.client.mutate(session_context(None), drop("a", 0, Some(1))).await.unwrap();
     other.read_until(0, 2).await;
     reader.expect_silence(SHORT).await;
     server.mutate(add("a", "coal", 1)).await.unwrap();
@@ -140,7 +141,8 @@ async fn a_frame_lists_the_keys_of_its_session_and_optionally_notices_of_all_cha
     let options = v1::SubscribeInventoryRequest { session: "mine".into(), notices: true, inventories: vec![] };
     let mut reader = server.subscribe_as(options, &[("a", None)]).await;
     reader.next().await;
-    let of_mine = v1::MutationContext { idempotency_key: "my-key".into(), reason: "dug up".into(), ..mine(None) };
+    let of_mine =
+        v1::MutationContext { idempotency_key: "my-key".into(), reason: "dug up".into(), ..session_context(None) };
     server.client.mutate(of_mine, add("a", "stone", 1)).await.unwrap();
     let theirs = v1::MutationContext { reason: "burned".into(), ..with_key("their-key") };
     server.client_named("furnace").mutate(theirs, remove("a", "stone", 2)).await.unwrap();
@@ -180,7 +182,7 @@ async fn a_reported_desync_is_repaired_by_a_full_frame() {
     rpc.report_desync(report("a", "another")).await.unwrap();
     reader.expect_silence(SHORT).await;
     let status = rpc.report_desync(report("nowhere", "mine")).await.unwrap_err();
-    assert_eq!(told(&status), (Code::NotFound, "INVENTORY_NOT_FOUND".into(), None));
+    assert_eq!(error_of(&status), (Code::NotFound, "INVENTORY_NOT_FOUND".into(), None));
     let status = rpc.report_desync(report("a", "")).await.unwrap_err();
-    assert_eq!(told(&status), invalid("MISSING", "session"));
+    assert_eq!(error_of(&status), invalid("MISSING", "session"));
 }

@@ -1,6 +1,6 @@
 //! The size limit of the inventories of one stream, which applies for the life of the stream.
 
-use crate::common::{TestServer, Told, at_once, delete, told};
+use crate::common::{ErrorSummary, TestServer, delete, error_of, immediate};
 use slotcast::domain::Catalog;
 use slotcast::domain::catalog::CatalogSource;
 use slotcast::grpc::v1;
@@ -15,7 +15,7 @@ const VAULT_SLOTS: u32 = 1_024;
 const IDS: [&str; 4] = ["a", "b", "c", "d"];
 const ALL: [(&str, Option<v1::Cursor>); 4] = [("a", None), ("b", None), ("c", None), ("d", None)];
 
-fn too_large() -> Told {
+fn too_large() -> ErrorSummary {
     (Code::ResourceExhausted, "SUBSCRIPTION_TOO_LARGE".into(), None)
 }
 
@@ -50,7 +50,7 @@ fn vault(id: &str) -> Operation {
 async fn pouches() -> TestServer {
     let for_ever = Duration::from_secs(600);
     let windows = Windows { news: for_ever, echo: for_ever, tick: Duration::ZERO };
-    let server = TestServer::start_with(catalog(), SyncSettings { windows, ..at_once() }).await;
+    let server = TestServer::start_with(catalog(), SyncSettings { windows, ..immediate() }).await;
     for id in IDS {
         server.mutate(create(id, "pouch", vec![])).await.unwrap();
     }
@@ -67,32 +67,32 @@ async fn report(server: &TestServer, id: &str) {
     server.client.rpc().report_desync(request).await.unwrap();
 }
 
-fn mine() -> v1::SubscribeInventoryRequest {
+fn session_request() -> v1::SubscribeInventoryRequest {
     v1::SubscribeInventoryRequest { session: "mine".into(), ..v1::SubscribeInventoryRequest::default() }
 }
 
 #[tokio::test]
 async fn a_stream_whose_inventories_outgrow_one_message_ends_with_resource_exhausted() {
     let server = pouches().await;
-    let mut reader = server.subscribe_as(mine(), &ALL).await;
+    let mut reader = server.subscribe_as(session_request(), &ALL).await;
     reader.next().await;
     for id in IDS {
         server.transact(vec![delete(id), vault(id)]).await.unwrap();
     }
     report(&server, "a").await;
     let status = reader.end().await;
-    assert_eq!(told(&status), too_large());
+    assert_eq!(error_of(&status), too_large());
     assert!(status.message().contains("4096 slots") && status.message().contains("3072"), "{}", status.message());
     let watch = |id: &str| v1::Watch { inventory_id: id.into(), ..v1::Watch::default() };
-    let request = v1::SubscribeInventoryRequest { inventories: IDS.map(watch).to_vec(), ..mine() };
+    let request = v1::SubscribeInventoryRequest { inventories: IDS.map(watch).to_vec(), ..session_request() };
     let status = server.client.rpc().subscribe_inventory(request).await.unwrap_err();
-    assert_eq!(told(&status), too_large(), "the same at opening");
+    assert_eq!(error_of(&status), too_large(), "the same at opening");
 }
 
 #[tokio::test]
 async fn the_largest_frame_fits_one_message_and_absent_inventories_do_not_count() {
     let server = pouches().await;
-    let mut reader = server.subscribe_as(mine(), &ALL).await;
+    let mut reader = server.subscribe_as(session_request(), &ALL).await;
     reader.next().await;
     server.mutate(delete("d")).await.unwrap();
     for id in &IDS[..3] {
@@ -109,7 +109,7 @@ async fn the_largest_frame_fits_one_message_and_absent_inventories_do_not_count(
     // One more slot exceeds the limit.
     server.mutate(create("d", "pouch", vec![])).await.unwrap();
     report(&server, "a").await;
-    assert_eq!(told(&reader.end().await), too_large());
+    assert_eq!(error_of(&reader.end().await), too_large());
 }
 
 #[tokio::test]
@@ -124,6 +124,6 @@ async fn the_client_does_not_retry_a_subscription_that_is_too_large() {
     report(&server, "a").await;
     for (what, mut follow) in [("open before", open), ("opened now", follow())] {
         let ended = tokio::time::timeout(Duration::from_secs(10), follow.next()).await.expect(what);
-        assert_eq!(told(&ended.expect_err(what)), too_large(), "{what}");
+        assert_eq!(error_of(&ended.expect_err(what)), too_large(), "{what}");
     }
 }

@@ -1,7 +1,7 @@
 //! Subscriptions: the frames that a reader gets, from any cursor and at any reading speed.
 
 use crate::common::{
-    Subscriber, TestServer, add, at_once, create_named, delete, drop, remove, set, stack, told, transfer,
+    Subscriber, TestServer, add, create_named, delete, drop, error_of, immediate, remove, set, stack, transfer,
 };
 use slotcast::client::{Client, fresh_context};
 use slotcast::grpc::v1;
@@ -21,7 +21,7 @@ fn only_change(message: &v1::SubscribeInventoryResponse) -> (Option<FullReason>,
 
 #[tokio::test]
 async fn the_first_message_contains_the_full_state_and_the_caught_up_mark() {
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[(3, "stone", 5)]).await;
     server.create("b", "player", &[]).await;
     let mut reader = server.subscribe(&[("b", None), ("a", None)]).await;
@@ -40,7 +40,7 @@ async fn the_first_message_contains_the_full_state_and_the_caught_up_mark() {
 
 #[tokio::test]
 async fn case_33_a_cursor_from_the_future_or_of_another_epoch_gets_a_full_frame_with_the_reason() {
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     let v1::InventoryVersion { epoch, revision, .. } = server.create("a", "chest", &[(0, "stone", 5)]).await;
     for (cursor, reason) in [
         (v1::Cursor { epoch, revision: revision + 1 }, FullReason::FromTheFuture),
@@ -57,7 +57,7 @@ async fn case_33_a_cursor_from_the_future_or_of_another_epoch_gets_a_full_frame_
 
 #[tokio::test]
 async fn case_34_a_resume_from_an_old_cursor_is_an_ordinary_delta_or_full_frame() {
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[(0, "stone", 64)]).await;
     let mut reader = server.subscribe(&[("a", None)]).await;
     reader.next().await;
@@ -92,7 +92,7 @@ async fn case_34_a_resume_from_an_old_cursor_is_an_ordinary_delta_or_full_frame(
 
 #[tokio::test]
 async fn case_35_a_recreated_inventory_has_a_new_epoch_and_is_sent_in_full() {
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     let old = server.create("a", "chest", &[(0, "stone", 5)]).await;
     let mut reader = server.subscribe(&[("a", None)]).await;
     reader.next().await;
@@ -115,7 +115,7 @@ async fn case_35_a_recreated_inventory_has_a_new_epoch_and_is_sent_in_full() {
 
 #[tokio::test]
 async fn watches_require_valid_and_distinct_ids() {
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[]).await;
     let watch = |id: &str| v1::Watch { inventory_id: id.into(), ..v1::Watch::default() };
     for (ids, expected) in [
@@ -126,14 +126,14 @@ async fn watches_require_valid_and_distinct_ids() {
         let inventories = ids.into_iter().map(watch).collect();
         let request = v1::SubscribeInventoryRequest { inventories, ..v1::SubscribeInventoryRequest::default() };
         let status = server.client.rpc().subscribe_inventory(request).await.unwrap_err();
-        assert_eq!(told(&status), expected);
+        assert_eq!(error_of(&status), expected);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn case_36_subscribing_during_commits_leaves_no_gap_and_no_duplicate() {
     const COMMITS: u64 = 400;
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[]).await;
     let client = server.client.clone();
     let writer = tokio::spawn(async move {
@@ -165,7 +165,7 @@ async fn case_36_subscribing_during_commits_leaves_no_gap_and_no_duplicate() {
 async fn case_39_many_small_frames_do_not_disconnect_slow_readers() {
     const STREAMS: usize = 40;
     const COMMITS: u64 = 400;
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[]).await;
     let mut readers = Vec::new();
     for _ in 0..STREAMS {
@@ -186,9 +186,10 @@ async fn case_39_many_small_frames_do_not_disconnect_slow_readers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_is_never_split_across_two_frames() {
-    for sync in
-        [at_once(), SyncSettings { windows: Windows { news: Duration::from_millis(3), ..Windows::NONE }, ..at_once() }]
-    {
+    for sync in [
+        immediate(),
+        SyncSettings { windows: Windows { news: Duration::from_millis(3), ..Windows::NONE }, ..immediate() },
+    ] {
         let server = TestServer::start(sync).await;
         server.create("a", "chest", &[(0, "stone", 64)]).await;
         server.create("b", "chest", &[]).await;
@@ -232,7 +233,7 @@ async fn a_transfer_is_never_split_across_two_frames() {
 
 #[tokio::test]
 async fn a_heartbeat_contains_the_current_versions() {
-    let server = TestServer::start(SyncSettings { heartbeat: Duration::from_millis(40), ..at_once() }).await;
+    let server = TestServer::start(SyncSettings { heartbeat: Duration::from_millis(40), ..immediate() }).await;
     server.create("a", "chest", &[(0, "stone", 5)]).await;
     server.create("b", "chest", &[]).await;
     let mut reader = server.subscribe(&[("a", None), ("b", None)]).await;
@@ -268,7 +269,7 @@ async fn changes_within_a_window_are_sent_as_one_frame() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_receives_few_conflated_frames_and_converges() {
     const COMMITS: u64 = 600;
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[]).await;
     // This window limits the bytes that the transport accepts ahead of the reader to about as many frames of 1 KiB.
     let channel =
@@ -296,13 +297,13 @@ async fn a_slow_reader_receives_few_conflated_frames_and_converges() {
 
 #[tokio::test]
 async fn on_shutdown_streams_end_with_unavailable() {
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[]).await;
     let mut reader = server.subscribe(&[("a", None)]).await;
     reader.next().await;
     let TestServer { running, client, .. } = server;
     std::mem::drop(client);
     let (ended, stopped) = tokio::join!(reader.end_or_next(), running.stop());
-    assert_eq!(told(&ended.unwrap_err()), (Code::Unavailable, "DRAINING".into(), None));
+    assert_eq!(error_of(&ended.unwrap_err()), (Code::Unavailable, "DRAINING".into(), None));
     stopped.unwrap();
 }

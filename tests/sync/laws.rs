@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Returns the states of each epoch of each inventory, in order.
-fn lives(History { mut world, mutations }: History) -> Vec<Vec<Arc<Inventory>>> {
+fn epochs_of(History { mut world, mutations }: History) -> Vec<Vec<Arc<Inventory>>> {
     let mut lives: Vec<Vec<Arc<Inventory>>> = world.inventories.values().map(|first| vec![first.clone()]).collect();
     for mutation in mutations {
         for state in world.mutate(&mutation).into_iter().flat_map(|effect| effect.touched).filter_map(|t| t.state) {
@@ -51,7 +51,7 @@ proptest! {
 
     #[test]
     fn a_frame_since_any_cursor_yields_the_current_state(history in history(), delta_slots_max in delta_slots_max()) {
-        for life in lives(history) {
+        for life in epochs_of(history) {
             for (position, now) in life.iter().enumerate() {
                 for then in &life[..=position] {
                     let replica = replica_of(then);
@@ -75,7 +75,7 @@ proptest! {
         delta_slots_max in delta_slots_max(),
         looks in prop::collection::vec(any::<bool>(), 64),
     ) {
-        for life in lives(history) {
+        for life in epochs_of(history) {
             let mut replica: Option<Replica> = None;
             for (now, _) in life.iter().zip(looks.iter().cycle()).filter(|(_, look)| **look) {
                 let cursor = replica.as_ref().map(Replica::cursor);
@@ -89,7 +89,7 @@ proptest! {
 
     #[test]
     fn a_delta_contains_only_changed_slots_and_omits_unchanged_items(history in history()) {
-        for life in lives(history) {
+        for life in epochs_of(history) {
             let now = life.last().unwrap();
             for (position, then) in life.iter().enumerate() {
                 let Some(frame) = frame_since(now, Some(Cursor::of(then)), usize::MAX) else { continue };
@@ -119,7 +119,7 @@ proptest! {
         delta_slots_max in delta_slots_max(),
         ahead in 1_u64..1_000_000,
     ) {
-        for life in lives(history) {
+        for life in epochs_of(history) {
             let now = life.last().unwrap();
             let other = Cursor { epoch: Epoch::new(7).unwrap(), ..Cursor::of(now) };
             let ahead = Revision(now.contents.revision().0.saturating_add(ahead));
@@ -149,7 +149,7 @@ proptest! {
 
     #[test]
     fn a_replica_rejects_a_frame_for_another_state(history in history(), flip in 1_u32..) {
-        for life in lives(history).iter().filter(|life| life.len() > 2) {
+        for life in epochs_of(history).iter().filter(|life| life.len() > 2) {
             let [first, second, .., last] = life.as_slice() else { continue };
             let delta = frame_since(last, Some(Cursor::of(second)), usize::MAX).unwrap();
             prop_assert!(Replica::apply(Some(&replica_of(first)), &delta).is_err());
@@ -161,7 +161,7 @@ proptest! {
 
     #[test]
     fn a_delta_applies_to_every_replica_between_its_base_and_its_revision(history in history()) {
-        for life in lives(history) {
+        for life in epochs_of(history) {
             let (first, last) = (&life[0], life.last().unwrap());
             let Some(delta) = frame_since(last, Some(Cursor::of(first)), usize::MAX) else { continue };
             for between in &life {
@@ -188,7 +188,7 @@ proptest! {
             stream.mutate(mutation);
         }
         stream.poll_until(stream.now + settings.windows.news)?;
-        prop_assert!(stream.shows_the_truth(), "after quiet the reader has everything");
+        prop_assert!(stream.is_up_to_date(), "after quiet the reader has everything");
         let sent = stream.syncs;
         stream.poll_until(stream.now + settings.heartbeat * 3 + settings.windows.news)?;
         prop_assert_eq!(stream.syncs, sent, "nothing is sent when nothing changes");
@@ -249,7 +249,7 @@ struct Stream {
     settings: SyncSettings,
     subscription: Subscription,
     replicas: Vec<Option<Replica>>,
-    told_absent: Vec<bool>,
+    reported_absent: Vec<bool>,
     now: Moment,
     sync_at: Option<Moment>,
     frame_at: Option<Moment>,
@@ -270,7 +270,7 @@ impl Stream {
             world,
             settings,
             subscription: Subscription::new(settings, SubscribeOptions { resume, ..SubscribeOptions::default() }),
-            told_absent: vec![false; replicas.len()],
+            reported_absent: vec![false; replicas.len()],
             replicas,
             now: Moment::ZERO,
             sync_at: None,
@@ -289,7 +289,7 @@ impl Stream {
         }
     }
 
-    fn shows_the_truth(&self) -> bool {
+    fn is_up_to_date(&self) -> bool {
         states(&self.world).iter().zip(&self.replicas).all(|(state, replica)| match (&state.inventory, replica) {
             (None, None) => true,
             (Some(state), Some(replica)) => check_equal(replica, state).is_ok(),
@@ -334,7 +334,7 @@ impl Stream {
             prop_assert_eq!(frame.versions, versions.collect::<Vec<_>>());
             self.heartbeats += 1;
         }
-        prop_assert!(self.shows_the_truth(), "a frame brings all inventories to one and the same moment");
+        prop_assert!(self.is_up_to_date(), "a frame brings all inventories to one and the same moment");
         self.waiting_since = None;
         self.frame_at = Some(self.now);
         Ok(())
@@ -342,12 +342,15 @@ impl Stream {
 
     fn apply(&mut self, frame: &Frame) -> Result<(), TestCaseError> {
         for (position, part) in &frame.changed {
-            self.told_absent[*position] = false;
+            self.reported_absent[*position] = false;
             let replica = &mut self.replicas[*position];
             *replica = Some(Replica::apply(replica.as_ref(), part).unwrap());
         }
         for position in &frame.absent {
-            prop_assert!(!std::mem::replace(&mut self.told_absent[*position], true), "that it is absent is told once");
+            prop_assert!(
+                !std::mem::replace(&mut self.reported_absent[*position], true),
+                "that it is absent is told once"
+            );
             self.replicas[*position] = None;
         }
         Ok(())

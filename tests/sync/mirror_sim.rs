@@ -149,21 +149,21 @@ impl Simulation {
         for who in 0..self.clients.len() {
             self.after(0, Event::Connect(who));
             for _ in 0..self.rng.u32(1..30) {
-                self.some_time(Event::Act(who));
+                self.schedule_at_random(Event::Act(who));
             }
             for _ in 0..self.rng.u32(..if calm { 1 } else { 4 }) {
-                self.some_time(Event::Lose(who));
+                self.schedule_at_random(Event::Lose(who));
             }
         }
         for _ in 0..self.rng.u32(..if calm { 3 } else { 20 }) {
-            self.some_time(Event::ByAnother);
+            self.schedule_at_random(Event::ByAnother);
         }
         for _ in 0..self.rng.u32(..if calm { 1 } else { 4 }) {
-            self.some_time(Event::Flip);
+            self.schedule_at_random(Event::Flip);
         }
     }
 
-    fn some_time(&mut self, event: Event) {
+    fn schedule_at_random(&mut self, event: Event) {
         let ms = self.rng.u64(..ACTIVE.as_millis() as u64);
         self.after(ms, event);
     }

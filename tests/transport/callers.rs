@@ -1,6 +1,6 @@
 //! Callers that are known by their certificates, over TLS.
 
-use crate::common::{MemoryStore, told};
+use crate::common::{MemoryStore, error_of};
 use crate::support::{Authority, Files, create, get, settings, start_at};
 use crate::tokens::{Login, SigningKey, claims};
 use slotcast::client::{Client, ClientOptions, fresh_context};
@@ -58,7 +58,7 @@ async fn rollout(client: &Client) -> Result<(), Status> {
 
 fn refusal<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Code, String) {
     let status = answer.unwrap_err();
-    let (code, reason, _) = told(&status);
+    let (code, reason, _) = error_of(&status);
     (code, reason)
 }
 

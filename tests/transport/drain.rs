@@ -1,6 +1,6 @@
 //! The end of a server, and what its clients see of it.
 
-use crate::common::{MemoryStore, add, told};
+use crate::common::{MemoryStore, add, error_of};
 use crate::process::ServerProcess;
 use crate::support::{Files, WAIT, client, create, get, held, settings, start, start_at};
 use slotcast::client::{Client, fresh_context};
@@ -100,7 +100,7 @@ async fn case_57_what_is_silent_or_does_not_end_by_itself_does_not_hold_up_the_e
     assert_eq!(health(&mut watch).await.unwrap(), ServingStatus::Serving);
     let (begin, stopping) = (Instant::now(), tokio::spawn(server.stop()));
     let ended = tokio::time::timeout(WAIT, stream.message()).await.unwrap().unwrap_err();
-    assert_eq!(told(&ended), (Code::Unavailable, "DRAINING".into(), None));
+    assert_eq!(error_of(&ended), (Code::Unavailable, "DRAINING".into(), None));
     assert_eq!(health(&mut watch).await.unwrap(), ServingStatus::NotServing);
     assert_eq!(health(&mut watch).await.unwrap_err().code(), Code::Unavailable);
     assert!(begin.elapsed() < Duration::from_secs(1), "both were told at once: {:?}", begin.elapsed());
@@ -119,7 +119,7 @@ async fn over_tls_it_ends_as_well_also_in_the_middle_of_a_handshake() {
     let begin = Instant::now();
     server.stop().await.unwrap();
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
-    assert_eq!(told(&stream.message().await.unwrap_err()).1, "DRAINING");
+    assert_eq!(error_of(&stream.message().await.unwrap_err()).1, "DRAINING");
 }
 
 #[tokio::test]
@@ -172,7 +172,7 @@ async fn case_57_a_process_ends_with_success_within_its_limit() {
             break status;
         }
     };
-    assert_eq!(told(&ended).1, "DRAINING");
+    assert_eq!(error_of(&ended).1, "DRAINING");
     let (status, lasted) = ending.await.unwrap();
     assert_eq!(status.code(), Some(0));
     assert!(lasted < Duration::from_secs(8), "{lasted:?}");
