@@ -52,8 +52,8 @@ impl Place {
         self.folder.path().join("slotcast.db")
     }
 
-    /// Opens the store, checks a catalog, and closes the store. Returns for each conflict the stored id, the code, and the id
-    /// in the catalog.
+    /// Opens the store, checks a catalog, and closes the store. Returns for each conflict the stored id, the code, and the
+    /// id in the catalog.
     fn accept(&self, items: &[(&str, u32, Option<&str>)]) -> Result<(), Vec<(String, u32, String)>> {
         let store = EmbeddedStore::open(&self.path(), EmbeddedSettings::default()).unwrap();
         match store.accept_catalog(&catalog(items)) {

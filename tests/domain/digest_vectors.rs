@@ -1,4 +1,4 @@
-//! The published test vectors of the digest. Another implementation, `tests/python/digest.py`, computed the expected values.
+//! The published test vectors of the digest. `tests/python/digest.py` computed the expected values independently.
 
 use serde::Deserialize;
 use slotcast::domain::{Attributes, Contents, Count, Edit, ItemCode, Revision, Slot, Stack};

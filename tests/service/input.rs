@@ -98,7 +98,8 @@ async fn case_06_a_slot_out_of_range_is_rejected() {
         |slot| v1::RearrangeInventory { inventory_id: "a".into(), stacks: vec![slot_stack(slot, "stone", 60)] };
     let mut cases = Vec::new();
     for (slot, edge) in [(27, false), (65_535, false), (65_536, true), (u32::MAX, true)] {
-        // A slot that no inventory can have is rejected with the full field name, one that this layout lacks with the short name.
+        // The error names the full field for a slot that no inventory can have, the short one for a slot that this layout
+        // lacks.
         let refused = |field: &str, short: &str| invalid("SLOT_OUT_OF_RANGE", if edge { field } else { short });
         cases.extend([
             (move_item("a", slot, 0, None), refused("move.from_slot", "slot")),
