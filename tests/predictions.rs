@@ -121,10 +121,10 @@ fn held(session: &Session, position: usize, slot: u16) -> u32 {
 }
 
 /// Returns the first event that matches.
-async fn event<T>(session: &Session, mut wanted: impl FnMut(Event) -> Option<T>) -> T {
+async fn event<T>(session: &Session, mut select: impl FnMut(Event) -> Option<T>) -> T {
     let found = async {
         loop {
-            if let Some(found) = wanted(session.next_event().await.expect("more events")) {
+            if let Some(found) = select(session.next_event().await.expect("more events")) {
                 return found;
             }
         }
@@ -343,7 +343,7 @@ async fn news_does_not_wait_for_earlier_echoes() {
     world.mutate_as_another(add("anna", 1)).await;
     let news = message(&mut stream).await;
     let took = asked_at.elapsed();
-    assert!(took < Duration::from_millis(300), "{took:?} after it was asked for");
+    assert!(took < Duration::from_millis(300), "{took:?} after the mutation");
     assert!(echoed_at.elapsed() < Duration::from_millis(700), "long before the echo's window is over");
     assert!(news.notices.iter().any(|notice| notice.caller == "another"), "{news:?}");
     println!("news after {took:?}");

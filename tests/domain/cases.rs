@@ -65,7 +65,7 @@ fn transfer_slot(slot: u16, number: Option<u32>, to_slot: Option<u16>, allow_par
 /// Asserts that an operation is accepted and creates one revision of "a", and returns its outcome.
 fn assert_accepted(world: &mut World, operation: Operation) -> OperationOutcome {
     let before = world.get("a").contents.revision();
-    let mut effect = world.run(operation).expect("it is within the rules");
+    let mut effect = world.run(operation).expect("the rules accept the operation");
     assert_eq!(world.get("a").contents.revision(), before.next());
     effect.outcomes.remove(0)
 }
@@ -73,7 +73,7 @@ fn assert_accepted(world: &mut World, operation: Operation) -> OperationOutcome 
 /// Asserts that an operation is accepted and changes nothing, and returns its outcome.
 fn assert_no_change(world: &mut World, operation: Operation) -> OperationOutcome {
     let before = world.clone();
-    let mut effect = world.run(operation).expect("it is within the rules");
+    let mut effect = world.run(operation).expect("the rules accept the operation");
     assert_eq!(world.inventories, before.inventories, "no new revision");
     assert!(effect.touched.iter().all(|touched| touched.changes.is_empty()));
     effect.outcomes.remove(0)
@@ -82,7 +82,7 @@ fn assert_no_change(world: &mut World, operation: Operation) -> OperationOutcome
 /// Asserts that an operation is rejected and changes nothing, and returns the cause.
 fn assert_rejected(world: &mut World, operation: Operation) -> RejectionCause {
     let before = world.clone();
-    let rejection = world.run(operation).expect_err("it is against the rules");
+    let rejection = world.run(operation).expect_err("the rules reject the operation");
     assert_eq!(world.inventories, before.inventories, "a rejection changes nothing");
     rejection.cause
 }
@@ -266,15 +266,15 @@ fn case_12_a_craft_without_room_for_its_output_keeps_the_inputs() {
 #[test]
 fn case_13_crafting_the_maximum_number_of_times_is_rejected_without_overflow() {
     let mut world = world(&[filled(0, stack(LOG, 64))], &[]);
-    let wanted = u64::from(u32::MAX);
+    let most = u64::from(u32::MAX);
     let operation = craft(&world, "planks", u32::MAX);
     let cause = assert_rejected(&mut world, operation);
-    assert_eq!(cause, RejectionCause::NotEnough { id: id("a"), item: item(LOG), wanted, held: 64 });
+    assert_eq!(cause, RejectionCause::NotEnough { id: id("a"), item: item(LOG), wanted: most, held: 64 });
     let operation = craft(&world, "flood", u32::MAX);
     let cause = assert_rejected(&mut world, operation);
     assert_eq!(
         cause,
-        RejectionCause::NoRoom { id: id("a"), item: item(DUST), wanted: wanted * wanted, room: 3 * wanted },
+        RejectionCause::NoRoom { id: id("a"), item: item(DUST), wanted: most * most, room: 3 * most },
         "in 32 bits this product is 1"
     );
 }
@@ -331,7 +331,7 @@ fn case_23_a_stale_guard_is_rejected_with_the_current_revision() {
         assert_eq!(rejection.cause, RejectionCause::StaleRevision { expected: stale, epoch, revision });
     }
     assert_eq!(world.mutate(&guarded(&on_a_at_5)).unwrap().touched[0].version.revision, Revision(6));
-    world.mutate(&guarded(&on_a_at_5)).expect_err("it was used up");
+    world.mutate(&guarded(&on_a_at_5)).expect_err("the guard is stale");
 }
 
 #[test]

@@ -90,13 +90,13 @@ proptest! {
                         replayed.insert(change.id().clone(), inventory.clone());
                     }
                     Change::Updated { epoch, revision, edits, .. } => {
-                        let new = old.expect("it was there").advanced(edits);
+                        let new = old.expect("the inventory existed before").advanced(edits);
                         prop_assert_eq!((new.epoch, new.contents.revision()), (*epoch, *revision));
                         prop_assert!(!edits.is_empty());
                         replayed.insert(change.id().clone(), Arc::new(new));
                     }
                     Change::Deleted { epoch, revision, .. } => {
-                        let old = old.expect("it was there");
+                        let old = old.expect("the inventory existed before");
                         prop_assert_eq!((old.epoch, old.contents.revision().next()), (*epoch, *revision));
                     }
                 }
@@ -195,12 +195,12 @@ fn check_balance(
             stack.iter().for_each(|stack| expected.add_stack(stack, 1));
         }
         Operation::Transfer { what, allow_partial, .. } => {
-            let asked = match what {
+            let requested = match what {
                 TransferSource::Item { count, .. } => Some(*count),
                 TransferSource::Slot { count, .. } => *count,
             };
             let in_all = u64::from(outcome.count) + u64::from(outcome.remainder);
-            prop_assert!(asked.is_none_or(|count| u64::from(count.get()) == in_all));
+            prop_assert!(requested.is_none_or(|count| u64::from(count.get()) == in_all));
             prop_assert!(outcome.remainder == 0 || *allow_partial);
         }
         Operation::Move { .. } | Operation::Rearrange { .. } => {}

@@ -162,7 +162,7 @@ fn a_transfer_by_item_to_a_slot_takes_the_kind_in_the_slot_or_the_first_kind_fou
     assert_eq!(
         rejection_of(&mut world, transfer(what, Some(0), true)),
         occupied(0),
-        "the attributes asked for are another kind"
+        "the requested attributes are another kind"
     );
 }
 

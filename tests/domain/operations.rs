@@ -173,11 +173,11 @@ fn set_returns_the_replaced_stack() {
 fn rearrange_accepts_a_permutation_and_rejects_any_other_total() {
     let held = [filled(0, stack(PLANKS, 40)), filled(3, stack(COAL, 5)), filled(9, stack(PLANKS, 34))];
     let mut world = world(&held, &[]);
-    let wanted = |stacks: &[(u16, Stack)]| Operation::Rearrange {
+    let rearranged = |stacks: &[(u16, Stack)]| Operation::Rearrange {
         id: id("player"),
         stacks: stacks.iter().map(|(slot, stack)| (Slot(*slot), stack.clone())).collect(),
     };
-    let sorted = wanted(&[(0, stack(COAL, 5)), (1, stack(PLANKS, 64)), (2, stack(PLANKS, 10))]);
+    let sorted = rearranged(&[(0, stack(COAL, 5)), (1, stack(PLANKS, 64)), (2, stack(PLANKS, 10))]);
     run(&mut world, sorted);
     assert_eq!(slots(&world, "player"), [(0, COAL, 5), (1, PLANKS, 64), (2, PLANKS, 10)]);
     let not_one = RejectionCause::NotARearrangement { id: id("player") };
@@ -192,7 +192,7 @@ fn rearrange_accepts_a_permutation_and_rejects_any_other_total() {
         ),
         (vec![(0, stack(COAL, 4)), (0, stack(COAL, 1))], RejectionCause::DuplicateSlot { slot: Slot(0) }),
     ] {
-        assert_eq!(rejection_of(&mut world, wanted(&stacks)), cause);
+        assert_eq!(rejection_of(&mut world, rearranged(&stacks)), cause);
     }
 }
 

@@ -38,12 +38,12 @@ pub fn slots(world: &World, name: &str) -> Vec<(u16, u32, u32)> {
 }
 
 pub fn run(world: &mut World, operation: Operation) -> OperationOutcome {
-    world.run(operation).expect("it is within the rules").outcomes.remove(0)
+    world.run(operation).expect("the rules accept the operation").outcomes.remove(0)
 }
 
 pub fn rejection_of(world: &mut World, operation: Operation) -> RejectionCause {
     let before = world.inventories.clone();
-    let cause = world.run(operation).expect_err("it is against the rules").cause;
+    let cause = world.run(operation).expect_err("the rules reject the operation").cause;
     assert_eq!(world.inventories, before);
     cause
 }

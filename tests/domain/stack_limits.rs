@@ -103,14 +103,14 @@ fn an_item_removed_from_the_catalog_moves_only_in_whole_stacks() {
     assert_eq!(run(&mut world, move_stack(0, 9, Some(2))), outcome_of(0));
     let cause = rejection_of(&mut world, transfer(by_item(GONE, 6), None, false));
     assert_eq!(cause, RejectionCause::NoRoom { id: id("chest"), item: item(GONE), wanted: 6, room: 5 });
-    let wanted = |stacks: &[(u16, u32)]| Operation::Rearrange {
+    let rearranged = |stacks: &[(u16, u32)]| Operation::Rearrange {
         id: id("player"),
         stacks: stacks.iter().map(|(slot, count)| (Slot(*slot), stack(GONE, *count))).collect(),
     };
     for stacks in [vec![(0, 12), (1, 7)], vec![(0, 7), (1, 6), (2, 6)], vec![(0, 5), (1, 7), (2, 6), (3, 1)]] {
-        let cause = rejection_of(&mut world, wanted(&stacks));
+        let cause = rejection_of(&mut world, rearranged(&stacks));
         assert!(matches!(cause, RejectionCause::StackTooLarge { .. }), "{stacks:?}: {cause:?}");
     }
-    run(&mut world, wanted(&[(0, 7), (1, 5), (2, 7)]));
+    run(&mut world, rearranged(&[(0, 7), (1, 5), (2, 7)]));
     assert_eq!(slots(&world, "player"), [(0, GONE, 7), (1, GONE, 5), (2, GONE, 7)]);
 }

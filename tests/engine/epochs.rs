@@ -40,8 +40,8 @@ async fn a_guard_sees_deletions_and_creations_by_earlier_mutations_of_its_batch(
         Err(EngineError::Rejected(rejection)) => rejection.cause,
         other => panic!("{other:?}"),
     };
-    let wanted = RejectionCause::StaleRevision { expected: a, epoch: now.epoch, revision: now.revision };
-    assert_eq!(cause(stale.await.unwrap()), wanted);
+    let expected = RejectionCause::StaleRevision { expected: a, epoch: now.epoch, revision: now.revision };
+    assert_eq!(cause(stale.await.unwrap()), expected);
     assert_eq!(cause(missing.await.unwrap()), RejectionCause::InventoryNotFound { id: id("b") });
 }
 

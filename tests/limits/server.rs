@@ -71,15 +71,15 @@ async fn subscribe(client: &Client, id: &str) -> Result<Streaming<v1::SubscribeI
 
 /// Follows until the replica is at the revision that `last` returns; returns the arrival time of each frame.
 async fn follow_to(mut follow: Follow, last: impl Future<Output = u64>) -> (Follow, Vec<Instant>) {
-    let (mut last, mut wanted, mut frames) = (Box::pin(last), None, Vec::new());
+    let (mut last, mut last_revision, mut frames) = (Box::pin(last), None, Vec::new());
     let revision = |follow: &Follow| follow.replica(0).map(|replica| replica.contents.revision().0);
-    while wanted.is_none() || revision(&follow) != wanted {
+    while last_revision.is_none() || revision(&follow) != last_revision {
         tokio::select! {
             update = follow.next() => {
                 update.unwrap();
                 frames.push(Instant::now());
             }
-            revision = &mut last, if wanted.is_none() => wanted = Some(revision),
+            revision = &mut last, if last_revision.is_none() => last_revision = Some(revision),
         }
     }
     (follow, frames)

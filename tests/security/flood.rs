@@ -37,7 +37,7 @@ async fn a_flood_of_invalid_tokens_is_rejected_unverified_and_verified_callers_o
         floods.push(tokio::spawn(async move {
             let (path, message) = messages::catalog();
             while going.load(Ordering::Relaxed) {
-                let status = call(&channel, &forged, &path, &message).await.expect_err("it is forged");
+                let status = call(&channel, &forged, &path, &message).await.expect_err("the token is forged");
                 let is_asked_to_wait = status.get_details_retry_info().is_some();
                 assert_eq!(status.code() == Code::ResourceExhausted, is_asked_to_wait);
                 let reason = error_of(&status).1;
@@ -68,7 +68,7 @@ async fn percentiles(server: &SecuredServer, credentials: &crate::secured::Crede
     let mut took = Vec::new();
     for _ in 0..CALLS {
         let begin = Instant::now();
-        server.call(credentials, &path, &message).await.expect("it is known");
+        server.call(credentials, &path, &message).await.expect("the caller is verified");
         took.push(begin.elapsed());
     }
     took.sort_unstable();

@@ -60,7 +60,7 @@ pub fn mutation(operation: Operation) -> Call {
         Operation::Remove(remove) => {
             inventory_call("RemoveItem", &v1::RemoveItemRequest { context, remove: Some(remove) })
         }
-        Operation::Move(wanted) => inventory_call("MoveItem", &v1::MoveItemRequest { context, r#move: Some(wanted) }),
+        Operation::Move(shifted) => inventory_call("MoveItem", &v1::MoveItemRequest { context, r#move: Some(shifted) }),
         Operation::Drop(drop) => inventory_call("DropItem", &v1::DropItemRequest { context, drop: Some(drop) }),
         Operation::Craft(craft) => inventory_call("CraftItem", &v1::CraftItemRequest { context, craft: Some(craft) }),
         Operation::Transfer(transfer) => {

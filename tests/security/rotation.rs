@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use tonic::{Code, Status};
 
 /// Waits until the server, which checks the file every second, has accepted or rejected a number of files.
-async fn reloads(verifier: &Verifier, wanted: (u64, u64)) {
+async fn reloads(verifier: &Verifier, expected: (u64, u64)) {
     let begin = Instant::now();
-    while (verifier.reloads().succeeded(), verifier.reloads().failed()) != wanted {
-        assert!(begin.elapsed() < Duration::from_secs(10), "{:?} instead of {wanted:?}", verifier.reloads());
+    while (verifier.reloads().succeeded(), verifier.reloads().failed()) != expected {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?} instead of {expected:?}", verifier.reloads());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

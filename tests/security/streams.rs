@@ -14,7 +14,8 @@ use tonic::{Code, Status};
 async fn rest(stream: &mut Opened) -> (Vec<v1::SubscribeInventoryResponse>, Status) {
     let mut messages = Vec::new();
     loop {
-        let message = tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("it ends");
+        let message =
+            tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("the stream ends in time");
         match message {
             Ok(message) => messages.push(message.expect("a stream ends with a status only")),
             Err(status) => return (messages, status),
@@ -49,7 +50,7 @@ fn absent(watch: u32) -> v1::InventoryChange {
 }
 
 async fn next(stream: &mut Opened) -> v1::SubscribeInventoryResponse {
-    let message = tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("it comes");
+    let message = tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("a message in time");
     message.unwrap().expect("the stream goes on")
 }
 

@@ -248,7 +248,7 @@ async fn messages_of(
             world.run_as(Some("mine"), "", addition("bag")).await;
         }
         while let Poll::Ready(message) = futures_util::poll!(stream.next()) {
-            let mut message = message.unwrap().expect("it goes on");
+            let mut message = message.unwrap().expect("the stream continues");
             // An epoch is random.
             message.changes.iter_mut().filter_map(|change| change.full.as_mut()).for_each(|full| full.epoch = 1);
             message.marks.iter_mut().for_each(|mark| mark.epoch = 1);

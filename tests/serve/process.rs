@@ -35,7 +35,7 @@ impl Server {
     pub fn start(folder: &Path, arguments: &[&str]) -> Self {
         let mut server = Self::spawn(folder, arguments);
         let told = |line: String, what: &str| {
-            line.trim().strip_prefix(what).unwrap_or_else(|| panic!("it said {line:?}")).to_owned()
+            line.trim().strip_prefix(what).unwrap_or_else(|| panic!("unexpected line {line:?}")).to_owned()
         };
         server.uri = told(server.line(), "listening on ");
         server.admin = told(server.line(), "admin listening on ");
@@ -61,7 +61,7 @@ impl Server {
         // Flags override these.
         command.env("SLOTCAST_LISTEN", "127.0.0.1:0").env("SLOTCAST_ADMIN_LISTEN", "127.0.0.1:0");
         command.arg(data).args(arguments).stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
-        let mut child = command.spawn().expect("it starts");
+        let mut child = command.spawn().expect("the server starts");
         let stdout = BufReader::new(child.stdout.take().unwrap());
         Self { uri: String::new(), admin: String::new(), child, stdout, log }
     }

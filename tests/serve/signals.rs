@@ -30,7 +30,7 @@ async fn load(server: &Server, at_least: u64) -> (Arc<AtomicU64>, Vec<tokio::tas
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(crate::process::WAIT, enough).await.expect("it is served");
+    tokio::time::timeout(crate::process::WAIT, enough).await.expect("mutations are acknowledged in time");
     (acknowledged, callers)
 }
 
@@ -121,7 +121,7 @@ async fn a_signal_at_any_moment_of_startup_stops_the_server_cleanly() {
         }
         let mut server = Server::start(folder.path(), &[]);
         server.signal("-TERM");
-        assert_eq!(server.wait().code(), Some(0), "right after it has said that it listens: {}", server.log());
+        assert_eq!(server.wait().code(), Some(0), "right after it has printed that it listens: {}", server.log());
     });
     let held = reopened(folder.path()).await;
     assert!(held >= acknowledged.load(Ordering::Relaxed), "{held} of {acknowledged:?}");

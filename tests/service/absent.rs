@@ -145,7 +145,7 @@ async fn session(client: &Client, ids: &[&str]) -> slotcast::client::Session {
 async fn until(session: &slotcast::client::Session, is_done: impl Fn() -> bool) {
     let reached = async {
         while !is_done() {
-            session.next_event().await.expect("it goes on");
+            session.next_event().await.expect("the session continues");
         }
     };
     tokio::time::timeout(Duration::from_secs(10), reached).await.expect("in time");

@@ -94,7 +94,7 @@ async fn case_04_an_unknown_item_recipe_or_layout_is_rejected() {
 
 #[tokio::test]
 async fn case_06_a_slot_out_of_range_is_rejected() {
-    let wanted =
+    let stacks_in =
         |slot| v1::RearrangeInventory { inventory_id: "a".into(), stacks: vec![slot_stack(slot, "stone", 60)] };
     let mut cases = Vec::new();
     for (slot, edge) in [(27, false), (65_535, false), (65_536, true), (u32::MAX, true)] {
@@ -106,7 +106,7 @@ async fn case_06_a_slot_out_of_range_is_rejected() {
             (move_item("a", 0, slot, None), refused("move.to_slot", "slot")),
             (drop("a", slot, None), refused("drop.slot", "slot")),
             (set("a", slot, None), refused("set.slot", "slot")),
-            (Operation::Rearrange(wanted(slot)), refused("rearrange.stacks[0].slot", "slot")),
+            (Operation::Rearrange(stacks_in(slot)), refused("rearrange.stacks[0].slot", "slot")),
         ]);
     }
     assert_all_rejected(&world().await, cases).await;

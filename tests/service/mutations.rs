@@ -178,10 +178,13 @@ async fn case_26_a_retry_returns_the_original_reply_despite_later_changes() {
     assert_eq!((nothing.replayed, nothing.inventories[0].revision), (false, 1));
     assert!(server.client.mutate(with_key("n"), set("b", 3, None)).await.unwrap().replayed);
     // It does not remember a rejection: the same call can succeed later.
-    let wanted = || remove("a", "coal", 5);
-    assert_eq!(error_of(&server.client.mutate(with_key("r"), wanted()).await.unwrap_err()), precondition("NOT_ENOUGH"));
+    let remove_coal = || remove("a", "coal", 5);
+    assert_eq!(
+        error_of(&server.client.mutate(with_key("r"), remove_coal()).await.unwrap_err()),
+        precondition("NOT_ENOUGH")
+    );
     server.mutate(add("a", "coal", 2)).await.unwrap();
-    assert!(!server.client.mutate(with_key("r"), wanted()).await.unwrap().replayed);
+    assert!(!server.client.mutate(with_key("r"), remove_coal()).await.unwrap().replayed);
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ async fn a_confirmed_prediction_sends_no_frame_and_the_next_frame_applies() {
     server.mutate(add("a", "coal", 1)).await.unwrap();
     let message = reader.next().await;
     assert_eq!((reason(&message), message.changes[0].skipped, message.changes[0].advance), (None, 2, 1));
-    assert_eq!(message.changes[0].slots, [1], "of the predicted slot nothing is said");
+    assert_eq!(message.changes[0].slots, [1], "the delta omits the predicted slot");
     reader.assert_is_at(0, &server.get("a").await);
 }
 
