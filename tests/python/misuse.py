@@ -111,7 +111,7 @@ def stones(arena):
     return sum(entry.stack.count for entry in inventory.stacks)
 
 
-def no_grpc(arena):
+def malformed_calls(arena):
     """malformed calls: bad paths, truncated messages and flags get a clear reply and change nothing"""
     valid = wire.message(add_one(arena, f"once-{time.monotonic_ns()}"))
     before, told = state(arena), []
@@ -165,7 +165,7 @@ def lenient(arena):
     return "; ".join(told)
 
 
-def no_http(arena):
+def malformed_http(arena):
     """input that is not HTTP/2 or violates it: the connection is closed or the call rejected"""
     block, told = wire.call_headers(GET_INVENTORY), []
     prologue, whole = wire.PREFACE + wire.settings(), wire.END_HEADERS | wire.END_STREAM
@@ -296,4 +296,4 @@ def send_all(arena, methods, octets, each):
     return ", ".join(f"{count} of status {status}" for status, count in sorted(told.items(), key=lambda end: -end[1]))
 
 
-ATTACKS = [no_grpc, lenient, no_http, fuzz, fuzz_of_fields]
+ATTACKS = [malformed_calls, lenient, malformed_http, fuzz, fuzz_of_fields]

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The service as an operator runs it: TLS, verified callers, one settings file. Certificate, keys and flags are exchanged
-under load without one failed call, and it is ended under load without one lost.
+"""Operations with TLS, authentication and a settings file: certificates, keys and flags are rotated under load without a
+failed call, and the server stops under load without losing a call.
 
     SLOTCAST_BIN=target/debug/slotcast tests/python/test_operations.py
 
@@ -234,7 +234,7 @@ def held(stub, inventory_id, token):
     return sum(entry.stack.count for entry in inventory.stacks)
 
 
-def certificate_keys_and_flags_are_exchanged_under_load_without_a_failed_call(folder):
+def certificates_keys_and_flags_are_rotated_under_load_without_a_failed_call(folder):
     service = Service(folder)
     first = service.signers[0]
     tokens = {"current": first.token("lobby", "service")}
@@ -286,7 +286,7 @@ def certificate_keys_and_flags_are_exchanged_under_load_without_a_failed_call(fo
         service.end()
 
 
-def what_is_under_way_at_sigterm_is_answered_or_done_by_its_retry(folder):
+def calls_in_flight_at_sigterm_are_answered_or_applied_by_their_retry(folder):
     service = Service(folder)
     token = service.signers[0].token("lobby", "service")
     host, port = service.address.rsplit(":", 1)
@@ -331,7 +331,7 @@ def finish_elsewhere(service, workers, token):
                 worker.answered()
                 retried += 1
             assert held(stub, worker.inventory_id, token) == worker.held, "a call was lost or done twice"
-    print(f"  {sum(worker.calls for worker in workers)} calls, {retried} of them done by their retry")
+    print(f"  {sum(worker.calls for worker in workers)} calls, {retried} of them applied by their retry")
 
 
 class follow(threading.Thread):
@@ -356,8 +356,8 @@ class follow(threading.Thread):
 
 
 TESTS = [
-    certificate_keys_and_flags_are_exchanged_under_load_without_a_failed_call,
-    what_is_under_way_at_sigterm_is_answered_or_done_by_its_retry,
+    certificates_keys_and_flags_are_rotated_under_load_without_a_failed_call,
+    calls_in_flight_at_sigterm_are_answered_or_applied_by_their_retry,
 ]
 
 

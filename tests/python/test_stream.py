@@ -405,7 +405,7 @@ def one_mutation(world, chance, names, items):
     return [(code[item], 1 - count)]
 
 
-def transfers_are_whole(world):
+def transfers_are_atomic(world):
     """a transfer is atomic for readers: the sum of both sides is the same after every message"""
     world.create("here", stacks=[(0, ("stone", 64)), (1, ("stone", 64))])
     world.create("there")
@@ -466,7 +466,7 @@ def a_reader_resumes(world):
     return "2 slots by a delta"
 
 
-def a_deletion_is_told(world):
+def a_deletion_is_reported(world):
     """a deletion and a recreation under the same id reach the reader, in a new epoch"""
     world.create("short", stacks=[(0, ("stone", 1))])
     follower = Follower(world.client, ["short"])
@@ -488,7 +488,7 @@ def a_deletion_is_told(world):
     return None
 
 
-def what_does_not_exist_is_followed(world):
+def a_nonexistent_inventory_is_followed(world):
     """an inventory that does not exist is absent, and followed once it is created"""
     world.create("early", stacks=[(0, ("stone", 1))])
     follower = Follower(world.client, ["later", "early", "never"])
@@ -646,10 +646,10 @@ def every_rpc_was_called(world):
 CHECKS = [
     frames_are_small,
     mutations_converge,
-    transfers_are_whole,
+    transfers_are_atomic,
     a_reader_resumes,
-    a_deletion_is_told,
-    what_does_not_exist_is_followed,
+    a_deletion_is_reported,
+    a_nonexistent_inventory_is_followed,
     predictions_are_checked,
     a_retry_applies_once,
     errors_are_rich,

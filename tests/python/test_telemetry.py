@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the service tells of itself, judged from outside: by a collector of its own that takes OTLP, and by promtool.
+"""Telemetry of the service: traces, metrics and logs in an OTLP collector, /metrics checked by promtool, and probes.
 
     SLOTCAST_BIN=target/debug/slotcast tests/python/test_telemetry.py
 
@@ -228,7 +228,7 @@ def scrape_until(server, is_there):
     return scrape
 
 
-def a_trace_is_whole(folder):
+def a_trace_is_complete(folder):
     """one trace contains the caller's span, the server's call, the commit and the frame; an unsampled one is empty"""
     collector = Collector()
     arguments = ["--otlp-endpoint", collector.endpoint, "--otlp-trace-percent", "100", "--log-format", "json"]
@@ -325,7 +325,7 @@ def workload(server):
     return client, player, follower, syncs
 
 
-def meters_are_exact(folder):
+def metrics_are_exact(folder):
     """every metric exists in Prometheus and OTLP with its type and unit, and its value is exact"""
     collector = Collector()
     server = judge.Server(folder / "meters", "--otlp-endpoint", collector.endpoint, "--otlp-trace-percent", "0")
@@ -393,7 +393,7 @@ def check_counts(scrape, calls, syncs, follower):
     assert len(active) > 5 and not any(active), "calls that have ended are active"
 
 
-def a_collector_may_be_far_away(folder):
+def export_uses_tls_and_headers(folder):
     """exports over TLS to a collector with a private CA, with headers that are not logged"""
     authority = pki.Authority()
     chain, key, _ = authority.issue(["127.0.0.1"])
@@ -416,7 +416,7 @@ def a_collector_may_be_far_away(folder):
         collector.stop()
 
 
-def a_dead_collector_is_no_matter(folder):
+def an_unreachable_collector_does_not_affect_calls(folder):
     """without a reachable collector, calls are served and SIGTERM ends the server in time"""
     silent = socket.create_server(("127.0.0.1", 0))
     refusing = socket.create_server(("127.0.0.1", 0))
@@ -447,7 +447,7 @@ def a_dead_collector_is_no_matter(folder):
     return ", ".join(f"{name}: ended in {seconds:.1f} s" for name, seconds in took.items())
 
 
-def probes_tell_the_truth(folder):
+def probes_report_readiness(folder):
     """readiness is 200 while it serves, 503 with an explanation while it drains; gRPC health is on the same port"""
     server = judge.Server(folder / "probes", "--drain-delay-ms", "1000", "--drain-limit-ms", "3000")
     try:
@@ -473,7 +473,7 @@ def probes_tell_the_truth(folder):
         server.kill()
 
 
-CHECKS = [a_trace_is_whole, meters_are_exact, a_collector_may_be_far_away, a_dead_collector_is_no_matter, probes_tell_the_truth]
+CHECKS = [a_trace_is_complete, metrics_are_exact, export_uses_tls_and_headers, an_unreachable_collector_does_not_affect_calls, probes_report_readiness]
 
 
 def main():
