@@ -16,6 +16,9 @@ test:
 # Write docs/reference.md from the protos and the tables in the source
 reference:
     SLOTCAST_UPDATE_REFERENCE=1 cargo test --test reference
+# Run formatting, lints, unit tests and property tests
+quick:
+    ./test quick
 
 # Lint Rust and protos
 lint:
@@ -42,7 +45,7 @@ io-faults n="8":
 
 # Simulate random histories of predicting clients in virtual time
 simulate histories="10000":
-    SLOTCAST_HISTORIES={{ histories }} cargo test --test mirror_sim -- --nocapture
+    SLOTCAST_HISTORIES={{ histories }} cargo test --test sync mirror_sim -- --nocapture
 
 # Measure memory with idle subscriptions and a stalled reader, at full size
 memory mutations="200000" subscriptions="2000":

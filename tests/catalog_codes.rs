@@ -1,4 +1,4 @@
-//! A store remembers which item each code was given to, and refuses a catalog that makes another item of what is stored.
+//! A store records the item of each code, and rejects a catalog that assigns a stored code to another item.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
-/// A catalog file with these items: id, code and, if it was renamed, the id before.
+/// Returns a catalog file with items: id, code, and `renamed_from`.
 fn text(items: &[(&str, u32, Option<&str>)]) -> String {
     let item = |(id, code, before): &(&str, u32, Option<&str>)| {
         let before = before.map(|before| format!(", renamed_from = '{before}'")).unwrap_or_default();
@@ -52,8 +52,8 @@ impl Place {
         self.folder.path().join("slotcast.db")
     }
 
-    /// Opens the store, and closes it again after the catalog was accepted or refused: for each conflict the id that is
-    /// known, the code and the id in the catalog.
+    /// Opens the store, checks a catalog, and closes the store. Returns for each conflict the stored id, the code, and the
+    /// id in the catalog.
     fn accept(&self, items: &[(&str, u32, Option<&str>)]) -> Result<(), Vec<(String, u32, String)>> {
         let store = EmbeddedStore::open(&self.path(), EmbeddedSettings::default()).unwrap();
         match store.accept_catalog(&catalog(items)) {
@@ -72,7 +72,7 @@ fn conflict(known: &str, code: u32, id: &str) -> (String, u32, String) {
 }
 
 #[test]
-fn a_code_that_was_given_to_an_item_is_refused_to_another_even_after_the_item_has_left() {
+fn a_code_cannot_be_reassigned_even_after_its_item_was_removed() {
     let place = Place::new();
     place.accept(&[("coal", 1, None), ("sand", 2, None)]).unwrap();
     place.accept(&[("coal", 1, None), ("sand", 2, None), ("gold", 3, None)]).unwrap();
@@ -87,7 +87,7 @@ fn a_code_that_was_given_to_an_item_is_refused_to_another_even_after_the_item_ha
 }
 
 #[test]
-fn a_refused_catalog_leaves_nothing_behind() {
+fn a_rejected_catalog_changes_nothing() {
     let place = Place::new();
     place.accept(&[("coal", 1, None)]).unwrap();
     place.accept(&[("ash", 1, None), ("gold", 3, None)]).unwrap_err();
@@ -95,7 +95,7 @@ fn a_refused_catalog_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_renamed_item_keeps_its_code_if_the_catalog_states_the_id_that_the_store_knows() {
+fn a_renamed_item_keeps_its_code_if_renamed_from_is_the_stored_id() {
     let place = Place::new();
     let (was, is, then) =
         (("planks", 1, None), ("oak_planks", 1, Some("planks")), ("oak_board", 1, Some("oak_planks")));
@@ -116,7 +116,7 @@ fn a_renamed_item_keeps_its_code_if_the_catalog_states_the_id_that_the_store_kno
 }
 
 #[test]
-fn two_items_change_their_ids_only_if_the_catalog_states_both() {
+fn two_items_swap_their_ids_only_if_both_declare_renamed_from() {
     let place = Place::new();
     place.accept(&[("coal", 1, None), ("sand", 2, None)]).unwrap();
     let half = place.accept(&[("sand", 1, Some("coal")), ("coal", 2, None)]);
@@ -125,7 +125,7 @@ fn two_items_change_their_ids_only_if_the_catalog_states_both() {
 }
 
 #[test]
-fn a_catalog_with_one_id_or_code_twice_or_an_impossible_earlier_id_is_refused_with_all_problems() {
+fn a_catalog_with_duplicates_or_an_invalid_renamed_from_is_rejected_with_all_problems() {
     let folder = tempfile::tempdir().unwrap();
     let told = |items: &[(&str, u32, Option<&str>)]| {
         catalog_file::read(written(folder.path(), items)).unwrap_err().to_string()
@@ -142,7 +142,7 @@ fn a_catalog_with_one_id_or_code_twice_or_an_impossible_earlier_id_is_refused_wi
 }
 
 #[test]
-fn a_backup_and_what_is_restored_from_it_know_the_codes() {
+fn a_backup_and_a_restore_preserve_the_codes() {
     let place = Place::new();
     place.accept(&[("coal", 1, None)]).unwrap();
     let quiet = &mut |_| ControlFlow::Continue(());
@@ -173,7 +173,7 @@ async fn create_bag_of_sand(server: &ServerProcess) {
     client.mutate(fresh_context(), Operation::Create(create)).await.unwrap();
 }
 
-/// The item and count of what the bag holds.
+/// Returns the item and count in the bag.
 async fn held_in_bag(server: &ServerProcess) -> (String, u32) {
     let request = v1::GetInventoryRequest { inventory_id: "bag".into() };
     let reply = Client::new(&server.uri, "test").unwrap().rpc().get_inventory(request).await.unwrap().into_inner();
@@ -182,7 +182,7 @@ async fn held_in_bag(server: &ServerProcess) -> (String, u32) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn every_command_that_takes_a_catalog_refuses_one_that_makes_other_items_of_what_is_stored() {
+async fn every_command_rejects_a_catalog_that_reassigns_stored_codes() {
     let (folder, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let path = written(folder.path(), &[("coal", 1, None), ("sand", 2, None)]);
     let with_catalog = ["--catalog", path.to_str().unwrap()];
@@ -224,7 +224,7 @@ async fn every_command_that_takes_a_catalog_refuses_one_that_makes_other_items_o
 }
 
 #[test]
-fn an_import_into_a_new_store_makes_it_remember_the_catalogs_codes() {
+fn an_import_into_a_new_store_records_the_codes_of_the_catalog() {
     let (folder, place) = (tempfile::tempdir().unwrap(), Place::new());
     let path = written(folder.path(), &[("coal", 1, None)]);
     let lines = folder.path().join("lines");

@@ -135,7 +135,7 @@ async fn case_32_killed_under_load_nothing_acknowledged_is_lost_and_no_item_is_m
     let writers: Vec<_> =
         (0..WRITERS).map(|_| tokio::spawn(write(uri.clone(), ledger.clone(), stop.clone()))).collect();
     for crash in 1..=crashes() {
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(20..250))).await;
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(20..100))).await;
         let acknowledged = ledger.revisions.lock().unwrap().clone();
         server.kill();
         server = ServerProcess::start(folder.path(), &[]);

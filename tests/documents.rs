@@ -1,10 +1,10 @@
-//! What documents name has to exist.
+//! The tests that documents name exist.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-/// The names of all functions in a file, or in all files of a folder.
-fn functions(path: &Path) -> HashSet<String> {
+/// Returns the names of all functions in a file, or in all files of a folder.
+fn function_names(path: &Path) -> HashSet<String> {
     let mut found = HashSet::new();
     let mut paths = vec![path.to_owned()];
     while let Some(path) = paths.pop() {
@@ -19,8 +19,8 @@ fn functions(path: &Path) -> HashSet<String> {
     found
 }
 
-/// Where a test lies that is named as in `store_keys::some_test` or `src/identity/credential_cache.rs::some_test`.
-fn place(root: &Path, target: &str) -> PathBuf {
+/// Returns the file or folder of a test, for a target as in `store_keys::a_test` or `src/sync/limit.rs::a_test`.
+fn source_path(root: &Path, target: &str) -> PathBuf {
     if target.starts_with("src/") {
         return root.join(target);
     }
@@ -29,14 +29,14 @@ fn place(root: &Path, target: &str) -> PathBuf {
 }
 
 #[test]
-fn every_test_that_the_page_on_reliability_names_exists() {
+fn every_test_named_in_reliability_md_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(root.join("docs/reliability.md")).expect("the page");
     let quoted = page.split('`').skip(1).step_by(2);
     let named: Vec<_> =
         quoted.filter_map(|text| text.split_once("::")).filter(|(_, test)| !test.ends_with('…')).collect();
     assert!(named.len() > 80, "only {} tests are named", named.len());
-    let missing = named.iter().filter(|(target, test)| !functions(&place(root, target)).contains(*test));
+    let missing = named.iter().filter(|(target, test)| !function_names(&source_path(root, target)).contains(*test));
     let missing: Vec<_> = missing.map(|(target, test)| format!("{target}::{test}")).collect();
     assert!(missing.is_empty(), "these tests do not exist: {missing:#?}");
 }

@@ -1,4 +1,4 @@
-//! Idle subscriptions and a reader that does not read, while mutations run: the server's memory stays flat.
+//! The server's memory does not grow with mutations while subscriptions are idle and a reader is stalled.
 //!
 //! `SLOTCAST_MUTATIONS` and `SLOTCAST_SUBSCRIPTIONS` set the size (4,000 and 200 by default; `just memory` for 200,000 and
 //! 2,000).
@@ -14,11 +14,11 @@ use slotcast::wire::v1::operation::Operation;
 use std::time::{Duration, Instant};
 use tonic::Streaming;
 
-/// More than this above the memory once it has settled is growth.
+/// Maximum growth above the settled memory.
 const GROWTH_KIB_MAX: u64 = 8 * 1024;
-/// After so many tenths all that is bounded has reached its bound: keys, and what waits to be folded (5 s of it).
+/// Tenth of the run after which everything bounded has reached its bound: keys, and 5 s of records to fold.
 const SETTLED: usize = 5;
-/// Few enough to be reached soon.
+/// Small enough to be reached quickly.
 const KEYS_MAX: &str = "400";
 const IN_FLIGHT: usize = 64;
 
@@ -49,7 +49,7 @@ async fn subscribe(client: &Client, id: &str) -> Streaming<v1::SubscribeInventor
     client.rpc().subscribe_inventory(request).await.unwrap().into_inner()
 }
 
-/// Sets the count of the first slot of `id`, so many times, with so many calls in flight.
+/// Sets the first slot of `id` a number of times, with several calls in flight.
 async fn mutate(client: &Client, id: &str, times: usize) {
     let workers = (0..IN_FLIGHT).map(async |_| {
         for _ in 0..times / IN_FLIGHT {
@@ -63,7 +63,7 @@ async fn mutate(client: &Client, id: &str, times: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_38_idle_subscriptions_and_a_stalled_reader_cost_nothing_more_however_much_changes() {
+async fn case_38_memory_for_idle_and_stalled_readers_does_not_grow_with_mutations() {
     let (mutations, subscriptions) = (size("SLOTCAST_MUTATIONS", 4_000), size("SLOTCAST_SUBSCRIPTIONS", 200));
     let folder = tempfile::tempdir().unwrap();
     let server =
@@ -78,7 +78,7 @@ async fn case_38_idle_subscriptions_and_a_stalled_reader_cost_nothing_more_howev
         stream.message().await.unwrap().expect("the initial frame");
         idle.push(stream);
     }
-    // Never read until the end.
+    // The test reads this stream only at the end.
     let mut stalled = subscribe(&client, "busy").await;
 
     let start = Instant::now();

@@ -160,7 +160,12 @@ async fn a_backup_under_load_has_everything_acknowledged_before_and_conserves_it
     let load = Arc::new(Load::default());
     let writers: Vec<_> =
         (0..WRITERS).map(|writer| tokio::spawn(load.clone().write(server.uri.clone(), writer))).collect();
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    let enough = async {
+        while load.waits.lock().unwrap().len() < 300 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), enough).await.expect("the writers go on");
     let quiet = load.percentiles();
     let (before, began) = (load.acknowledged(), Instant::now());
     let copy = folder.path().join("copy.db");
@@ -375,7 +380,7 @@ impl Drop for SmallDisk {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_44_a_full_disk_refuses_mutations_serves_reads_and_recovers() {
+async fn case_44_on_a_full_disk_mutations_fail_reads_succeed_and_the_store_recovers() {
     let Some(disk) = SmallDisk::mount(2_048) else {
         println!("skipped: mounting a file system is not permitted");
         return;

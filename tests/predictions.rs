@@ -1,4 +1,4 @@
-//! Predictions over real gRPC: what is sent for a right one (nothing), a wrong one, a refused one.
+//! Predictions over real gRPC: the frames for a correct prediction (none), a wrong one and a rejected one.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -30,8 +30,8 @@ struct World {
     folder: TempDir,
 }
 
-/// News waits for so long that only what must not wait is seen in a test.
-fn patient() -> SyncSettings {
+/// Windows that no test outlasts, so that only immediate frames arrive.
+fn long_windows() -> SyncSettings {
     let hour = Duration::from_secs(3_600);
     SyncSettings { windows: Windows { news: hour, echo: hour, ..Windows::default() }, ..SyncSettings::default() }
 }
@@ -43,7 +43,7 @@ async fn start(folder: &Path, address: SocketAddr, sync: SyncSettings) -> Runnin
     RunningServer::start(listener, store, Arc::new(default_catalog()), settings).unwrap()
 }
 
-/// A player with 60 stones and an empty chest.
+/// Starts a server with a player who has 60 stones, and an empty chest.
 async fn world(sync: SyncSettings) -> World {
     let folder = tempfile::tempdir().unwrap();
     let server = start(folder.path(), ([127, 0, 0, 1], 0).into(), sync).await;
@@ -69,12 +69,12 @@ impl World {
         session
     }
 
-    /// By a caller that gives no session.
-    async fn by_another(&self, operation: Operation) {
+    /// Sends a mutation by another caller without a session.
+    async fn mutate_as_another(&self, operation: Operation) {
         Client::new(&self.server.uri(), "another").unwrap().mutate(fresh_context(), operation).await.unwrap();
     }
 
-    async fn assert_truth(&self, session: &Session) {
+    async fn assert_converged(&self, session: &Session) {
         timeout(SOON, session.settled()).await.unwrap().unwrap();
         for (position, id) in ["anna", "chest"].into_iter().enumerate() {
             let request = v1::GetInventoryRequest { inventory_id: id.into() };
@@ -120,11 +120,11 @@ fn held(session: &Session, position: usize, slot: u16) -> u32 {
     session.view(position).unwrap().stack(Slot(slot)).map_or(0, |stack| stack.count.get())
 }
 
-/// The first event that is wanted.
-async fn event<T>(session: &Session, mut wanted: impl FnMut(Event) -> Option<T>) -> T {
+/// Returns the first event that matches.
+async fn event<T>(session: &Session, mut select: impl FnMut(Event) -> Option<T>) -> T {
     let found = async {
         loop {
-            if let Some(found) = wanted(session.next_event().await.expect("more events")) {
+            if let Some(found) = select(session.next_event().await.expect("more events")) {
                 return found;
             }
         }
@@ -133,7 +133,7 @@ async fn event<T>(session: &Session, mut wanted: impl FnMut(Event) -> Option<T>)
 }
 
 #[tokio::test]
-async fn eight_right_predictions_send_no_frame_and_the_next_news_skips_what_they_did() {
+async fn correct_predictions_send_no_frame_and_the_next_delta_skips_their_revisions() {
     let world = world(SyncSettings::default()).await;
     let session = world.session(1).await;
     let initial = session.counts();
@@ -141,21 +141,21 @@ async fn eight_right_predictions_send_no_frame_and_the_next_news_skips_what_they
         assert!(session.apply(drop_one(0)).unwrap().predicted);
         assert_eq!(held(&session, PLAYER, 0), left, "shown at once");
     }
-    world.assert_truth(&session).await;
-    // Longer than the window of an echo: there is nothing to send.
+    world.assert_converged(&session).await;
+    // Time under test: the window of an echo passes without a frame.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     assert_eq!(session.counts(), initial);
-    world.by_another(add("anna", 3)).await;
+    world.mutate_as_another(add("anna", 3)).await;
     event(&session, |event| matches!(event, Event::Changed { position: PLAYER }).then_some(())).await;
     assert_eq!(held(&session, PLAYER, 0), 55);
     let counts = session.counts();
     assert_eq!((counts.syncs - initial.syncs, counts.deltas, counts.skipped), (1, 1, 8));
-    world.assert_truth(&session).await;
+    world.assert_converged(&session).await;
 }
 
 #[tokio::test]
 async fn both_sides_of_a_transfer_are_predicted() {
-    let world = world(patient()).await;
+    let world = world(long_windows()).await;
     let session = world.session(1).await;
     let initial = session.counts();
     for _ in 0..3 {
@@ -163,7 +163,7 @@ async fn both_sides_of_a_transfer_are_predicted() {
     }
     session.apply(transfer("chest", "anna", 5)).unwrap();
     assert_eq!((held(&session, PLAYER, 0), held(&session, CHEST, 0)), (35, 25));
-    world.assert_truth(&session).await;
+    world.assert_converged(&session).await;
     assert_eq!(session.counts(), initial);
     let outcomes = event(&session, |event| {
         let Event::Confirmed { outcomes, as_predicted: true, .. } = event else { return None };
@@ -173,40 +173,40 @@ async fn both_sides_of_a_transfer_are_predicted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_many_under_way_all_are_applied_once_whatever_their_order() {
+async fn concurrent_predictions_are_applied_once_in_any_order() {
     let world = world(SyncSettings::default()).await;
     let session = world.session(8).await;
     for _ in 0..50 {
         session.apply(drop_one(0)).unwrap();
     }
     assert_eq!(held(&session, PLAYER, 0), 10);
-    world.assert_truth(&session).await;
+    world.assert_converged(&session).await;
     assert_eq!(held(&session, PLAYER, 0), 10);
     println!("{:?}", session.counts());
 }
 
 #[tokio::test]
-async fn a_wrong_prediction_is_corrected_at_once_with_all_slots() {
-    let world = world(patient()).await;
+async fn a_wrong_prediction_is_corrected_immediately_by_a_full_frame() {
+    let world = world(long_windows()).await;
     let session = world.session(1).await;
-    world.by_another(add("anna", 4)).await;
+    world.mutate_as_another(add("anna", 4)).await;
     session.apply(drop_one(0)).unwrap();
     assert_eq!(held(&session, PLAYER, 0), 59, "it does not know of the four yet");
     event(&session, |event| matches!(event, Event::Corrected { position: PLAYER }).then_some(())).await;
     assert_eq!(held(&session, PLAYER, 0), 63);
-    world.assert_truth(&session).await;
+    world.assert_converged(&session).await;
     assert_eq!(session.counts().corrections, 1);
     let corrected = session.counts();
     session.apply(drop_one(0)).unwrap();
-    world.assert_truth(&session).await;
+    world.assert_converged(&session).await;
     assert_eq!(session.counts(), corrected, "the next one is right again");
 }
 
 #[tokio::test]
-async fn a_refused_prediction_falls_back_and_is_corrected_at_once() {
-    let world = world(patient()).await;
+async fn a_rejected_prediction_is_rolled_back_and_corrected_immediately() {
+    let world = world(long_windows()).await;
     let session = world.session(1).await;
-    world.by_another(drop_all(0)).await;
+    world.mutate_as_another(drop_all(0)).await;
     let applied = session.apply(drop_one(0)).unwrap();
     let refused = event(&session, |event| {
         let Event::Failed { key, status } = event else { return None };
@@ -214,7 +214,7 @@ async fn a_refused_prediction_falls_back_and_is_corrected_at_once() {
     });
     let (key, status) = refused.await;
     assert_eq!((key, status.code()), (applied.key, Code::FailedPrecondition));
-    world.assert_truth(&session).await;
+    world.assert_converged(&session).await;
     assert_eq!(held(&session, PLAYER, 0), 0);
     assert_eq!(session.counts().corrections, 1);
     let refused = session.apply(drop_one(0));
@@ -222,7 +222,7 @@ async fn a_refused_prediction_falls_back_and_is_corrected_at_once() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_predicted_is_sent_all_the_same_and_is_news() {
+async fn an_unpredictable_mutation_is_sent_and_arrives_as_news() {
     let world = world(SyncSettings::default()).await;
     let options = SessionOptions::new(vec!["anna".into()]);
     let session = world.client.session(options, world.client.catalog().await.unwrap()).unwrap();
@@ -237,28 +237,29 @@ async fn what_cannot_be_predicted_is_sent_all_the_same_and_is_news() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_sessions_of_one_player_and_another_caller_end_at_the_same_state() {
+async fn two_sessions_of_one_player_and_another_caller_converge() {
     let world = world(SyncSettings::default()).await;
     let (one, other) = (world.session(4).await, world.session(4).await);
     for round in 0..15 {
-        // Either may be refused here, if the other's changes have come already.
+        // The session rejects either one if it has already received the other session's changes.
         let _ = one.apply(transfer("anna", "chest", 1 + round % 3));
         let _ = other.apply(drop_one(0));
         let _ = other.apply(transfer("chest", "anna", 1));
-        world.by_another(add("anna", 1)).await;
+        world.mutate_as_another(add("anna", 1)).await;
+        // Time under test: pauses of 0 to 42 ms interleave frames and calls in different ways.
         tokio::time::sleep(Duration::from_millis(u64::from(round) * 3)).await;
     }
     for session in [&one, &other] {
-        world.assert_truth(session).await;
+        world.assert_converged(session).await;
     }
-    // What one does last reaches the other, too.
-    world.assert_truth(&one).await;
+    // The last change of one session also reaches the other.
+    world.assert_converged(&one).await;
     assert_eq!(one.view(PLAYER).unwrap().digest(), other.view(PLAYER).unwrap().digest());
     println!("{:?}\n{:?}", one.counts(), other.counts());
 }
 
 #[tokio::test]
-async fn a_session_outlives_its_server_and_what_was_applied_meanwhile_is_applied_once() {
+async fn a_session_survives_a_restart_and_applies_pending_mutations_once() {
     let World { server, client, folder } = world(SyncSettings::default()).await;
     let (address, options) = (server.address, SessionOptions::new(vec!["anna".into(), "chest".into()]));
     let session = client.session(options, client.catalog().await.unwrap()).unwrap();
@@ -270,18 +271,21 @@ async fn a_session_outlives_its_server_and_what_was_applied_meanwhile_is_applied
         session.apply(drop_one(0)).unwrap();
     }
     assert_eq!(held(&session, PLAYER, 0), 56);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // One attempt to reconnect fails.
+    let listener = TcpListener::bind(address).await.unwrap();
+    drop(timeout(SOON, listener.accept()).await.unwrap().unwrap());
+    drop(listener);
     let server = start(folder.path(), address, SyncSettings::default()).await;
     event(&session, |event| matches!(event, Event::Connected).then_some(())).await;
     let world = World { server, client, folder };
-    world.assert_truth(&session).await;
+    world.assert_converged(&session).await;
     assert_eq!(held(&session, PLAYER, 0), 56);
     assert!(session.counts().reconnects > 0);
 }
 
 #[tokio::test]
-async fn a_reported_desync_is_counted_and_healed_with_all_slots() {
-    let world = world(patient()).await;
+async fn a_reported_desync_is_counted_and_repaired_by_a_full_frame() {
+    let world = world(long_windows()).await;
     let session = world.session(1).await;
     session.resync(PLAYER);
     event(&session, |event| matches!(event, Event::Desync { position: PLAYER }).then_some(())).await;
@@ -293,8 +297,8 @@ async fn a_reported_desync_is_counted_and_healed_with_all_slots() {
 }
 
 #[tokio::test]
-async fn a_session_that_the_service_does_not_open_ends_and_says_why() {
-    let world = world(patient()).await;
+async fn a_rejected_session_ends_with_the_status() {
+    let world = world(long_windows()).await;
     let options = SessionOptions::new(vec!["anna".into(), "anna".into()]);
     let session = world.client.session(options, world.client.catalog().await.unwrap()).unwrap();
     let Err(SessionError::Ended) = timeout(SOON, session.caught_up()).await.unwrap() else { panic!() };
@@ -320,31 +324,33 @@ fn context(session: &str, reason: &str) -> v1::MutationContext {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn news_does_not_wait_for_the_echoes_before_it() {
+async fn news_does_not_wait_for_earlier_echoes() {
     let world = world(SyncSettings::default()).await;
     let mut stream = raw(&world, "me", true).await;
+    // Time under test: the window of the first frame ends, so that the first echo is sent immediately.
     tokio::time::sleep(Duration::from_millis(300)).await;
     for _ in 0..5 {
         world.client.mutate(context("me", ""), drop_one(0)).await.unwrap();
     }
-    // The first echo is at once; the others wait for the second to be over.
+    // The first echo is immediate; the others wait for the end of the window.
     let echo = message(&mut stream).await;
     let echoed_at = Instant::now();
     assert!(!echo.covered.is_empty());
     world.client.mutate(context("me", ""), drop_one(0)).await.unwrap();
+    // Time under test: the window of the echo has begun and does not end here.
     tokio::time::sleep(Duration::from_millis(150)).await;
     let asked_at = Instant::now();
-    world.by_another(add("anna", 1)).await;
+    world.mutate_as_another(add("anna", 1)).await;
     let news = message(&mut stream).await;
     let took = asked_at.elapsed();
-    assert!(took < Duration::from_millis(300), "{took:?} after it was asked for");
+    assert!(took < Duration::from_millis(300), "{took:?} after the mutation");
     assert!(echoed_at.elapsed() < Duration::from_millis(700), "long before the echo's window is over");
     assert!(news.notices.iter().any(|notice| notice.caller == "another"), "{news:?}");
     println!("news after {took:?}");
 }
 
 #[tokio::test]
-async fn notices_say_what_kind_of_change_it_was_by_whom_and_why() {
+async fn notices_report_kind_caller_and_reason_of_a_change() {
     let world = world(SyncSettings::default()).await;
     let mut stream = raw(&world, "me", true).await;
     world.client.mutate(context("", "stone rain"), add("anna", 1)).await.unwrap();
@@ -355,8 +361,8 @@ async fn notices_say_what_kind_of_change_it_was_by_whom_and_why() {
 }
 
 #[tokio::test]
-async fn a_wrong_digest_of_an_inventory_that_is_not_touched_is_corrected_too() {
-    let world = world(patient()).await;
+async fn a_wrong_digest_of_an_untouched_inventory_is_corrected() {
+    let world = world(long_windows()).await;
     let mut stream = raw(&world, "me", false).await;
     let wrong = v1::PredictedDigest { inventory_id: "anna".into(), digest: Some(v1::Digest { a: 1, b: 2 }) };
     let context = v1::MutationContext { predicted: vec![wrong], ..context("me", "") };

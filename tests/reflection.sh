@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A call by a tool that knows nothing of the protos: buf asks the server itself for them, by reflection.
+# Calls with buf, which has no protos and gets them from the server by reflection.
 #
 #     SLOTCAST_BIN=target/debug/slotcast BUF=.cache/buf/node_modules/.bin/buf tests/reflection.sh
 set -euo pipefail
@@ -14,7 +14,7 @@ for _ in $(seq 100); do
   [ -z "$url" ] || break
   sleep 0.1
 done
-[ -n "$url" ] || { echo 'the server does not say where it listens'; exit 1; }
+[ -n "$url" ] || { echo 'the server did not print its address within 10 s'; exit 1; }
 
 call() { "$BUF" curl --protocol grpc --http2-prior-knowledge --data "$2" "$url/slotcast.v1.InventoryService/$1"; }
 
@@ -22,19 +22,19 @@ call GetCatalog '{}' | grep -q '"maxStack"'
 call CreateInventory '{"context": {"idempotencyKey": "by-buf"}, "create": {"inventoryId": "by-buf", "layout": "chest"}}' |
   grep -q '"revision": *"1"'
 if refusal=$(call GetInventory '{"inventoryId": "nowhere"}' 2>&1) || ! grep -q not_found <<<"$refusal"; then
-  echo "instead of NOT_FOUND: $refusal"
+  echo "expected NOT_FOUND, got: $refusal"
   exit 1
 fi
 
 rpc() { "$BUF" curl --protocol grpc --http2-prior-knowledge --data "$2" "$url/$1"; }
 
-# Health is a part of it, and so are the details of errors, which clients resolve by their type's name.
+# Reflection includes health and the details of errors, which clients resolve by type name.
 rpc grpc.health.v1.Health/Check '{}' | grep -q SERVING
 wanted='ErrorInfo BadRequest RetryInfo QuotaFailure PreconditionFailure ResourceInfo'
 for type in $wanted; do
   answer=$(rpc grpc.reflection.v1.ServerReflection/ServerReflectionInfo "{\"fileContainingSymbol\": \"google.rpc.$type\"}")
-  grep -q fileDescriptorProto <<<"$answer" || { echo "google.rpc.$type is not part of the reflection: $answer"; exit 1; }
+  grep -q fileDescriptorProto <<<"$answer" || { echo "reflection lacks google.rpc.$type: $answer"; exit 1; }
 done
 imported='{"fileByFilename": "google/protobuf/duration.proto"}'
 rpc grpc.reflection.v1.ServerReflection/ServerReflectionInfo "$imported" | grep -q fileDescriptorProto
-echo 'calls by reflection, with health and the details of errors'
+echo 'reflection serves the protos, health and the details of errors'

@@ -300,7 +300,8 @@ async fn burst(served: &Served, follow: &mut Follow) {
 
 /// Returns the shadow statistics, after the shadow has computed the changes in its windows.
 async fn computed(served: &mut Served) -> v1::ShadowStatistics {
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // Time under test: twice the window of the shadow.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     let shadow = served.statistics().await.shadow.unwrap();
     assert_eq!((shadow.mismatches, shadow.unverified), (0, 0));
     let ((sent_syncs, sent_bytes), (syncs, bytes)) = (count(shadow.sent), count(shadow.computed));
@@ -478,13 +479,27 @@ fn wait_for_news_ms(server: &str, expected: u64) {
     panic!("news_ms is still {}, expected {expected}", news_ms(server));
 }
 
+fn wait_for_log(log: &Path, part: &str) {
+    for _ in 0..400 {
+        if std::fs::read_to_string(log).unwrap().contains(part) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    panic!("the log does not contain {part}");
+}
+
 #[test]
 fn the_settings_file_is_reloaded_and_commands_show_and_set_the_rollout() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("slotcast.toml");
     let write = |text: &str| std::fs::write(&path, text).unwrap();
     write("[sync]\nnews_ms = 70\n");
-    let server = ServerProcess::start(&folder.path().join("data"), &["--config", path.to_str().unwrap()]);
+    let log = folder.path().join("log");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_slotcast"));
+    command.stderr(std::fs::File::create(&log).unwrap());
+    let data = folder.path().join("data");
+    let server = ServerProcess::start_by(command, &data, &["--config", path.to_str().unwrap()]);
     assert_eq!(news_ms(&server.uri), 70);
     write("[sync]\nnews_ms = 80\n");
     wait_for_news_ms(&server.uri, 80);

@@ -434,6 +434,7 @@ fn run_and_kill(path: &Path, after: Duration) -> (std::process::ExitStatus, Stri
         let mut output = Vec::new();
         std::io::Read::read_to_end(&mut stdout, &mut output).map(|_| output)
     });
+    // Time under test: the moment of the kill, while the child commits.
     std::thread::sleep(after);
     child.kill().expect("it is killed");
     let status = child.wait().expect("it ends");

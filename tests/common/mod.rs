@@ -31,7 +31,7 @@ pub struct TestServer {
 }
 
 /// Sends every change immediately, as a delta if it is small, so that tests see each change.
-pub fn at_once() -> SyncSettings {
+pub fn immediate() -> SyncSettings {
     SyncSettings { windows: Windows::NONE, ..SyncSettings::default() }
 }
 
@@ -102,8 +102,8 @@ impl TestServer {
         let request = v1::SubscribeInventoryRequest { inventories: watches.iter().map(watch).collect(), ..options };
         let stream = self.client.rpc().subscribe_inventory(request).await.unwrap().into_inner();
         let mut subscriber = Subscriber::new(stream, watches.len());
-        for (told, (_, resume)) in subscriber.told.iter_mut().zip(watches) {
-            *told = resume.map(|cursor| Revision(cursor.revision));
+        for (last_sent, (_, resume)) in subscriber.last_sent.iter_mut().zip(watches) {
+            *last_sent = resume.map(|cursor| Revision(cursor.revision));
         }
         subscriber
     }
@@ -115,12 +115,12 @@ pub struct Subscriber {
     pub replicas: Vec<Option<Replica>>,
     /// For each inventory, the revision that the stream last sent or the cursor had; predictions may be ahead of this
     /// revision.
-    told: Vec<Option<Revision>>,
+    last_sent: Vec<Option<Revision>>,
 }
 
 impl Subscriber {
     pub fn new(stream: Streaming<v1::SubscribeInventoryResponse>, inventories: usize) -> Self {
-        Self { stream, replicas: vec![None; inventories], told: vec![None; inventories] }
+        Self { stream, replicas: vec![None; inventories], last_sent: vec![None; inventories] }
     }
 
     /// Returns the next message after applying it. A frame that does not fit fails the test.
@@ -138,9 +138,9 @@ impl Subscriber {
                 *replica = None;
                 continue;
             }
-            let frame = inventory_frame(change, self.told[position]).expect("a change that makes sense");
+            let frame = inventory_frame(change, self.last_sent[position]).expect("a change that makes sense");
             *replica = Some(Replica::apply(replica.as_ref(), &frame).expect("a frame that fits"));
-            self.told[position] = replica.as_ref().map(|replica| replica.contents.revision());
+            self.last_sent[position] = replica.as_ref().map(|replica| replica.contents.revision());
         }
         Ok(message)
     }
@@ -219,7 +219,7 @@ pub fn quantity(item: &str, count: u32) -> v1::ItemQuantity {
     v1::ItemQuantity { item: item.into(), count, ..v1::ItemQuantity::default() }
 }
 
-pub fn shift(id: &str, from_slot: u32, to_slot: u32, count: Option<u32>) -> Operation {
+pub fn move_item(id: &str, from_slot: u32, to_slot: u32, count: Option<u32>) -> Operation {
     Operation::Move(v1::MoveItem {
         inventory_id: id.into(),
         from: Some(v1::SlotQuantity { slot: from_slot, count }),
@@ -256,10 +256,10 @@ pub fn with_key(key: &str) -> v1::MutationContext {
     v1::MutationContext { idempotency_key: key.into(), ..v1::MutationContext::default() }
 }
 
-/// Code, reason, and the invalid field, if any.
-pub type Told = (Code, String, Option<String>);
+/// Code, reason, and the invalid field.
+pub type ErrorSummary = (Code, String, Option<String>);
 
-pub fn told(status: &Status) -> Told {
+pub fn error_of(status: &Status) -> ErrorSummary {
     let details = status.get_error_details();
     let info = details.error_info().unwrap_or_else(|| panic!("{status:?} gives no reason"));
     assert_eq!(info.domain, "slotcast");
@@ -272,12 +272,12 @@ pub fn metadata(status: &Status, name: &str) -> Option<String> {
 }
 
 /// The expected status of a malformed request.
-pub fn invalid(reason: &str, field: &str) -> Told {
+pub fn invalid(reason: &str, field: &str) -> ErrorSummary {
     (Code::InvalidArgument, reason.to_owned(), Some(field.to_owned()))
 }
 
 /// The expected status of a request that the rules reject.
-pub fn precondition(reason: &str) -> Told {
+pub fn precondition(reason: &str) -> ErrorSummary {
     (Code::FailedPrecondition, reason.to_owned(), None)
 }
 

@@ -1,7 +1,7 @@
-// The service judged by a client in a language without 64-bit integers: Node, with grpc-js and the protos alone.
+// Conformance of the service with a client in a language without 64-bit integers: Node, with grpc-js and the protos alone.
 //
-// Its replica applies full and delta frames as stream.proto documents them; the digest is written here a third time, from
-// its definition in tests/python/digest.py, with 32-bit arithmetic only.
+// The replica applies full and delta frames as stream.proto documents them. The digest is a third implementation of the
+// definition in tests/python/digest.py, with 32-bit arithmetic only.
 //
 //     SLOTCAST_BIN=target/debug/slotcast node tests/node/test_stream.mjs
 //
@@ -45,7 +45,7 @@ function murmur3(seed, octets) {
   return (hash ^ (hash >>> 16)) >>> 0;
 }
 
-// Both lanes and the folded digest of [slot, {item, count, attributes}].
+// Returns both lanes and the folded digest of [slot, {item, count, attributes}].
 function digest(slots) {
   let [a, b] = [0, 0];
   for (const [slot, { item, count, attributes }] of slots) {
@@ -94,7 +94,7 @@ class Replica {
     assert.equal(digest(this.slots).folded, change.check, "DESYNC: not the digest that the frame tells");
   }
 
-  // Whether this is what GetInventory tells, wholly.
+  // Returns whether the replica equals an inventory from GetInventory.
   isAt({ version, slots, stacks }) {
     if (this.epoch !== version.epoch || this.revision !== version.revision) return false;
     const mine = digest(this.slots);

@@ -13,6 +13,7 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
+    #[allow(dead_code, reason = "not every test needs all of it")]
     /// Starts `slotcast serve` with a data folder and waits until it listens.
     pub fn start(data: &Path, arguments: &[&str]) -> Self {
         Self::start_with(Command::new(env!("CARGO_BIN_EXE_slotcast")), data, arguments)

@@ -1,4 +1,4 @@
-"""Where the service is attacked: a server on free ports, victims beside it, and what the server needs meanwhile."""
+"""The setup of attacks: a server on free ports, its victims, and the server's resource usage."""
 
 import contextlib
 import importlib
@@ -32,7 +32,7 @@ def size(small, large):
 
 
 class Server:
-    """`slotcast serve` over a folder; `limits` become its environment, `descriptors_max` its ulimit -n."""
+    """`slotcast serve` with a data folder; `limits` is its environment, `descriptors_max` its `ulimit -n`."""
 
     def __init__(self, folder, limits=None, descriptors_max=None):
         folder.mkdir()
@@ -180,7 +180,8 @@ class Arena:
         return figures
 
     def calm(self):
-        """The victims' figures while nobody attacks."""
+        """Returns the victims' figures without an attack."""
+        # Time under test: the latencies of the calls in this period.
         time.sleep(size(0.15, 2))
         return self.victims.figures()
 
@@ -192,7 +193,7 @@ class Arena:
             time.sleep(0.02)
 
     def rss_at_rest(self):
-        """The lowest of a moment: allocators give back with a delay."""
+        """Returns the lowest of several samples: allocators release memory with a delay."""
         lowest = self.server.rss()
         for _ in range(6):
             time.sleep(0.02)

@@ -61,7 +61,7 @@ def digest(slots):
 
 
 def written(vectors):
-    """As JSON, a slot a line."""
+    """Returns the vectors as JSON, with one slot per line."""
     blocks = []
     for vector in vectors:
         slots = ",\n".join("      " + json.dumps(entry) for entry in vector["slots"])

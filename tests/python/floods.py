@@ -1,4 +1,4 @@
-"""Cases 58 and 59: frames without end, and headers that are larger than they look."""
+"""Cases 58 and 59: endless frames, and headers that expand."""
 
 import collections
 import struct
@@ -54,7 +54,7 @@ def flood(arena, chunks, reads=True, own=(), seconds=SECONDS, connections=CONNEC
 
 
 def again(kind, count=CHUNK_FRAMES, **fields):
-    """The same frame for ever."""
+    """Yields the same frame forever."""
     octets = frame(kind, **fields) * count
 
     def chunks(_):
@@ -93,7 +93,7 @@ def resets(block, body):
 
 
 def continuation_flood(arena):
-    """58 CONTINUATION flood: headers that never end"""
+    """58 CONTINUATION flood: endless headers"""
     block = wire.literal("x-filler", b"a" * 1_000)
 
     def chunks(connection):
@@ -162,7 +162,7 @@ def empty_data_flood(arena):
 
 
 def priority_flood(arena):
-    """58 PRIORITY flood over streams that are not there"""
+    """58 PRIORITY flood for streams that do not exist"""
 
     def chunks(_):
         first = 1
@@ -180,7 +180,7 @@ def unknown_frame_flood(arena):
 
 
 def header_bomb(arena):
-    """59 header bomb: 4 KB that are named 4,000 times in each of many calls, with a window of zero"""
+    """59 header bomb: 4 KB referenced 4,000 times in each of many calls, with a window of zero"""
     first = wire.call_headers(GET_INVENTORY) + wire.literal("x-bomb", b"b" * 3_900, first=0x40)
     later = wire.call_headers(GET_INVENTORY) + b"\xbe" * 4_000
 
@@ -206,7 +206,7 @@ def header_bomb_unread(arena):
 
 
 def many_small_headers(arena):
-    """59 many headers: up to the limit served, above it refused in a clear way"""
+    """59 many headers: served up to the limit, rejected with a clear status above it"""
     told = []
     for count in (10, 100, 300, 1_000, 10_000, 100_000):
         extra = [(f"x-{index}", "v") for index in range(count)]

@@ -1,4 +1,4 @@
-"""Calls that are no gRPC, or not this service's: each gets a clear answer and changes nothing."""
+"""Calls that are not valid gRPC, or not of this service: each gets a clear reply and changes nothing."""
 
 import contextlib
 import os
@@ -54,7 +54,7 @@ def fields(octets):
 
 
 def reflected_methods(arena):
-    """All methods that the server tells of: (path, whether the answer is a stream)."""
+    """Returns all methods from the server's reflection: (path, whether the reply is a stream)."""
 
     def ask(question):
         with arena.connect() as connection:
@@ -75,7 +75,7 @@ def reflected_methods(arena):
 
 
 def state(arena):
-    """All that the calls here could have changed: every inventory but the victims', and the rollout."""
+    """Returns the state that the calls could change: all inventories except the victims', and the rollout."""
     with arena.connect() as connection:
         found = []
         for path, body in [("InventoryService/ListInventories", b"\x18\x64"), ("AdminService/GetRollout", b"")]:
@@ -87,7 +87,7 @@ def state(arena):
 
 
 def add_one(arena, key):
-    """A valid AddItem to an inventory that is made here if it is not there."""
+    """Sends a valid AddItem to an inventory, which it creates first if necessary."""
     pb = module("slotcast.v1.mutations_pb2")
     stack = module("slotcast.v1.inventory_pb2").Stack(item="stone", count=1)
     create = pb.CreateInventory(inventory_id="misused", layout="chest")
@@ -101,7 +101,7 @@ def add_one(arena, key):
 
 
 def stones(arena):
-    """How many there are in the inventory of `add_one`."""
+    """Returns the number of stones in the inventory of `add_one`."""
     service = module("slotcast.v1.service_pb2")
     request = service.GetInventoryRequest(inventory_id="misused").SerializeToString()
     with arena.connect() as connection:
@@ -111,8 +111,8 @@ def stones(arena):
     return sum(entry.stack.count for entry in inventory.stacks)
 
 
-def no_grpc(arena):
-    """malformed calls: bad paths, cut messages, flags: a clear answer, nothing changed"""
+def malformed_calls(arena):
+    """malformed calls: bad paths, truncated messages and flags get a clear reply and change nothing"""
     valid = wire.message(add_one(arena, f"once-{time.monotonic_ns()}"))
     before, told = state(arena), []
     # What is sent (block, body) and the statuses of gRPC, or of HTTP, that are clear.
@@ -148,7 +148,7 @@ def no_grpc(arena):
 
 
 def lenient(arena):
-    """calls that gRPC forbids: another content type is refused; without te, or with two messages, it is applied once or not at all"""
+    """calls that gRPC forbids: another content type is rejected; without te, or with two messages, the call is applied at most once"""
     told, html = [], {"content_type": "text/html"}
     cases = [("text/html", html, 1), ("no content-type", {"content_type": None}, 1), ("no te", {"te": None}, 1), ("two messages", {}, 2)]
     for name, headers, count in cases:
@@ -165,8 +165,8 @@ def lenient(arena):
     return "; ".join(told)
 
 
-def no_http(arena):
-    """what is not HTTP/2 at all, or breaks its rules: the connection is closed or the call refused"""
+def malformed_http(arena):
+    """input that is not HTTP/2 or violates it: the connection is closed or the call rejected"""
     block, told = wire.call_headers(GET_INVENTORY), []
     prologue, whole = wire.PREFACE + wire.settings(), wire.END_HEADERS | wire.END_STREAM
     cases = [
@@ -204,7 +204,7 @@ def no_http(arena):
 
 
 def fuzz(arena):
-    """random octets as the message of every method that reflection names: a status each, nothing changed, never a hang"""
+    """random octets as the message of every method: each gets a status, nothing changes or hangs"""
     chance, methods = seeded(), reflected_methods(arena)
 
     def octets(path):
@@ -216,7 +216,7 @@ def fuzz(arena):
 
 
 def fuzz_of_fields(arena):
-    """random fields in the messages of every method: a status each, never an internal one, nothing changed, never a hang"""
+    """random fields in the messages of every method: each gets a status other than INTERNAL, nothing changes or hangs"""
     chance, kinds, methods = seeded(), {}, []
     for method in module("slotcast.v1.service_pb2").DESCRIPTOR.services_by_name["InventoryService"].methods:
         # What is random could well be created.
@@ -239,7 +239,7 @@ SENSIBLE |= {"item": "stone", "recipe": "stick", "layout": "chest", "owner": "fu
 
 
 def fill(found, chance, depth=0):
-    """Sets most fields of a message to something, valid or not; nothing names an inventory that is there."""
+    """Sets most fields of a message to valid or invalid values; none names an existing inventory."""
     strings = ["", "nobody", "stone", "coal", "chest", "\u00e9\U0001f512", "x" * 300, "stone\0", "../..", "nobody"]
     numbers = [*range(1, 12), 0, 26, 27, 64, 65, 1_023, (1 << 31) - 1, (1 << 32) - 1]
     for field in found.DESCRIPTOR.fields:
@@ -296,4 +296,4 @@ def send_all(arena, methods, octets, each):
     return ", ".join(f"{count} of status {status}" for status, count in sorted(told.items(), key=lambda end: -end[1]))
 
 
-ATTACKS = [no_grpc, lenient, no_http, fuzz, fuzz_of_fields]
+ATTACKS = [malformed_calls, lenient, malformed_http, fuzz, fuzz_of_fields]

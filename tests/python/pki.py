@@ -1,4 +1,4 @@
-"""What an operator has outside the service: a certificate authority, and a login service that signs tokens."""
+"""A certificate authority, and a login service that signs tokens."""
 
 import base64
 import datetime
@@ -17,7 +17,7 @@ DAY = datetime.timedelta(days=1)
 
 
 def replace(path, content):
-    """As an editor or a kubelet does: a reader finds the old content or the new."""
+    """Replaces a file atomically, as editors and the kubelet do."""
     fresh = path.with_name(path.name + ".new")
     fresh.write_bytes(content if isinstance(content, bytes) else content.encode())
     os.replace(fresh, path)
@@ -80,7 +80,7 @@ class Signer:
         return jwt.encode(claims, self.key, algorithm=self.algorithm, headers={"kid": self.kid})
 
     def public(self):
-        """As an entry of a JSON Web Key Set."""
+        """Returns the entry in a JSON Web Key Set."""
         algorithm = jwt.get_algorithm_by_name(self.algorithm)
         return {**json.loads(algorithm.to_jwk(self.key.public_key())), "kid": self.kid, "alg": self.algorithm, "use": "sig"}
 
@@ -90,6 +90,6 @@ def key_set(*signers):
 
 
 def unsigned(claims):
-    """A token with `alg` none."""
+    """Returns a token with `alg` none."""
     parts = [json.dumps(part).encode() for part in ({"alg": "none", "typ": "JWT"}, claims)]
     return ".".join([base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts] + [""])

@@ -1,4 +1,4 @@
-"""The protos as Python, made when they are asked for: the messages of slotcast.v1, and stubs."""
+"""The protos compiled to Python on demand: the messages of slotcast.v1, and stubs."""
 
 import importlib
 import pathlib
@@ -29,7 +29,7 @@ def generate(folder, more=None):
 
 
 def messages():
-    """Every message and enumeration of slotcast.v1, under its own name."""
+    """Returns every message and enumeration of slotcast.v1 by name."""
     found = types.SimpleNamespace()
     for path in sorted((PROTO / "slotcast" / "v1").glob("*.proto")):
         module = importlib.import_module(f"slotcast.v1.{path.stem}_pb2")

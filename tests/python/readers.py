@@ -149,7 +149,7 @@ def stalled_reader(arena):
 
 
 def slow_reader(arena):
-    """39 2,000 small frames to a client that reads slowly: no GOAWAY, and it ends at the truth"""
+    """39 2,000 small frames to a slow reader: no GOAWAY, and it converges"""
     name, open_streams = f"slow-{uuid7()}", size(200, 50)
     with arena.connect() as busy, arena.connect(receive_bytes=4_096) as slow:
         create(busy, name)
@@ -191,7 +191,7 @@ def slow_reader(arena):
 
 
 def small_frames_to_the_server(arena):
-    """39 the other way: a request in thousands of one-byte DATA frames is served, no GOAWAY"""
+    """39 in the other direction: a request in thousands of one-byte DATA frames is served, no GOAWAY"""
     octets = wire.message(b"\x0a\x0dvictims-chest" + b"\x12\xd0\x0f" + b"x" * 2_000)
     with arena.connect() as connection:
         for _ in range(5):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The service under attack, from outside: cases 37 to 40 and 58 to 61.
+"""Attacks by hostile clients: cases 37 to 40 and 58 to 61.
 
 Each attack runs at least twice while victims (victims.py) use the service. They must see no error and get on, the service
 must hold as much memory after it as before, and as much after the second round as after the first.
@@ -25,18 +25,18 @@ from test_stream import generate
 
 
 def shared(folder, generated):
-    """The attacks on one server with its own settings, which has to stand them all."""
+    """Runs the attacks on one server with default settings, which has to survive all of them."""
     attacks = [*floods.ATTACKS, *excess.ATTACKS, *misuse.ATTACKS, *readers.ATTACKS]
     trials(attacks, lambda: Arena(folder / "shared", generated))
 
 
 def impatient(folder, generated):
-    """Those that wait for the server to lose its patience."""
+    """Runs the attacks that wait for timeouts of the server."""
     trials([excess.slowloris, excess.half_open], lambda: Arena(folder / "impatient", generated, limits=excess.IMPATIENT), size(1, 2))
 
 
 def poor(folder, generated):
-    """Those on a server with few descriptors."""
+    """Runs the attacks on a server with few file descriptors."""
     trials([excess.out_of_descriptors], lambda: Arena(folder / "poor", generated, descriptors_max=64), size(1, 2))
 
 
@@ -54,7 +54,7 @@ def wanted(check):
 
 
 def run(check, trial):
-    """One check, told in a line; its figures are kept for the table."""
+    """Runs one check, prints a line, and keeps its figures for the table."""
     began = time.monotonic()
     try:
         figures = trial()

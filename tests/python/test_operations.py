@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The service as an operator runs it: TLS, verified callers, one settings file. Certificate, keys and flags are exchanged
-under load without one failed call, and it is ended under load without one lost.
+"""Operations with TLS, authentication and a settings file: certificates, keys and flags are rotated under load without a
+failed call, and the server stops under load without losing a call.
 
     SLOTCAST_BIN=target/debug/slotcast tests/python/test_operations.py
 
@@ -51,7 +51,7 @@ service Health {
 
 
 class Service:
-    """`slotcast serve --config` over a folder with all that an operator mounts into it."""
+    """`slotcast serve --config` with a folder that contains all files that an operator mounts."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -114,7 +114,7 @@ delta_percent = {delta_percent}
         pki.replace(self.folder / "jwks.json", pki.key_set(*signers))
 
     def served_serial(self):
-        """Of the certificate that a new connection is shown."""
+        """Returns the serial number of the certificate on a new connection."""
         host, port = self.address.rsplit(":", 1)
         context = ssl.create_default_context(cadata=self.authority.pem.decode())
         context.set_alpn_protocols(["h2"])
@@ -123,7 +123,7 @@ delta_percent = {delta_percent}
                 return x509.load_der_x509_certificate(secure.getpeercert(binary_form=True)).serial_number
 
     def connect(self):
-        """A connection of its own: gRPC would else share one."""
+        """Opens a separate connection; by default, gRPC shares one."""
         credentials = grpc.ssl_channel_credentials(root_certificates=self.authority.pem)
         return grpc.secure_channel(self.address, credentials, options=[("grpc.use_local_subchannel_pool", 1)])
 
@@ -137,7 +137,7 @@ def bearer(token):
 
 
 def change(stub, inventory_id, key, by, token):
-    """One cobblestone more (1) or less (-1)."""
+    """Adds (1) or removes (-1) one cobblestone."""
     context = pb.MutationContext(idempotency_key=key)
     if by > 0:
         stack = pb.Stack(item="cobblestone", count=1)
@@ -220,7 +220,7 @@ def load(service, tokens):
 
 
 def more_calls(workers, calls):
-    """Returns once every worker has made so many more."""
+    """Returns after every worker has made a number of further calls."""
     wanted = [(worker, worker.calls + calls) for worker in workers]
     wait_until(
         "every worker makes progress",
@@ -234,7 +234,7 @@ def held(stub, inventory_id, token):
     return sum(entry.stack.count for entry in inventory.stacks)
 
 
-def certificate_keys_and_flags_are_exchanged_under_load_without_a_failed_call(folder):
+def certificates_keys_and_flags_are_rotated_under_load_without_a_failed_call(folder):
     service = Service(folder)
     first = service.signers[0]
     tokens = {"current": first.token("lobby", "service")}
@@ -286,7 +286,7 @@ def certificate_keys_and_flags_are_exchanged_under_load_without_a_failed_call(fo
         service.end()
 
 
-def what_is_under_way_at_sigterm_is_answered_or_done_by_its_retry(folder):
+def calls_in_flight_at_sigterm_are_answered_or_applied_by_their_retry(folder):
     service = Service(folder)
     token = service.signers[0].token("lobby", "service")
     host, port = service.address.rsplit(":", 1)
@@ -320,7 +320,7 @@ def what_is_under_way_at_sigterm_is_answered_or_done_by_its_retry(folder):
 
 
 def finish_elsewhere(service, workers, token):
-    """Every call that was not answered is made again with its key; then each has been done once."""
+    """Retries every unanswered call with its key, and checks that each was applied once."""
     service.start()
     retried = 0
     with service.connect() as channel:
@@ -331,7 +331,7 @@ def finish_elsewhere(service, workers, token):
                 worker.answered()
                 retried += 1
             assert held(stub, worker.inventory_id, token) == worker.held, "a call was lost or done twice"
-    print(f"  {sum(worker.calls for worker in workers)} calls, {retried} of them done by their retry")
+    print(f"  {sum(worker.calls for worker in workers)} calls, {retried} of them applied by their retry")
 
 
 class follow(threading.Thread):
@@ -356,8 +356,8 @@ class follow(threading.Thread):
 
 
 TESTS = [
-    certificate_keys_and_flags_are_exchanged_under_load_without_a_failed_call,
-    what_is_under_way_at_sigterm_is_answered_or_done_by_its_retry,
+    certificates_keys_and_flags_are_rotated_under_load_without_a_failed_call,
+    calls_in_flight_at_sigterm_are_answered_or_applied_by_their_retry,
 ]
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The service judged from outside: a client in another language, written from the protos alone.
+"""Conformance of the service with a client in another language that is written from the protos alone.
 
 Its replica applies frames as stream.proto documents them and computes the digest with digest.py, so it shares no code with
 the service. Every mutation is sent, a stream is followed, and what it ends at is compared with GetInventory.
@@ -59,12 +59,12 @@ def generate(folder):
 
 
 def without_ours(environment):
-    """Variables of the tests themselves would be refused as unknown settings."""
+    """Removes the variables of the tests, which the server would reject as unknown settings."""
     return {name: value for name, value in environment.items() if not name.startswith("SLOTCAST_")}
 
 
 class Server:
-    """`slotcast serve` on a free port over a folder."""
+    """`slotcast serve` on a free port with a data folder."""
 
     def __init__(self, data, *arguments, log=None, environment=None):
         listen = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
@@ -84,7 +84,7 @@ class Server:
         self.admin_address = self.process.stdout.readline().removeprefix("admin listening on http://").strip()
 
     def terminate(self):
-        """SIGTERM, and the exit code."""
+        """Sends SIGTERM and returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=15)
 
@@ -94,7 +94,7 @@ class Server:
 
 
 class Client:
-    """Calls with a fresh idempotency key each, and notes which RPCs were called."""
+    """Sends each mutation with a new idempotency key, and records the RPCs that were called."""
 
     def __init__(self, address, caller, called):
         self.channel = grpc.insecure_channel(address)
@@ -107,7 +107,7 @@ class Client:
         return getattr(self.stub, rpc)(request, metadata=self.metadata, timeout=WAIT_S)
 
     def mutate(self, rpc, key=None, session="", predicted=(), **fields):
-        """`fields` is the one field beside the context."""
+        """Sends a mutation; `fields` is its only field besides the context."""
         context = pb.MutationContext(idempotency_key=key or uuid7(), session=session, predicted=predicted)
         return self.call(rpc, getattr(pb, f"{rpc}Request")(context=context, **fields))
 
@@ -119,7 +119,7 @@ class Client:
 
 
 class Replica:
-    """One inventory, as far as the stream has told of it."""
+    """The replica of one inventory."""
 
     def __init__(self):
         self.epoch = self.revision = self.size = None
@@ -128,7 +128,7 @@ class Replica:
         self.slots = {}
 
     def apply(self, change):
-        """As stream.proto says at InventoryChange."""
+        """Applies a change as stream.proto defines it for InventoryChange."""
         if change.absent:
             self.__init__()
             return
@@ -161,7 +161,7 @@ class Replica:
         assert have == change.check, f"DESYNC: the digest should be {change.check:08x} and is {have:08x}"
 
     def predict(self, changed):
-        """Applies what the service is about to; the digest that it will have then."""
+        """Applies a predicted change and returns the expected digest."""
         self.slots |= changed
         self.revision += 1
         mine = self.digest()
@@ -174,7 +174,7 @@ class Replica:
         )
 
     def is_at(self, inventory):
-        """Whether this is what GetInventory tells, wholly."""
+        """Returns whether the replica equals an inventory from GetInventory."""
         version = inventory.version
         if (self.epoch, self.revision) != (version.epoch, version.revision):
             return False
@@ -186,7 +186,7 @@ class Replica:
 
 
 class Follower:
-    """A subscription, read by a thread; messages are applied when they are taken."""
+    """A subscription that a thread reads; `take` applies the messages."""
 
     def __init__(self, client, ids, cursors=None, replicas=None, session=""):
         client.called.add("SubscribeInventory")
@@ -214,7 +214,7 @@ class Follower:
         self.messages.put(None)
 
     def take(self, wait_s=WAIT_S):
-        """Applies the next message and returns it; None at the end of the stream."""
+        """Applies and returns the next message, or None at the end of the stream."""
         taken = self.messages.get(timeout=wait_s)
         if taken is None:
             return None
@@ -230,7 +230,7 @@ class Follower:
         return message
 
     def caught_up(self):
-        """Takes what there was when it subscribed; returns all the changes."""
+        """Takes messages until the caught-up mark and returns their changes."""
         changes = []
         while True:
             message = self.take()
@@ -239,7 +239,7 @@ class Follower:
                 return changes
 
     def converge(self, each=lambda: None):
-        """Takes messages until all replicas are what GetInventory tells; `each` is checked after every message."""
+        """Takes messages until all replicas equal GetInventory; calls `each` after every message."""
         wanted = [self.client.get(name) for name in self.ids]
         while not all(replica.is_at(inventory) for replica, inventory in zip(self.replicas, wanted)):
             assert self.take() is not None, f"the stream ended: {self.error}"
@@ -254,7 +254,7 @@ class Follower:
 
 @contextlib.contextmanager
 def refused(code, reason, **metadata):
-    """The call inside must fail with this code and this google.rpc.ErrorInfo."""
+    """Asserts that the call inside fails with a code and a google.rpc.ErrorInfo."""
     try:
         yield
     except grpc.RpcError as error:
@@ -268,7 +268,7 @@ def refused(code, reason, **metadata):
 
 
 def detail(error, name):
-    """A detail of an error, from the trailer that every gRPC implementation knows."""
+    """Returns a detail of an error from the standard trailer of gRPC."""
     trailers = {key: value for key, value in error.trailing_metadata()}
     status = rich.Status.FromString(trailers["grpc-status-details-bin"])
     assert status.code == error.code().value[0] and status.message == error.details()
@@ -279,7 +279,7 @@ def detail(error, name):
 
 
 class World:
-    """What the checks share: a server, a client, and the catalog."""
+    """A server, a client, and the catalog, which all checks share."""
 
     def __init__(self, data):
         self.data, self.called = data, set()
@@ -334,7 +334,7 @@ def frames_are_small(world):
 
 
 def mutations_converge(world):
-    """random mutations by every RPC: replicas equal GetInventory, and no item is made or lost"""
+    """random mutations by every RPC: replicas equal GetInventory, and no item is created or lost"""
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
     names, items = ["left", "right"], ["oak_log", "oak_planks", "stick", "coal", "torch", "diamond_axe"]
@@ -367,7 +367,7 @@ def mutations_converge(world):
 
 
 def one_mutation(world, chance, names, items):
-    """Carries out one; returns what it made (+) and unmade (-), as (item code, count)."""
+    """Sends one random mutation; returns the created (+) and removed (-) items as (item code, count)."""
     client, code, name = world.client, world.code, chance.choice(names)
     other = names[1 - names.index(name)]
     item, count, slot = chance.choice(items), chance.randint(1, 40), chance.randrange(36)
@@ -415,8 +415,8 @@ def one_mutation(world, chance, names, items):
     return [(code[item], 1 - count)]
 
 
-def transfers_are_whole(world):
-    """a transfer is never seen half: the sum over both sides is the same after every message"""
+def transfers_are_atomic(world):
+    """a transfer is atomic for readers: the sum of both sides is the same after every message"""
     world.create("here", stacks=[(0, ("stone", 64)), (1, ("stone", 64))])
     world.create("there")
     follower = Follower(world.client, ["here", "there"])
@@ -451,7 +451,7 @@ def transfers_are_whole(world):
 
 
 def a_reader_resumes(world):
-    """a reader resumes with what it is missing; from nowhere it gets all, with the reason"""
+    """a reader resumes with a delta from its cursor; from an unknown cursor it gets a full state with the reason"""
     world.create("book", stacks=[(0, ("stone", 64)), (3, ("dirt", 5))])
     first = Follower(world.client, ["book"])
     first.caught_up()
@@ -476,8 +476,8 @@ def a_reader_resumes(world):
     return "2 slots by a delta"
 
 
-def a_deletion_is_told(world):
-    """a deletion and what is created anew under the same id reach the reader, in a new epoch"""
+def a_deletion_is_reported(world):
+    """a deletion and a recreation under the same id reach the reader, in a new epoch"""
     world.create("short", stacks=[(0, ("stone", 1))])
     follower = Follower(world.client, ["short"])
     follower.caught_up()
@@ -498,7 +498,7 @@ def a_deletion_is_told(world):
     return None
 
 
-def what_does_not_exist_is_followed(world):
+def a_nonexistent_inventory_is_followed(world):
     """an inventory that does not exist is absent, and followed once it is created"""
     world.create("early", stacks=[(0, ("stone", 1))])
     follower = Follower(world.client, ["later", "early", "never"])
@@ -514,7 +514,7 @@ def what_does_not_exist_is_followed(world):
 
 
 def predictions_are_checked(world):
-    """a right prediction needs no frame; a wrong one, and a reported desync, are healed by a full one at once"""
+    """a correct prediction needs no frame; a full frame immediately corrects a wrong one and repairs a reported desync"""
     world.create("foretold", stacks=[(0, ("stone", 9))])
     stone = world.code["stone"]
     follower = Follower(world.client, ["foretold"], session="oracle")
@@ -556,7 +556,7 @@ def predictions_are_checked(world):
 
 
 def a_retry_applies_once(world):
-    """the same key and payload again is replayed; with another payload it is refused; other callers have their own"""
+    """the same key and payload is replayed; with another payload it is rejected; keys are scoped by caller"""
     world.create("retry")
     add = pb.AddItem(inventory_id="retry", stack=pb.Stack(item="stone", count=5))
     first = world.client.mutate("AddItem", key="k1", add=add)
@@ -574,7 +574,7 @@ def a_retry_applies_once(world):
 
 
 def errors_are_rich(world):
-    """errors carry google.rpc details: the reason, the figures, the field"""
+    """errors have google.rpc details: the reason, the numbers, the field"""
     world.create("poor", stacks=[(0, ("coal", 2))])
     what = pb.ItemQuantity(item="coal", count=3)
     with refused(grpc.StatusCode.FAILED_PRECONDITION, "NOT_ENOUGH", inventory_id="poor", wanted="3", held="2"):
@@ -621,7 +621,7 @@ def inventories_are_listed(world):
 
 
 def sigterm_drains(world):
-    """SIGTERM ends streams with UNAVAILABLE and a delay to retry after, and the server with exit code 0"""
+    """SIGTERM ends streams with UNAVAILABLE and a retry delay, and the server with exit code 0"""
     follower = Follower(world.client, ["left", "right"])
     follower.caught_up()
     add = pb.AddItem(inventory_id="left", stack=pb.Stack(item="oak_log", count=1), allow_partial=True)
@@ -657,10 +657,10 @@ def every_rpc_was_called(world):
 CHECKS = [
     frames_are_small,
     mutations_converge,
-    transfers_are_whole,
+    transfers_are_atomic,
     a_reader_resumes,
-    a_deletion_is_told,
-    what_does_not_exist_is_followed,
+    a_deletion_is_reported,
+    a_nonexistent_inventory_is_followed,
     predictions_are_checked,
     a_retry_applies_once,
     errors_are_rich,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the service tells of itself, judged from outside: by a collector of its own that takes OTLP, and by promtool.
+"""Telemetry of the service: traces, metrics and logs in an OTLP collector, /metrics checked by promtool, and probes.
 
     SLOTCAST_BIN=target/debug/slotcast tests/python/test_telemetry.py
 
@@ -85,7 +85,7 @@ LINES_MAX = 520
 
 
 class Collector:
-    """Takes OTLP over gRPC and keeps all of it."""
+    """An OTLP collector over gRPC that keeps everything it receives."""
 
     def __init__(self, certificate=None):
         self.spans, self.metrics, self.logs, self.resources, self.tenants = [], {}, [], [], set()
@@ -135,7 +135,7 @@ class Collector:
         return logs.ExportLogsServiceResponse()
 
     def wait_for(self, what, found):
-        """What `found` gives once it is true."""
+        """Waits until `found()` is true and returns its result."""
         with self.changed:
             assert self.changed.wait_for(found, WAIT_S), f"{what} did not come; there are {[span.name for span in self.spans]}"
             return found()
@@ -173,7 +173,7 @@ class Tallying(judge.Client):
         return self.mutate("AddItem", add=pb.AddItem(inventory_id=CHEST, stack=stack), **more)
 
     def within(self, traceparent, call):
-        """Makes a call in a trace."""
+        """Makes a call within a trace."""
         self.metadata.append(("traceparent", traceparent))
         try:
             return call()
@@ -186,7 +186,7 @@ def create(client, inventory_id):
 
 
 def get(server, path):
-    """Status, type and text of an admin page."""
+    """Returns the status, type and text of an admin page."""
     try:
         with urllib.request.urlopen(f"http://{server.admin_address}{path}", timeout=WAIT_S) as reply:
             return reply.status, reply.headers["content-type"], reply.read().decode()
@@ -195,7 +195,7 @@ def get(server, path):
 
 
 class Scrape:
-    """A page of /metrics, read."""
+    """A parsed page of /metrics."""
 
     def __init__(self, server):
         status, kind, self.text = get(server, "/metrics")
@@ -210,7 +210,7 @@ class Scrape:
         return self.values.get((name, frozenset(labels.items())), 0)
 
     def calls(self):
-        """How many have ended, by method and status."""
+        """Returns the number of completed calls, by method and status."""
         found = {}
         for (name, labels), value in self.values.items():
             if name in ("rpc_server_call_duration_seconds_count", "slotcast_stream_duration_seconds_count"):
@@ -221,15 +221,15 @@ class Scrape:
 
 
 def scrape_until(server, is_there):
-    """What has ended at the client may take a moment to end at the server."""
+    """Scrapes until a condition is true: a call can end at the client slightly before it ends at the server."""
     end = time.monotonic() + WAIT_S
     while not is_there(scrape := Scrape(server)):
         assert time.monotonic() < end, f"it did not come to that:\n{scrape.text}"
     return scrape
 
 
-def a_trace_is_whole(folder):
-    """one trace holds the caller's span, the server's call, the commit and the frame; an unsampled one holds nothing"""
+def a_trace_is_complete(folder):
+    """one trace contains the caller's span, the server's call, the commit and the frame; an unsampled one is empty"""
     collector = Collector()
     arguments = ["--otlp-endpoint", collector.endpoint, "--otlp-trace-percent", "100", "--log-format", "json"]
     log_path = folder / "trace.log"
@@ -285,7 +285,7 @@ def a_trace_is_whole(folder):
 
 
 def workload(server):
-    """A bit of everything; gives back the clients and what syncs there were."""
+    """Makes calls of all kinds; returns the clients and the expected syncs."""
     client = Tallying(server.address)
     player = Tallying(server.address, **{"slotcast-player": PLAYER})
     create(client, CHEST)
@@ -325,8 +325,8 @@ def workload(server):
     return client, player, follower, syncs
 
 
-def meters_are_exact(folder):
-    """every meter is there, with its type and unit, by Prometheus and by OTLP, and counts what was done, exactly"""
+def metrics_are_exact(folder):
+    """every metric exists in Prometheus and OTLP with its type and unit, and its value is exact"""
     collector = Collector()
     server = judge.Server(folder / "meters", "--otlp-endpoint", collector.endpoint, "--otlp-trace-percent", "0")
     try:
@@ -393,8 +393,8 @@ def check_counts(scrape, calls, syncs, follower):
     assert len(active) > 5 and not any(active), "calls that have ended are active"
 
 
-def a_collector_may_be_far_away(folder):
-    """over TLS to a collector of one's own authority, with headers that nobody else sees"""
+def export_uses_tls_and_headers(folder):
+    """exports over TLS to a collector with a private CA, with headers that are not logged"""
     authority = pki.Authority()
     chain, key, _ = authority.issue(["127.0.0.1"])
     collector = Collector(types.SimpleNamespace(chain=chain, key=key))
@@ -416,8 +416,8 @@ def a_collector_may_be_far_away(folder):
         collector.stop()
 
 
-def a_dead_collector_is_no_matter(folder):
-    """with a collector that is not there, or that never answers, calls are served and SIGTERM ends in time"""
+def an_unreachable_collector_does_not_affect_calls(folder):
+    """without a reachable collector, calls are served and SIGTERM ends the server in time"""
     silent = socket.create_server(("127.0.0.1", 0))
     refusing = socket.create_server(("127.0.0.1", 0))
     endpoints = {"silent": silent.getsockname()[1], "absent": refusing.getsockname()[1]}
@@ -447,8 +447,8 @@ def a_dead_collector_is_no_matter(folder):
     return ", ".join(f"{name}: ended in {seconds:.1f} s" for name, seconds in took.items())
 
 
-def probes_tell_the_truth(folder):
-    """ready while it serves, 503 with a sentence while it drains, and gRPC health on the same port"""
+def probes_report_readiness(folder):
+    """readiness is 200 while it serves, 503 with an explanation while it drains; gRPC health is on the same port"""
     server = judge.Server(folder / "probes", "--drain-delay-ms", "1000", "--drain-limit-ms", "3000")
     try:
         assert get(server, "/livez")[0] == 200
@@ -473,7 +473,7 @@ def probes_tell_the_truth(folder):
         server.kill()
 
 
-CHECKS = [a_trace_is_whole, meters_are_exact, a_collector_may_be_far_away, a_dead_collector_is_no_matter, probes_tell_the_truth]
+CHECKS = [a_trace_is_complete, metrics_are_exact, export_uses_tls_and_headers, an_unreachable_collector_does_not_affect_calls, probes_report_readiness]
 
 
 def main():

@@ -54,6 +54,7 @@ class Victims:
                 due = time.monotonic()
                 continue
             self.idle.clear()
+            # Time under test: a constant rate of calls.
             time.sleep(max(0, due - time.monotonic()))
             # A late call does not make the next ones come all at once.
             due = max(due + 1 / self.rate, time.monotonic() - 1)

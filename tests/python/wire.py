@@ -1,4 +1,4 @@
-"""HTTP/2 by hand: frames as bytes and a connection that keeps only the rules it is told to keep.
+"""A minimal HTTP/2 client: frames as bytes, and a connection that can violate the protocol.
 
 Requests are written with literal headers; answers are read with PyPI's hpack. Nothing here is a well-behaved client: that
 is grpcio's part.
@@ -43,7 +43,7 @@ def reset(stream, code=8):
 
 
 def number(value, prefix_bits, first=0):
-    """An integer of HPACK."""
+    """Encodes an integer of HPACK."""
     limit = (1 << prefix_bits) - 1
     if value < limit:
         return bytes([first | value])
@@ -83,12 +83,12 @@ def messages(octets):
 
 
 class Closed(Exception):
-    """The server has ended the connection; says how."""
+    """The server has closed the connection; the message tells how."""
 
 
 @dataclasses.dataclass
 class Stream:
-    """What has come on one stream."""
+    """The received content of one stream."""
 
     headers: dict = dataclasses.field(default_factory=dict)
     data: bytearray = dataclasses.field(default_factory=bytearray)
@@ -103,12 +103,12 @@ class Stream:
 
     @property
     def status(self):
-        """That of gRPC, as a number; None if there was none."""
+        """The gRPC status as a number, or None."""
         code = self.headers.get("grpc-status")
         return None if code is None else int(code)
 
     def told(self):
-        """The end of the call in a few words."""
+        """Returns a summary of the end of the call."""
         if self.status is not None:
             return f"grpc-status {self.status} {self.headers.get('grpc-message', '')}".strip()
         if self.reset is not None:
@@ -240,11 +240,11 @@ class Connection:
         return self.streams.setdefault(stream, Stream())
 
     def greet(self, wait_s=5):
-        """Waits for the server's SETTINGS; whether they came."""
+        """Waits for the server's SETTINGS, and returns whether they came."""
         return self.until(lambda: self.greeted, wait_s)
 
     def until(self, done, wait_s):
-        """Reads until `done()` or the time is over; whether it was done."""
+        """Reads until `done()` or a timeout, and returns whether it was done."""
         deadline = time.monotonic() + wait_s
         while not done():
             left = deadline - time.monotonic()
@@ -290,7 +290,7 @@ class Connection:
         return state
 
     def call(self, block, body=b"", end=True, wait_s=5):
-        """A call and its end, or how the connection ended instead."""
+        """Makes a call, and returns its end or the end of the connection."""
         with contextlib.suppress(Closed):
             return self.outcome(self.begin(block, body, end), wait_s)
         return Stream()

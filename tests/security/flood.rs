@@ -1,10 +1,10 @@
-//! Many wrong tokens from one address.
+//! Many invalid tokens from one address.
 //!
-//! `cargo test --test security -- --nocapture flood` prints how long somebody else's calls take meanwhile.
+//! `cargo test --test security -- --nocapture flood` prints the latency of another caller's calls meanwhile.
 
-use crate::common::told;
+use crate::common::error_of;
 use crate::messages;
-use crate::secured::{Secured, bearer, call, connect};
+use crate::secured::{SecuredServer, bearer, call, connect};
 use crate::tokens::{Login, SigningKey, claims};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +16,8 @@ use tonic_types::StatusExt;
 const CALLS: usize = 500;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_wrong_tokens_is_refused_unseen_and_known_callers_of_that_address_go_on() {
-    let server = Secured::start_with(Login::verifier).await;
+async fn a_flood_of_invalid_tokens_is_rejected_unverified_and_verified_callers_of_the_address_are_served() {
+    let server = SecuredServer::start_with(Login::verifier).await;
     let key = SigningKey::es256("es");
     server.login.publish(&[&server.key, &key]);
     server.verifier.refresh().await;
@@ -27,25 +27,25 @@ async fn a_flood_of_wrong_tokens_is_refused_unseen_and_known_callers_of_that_add
     server.call(&known, &path, &message).await.unwrap();
     println!("calls alone: {}", percentiles(&server, &known).await);
 
-    // Its signature is as long as a right one, and costs as much.
+    // The signature has the length of a valid one, and costs as much to verify.
     let forged = bearer(&SigningKey::es256("es").sign(&claims("lobby", "admin")));
-    let (going, told_so_far) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::new(BTreeMap::new())));
+    let (going, replies_so_far) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::new(BTreeMap::new())));
     let mut floods = Vec::new();
     for _ in 0..16 {
         let channel = connect(&server.running).await;
-        let (forged, going, told_so_far) = (forged.clone(), going.clone(), told_so_far.clone());
+        let (forged, going, replies_so_far) = (forged.clone(), going.clone(), replies_so_far.clone());
         floods.push(tokio::spawn(async move {
             let (path, message) = messages::catalog();
             while going.load(Ordering::Relaxed) {
-                let status = call(&channel, &forged, &path, &message).await.expect_err("it is forged");
+                let status = call(&channel, &forged, &path, &message).await.expect_err("the token is forged");
                 let is_asked_to_wait = status.get_details_retry_info().is_some();
                 assert_eq!(status.code() == Code::ResourceExhausted, is_asked_to_wait);
-                let reason = told(&status).1;
-                *told_so_far.lock().unwrap().entry(reason).or_insert(0_u64) += 1;
+                let reason = error_of(&status).1;
+                *replies_so_far.lock().unwrap().entry(reason).or_insert(0_u64) += 1;
             }
         }));
     }
-    let refused = || told_so_far.lock().unwrap().get("RATE_LIMITED").copied().unwrap_or_default();
+    let refused = || replies_so_far.lock().unwrap().get("RATE_LIMITED").copied().unwrap_or_default();
     let begin = Instant::now();
     while refused() == 0 {
         assert!(begin.elapsed() < Duration::from_secs(30), "the flood is never refused");
@@ -56,19 +56,19 @@ async fn a_flood_of_wrong_tokens_is_refused_unseen_and_known_callers_of_that_add
     for flood in floods {
         flood.await.unwrap();
     }
-    let told_so_far = told_so_far.lock().unwrap();
-    println!("the flood was told in {:?}: {told_so_far:?}", begin.elapsed());
-    let reasons: Vec<_> = told_so_far.keys().map(String::as_str).collect();
+    let replies_so_far = replies_so_far.lock().unwrap();
+    println!("the flood was told in {:?}: {replies_so_far:?}", begin.elapsed());
+    let reasons: Vec<_> = replies_so_far.keys().map(String::as_str).collect();
     assert_eq!(reasons, ["RATE_LIMITED", "TOKEN_INVALID"]);
 }
 
-/// No call fails.
-async fn percentiles(server: &Secured, shown: &crate::secured::Shown) -> String {
+/// Measures calls of which none may fail.
+async fn percentiles(server: &SecuredServer, credentials: &crate::secured::Credentials) -> String {
     let (path, message) = messages::catalog();
     let mut took = Vec::new();
     for _ in 0..CALLS {
         let begin = Instant::now();
-        server.call(shown, &path, &message).await.expect("it is known");
+        server.call(credentials, &path, &message).await.expect("the caller is verified");
         took.push(begin.elapsed());
     }
     took.sort_unstable();

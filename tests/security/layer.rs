@@ -1,6 +1,6 @@
-//! The identity layer alone, with client certificates as the transport hands them over.
+//! The identity layer alone, with client certificates as the transport provides them.
 
-use crate::common::told;
+use crate::common::error_of;
 use crate::tokens::{Login, SigningKey, claims};
 use http::{Request, Response};
 use rcgen::{CertificateParams, KeyPair};
@@ -18,7 +18,7 @@ fn certificate(name: &str) -> Vec<u8> {
     parameters.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
 }
 
-/// Who it is to the service behind the layer.
+/// Returns the caller that the service behind the layer sees.
 async fn identify(
     verifier: &Arc<Verifier>,
     der: Option<Vec<u8>>,
@@ -41,7 +41,7 @@ async fn identify(
 }
 
 #[tokio::test]
-async fn a_token_decides_alone_and_without_one_the_certificate_does() {
+async fn a_token_overrides_the_client_certificate() {
     let key = SigningKey::ed25519("ed");
     let login = Login::new(&[&key]);
     let certificates = vec![
@@ -65,11 +65,11 @@ async fn a_token_decides_alone_and_without_one_the_certificate_does() {
     let alex = identify(&verifier, Some(certificate("lobby.example")), &good).await.unwrap();
     assert_eq!((alex.caller.as_str(), alex.role), ("alex", Role::Player), "the token, although it may do less");
     let both = identify(&verifier, Some(certificate("lobby.example")), &token("nonsense")).await.unwrap_err();
-    assert_eq!(told(&both).1, "TOKEN_INVALID", "a bad token is not made good by a certificate");
+    assert_eq!(error_of(&both).1, "TOKEN_INVALID", "a bad token is not made good by a certificate");
     let basic = [("authorization", "Basic x".to_owned())];
     let both = identify(&verifier, Some(certificate("lobby.example")), &basic).await.unwrap_err();
-    assert_eq!(told(&both).1, "TOKEN_INVALID");
+    assert_eq!(error_of(&both).1, "TOKEN_INVALID");
     for unknown in [None, Some(certificate("other.example")), Some(b"nonsense".to_vec())] {
-        assert_eq!(told(&identify(&verifier, unknown, &[]).await.unwrap_err()).1, "TOKEN_MISSING");
+        assert_eq!(error_of(&identify(&verifier, unknown, &[]).await.unwrap_err()).1, "TOKEN_MISSING");
     }
 }

@@ -1,6 +1,6 @@
 //! A valid message for each method, with its path.
 
-use crate::common::{add, craft, delete, drop, quantity, remove, set, shift, slot_stack, stack, transfer};
+use crate::common::{add, craft, delete, drop, move_item, quantity, remove, set, slot_stack, stack, transfer};
 use prost::Message;
 use slotcast::client::fresh_context;
 use slotcast::wire::v1;
@@ -49,7 +49,7 @@ pub fn create(id: &str, owner: &str, stacks: &[(u32, &str, u32)]) -> Operation {
     })
 }
 
-/// By the operation's own RPC.
+/// Returns the call of the operation's own RPC.
 pub fn mutation(operation: Operation) -> Call {
     let context = Some(fresh_context());
     match operation {
@@ -63,7 +63,7 @@ pub fn mutation(operation: Operation) -> Call {
         Operation::Remove(remove) => {
             inventory_call("RemoveItem", &v1::RemoveItemRequest { context, remove: Some(remove) })
         }
-        Operation::Move(wanted) => inventory_call("MoveItem", &v1::MoveItemRequest { context, r#move: Some(wanted) }),
+        Operation::Move(shifted) => inventory_call("MoveItem", &v1::MoveItemRequest { context, r#move: Some(shifted) }),
         Operation::Drop(drop) => inventory_call("DropItem", &v1::DropItemRequest { context, drop: Some(drop) }),
         Operation::Craft(craft) => inventory_call("CraftItem", &v1::CraftItemRequest { context, craft: Some(craft) }),
         Operation::Transfer(transfer) => {
@@ -81,8 +81,8 @@ pub fn transact(operations: Vec<Operation>) -> Call {
     inventory_call("Transact", &v1::TransactRequest { context: Some(fresh_context()), operations })
 }
 
-/// Every RPC that changes something, in an order in which each of them works. `from` holds 8 oak logs in slot 0 and 3 apples
-/// in slot 1, `box` is made and deleted.
+/// Returns every RPC that changes something, in an order in which each succeeds. `from` has 8 oak logs in slot 0 and 3
+/// apples in slot 1; `box` is created and deleted.
 pub fn mutations(from: &str, to: &str) -> Vec<Call> {
     let stacks = vec![slot_stack(4, "apple", 2)];
     let apples = Some(v1::transfer_item::What::Item(quantity("apple", 1)));
@@ -99,7 +99,7 @@ pub fn mutations(from: &str, to: &str) -> Vec<Call> {
         mutation(delete("box")),
         mutation(add(from, "dirt", 4)),
         mutation(remove(from, "dirt", 1)),
-        mutation(shift(from, 0, 8, Some(2))),
+        mutation(move_item(from, 0, 8, Some(2))),
         mutation(drop(from, 8, Some(1))),
         mutation(craft(from, "oak_planks", 1)),
         mutation(transfer(from, to, "apple", 1)),
@@ -117,7 +117,7 @@ pub fn rollout() -> Call {
     admin_call("GetRollout", &v1::GetRolloutRequest {})
 }
 
-/// Every RPC of AdminService; the last one ends the server.
+/// Returns every RPC of AdminService; the last one stops the server.
 pub fn admin() -> Vec<Call> {
     let reason = String::from("a test");
     let update = v1::UpdateRolloutRequest { reason: reason.clone(), delta_percent: Some(7), ..Default::default() };

@@ -1,8 +1,8 @@
-//! Keys exchanged while calls and streams go on.
+//! Rotation of signing keys while calls and streams continue.
 
-use crate::common::told;
+use crate::common::error_of;
 use crate::messages;
-use crate::secured::{Secured, bearer, call};
+use crate::secured::{SecuredServer, bearer, call};
 use crate::tokens::{SigningKey, claims};
 use slotcast::identity::Verifier;
 use std::sync::Arc;
@@ -11,25 +11,25 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
-/// Until the server, which looks every second, has taken or refused so many files.
-async fn reloads(verifier: &Verifier, wanted: (u64, u64)) {
+/// Waits until the server, which checks the file every second, has accepted or rejected a number of files.
+async fn reloads(verifier: &Verifier, expected: (u64, u64)) {
     let begin = Instant::now();
-    while (verifier.reloads().succeeded(), verifier.reloads().failed()) != wanted {
-        assert!(begin.elapsed() < Duration::from_secs(10), "{:?} instead of {wanted:?}", verifier.reloads());
+    while (verifier.reloads().succeeded(), verifier.reloads().failed()) != expected {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?} instead of {expected:?}", verifier.reloads());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_are_exchanged_under_load_without_one_failed_call_and_a_removed_one_ends_its_streams() {
-    let server = Secured::start().await;
+async fn keys_are_rotated_under_load_without_failed_calls_and_a_removed_key_ends_its_streams() {
+    let server = SecuredServer::start().await;
     server.mutate(messages::mutation(messages::create("steve", "steve", &[(0, "apple", 3)]))).await;
     let (old, new) = (server.key.clone(), SigningKey::es256("new"));
     let by_old = bearer(&old.sign(&claims("steve", "player")));
     let mut by_old_stream = server.subscribe(&by_old, "steve").await.unwrap();
     by_old_stream.message().await.unwrap().unwrap();
 
-    // Callers sign each token anew, so that no memory of them hides anything.
+    // Callers sign a new token for each call, so that the cache of verified tokens is never used.
     let (signer, signs) = watch::channel(Some(old.clone()));
     let calls = Arc::new(AtomicU64::new(0));
     let callers = (0..4).map(|_| {
@@ -39,8 +39,8 @@ async fn keys_are_exchanged_under_load_without_one_failed_call_and_a_removed_one
             loop {
                 let Some(key) = signs.borrow().clone() else { return Ok::<(), Status>(()) };
                 let number = calls.fetch_add(1, Ordering::Relaxed);
-                let shown = bearer(&key.sign(&claims(&format!("lobby-{number}"), "service")));
-                call(&channel, &shown, &path, &message).await?;
+                let credentials = bearer(&key.sign(&claims(&format!("lobby-{number}"), "service")));
+                call(&channel, &credentials, &path, &message).await?;
             }
         })
     });
@@ -54,7 +54,7 @@ async fn keys_are_exchanged_under_load_without_one_failed_call_and_a_removed_one
     let by_new = bearer(&new.sign(&claims("steve", "player")));
     let mut by_new_stream = server.subscribe(&by_new, "steve").await.unwrap();
     by_new_stream.message().await.unwrap().unwrap();
-    // Whoever still had a token of the old key has used it.
+    // All tokens signed with the old key have been used.
     let before = calls.load(Ordering::Relaxed);
     while calls.load(Ordering::Relaxed) < before + 50 {
         tokio::task::yield_now().await;
@@ -70,10 +70,10 @@ async fn keys_are_exchanged_under_load_without_one_failed_call_and_a_removed_one
     let ended = ended.unwrap();
     println!("the stream of the removed key ended {:?} after the reload", removed.elapsed());
     assert!(removed.elapsed() < Duration::from_secs(5));
-    assert_eq!((told(&ended).0, told(&ended).1.as_str()), (Code::Unauthenticated, "TOKEN_INVALID"));
+    assert_eq!((error_of(&ended).0, error_of(&ended).1.as_str()), (Code::Unauthenticated, "TOKEN_INVALID"));
     let (path, message) = messages::get("steve");
     let refused = server.call(&by_old, &path, &message).await.unwrap_err();
-    assert_eq!(told(&refused).1, "TOKEN_INVALID");
+    assert_eq!(error_of(&refused).1, "TOKEN_INVALID");
 
     signer.send_replace(None);
     for caller in callers {

@@ -1,4 +1,4 @@
-//! A server that verifies its callers, and calls by path with any metadata.
+//! A server with authentication, and calls by path with any metadata.
 
 use crate::common::MemoryStore;
 use crate::raw_codec::RawCodec;
@@ -16,10 +16,10 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-/// What a caller shows, as metadata.
-pub type Shown = Vec<(&'static str, String)>;
+/// The credentials of a caller, as metadata.
+pub type Credentials = Vec<(&'static str, String)>;
 
-pub struct Secured {
+pub struct SecuredServer {
     pub running: RunningServer,
     pub login: Login,
     pub key: SigningKey,
@@ -27,12 +27,12 @@ pub struct Secured {
     pub channel: Channel,
 }
 
-impl Secured {
+impl SecuredServer {
     pub async fn start() -> Self {
         Self::start_with(Login::verifier).await
     }
 
-    /// With a key of Ed25519, and no limit of requests, so that no other refusal comes first.
+    /// Starts a server with an Ed25519 key and without a request limit, so that no other error comes first.
     pub async fn start_with(verifier: impl FnOnce(&Login) -> Arc<Verifier>) -> Self {
         let key = SigningKey::ed25519("ed");
         let login = Login::new(&[&key]);
@@ -49,16 +49,16 @@ impl Secured {
         Self { running, login, key, verifier, channel }
     }
 
-    /// What somebody of this role shows.
-    pub fn shown(&self, name: &str, role: &str) -> Shown {
+    /// Returns the credentials of a caller with a role.
+    pub fn credentials(&self, name: &str, role: &str) -> Credentials {
         bearer(&self.key.sign(&claims(name, role)))
     }
 
-    pub async fn call(&self, shown: &Shown, path: &str, message: &[u8]) -> Result<Vec<u8>, Status> {
-        call(&self.channel, shown, path, message).await
+    pub async fn call(&self, credentials: &Credentials, path: &str, message: &[u8]) -> Result<Vec<u8>, Status> {
+        call(&self.channel, credentials, path, message).await
     }
 
-    /// By the lobby, a service.
+    /// Sends a mutation by `lobby`, a service.
     pub async fn mutate(&self, call: (String, Vec<u8>)) {
         self.mutate_by(&self.key, call).await;
     }
@@ -67,8 +67,8 @@ impl Secured {
         self.call(&bearer(&key.sign(&claims("lobby", "service"))), &path, &message).await.unwrap();
     }
 
-    pub async fn subscribe(&self, shown: &Shown, id: &str) -> Result<Opened, Status> {
-        subscribe(&self.channel, shown, &[id]).await
+    pub async fn subscribe(&self, credentials: &Credentials, id: &str) -> Result<Opened, Status> {
+        subscribe(&self.channel, credentials, &[id]).await
     }
 }
 
@@ -78,31 +78,31 @@ pub async fn connect(running: &RunningServer) -> Channel {
     Endpoint::from_shared(running.uri()).unwrap().connect().await.unwrap()
 }
 
-pub fn bearer(token: &str) -> Shown {
+pub fn bearer(token: &str) -> Credentials {
     vec![("authorization", format!("Bearer {token}"))]
 }
 
-/// With notices.
-pub async fn subscribe(channel: &Channel, shown: &Shown, ids: &[&str]) -> Result<Opened, Status> {
+/// Subscribes with notices.
+pub async fn subscribe(channel: &Channel, credentials: &Credentials, ids: &[&str]) -> Result<Opened, Status> {
     let watch = |id: &&str| v1::Watch { inventory_id: (*id).into(), ..v1::Watch::default() };
     let inventories = ids.iter().map(watch).collect();
     let message = v1::SubscribeInventoryRequest { inventories, notices: true, ..Default::default() };
     let mut client = v1::inventory_service_client::InventoryServiceClient::new(channel.clone());
-    client.subscribe_inventory(showing(shown, message)).await.map(tonic::Response::into_inner)
+    client.subscribe_inventory(with_credentials(credentials, message)).await.map(tonic::Response::into_inner)
 }
 
-/// The first message of the answer, whether there may be more or not.
-pub async fn call(channel: &Channel, shown: &Shown, path: &str, message: &[u8]) -> Result<Vec<u8>, Status> {
+/// Returns the first message of the reply.
+pub async fn call(channel: &Channel, credentials: &Credentials, path: &str, message: &[u8]) -> Result<Vec<u8>, Status> {
     let mut grpc = Grpc::new(channel.clone());
     grpc.ready().await.unwrap();
-    let request = showing(shown, message.to_vec());
+    let request = with_credentials(credentials, message.to_vec());
     let mut answer = grpc.server_streaming(request, path.parse().unwrap(), RawCodec).await?.into_inner();
     answer.message().await.map(|message| message.expect("an answer"))
 }
 
-fn showing<T>(shown: &Shown, message: T) -> Request<T> {
+fn with_credentials<T>(credentials: &Credentials, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    for (name, value) in shown {
+    for (name, value) in credentials {
         let value: MetadataValue<Ascii> = value.parse().unwrap();
         request.metadata_mut().append(*name, value);
     }

@@ -1,8 +1,8 @@
 //! Streams of players over real connections.
 
-use crate::common::{add, delete, told};
+use crate::common::{add, delete, error_of};
 use crate::messages::{create, mutation, subscribe as subscribing, transact};
-use crate::secured::{Opened, Secured, bearer, connect, subscribe};
+use crate::secured::{Opened, SecuredServer, bearer, connect, subscribe};
 use crate::tokens::{SetClock, claims_but, now_s};
 use futures_util::future::join_all;
 use serde_json::json;
@@ -10,11 +10,12 @@ use slotcast::wire::v1;
 use std::time::{Duration, Instant};
 use tonic::{Code, Status};
 
-/// Everything until the stream ends, and how.
+/// Reads the stream to its end, and returns the messages and the final status.
 async fn rest(stream: &mut Opened) -> (Vec<v1::SubscribeInventoryResponse>, Status) {
     let mut messages = Vec::new();
     loop {
-        let message = tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("it ends");
+        let message =
+            tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("the stream ends in time");
         match message {
             Ok(message) => messages.push(message.expect("a stream ends with a status only")),
             Err(status) => return (messages, status),
@@ -23,9 +24,9 @@ async fn rest(stream: &mut Opened) -> (Vec<v1::SubscribeInventoryResponse>, Stat
 }
 
 #[tokio::test]
-async fn case_41_a_token_that_expires_in_mid_stream_ends_it_within_five_seconds() {
+async fn case_41_an_expired_token_ends_its_stream_within_five_seconds() {
     let clock = SetClock::new();
-    let server = Secured::start_with(|login| login.verifier_at(&clock)).await;
+    let server = SecuredServer::start_with(|login| login.verifier_at(&clock)).await;
     server.mutate(mutation(create("steve", "steve", &[(0, "apple", 3)]))).await;
     let token =
         |seconds: u64| bearer(&server.key.sign(&claims_but("steve", "player", json!({ "exp": now_s() + seconds }))));
@@ -39,7 +40,7 @@ async fn case_41_a_token_that_expires_in_mid_stream_ends_it_within_five_seconds(
     let (messages, status) = rest(&mut short).await;
     println!("the stream ended {:?} after its token", begin.elapsed());
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
-    assert_eq!((messages.len(), told(&status)), (0, (Code::Unauthenticated, "TOKEN_EXPIRED".into(), None)));
+    assert_eq!((messages.len(), error_of(&status)), (0, (Code::Unauthenticated, "TOKEN_EXPIRED".into(), None)));
     server.mutate(mutation(add("steve", "dirt", 1))).await;
     long.message().await.unwrap().expect("the other one goes on");
 }
@@ -49,16 +50,16 @@ fn absent(watch: u32) -> v1::InventoryChange {
 }
 
 async fn next(stream: &mut Opened) -> v1::SubscribeInventoryResponse {
-    let message = tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("it comes");
+    let message = tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("a message in time");
     message.unwrap().expect("the stream goes on")
 }
 
 #[tokio::test]
-async fn case_42_an_inventory_that_is_anothers_now_is_absent_and_followed_again_when_it_is_the_players_again() {
-    let server = Secured::start().await;
-    let (steve, lobby) = (server.shown("steve", "player"), server.shown("lobby", "service"));
+async fn case_42_an_inventory_given_to_another_player_is_absent_until_it_is_returned() {
+    let server = SecuredServer::start().await;
+    let (steve, lobby) = (server.credentials("steve", "player"), server.credentials("lobby", "service"));
     server.mutate(mutation(create("bag", "steve", &[]))).await;
-    for (id, at_once) in [("a", true), ("b", false)] {
+    for (id, immediate) in [("a", true), ("b", false)] {
         server.mutate(mutation(create(id, "steve", &[(0, "apple", 3)]))).await;
         let mut stream = subscribe(&server.channel, &steve, &["bag", id]).await.unwrap();
         let mut trusted = server.subscribe(&lobby, id).await.unwrap();
@@ -66,7 +67,7 @@ async fn case_42_an_inventory_that_is_anothers_now_is_absent_and_followed_again_
             next(stream).await;
         }
         let anew = create(id, "alex", &[(0, "diamond_sword", 1)]);
-        if at_once {
+        if immediate {
             server.mutate(transact(vec![delete(id), anew])).await;
         } else {
             server.mutate(mutation(delete(id))).await;
@@ -76,7 +77,7 @@ async fn case_42_an_inventory_that_is_anothers_now_is_absent_and_followed_again_
         assert_eq!(message, v1::SubscribeInventoryResponse { changes: vec![absent(1)], ..Default::default() });
         server.mutate(mutation(add(id, "diamond_axe", 1))).await;
         while !next(&mut trusted).await.changes.iter().any(|change| !change.absent) {}
-        // The next that comes is of the bag: what happened to the other one was not told.
+        // The next message is about the bag: the change of the other inventory was not reported.
         server.mutate(mutation(add("bag", "dirt", 1))).await;
         let message = next(&mut stream).await;
         let told: Vec<_> = message.notices.iter().map(|notice| (notice.watch, notice.kind())).collect();
@@ -92,13 +93,13 @@ async fn case_42_an_inventory_that_is_anothers_now_is_absent_and_followed_again_
 }
 
 #[tokio::test]
-async fn to_a_player_anothers_nobodys_and_no_inventory_are_the_same_first_message_to_the_byte() {
-    let server = Secured::start().await;
+async fn unreadable_and_nonexistent_inventories_have_identical_first_messages() {
+    let server = SecuredServer::start().await;
     server.mutate(mutation(create("alex", "alex", &[(0, "apple", 3)]))).await;
     server.mutate(mutation(create("chest", "", &[(0, "apple", 3)]))).await;
     server.mutate(mutation(create("gone", "steve", &[(0, "apple", 3)]))).await;
     server.mutate(mutation(delete("gone"))).await;
-    let steve = server.shown("steve", "player");
+    let steve = server.credentials("steve", "player");
     for id in ["alex", "chest", "gone", "nowhere"] {
         let (path, message) = subscribing(&[id]);
         let answer = server.call(&steve, &path, &message).await.unwrap();
@@ -109,10 +110,10 @@ async fn to_a_player_anothers_nobodys_and_no_inventory_are_the_same_first_messag
 }
 
 #[tokio::test]
-async fn an_inventory_made_anew_for_the_same_player_is_followed_on() {
-    let server = Secured::start().await;
+async fn an_inventory_recreated_for_the_same_player_is_followed_again() {
+    let server = SecuredServer::start().await;
     server.mutate(mutation(create("steve", "steve", &[(0, "apple", 3)]))).await;
-    let mut stream = server.subscribe(&server.shown("steve", "player"), "steve").await.unwrap();
+    let mut stream = server.subscribe(&server.credentials("steve", "player"), "steve").await.unwrap();
     stream.message().await.unwrap().unwrap();
     server.mutate(mutation(delete("steve"))).await;
     server.mutate(mutation(create("steve", "steve", &[(0, "dirt", 1)]))).await;
@@ -124,15 +125,15 @@ async fn an_inventory_made_anew_for_the_same_player_is_followed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_40_ten_thousand_streams_by_one_player_are_refused_and_others_unharmed() {
+async fn case_40_ten_thousand_streams_of_one_player_are_rejected_without_affecting_others() {
     const ATTEMPTS: usize = 10_000;
-    let server = Secured::start().await;
+    let server = SecuredServer::start().await;
     for name in ["steve", "alex"] {
         server.mutate(mutation(create(name, name, &[]))).await;
     }
-    let mut alex = server.subscribe(&server.shown("alex", "player"), "alex").await.unwrap();
+    let mut alex = server.subscribe(&server.credentials("alex", "player"), "alex").await.unwrap();
     alex.message().await.unwrap().unwrap();
-    let steve = server.shown("steve", "player");
+    let steve = server.credentials("steve", "player");
     let channels = join_all((0..4).map(|_| connect(&server.running))).await;
     let hoarders = channels.into_iter().map(|channel| {
         let steve = steve.clone();
@@ -144,7 +145,7 @@ async fn case_40_ten_thousand_streams_by_one_player_are_refused_and_others_unhar
                         Ok(stream) => open.push(stream),
                         Err(status) => {
                             assert_eq!(
-                                (told(&status).0, told(&status).1.as_str()),
+                                (error_of(&status).0, error_of(&status).1.as_str()),
                                 (Code::ResourceExhausted, "TOO_MANY_STREAMS")
                             );
                             refused += 1;

@@ -1,8 +1,8 @@
-//! Each way in, each role and each method: what is told, and that nothing has changed.
+//! The status of each method for each role and each kind of credentials; a failed call changes nothing.
 
-use crate::common::told;
+use crate::common::error_of;
 use crate::messages::{self, Call, READS};
-use crate::secured::{Secured, Shown, bearer};
+use crate::secured::{Credentials, SecuredServer, bearer};
 use crate::tokens::{SigningKey, base64url, claims, claims_but, jwks, now_s};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use prost_reflect::DescriptorPool;
@@ -23,18 +23,18 @@ const NO_METHOD: Expected = Err((Code::Unimplemented, "UNKNOWN_METHOD"));
 
 struct Row {
     caller: &'static str,
-    shown: Shown,
+    credentials: Credentials,
     call: Call,
     on: &'static str,
     expected: Expected,
 }
 
-fn row(caller: &'static str, shown: &Shown, call: Call, on: &'static str, expected: Expected) -> Row {
-    Row { caller, shown: shown.clone(), call, on, expected }
+fn row(caller: &'static str, credentials: &Credentials, call: Call, on: &'static str, expected: Expected) -> Row {
+    Row { caller, credentials: credentials.clone(), call, on, expected }
 }
 
-/// Tokens that are no good, each on a call that a good one may make.
-fn bad_tokens(server: &Secured) -> Vec<Row> {
+/// Invalid tokens, each on a call that is permitted with a valid one.
+fn bad_tokens(server: &SecuredServer) -> Vec<Row> {
     let key = &server.key;
     let signed = |changed| bearer(&key.sign(&claims_but("steve", "player", changed)));
     let payload = base64url(claims("steve", "player").to_string().as_bytes());
@@ -50,7 +50,7 @@ fn bad_tokens(server: &Secured) -> Vec<Row> {
         ["ed", "other"].map(|id| bearer(&SigningKey::ed25519(id).sign(&claims("steve", "player"))));
     let rsa = bearer(&SigningKey::rs256("ed").sign(&claims("steve", "player")));
     let twice = [bearer(&good), bearer(&good)].concat();
-    let rows: Vec<(&'static str, Shown, Expected)> = vec![
+    let rows: Vec<(&'static str, Credentials, Expected)> = vec![
         ("no token", vec![], MISSING),
         (
             "a caller that names itself",
@@ -85,7 +85,7 @@ fn bad_tokens(server: &Secured) -> Vec<Row> {
     ];
     let mut rows: Vec<Row> = rows
         .into_iter()
-        .map(|(name, shown, expected)| row(name, &shown, messages::get("steve"), "its own", expected))
+        .map(|(name, credentials, expected)| row(name, &credentials, messages::get("steve"), "its own", expected))
         .collect();
     rows.push(row("no token", &vec![], messages::reflection(), "", MISSING));
     rows.push(row("no token", &vec![], ("/slotcast.v1.Nowhere/Get".into(), vec![]), "", MISSING));
@@ -96,9 +96,9 @@ fn bad_tokens(server: &Secured) -> Vec<Row> {
     rows
 }
 
-/// What those who are known may not do.
-fn too_much(server: &Secured) -> Vec<Row> {
-    let (steve, lobby) = (server.shown("steve", "player"), server.shown("lobby", "service"));
+/// Calls that authenticated callers are not permitted.
+fn denied(server: &SecuredServer) -> Vec<Row> {
+    let (steve, lobby) = (server.credentials("steve", "player"), server.credentials("lobby", "service"));
     let as_player = |name: &str| [steve.clone(), vec![("slotcast-player", name.to_owned())]].concat();
     let mut rows = Vec::new();
     for (id, on) in [("alex", "another's"), ("chest", "nobody's"), ("nowhere", "what is not there")] {
@@ -118,10 +118,10 @@ fn too_much(server: &Secured) -> Vec<Row> {
     let two = [as_player("steve"), vec![("slotcast-player", "alex".to_owned())]].concat();
     let unknown_player = Err((Code::InvalidArgument, "INVALID_ARGUMENT"));
     rows.push(row("player, as two", &two, messages::get("steve"), "its own", unknown_player));
-    for (caller, shown) in [("player", &steve), ("service", &lobby)] {
-        rows.extend(messages::admin().into_iter().map(|call| row(caller, shown, call, "", ROLE_TOO_LOW)));
+    for (caller, credentials) in [("player", &steve), ("service", &lobby)] {
+        rows.extend(messages::admin().into_iter().map(|call| row(caller, credentials, call, "", ROLE_TOO_LOW)));
         for path in ["/slotcast.v1.InventoryService/Steal", "/slotcast.v2.AdminService/Drain", "/"] {
-            rows.push(row(caller, shown, (path.into(), vec![]), "", NO_METHOD));
+            rows.push(row(caller, credentials, (path.into(), vec![]), "", NO_METHOD));
         }
     }
     let not_found = Err((Code::NotFound, "INVENTORY_NOT_FOUND"));
@@ -129,12 +129,13 @@ fn too_much(server: &Secured) -> Vec<Row> {
     rows
 }
 
-/// What each may do; reads first, and what ends the server last.
-fn allowed(server: &Secured) -> Vec<Row> {
-    let [steve, lobby, operator] =
-        [("steve", "player"), ("lobby", "service"), ("olga", "admin")].map(|(name, role)| server.shown(name, role));
-    let with =
-        |shown: &Shown, more: &'static str, value: &str| [shown.clone(), vec![(more, value.to_owned())]].concat();
+/// Calls that each role is permitted; reads come first, and the call that stops the server last.
+fn allowed(server: &SecuredServer) -> Vec<Row> {
+    let [steve, lobby, operator] = [("steve", "player"), ("lobby", "service"), ("olga", "admin")]
+        .map(|(name, role)| server.credentials(name, role));
+    let with = |credentials: &Credentials, more: &'static str, value: &str| {
+        [credentials.clone(), vec![(more, value.to_owned())]].concat()
+    };
     let reads = |id| {
         [messages::get(id), messages::subscribe(&[id]), messages::report(id), messages::list(id), messages::catalog()]
     };
@@ -146,16 +147,16 @@ fn allowed(server: &Secured) -> Vec<Row> {
         row("service for a player", &with(&lobby, "slotcast-player", "alex"), messages::get("steve"), "any", OK),
         row("service", &lobby, messages::list(""), "all", OK),
     ];
-    for (caller, shown) in [("player", &steve), ("service", &lobby), ("admin", &operator)] {
-        rows.extend(reads("steve").into_iter().map(|call| row(caller, shown, call, "its own", OK)));
-        rows.push(row(caller, shown, messages::reflection(), "", OK));
+    for (caller, credentials) in [("player", &steve), ("service", &lobby), ("admin", &operator)] {
+        rows.extend(reads("steve").into_iter().map(|call| row(caller, credentials, call, "its own", OK)));
+        rows.push(row(caller, credentials, messages::reflection(), "", OK));
     }
-    // To a player they are absent on its stream.
+    // On a player's stream they are absent.
     for (id, on) in [("alex", "another's"), ("chest", "nobody's"), ("nowhere", "what is not there")] {
         rows.extend([&[id][..], &["steve", id]].map(|ids| row("player", &steve, messages::subscribe(ids), on, OK)));
     }
-    for (caller, shown) in [("service", &lobby), ("admin", &operator)] {
-        rows.push(row(caller, shown, messages::subscribe(&["alex", "chest"]), "any", OK));
+    for (caller, credentials) in [("service", &lobby), ("admin", &operator)] {
+        rows.push(row(caller, credentials, messages::subscribe(&["alex", "chest"]), "any", OK));
     }
     rows.extend(messages::mutations("steve", "alex").into_iter().map(|call| row("service", &lobby, call, "any", OK)));
     rows.extend(messages::mutations("alex", "chest").into_iter().map(|call| row("admin", &operator, call, "any", OK)));
@@ -163,9 +164,9 @@ fn allowed(server: &Secured) -> Vec<Row> {
     rows
 }
 
-/// All inventories with their digests, and the rollout, as the server tells them.
-async fn world(server: &Secured) -> [Vec<u8>; 2] {
-    let operator = server.shown("olga", "admin");
+/// Returns the server's list of all inventories with their digests, and its rollout.
+async fn world(server: &SecuredServer) -> [Vec<u8>; 2] {
+    let operator = server.credentials("olga", "admin");
     let mut world = [vec![], vec![]];
     for (told, (path, message)) in world.iter_mut().zip([messages::list(""), messages::rollout()]) {
         *told = server.call(&operator, &path, &message).await.unwrap();
@@ -173,11 +174,11 @@ async fn world(server: &Secured) -> [Vec<u8>; 2] {
     world
 }
 
-async fn check(server: &Secured, rows: &[Row], wrong: &mut Vec<String>) {
-    for Row { caller, shown, call: (path, message), on, expected } in rows {
-        let answer = server.call(shown, path, message).await;
+async fn check(server: &SecuredServer, rows: &[Row], wrong: &mut Vec<String>) {
+    for Row { caller, credentials, call: (path, message), on, expected } in rows {
+        let answer = server.call(credentials, path, message).await;
         let given = answer.as_ref().map(drop).map_err(|status| {
-            let (code, reason, _) = told(status);
+            let (code, reason, _) = error_of(status);
             (code, reason)
         });
         let method = path.rsplit('/').next().unwrap();
@@ -192,8 +193,8 @@ async fn check(server: &Secured, rows: &[Row], wrong: &mut Vec<String>) {
     }
 }
 
-async fn start() -> Secured {
-    let server = Secured::start().await;
+async fn start() -> SecuredServer {
+    let server = SecuredServer::start().await;
     let logs = [(0, "oak_log", 8), (1, "apple", 3)];
     for (id, owner) in [("steve", "steve"), ("alex", "alex"), ("chest", "")] {
         server.mutate(messages::mutation(messages::create(id, owner, &logs))).await;
@@ -202,12 +203,12 @@ async fn start() -> Secured {
 }
 
 #[tokio::test]
-async fn the_table_of_who_is_told_what_holds_and_no_refusal_changes_anything() {
+async fn every_caller_gets_the_expected_status_and_rejected_calls_change_nothing() {
     let server = start().await;
     let before = world(&server).await;
     let (mut wrong, mut refused) = (Vec::new(), Vec::new());
     refused.extend(bad_tokens(&server));
-    refused.extend(too_much(&server));
+    refused.extend(denied(&server));
     assert!(refused.iter().all(|row| row.expected.is_err()));
     check(&server, &refused, &mut wrong).await;
     assert!(world(&server).await == before, "a refused call has changed something");
@@ -218,8 +219,8 @@ async fn the_table_of_who_is_told_what_holds_and_no_refusal_changes_anything() {
 }
 
 #[tokio::test]
-async fn the_table_calls_every_method_that_there_is_as_every_role() {
-    let server = Secured::start().await;
+async fn the_table_covers_every_method_and_role() {
+    let server = SecuredServer::start().await;
     let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap();
     let all: BTreeSet<String> = pool
         .services()
@@ -234,7 +235,7 @@ async fn the_table_calls_every_method_that_there_is_as_every_role() {
             .filter(|path| all.contains(path))
             .collect()
     };
-    let both = |caller| &called(too_much(&server), caller) | &called(allowed(&server), caller);
+    let both = |caller| &called(denied(&server), caller) | &called(allowed(&server), caller);
     for caller in ["player", "service", "admin"] {
         assert_eq!(both(caller), all, "{caller}");
     }
@@ -244,9 +245,9 @@ async fn the_table_calls_every_method_that_there_is_as_every_role() {
 }
 
 #[tokio::test]
-async fn to_a_player_anothers_nobodys_and_no_inventory_are_the_same_to_the_byte() {
+async fn unreadable_and_nonexistent_inventories_have_identical_replies() {
     let server = start().await;
-    let steve = server.shown("steve", "player");
+    let steve = server.credentials("steve", "player");
     for call in [messages::get, messages::report] {
         let mut answers = Vec::new();
         for id in ["alex", "chest", "nowhere"] {

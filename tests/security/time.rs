@@ -1,6 +1,6 @@
-//! Streams without a network, in time that the test moves.
+//! Streams without a network, in virtual time.
 
-use crate::common::{MemoryStore, told};
+use crate::common::{MemoryStore, error_of};
 use crate::tokens::{Login, SetClock, SigningKey, claims_but, now_s};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -48,7 +48,7 @@ impl World {
         self.run_as(None, reason, operation).await;
     }
 
-    /// With time standing still, though the commit is made by another thread.
+    /// Runs a mutation while virtual time is stopped, although another thread commits.
     async fn run_as(&mut self, session: Option<&str>, reason: &str, operation: NamedOperation) {
         let (committed, is_committed) = std::sync::mpsc::channel::<()>();
         let standing_still = tokio::task::spawn_blocking(move || is_committed.recv());
@@ -127,7 +127,7 @@ fn id(name: &str) -> InventoryId {
     InventoryId::new(name).unwrap()
 }
 
-/// How many messages come until the end, and when and how it comes.
+/// Returns the number of messages until the end of the stream, its time, and the final status.
 async fn end(stream: &mut Messages) -> (usize, Duration, Status) {
     let begin = Instant::now();
     let mut messages = 0;
@@ -142,7 +142,7 @@ async fn end(stream: &mut Messages) -> (usize, Duration, Status) {
     }
 }
 
-/// A verifier, and the token of a player for so many seconds.
+/// Returns a verifier, and a player's token that is valid for a number of seconds.
 fn login(clock: &SetClock, seconds: u64) -> (Login, Arc<Verifier>, String) {
     let key = SigningKey::ed25519("ed");
     let login = Login::new(&[&key]);
@@ -152,13 +152,13 @@ fn login(clock: &SetClock, seconds: u64) -> (Login, Arc<Verifier>, String) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_41_a_stream_tells_heartbeats_until_its_token_expires_and_then_ends() {
+async fn case_41_a_stream_sends_heartbeats_until_its_token_expires() {
     let (_login, verifier, token) = login(&SetClock::new(), 60);
     let mut world = World::new();
     world.create("steve", "").await;
     let mut stream = world.subscribe(&verifier, &token).await;
     let (messages, took, status) = end(&mut stream).await;
-    assert_eq!(told(&status), (Code::Unauthenticated, "TOKEN_EXPIRED".into(), None));
+    assert_eq!(error_of(&status), (Code::Unauthenticated, "TOKEN_EXPIRED".into(), None));
     assert!((Duration::from_secs(59)..Duration::from_secs(62)).contains(&took), "{took:?}");
     assert_eq!(messages, 1 + 3, "its state, and a heartbeat every 15 s");
 }
@@ -174,12 +174,12 @@ async fn case_50_a_clock_set_back_a_day_extends_no_stream() {
     clock.move_by(-86_400_000);
     verifier.refresh().await;
     let (_, took, status) = end(&mut stream).await;
-    assert_eq!(told(&status).1, "TOKEN_EXPIRED");
+    assert_eq!(error_of(&status).1, "TOKEN_EXPIRED");
     assert!((Duration::from_secs(59)..Duration::from_secs(62)).contains(&took), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_50_a_clock_set_ahead_a_year_ends_a_stream_at_the_next_look() {
+async fn case_50_a_clock_set_ahead_a_year_ends_a_stream_at_the_next_check() {
     let clock = SetClock::new();
     let (_login, verifier, token) = login(&clock, 86_400);
     let mut world = World::new();
@@ -189,12 +189,12 @@ async fn case_50_a_clock_set_ahead_a_year_ends_a_stream_at_the_next_look() {
     tokio::spawn(async move { verifier.follow().await });
     clock.move_by(365 * 86_400_000);
     let (messages, took, status) = end(&mut stream).await;
-    assert_eq!((messages, told(&status).1.as_str()), (0, "TOKEN_EXPIRED"));
+    assert_eq!((messages, error_of(&status).1.as_str()), (0, "TOKEN_EXPIRED"));
     assert!(took <= Duration::from_secs(2), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_42_who_changed_what_was_anothers_meanwhile_is_not_told() {
+async fn case_42_changes_made_under_another_owner_are_not_reported() {
     let (_login, verifier, token) = login(&SetClock::new(), 3_600);
     let mut world = World::new();
     world.create("steve", "").await;
@@ -215,12 +215,12 @@ async fn case_42_who_changed_what_was_anothers_meanwhile_is_not_told() {
     assert_eq!(message.changes[0].full.as_ref().unwrap().reason(), v1::FullReason::Initial);
 }
 
-/// What happens to the second inventory on a player's stream, at a time in ms.
+/// An operation on the second inventory of a player's stream, and its time in ms.
 type Happening = (u64, NamedOperation);
 
-/// All that a player's stream tells within a minute, and when, in ms; and what is counted of it. Its own bag changes now and
-/// then, and its session does things elsewhere too.
-async fn told_of(
+/// Returns the messages of a player's stream within a minute with their times in ms, and its statistics. Meanwhile the
+/// player's own bag changes, and its session changes other inventories.
+async fn messages_of(
     before: &[NamedOperation],
     happenings: &[Happening],
     rollout: Rollout,
@@ -248,12 +248,12 @@ async fn told_of(
             world.run_as(Some("mine"), "", addition("bag")).await;
         }
         while let Poll::Ready(message) = futures_util::poll!(stream.next()) {
-            let mut message = message.unwrap().expect("it goes on");
-            // Random at each creation.
+            let mut message = message.unwrap().expect("the stream continues");
+            // An epoch is random.
             message.changes.iter_mut().filter_map(|change| change.full.as_mut()).for_each(|full| full.epoch = 1);
             message.marks.iter_mut().for_each(|mark| mark.epoch = 1);
             message.notices.iter_mut().for_each(|notice| notice.epoch = 1);
-            // Each mutation has another key.
+            // Every key is unique.
             message.covered.iter_mut().for_each(|key| *key = 0);
             told.push((ms, message.encode_to_vec()));
         }
@@ -263,14 +263,14 @@ async fn told_of(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_player_cannot_tell_anothers_inventory_from_none_by_any_byte_nor_by_when_it_comes() {
+async fn an_unreadable_inventory_is_indistinguishable_from_a_nonexistent_one_in_bytes_and_timing() {
     let delete = || Operation::Delete { id: id("chest") };
     let [of_alex, of_nobody, of_steve] = [Some("alex"), None, Some("steve")].map(|owner| creation("chest", owner));
     let busy = |first: u64| (first..55_000).step_by(130).map(|ms| (ms, addition("chest"))).take(200);
     let comes_and_goes = (500..50_000).step_by(700).enumerate();
     let comes_and_goes = comes_and_goes.map(|(n, ms)| (ms, if n % 2 == 0 { of_alex.clone() } else { delete() }));
     for rollout in [Rollout::default(), Rollout::immediate_full(), shadowed()] {
-        let nowhere = told_of(&[], &[], rollout.clone()).await;
+        let nowhere = messages_of(&[], &[], rollout.clone()).await;
         assert!(nowhere.0.len() >= 5, "frames and heartbeats: {nowhere:?}");
         let worlds: [(&str, &[NamedOperation], Vec<Happening>); 4] = [
             ("another's", from_ref(&of_alex), busy(0).collect()),
@@ -279,24 +279,24 @@ async fn a_player_cannot_tell_anothers_inventory_from_none_by_any_byte_nor_by_wh
             ("the player's own once", &[of_steve.clone(), delete()], vec![]),
         ];
         for (what, before, happenings) in worlds {
-            assert_eq!(told_of(before, &happenings, rollout.clone()).await, nowhere, "{what}");
+            assert_eq!(messages_of(before, &happenings, rollout.clone()).await, nowhere, "{what}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_player_cannot_tell_that_its_inventory_was_deleted_from_that_it_was_given_to_another() {
+async fn a_deletion_is_indistinguishable_from_a_change_of_owner() {
     let (steves, delete) = ([creation("chest", Some("steve"))], || (5_000, Operation::Delete { id: id("chest") }));
     for rollout in [Rollout::default(), Rollout::immediate_full(), shadowed()] {
-        let deleted = told_of(&steves, &[delete()], rollout.clone()).await;
+        let deleted = messages_of(&steves, &[delete()], rollout.clone()).await;
         let given = (5_000, creation("chest", Some("alex")));
         let and_used = (5_050..20_000).step_by(170).map(|ms| (ms, addition("chest"))).take(60);
         let given: Vec<_> = [delete(), given].into_iter().chain(and_used).collect();
-        assert_eq!(told_of(&steves, &given, rollout).await, deleted);
+        assert_eq!(messages_of(&steves, &given, rollout).await, deleted);
     }
 }
 
-/// The old way is sent, while the new one is computed and compared.
+/// Returns a rollout in shadow mode: it sends immediate full states, and computes and compares deltas.
 fn shadowed() -> Rollout {
     Rollout::default().with([(RolloutField::ShadowPercent, 100)]).unwrap()
 }

@@ -1,4 +1,4 @@
-//! What a server logs of calls and connections, and in which form.
+//! The log lines of calls and connections, in both formats.
 
 use crate::common::{create_named, remove};
 use crate::process::{Server, WAIT};
@@ -14,7 +14,7 @@ use v1::inventory_service_client::InventoryServiceClient;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
-/// The fields of the lines with this message, once there are so many.
+/// Waits for a number of lines with a message, and returns them.
 fn lines(server: &Server, message: &str, number: usize) -> Vec<Value> {
     let end = Instant::now() + WAIT;
     loop {
@@ -32,7 +32,7 @@ fn channel(server: &Server) -> Channel {
     Endpoint::from_shared(server.uri.clone()).unwrap().connect_lazy()
 }
 
-/// As a game server would call, in a trace and for a player.
+/// Returns a request of a game server for a player, with a trace.
 fn named<T>(message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     let traceparent = format!("00-{TRACE}-b7ad6b7169203331-01");
@@ -47,7 +47,7 @@ fn get(id: &str) -> v1::GetInventoryRequest {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_call_is_one_line_with_caller_player_peer_method_status_reason_and_trace() {
+async fn a_failed_call_is_one_log_line_with_caller_player_peer_method_status_reason_and_trace() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start_json(folder.path(), &[]);
     let mut rpc = InventoryServiceClient::new(channel(&server));
@@ -77,7 +77,7 @@ async fn a_refused_call_is_one_line_with_caller_player_peer_method_status_reason
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refusals_of_every_layer_are_logged_and_those_of_a_stream_when_it_ends() {
+async fn failures_in_every_layer_are_logged_and_those_of_a_stream_at_its_end() {
     let folder = tempfile::tempdir().unwrap();
     let mut server =
         Server::start_json(folder.path(), &["--limits-streams-per-player", "1", "--drain-limit-ms", "3000"]);
@@ -90,7 +90,7 @@ async fn refusals_of_every_layer_are_logged_and_those_of_a_stream_when_it_ends()
     };
     let mut open = rpc.subscribe_inventory(named(watch())).await.unwrap().into_inner();
     open.message().await.unwrap();
-    // Too many streams; against the rules; not an identity.
+    // Too many streams; rejected by the rules; invalid identity.
     rpc.subscribe_inventory(named(watch())).await.unwrap_err();
     client.mutate(fresh_context(), remove("chest", "coal", 1)).await.unwrap_err();
     let mut nobody = tonic::Request::new(get("chest"));
@@ -124,7 +124,7 @@ async fn refusals_of_every_layer_are_logged_and_those_of_a_stream_when_it_ends()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_json_every_line_from_the_first_is_json_and_the_first_tells_the_version() {
+async fn in_json_format_every_line_is_json_and_the_first_contains_the_version() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start_json(folder.path(), &["--log-access", "all"]);
     server.client().mutate(fresh_context(), create_named("chest")).await.unwrap();
@@ -139,7 +139,7 @@ async fn in_json_every_line_from_the_first_is_json_and_the_first_tells_the_versi
         assert_eq!((&ended[0]["fields"]["status"], &ended[0]["fields"]["caller"]), (&"OK".into(), &"test".into()));
         assert_eq!(server.line(), "", "nothing else is printed");
 
-        // One that cannot start.
+        // A server that cannot start.
         std::fs::write(folder.path().join("data").join("slotcast.db"), "nonsense").unwrap();
         let mut server = Server::spawn(folder.path(), &["--log-format", "json"]);
         assert!(!server.wait().success());
@@ -153,7 +153,7 @@ async fn in_json_every_line_from_the_first_is_json_and_the_first_tells_the_versi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_refusals_is_a_few_lines_that_tell_how_many_were_suppressed() {
+async fn a_flood_of_failed_calls_is_logged_in_few_lines_with_the_number_of_suppressed_lines() {
     const CALLS: usize = 2_000;
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start_json(folder.path(), &[]);
@@ -162,7 +162,7 @@ async fn a_flood_of_refusals_is_a_few_lines_that_tell_how_many_were_suppressed()
     for _ in 0..CALLS {
         rpc.get_inventory(get("nowhere")).await.unwrap_err();
     }
-    // The next second's first line.
+    // Time under test: log lines are limited per second; this is the first line of the next second.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     rpc.get_inventory(get("nowhere")).await.unwrap_err();
     let seconds = began.elapsed().as_secs() as usize + 2;
@@ -180,19 +180,19 @@ async fn a_flood_of_refusals_is_a_few_lines_that_tell_how_many_were_suppressed()
     });
 }
 
-/// What an answer to a request in plain bytes is.
+/// Sends a request as plain bytes, and returns the reply.
 fn answer(address: &str, request: &[u8]) -> String {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(WAIT)).unwrap();
     socket.write_all(request).unwrap();
     let mut answer = Vec::new();
-    // A reset after the answer is an end, too.
+    // A reset after the reply also ends the connection.
     let _ = socket.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[test]
-fn http_1_1_gets_a_sentence_and_is_logged_and_counted() {
+fn http_1_1_requests_get_an_explanation_and_are_logged_and_counted() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start_json(folder.path(), &[]);
     let address = server.uri.strip_prefix("http://").unwrap();
@@ -219,7 +219,7 @@ fn answer_of_admin(server: &Server, method: &str, path: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_admin_port_knows_its_pages_and_gives_404_and_405_for_the_rest_beside_grpc_health() {
+async fn the_admin_port_serves_its_pages_and_grpc_health_and_returns_404_or_405_otherwise() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]);
     tokio::task::block_in_place(|| {
@@ -241,7 +241,7 @@ async fn the_admin_port_knows_its_pages_and_gives_404_and_405_for_the_rest_besid
                 assert!(method == "HEAD" || missing.contains("/livez and /readyz"), "{method} {path}: {missing}");
             }
         }
-        // A probe by HTTP of what is gRPC.
+        // An HTTP probe of a gRPC path.
         let probe = answer_of_admin(&server, "GET", "/grpc.health.v1.Health/Check");
         assert!(!probe.starts_with("HTTP/1.1 200"), "{probe}");
     });

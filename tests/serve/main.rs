@@ -1,4 +1,4 @@
-//! The server as a process: signals, settings, logs, and what it answers to others than its clients.
+//! The server as a process: signals, settings, logs, and replies to requests that are not gRPC.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 

@@ -1,4 +1,4 @@
-//! `slotcast serve` and `slotcast config` as processes, with an environment and a log of their own.
+//! `slotcast serve` and `slotcast config` as processes, with their own environment and log.
 
 use serde_json::Value;
 use slotcast::client::Client;
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longer than anything here takes; only a failure waits for it.
+/// Timeout that only a failure reaches.
 pub const WAIT: Duration = Duration::from_secs(30);
 
-/// A command without any variable that begins with `SLOTCAST_`, whatever the tests themselves are told by some.
+/// Returns a command without the `SLOTCAST_` variables of the test process.
 pub fn slotcast(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_slotcast"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SLOTCAST_")) {
@@ -21,7 +21,7 @@ pub fn slotcast(arguments: &[&str]) -> Command {
     command
 }
 
-/// A server that runs until it is dropped or ends by itself.
+/// A server process, which is killed on drop.
 pub struct Server {
     pub uri: String,
     pub admin: String,
@@ -31,18 +31,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Over the folder `data` within `folder`, on free ports; returns when it listens.
+    /// Starts a server with the data folder `data` in `folder` on free ports, and waits until it listens.
     pub fn start(folder: &Path, arguments: &[&str]) -> Self {
         let mut server = Self::spawn(folder, arguments);
         let told = |line: String, what: &str| {
-            line.trim().strip_prefix(what).unwrap_or_else(|| panic!("it said {line:?}")).to_owned()
+            line.trim().strip_prefix(what).unwrap_or_else(|| panic!("unexpected line {line:?}")).to_owned()
         };
         server.uri = told(server.line(), "listening on ");
         server.admin = told(server.line(), "admin listening on ");
         server
     }
 
-    /// With its log in JSON, which it announces itself in as well.
+    /// Starts a server with a log in JSON format, and waits until it listens.
     pub fn start_json(folder: &Path, arguments: &[&str]) -> Self {
         let mut server = Self::spawn(folder, &[&["--log-format", "json"], arguments].concat());
         let line = server.line();
@@ -53,11 +53,11 @@ impl Server {
         server
     }
 
-    /// Does not wait for anything.
+    /// Starts a server without waiting.
     pub fn spawn(folder: &Path, arguments: &[&str]) -> Self {
         let data = folder.join("data");
         let mut command = slotcast(&["serve", "--data"]);
-        // Below what flags say.
+        // Flags override these.
         command.env("SLOTCAST_LISTEN", "127.0.0.1:0").env("SLOTCAST_ADMIN_LISTEN", "127.0.0.1:0");
         command.arg(data).args(arguments);
         Self::run(command, folder)
@@ -72,7 +72,7 @@ impl Server {
         Self { uri: String::new(), admin: String::new(), child, stdout, log }
     }
 
-    /// The next line of standard output; empty if it has ended.
+    /// Returns the next line of standard output, or an empty string at its end.
     pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.stdout.read_line(&mut line).unwrap();
@@ -87,7 +87,7 @@ impl Server {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    /// The log's objects.
+    /// Returns the objects of a log in JSON format.
     pub fn json_log(&self) -> Vec<Value> {
         let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
         self.log().lines().map(parse).collect()
@@ -120,7 +120,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may be gone already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -130,7 +130,7 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What a command said that had to fail.
+/// Asserts that a command failed, and returns its standard error.
 pub fn refused(output: &Output) -> String {
     assert!(!output.status.success(), "it was accepted: {}", text(&output.stdout));
     text(&output.stderr)

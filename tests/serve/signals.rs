@@ -1,4 +1,4 @@
-//! What signals do to a server, from its first moment on.
+//! Signals to a server, also during startup.
 
 use crate::common::{add, create_named};
 use crate::process::Server;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const CALLERS: usize = 8;
 
-/// Calls until the server is gone; how many mutations were acknowledged.
+/// Sends mutations until the server ends, and counts the acknowledged ones. Returns after `at_least` of them.
 async fn load(server: &Server, at_least: u64) -> (Arc<AtomicU64>, Vec<tokio::task::JoinHandle<()>>) {
     let acknowledged = Arc::new(AtomicU64::new(0));
     let mut callers = Vec::new();
@@ -30,7 +30,7 @@ async fn load(server: &Server, at_least: u64) -> (Arc<AtomicU64>, Vec<tokio::tas
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(crate::process::WAIT, enough).await.expect("it is served");
+    tokio::time::timeout(crate::process::WAIT, enough).await.expect("mutations are acknowledged in time");
     (acknowledged, callers)
 }
 
@@ -42,7 +42,7 @@ fn assert_closed(server: &Server, folder: &Path) {
     assert!(!files.iter().any(is_log), "the write-ahead log is left: {files:?}");
 }
 
-/// Starts it again, and gives back how many items all inventories hold then.
+/// Restarts the server, and returns the number of items in all inventories.
 async fn reopened(folder: &Path) -> u64 {
     let server = Server::start(folder, &[]);
     assert!(server.log().contains("replayed_records=0"), "{}", server.log());
@@ -62,14 +62,14 @@ async fn sigterm_under_load_closes_the_store_so_that_the_next_start_replays_noth
         let folder = tempfile::tempdir().unwrap();
         let mut server = Server::start(folder.path(), &[]);
         let (acknowledged, callers) = load(&server, 1_000).await;
-        // A stream that is open, an inventory that is read from the file, and a connection that says nothing.
+        // An open stream, an inventory read from the file, and a silent connection.
         let _silent = std::net::TcpStream::connect(server.uri.strip_prefix("http://").unwrap()).unwrap();
         let mut follow = server.client().follow(vec!["inventory-0".into()]);
         follow.next().await.unwrap();
         let nowhere = v1::GetInventoryRequest { inventory_id: "nowhere".into() };
         server.client().rpc().get_inventory(nowhere).await.unwrap_err();
         server.signal(signal);
-        // The second one changes nothing.
+        // A second signal changes nothing.
         server.signal(signal);
         assert_eq!(tokio::task::block_in_place(|| server.wait()).code(), Some(0), "{}", server.log());
         for caller in callers {
@@ -97,11 +97,11 @@ async fn a_drain_by_the_admin_service_closes_the_store_as_sigterm_does() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_signal_at_any_moment_of_the_start_ends_the_server_in_good_order() {
+async fn a_signal_at_any_moment_of_startup_stops_the_server_cleanly() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start(folder.path(), &[]);
     let (acknowledged, callers) = load(&server, 5_000).await;
-    // There is much to replay.
+    // The next start has much to replay.
     server.signal("-KILL");
     tokio::task::block_in_place(|| server.wait());
     for caller in callers {
@@ -112,6 +112,7 @@ async fn a_signal_at_any_moment_of_the_start_ends_the_server_in_good_order() {
             for after_ms in [0, 2, 10, 50] {
                 let mut server = Server::spawn(folder.path(), &[]);
                 server.wait_for_log("starting");
+                // Time under test: the moment of the signal within the start.
                 std::thread::sleep(Duration::from_millis(after_ms));
                 server.signal(signal);
                 assert_eq!(server.wait().code(), Some(0), "{signal} after {after_ms} ms: {}", server.log());
@@ -120,14 +121,14 @@ async fn a_signal_at_any_moment_of_the_start_ends_the_server_in_good_order() {
         }
         let mut server = Server::start(folder.path(), &[]);
         server.signal("-TERM");
-        assert_eq!(server.wait().code(), Some(0), "right after it has said that it listens: {}", server.log());
+        assert_eq!(server.wait().code(), Some(0), "right after it has printed that it listens: {}", server.log());
     });
     let held = reopened(folder.path()).await;
     assert!(held >= acknowledged.load(Ordering::Relaxed), "{held} of {acknowledged:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sighup_reads_the_settings_file_again_also_while_the_server_starts() {
+async fn sighup_reloads_the_settings_file_even_during_startup() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("slotcast.toml");
     std::fs::write(&file, "").unwrap();

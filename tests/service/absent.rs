@@ -1,6 +1,6 @@
-//! Inventories that do not exist: watched all the same, told as absent, and followed as soon as they do.
+//! Watches of inventories that do not exist: they are absent, and followed as soon as they exist.
 
-use crate::common::{Subscriber, TestServer, add, at_once, create_named, delete, told, with_key};
+use crate::common::{Subscriber, TestServer, add, create_named, delete, error_of, immediate, with_key};
 use slotcast::client::{Client, fresh_context};
 use slotcast::sync::SyncSettings;
 use slotcast::wire::v1;
@@ -12,14 +12,14 @@ fn absent(watch: u32) -> v1::InventoryChange {
     v1::InventoryChange { watch, absent: true, ..v1::InventoryChange::default() }
 }
 
-/// The reasons for which inventories were sent whole, by their numbers.
+/// Returns the reasons of the full states in a message, by watch.
 fn fulls(message: &v1::SubscribeInventoryResponse) -> Vec<(u32, FullReason)> {
     message.changes.iter().filter_map(|change| Some((change.watch, change.full.as_ref()?.reason()))).collect()
 }
 
 #[tokio::test]
-async fn an_inventory_that_does_not_exist_is_absent_at_opening_and_followed_once_it_is_created() {
-    for sync in [at_once(), SyncSettings::immediate_full()] {
+async fn a_nonexistent_inventory_is_absent_and_followed_once_it_is_created() {
+    for sync in [immediate(), SyncSettings::immediate_full()] {
         let server = TestServer::start(sync).await;
         server.create("bag", "player", &[(0, "stone", 5)]).await;
         let mut reader = server.subscribe(&[("chest", None), ("bag", None), ("barrel", None)]).await;
@@ -39,8 +39,8 @@ async fn an_inventory_that_does_not_exist_is_absent_at_opening_and_followed_once
 }
 
 #[tokio::test]
-async fn a_deletion_is_absent_without_a_revision_and_again_for_a_reader_that_resumes_until_it_is_created_again() {
-    let server = TestServer::start(at_once()).await;
+async fn a_deleted_inventory_is_absent_without_a_revision_also_after_a_resume() {
+    let server = TestServer::start(immediate()).await;
     server.create("bag", "player", &[]).await;
     server.create("chest", "chest", &[(0, "stone", 5)]).await;
     let mut reader = server.subscribe(&[("bag", None), ("chest", None)]).await;
@@ -66,8 +66,8 @@ async fn a_deletion_is_absent_without_a_revision_and_again_for_a_reader_that_res
 }
 
 #[tokio::test]
-async fn a_service_that_asks_for_notices_is_told_who_deleted_an_inventory_and_with_which_revision() {
-    let server = TestServer::start(at_once()).await;
+async fn notices_report_who_deleted_an_inventory_at_which_revision() {
+    let server = TestServer::start(immediate()).await;
     server.create("chest", "chest", &[]).await;
     let options = v1::SubscribeInventoryRequest { notices: true, ..Default::default() };
     let mut reader = server.subscribe_as(options, &[("chest", None)]).await;
@@ -83,8 +83,8 @@ async fn a_service_that_asks_for_notices_is_told_who_deleted_an_inventory_and_wi
 }
 
 #[tokio::test]
-async fn a_heartbeat_has_no_mark_of_an_absent_inventory_and_is_empty_when_all_are() {
-    let server = TestServer::start(SyncSettings { heartbeat: Duration::from_millis(40), ..at_once() }).await;
+async fn a_heartbeat_has_no_marks_of_absent_inventories() {
+    let server = TestServer::start(SyncSettings { heartbeat: Duration::from_millis(40), ..immediate() }).await;
     let mut reader = server.subscribe(&[("nowhere", None), ("chest", None)]).await;
     assert_eq!(reader.next().await.changes, [absent(0), absent(1)]);
     assert_eq!(reader.next().await, v1::SubscribeInventoryResponse::default());
@@ -95,8 +95,8 @@ async fn a_heartbeat_has_no_mark_of_an_absent_inventory_and_is_empty_when_all_ar
 }
 
 #[tokio::test]
-async fn a_transfer_into_an_inventory_that_is_created_in_the_same_commit_comes_as_one_frame() {
-    let server = TestServer::start(at_once()).await;
+async fn a_transfer_into_an_inventory_created_in_the_same_commit_is_one_frame() {
+    let server = TestServer::start(immediate()).await;
     server.create("bag", "player", &[(0, "stone", 5)]).await;
     let mut reader = server.subscribe(&[("bag", None), ("ground", None)]).await;
     reader.next().await;
@@ -111,8 +111,8 @@ async fn a_transfer_into_an_inventory_that_is_created_in_the_same_commit_comes_a
 }
 
 #[tokio::test]
-async fn our_client_tells_what_is_absent_and_goes_on_over_reconnects_with_the_rest() {
-    let server = TestServer::start(at_once()).await;
+async fn the_client_reports_absent_inventories_and_follows_the_others_across_reconnects() {
+    let server = TestServer::start(immediate()).await;
     server.create("bag", "player", &[]).await;
     let mut follow = server.client.follow(vec!["bag".into(), "chest".into()]);
     let first = follow.next().await.unwrap();
@@ -141,19 +141,19 @@ async fn session(client: &Client, ids: &[&str]) -> slotcast::client::Session {
     session
 }
 
-/// Waits until the session's view is as wanted, by its events.
-async fn until(session: &slotcast::client::Session, wanted: impl Fn() -> bool) {
+/// Waits for events of a session until a condition is true.
+async fn until(session: &slotcast::client::Session, is_done: impl Fn() -> bool) {
     let reached = async {
-        while !wanted() {
-            session.next_event().await.expect("it goes on");
+        while !is_done() {
+            session.next_event().await.expect("the session continues");
         }
     };
     tokio::time::timeout(Duration::from_secs(10), reached).await.expect("in time");
 }
 
 #[tokio::test]
-async fn a_session_shows_nothing_of_an_absent_inventory_and_predicts_upon_it_again_when_it_is_there() {
-    let server = TestServer::start(at_once()).await;
+async fn a_session_shows_nothing_of_an_absent_inventory_and_predicts_again_once_it_exists() {
+    let server = TestServer::start(immediate()).await;
     server.create("bag", "player", &[(0, "stone", 5)]).await;
     let session = session(&server.client, &["bag", "chest"]).await;
     assert!(session.is_absent(1) && session.view(1).is_none());
@@ -177,12 +177,12 @@ async fn a_session_shows_nothing_of_an_absent_inventory_and_predicts_upon_it_aga
 }
 
 #[tokio::test]
-async fn reading_an_inventory_that_does_not_exist_is_refused_as_ever() {
-    let server = TestServer::start(at_once()).await;
+async fn reading_a_nonexistent_inventory_returns_not_found() {
+    let server = TestServer::start(immediate()).await;
     let _watching: Subscriber = server.subscribe(&[("nowhere", None)]).await;
     let request = v1::GetInventoryRequest { inventory_id: "nowhere".into() };
     let status = server.client.rpc().get_inventory(request).await.unwrap_err();
-    assert_eq!(told(&status), (Code::NotFound, "INVENTORY_NOT_FOUND".into(), None));
+    assert_eq!(error_of(&status), (Code::NotFound, "INVENTORY_NOT_FOUND".into(), None));
     let status = server.client.mutate(fresh_context(), add("nowhere", "coal", 1)).await.unwrap_err();
-    assert_eq!(told(&status), (Code::NotFound, "INVENTORY_NOT_FOUND".into(), None));
+    assert_eq!(error_of(&status), (Code::NotFound, "INVENTORY_NOT_FOUND".into(), None));
 }

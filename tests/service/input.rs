@@ -1,8 +1,8 @@
-//! Input of any shape gives a clear status and changes nothing.
+//! Invalid input of any shape gets a clear status and changes nothing.
 
 use crate::common::{
-    TestServer, Told, add, at_once, craft, drop, invalid, precondition, quantity, remove, set, shift, slot_stack,
-    stack, told, transfer, with_key,
+    ErrorSummary, TestServer, add, craft, drop, error_of, immediate, invalid, move_item, precondition, quantity,
+    remove, set, slot_stack, stack, transfer, with_key,
 };
 use crate::raw::{self, field, minus_one};
 use slotcast::client::fresh_context;
@@ -10,22 +10,22 @@ use slotcast::wire::v1;
 use slotcast::wire::v1::operation::Operation;
 use tonic::Code;
 
-/// A chest `a` with a few things and an empty chest `b`.
+/// Starts a server with a chest `a` that has a few items, and an empty chest `b`.
 async fn world() -> TestServer {
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[(0, "stone", 60), (1, "coal", 2)]).await;
     server.create("b", "chest", &[]).await;
     server
 }
 
-/// Each operation must be told just this, alone and in a transaction, and nothing may change.
-async fn all_refused(server: &TestServer, cases: Vec<(Operation, Told)>) {
+/// Asserts that each operation gets its error, alone and in a transaction, and that nothing changes.
+async fn assert_all_rejected(server: &TestServer, cases: Vec<(Operation, ErrorSummary)>) {
     let before = (server.get("a").await, server.get("b").await, server.store.commits());
     for (operation, expected) in cases {
         let status = server.mutate(operation.clone()).await.unwrap_err();
-        assert_eq!(told(&status), expected, "{operation:?}");
+        assert_eq!(error_of(&status), expected, "{operation:?}");
         let status = server.transact(vec![operation.clone()]).await.unwrap_err();
-        let (code, reason, _) = told(&status);
+        let (code, reason, _) = error_of(&status);
         assert_eq!((code, &reason), (expected.0, &expected.1), "{operation:?}");
     }
     let after = (server.get("a").await, server.get("b").await, server.store.commits());
@@ -33,48 +33,48 @@ async fn all_refused(server: &TestServer, cases: Vec<(Operation, Told)>) {
 }
 
 #[tokio::test]
-async fn case_01_a_count_of_0_is_refused_wherever_a_count_stands() {
+async fn case_01_a_count_of_0_is_rejected_in_every_field() {
     let cases = vec![
         (add("a", "stone", 0), invalid("INVALID_ARGUMENT", "add.stack.count")),
         (remove("a", "stone", 0), invalid("INVALID_ARGUMENT", "remove.item.count")),
-        (shift("a", 0, 5, Some(0)), invalid("INVALID_ARGUMENT", "move.from.count")),
+        (move_item("a", 0, 5, Some(0)), invalid("INVALID_ARGUMENT", "move.from.count")),
         (drop("a", 0, Some(0)), invalid("INVALID_ARGUMENT", "drop.from.count")),
         (craft("a", "torch", 0), invalid("INVALID_ARGUMENT", "craft.times")),
         (transfer("a", "b", "stone", 0), invalid("INVALID_ARGUMENT", "transfer.item.count")),
         (set("a", 0, Some(stack("stone", 0))), invalid("INVALID_ARGUMENT", "set.stack.count")),
     ];
-    all_refused(&world().await, cases).await;
+    assert_all_rejected(&world().await, cases).await;
 }
 
 #[tokio::test]
-async fn case_02_the_largest_number_and_a_negative_one_are_refused() {
+async fn case_02_maximum_and_negative_numbers_are_rejected() {
     let server = world().await;
     let max = u32::MAX;
     let cases = vec![
         (add("a", "stone", max), invalid("INVALID_ARGUMENT", "add.stack.count")),
         (remove("a", "stone", max), invalid("INVALID_ARGUMENT", "remove.item.count")),
-        (shift("a", 0, 5, Some(max)), invalid("INVALID_ARGUMENT", "move.from.count")),
+        (move_item("a", 0, 5, Some(max)), invalid("INVALID_ARGUMENT", "move.from.count")),
         (drop("a", 0, Some(max)), invalid("INVALID_ARGUMENT", "drop.from.count")),
         (craft("a", "torch", max), invalid("INVALID_ARGUMENT", "craft.times")),
         (transfer("a", "b", "stone", max), invalid("INVALID_ARGUMENT", "transfer.item.count")),
         (set("a", 0, Some(stack("stone", max))), invalid("INVALID_ARGUMENT", "set.stack.count")),
     ];
-    all_refused(&server, cases).await;
+    assert_all_rejected(&server, cases).await;
 
-    // A client in a language without unsigned numbers sends -1 as ten bytes, of which a uint32 keeps the lower four.
+    // A language without unsigned numbers encodes -1 as ten bytes, of which a uint32 keeps the lower four.
     let context = field(1, &field(1, b"a-key"));
     let negative_count = field(3, &[field(1, b"stone"), minus_one(3)].concat());
     let message = [context.clone(), field(2, &[field(1, b"a"), field(2, &negative_count[2..])].concat())].concat();
     let status = raw::send(&server.client, "AddItem", message).await.unwrap_err();
-    assert_eq!(told(&status), invalid("INVALID_ARGUMENT", "add.stack.count"));
+    assert_eq!(error_of(&status), invalid("INVALID_ARGUMENT", "add.stack.count"));
     let message = [context, field(2, &[field(1, b"a"), field(2, &minus_one(1))].concat())].concat();
     let status = raw::send(&server.client, "DropItem", message).await.unwrap_err();
-    assert_eq!(told(&status), invalid("SLOT_OUT_OF_RANGE", "drop.from.slot"));
+    assert_eq!(error_of(&status), invalid("SLOT_OUT_OF_RANGE", "drop.from.slot"));
     assert_eq!(server.version("a").await.revision, 1);
 }
 
 #[tokio::test]
-async fn case_04_an_unknown_item_recipe_or_layout_is_refused() {
+async fn case_04_an_unknown_item_recipe_or_layout_is_rejected() {
     let server = world().await;
     let by_code = v1::Stack { item_code: 9_999, count: 1, ..v1::Stack::default() };
     let both = v1::Stack { item: "stone".into(), item_code: 11, count: 1, ..v1::Stack::default() };
@@ -89,30 +89,31 @@ async fn case_04_an_unknown_item_recipe_or_layout_is_refused() {
         (craft("a", "zinc_ingot", 1), invalid("UNKNOWN_RECIPE", "craft.recipe")),
         (Operation::Create(create), invalid("UNKNOWN_LAYOUT", "create.layout")),
     ];
-    all_refused(&server, cases).await;
+    assert_all_rejected(&server, cases).await;
 }
 
 #[tokio::test]
-async fn case_06_a_slot_that_is_not_there_is_refused() {
-    let wanted =
+async fn case_06_a_slot_out_of_range_is_rejected() {
+    let stacks_in =
         |slot| v1::RearrangeInventory { inventory_id: "a".into(), stacks: vec![slot_stack(slot, "stone", 60)] };
     let mut cases = Vec::new();
     for (slot, edge) in [(27, false), (65_535, false), (65_536, true), (u32::MAX, true)] {
-        // What no inventory can have is refused by its field's full name, what this one does not have by its short one.
+        // The error names the full field for a slot that no inventory can have, the short one for a slot that this layout
+        // lacks.
         let refused = |field: &str, short: &str| invalid("SLOT_OUT_OF_RANGE", if edge { field } else { short });
         cases.extend([
-            (shift("a", slot, 0, None), refused("move.from.slot", "slot")),
-            (shift("a", 0, slot, None), refused("move.to.slot", "slot")),
+            (move_item("a", slot, 0, None), refused("move.from.slot", "slot")),
+            (move_item("a", 0, slot, None), refused("move.to.slot", "slot")),
             (drop("a", slot, None), refused("drop.from.slot", "slot")),
             (set("a", slot, None), refused("set.at.slot", "slot")),
-            (Operation::Rearrange(wanted(slot)), refused("rearrange.stacks[0].slot", "slot")),
+            (Operation::Rearrange(stacks_in(slot)), refused("rearrange.stacks[0].slot", "slot")),
         ]);
     }
-    all_refused(&world().await, cases).await;
+    assert_all_rejected(&world().await, cases).await;
 }
 
 #[tokio::test]
-async fn case_10_an_add_that_fits_partly_adds_nothing_or_names_the_remainder() {
+async fn case_10_an_add_without_enough_room_is_rejected_or_reports_the_remainder() {
     let server = world().await;
     let add = |allow_partial| {
         let add = v1::AddItem { inventory_id: "b".into(), stack: Some(stack("stone", 2_000)), allow_partial };
@@ -120,7 +121,7 @@ async fn case_10_an_add_that_fits_partly_adds_nothing_or_names_the_remainder() {
     };
     let mut rpc = server.client.rpc();
     let status = rpc.add_item(add(false)).await.unwrap_err();
-    assert_eq!(told(&status), precondition("NO_ROOM"));
+    assert_eq!(error_of(&status), precondition("NO_ROOM"));
     assert_eq!(server.held("b").await, 0);
     let reply = rpc.add_item(add(true)).await.unwrap().into_inner();
     assert_eq!((reply.added, reply.remainder), (27 * 64, 2_000 - 27 * 64));
@@ -128,13 +129,13 @@ async fn case_10_an_add_that_fits_partly_adds_nothing_or_names_the_remainder() {
 }
 
 #[tokio::test]
-async fn case_14_a_transfer_to_itself_is_refused() {
+async fn case_14_a_transfer_within_one_inventory_is_rejected() {
     let cases = vec![(transfer("a", "a", "stone", 1), invalid("SAME_INVENTORY", "to_inventory_id"))];
-    all_refused(&world().await, cases).await;
+    assert_all_rejected(&world().await, cases).await;
 }
 
 #[tokio::test]
-async fn case_15_attributes_that_are_too_large_are_refused_at_the_call() {
+async fn case_15_attributes_above_the_size_limit_are_rejected() {
     let server = world().await;
     let with = |bytes: usize| v1::Stack { attributes: vec![7; bytes], ..stack("diamond_axe", 1) };
     let add = Operation::Add(v1::AddItem { inventory_id: "a".into(), stack: Some(with(1_025)), allow_partial: false });
@@ -142,12 +143,12 @@ async fn case_15_attributes_that_are_too_large_are_refused_at_the_call() {
         (add, invalid("INVALID_ARGUMENT", "add.stack.attributes")),
         (set("a", 5, Some(with(1_025))), invalid("INVALID_ARGUMENT", "set.stack.attributes")),
     ];
-    all_refused(&server, cases).await;
+    assert_all_rejected(&server, cases).await;
     server.mutate(set("a", 5, Some(with(1_024)))).await.unwrap();
 }
 
 #[tokio::test]
-async fn case_16_a_missing_oneof_is_a_clean_status() {
+async fn case_16_a_missing_oneof_is_rejected_with_the_field() {
     let server = world().await;
     let transfer =
         v1::TransferItem { from_inventory_id: "a".into(), to_inventory_id: "b".into(), ..v1::TransferItem::default() };
@@ -166,30 +167,30 @@ async fn case_16_a_missing_oneof_is_a_clean_status() {
             invalid("INVALID_ARGUMENT", "set.at"),
         ),
     ];
-    all_refused(&server, cases).await;
+    assert_all_rejected(&server, cases).await;
 
     let mut rpc = server.client.rpc();
     let request = v1::MoveItemRequest { context: Some(fresh_context()), ..v1::MoveItemRequest::default() };
-    assert_eq!(told(&rpc.move_item(request).await.unwrap_err()), invalid("INVALID_ARGUMENT", "move"));
+    assert_eq!(error_of(&rpc.move_item(request).await.unwrap_err()), invalid("INVALID_ARGUMENT", "move"));
     let operations = vec![v1::Operation { operation: Some(drop("a", 0, None)) }, v1::Operation::default()];
     let request = v1::TransactRequest { context: Some(fresh_context()), operations };
     let status = rpc.transact(request).await.unwrap_err();
-    assert_eq!(told(&status), invalid("INVALID_ARGUMENT", "operations[1].operation"));
+    assert_eq!(error_of(&status), invalid("INVALID_ARGUMENT", "operations[1].operation"));
     let none = v1::TransactRequest { context: Some(fresh_context()), operations: vec![] };
-    assert_eq!(told(&rpc.transact(none).await.unwrap_err()), invalid("INVALID_ARGUMENT", "operations"));
+    assert_eq!(error_of(&rpc.transact(none).await.unwrap_err()), invalid("INVALID_ARGUMENT", "operations"));
     let status = rpc.subscribe_inventory(v1::SubscribeInventoryRequest::default()).await.unwrap_err();
-    assert_eq!(told(&status), invalid("INVALID_ARGUMENT", "inventories"));
+    assert_eq!(error_of(&status), invalid("INVALID_ARGUMENT", "inventories"));
     assert_eq!(server.version("a").await.revision, 1);
 }
 
 #[tokio::test]
-async fn case_16_an_unknown_field_is_ignored_and_bytes_that_are_no_message_are_a_clean_status() {
+async fn case_16_unknown_fields_are_ignored_and_malformed_messages_are_rejected() {
     let server = world().await;
     let drop = |id: &[u8], more: &[u8]| {
         let context = field(1, &field(1, b"key"));
         [context, field(2, &[field(1, id), field(2, b""), more.to_vec()].concat())].concat()
     };
-    // Field 15 is not known, as from a client that is newer than the service; the slot is 0.
+    // Field 15 is unknown, as if the client were newer than the service; the slot is 0.
     raw::send(&server.client, "DropItem", drop(b"a", &field(15, b"new"))).await.unwrap();
     assert_eq!(server.version("a").await.revision, 2);
 
@@ -200,7 +201,7 @@ async fn case_16_an_unknown_field_is_ignored_and_bytes_that_are_no_message_are_a
         ("noise", vec![0xFF; 40]),
     ] {
         let status = raw::send(&server.client, "DropItem", message).await.expect_err(what);
-        assert_eq!(told(&status), (Code::InvalidArgument, "MALFORMED".into(), None), "{what}: {status:?}");
+        assert_eq!(error_of(&status), (Code::InvalidArgument, "MALFORMED".into(), None), "{what}: {status:?}");
     }
     assert_eq!(server.version("a").await.revision, 2);
 }
@@ -210,27 +211,27 @@ async fn case_17_an_idempotency_key_must_have_1_to_255_bytes() {
     let server = world().await;
     for key in ["", &"k".repeat(256), "line\nbreak"] {
         let status = server.client.mutate(with_key(key), drop("a", 0, Some(1))).await.unwrap_err();
-        assert_eq!(told(&status), invalid("INVALID_ARGUMENT", "context.idempotency_key"));
+        assert_eq!(error_of(&status), invalid("INVALID_ARGUMENT", "context.idempotency_key"));
     }
     let request = v1::DropItemRequest {
         context: None,
         drop: Some(v1::DropItem { inventory_id: "a".into(), ..v1::DropItem::default() }),
     };
     let status = server.client.rpc().drop_item(request).await.unwrap_err();
-    assert_eq!(told(&status), invalid("INVALID_ARGUMENT", "context.idempotency_key"));
+    assert_eq!(error_of(&status), invalid("INVALID_ARGUMENT", "context.idempotency_key"));
     assert_eq!(server.version("a").await.revision, 1);
     server.client.mutate(with_key(&"k".repeat(255)), drop("a", 0, Some(1))).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_refusal_sends_no_frame() {
+async fn a_rejected_mutation_sends_no_frame() {
     let server = world().await;
     let mut reader = server.subscribe(&[("a", None), ("b", None)]).await;
     reader.next().await;
     for refused in [add("a", "stone", 0), remove("a", "coal", 3), transfer("a", "b", "coal", 3), more_than_there_is()] {
         server.mutate(refused).await.unwrap_err();
     }
-    // The very next message is of the one that was carried out.
+    // The next message contains only the accepted mutation.
     server.mutate(remove("a", "coal", 2)).await.unwrap();
     let message = reader.next().await;
     let changes: Vec<_> = message.changes.iter().map(|change| (change.watch, change.advance)).collect();
@@ -248,7 +249,7 @@ fn more_than_there_is() -> Operation {
 }
 
 #[tokio::test]
-async fn a_quantity_may_name_attributes_or_leave_them_open() {
+async fn a_quantity_can_specify_attributes_or_match_any() {
     let server = world().await;
     let sharp = v1::Stack { attributes: b"sharp".to_vec(), ..stack("diamond_axe", 1) };
     server.mutate(set("a", 5, Some(sharp))).await.unwrap();
@@ -256,7 +257,7 @@ async fn a_quantity_may_name_attributes_or_leave_them_open() {
         let what = v1::ItemQuantity { attributes: attributes.map(<[u8]>::to_vec), ..quantity("diamond_axe", 1) };
         Operation::Remove(v1::RemoveItem { inventory_id: "a".into(), item: Some(what) })
     };
-    assert_eq!(told(&server.mutate(remove(Some(b""))).await.unwrap_err()), precondition("NOT_ENOUGH"));
-    assert_eq!(told(&server.mutate(remove(Some(b"blunt"))).await.unwrap_err()), precondition("NOT_ENOUGH"));
+    assert_eq!(error_of(&server.mutate(remove(Some(b""))).await.unwrap_err()), precondition("NOT_ENOUGH"));
+    assert_eq!(error_of(&server.mutate(remove(Some(b"blunt"))).await.unwrap_err()), precondition("NOT_ENOUGH"));
     server.mutate(remove(None)).await.unwrap();
 }

@@ -1,6 +1,6 @@
-//! Idempotency keys of callers whose clock is wrong, over the real service and store.
+//! Idempotency keys of callers with a wrong clock, with the real service and store.
 
-use crate::common::{add, invalid, precondition, told, with_key};
+use crate::common::{add, error_of, invalid, precondition, with_key};
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, fresh_context};
 use slotcast::server::{RunningServer, ServerSettings};
@@ -22,7 +22,7 @@ async fn start(folder: &Path) -> (RunningServer, Arc<EmbeddedStore>) {
     (running, store)
 }
 
-/// A UUIDv7 as a clock makes it that is ahead by this much.
+/// Returns a key that is a UUIDv7 of a clock ahead by `ahead_ms`.
 fn context_ahead(ahead_ms: u64, number: u32) -> MutationContext {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let random = u128::from(number).to_be_bytes()[6..].try_into().unwrap();
@@ -35,7 +35,7 @@ fn create(id: &str) -> Operation {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_59_s_ahead_with_5_000_keys_does_not_get_others_refused_and_none_of_its_keys_runs_twice() {
+async fn a_caller_59_s_ahead_causes_no_rejections_of_others_and_no_key_runs_twice() {
     let folder = tempfile::tempdir().unwrap();
     let (running, store) = start(folder.path()).await;
     let fast = Client::new(&running.uri(), "fast").unwrap();
@@ -48,8 +48,8 @@ async fn a_caller_59_s_ahead_with_5_000_keys_does_not_get_others_refused_and_non
         let mut calls = JoinSet::new();
         for number in 0..1_000 {
             let (fast, context) = (fast.clone(), context_ahead(59_000, 1 + round * 1_000 + number));
-            // A key that changes nothing is remembered like any other.
-            let shift = crate::common::shift("fast's", 0, 0, None);
+            // The store remembers the key of a mutation without a change like any other.
+            let shift = crate::common::move_item("fast's", 0, 0, None);
             calls.spawn(async move { fast.mutate(context, shift).await });
         }
         while let Some(answered) = calls.join_next().await {
@@ -61,16 +61,16 @@ async fn a_caller_59_s_ahead_with_5_000_keys_does_not_get_others_refused_and_non
         newcomer.mutate(fresh_context(), add("theirs", "stone", 1)).await.unwrap();
     }
     let status = fast.mutate(first.clone(), add("fast's", "stone", 1)).await.unwrap_err();
-    assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_EXPIRED"));
+    assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_EXPIRED"));
     let status = fast.mutate(context_ahead(61_000, 9), add("fast's", "stone", 1)).await.unwrap_err();
-    assert_eq!(told(&status), invalid("IDEMPOTENCY_KEY_FROM_THE_FUTURE", "context.idempotency_key"));
+    assert_eq!(error_of(&status), invalid("IDEMPOTENCY_KEY_FROM_THE_FUTURE", "context.idempotency_key"));
     drop((fast, other, store));
     running.stop().await.unwrap();
 
     let (running, _store) = start(folder.path()).await;
     let fast = Client::new(&running.uri(), "fast").unwrap();
     let status = fast.mutate(first, add("fast's", "stone", 1)).await.unwrap_err();
-    assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_EXPIRED"), "after a restart too");
+    assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_EXPIRED"), "after a restart too");
     let other = Client::new(&running.uri(), "other").unwrap();
     other.mutate(fresh_context(), add("theirs", "stone", 1)).await.unwrap();
     running.stop().await.unwrap();

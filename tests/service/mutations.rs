@@ -1,29 +1,30 @@
 //! Expectations, transactions and retries.
 
 use crate::common::{
-    TestServer, add, at_once, create_named, delete, drop, metadata, precondition, remove, set, told, transfer, with_key,
+    TestServer, add, create_named, delete, drop, error_of, immediate, metadata, precondition, remove, set, transfer,
+    with_key,
 };
 use slotcast::client::fresh_context;
 use slotcast::wire::v1;
 use std::time::Duration;
 use tonic::Code;
 
-/// A chest `a` with 60 stones and an empty chest `b`.
+/// Starts a server with a chest `a` that has 60 stones, and an empty chest `b`.
 async fn world() -> TestServer {
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[(0, "stone", 60)]).await;
     server.create("b", "chest", &[]).await;
     server
 }
 
 #[tokio::test]
-async fn case_23_a_stale_expected_revision_is_aborted_with_the_current_one() {
+async fn case_23_a_stale_guard_is_aborted_with_the_current_revision() {
     let server = world().await;
     let epoch = server.version("a").await.epoch;
     server.client.mutate(guarded("a", epoch, 1), drop("a", 0, Some(1))).await.unwrap();
     for (epoch_sent, stale) in [(epoch, 1), (epoch, 3), (other_than(epoch), 2)] {
         let status = server.client.mutate(guarded("a", epoch_sent, stale), drop("a", 0, Some(1))).await.unwrap_err();
-        assert_eq!(told(&status), (Code::Aborted, "STALE_REVISION".into(), None));
+        assert_eq!(error_of(&status), (Code::Aborted, "STALE_REVISION".into(), None));
         assert_eq!(metadata(&status, "current_revision").as_deref(), Some("2"));
         assert_eq!(metadata(&status, "epoch"), Some(epoch.to_string()));
         let words = format!("at revision 2 of epoch {epoch}, expected revision {stale} of epoch {epoch_sent}");
@@ -42,7 +43,7 @@ fn other_than(epoch: u32) -> u32 {
 }
 
 #[tokio::test]
-async fn a_guard_without_epoch_or_revision_is_invalid_and_the_answer_names_the_field() {
+async fn a_guard_without_epoch_or_revision_is_rejected_with_the_field() {
     let server = world().await;
     let epoch = server.version("a").await.epoch;
     let good = v1::ExpectedRevision { inventory_id: "a".into(), revision: 1, epoch };
@@ -54,30 +55,30 @@ async fn a_guard_without_epoch_or_revision_is_invalid_and_the_answer_names_the_f
         let context = v1::MutationContext { expected: vec![good.clone(), bad], ..fresh_context() };
         let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
         assert_eq!(
-            (status.code(), told(&status).2),
+            (status.code(), error_of(&status).2),
             (Code::InvalidArgument, Some(format!("context.expected[1].{field}")))
         );
     }
     let context = v1::MutationContext { expected: vec![good.clone(); 65], ..fresh_context() };
     let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
-    assert_eq!(told(&status).2.as_deref(), Some("context.expected"));
+    assert_eq!(error_of(&status).2.as_deref(), Some("context.expected"));
     let context = v1::MutationContext { expected: vec![good; 64], ..fresh_context() };
     server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_guard_from_before_a_deletion_does_not_hold_for_what_was_created_since() {
+async fn a_guard_from_before_a_deletion_is_stale_after_a_recreation() {
     let server = world().await;
     let coal = server.version("a").await;
     server.mutate(delete("a")).await.unwrap();
     let status = server.client.mutate(guarded("a", coal.epoch, 1), transfer("a", "b", "coal", 1)).await.unwrap_err();
-    assert_eq!(told(&status).1, "INVENTORY_NOT_FOUND");
+    assert_eq!(error_of(&status).1, "INVENTORY_NOT_FOUND");
     server.create("a", "chest", &[(0, "diamond_sword", 1)]).await;
     let sword = server.version("a").await;
     assert_eq!((coal.revision, sword.revision), (1, 1));
     for taking in [transfer("a", "b", "diamond_sword", 1), delete("a")] {
         let status = server.client.mutate(guarded("a", coal.epoch, 1), taking).await.unwrap_err();
-        assert_eq!(told(&status).1, "STALE_REVISION");
+        assert_eq!(error_of(&status).1, "STALE_REVISION");
         assert_eq!(metadata(&status, "epoch"), Some(sword.epoch.to_string()));
     }
     assert_eq!((server.held("a").await, server.held("b").await), (1, 0));
@@ -85,7 +86,7 @@ async fn a_guard_from_before_a_deletion_does_not_hold_for_what_was_created_since
 }
 
 #[tokio::test]
-async fn a_receipt_names_also_an_inventory_that_the_mutation_created_and_deleted_and_a_retry_gets_the_same() {
+async fn a_receipt_includes_a_transient_inventory_also_on_a_retry() {
     let server = world().await;
     let operations = || {
         vec![create_named("gone"), transfer("a", "gone", "stone", 5), transfer("gone", "b", "stone", 5), delete("gone")]
@@ -114,7 +115,7 @@ async fn case_24_when_the_third_operation_fails_none_is_applied() {
     let operations =
         vec![remove("a", "stone", 10), add("b", "stone", 10), remove("a", "stone", 51), add("b", "coal", 1)];
     let status = server.transact(operations).await.unwrap_err();
-    assert_eq!(told(&status), precondition("NOT_ENOUGH"));
+    assert_eq!(error_of(&status), precondition("NOT_ENOUGH"));
     assert_eq!(metadata(&status, "operation").as_deref(), Some("2"));
     assert_eq!(metadata(&status, "held").as_deref(), Some("50"), "as the operations before it had left it");
     assert_eq!((server.version("a").await.revision, server.version("b").await.revision), (1, 1));
@@ -133,7 +134,7 @@ async fn case_26_the_same_key_in_flight_twice_has_one_effect_and_one_reply() {
     for (round, ahead) in [false, true].into_iter().enumerate() {
         let before = (server.held("a").await, server.store.commits());
         let context = with_key(&format!("key-{round}"));
-        // While commits are held both calls are in flight; with another one ahead of them they come in one batch.
+        // Both calls are in flight while commits are held; behind another call they are in one batch.
         server.store.hold_commits();
         let send = |context, operation| {
             let client = server.client.clone();
@@ -158,7 +159,7 @@ async fn case_26_the_same_key_in_flight_twice_has_one_effect_and_one_reply() {
 }
 
 #[tokio::test]
-async fn case_26_a_retry_gets_the_reply_of_then_whatever_came_after() {
+async fn case_26_a_retry_returns_the_original_reply_despite_later_changes() {
     let server = world().await;
     let request = |context: v1::MutationContext| v1::DropItemRequest {
         context: Some(context),
@@ -172,44 +173,47 @@ async fn case_26_a_retry_gets_the_reply_of_then_whatever_came_after() {
     assert!(again.receipt.as_ref().unwrap().replayed);
     again.receipt.as_mut().unwrap().replayed = false;
     assert_eq!(again, first);
-    // What no revision came of is remembered all the same.
+    // The store also remembers a mutation without a change.
     let nothing = server.client.mutate(with_key("n"), set("b", 3, None)).await.unwrap();
     assert_eq!((nothing.replayed, nothing.inventories[0].revision), (false, 1));
     assert!(server.client.mutate(with_key("n"), set("b", 3, None)).await.unwrap().replayed);
-    // A refusal is not: the same call may succeed later.
-    let wanted = || remove("a", "coal", 5);
-    assert_eq!(told(&server.client.mutate(with_key("r"), wanted()).await.unwrap_err()), precondition("NOT_ENOUGH"));
+    // It does not remember a rejection: the same call can succeed later.
+    let remove_coal = || remove("a", "coal", 5);
+    assert_eq!(
+        error_of(&server.client.mutate(with_key("r"), remove_coal()).await.unwrap_err()),
+        precondition("NOT_ENOUGH")
+    );
     server.mutate(add("a", "coal", 2)).await.unwrap();
-    assert!(!server.client.mutate(with_key("r"), wanted()).await.unwrap().replayed);
+    assert!(!server.client.mutate(with_key("r"), remove_coal()).await.unwrap().replayed);
 }
 
 #[tokio::test]
-async fn case_27_the_same_key_with_another_payload_is_refused() {
+async fn case_27_the_same_key_with_another_payload_is_rejected() {
     let server = world().await;
     server.client.mutate(with_key("k"), drop("a", 0, Some(1))).await.unwrap();
     for other in [drop("a", 0, Some(2)), drop("a", 0, None), add("a", "stone", 1), create_named("c")] {
         let status = server.client.mutate(with_key("k"), other).await.unwrap_err();
-        assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"));
+        assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_REUSED"));
     }
     let expected =
         vec![v1::ExpectedRevision { inventory_id: "a".into(), revision: 2, epoch: server.version("a").await.epoch }];
     let context = v1::MutationContext { expected, ..with_key("k") };
     let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
-    assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"), "what is expected is part of the payload");
-    // Why it is done is not.
+    assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_REUSED"), "what is expected is part of the payload");
+    // The reason is not part of the payload.
     let context = v1::MutationContext { reason: "again".into(), ..with_key("k") };
     assert!(server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap().replayed);
     assert_eq!(server.held("a").await, 59);
 }
 
 #[tokio::test]
-async fn case_28_an_expired_key_is_refused_and_never_run_again() {
+async fn case_28_an_expired_key_is_rejected_and_never_runs_again() {
     let server = world().await;
     let context = fresh_context();
     server.client.mutate(context.clone(), drop("a", 0, Some(1))).await.unwrap();
     server.store.forget_keys();
     let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
-    assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_EXPIRED"));
+    assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_EXPIRED"));
     assert_eq!(server.held("a").await, 59);
     tokio::time::sleep(Duration::from_millis(2)).await;
     server.mutate(drop("a", 0, Some(1))).await.unwrap();
@@ -234,6 +238,6 @@ async fn a_transfer_is_one_commit_on_both_sides() {
     assert_eq!(versions, [("a", 2), ("b", 2)]);
     assert_eq!(receipt.inventories, [server.version("a").await, server.version("b").await]);
     assert_eq!((server.held("a").await, server.held("b").await), (35, 25));
-    // Two inventories' creations, and this.
+    // Two creations and the transfer.
     assert_eq!(server.store.commits(), 3);
 }

@@ -1,6 +1,6 @@
-//! Retries whose reply was lost: they get the stored reply, whatever has become of the catalog since.
+//! Retries after a lost reply: they get the stored reply even if the catalog has changed.
 
-use crate::common::{at_once, invalid, metadata, precondition, quantity, slot_stack, stack, told};
+use crate::common::{error_of, immediate, invalid, metadata, precondition, quantity, slot_stack, stack};
 use slotcast::client::Client;
 use slotcast::domain::Catalog;
 use slotcast::domain::catalog::{CatalogSource, RecipeSource};
@@ -17,7 +17,7 @@ use tonic::Status;
 
 const RELIC: u32 = 7;
 
-/// Relics, ground to dust; shelves of nine.
+/// Returns a catalog with relics, a recipe that grinds them to dust, and shelves of nine slots.
 fn catalog_with_relics() -> Catalog {
     let source = CatalogSource {
         items: vec![("relic".into(), RELIC, 64), ("dust".into(), 8, 64)],
@@ -31,7 +31,7 @@ fn catalog_with_relics() -> Catalog {
     Catalog::new(source).unwrap()
 }
 
-/// Nothing of the above.
+/// Returns a catalog without any of these.
 fn catalog_without_relics() -> Catalog {
     let source = CatalogSource {
         items: vec![("stone".into(), 1, 64)],
@@ -44,7 +44,7 @@ fn catalog_without_relics() -> Catalog {
 async fn start(folder: &Path, catalog: Catalog) -> (RunningServer, Client) {
     let store = EmbeddedStore::open(&folder.join("slotcast.db"), EmbeddedSettings::default()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let rollout = LiveRollout::new(Rollout::for_all(at_once()));
+    let rollout = LiveRollout::new(Rollout::for_all(immediate()));
     let settings = ServerSettings { rollout, ..ServerSettings::default() };
     let running = RunningServer::start(listener, Arc::new(store), Arc::new(catalog), settings).unwrap();
     let client = Client::new(&running.uri(), "test").unwrap();
@@ -61,8 +61,8 @@ fn create(id: &str, relics: u32) -> Operation {
     })
 }
 
-/// One of each kind that names something of the catalog, in an order in which all are accepted, with what it is refused
-/// for once the catalog does not have that any more.
+/// Returns one operation of each kind that names an entry of the catalog, in an order in which all are accepted, with the
+/// reason and field of its rejection once the catalog lacks the entry.
 fn operations() -> Vec<(Operation, &'static str, &'static str)> {
     let (inventory_id, id) = (|| "a".to_owned(), "a");
     let rearranged = vec![slot_stack(4, "relic", 7), slot_stack(5, "relic", 1), slot_stack(6, "dust", 2)];
@@ -86,7 +86,7 @@ fn context(key: &str) -> v1::MutationContext {
     v1::MutationContext { idempotency_key: key.into(), ..v1::MutationContext::default() }
 }
 
-/// A reply of any kind: its receipt, and the rest of it.
+/// The receipt and the other content of a reply of any kind.
 #[derive(Debug, PartialEq)]
 struct Replied {
     receipt: v1::MutationReceipt,
@@ -98,7 +98,7 @@ fn replied(receipt: Option<v1::MutationReceipt>, counts: Vec<u32>, stacks: Vec<O
     Replied { receipt: receipt.unwrap(), counts, stacks }
 }
 
-/// Makes the call of the operation's own kind.
+/// Sends an operation with its own RPC.
 async fn call(client: &Client, key: &str, operation: Operation) -> Result<Replied, Status> {
     let (mut rpc, context) = (client.rpc(), Some(context(key)));
     Ok(match operation {
@@ -144,7 +144,7 @@ async fn transact(client: &Client, key: &str, operations: Vec<Operation>) -> Res
     Ok(replied(reply.receipt, counts, stacks))
 }
 
-/// The same reply when it is replayed by a service that has no name for the item.
+/// Returns the same reply as a service replays it whose catalog lacks the item.
 fn replayed_without_names(mut reply: Replied) -> Replied {
     reply.receipt.replayed = true;
     reply.stacks.iter_mut().flatten().for_each(|stack| stack.item.clear());
@@ -152,7 +152,7 @@ fn replayed_without_names(mut reply: Replied) -> Replied {
 }
 
 #[tokio::test]
-async fn all_seven_kinds_of_call_replay_after_the_catalog_has_lost_their_item_recipe_or_layout() {
+async fn every_kind_of_call_replays_after_its_item_recipe_or_layout_was_removed() {
     let folder = tempfile::tempdir().unwrap();
     let (running, client) = start(folder.path(), catalog_with_relics()).await;
     let (singles, mut first_replies) = (operations(), Vec::new());
@@ -161,7 +161,7 @@ async fn all_seven_kinds_of_call_replay_after_the_catalog_has_lost_their_item_re
     }
     let replaced = first_replies[6].stacks[0].clone().unwrap();
     assert_eq!((replaced.item.as_str(), replaced.item_code), ("relic", RELIC));
-    // All of them at once, upon two other shelves.
+    // All operations in one mutation, on two other shelves.
     let elsewhere = |operation: Operation| with_ids(operation, "c", "d");
     let all: Vec<Operation> = operations().into_iter().map(|(operation, ..)| elsewhere(operation)).collect();
     let first_of_all = transact(&client, "key-all", all.clone()).await.unwrap();
@@ -175,22 +175,22 @@ async fn all_seven_kinds_of_call_replay_after_the_catalog_has_lost_their_item_re
         assert_eq!(again, replayed_without_names(first_replies.remove(0)), "{operation:?}");
 
         let status = call(&client, &format!("new-{number}"), operation.clone()).await.unwrap_err();
-        assert_eq!(told(&status), invalid(reason, field), "{operation:?}");
+        assert_eq!(error_of(&status), invalid(reason, field), "{operation:?}");
         assert_eq!(metadata(&status, "operation").as_deref(), Some("0"));
         let other_payload = with_ids(operation.clone(), "e", "f");
         let status = call(&client, &key, other_payload).await.unwrap_err();
-        assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"), "{operation:?}");
+        assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_REUSED"), "{operation:?}");
     }
     let again = transact(&client, "key-all", all.clone()).await.unwrap();
     assert_eq!(again, replayed_without_names(first_of_all));
     let last = vec![crate::common::drop("a", 4, Some(1)), all[7].clone()];
     let status = transact(&client, "new-all", last).await.unwrap_err();
-    assert_eq!(told(&status), invalid("UNKNOWN_ITEM", "operations[1].rearrange.stacks[0].stack.item"));
+    assert_eq!(error_of(&status), invalid("UNKNOWN_ITEM", "operations[1].rearrange.stacks[0].stack.item"));
     assert_eq!(metadata(&status, "operation").as_deref(), Some("1"));
     running.stop().await.unwrap();
 }
 
-/// The same operation on other inventories.
+/// Returns the same operation on other inventories.
 fn with_ids(operation: Operation, a: &str, b: &str) -> Operation {
     let renamed = |id: &str| if id == "a" { a.to_owned() } else { b.to_owned() };
     let mut operation = operation;
@@ -211,7 +211,7 @@ fn with_ids(operation: Operation, a: &str, b: &str) -> Operation {
 }
 
 #[tokio::test]
-async fn a_retry_may_differ_in_reason_session_and_prediction_but_not_in_what_it_expects() {
+async fn a_retry_can_differ_in_reason_session_and_prediction_but_not_in_guards() {
     let folder = tempfile::tempdir().unwrap();
     let (running, client) = start(folder.path(), catalog_with_relics()).await;
     let created = call(&client, "create", create("a", 5)).await.unwrap();
@@ -234,21 +234,21 @@ async fn a_retry_may_differ_in_reason_session_and_prediction_but_not_in_what_it_
     let expected = vec![v1::ExpectedRevision { inventory_id: "a".into(), revision: 2, epoch: version.epoch }];
     let guarded = v1::MutationContext { expected, ..context("key") };
     let status = client.rpc().add_item(add(guarded)).await.unwrap_err();
-    assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"));
+    assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_REUSED"));
     running.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_malformed_call_is_refused_before_its_key_is_looked_up_and_an_unknown_name_after() {
+async fn a_malformed_call_is_rejected_before_the_key_lookup_and_an_unknown_name_after_it() {
     let folder = tempfile::tempdir().unwrap();
     let (running, client) = start(folder.path(), catalog_with_relics()).await;
     call(&client, "create", create("a", 5)).await.unwrap();
     let malformed = crate::common::add("a", "zinc", 0);
     let status = call(&client, "create", malformed).await.unwrap_err();
-    assert_eq!(told(&status), invalid("INVALID_ARGUMENT", "add.stack.count"));
+    assert_eq!(error_of(&status), invalid("INVALID_ARGUMENT", "add.stack.count"));
     let status = call(&client, "create", crate::common::add("a", "zinc", 1)).await.unwrap_err();
-    assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"));
-    // Names come before guards and rules.
+    assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_REUSED"));
+    // Names are resolved before guards and rules are checked.
     let unknown = v1::TransferItem {
         from_inventory_id: "nowhere".into(),
         to_inventory_id: "a".into(),
@@ -256,6 +256,6 @@ async fn a_malformed_call_is_refused_before_its_key_is_looked_up_and_an_unknown_
         ..v1::TransferItem::default()
     };
     let status = call(&client, "new", Operation::Transfer(unknown)).await.unwrap_err();
-    assert_eq!(told(&status), invalid("UNKNOWN_ITEM", "transfer.item.item"));
+    assert_eq!(error_of(&status), invalid("UNKNOWN_ITEM", "transfer.item.item"));
     running.stop().await.unwrap();
 }

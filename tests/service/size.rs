@@ -1,6 +1,6 @@
-//! How large the inventories of one stream may be together, for as long as it is open.
+//! The size limit of the inventories of one stream, which applies for the life of the stream.
 
-use crate::common::{TestServer, Told, at_once, delete, told};
+use crate::common::{ErrorSummary, TestServer, delete, error_of, immediate};
 use slotcast::domain::Catalog;
 use slotcast::domain::catalog::CatalogSource;
 use slotcast::sync::{SyncSettings, Windows};
@@ -9,17 +9,17 @@ use slotcast::wire::v1::operation::Operation;
 use std::time::Duration;
 use tonic::Code;
 
-/// What gRPC takes as one message, if nobody says otherwise.
+/// Default maximum size of a gRPC message, in bytes.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 const VAULT_SLOTS: u32 = 1_024;
 const IDS: [&str; 4] = ["a", "b", "c", "d"];
 const ALL: [(&str, Option<v1::Cursor>); 4] = [("a", None), ("b", None), ("c", None), ("d", None)];
 
-fn too_large() -> Told {
+fn too_large() -> ErrorSummary {
     (Code::ResourceExhausted, "SUBSCRIPTION_TOO_LARGE".into(), None)
 }
 
-/// Pouches of 1 slot and vaults of 1,024.
+/// Returns a catalog with pouches of 1 slot and vaults of 1,024 slots.
 fn catalog() -> Catalog {
     let layout = |name: &str, slots: u32| (name.to_owned(), vec![("all".to_owned(), u64::from(slots))]);
     Catalog::new(CatalogSource {
@@ -35,7 +35,7 @@ fn create(id: &str, layout: &str, stacks: Vec<v1::SlotStack>) -> Operation {
     Operation::Create(v1::CreateInventory { inventory_id, layout, stacks, owner })
 }
 
-/// As large as an inventory can be: each slot with all the attributes that are possible.
+/// Returns the creation of an inventory of maximum size: each slot has attributes of maximum size.
 fn vault(id: &str) -> Operation {
     let stack = |slot: u32| v1::Stack {
         item: "sword".into(),
@@ -46,18 +46,18 @@ fn vault(id: &str) -> Operation {
     create(id, "vault", (0..VAULT_SLOTS).map(|slot| v1::SlotStack { slot, stack: Some(stack(slot)) }).collect())
 }
 
-/// Four pouches. Nothing is due until somebody reports a desync.
+/// Starts a server with four pouches. No frame is due until a reader reports a desync.
 async fn pouches() -> TestServer {
     let for_ever = Duration::from_secs(600);
     let windows = Windows { news: for_ever, echo: for_ever, tick: Duration::ZERO };
-    let server = TestServer::start_with(catalog(), SyncSettings { windows, ..at_once() }).await;
+    let server = TestServer::start_with(catalog(), SyncSettings { windows, ..immediate() }).await;
     for id in IDS {
         server.mutate(create(id, "pouch", vec![])).await.unwrap();
     }
     server
 }
 
-/// Has all that waits sent to the session now.
+/// Reports a desync, so that the session gets all pending changes immediately.
 async fn report(server: &TestServer, id: &str) {
     let request = v1::ReportDesyncRequest {
         session: "mine".into(),
@@ -66,36 +66,36 @@ async fn report(server: &TestServer, id: &str) {
     server.client.rpc().report_desync(request).await.unwrap();
 }
 
-fn mine() -> v1::SubscribeInventoryRequest {
+fn session_request() -> v1::SubscribeInventoryRequest {
     v1::SubscribeInventoryRequest { session: "mine".into(), ..v1::SubscribeInventoryRequest::default() }
 }
 
 #[tokio::test]
-async fn a_stream_whose_inventories_outgrow_one_message_ends_and_never_sends_a_larger_one() {
+async fn a_stream_whose_inventories_outgrow_one_message_ends_with_resource_exhausted() {
     let server = pouches().await;
-    let mut reader = server.subscribe_as(mine(), &ALL).await;
+    let mut reader = server.subscribe_as(session_request(), &ALL).await;
     reader.next().await;
     for id in IDS {
         server.transact(vec![delete(id), vault(id)]).await.unwrap();
     }
     report(&server, "a").await;
     let status = reader.end().await;
-    assert_eq!(told(&status), too_large());
+    assert_eq!(error_of(&status), too_large());
     assert!(
         status.message().contains("at most 3072 slots") && status.message().contains("got 4096"),
         "{}",
         status.message()
     );
     let watch = |id: &str| v1::Watch { inventory_id: id.into(), ..v1::Watch::default() };
-    let request = v1::SubscribeInventoryRequest { inventories: IDS.map(watch).to_vec(), ..mine() };
+    let request = v1::SubscribeInventoryRequest { inventories: IDS.map(watch).to_vec(), ..session_request() };
     let status = server.client.rpc().subscribe_inventory(request).await.unwrap_err();
-    assert_eq!(told(&status), too_large(), "the same at opening");
+    assert_eq!(error_of(&status), too_large(), "the same at opening");
 }
 
 #[tokio::test]
-async fn the_largest_frame_fits_one_message_and_what_is_absent_does_not_count() {
+async fn the_largest_frame_fits_one_message_and_absent_inventories_do_not_count() {
     let server = pouches().await;
-    let mut reader = server.subscribe_as(mine(), &ALL).await;
+    let mut reader = server.subscribe_as(session_request(), &ALL).await;
     reader.next().await;
     server.mutate(delete("d")).await.unwrap();
     for id in &IDS[..3] {
@@ -109,14 +109,14 @@ async fn the_largest_frame_fits_one_message_and_what_is_absent_does_not_count() 
     for (position, id) in IDS[..3].iter().enumerate() {
         reader.assert_is_at(position, &server.get(id).await);
     }
-    // One slot more is one too many.
+    // One more slot exceeds the limit.
     server.mutate(create("d", "pouch", vec![])).await.unwrap();
     report(&server, "a").await;
-    assert_eq!(told(&reader.end().await), too_large());
+    assert_eq!(error_of(&reader.end().await), too_large());
 }
 
 #[tokio::test]
-async fn our_client_does_not_try_again_for_ever_what_is_too_large_for_one_stream() {
+async fn the_client_does_not_retry_a_subscription_that_is_too_large() {
     let server = pouches().await;
     let follow = || server.client.follow(IDS.map(str::to_owned).to_vec()).with_session("mine");
     let mut open = follow();
@@ -127,6 +127,6 @@ async fn our_client_does_not_try_again_for_ever_what_is_too_large_for_one_stream
     report(&server, "a").await;
     for (what, mut follow) in [("open before", open), ("opened now", follow())] {
         let ended = tokio::time::timeout(Duration::from_secs(10), follow.next()).await.expect(what);
-        assert_eq!(told(&ended.expect_err(what)), too_large(), "{what}");
+        assert_eq!(error_of(&ended.expect_err(what)), too_large(), "{what}");
     }
 }

@@ -1,4 +1,4 @@
-//! Every reason for which the service refuses, with its code and the details that go with it: callers rely on them.
+//! The code and the details of every error reason: callers rely on them.
 
 use slotcast::domain::{
     Epoch, Guard, InventoryId, ItemCode, LayoutId, Rejection, RejectionCause, Revision, Slot, UnknownEntry, UnknownName,
@@ -91,7 +91,7 @@ fn statuses() -> Vec<Status> {
     others.into_iter().chain(engine_errors().iter().map(status::engine_error)).collect()
 }
 
-/// Reason, code, and the kinds of details beside `ErrorInfo`, with the names of its metadata.
+/// Returns reason, code, the names of the metadata, and the kinds of details other than `ErrorInfo`.
 fn row(status: &Status) -> String {
     let details = status.get_error_details();
     let info = details.error_info().unwrap();

@@ -1,7 +1,7 @@
-//! Subscriptions: what a reader gets, from wherever it comes and however slowly it reads.
+//! Subscriptions: the frames that a reader gets, from any cursor and at any reading speed.
 
 use crate::common::{
-    Subscriber, TestServer, add, at_once, create_named, delete, drop, remove, set, stack, told, transfer,
+    Subscriber, TestServer, add, create_named, delete, drop, error_of, immediate, remove, set, stack, transfer,
 };
 use slotcast::client::{Client, fresh_context};
 use slotcast::sync::{SyncSettings, Windows};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
-/// Why a message's only change is a full one; none if it is a delta.
+/// Returns the only change of a message, and the reason if it is a full state.
 fn only_change(message: &v1::SubscribeInventoryResponse) -> (Option<FullReason>, &v1::InventoryChange) {
     assert_eq!(message.changes.len(), 1, "{message:?}");
     let change = &message.changes[0];
@@ -20,8 +20,8 @@ fn only_change(message: &v1::SubscribeInventoryResponse) -> (Option<FullReason>,
 }
 
 #[tokio::test]
-async fn the_first_message_has_all_that_there_is_and_the_mark() {
-    let server = TestServer::start(at_once()).await;
+async fn the_first_message_contains_the_full_state_and_the_caught_up_mark() {
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[(3, "stone", 5)]).await;
     server.create("b", "player", &[]).await;
     let mut reader = server.subscribe(&[("b", None), ("a", None)]).await;
@@ -39,8 +39,8 @@ async fn the_first_message_has_all_that_there_is_and_the_mark() {
 }
 
 #[tokio::test]
-async fn case_33_a_cursor_from_the_future_or_of_another_epoch_gets_all_with_the_reason() {
-    let server = TestServer::start(at_once()).await;
+async fn case_33_a_cursor_from_the_future_or_of_another_epoch_gets_a_full_frame_with_the_reason() {
+    let server = TestServer::start(immediate()).await;
     let v1::InventoryVersion { epoch, revision, .. } = server.create("a", "chest", &[(0, "stone", 5)]).await;
     for (cursor, reason) in [
         (v1::Cursor { epoch, revision: revision + 1 }, FullReason::FromTheFuture),
@@ -56,8 +56,8 @@ async fn case_33_a_cursor_from_the_future_or_of_another_epoch_gets_all_with_the_
 }
 
 #[tokio::test]
-async fn case_34_a_resume_from_far_behind_is_the_ordinary_delta_or_full() {
-    let server = TestServer::start(at_once()).await;
+async fn case_34_a_resume_from_an_old_cursor_is_an_ordinary_delta_or_full_frame() {
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[(0, "stone", 64)]).await;
     let mut reader = server.subscribe(&[("a", None)]).await;
     reader.next().await;
@@ -66,7 +66,7 @@ async fn case_34_a_resume_from_far_behind_is_the_ordinary_delta_or_full() {
         server.mutate(remove("a", "coal", 1)).await.unwrap();
     }
     server.mutate(drop("a", 0, Some(1))).await.unwrap();
-    // 401 revisions, and what has to be told of them are two slots.
+    // 401 revisions have changed two slots.
     let behind = reader.replicas[0].clone();
     let mut resumed = server.subscribe(&[("a", Some(reader.cursor(0)))]).await;
     resumed.replicas[0].clone_from(&behind);
@@ -78,10 +78,10 @@ async fn case_34_a_resume_from_far_behind_is_the_ordinary_delta_or_full() {
     );
     assert!(message.caught_up);
     resumed.assert_is_at(0, &server.get("a").await);
-    // Nothing missing is told as just that.
+    // A current cursor gets no change.
     let mut same = server.subscribe(&[("a", Some(resumed.cursor(0)))]).await;
     assert_eq!(same.next().await, v1::SubscribeInventoryResponse { caught_up: true, ..Default::default() });
-    // More than ten slots are sent full.
+    // More than ten changed slots are sent as a full state.
     for slot in 10..21 {
         server.mutate(set("a", slot, Some(stack("dirt", 1)))).await.unwrap();
     }
@@ -91,8 +91,8 @@ async fn case_34_a_resume_from_far_behind_is_the_ordinary_delta_or_full() {
 }
 
 #[tokio::test]
-async fn case_35_deleted_and_created_anew_is_another_epoch_and_sent_in_full() {
-    let server = TestServer::start(at_once()).await;
+async fn case_35_a_recreated_inventory_has_a_new_epoch_and_is_sent_in_full() {
+    let server = TestServer::start(immediate()).await;
     let old = server.create("a", "chest", &[(0, "stone", 5)]).await;
     let mut reader = server.subscribe(&[("a", None)]).await;
     reader.next().await;
@@ -104,7 +104,7 @@ async fn case_35_deleted_and_created_anew_is_another_epoch_and_sent_in_full() {
     assert_eq!(only_change(&reader.next().await).0, Some(FullReason::Initial));
     reader.assert_is_at(0, &server.get("a").await);
 
-    // In one commit it is never gone; a cursor of the old epoch fits no more.
+    // A deletion and recreation in one commit is never absent, and the cursor of the old epoch is stale.
     let cursor = reader.cursor(0);
     server.transact(vec![delete("a"), create_named("a")]).await.unwrap();
     assert_eq!(only_change(&reader.next().await).0, Some(FullReason::EpochChanged));
@@ -114,8 +114,8 @@ async fn case_35_deleted_and_created_anew_is_another_epoch_and_sent_in_full() {
 }
 
 #[tokio::test]
-async fn an_inventory_is_named_by_a_valid_id_and_once() {
-    let server = TestServer::start(at_once()).await;
+async fn watches_require_valid_and_distinct_ids() {
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[]).await;
     let watch = |id: &str| v1::Watch { inventory_id: id.into(), ..v1::Watch::default() };
     for (ids, expected) in [
@@ -126,14 +126,14 @@ async fn an_inventory_is_named_by_a_valid_id_and_once() {
         let inventories = ids.into_iter().map(watch).collect();
         let request = v1::SubscribeInventoryRequest { inventories, ..v1::SubscribeInventoryRequest::default() };
         let status = server.client.rpc().subscribe_inventory(request).await.unwrap_err();
-        assert_eq!(told(&status), expected);
+        assert_eq!(error_of(&status), expected);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_36_subscribing_while_commits_land_leaves_no_gap_and_no_double() {
+async fn case_36_subscribing_during_commits_leaves_no_gap_and_no_duplicate() {
     const COMMITS: u64 = 400;
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[]).await;
     let client = server.client.clone();
     let writer = tokio::spawn(async move {
@@ -153,7 +153,7 @@ async fn case_36_subscribing_while_commits_land_leaves_no_gap_and_no_double() {
     writer.await.unwrap();
     let last = server.get("a").await;
     for reader in &mut readers {
-        // Applying a frame checks that it fits what came before.
+        // Applying a frame checks that its base matches the replica.
         reader.read_until(0, 1 + COMMITS).await;
         reader.assert_is_at(0, &last);
     }
@@ -162,10 +162,10 @@ async fn case_36_subscribing_while_commits_land_leaves_no_gap_and_no_double() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_39_many_small_frames_to_slow_readers_never_cost_them_the_connection() {
+async fn case_39_many_small_frames_do_not_disconnect_slow_readers() {
     const STREAMS: usize = 40;
     const COMMITS: u64 = 400;
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[]).await;
     let mut readers = Vec::new();
     for _ in 0..STREAMS {
@@ -173,7 +173,7 @@ async fn case_39_many_small_frames_to_slow_readers_never_cost_them_the_connectio
         reader.next().await;
         readers.push(reader);
     }
-    // Nobody reads meanwhile. HTTP/2 libraries take many small unread frames on a connection for an attack.
+    // Nobody reads meanwhile. HTTP/2 libraries treat many small unread frames on a connection as an attack.
     for _ in 0..COMMITS {
         server.mutate(add("a", "coal", 1)).await.unwrap();
     }
@@ -185,10 +185,11 @@ async fn case_39_many_small_frames_to_slow_readers_never_cost_them_the_connectio
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transfer_is_never_split_over_two_frames() {
-    for sync in
-        [at_once(), SyncSettings { windows: Windows { news: Duration::from_millis(3), ..Windows::NONE }, ..at_once() }]
-    {
+async fn a_transfer_is_never_split_across_two_frames() {
+    for sync in [
+        immediate(),
+        SyncSettings { windows: Windows { news: Duration::from_millis(3), ..Windows::NONE }, ..immediate() },
+    ] {
         let server = TestServer::start(sync).await;
         server.create("a", "chest", &[(0, "stone", 64)]).await;
         server.create("b", "chest", &[]).await;
@@ -197,7 +198,7 @@ async fn a_transfer_is_never_split_over_two_frames() {
         let (there, back) = (server.client.clone(), server.client.clone());
         let carry = async |client: Client, from: &str, to: &str| {
             for _ in 0..150 {
-                // At times there is nothing to carry.
+                // The transfer is rejected when the source is empty.
                 let _ = client.mutate(fresh_context(), transfer(from, to, "stone", 1)).await;
             }
         };
@@ -231,8 +232,8 @@ async fn a_transfer_is_never_split_over_two_frames() {
 }
 
 #[tokio::test]
-async fn a_heartbeat_tells_what_the_reader_should_have() {
-    let server = TestServer::start(SyncSettings { heartbeat: Duration::from_millis(40), ..at_once() }).await;
+async fn a_heartbeat_contains_the_current_versions() {
+    let server = TestServer::start(SyncSettings { heartbeat: Duration::from_millis(40), ..immediate() }).await;
     server.create("a", "chest", &[(0, "stone", 5)]).await;
     server.create("b", "chest", &[]).await;
     let mut reader = server.subscribe(&[("a", None), ("b", None)]).await;
@@ -252,7 +253,7 @@ async fn a_heartbeat_tells_what_the_reader_should_have() {
 }
 
 #[tokio::test]
-async fn changes_within_a_window_go_out_as_one() {
+async fn changes_within_a_window_are_sent_as_one_frame() {
     let windows = Windows { news: Duration::from_millis(300), ..Windows::NONE };
     let server = TestServer::start(SyncSettings { windows, ..SyncSettings::default() }).await;
     server.create("a", "chest", &[(0, "stone", 64)]).await;
@@ -266,11 +267,11 @@ async fn changes_within_a_window_go_out_as_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_reader_gets_few_conflated_frames_and_ends_at_the_truth() {
+async fn a_slow_reader_receives_few_conflated_frames_and_converges() {
     const COMMITS: u64 = 600;
-    let server = TestServer::start(at_once()).await;
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[]).await;
-    // What the transport takes ahead of the reader is bounded by this window, so only about as many frames of 1 KiB.
+    // This window limits the bytes that the transport accepts ahead of the reader to about as many frames of 1 KiB.
     let channel =
         Endpoint::from_shared(server.running.uri()).unwrap().initial_stream_window_size(65_535).connect_lazy();
     let inventories = vec![v1::Watch { inventory_id: "a".into(), ..v1::Watch::default() }];
@@ -295,14 +296,14 @@ async fn a_slow_reader_gets_few_conflated_frames_and_ends_at_the_truth() {
 }
 
 #[tokio::test]
-async fn when_the_service_ends_streams_end_with_unavailable() {
-    let server = TestServer::start(at_once()).await;
+async fn on_shutdown_streams_end_with_unavailable() {
+    let server = TestServer::start(immediate()).await;
     server.create("a", "chest", &[]).await;
     let mut reader = server.subscribe(&[("a", None)]).await;
     reader.next().await;
     let TestServer { running, client, .. } = server;
     std::mem::drop(client);
     let (ended, stopped) = tokio::join!(reader.end_or_next(), running.stop());
-    assert_eq!(told(&ended.unwrap_err()), (Code::Unavailable, "DRAINING".into(), None));
+    assert_eq!(error_of(&ended.unwrap_err()), (Code::Unavailable, "DRAINING".into(), None));
     stopped.unwrap();
 }

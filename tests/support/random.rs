@@ -27,9 +27,9 @@ const COAL: u32 = 24;
 
 /// Returns a configuration with `PROPTEST_CASES` cases. Default: `cases`, suited to a build without optimization.
 pub fn config(cases: u32) -> ProptestConfig {
-    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
+    let from_environment = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
     // A failure prints its whole input, which then becomes a test; no regression file is needed.
-    ProptestConfig { cases: asked.unwrap_or(cases), failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig { cases: from_environment.unwrap_or(cases), failure_persistence: None, ..ProptestConfig::default() }
 }
 
 /// A world, and mutations to apply to it in order.

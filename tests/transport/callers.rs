@@ -1,6 +1,6 @@
 //! Callers that authenticate with client certificates.
 
-use crate::common::{MemoryStore, told};
+use crate::common::{MemoryStore, error_of};
 use crate::support::{Authority, Files, create, get, settings, start_at};
 use crate::tokens::{Login, SigningKey, claims};
 use slotcast::client::{Client, ClientOptions, fresh_context};
@@ -58,7 +58,7 @@ async fn rollout(client: &Client) -> Result<(), Status> {
 
 fn code_and_reason<T: std::fmt::Debug>(reply: Result<T, Status>) -> (Code, String) {
     let status = reply.unwrap_err();
-    let (code, reason, _) = told(&status);
+    let (code, reason, _) = error_of(&status);
     (code, reason)
 }
 

@@ -1,6 +1,6 @@
 //! Draining and stopping a server, as its clients see it.
 
-use crate::common::{MemoryStore, add, told};
+use crate::common::{MemoryStore, add, error_of};
 use crate::process::ServerProcess;
 use crate::support::{Files, WAIT, client, create, get, held, settings, start, start_at};
 use slotcast::client::{Client, fresh_context};
@@ -104,7 +104,7 @@ async fn case_57_silent_connections_and_endless_streams_do_not_delay_the_stop() 
     assert_eq!(health(&mut watch).await.unwrap(), ServingStatus::Serving);
     let (stop_start, stopping) = (Instant::now(), tokio::spawn(server.stop()));
     let ended = tokio::time::timeout(WAIT, stream.message()).await.unwrap().unwrap_err();
-    assert_eq!(told(&ended), (Code::Unavailable, "DRAINING".into(), None));
+    assert_eq!(error_of(&ended), (Code::Unavailable, "DRAINING".into(), None));
     assert_eq!(health(&mut watch).await.unwrap(), ServingStatus::NotServing);
     assert_eq!(health(&mut watch).await.unwrap_err().code(), Code::Unavailable);
     assert!(stop_start.elapsed() < Duration::from_secs(1), "both streams end at once: {:?}", stop_start.elapsed());
@@ -123,7 +123,7 @@ async fn a_tls_server_stops_even_during_a_handshake() {
     let start = Instant::now();
     server.stop().await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-    assert_eq!(told(&stream.message().await.unwrap_err()).1, "DRAINING");
+    assert_eq!(error_of(&stream.message().await.unwrap_err()).1, "DRAINING");
 }
 
 #[tokio::test]
@@ -179,7 +179,7 @@ async fn case_57_a_terminated_process_exits_with_success_within_the_drain_limit(
             break status;
         }
     };
-    assert_eq!(told(&ended).1, "DRAINING");
+    assert_eq!(error_of(&ended).1, "DRAINING");
     let (status, stopped_after) = ending.await.unwrap();
     assert_eq!(status.code(), Some(0));
     assert!(stopped_after < Duration::from_secs(8), "{stopped_after:?}");

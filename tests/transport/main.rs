@@ -14,6 +14,7 @@ mod drain;
 mod limits;
 mod silence;
 mod stalled;
+mod stalling;
 mod support;
 mod tls;
 #[path = "../support/tokens.rs"]

@@ -1,79 +1,21 @@
-//! A reader that stops reading its connection: how much the service and the system buffer for it, and what it gets
-//! afterwards.
+//! A reader that stops reading its connection: what the service and the system hold for it, and what it gets afterwards.
 
 use crate::common::{add, remove, set, stack};
+use crate::stalling::{Reading, StallingSocket, call, handshake};
 use crate::support::{WAIT, create, get, start};
 use bytes::{Buf, BytesMut};
-use futures_util::task::AtomicWaker;
 use prost::Message;
 use slotcast::client::{Client, fresh_context};
 use slotcast::server::RunningServer;
 use slotcast::transport::TransportSettings;
 use slotcast::wire::v1;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 
-/// Receive buffer of the reader's own system, in bytes: the minimum, because the test measures the server's side.
+/// What the reader's own system may hold for it: as little as it can be told. What it holds is the reader's own affair.
 const RECEIVE_BYTES: u32 = 4_096;
-/// The largest flow-control window of HTTP/2, so that only the connection itself limits the server.
-const WINDOW_BYTES: u32 = (1 << 31) - 1;
 
-/// A socket that its owner can stop reading.
-struct Stalling {
-    socket: TcpStream,
-    reading: Arc<Reading>,
-}
-
-#[derive(Default)]
-struct Reading {
-    is_stalled: AtomicBool,
-    waker: AtomicWaker,
-}
-
-impl Reading {
-    fn stall(&self) {
-        self.is_stalled.store(true, Ordering::SeqCst);
-    }
-
-    fn resume(&self) {
-        self.is_stalled.store(false, Ordering::SeqCst);
-        self.waker.wake();
-    }
-}
-
-impl AsyncRead for Stalling {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        self.reading.waker.register(context.waker());
-        if self.reading.is_stalled.load(Ordering::SeqCst) {
-            return Poll::Pending;
-        }
-        Pin::new(&mut self.socket).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Stalling {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(context)
-    }
-}
-
-/// A stream that is read message by message.
+/// A stream that is read message by message, with the bytes of each as sent.
 struct Reader {
     reading: Arc<Reading>,
     body: h2::RecvStream,
@@ -86,28 +28,16 @@ impl Reader {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(RECEIVE_BYTES).unwrap();
         let socket = socket.connect(server.address).await.unwrap();
-        let reading = Arc::<Reading>::default();
-        let (send, connection) = h2::client::Builder::new()
-            .initial_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES)
-            .handshake::<_, bytes::Bytes>(Stalling { socket, reading: reading.clone() })
-            .await
-            .unwrap();
-        tokio::spawn(connection);
+        let (socket, reading) = StallingSocket::new(socket);
+        let mut send = handshake(socket).await.ready().await.unwrap();
         let inventories = vec![v1::Watch { inventory_id: id.into(), ..v1::Watch::default() }];
-        let message = v1::SubscribeInventoryRequest { inventories, ..Default::default() }.encode_to_vec();
-        let mut framed = vec![0, 0, 0, 0, message.len() as u8];
-        framed.extend(message);
-        let uri = format!("http://{}/slotcast.v1.InventoryService/SubscribeInventory", server.address);
-        let request = http::Request::post(uri).header("content-type", "application/grpc").header("te", "trailers");
-        let mut send = send.ready().await.unwrap();
-        let (reply, mut body) = send.send_request(request.body(()).unwrap(), false).unwrap();
-        body.send_data(framed.into(), true).unwrap();
+        let message = v1::SubscribeInventoryRequest { inventories, ..Default::default() };
+        let reply = call(&mut send, server, "SubscribeInventory", &message);
         let body = reply.await.unwrap().into_body();
         Self { reading, body, bytes: BytesMut::new(), revision: 0 }
     }
 
-    /// Returns the next message and its size in bytes.
+    /// The next message, and how many bytes it was.
     async fn next(&mut self) -> (v1::SubscribeInventoryResponse, usize) {
         loop {
             if let Some(length) = self.bytes.get(1..5).map(|mut length| length.get_u32() as usize)
@@ -121,36 +51,34 @@ impl Reader {
                 }
                 return (message, 5 + length);
             }
-            let data = tokio::time::timeout(WAIT, self.body.data()).await.expect("data in time");
-            self.bytes.extend_from_slice(&data.expect("the stream continues").unwrap());
+            let data = tokio::time::timeout(WAIT, self.body.data()).await.expect("more in time");
+            self.bytes.extend_from_slice(&data.expect("the stream goes on").unwrap());
         }
     }
 
-    /// Resumes reading, up to a revision.
-    async fn catch_up(&mut self, revision: u64) -> Buffered {
-        let mut buffered = Buffered::default();
-        self.reading.resume();
+    /// Reads what has gathered, up to a revision: messages, their bytes, and the most revisions that one message took it on.
+    async fn catch_up(&mut self, revision: u64) -> Gathered {
+        let mut gathered = Gathered::default();
+        self.reading.go_on();
         while self.revision < revision {
             let before = self.revision;
             let (_, bytes) = self.next().await;
-            buffered.messages += 1;
-            buffered.bytes += bytes;
-            buffered.advance_max = buffered.advance_max.max(self.revision - before);
+            gathered.messages += 1;
+            gathered.bytes += bytes;
+            gathered.longest = gathered.longest.max(self.revision - before);
         }
-        buffered
+        gathered
     }
 }
 
-/// The messages that were buffered for a stalled reader.
 #[derive(Debug, Default)]
-struct Buffered {
+struct Gathered {
     messages: usize,
     bytes: usize,
-    /// Maximum number of revisions that one message advanced the reader.
-    advance_max: u64,
+    longest: u64,
 }
 
-/// Makes `commits` changes, one after the other; a reader that keeps up gets a frame for each.
+/// Changes one slot at a time, `commits` times in all; each a frame of its own to whoever reads.
 async fn change(writer: &Client, commits: u64, attributes: usize) {
     for n in 0..commits {
         let operation = match (attributes, n % 2) {
@@ -165,39 +93,34 @@ async fn change(writer: &Client, commits: u64, attributes: usize) {
     }
 }
 
-/// Stalls a reader during `commits` changes, and returns the messages that were buffered for it.
-async fn buffered_for_stalled_reader(
-    server: &RunningServer,
-    writer: &Client,
-    commits: u64,
-    attributes: usize,
-) -> Buffered {
+/// What gathers for a reader that stalls while so much happens.
+async fn gathered(server: &RunningServer, writer: &Client, commits: u64, attributes: usize) -> Gathered {
     create(writer, "a").await;
     let mut reader = Reader::open(server, "a").await;
     reader.next().await;
     reader.reading.stall();
     change(writer, commits, attributes).await;
-    let buffered = reader.catch_up(1 + commits).await;
-    let inventory = get(writer, "a").await.unwrap();
-    assert_eq!(inventory.version.unwrap().revision, reader.revision);
-    buffered
+    let gathered = reader.catch_up(1 + commits).await;
+    let held = get(writer, "a").await.unwrap();
+    assert_eq!(held.version.unwrap().revision, reader.revision);
+    gathered
 }
 
-/// Size of the HTTP/2 frame header of each message, in bytes.
-const HEADER_BYTES: usize = 9;
-/// 16 KiB in HTTP/2, 16 KiB and one segment in the system, two messages, and the receive buffer of the reader's system.
+/// HTTP/2 puts 9 bytes before each message.
+const HEAD_BYTES: usize = 9;
+/// 16 KiB in HTTP/2, as much in the system and one segment, two messages, and what the reader's system holds after all.
 const BYTES_MAX: usize = 64 * 1_024;
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_bytes_buffered_for_a_stalled_reader_are_bounded_and_later_changes_arrive_as_one_frame() {
+async fn what_gathers_for_a_reader_that_stops_reading_is_bounded_and_the_rest_comes_as_one_frame() {
     for (commits, attributes) in [(6_000, 0), (3_000, 1_024)] {
         let server = start(TransportSettings::default()).await;
         let writer = crate::support::client(&server);
-        let buffered = buffered_for_stalled_reader(&server, &writer, commits, attributes).await;
-        println!("{commits} changes of {attributes} bytes: {buffered:?}");
-        let bytes = buffered.bytes + HEADER_BYTES * buffered.messages;
-        assert!(bytes < BYTES_MAX, "{bytes} bytes: {buffered:?}");
-        assert!(buffered.advance_max > commits / 2, "{buffered:?}");
+        let gathered = gathered(&server, &writer, commits, attributes).await;
+        println!("{commits} changes of {attributes} bytes: {gathered:?}");
+        let bytes = gathered.bytes + HEAD_BYTES * gathered.messages;
+        assert!(bytes < BYTES_MAX, "{bytes} bytes: {gathered:?}");
+        assert!(gathered.longest > commits / 2, "{gathered:?}");
     }
 }

@@ -27,7 +27,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion
 pub const WAIT: Duration = Duration::from_secs(15);
 
 pub fn settings(transport: TransportSettings) -> ServerSettings {
-    let rollout = LiveRollout::new(Rollout::for_all(crate::common::at_once()));
+    let rollout = LiveRollout::new(Rollout::for_all(crate::common::immediate()));
     ServerSettings { rollout, transport, ..ServerSettings::default() }
 }
 

@@ -9,7 +9,7 @@
 //! writes the row. But these totals would be computed from the same states as the rows, so they would agree with the
 //! rows whatever bug had produced them. Beyond the checks here, they could only reveal a row that was lost or written
 //! past the store long ago. They would cost reading and decoding the old version of each folded row, and a new format.
-//! The domain decides how mutations may change the totals, and is tested for that (`tests/domain_laws.rs`). The items
+//! The domain decides how mutations may change the totals, and is tested for that (`tests/domain/laws.rs`). The items
 //! counted here can be compared with an expected result: a backup with its source, an export with its import.
 
 use super::expected::Expected;

@@ -1,6 +1,4 @@
-//! Laws of the limit of syncs, over random histories: never too many, never later than necessary, and in turn.
-
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+//! Properties of the limit of syncs, for random histories: never exceeded, never later than necessary, and fair.
 
 use proptest::prelude::*;
 use slotcast::sync::limit::GRANT_LIFE;
@@ -11,9 +9,9 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 enum Event {
-    /// A stream looks whether it may send, and has something to send or not.
+    /// A stream polls for its turn, and sends if it has news.
     Look { stream: usize, has_news: bool },
-    /// A stream ends.
+    /// A stream leaves.
     Leave { stream: usize },
     /// The limit is changed.
     Set { per_second_max: u32 },
@@ -27,7 +25,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// How many grants lie within the second that ends at `now`, both edges included.
+/// Returns the number of grants within the second that ends at `now`, both edges included.
 fn in_last_second(grants: &[Moment], now: Moment) -> usize {
     grants.iter().filter(|grant| **grant + SECOND >= now).count()
 }
@@ -36,9 +34,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn no_second_holds_more_than_the_limit_whoever_looks_when(
+    fn no_second_contains_more_grants_than_the_limit(
         first_max in 1..12_u32,
-        // Coarse times meet the edges of a second exactly.
+        // Coarse times coincide with the edges of a second.
         is_coarse in any::<bool>(),
         events in prop::collection::vec((event(), 0..60_000_u64), 1..300),
     ) {
@@ -75,7 +73,7 @@ proptest! {
     }
 
     #[test]
-    fn alone_a_stream_waits_just_as_long_as_it_must(
+    fn a_single_stream_waits_no_longer_than_necessary(
         per_second_max in 1..12_usize,
         pauses_ms in prop::collection::vec(0..400_u64, 1..100),
     ) {
@@ -100,9 +98,9 @@ proptest! {
     }
 
     #[test]
-    fn streams_take_turns_none_starves_and_no_permit_lies_about_while_one_waits(
+    fn streams_take_turns_without_starvation_or_unused_permits(
         per_second_max in 1..12_usize,
-        // For each stream, when it begins, and how long after each of its frames it has the next.
+        // For each stream, its start and the time from each of its frames to its next news.
         streams_ms in prop::collection::vec((0..300_u64, 0..200_u64), 1..10),
     ) {
         let mut limit = SyncLimit::default();

@@ -1,8 +1,6 @@
-//! The limits over real connections: of syncs and streams for each player, of requests for each caller.
+//! The limits over real connections: syncs and streams per player, requests per caller.
 //!
-//! `SLOTCAST_STREAMS` sets how many streams case 40 tries to open (500 by default).
-
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+//! `SLOTCAST_STREAMS` sets the number of streams that case 40 tries to open (500 by default).
 
 use futures_util::future::join_all;
 use slotcast::catalog_file::default_catalog;
@@ -21,8 +19,8 @@ use tokio::net::TcpListener;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
-/// How long a frame may take from the service to this test, at worst. By so much the time between two arrivals may be
-/// shorter than that between their grants; those are checked to the millisecond, in `sync_limit_layer.rs`.
+/// Maximum delay of a frame from the service to this test. The time between two arrivals can be shorter than the time
+/// between their grants by this delay; `layer.rs` checks the grants to the millisecond.
 const DELIVERY_MAX: Duration = Duration::from_millis(100);
 
 struct Served {
@@ -50,7 +48,7 @@ async fn create(client: &Client, id: &str) {
     client.mutate(fresh_context(), Operation::Create(create)).await.unwrap();
 }
 
-/// Puts a stack into a slot that is like none before: a change that changes nothing would send nothing.
+/// Sets a slot to a new stack: a mutation without a change would send no frame.
 async fn change(client: &Client, id: &str, slot: u32) -> Result<v1::MutationReceipt, Status> {
     static CHANGES: AtomicU32 = AtomicU32::new(0);
     let attributes = CHANGES.fetch_add(1, Ordering::Relaxed).to_le_bytes().to_vec();
@@ -71,23 +69,23 @@ async fn subscribe(client: &Client, id: &str) -> Result<Streaming<v1::SubscribeI
     client.rpc().subscribe_inventory(request).await.map(tonic::Response::into_inner)
 }
 
-/// Follows until the replica is at the revision that `last` will tell; when each frame came.
+/// Follows until the replica is at the revision that `last` returns; returns the arrival time of each frame.
 async fn follow_to(mut follow: Follow, last: impl Future<Output = u64>) -> (Follow, Vec<Instant>) {
-    let (mut last, mut wanted, mut frames) = (Box::pin(last), None, Vec::new());
+    let (mut last, mut last_revision, mut frames) = (Box::pin(last), None, Vec::new());
     let revision = |follow: &Follow| follow.replica(0).map(|replica| replica.contents.revision().0);
-    while wanted.is_none() || revision(&follow) != wanted {
+    while last_revision.is_none() || revision(&follow) != last_revision {
         tokio::select! {
             update = follow.next() => {
                 update.unwrap();
                 frames.push(Instant::now());
             }
-            revision = &mut last, if wanted.is_none() => wanted = Some(revision),
+            revision = &mut last, if last_revision.is_none() => last_revision = Some(revision),
         }
     }
     (follow, frames)
 }
 
-/// The shortest time in which so many frames came.
+/// Returns the shortest period that contains `many` frames.
 fn closest(many: usize, frames: &mut [Instant]) -> Duration {
     frames.sort();
     frames.windows(many).map(|frames| frames[many - 1] - frames[0]).min().unwrap()
@@ -100,13 +98,13 @@ fn refused(status: &Status) -> (Code, String, Option<Duration>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_writers_and_eight_streams_of_one_player_stay_within_ten_frames_a_second_and_end_at_the_truth() {
+async fn eight_streams_of_one_player_under_fifty_writers_stay_within_the_limit_and_converge() {
     let served = Served::start(ServerSettings::default()).await;
     let service = served.client("lobby");
     create(&service, "chest").await;
     let (ended, last) = tokio::sync::watch::channel(None);
     let streams = (0..8).map(|_| {
-        // Each on a connection of its own.
+        // Each stream has its own connection.
         let follow = served.client("game").for_player("steve").unwrap().follow(vec!["chest".into()]);
         let mut last = last.clone();
         tokio::spawn(follow_to(follow, async move { last.wait_for(Option::is_some).await.unwrap().unwrap() }))
@@ -151,7 +149,7 @@ async fn fifty_writers_and_eight_streams_of_one_player_stay_within_ten_frames_a_
 }
 
 #[tokio::test]
-async fn the_limit_of_a_running_server_can_be_changed() {
+async fn the_limit_can_be_changed_at_run_time() {
     let settings = ServerSettings::default();
     let rollout = settings.rollout.clone();
     let limit = |syncs_per_second| {
@@ -169,7 +167,7 @@ async fn the_limit_of_a_running_server_can_be_changed() {
     follow.next().await.unwrap();
     assert!(begin.elapsed() > Duration::from_secs(1) - DELIVERY_MAX, "{:?}", begin.elapsed());
     limit(0);
-    // It waits already, for its next permit, and notices when it looks again.
+    // The stream already waits for its next permit, and sees the new limit when it polls again.
     change(&service, "chest", 1).await.unwrap();
     follow.next().await.unwrap();
     let begin = Instant::now();
@@ -181,7 +179,7 @@ async fn the_limit_of_a_running_server_can_be_changed() {
 }
 
 #[tokio::test]
-async fn a_caller_that_sends_too_fast_is_told_in_milliseconds_when_to_come_back() {
+async fn a_caller_above_its_rate_receives_a_retry_delay_in_milliseconds() {
     let admission = AdmissionSettings { per_second: 8, burst: 5 };
     let served = Served::start(ServerSettings { admission, ..ServerSettings::default() }).await;
     let (greedy, modest) = (served.client("greedy"), served.client("modest"));
@@ -192,12 +190,13 @@ async fn a_caller_that_sends_too_fast_is_told_in_milliseconds_when_to_come_back(
     let expected = (Code::ResourceExhausted, "RATE_LIMITED".to_owned(), Some(Duration::from_millis(125)));
     assert!(statuses.iter().all(|status| *status == expected), "{statuses:?}");
     change(&modest, "chest", 0).await.expect("another caller is not held up");
+    // Time under test: the retry delay that the status gave.
     tokio::time::sleep(Duration::from_millis(125)).await;
     change(&greedy, "chest", 0).await.expect("after the time told one more is accepted");
 }
 
 #[tokio::test]
-async fn a_player_has_so_many_streams_and_a_closed_one_makes_room() {
+async fn streams_per_player_are_limited_and_a_closed_stream_frees_its_place() {
     let streams = StreamSettings { per_player_max: 3, per_caller_max: 2 };
     let served = Served::start(ServerSettings { streams, ..ServerSettings::default() }).await;
     let service = served.client("lobby");
@@ -215,7 +214,7 @@ async fn a_player_has_so_many_streams_and_a_closed_one_makes_room() {
     assert_eq!(refused(&subscribe(&service, "chest").await.unwrap_err()), expected, "the caller's own");
 
     open.pop();
-    // The service learns of it when the reset arrives.
+    // The service notices the end of the stream when the reset arrives.
     let begin = Instant::now();
     while subscribe(&steve, "chest").await.map(|stream| open.push(stream)).is_err() {
         assert!(begin.elapsed() < Duration::from_secs(5), "a closed stream makes room");
@@ -230,7 +229,7 @@ async fn a_player_has_so_many_streams_and_a_closed_one_makes_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_40_thousands_of_streams_by_one_player_are_refused_and_others_unharmed() {
+async fn case_40_excess_streams_of_one_player_are_rejected_without_affecting_others() {
     let attempts = std::env::var("SLOTCAST_STREAMS").ok().and_then(|text| text.parse().ok()).unwrap_or(500_usize);
     let served = Served::start(ServerSettings::default()).await;
     let service = served.client("lobby");
@@ -242,7 +241,7 @@ async fn case_40_thousands_of_streams_by_one_player_are_refused_and_others_unhar
     let hoarding = tokio::spawn(async move {
         let begin = Instant::now();
         let (mut open, mut refusals) = (Vec::new(), 0);
-        // So many at once, and again, as a script would.
+        // A script opens many streams concurrently, and repeats this.
         for _ in 0..attempts.div_ceil(250) {
             for opened in join_all((0..250.min(attempts)).map(|_| subscribe(&hoarder, "chest"))).await {
                 match opened {

@@ -1,12 +1,10 @@
-//! Two sessions that apply their own changes at once, and a third caller, against a model of the service: in virtual
-//! time, over links that delay, reorder and lose.
+//! A simulation of two predicting sessions and a third caller against a model of the service, in virtual time, over links
+//! that delay, reorder and lose messages.
 //!
-//! `SLOTCAST_HISTORIES` sets how many random histories are run (500 by default), `SLOTCAST_SEED` runs a single one again.
+//! `SLOTCAST_HISTORIES` sets the number of random histories (500 by default); `SLOTCAST_SEED` repeats a single one.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
-
-mod support;
-
+use crate::support::service::{Call, Service};
+use crate::support::{World, count, filled, id, item, layout_id, stack};
 use slotcast::domain::catalog::{CatalogSource, RecipeSource};
 use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
@@ -21,17 +19,15 @@ use slotcast::wire::v1;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use support::service::{Call, Service};
-use support::{World, count, filled, id, item, layout_id, stack};
 
 const NAMES: [&str; 3] = ["anna", "chest", "pouch"];
 /// Planks, log, stick, sword.
 const CODES: [u32; 4] = [1, 15, 21, 29];
 const ACTIVE: Duration = Duration::from_secs(4);
-/// Long enough for the last reply, the last reconnection, and two heartbeats.
+/// Time for the last reply, the last reconnect, and two heartbeats.
 const QUIET: Duration = Duration::from_secs(45);
 
-/// What happened, so that it can be seen that the histories are worth their name.
+/// Number of events by kind, which shows that the histories cover them.
 #[derive(Debug, Default, Clone, Copy)]
 struct Tally {
     histories: u64,
@@ -42,7 +38,7 @@ struct Tally {
     deltas: u64,
     fulls: u64,
     corrections: u64,
-    /// Deltas that built upon a state whose reply had not come yet.
+    /// Deltas based on a state whose reply had not arrived yet.
     before_reply: u64,
     skipping: u64,
     stale: u64,
@@ -53,7 +49,7 @@ struct Tally {
 }
 
 #[test]
-fn every_session_ends_at_the_truth_and_none_ever_believes_what_never_was() {
+fn every_session_converges_and_confirms_only_states_that_existed() {
     if let Some(seed) = number("SLOTCAST_SEED") {
         println!("{:#?}", Simulation::new(seed).run());
         return;
@@ -90,11 +86,11 @@ struct Client {
     ids: Vec<InventoryId>,
     catalog: Arc<Catalog>,
     mirror: Mirror,
-    /// The number of its stream; messages of older ones are not for it any more.
+    /// Number of the current stream; messages of earlier streams are dropped.
     stream: u64,
     calls: u64,
     waiting: BTreeMap<IdempotencyKey, Call>,
-    /// The service's end of its stream.
+    /// The server side of the stream.
     served: Option<Served>,
 }
 
@@ -127,7 +123,7 @@ impl Simulation {
         }
         let followed: [&[&str]; 2] = [&["anna", "chest"], &["pouch", "chest", "anna"]];
         let clients = followed.iter().enumerate().map(|(who, names)| {
-            // One that goes by other rules than the service is wrong every now and then.
+            // A client with another catalog than the service makes wrong predictions.
             let (limit, planks) = if rng.u8(..10) < 3 { (rng.u32(5..64), rng.u32(1..6)) } else { (64, 4) };
             Client::new(who, names, catalog(limit, planks))
         });
@@ -147,27 +143,27 @@ impl Simulation {
         simulation
     }
 
-    /// All that happens of itself.
+    /// Schedules the events that do not depend on messages.
     fn plan(&mut self) {
         let calm = self.rng.bool();
         for who in 0..self.clients.len() {
             self.after(0, Event::Connect(who));
             for _ in 0..self.rng.u32(1..30) {
-                self.some_time(Event::Act(who));
+                self.schedule_at_random(Event::Act(who));
             }
             for _ in 0..self.rng.u32(..if calm { 1 } else { 4 }) {
-                self.some_time(Event::Lose(who));
+                self.schedule_at_random(Event::Lose(who));
             }
         }
         for _ in 0..self.rng.u32(..if calm { 3 } else { 20 }) {
-            self.some_time(Event::ByAnother);
+            self.schedule_at_random(Event::ByAnother);
         }
         for _ in 0..self.rng.u32(..if calm { 1 } else { 4 }) {
-            self.some_time(Event::Flip);
+            self.schedule_at_random(Event::Flip);
         }
     }
 
-    fn some_time(&mut self, event: Event) {
+    fn schedule_at_random(&mut self, event: Event) {
         let ms = self.rng.u64(..ACTIVE.as_millis() as u64);
         self.after(ms, event);
     }
@@ -235,7 +231,7 @@ impl Simulation {
 
     fn lose(&mut self, who: usize) {
         self.tally.reconnects += 1;
-        // Whatever is still under way is for nobody.
+        // Messages in flight are lost.
         self.clients[who].stream += 1;
         self.clients[who].served = None;
         let delay = self.delay();
@@ -277,7 +273,7 @@ impl Simulation {
                 return self.after(delay, Event::Reply { who, key, reply });
             }
         }
-        // The request or its reply was lost: the client tries again with the same key, or does not.
+        // The request or its reply was lost: the client retries with the same key, or gives up.
         if self.rng.u8(..10) > 0 {
             let delay = self.delay();
             self.tally.replayed += u64::from(fate >= 7);
@@ -349,7 +345,7 @@ impl Simulation {
         }
     }
 
-    /// What is confirmed anywhere is what the service had at that revision, to the slot.
+    /// Checks that every confirmed state equals the state of the service at that revision, slot by slot.
     fn check(&self) {
         for client in &self.clients {
             for (position, id) in client.ids.iter().enumerate() {
@@ -399,7 +395,7 @@ impl Simulation {
             }
             29..36 => {
                 let what = TransferSource::Slot { slot, count: None };
-                let to = support::id(NAMES[rng.usize(..3)]);
+                let to = crate::support::id(NAMES[rng.usize(..3)]);
                 Operation::Transfer { from: id, what, to, to_slot: None, allow_partial: rng.bool() }
             }
             36..38 => Operation::Set { id, slot, stack: Some(stack(CODES[rng.usize(..3)], rng.u32(1..5))) },
@@ -450,7 +446,7 @@ impl Tally {
     }
 }
 
-/// Planks, logs, sticks and swords; what stacks and what a log gives can differ.
+/// Returns a catalog of planks, logs, sticks and swords with a stack limit and a number of planks per log.
 fn catalog(limit: u32, planks: u32) -> Catalog {
     let items = [("planks", 1, 64), ("log", 15, limit), ("stick", 21, 64), ("sword", 29, 1)];
     let one = |item: &str, count| vec![(item.to_owned(), count)];
@@ -467,7 +463,7 @@ fn catalog(limit: u32, planks: u32) -> Catalog {
     .unwrap()
 }
 
-/// The mutation as a client with this catalog understands it.
+/// Returns the mutation with the recipes of a client's catalog.
 fn with_recipes_of(catalog: &Catalog, mutation: &Mutation) -> Mutation {
     let mut mutation = mutation.clone();
     for operation in &mut mutation.operations {

@@ -1,9 +1,7 @@
-//! A client that applies its own mutations at once, step by step: what comes before what, and what it shows meanwhile.
+//! The mirror of a predicting client, step by step: the order of replies and frames, and the state shown meanwhile.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
-
-mod support;
-
+use crate::support::service::{Call, Service};
+use crate::support::{World, count, filled, id, item, layout_id, stack};
 use slotcast::catalog_file::default_catalog;
 use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
@@ -16,12 +14,10 @@ use slotcast::sync::{
 };
 use std::sync::Arc;
 use std::time::Duration;
-use support::service::{Call, Service};
-use support::{World, count, filled, id, item, layout_id, stack};
 
 const PLANKS: u32 = 1;
 
-/// A service, a session, and its stream, in the hands of the test.
+/// A service, a session and its stream, which the test drives.
 struct Table {
     service: Service,
     mirror: Mirror,
@@ -31,7 +27,7 @@ struct Table {
     calls: u32,
 }
 
-/// A player with ten planks in slots 0 and 1 each, and an empty chest; the first frame has come.
+/// Returns a player with ten planks in each of slots 0 and 1, and an empty chest, after the first frame.
 fn table() -> Table {
     let mut world = World::new(default_catalog());
     world.put("anna", "player", 5, &[filled(0, stack(PLANKS, 10)), filled(1, stack(PLANKS, 10))]);
@@ -69,7 +65,7 @@ fn add(to: &str, number: u32) -> Operation {
     Operation::Add { id: id(to), item: item(PLANKS), attributes, count: count(number), allow_partial: false }
 }
 
-fn just(operation: Operation) -> Mutation {
+fn mutation_of(operation: Operation) -> Mutation {
     Mutation { operations: vec![operation], expected: vec![] }
 }
 
@@ -81,21 +77,21 @@ impl Table {
 
     /// MirrorUpdate at once; the call is still to be made.
     fn predict(&mut self, operation: Operation) -> Call {
-        let (key, mutation) = (self.key(), just(operation));
+        let (key, mutation) = (self.key(), mutation_of(operation));
         let Ok(Prediction::Made(predicted)) = self.mirror.predict(KeyTag::of(&key), mutation.clone()) else { panic!() };
         Call { key, mutation, session: Some(session()), predicted }
     }
 
-    fn by_another(&mut self, operation: Operation) {
+    fn mutate_as_another(&mut self, operation: Operation) {
         let key = self.key();
-        self.service.mutate(&Call { key, mutation: just(operation), session: None, predicted: vec![] }).unwrap();
+        self.service.mutate(&Call { key, mutation: mutation_of(operation), session: None, predicted: vec![] }).unwrap();
     }
 
     fn reply(&mut self, call: &Call, versions: &[Version]) {
         self.mirror.handle_reply(KeyTag::of(&call.key), versions);
     }
 
-    /// The next frame before the next heartbeat, if there is one.
+    /// Returns the next frame that is due before the next heartbeat.
     fn frame(&mut self) -> Option<Frame> {
         let states = self.service.states(&self.ids);
         self.stream.handle_states(&states);
@@ -116,7 +112,7 @@ impl Table {
         self.mirror.view(position).unwrap().stack(Slot(slot)).map_or(0, |stack| stack.count.get())
     }
 
-    fn assert_truth(&self) {
+    fn assert_converged(&self) {
         assert_eq!((self.mirror.pending(), self.mirror.desyncs()), (0, 0));
         for (position, id) in self.ids.iter().enumerate() {
             let (view, truth) = (self.mirror.view(position).unwrap(), self.service.world.get(id.as_str()).version());
@@ -126,7 +122,7 @@ impl Table {
 }
 
 #[test]
-fn a_right_prediction_needs_no_frame_and_the_next_news_builds_upon_it() {
+fn a_correct_prediction_needs_no_frame_and_the_next_delta_is_based_on_it() {
     let mut table = table();
     for _ in 0..8 {
         let call = table.predict(drop_one(0));
@@ -134,34 +130,34 @@ fn a_right_prediction_needs_no_frame_and_the_next_news_builds_upon_it() {
         table.reply(&call, &versions);
     }
     assert_eq!(table.frame(), None);
-    table.assert_truth();
-    table.by_another(add("chest", 3));
-    table.by_another(add("anna", 1));
+    table.assert_converged();
+    table.mutate_as_another(add("chest", 3));
+    table.mutate_as_another(add("anna", 1));
     let frame = table.frame().unwrap();
     let FrameBody::Delta { last_sent, base, revision } = frame.changed[0].1.body else { panic!("{frame:?}") };
     assert_eq!((last_sent.0, base.0, revision.0), (5, 13, 14), "what was predicted is skipped");
     table.mirror.handle_frame(&frame);
-    table.assert_truth();
+    table.assert_converged();
 }
 
 #[test]
-fn a_frame_that_comes_before_the_reply_builds_upon_the_prediction() {
+fn a_frame_before_the_reply_is_based_on_the_prediction() {
     let mut table = table();
     let calls = [table.predict(drop_one(0)), table.predict(store(1))];
     let replies = calls.each_ref().map(|call| table.service.mutate(call).unwrap());
-    table.by_another(add("anna", 1));
+    table.mutate_as_another(add("anna", 1));
     assert_eq!(table.deliver(), MirrorUpdate { changed: vec![0], ..MirrorUpdate::default() });
     assert_eq!((table.shown(0, 0), table.shown(0, 1), table.shown(1, 0)), (10, 0, 10), "nothing is shown twice");
-    // The later reply comes first.
+    // The replies arrive in reverse order.
     table.reply(&calls[1], &replies[1]);
     table.reply(&calls[0], &replies[0]);
-    table.assert_truth();
+    table.assert_converged();
 }
 
 #[test]
-fn a_prediction_on_top_of_another_s_change_is_corrected_and_the_next_one_is_right_again() {
+fn a_prediction_that_conflicts_with_another_caller_is_corrected_and_the_next_one_is_confirmed() {
     let mut table = table();
-    table.by_another(add("anna", 5));
+    table.mutate_as_another(add("anna", 5));
     let first = table.predict(drop_one(0));
     let second = table.predict(drop_one(0));
     assert_eq!(table.shown(0, 0), 8);
@@ -173,18 +169,18 @@ fn a_prediction_on_top_of_another_s_change_is_corrected_and_the_next_one_is_righ
     assert_eq!(table.mirror.handle_frame(&frame).corrected, [0]);
     assert_eq!(table.shown(0, 0), 13);
     table.reply(&second, &replies[1]);
-    table.assert_truth();
+    table.assert_converged();
     let third = table.predict(drop_one(0));
     let versions = table.service.mutate(&third).unwrap();
     table.reply(&third, &versions);
     assert_eq!(table.frame(), None);
-    table.assert_truth();
+    table.assert_converged();
 }
 
 #[test]
-fn a_refused_prediction_is_taken_back_with_what_depends_on_it() {
+fn a_rejected_prediction_is_rolled_back_with_its_dependents() {
     let mut table = table();
-    table.by_another(Operation::Set { id: id("anna"), slot: Slot(0), stack: None });
+    table.mutate_as_another(Operation::Set { id: id("anna"), slot: Slot(0), stack: None });
     let (refused, next) = (table.predict(drop_one(0)), table.predict(store(1)));
     assert_eq!((table.shown(0, 0), table.shown(1, 0)), (9, 10));
     assert_eq!(table.service.mutate(&refused), Err(()));
@@ -194,24 +190,24 @@ fn a_refused_prediction_is_taken_back_with_what_depends_on_it() {
     assert_eq!(table.deliver().corrected, [0, 1]);
     table.reply(&next, &versions);
     assert_eq!((table.shown(0, 0), table.shown(0, 1), table.shown(1, 0)), (0, 0, 10));
-    table.assert_truth();
+    table.assert_converged();
 }
 
 #[test]
-fn case_43_a_window_whose_changes_cancel_out_over_a_wrong_prediction_is_corrected() {
+fn case_43_changes_that_cancel_out_in_one_window_still_correct_a_wrong_prediction() {
     let mut table = table();
     let first = table.frame();
     assert_eq!(first, None);
     let before = table.service.world.get("anna").clone();
-    // A reader with one copy only, in which it drops what the service does not.
+    // A reader that predicts a drop that the service rejects.
     let believed = before.contents.advanced(before.contents.revision(), &[filled(1, stack(PLANKS, 9))]);
     let naive = Replica { epoch: before.epoch, contents: believed };
     let (key, nothing) = (table.key(), Operation::Move { id: id("anna"), from: Slot(1), to: Slot(1), count: None });
     let predicted = vec![(id("anna"), naive.contents.digest())];
-    let wrong = Call { key, mutation: just(nothing), session: Some(session()), predicted };
+    let wrong = Call { key, mutation: mutation_of(nothing), session: Some(session()), predicted };
     table.service.mutate(&wrong).unwrap();
-    table.by_another(add("anna", 1));
-    table.by_another(Operation::Drop { id: id("anna"), slot: Slot(0), count: Some(count(1)) });
+    table.mutate_as_another(add("anna", 1));
+    table.mutate_as_another(Operation::Drop { id: id("anna"), slot: Slot(0), count: Some(count(1)) });
     let after = table.service.world.get("anna");
     assert_eq!(after.contents.digest(), before.contents.digest(), "the changes cancel out");
     let now = table.now;
@@ -222,11 +218,11 @@ fn case_43_a_window_whose_changes_cancel_out_over_a_wrong_prediction_is_correcte
     let corrected = Replica::apply(Some(&naive), part).unwrap();
     assert_eq!(corrected.contents.digest(), before.contents.digest());
     table.mirror.handle_frame(&frame);
-    table.assert_truth();
+    table.assert_converged();
 }
 
 #[test]
-fn a_retry_after_a_lost_reply_proves_what_the_first_try_did_also_over_a_new_stream() {
+fn a_retry_after_a_lost_reply_confirms_the_first_attempt_also_on_a_new_stream() {
     let mut table = table();
     let (first, second) = (table.predict(drop_one(0)), table.predict(drop_one(0)));
     let lost = table.service.mutate(&first).unwrap();
@@ -241,54 +237,54 @@ fn a_retry_after_a_lost_reply_proves_what_the_first_try_did_also_over_a_new_stre
     assert_eq!(replayed, lost);
     table.reply(&first, &replayed);
     table.reply(&second, &versions);
-    table.assert_truth();
+    table.assert_converged();
 }
 
 #[test]
-fn a_full_frame_that_a_reply_has_overtaken_does_not_take_the_reader_back() {
+fn a_full_frame_older_than_a_reply_does_not_roll_the_replica_back() {
     let mut table = table();
-    table.by_another(Operation::Rearrange { id: id("anna"), stacks: vec![(Slot(7), stack(PLANKS, 20))] });
+    table.mutate_as_another(Operation::Rearrange { id: id("anna"), stacks: vec![(Slot(7), stack(PLANKS, 20))] });
     table.stream.handle_settings(SyncSettings { delta_slots_max: 0, ..SyncSettings::default() });
     let late = table.frame().unwrap();
     table.mirror.handle_frame(&late);
-    table.by_another(add("anna", 1));
+    table.mutate_as_another(add("anna", 1));
     let late = table.frame().unwrap();
-    // Predicted right without the frame's news, since another has taken them back.
+    // The prediction is correct without the frame, because the other caller has reverted its change.
     let call = table.predict(drop_one(7));
-    table.by_another(Operation::Drop { id: id("anna"), slot: Slot(7), count: Some(count(1)) });
+    table.mutate_as_another(Operation::Drop { id: id("anna"), slot: Slot(7), count: Some(count(1)) });
     let versions = table.service.mutate(&call).unwrap();
     table.reply(&call, &versions);
     table.mirror.handle_frame(&late);
-    table.assert_truth();
-    table.by_another(add("anna", 2));
+    table.assert_converged();
+    table.mutate_as_another(add("anna", 2));
     table.deliver();
-    table.assert_truth();
+    table.assert_converged();
 }
 
 #[test]
-fn a_reply_from_an_epoch_that_is_yet_to_come_waits_for_it() {
+fn a_reply_from_a_future_epoch_waits_for_that_epoch() {
     let mut table = table();
     let call = table.predict(add("chest", 4));
     let layout = layout_id("chest");
-    table.by_another(Operation::Delete { id: id("chest") });
-    table.by_another(Operation::Create { id: id("chest"), owner: None, layout, stacks: vec![] });
+    table.mutate_as_another(Operation::Delete { id: id("chest") });
+    table.mutate_as_another(Operation::Create { id: id("chest"), owner: None, layout, stacks: vec![] });
     let recreated = table.frame().unwrap();
     let versions = table.service.mutate(&call).unwrap();
     table.reply(&call, &versions);
     assert_eq!(table.mirror.pending(), 1);
     table.mirror.handle_frame(&recreated);
-    table.assert_truth();
-    table.by_another(add("chest", 1));
+    table.assert_converged();
+    table.mutate_as_another(add("chest", 1));
     table.deliver();
-    table.assert_truth();
+    table.assert_converged();
 }
 
 #[test]
-fn what_becomes_absent_takes_predictions_upon_it_along_and_leaves_nothing_pending() {
+fn an_absent_inventory_drops_its_pending_predictions() {
     let mut table = table();
     let (to_chest, own) = (table.predict(store(0)), table.predict(drop_one(1)));
     assert_eq!((table.shown(0, 0), table.shown(1, 0)), (0, 10));
-    table.by_another(Operation::Delete { id: id("chest") });
+    table.mutate_as_another(Operation::Delete { id: id("chest") });
     assert_eq!(table.deliver().changed, [0, 1]);
     assert!(table.mirror.is_absent(1) && table.mirror.view(1).is_none());
     assert_eq!((table.shown(0, 0), table.shown(0, 1)), (10, 9), "the other prediction stays");
@@ -296,27 +292,27 @@ fn what_becomes_absent_takes_predictions_upon_it_along_and_leaves_nothing_pendin
     table.mirror.handle_failure(KeyTag::of(&to_chest.key));
     let versions = table.service.mutate(&own).unwrap();
     table.reply(&own, &versions);
-    // It was predicted upon the other one, which was refused.
+    // The prediction was based on the rejected one.
     assert_eq!(table.deliver().corrected, [0]);
     assert_eq!((table.shown(0, 0), table.shown(0, 1)), (10, 9));
     assert_eq!((table.mirror.pending(), table.mirror.desyncs()), (0, 0));
-    assert_eq!(table.mirror.predict(KeyTag(1), just(store(1))), Ok(Prediction::Impossible), "upon what?");
+    assert_eq!(table.mirror.predict(KeyTag(1), mutation_of(store(1))), Ok(Prediction::Impossible), "upon what?");
     let layout = layout_id("chest");
-    table.by_another(Operation::Create { id: id("chest"), owner: None, layout, stacks: vec![] });
+    table.mutate_as_another(Operation::Create { id: id("chest"), owner: None, layout, stacks: vec![] });
     table.deliver();
     assert!(!table.mirror.is_absent(1));
-    table.assert_truth();
+    table.assert_converged();
 }
 
 #[test]
-fn a_reply_of_an_epoch_that_came_and_went_between_two_frames_is_not_waited_for_beyond_the_next_heartbeat() {
+fn a_reply_of_an_epoch_missed_between_two_frames_is_dropped_at_the_next_heartbeat() {
     let mut table = table();
     let call = table.predict(add("chest", 4));
     let layout = layout_id("chest");
-    table.by_another(Operation::Delete { id: id("chest") });
-    table.by_another(Operation::Create { id: id("chest"), owner: None, layout, stacks: vec![] });
+    table.mutate_as_another(Operation::Delete { id: id("chest") });
+    table.mutate_as_another(Operation::Create { id: id("chest"), owner: None, layout, stacks: vec![] });
     let versions = table.service.mutate(&call).unwrap();
-    table.by_another(Operation::Delete { id: id("chest") });
+    table.mutate_as_another(Operation::Delete { id: id("chest") });
     table.deliver();
     table.reply(&call, &versions);
     assert_eq!((table.mirror.is_absent(1), table.mirror.pending()), (true, 1), "it might be created anew");
@@ -329,9 +325,9 @@ fn a_reply_of_an_epoch_that_came_and_went_between_two_frames_is_not_waited_for_b
 }
 
 #[test]
-fn a_heartbeat_finds_a_reader_that_has_missed_that_an_inventory_is_absent() {
+fn a_heartbeat_detects_a_replica_of_an_absent_inventory() {
     let mut table = table();
-    table.by_another(Operation::Delete { id: id("chest") });
+    table.mutate_as_another(Operation::Delete { id: id("chest") });
     let lost = table.frame().unwrap();
     assert_eq!(lost.absent, [1]);
     let states = table.service.states(&table.ids);
@@ -341,64 +337,67 @@ fn a_heartbeat_finds_a_reader_that_has_missed_that_an_inventory_is_absent() {
 }
 
 #[test]
-fn one_side_of_a_transfer_that_a_frame_has_brought_is_not_shown_without_the_other() {
+fn one_side_of_a_transfer_is_not_shown_without_the_other() {
     let mut table = table();
     let call = table.predict(store(0));
     let versions = table.service.mutate(&call).unwrap();
-    table.by_another(add("chest", 5));
+    table.mutate_as_another(add("chest", 5));
     table.deliver();
     assert_eq!((table.shown(0, 0), table.shown(1, 0)), (0, 15));
     table.reply(&call, &versions);
-    table.assert_truth();
+    table.assert_converged();
 }
 
 #[test]
-fn what_cannot_be_predicted_or_is_refused_here_leaves_nothing_pending() {
+fn unpredictable_and_locally_rejected_mutations_leave_nothing_pending() {
     let mut table = table();
     let key = KeyTag(1);
     let what = TransferSource::Slot { slot: Slot(0), count: None };
     let to_unknown =
         Operation::Transfer { from: id("anna"), what, to: id("barrel"), to_slot: None, allow_partial: false };
-    assert_eq!(table.mirror.predict(key, just(to_unknown)), Ok(Prediction::Impossible));
-    assert_eq!(table.mirror.predict(key, just(Operation::Delete { id: id("chest") })), Ok(Prediction::Impossible));
-    let refused = table.mirror.predict(key, just(drop_one(20)));
+    assert_eq!(table.mirror.predict(key, mutation_of(to_unknown)), Ok(Prediction::Impossible));
+    assert_eq!(
+        table.mirror.predict(key, mutation_of(Operation::Delete { id: id("chest") })),
+        Ok(Prediction::Impossible)
+    );
+    let refused = table.mirror.predict(key, mutation_of(drop_one(20)));
     let Err(PredictError::Rejected(rejection)) = refused else { panic!("{refused:?}") };
     assert!(matches!(rejection.cause, RejectionCause::SlotEmpty { .. }));
-    table.assert_truth();
+    table.assert_converged();
 }
 
 #[test]
-fn no_more_than_a_bounded_number_is_pending() {
+fn the_number_of_pending_predictions_is_limited() {
     let mut table = table();
     for n in 0..PENDING_MAX as u32 {
-        table.mirror.predict(KeyTag(n), just(add("chest", 1))).unwrap();
+        table.mirror.predict(KeyTag(n), mutation_of(add("chest", 1))).unwrap();
     }
-    assert_eq!(table.mirror.predict(KeyTag(0xFFFF), just(add("chest", 1))), Err(PredictError::Full));
+    assert_eq!(table.mirror.predict(KeyTag(0xFFFF), mutation_of(add("chest", 1))), Err(PredictError::Full));
     assert_eq!(table.mirror.pending(), PENDING_MAX);
 }
 
 #[test]
-fn a_desync_is_counted_once_and_healed_by_the_full_frame_that_is_asked_for() {
+fn a_desync_is_counted_once_and_repaired_by_the_requested_full_frame() {
     let mut table = table();
-    table.by_another(add("anna", 1));
+    table.mutate_as_another(add("anna", 1));
     let mut damaged = table.frame().unwrap();
     damaged.changed[0].1.check ^= 1;
     assert_eq!(table.mirror.handle_frame(&damaged).desyncs, [0]);
-    table.by_another(add("anna", 1));
+    table.mutate_as_another(add("anna", 1));
     assert_eq!(table.deliver().desyncs, [] as [usize; 0], "it is known");
-    assert_eq!(table.mirror.predict(KeyTag(1), just(drop_one(0))), Ok(Prediction::Impossible), "upon what?");
+    assert_eq!(table.mirror.predict(KeyTag(1), mutation_of(drop_one(0))), Ok(Prediction::Impossible), "upon what?");
     table.service.correct(&session(), &id("anna"));
     assert_eq!(table.deliver().corrected, [0]);
     assert_eq!((table.mirror.desyncs(), table.shown(0, 0)), (1, 12));
-    table.by_another(add("anna", 1));
+    table.mutate_as_another(add("anna", 1));
     table.deliver();
     assert_eq!((table.mirror.desyncs(), table.shown(0, 0)), (1, 13));
 }
 
-// What the plan's own code got wrong.
+// Faults of simpler designs that the mirror avoids.
 
 #[test]
-fn the_plan_s_partial_add_said_true_and_lost_the_rest_ours_names_it_or_adds_nothing() {
+fn a_partial_add_reports_its_remainder_or_adds_nothing() {
     let mut world = World::new(default_catalog());
     let planks: Vec<_> = (0..27).map(|slot| filled(slot, stack(PLANKS, 60))).collect();
     world.put("chest", "chest", 1, &planks);
@@ -412,25 +411,25 @@ fn the_plan_s_partial_add_said_true_and_lost_the_rest_ours_names_it_or_adds_noth
 }
 
 #[test]
-fn the_plan_s_dirty_marks_lost_what_changed_during_the_send_a_cursor_does_not() {
+fn a_cursor_does_not_lose_changes_made_during_a_send() {
     let mut table = table();
-    table.by_another(add("anna", 1));
+    table.mutate_as_another(add("anna", 1));
     let under_way = table.frame().unwrap();
-    // The same slot again, after the frame was made and before it is delivered.
-    table.by_another(add("anna", 1));
+    // The same slot changes again between the creation of the frame and its delivery.
+    table.mutate_as_another(add("anna", 1));
     table.mirror.handle_frame(&under_way);
     assert_eq!(table.shown(0, 0), 11);
     table.deliver();
     assert_eq!(table.shown(0, 0), 12);
-    table.assert_truth();
+    table.assert_converged();
 }
 
 #[test]
-fn the_plan_s_reader_stayed_wrong_after_one_lost_sync_ours_notices_with_the_next_and_is_healed() {
+fn a_lost_sync_is_detected_by_the_next_sync_and_repaired() {
     let mut table = table();
-    table.by_another(add("anna", 1));
+    table.mutate_as_another(add("anna", 1));
     table.frame().expect("a frame that nobody gets");
-    table.by_another(Operation::Set { id: id("anna"), slot: Slot(5), stack: Some(stack(PLANKS, 2)) });
+    table.mutate_as_another(Operation::Set { id: id("anna"), slot: Slot(5), stack: Some(stack(PLANKS, 2)) });
     assert_eq!(table.deliver().desyncs, [0]);
     table.service.correct(&session(), &id("anna"));
     table.deliver();

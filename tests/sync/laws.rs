@@ -1,9 +1,7 @@
-//! Laws of the sync ring: whatever happened and wherever a reader stands, what it is sent brings it to the truth.
+//! Properties of frames and subscriptions: for every history and cursor, the frames lead a reader to the current state.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::random::{History, NAMES, config, history};
+use crate::support::{World, id};
 use proptest::prelude::*;
 use slotcast::domain::{Contents, Epoch, Inventory, InventoryLookup, Mutation, Revision, Slot, Stack};
 use slotcast::sync::{
@@ -12,11 +10,9 @@ use slotcast::sync::{
 };
 use std::sync::Arc;
 use std::time::Duration;
-use support::World;
-use support::random::{History, NAMES, config, history};
 
-/// Every state that each inventory of a history had, in order; deletions end an epoch.
-fn lives(History { mut world, mutations }: History) -> Vec<Vec<Arc<Inventory>>> {
+/// Returns the states of each epoch of each inventory, in order.
+fn epochs_of(History { mut world, mutations }: History) -> Vec<Vec<Arc<Inventory>>> {
     let mut lives: Vec<Vec<Arc<Inventory>>> = world.inventories.values().map(|first| vec![first.clone()]).collect();
     for mutation in mutations {
         for state in world.mutate(&mutation).into_iter().flat_map(|effect| effect.touched).filter_map(|t| t.state) {
@@ -45,7 +41,7 @@ fn check_equal(replica: &Replica, inventory: &Inventory) -> Result<(), TestCaseE
     Ok(())
 }
 
-/// What kind of stack a slot holds, if any.
+/// Returns the item and attributes of the stack in a slot.
 fn kind(inventory: &Inventory, slot: Slot) -> Option<(u32, &[u8])> {
     inventory.contents.stack(slot).map(|stack| (stack.item.get(), stack.attributes.as_bytes()))
 }
@@ -54,8 +50,8 @@ proptest! {
     #![proptest_config(config(192))]
 
     #[test]
-    fn a_frame_since_any_cursor_gives_exactly_the_state(history in history(), delta_slots_max in delta_slots_max()) {
-        for life in lives(history) {
+    fn a_frame_since_any_cursor_yields_the_current_state(history in history(), delta_slots_max in delta_slots_max()) {
+        for life in epochs_of(history) {
             for (position, now) in life.iter().enumerate() {
                 for then in &life[..=position] {
                     let replica = replica_of(then);
@@ -74,12 +70,12 @@ proptest! {
     }
 
     #[test]
-    fn a_reader_that_looks_now_and_then_always_ends_at_the_truth(
+    fn a_reader_that_polls_at_any_time_converges(
         history in history(),
         delta_slots_max in delta_slots_max(),
         looks in prop::collection::vec(any::<bool>(), 64),
     ) {
-        for life in lives(history) {
+        for life in epochs_of(history) {
             let mut replica: Option<Replica> = None;
             for (now, _) in life.iter().zip(looks.iter().cycle()).filter(|(_, look)| **look) {
                 let cursor = replica.as_ref().map(Replica::cursor);
@@ -92,8 +88,8 @@ proptest! {
     }
 
     #[test]
-    fn a_delta_holds_just_the_slots_that_changed_and_repeats_no_item(history in history()) {
-        for life in lives(history) {
+    fn a_delta_contains_only_changed_slots_and_omits_unchanged_items(history in history()) {
+        for life in epochs_of(history) {
             let now = life.last().unwrap();
             for (position, then) in life.iter().enumerate() {
                 let Some(frame) = frame_since(now, Some(Cursor::of(then)), usize::MAX) else { continue };
@@ -123,7 +119,7 @@ proptest! {
         delta_slots_max in delta_slots_max(),
         ahead in 1_u64..1_000_000,
     ) {
-        for life in lives(history) {
+        for life in epochs_of(history) {
             let now = life.last().unwrap();
             let other = Cursor { epoch: Epoch::new(7).unwrap(), ..Cursor::of(now) };
             let ahead = Revision(now.contents.revision().0.saturating_add(ahead));
@@ -152,8 +148,8 @@ proptest! {
     }
 
     #[test]
-    fn a_replica_takes_no_frame_that_is_not_for_it(history in history(), flip in 1_u32..) {
-        for life in lives(history).iter().filter(|life| life.len() > 2) {
+    fn a_replica_rejects_a_frame_for_another_state(history in history(), flip in 1_u32..) {
+        for life in epochs_of(history).iter().filter(|life| life.len() > 2) {
             let [first, second, .., last] = life.as_slice() else { continue };
             let delta = frame_since(last, Some(Cursor::of(second)), usize::MAX).unwrap();
             prop_assert!(Replica::apply(Some(&replica_of(first)), &delta).is_err());
@@ -164,8 +160,8 @@ proptest! {
     }
 
     #[test]
-    fn a_delta_fits_a_replica_anywhere_from_its_base_to_its_end(history in history()) {
-        for life in lives(history) {
+    fn a_delta_applies_to_every_replica_between_its_base_and_its_revision(history in history()) {
+        for life in epochs_of(history) {
             let (first, last) = (&life[0], life.last().unwrap());
             let Some(delta) = frame_since(last, Some(Cursor::of(first)), usize::MAX) else { continue };
             for between in &life {
@@ -175,7 +171,7 @@ proptest! {
     }
 
     #[test]
-    fn a_stream_keeps_its_promises_whatever_happens(
+    fn a_subscription_keeps_its_guarantees_in_every_history(
         history in history(),
         settings in settings(),
         starts in prop::collection::vec(start(), NAMES.len()),
@@ -186,13 +182,13 @@ proptest! {
         for (mutation, pause) in history.mutations.iter().zip(pauses.iter().cycle()) {
             match pause {
                 Pause::Watching(pause) => stream.poll_until(stream.now + *pause)?,
-                // The transport does not ask for a frame: the states go on without the reader.
+                // The transport does not poll for a frame while the state changes.
                 Pause::Stalled(pause) => stream.now += *pause,
             }
             stream.mutate(mutation);
         }
         stream.poll_until(stream.now + settings.windows.news)?;
-        prop_assert!(stream.shows_the_truth(), "after quiet the reader has everything");
+        prop_assert!(stream.is_up_to_date(), "after quiet the reader has everything");
         let sent = stream.syncs;
         stream.poll_until(stream.now + settings.heartbeat * 3 + settings.windows.news)?;
         prop_assert_eq!(stream.syncs, sent, "nothing is sent when nothing changes");
@@ -218,12 +214,12 @@ fn settings() -> impl Strategy<Value = SyncSettings> {
     })
 }
 
-/// Where a reader stands when it subscribes.
+/// The cursor with which a reader subscribes.
 #[derive(Debug, Clone)]
 enum Start {
     WithNothing,
     AtTheState,
-    /// With a cursor that means nothing here.
+    /// With a cursor of an unknown epoch or revision.
     Elsewhere {
         other_epoch: bool,
         ahead: u64,
@@ -247,17 +243,17 @@ fn pause() -> impl Strategy<Value = Pause> {
         .prop_map(|(pause, stalled)| if stalled { Pause::Stalled(pause) } else { Pause::Watching(pause) })
 }
 
-/// A subscription to all the inventories under virtual time, with its reader; checks each frame as it comes.
+/// A subscription to all inventories in virtual time, and its reader, which checks each frame.
 struct Stream {
     world: World,
     settings: SyncSettings,
     subscription: Subscription,
     replicas: Vec<Option<Replica>>,
-    told_absent: Vec<bool>,
+    reported_absent: Vec<bool>,
     now: Moment,
     sync_at: Option<Moment>,
     frame_at: Option<Moment>,
-    /// Since when a change waits for which no frame has gone out.
+    /// Time of the oldest change that no frame has delivered.
     waiting_since: Option<Moment>,
     syncs: u32,
     heartbeats: u32,
@@ -274,7 +270,7 @@ impl Stream {
             world,
             settings,
             subscription: Subscription::new(settings, SubscribeOptions { resume, ..SubscribeOptions::default() }),
-            told_absent: vec![false; replicas.len()],
+            reported_absent: vec![false; replicas.len()],
             replicas,
             now: Moment::ZERO,
             sync_at: None,
@@ -293,7 +289,7 @@ impl Stream {
         }
     }
 
-    fn shows_the_truth(&self) -> bool {
+    fn is_up_to_date(&self) -> bool {
         states(&self.world).iter().zip(&self.replicas).all(|(state, replica)| match (&state.inventory, replica) {
             (None, None) => true,
             (Some(state), Some(replica)) => check_equal(replica, state).is_ok(),
@@ -301,7 +297,7 @@ impl Stream {
         })
     }
 
-    /// Asks for a frame whenever the subscription wants to be asked.
+    /// Polls the subscription at every time that it requests.
     fn poll_until(&mut self, end: Moment) -> Result<(), TestCaseError> {
         let started = self.now;
         loop {
@@ -338,7 +334,7 @@ impl Stream {
             prop_assert_eq!(frame.versions, versions.collect::<Vec<_>>());
             self.heartbeats += 1;
         }
-        prop_assert!(self.shows_the_truth(), "a frame brings all inventories to one and the same moment");
+        prop_assert!(self.is_up_to_date(), "a frame brings all inventories to one and the same moment");
         self.waiting_since = None;
         self.frame_at = Some(self.now);
         Ok(())
@@ -346,12 +342,15 @@ impl Stream {
 
     fn apply(&mut self, frame: &Frame) -> Result<(), TestCaseError> {
         for (position, part) in &frame.changed {
-            self.told_absent[*position] = false;
+            self.reported_absent[*position] = false;
             let replica = &mut self.replicas[*position];
             *replica = Some(Replica::apply(replica.as_ref(), part).unwrap());
         }
         for position in &frame.absent {
-            prop_assert!(!std::mem::replace(&mut self.told_absent[*position], true), "that it is absent is told once");
+            prop_assert!(
+                !std::mem::replace(&mut self.reported_absent[*position], true),
+                "that it is absent is told once"
+            );
             self.replicas[*position] = None;
         }
         Ok(())
@@ -359,7 +358,7 @@ impl Stream {
 }
 
 fn states(world: &World) -> Vec<PublishedState> {
-    NAMES.iter().map(|name| Arc::new(Published::new(world.inventory(&support::id(name))))).collect()
+    NAMES.iter().map(|name| Arc::new(Published::new(world.inventory(&id(name))))).collect()
 }
 
 fn resumed(state: &PublishedState, start: &Start) -> Option<Cursor> {

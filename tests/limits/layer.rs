@@ -1,6 +1,4 @@
-//! The layer that limits syncs, in virtual time: real bodies through the real layer, every frame captured with its time.
-
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+//! The layer that limits syncs, in virtual time: the test records the time of every frame of the bodies behind it.
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -27,7 +25,7 @@ use tower::{Layer, ServiceExt, service_fn};
 const LIMIT: u32 = 10;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A body that gives the newest state whenever it is asked and there is a new one, as a stream of frames does.
+/// A body that yields the newest state whenever it has changed, as a stream of frames does.
 struct Newest(WatchStream<u64>);
 
 impl http_body::Body for Newest {
@@ -40,12 +38,12 @@ impl http_body::Body for Newest {
     }
 }
 
-/// A service whose one inventory everybody follows.
+/// A service with one inventory, which every stream follows.
 struct Served {
     layer: SyncLimitLayer,
     rate: SyncRate,
     state: watch::Sender<u64>,
-    /// Of every frame of any stream, when it came out.
+    /// Times of the frames of all streams.
     frames: Arc<Mutex<Vec<Instant>>>,
 }
 
@@ -86,14 +84,14 @@ impl Served {
 }
 
 impl Reader {
-    /// The state in the next frame; none once the service is gone.
+    /// Returns the state in the next frame, or `None` after the end of the stream.
     async fn next(&mut self) -> Option<u64> {
         let frame = poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await?.unwrap();
         self.frames.lock().unwrap().push(Instant::now());
         Some(u64::from_be_bytes(frame.into_data().unwrap().as_ref().try_into().unwrap()))
     }
 
-    /// Reads to the end: how many frames, and the last state.
+    /// Reads to the end, and returns the number of frames and the last state.
     async fn read(mut self) -> (usize, u64) {
         let (mut frames, mut last) = (0, 0);
         while let Some(state) = self.next().await {
@@ -104,7 +102,7 @@ impl Reader {
     }
 }
 
-/// The most frames within any second, both edges included.
+/// Returns the maximum number of frames within any second, both edges included.
 fn most_in_a_second(frames: &[Instant]) -> usize {
     let within =
         |first: &Instant| frames.iter().filter(|frame| *first <= **frame && **frame <= *first + SECOND).count();
@@ -112,7 +110,7 @@ fn most_in_a_second(frames: &[Instant]) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn eight_streams_of_one_player_under_fifty_writers_get_ten_frames_in_any_second_and_the_last_state() {
+async fn eight_streams_of_one_player_receive_ten_frames_in_any_second_and_the_last_state() {
     let served = Arc::new(Served::new());
     let mut readers = JoinSet::new();
     for _ in 0..8 {
@@ -132,7 +130,7 @@ async fn eight_streams_of_one_player_under_fifty_writers_get_ten_frames_in_any_s
     sleep(2 * SECOND).await;
     let frames = served.frames();
     let most = most_in_a_second(&frames);
-    // The bodies end with their sender.
+    // The bodies end when their sender is dropped.
     drop(served);
     let ended = readers.join_all().await;
     println!(
@@ -146,13 +144,13 @@ async fn eight_streams_of_one_player_under_fifty_writers_get_ten_frames_in_any_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn reconnecting_does_not_begin_anew_and_who_is_gone_is_forgotten() {
+async fn reconnecting_does_not_reset_the_limit_and_idle_players_are_removed() {
     let served = Served::new();
     let (begin, mut opened) = (Instant::now(), 0);
     while begin.elapsed() < 5 * SECOND {
         let mut reader = served.open(Some("steve")).await;
         opened += 1;
-        // A new stream always has a first frame.
+        // A new stream always has a first frame to send.
         let _ = timeout(Duration::from_millis(7), reader.next()).await;
     }
     let frames = served.frames();
@@ -166,7 +164,7 @@ async fn reconnecting_does_not_begin_anew_and_who_is_gone_is_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_player_and_who_names_none_are_not_held_up() {
+async fn other_players_and_streams_without_a_player_are_not_delayed() {
     let served = Served::new();
     let mut greedy = JoinSet::new();
     for _ in 0..16 {
@@ -188,7 +186,7 @@ async fn another_player_and_who_names_none_are_not_held_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_player_nothing_is_limited_or_remembered() {
+async fn streams_without_a_player_are_neither_limited_nor_tracked() {
     let served = Served::new();
     let mut service = served.open(None).await;
     for _ in 0..1_000 {
@@ -200,12 +198,12 @@ async fn without_a_player_nothing_is_limited_or_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_limit_holds_for_streams_that_are_open() {
+async fn a_changed_limit_applies_to_open_streams() {
     let served = Served::new();
     let mut reader = served.open(Some("steve")).await;
     for (limit, expected) in [(LIMIT, 10), (3, 3), (25, 25), (0, 200), (LIMIT, 10)] {
         served.rate.set(limit);
-        // What was sent under the limit before counts for another second.
+        // Frames sent under the previous limit count for another second.
         sleep(2 * SECOND).await;
         let (before, begin) = (served.frames().len(), Instant::now());
         for _ in 0..200 {
@@ -220,7 +218,7 @@ async fn a_changed_limit_holds_for_streams_that_are_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_waits_is_served_at_once_when_the_one_before_it_goes_away() {
+async fn a_waiting_stream_takes_the_place_of_a_stream_that_leaves() {
     let served = Served::new();
     served.rate.set(1);
     let mut first = served.open(Some("steve")).await;
@@ -240,14 +238,14 @@ async fn a_stream_that_waits_is_served_at_once_when_the_one_before_it_goes_away(
 }
 
 #[tokio::test(start_paused = true)]
-async fn readers_that_stall_hold_up_their_player_s_other_streams_once_and_for_two_seconds_at_most() {
+async fn stalled_readers_delay_other_streams_of_their_player_once_by_two_seconds_at_most() {
     let served = Served::new();
     served.rate.set(1);
     let mut reader = served.open(Some("steve")).await;
     reader.next().await.unwrap();
     let mut stalled = Vec::new();
     for _ in 0..15 {
-        // Each has looked once, waits for its turn, and is never polled again.
+        // Each stream is polled once, waits for its turn, and is never polled again.
         let mut next = served.open(Some("steve")).await;
         assert!(poll_fn(|context| Poll::Ready(Pin::new(&mut next.body).poll_frame(context).is_pending())).await);
         stalled.push(next);

@@ -1,11 +1,9 @@
-//! The published vectors of the digest. Their expected values come from another implementation, `tests/python/digest.py`.
-
-#![allow(clippy::unwrap_used)]
+//! The published test vectors of the digest. `tests/python/digest.py` computed the expected values independently.
 
 use serde::Deserialize;
 use slotcast::domain::{Attributes, Contents, Count, Edit, ItemCode, Revision, Slot, Stack};
 
-const VECTORS: &str = include_str!("vectors/digest.json");
+const VECTORS: &str = include_str!("../vectors/digest.json");
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,12 +45,12 @@ impl FilledSlot {
 }
 
 #[test]
-fn the_digest_gives_the_published_vectors() {
+fn digests_match_the_published_vectors() {
     let vectors: Vec<Vector> = serde_json::from_str(VECTORS).unwrap();
     assert!(vectors.len() >= 16);
     for Vector { name, slots, expected } in &vectors {
         let edits: Vec<_> = slots.iter().map(FilledSlot::edit).collect();
-        // Filled one by one over other content, so that the digest that is kept up to date is what is compared.
+        // Replaces other content slot by slot, so that the test covers the incremental update of the digest.
         let one = |stack: &Stack| stack.with_count(1);
         let other: Vec<_> = edits.iter().map(|(slot, stack)| (*slot, stack.as_ref().and_then(one))).collect();
         let mut contents = Contents::new(1_024, Revision::CREATED, &other);
@@ -65,7 +63,7 @@ fn the_digest_gives_the_published_vectors() {
 }
 
 #[test]
-fn the_starter_kit_is_among_them() {
+fn the_vectors_include_the_starter_kit() {
     let vectors: Vec<Vector> = serde_json::from_str(VECTORS).unwrap();
     let kit = vectors.iter().find(|vector| vector.name == "the player's starter kit").unwrap();
     assert_eq!(kit.slots.len(), 33);

@@ -1,7 +1,7 @@
-//! Laws of the domain, over random worlds and mutations: valid ones, absurd ones, and lists of both.
+//! Properties of the rules, for random inventories and mutations: valid and invalid ones, and lists of both.
 
-mod support;
-
+use crate::support::random::{History, config, history, lowered, shuffled};
+use crate::support::{Totals, World};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::strategy::ValueTree;
@@ -14,14 +14,12 @@ use slotcast::domain::{
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use support::random::{History, config, history, lowered, shuffled};
-use support::{Totals, World};
 
 proptest! {
     #![proptest_config(config(256))]
 
     #[test]
-    fn nothing_is_made_or_lost(History { mut world, mutations } in history()) {
+    fn items_are_neither_created_nor_lost(History { mut world, mutations } in history()) {
         for operation in mutations.into_iter().flat_map(|mutation| mutation.operations) {
             let before = world.clone();
             let result = world.run(operation.clone());
@@ -34,17 +32,17 @@ proptest! {
     }
 
     #[test]
-    fn a_mutation_is_its_operations_one_after_another(History { mut world, mutations } in history()) {
+    fn a_mutation_equals_its_operations_in_sequence(History { mut world, mutations } in history()) {
         for mutation in mutations {
             let (mut singly, before) = (world.clone(), world.clone());
             let result = world.mutate(&mutation);
             if let Err(rejection @ Rejection { cause: RejectionCause::StaleRevision { .. }, .. }) = &result {
                 prop_assert_eq!(rejection.operation, 0);
-                prop_assert!(mutation.expected.iter().any(|guard| !holds(guard, &before.inventories[&guard.id])));
+                prop_assert!(mutation.expected.iter().any(|guard| !is_met(guard, &before.inventories[&guard.id])));
             } else if result.as_ref().is_err_and(|_| missing_expected(&mutation, &before)) {
-                // The inventory that should have been at some revision is not there at all.
+                // A guard names an inventory that does not exist.
             } else {
-                check_same_as_singly(&mutation, &mut singly, &world, &result)?;
+                check_equals_sequence(&mutation, &mut singly, &world, &result)?;
             }
             if result.is_err() {
                 prop_assert_eq!(&world.inventories, &before.inventories, "a rejection changes nothing");
@@ -79,7 +77,7 @@ proptest! {
     }
 
     #[test]
-    fn the_changes_replayed_on_the_old_state_give_the_new_one(History { mut world, mutations } in history()) {
+    fn replaying_the_changes_on_the_old_state_yields_the_new_state(History { mut world, mutations } in history()) {
         for mutation in mutations {
             let mut replayed = world.inventories.clone();
             let Ok(effect) = world.mutate(&mutation) else { continue };
@@ -92,13 +90,13 @@ proptest! {
                         replayed.insert(change.id().clone(), inventory.clone());
                     }
                     Change::Updated { epoch, revision, edits, .. } => {
-                        let new = old.expect("it was there").advanced(edits);
+                        let new = old.expect("the inventory existed before").advanced(edits);
                         prop_assert_eq!((new.epoch, new.contents.revision()), (*epoch, *revision));
                         prop_assert!(!edits.is_empty());
                         replayed.insert(change.id().clone(), Arc::new(new));
                     }
                     Change::Deleted { epoch, revision, .. } => {
-                        let old = old.expect("it was there");
+                        let old = old.expect("the inventory existed before");
                         prop_assert_eq!((old.epoch, old.contents.revision().next()), (*epoch, *revision));
                     }
                 }
@@ -108,7 +106,7 @@ proptest! {
     }
 
     #[test]
-    fn when_limits_are_lowered_no_stack_above_its_limit_appears_or_grows_but_as_a_whole_that_moved(
+    fn after_limits_are_lowered_no_stack_above_its_limit_is_created_or_grows(
         History { mut world, mutations } in history(), max_stack in select(vec![1_u32, 5, 16]),
     ) {
         let (before_lowering, after_lowering) = mutations.split_at(mutations.len() / 3);
@@ -120,7 +118,7 @@ proptest! {
                 continue;
             }
             for (kind, counts) in counts_above_limits(&world) {
-                // Both from the largest down: a whole stack that moved is in both, one that shrank has become less.
+                // Both lists are in descending order. A moved stack is in both; a stack that shrank has a smaller count.
                 let allowed = before.get(&kind).map_or(&[][..], Vec::as_slice);
                 let is_allowed = counts.len() <= allowed.len() && counts.iter().zip(allowed).all(|(is, was)| is <= was);
                 prop_assert!(is_allowed, "{:?}: {:?} became {:?} by {:?}", kind, allowed, counts, operation);
@@ -132,7 +130,7 @@ proptest! {
     }
 
     #[test]
-    fn every_order_of_the_held_stacks_is_a_rearrangement_whatever_the_limits(
+    fn every_permutation_of_the_stacks_is_a_valid_rearrangement(
         History { mut world, .. } in history(), max_stack in select(vec![1_u32, 5, 16]), seed in 0_u64..1_000,
     ) {
         world.catalog = lowered(&world.catalog, max_stack);
@@ -144,7 +142,7 @@ proptest! {
     }
 }
 
-/// For each kind the counts of all stacks above its limit, the largest first. An item that is gone has the limit 0.
+/// Returns the counts of all stacks above their limit, by kind, in descending order. A removed item has the limit 0.
 fn counts_above_limits(world: &World) -> BTreeMap<(ItemCode, Attributes), Vec<u32>> {
     let mut above: BTreeMap<_, Vec<u32>> = BTreeMap::new();
     for (_, stack) in world.inventories.values().flat_map(|inventory| inventory.contents.stacks()) {
@@ -157,7 +155,7 @@ fn counts_above_limits(world: &World) -> BTreeMap<(ItemCode, Attributes), Vec<u3
     above
 }
 
-/// `change` is what an operation did to all inventories together; it must be what its outcome says.
+/// Checks that the outcome of an operation explains `change`, the difference of all inventories together.
 fn check_balance(
     operation: &Operation,
     outcome: &OperationOutcome,
@@ -197,12 +195,12 @@ fn check_balance(
             stack.iter().for_each(|stack| expected.add_stack(stack, 1));
         }
         Operation::Transfer { what, allow_partial, .. } => {
-            let asked = match what {
+            let requested = match what {
                 TransferSource::Item { count, .. } => Some(*count),
                 TransferSource::Slot { count, .. } => *count,
             };
             let in_all = u64::from(outcome.count) + u64::from(outcome.remainder);
-            prop_assert!(asked.is_none_or(|count| u64::from(count.get()) == in_all));
+            prop_assert!(requested.is_none_or(|count| u64::from(count.get()) == in_all));
             prop_assert!(outcome.remainder == 0 || *allow_partial);
         }
         Operation::Move { .. } | Operation::Rearrange { .. } => {}
@@ -225,12 +223,12 @@ fn missing_expected(mutation: &Mutation, before: &World) -> bool {
     mutation.expected.iter().any(|guard| !before.inventories.contains_key(&guard.id))
 }
 
-fn holds(guard: &Guard, inventory: &Inventory) -> bool {
+fn is_met(guard: &Guard, inventory: &Inventory) -> bool {
     (guard.epoch, guard.revision) == (inventory.epoch, inventory.contents.revision())
 }
 
-/// The same operations as mutations of their own end in the same stacks, and fail at the same place for the same reason.
-fn check_same_as_singly(
+/// Checks that the operations, sent as separate mutations, yield the same stacks or the same rejection.
+fn check_equals_sequence(
     mutation: &Mutation,
     singly: &mut World,
     world: &World,
@@ -269,7 +267,7 @@ fn check_created(before: &World, new: &Inventory) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// One revision more and stamps on just the slots that differ; or nothing differs and it is the same to the last bit.
+/// Checks that the revision advanced by one and only changed slots have its stamps, or that nothing changed at all.
 fn check_advanced(old: &Contents, new: &Contents) -> Result<(), TestCaseError> {
     if stacks(old) == stacks(new) {
         prop_assert_eq!(old, new);
@@ -292,7 +290,7 @@ fn kind(state: &SlotState) -> Option<(ItemCode, &Attributes)> {
     state.stack.as_ref().map(|stack| (stack.item, &stack.attributes))
 }
 
-/// Each inventory once, in order of first mention.
+/// Checks that each inventory is reported once, in order of first mention.
 fn check_touched(mutation: &Mutation, effect: &Effect) -> Result<(), TestCaseError> {
     prop_assert_eq!(effect.outcomes.len(), mutation.operations.len());
     let operations = Mutation { expected: vec![], ..mutation.clone() };
@@ -307,9 +305,9 @@ fn check_touched(mutation: &Mutation, effect: &Effect) -> Result<(), TestCaseErr
     Ok(())
 }
 
-/// The laws above mean little if hardly anything is accepted.
+/// The properties above would be meaningless if hardly any operation were accepted.
 #[test]
-fn operations_of_every_kind_are_both_accepted_and_refused() {
+fn every_kind_of_operation_is_both_accepted_and_rejected() {
     let mut runner = TestRunner::deterministic();
     let mut seen: BTreeMap<String, [u32; 2]> = BTreeMap::new();
     for _ in 0..300 {
