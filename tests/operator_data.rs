@@ -161,7 +161,7 @@ async fn a_backup_under_load_has_everything_acknowledged_before_and_conserves_it
     let writers: Vec<_> =
         (0..WRITERS).map(|writer| tokio::spawn(load.clone().write(server.uri.clone(), writer))).collect();
     let enough = async {
-        while load.waits.lock().unwrap().len() < 300 {
+        while load.latencies.lock().unwrap().len() < 300 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
