@@ -14,7 +14,6 @@ pub mod access;
 pub mod frame;
 pub mod limit;
 pub mod mirror;
-mod mirrored;
 pub mod pacer;
 pub mod published;
 pub mod replica;
