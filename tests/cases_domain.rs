@@ -109,12 +109,12 @@ fn case_02_the_largest_count_there_is_is_refused_without_wrapping() {
     let cause = refused(&mut world, add(PLANKS, u32::MAX, false));
     assert_eq!(
         cause,
-        RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), wanted: u64::from(u32::MAX), room: 4 + 3 * 64 }
+        RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), needed: u64::from(u32::MAX), room: 4 + 3 * 64 }
     );
     let cause = refused(&mut world, remove(PLANKS, u32::MAX));
     assert_eq!(
         cause,
-        RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), wanted: u64::from(u32::MAX), held: 60 }
+        RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), needed: u64::from(u32::MAX), held: 60 }
     );
     for operation in [
         shift(0, 1, Some(u32::MAX)),
@@ -236,7 +236,7 @@ fn case_09_the_same_item_with_other_attributes_never_merges() {
 fn case_10_an_add_that_fits_partly_adds_nothing_or_names_the_remainder_if_asked() {
     let mut world = world(&[0, 1, 2, 3].map(|slot| filled(slot, stack(PLANKS, 60))), &[]);
     let cause = refused(&mut world, add(PLANKS, 20, false));
-    assert_eq!(cause, RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), wanted: 20, room: 16 });
+    assert_eq!(cause, RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), needed: 20, room: 16 });
     let outcome = accepted(&mut world, add(PLANKS, 20, true));
     assert_eq!(outcome, OperationOutcome { count: 16, remainder: 4, stack: None });
     assert_eq!(idle(&mut world, add(PLANKS, 4, true)), OperationOutcome { count: 0, remainder: 4, stack: None });
@@ -246,7 +246,7 @@ fn case_10_an_add_that_fits_partly_adds_nothing_or_names_the_remainder_if_asked(
 fn case_11_removing_more_than_is_held_removes_nothing() {
     let mut world = world(&[filled(0, stack(PLANKS, 60)), filled(2, stack(PLANKS, 3))], &[]);
     let cause = refused(&mut world, remove(PLANKS, 64));
-    assert_eq!(cause, RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), wanted: 64, held: 63 });
+    assert_eq!(cause, RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), needed: 64, held: 63 });
     assert_eq!(accepted(&mut world, remove(PLANKS, 63)).count, 63);
     assert_eq!(slots(&world, "a"), []);
 }
@@ -258,7 +258,7 @@ fn case_12_a_craft_without_room_for_its_output_leaves_the_inputs_intact() {
     let mut world = world(&full, &[]);
     let craft = craft(&world, "planks", 1);
     let cause = refused(&mut world, craft);
-    assert_eq!(cause, RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), wanted: 4, room: 2 });
+    assert_eq!(cause, RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), needed: 4, room: 2 });
     assert_eq!(slots(&world, "a")[0], (0, LOG, 5));
 }
 
@@ -268,12 +268,12 @@ fn case_13_a_craft_times_the_largest_number_is_refused_by_a_product_that_does_no
     let wanted = u64::from(u32::MAX);
     let operation = craft(&world, "planks", u32::MAX);
     let cause = refused(&mut world, operation);
-    assert_eq!(cause, RejectionCause::NotEnough { id: id("a"), item: item(LOG), wanted, held: 64 });
+    assert_eq!(cause, RejectionCause::NotEnough { id: id("a"), item: item(LOG), needed: wanted, held: 64 });
     let operation = craft(&world, "flood", u32::MAX);
     let cause = refused(&mut world, operation);
     assert_eq!(
         cause,
-        RejectionCause::NoRoom { id: id("a"), item: item(DUST), wanted: wanted * wanted, room: 3 * wanted },
+        RejectionCause::NoRoom { id: id("a"), item: item(DUST), needed: wanted * wanted, room: 3 * wanted },
         "in 32 bits this product is 1"
     );
 }
@@ -341,7 +341,7 @@ fn case_24_when_the_third_operation_fails_none_is_applied() {
         vec![add(LOG, 3, false), transfer_slot(0, None, None, false), remove(PLANKS, 1), add(LOG, 1, false)];
     let rejection = world.mutate(&Mutation { operations, expected: vec![] }).unwrap_err();
     assert_eq!(rejection.operation, 2);
-    assert_eq!(rejection.cause, RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), wanted: 1, held: 0 });
+    assert_eq!(rejection.cause, RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), needed: 1, held: 0 });
     assert_eq!(world.inventories, before);
 }
 

@@ -254,6 +254,6 @@ async fn a_guard_from_before_a_restore_does_not_hold_after_it_at_the_same_revisi
     let take = |key, guard: &Guard| of_several(key, vec![Operation::Delete { id: id("a") }], vec![guard.clone()]);
     let refused = world.engine.mutate(take("stale", &before)).await.unwrap_err();
     let cause = RejectionCause::StaleRevision { expected: before, epoch: after.epoch, revision: after.revision };
-    assert_eq!(refused, EngineError::Rejected(Rejection { operation: 0, cause }));
+    assert_eq!(refused, EngineError::Rejected(Rejection { operation: 0, cause, item_id: None }));
     world.engine.mutate(take("current", &after)).await.unwrap();
 }

@@ -8,7 +8,7 @@ use slotcast::catalog_file::default_catalog;
 use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
     Attributes, Change, Contents, Digest, Edit, Guard, Mutation, Operation, OperationOutcome, RejectionCause, Revision,
-    Slot, Stack, Touched, Version,
+    Slot, Stack, TouchedInventory, Version,
 };
 use support::{World, attributes, count, filled, id, item, layout_id, stack, stack_with};
 
@@ -117,7 +117,7 @@ fn remove_takes_only_the_attributes_asked_for_or_any() {
     run(&mut world, remove(SWORD, 1, Some(Attributes::NONE)));
     assert_eq!(slots(&world, "player"), [(0, SWORD, 1), (2, SWORD, 1)]);
     let cause = refusal(&mut world, remove(SWORD, 2, Some(Attributes::NONE)));
-    assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(SWORD), wanted: 2, held: 1 });
+    assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(SWORD), needed: 2, held: 1 });
     run(&mut world, remove(SWORD, 2, None));
     assert_eq!(slots(&world, "player"), []);
 }
@@ -169,7 +169,7 @@ fn a_craft_may_use_the_slots_that_its_inputs_leave() {
     let mut held = all_slots_but(&[5], 36, &stack(SWORD, 1));
     held.push(filled(5, stack(LOG, 2)));
     let mut world = world(&held, &[]);
-    assert!(matches!(refusal(&mut world, craft("oak_planks", 1)), RejectionCause::NoRoom { wanted: 4, room: 0, .. }));
+    assert!(matches!(refusal(&mut world, craft("oak_planks", 1)), RejectionCause::NoRoom { needed: 4, room: 0, .. }));
     run(&mut world, craft("oak_planks", 2));
     assert_eq!(slots(&world, "player")[5], (5, PLANKS, 8));
 }
@@ -180,7 +180,7 @@ fn a_craft_leaves_stacks_with_attributes_alone() {
         [filled(0, stack_with(LOG, 9, b"signed")), filled(1, stack(LOG, 1)), filled(2, stack_with(PLANKS, 1, b"x"))];
     let mut world = world(&held, &[]);
     let cause = refusal(&mut world, craft("oak_planks", 2));
-    assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(LOG), wanted: 2, held: 1 });
+    assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(LOG), needed: 2, held: 1 });
     run(&mut world, craft("oak_planks", 1));
     assert_eq!(slots(&world, "player"), [(0, LOG, 9), (1, PLANKS, 4), (2, PLANKS, 1)]);
 }
@@ -191,7 +191,7 @@ fn a_transfer_to_a_slot_puts_it_there_or_says_what_is_in_the_way() {
     assert_eq!(run(&mut world, transfer(of_slot(0, Some(10)), Some(5), false)), moved(10));
     assert_eq!(slots(&world, "chest"), [(0, PLANKS, 60), (5, PLANKS, 10)]);
     let cause = refusal(&mut world, transfer(of_slot(0, None), Some(0), false));
-    assert_eq!(cause, RejectionCause::NoRoom { id: id("chest"), item: item(PLANKS), wanted: 30, room: 4 });
+    assert_eq!(cause, RejectionCause::NoRoom { id: id("chest"), item: item(PLANKS), needed: 30, room: 4 });
     let cause = refusal(&mut world, transfer(of_slot(1, None), Some(0), true));
     assert_eq!(cause, RejectionCause::SlotOccupied { id: id("chest"), slot: Slot(0) });
     let outcome = run(&mut world, transfer(of_slot(0, None), Some(0), true));
@@ -214,7 +214,7 @@ fn a_transfer_without_a_slot_fills_like_an_add_and_keeps_attributes() {
 fn a_transfer_by_item_takes_the_lowest_slots_first_and_never_less_than_asked() {
     let mut world = world(&[filled(2, stack(PLANKS, 40)), filled(9, stack(PLANKS, 40))], &[]);
     let cause = refusal(&mut world, transfer(of_item(PLANKS, 81), None, true));
-    assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(PLANKS), wanted: 81, held: 80 });
+    assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(PLANKS), needed: 81, held: 80 });
     assert_eq!(run(&mut world, transfer(of_item(PLANKS, 70), None, false)), moved(70));
     assert_eq!(
         (slots(&world, "player"), slots(&world, "chest")),
@@ -227,7 +227,7 @@ fn a_transfer_moves_a_part_only_for_want_of_room_and_if_asked() {
     let chest = all_slots_but(&[4], 27, &stack(SWORD, 1));
     let mut world = world(&[filled(2, stack(PLANKS, 40)), filled(9, stack(PLANKS, 40))], &chest);
     let cause = refusal(&mut world, transfer(of_item(PLANKS, 70), None, false));
-    assert_eq!(cause, RejectionCause::NoRoom { id: id("chest"), item: item(PLANKS), wanted: 70, room: 64 });
+    assert_eq!(cause, RejectionCause::NoRoom { id: id("chest"), item: item(PLANKS), needed: 70, room: 64 });
     let outcome = run(&mut world, transfer(of_item(PLANKS, 70), None, true));
     assert_eq!(outcome, OperationOutcome { count: 64, remainder: 6, stack: None });
     assert_eq!(slots(&world, "player"), [(9, PLANKS, 16)]);
@@ -341,7 +341,7 @@ fn an_inventory_deleted_created_and_deleted_again_in_one_mutation_is_one_deletio
     let effect = world.mutate(&Mutation { operations, expected: vec![] }).unwrap();
     let version = Version { id: id("player"), epoch, revision: Revision(4), digest: Digest::EMPTY };
     let deleted = Change::Deleted { id: id("player"), epoch, revision: Revision(4) };
-    assert_eq!(effect.touched, [Touched { version, state: None, changes: vec![deleted] }]);
+    assert_eq!(effect.touched, [TouchedInventory { version, state: None, changes: vec![deleted] }]);
 }
 
 #[test]
@@ -414,7 +414,7 @@ fn a_transfer_by_item_to_a_slot_takes_the_kind_that_the_slot_holds_or_the_first_
     ];
     let chest = [filled(0, stack(PLANKS, 60)), filled(1, stack_with(PLANKS, 1, b"waxed")), filled(2, stack(COAL, 1))];
     let fresh = || world(&held, &chest);
-    let not_enough = |held| RejectionCause::NotEnough { id: id("player"), item: item(PLANKS), wanted: 30, held };
+    let not_enough = |held| RejectionCause::NotEnough { id: id("player"), item: item(PLANKS), needed: 30, held };
     let occupied = |slot| RejectionCause::SlotOccupied { id: id("chest"), slot: Slot(slot) };
     let take = |to, allow_partial| transfer(of_item(PLANKS, 30), Some(to), allow_partial);
 
@@ -440,7 +440,7 @@ fn a_transfer_by_item_to_a_slot_takes_the_kind_that_the_slot_holds_or_the_first_
         }
     }
     let cause = refusal(&mut world, transfer(of_item(PLANKS, 38), Some(0), true));
-    assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(PLANKS), wanted: 38, held: 37 });
+    assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(PLANKS), needed: 38, held: 37 });
     let what = TransferSource::Item { item: item(PLANKS), attributes: Some(attributes(b"oiled")), count: count(2) };
     assert_eq!(
         refusal(&mut world, transfer(what, Some(0), true)),

@@ -114,7 +114,7 @@ fn a_rearrangement_of_one_old_stack_into_several_of_its_size_is_refused() {
 
 #[test]
 fn a_part_of_a_stack_above_the_limit_moves_up_to_the_limit_and_the_whole_moves_as_it_is() {
-    let too_many = || RejectionCause::NoRoom { id: id("chest"), item: item(PLANKS), wanted: 20, room: 16 };
+    let too_many = || RejectionCause::NoRoom { id: id("chest"), item: item(PLANKS), needed: 20, room: 16 };
     let held = [filled(0, stack(PLANKS, 64)), filled(1, stack(PLANKS, 10)), filled(2, stack(COAL, 1))];
     let world = || lowered_world(&held, &[filled(3, stack(PLANKS, 10))]);
     // A move takes what fits, as a transfer does that may be partial.
@@ -159,7 +159,7 @@ fn an_item_that_left_the_catalog_moves_in_whole_stacks_only_and_is_not_merged_by
     let mut world = lowered_world(&held, &[]);
     assert_eq!(run(&mut world, shift(0, 9, Some(2))), moved(0));
     let cause = refusal(&mut world, transfer(of_item(GONE, 6), None, false));
-    assert_eq!(cause, RejectionCause::NoRoom { id: id("chest"), item: item(GONE), wanted: 6, room: 5 });
+    assert_eq!(cause, RejectionCause::NoRoom { id: id("chest"), item: item(GONE), needed: 6, room: 5 });
     let wanted = |stacks: &[(u16, u32)]| Operation::Rearrange {
         id: id("player"),
         stacks: stacks.iter().map(|(slot, count)| (Slot(*slot), stack(GONE, *count))).collect(),

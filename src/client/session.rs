@@ -5,7 +5,7 @@ use super::outbox::{self, Call};
 use super::shared::{self, Shared, State};
 use super::stream::Stream;
 use super::{Rpc, fresh_context};
-use crate::domain::{Catalog, Contents, InventoryId, KeyTag, RejectionCause};
+use crate::domain::{Catalog, Contents, InventoryId, KeyTag, Rejection};
 use crate::grpc::convert::{Invalid, reply, request};
 use crate::grpc::v1;
 use crate::grpc::v1::operation::Operation;
@@ -56,7 +56,7 @@ pub enum SessionError {
     Malformed(Invalid),
     /// The rules reject the mutation in the current view; it was not sent.
     #[error("refused: {0}")]
-    Refused(RejectionCause),
+    Refused(Rejection),
     #[error("{PENDING_MAX} mutations wait for their end; wait for some of them")]
     Full,
     #[error("the session has ended, as its last event said")]
@@ -222,7 +222,7 @@ impl Session {
                 true
             }
             Ok(Prediction::Impossible) => false,
-            Err(PredictError::Rejected(rejection)) => return Err(SessionError::Refused(rejection.cause)),
+            Err(PredictError::Rejected(rejection)) => return Err(SessionError::Refused(rejection)),
             Err(PredictError::Full) => return Err(SessionError::Full),
         };
         let call = Call::new(v1::TransactRequest { context: Some(context), operations });

@@ -4,7 +4,7 @@ use super::hot::{EvictionOrder, HotTable, Staged, Wake};
 use super::statistics::{self, CommitCounters};
 use super::{EngineError, EngineSettings, MutationReply, MutationRequest, WatchedInventories};
 use crate::domain::{
-    self, Caller, Catalog, Effect, Epoch, Inventory, InventoryId, InventoryLookup, KeyTag, SessionId, Touched,
+    self, Caller, Catalog, Effect, Epoch, Inventory, InventoryId, InventoryLookup, KeyTag, SessionId, TouchedInventory,
 };
 use crate::store::{CommitError, Key, Loaded, Recall, Reply, Store, StoreError, Transaction};
 use crate::sync::{ChangeKind, ChangeRecord, MutationContext};
@@ -388,7 +388,7 @@ impl<'a> Batch<'a> {
         Ok(MutationReply { reply, replayed: false, prediction_confirmed })
     }
 
-    fn stage(&mut self, request: &MutationRequest, touched: &Touched, record: ChangeRecord) {
+    fn stage(&mut self, request: &MutationRequest, touched: &TouchedInventory, record: ChangeRecord) {
         let staged = self.staged.entry(touched.version.id.clone()).or_insert_with(|| Staged::new(None));
         staged.inventory.clone_from(&touched.state);
         staged.trace = request.trace.or(staged.trace);

@@ -39,7 +39,7 @@ pub fn all_invalid(invalid: &[Invalid]) -> Status {
 }
 
 pub fn inventory_not_found(id: &InventoryId) -> Status {
-    rejection(&Rejection { operation: 0, cause: RejectionCause::InventoryNotFound { id: id.clone() } })
+    rejection(&Rejection { operation: 0, cause: RejectionCause::InventoryNotFound { id: id.clone() }, item_id: None })
 }
 
 pub fn unknown_caller() -> Status {
@@ -204,7 +204,7 @@ fn store(error: &StoreError) -> Status {
 
 fn rejection(rejection: &Rejection) -> Status {
     use RejectionCause as Cause;
-    let text = rejection.cause.to_string();
+    let text = rejection.to_string();
     let (code, reason, subject) = match &rejection.cause {
         Cause::InventoryNotFound { id } => (Code::NotFound, "INVENTORY_NOT_FOUND", Subject::Inventory(id)),
         Cause::InventoryExists { id } => (Code::AlreadyExists, "INVENTORY_EXISTS", Subject::Inventory(id)),
@@ -254,16 +254,16 @@ fn metadata(rejection: &Rejection) -> Vec<(&'static str, String)> {
             ("current_revision", revision.0.to_string()),
             ("epoch", epoch.get().to_string()),
         ],
-        Cause::NotEnough { id, item, wanted, held } => vec![
+        Cause::NotEnough { id, item, needed, held } => vec![
             ("inventory_id", id.to_string()),
             ("item_code", item.get().to_string()),
-            ("wanted", wanted.to_string()),
+            ("needed", needed.to_string()),
             ("held", held.to_string()),
         ],
-        Cause::NoRoom { id, item, wanted, room } => vec![
+        Cause::NoRoom { id, item, needed, room } => vec![
             ("inventory_id", id.to_string()),
             ("item_code", item.get().to_string()),
-            ("wanted", wanted.to_string()),
+            ("needed", needed.to_string()),
             ("room", room.to_string()),
         ],
         Cause::SlotEmpty { id, slot } | Cause::SlotOccupied { id, slot } => {

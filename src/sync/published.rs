@@ -6,7 +6,7 @@
 
 use super::frame::Cursor;
 use crate::domain::{
-    Caller, Digest, Effect, Epoch, Inventory, InventoryId, KeyTag, Mutation, Operation, Revision, SessionId, Touched,
+    Caller, Digest, Effect, Epoch, Inventory, InventoryId, KeyTag, Mutation, Operation, Revision, SessionId, TouchedInventory,
 };
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -150,13 +150,13 @@ impl MutationContext<'_> {
     }
 
     /// Returns the inventories that the session predicted but the mutation did not touch; they get no change record.
-    pub fn untouched<'a>(&'a self, touched: &'a [Touched]) -> impl Iterator<Item = &'a InventoryId> {
+    pub fn untouched<'a>(&'a self, touched: &'a [TouchedInventory]) -> impl Iterator<Item = &'a InventoryId> {
         let ids = self.predicted.iter().map(|(id, _)| id);
         ids.filter(move |id| touched.iter().all(|touched| touched.version.id != **id))
     }
 
     /// Returns the change record of an inventory that the mutation touched, or `None` if it is irrelevant to all streams.
-    pub fn record(&self, touched: &Touched, confirmed: bool) -> Option<ChangeRecord> {
+    pub fn record(&self, touched: &TouchedInventory, confirmed: bool) -> Option<ChangeRecord> {
         let predicted = self.predicted.iter().any(|(id, _)| *id == touched.version.id);
         let outcome = match (predicted, confirmed) {
             (false, _) => PredictionOutcome::Unpredicted,

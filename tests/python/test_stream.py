@@ -566,7 +566,7 @@ def errors_are_rich(world):
     """errors carry google.rpc details: the reason, the figures, the field"""
     world.create("poor", stacks=[(0, ("coal", 2))])
     what = pb.ItemQuantity(item="coal", count=3)
-    with refused(grpc.StatusCode.FAILED_PRECONDITION, "NOT_ENOUGH", inventory_id="poor", wanted="3", held="2"):
+    with refused(grpc.StatusCode.FAILED_PRECONDITION, "NOT_ENOUGH", inventory_id="poor", needed="3", held="2"):
         world.client.mutate("RemoveItem", remove=pb.RemoveItem(inventory_id="poor", what=what))
     with refused(grpc.StatusCode.ALREADY_EXISTS, "INVENTORY_EXISTS", inventory_id="poor"):
         world.create("poor")

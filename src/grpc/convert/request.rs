@@ -4,7 +4,7 @@ use super::Invalid;
 use crate::domain::catalog::COUNT_MAX;
 use crate::domain::mutation::{GUARDS_MAX, Guard, OPERATIONS_MAX, TransferSource};
 use crate::domain::{
-    Attributes, Count, Digest, Epoch, IdempotencyKey, InventoryId, ItemCode, ItemName, LayoutId, Mutation,
+    Attributes, Count, Digest, Epoch, IdempotencyKey, InventoryId, ItemCode, ItemName, LayoutId, Mutation, NameError,
     NamedMutation, NamedOperation, Operation, PlayerId, Revision, SessionId, Slot, Stack, UnknownEntry, UnknownName,
 };
 use crate::grpc::v1;
@@ -99,12 +99,12 @@ pub fn name_paths(operations: &[v1::Operation]) -> Vec<&'static str> {
 /// Returns the error for a name that is not in the catalog, with the path of its field. `paths` comes from
 /// [`name_paths`] of the same request; `single` is as for [`mutation`].
 pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnknownName) -> Invalid {
-    let (name, reason) = match &unknown.what {
+    let (name, reason) = match &unknown.entry {
         UnknownEntry::Item { .. } | UnknownEntry::ItemCode { .. } => ("item", "UNKNOWN_ITEM"),
         UnknownEntry::Recipe { .. } => ("recipe", "UNKNOWN_RECIPE"),
         UnknownEntry::Layout { .. } => ("layout", "UNKNOWN_LAYOUT"),
     };
-    let invalid = Invalid::new(name, reason, &unknown.what);
+    let invalid = Invalid::new(name, reason, &unknown.entry);
     let invalid = match unknown.stack {
         Some(index) => invalid.within("stack").within(&format!("stacks[{index}]")),
         None => invalid,
@@ -137,9 +137,9 @@ fn create(create: &v1::CreateInventory) -> Parsed<NamedOperation> {
     let id = inventory_id("inventory_id", &create.inventory_id)?;
     let owner = owner("owner", &create.owner)?;
     // No catalog can have a layout whose id is not a valid name.
-    let unknown = |_| match create.layout.as_str() {
-        "" => Invalid::new("layout", "UNKNOWN_LAYOUT", "required; name a layout of the catalog"),
-        layout => Invalid::new("layout", "UNKNOWN_LAYOUT", format!("no layout {layout:?}")),
+    let unknown = |error| match error {
+        NameError::Empty => Invalid::new("layout", "UNKNOWN_LAYOUT", "required"),
+        NameError::TooLong { .. } | NameError::ControlCharacter => Invalid::new("layout", "UNKNOWN_LAYOUT", error),
     };
     let layout = LayoutId::new(&create.layout).map_err(unknown)?;
     Ok(Operation::Create { id, owner, layout, stacks: slot_stacks(&create.stacks)? })

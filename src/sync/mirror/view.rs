@@ -37,7 +37,7 @@ impl View {
         // Predictions never create an inventory, so the epoch is not used.
         let effect = domain::apply(mutation, catalog, self, &mut || Epoch::new(1).expect("1 is not 0"))?;
         let positioned =
-            |touched: domain::Touched| Some((self.position(&touched.version.id)?, touched.state?));
+            |touched: domain::TouchedInventory| Some((self.position(&touched.version.id)?, touched.state?));
         Ok(effect.touched.into_iter().filter_map(positioned).collect())
     }
 
