@@ -40,13 +40,13 @@ impl Followed {
     fn change(&mut self, at_ms: u32, cause: Option<TraceContext>) {
         self.revision += 1;
         let next = self.state.followed_by(Some(inventory(self.revision)), []);
-        self.state = Arc::new(next.published(&self.state, self.at(at_ms), cause));
+        self.state = Arc::new(next.superseding(&self.state, self.at(at_ms), cause));
     }
 
     /// Published anew, as a correction of some session is, without a change.
     fn note(&mut self, at_ms: u32) {
         let next = self.state.followed_by(Some(inventory(self.revision)), []);
-        self.state = Arc::new(next.published(&self.state, self.at(at_ms), None));
+        self.state = Arc::new(next.superseding(&self.state, self.at(at_ms), None));
     }
 
     fn at(&self, at_ms: u32) -> Instant {

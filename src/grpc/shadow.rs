@@ -6,7 +6,9 @@
 use super::convert::frame;
 use super::v1;
 use crate::domain::Inventory;
-use crate::sync::{Cursor, Moment, PublishedState, Replica, SubscribeOptions, Subscription, SyncSettings, TooLarge};
+use crate::sync::{
+    Cursor, Moment, PublishedState, Replica, SubscribeOptions, Subscription, SubscriptionTooLarge, SyncSettings,
+};
 use std::cell::RefCell;
 
 pub struct Shadow {
@@ -52,7 +54,7 @@ impl Shadow {
     pub fn join(settings: SyncSettings, options: SubscribeOptions, states: &[PublishedState]) -> Self {
         let copies = states.iter().map(|state| state.inventory.as_deref().into()).collect();
         let predicts = options.session.is_some();
-        Self { subscription: Subscription::join(settings, options, states), copies, predicts }
+        Self { subscription: Subscription::with_states(settings, options, states), copies, predicts }
     }
 
     pub fn handle_settings(&mut self, settings: SyncSettings) {
@@ -72,7 +74,7 @@ impl Shadow {
         &mut self,
         now: Moment,
         states: impl Fn() -> Vec<PublishedState>,
-    ) -> Result<Option<Computed>, TooLarge> {
+    ) -> Result<Option<Computed>, SubscriptionTooLarge> {
         // Compare with the states from which the frame is computed.
         let truth = RefCell::new(Vec::new());
         let frame = self.subscription.poll_frame(now, || {

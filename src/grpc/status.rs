@@ -10,7 +10,7 @@ use crate::domain::{InventoryId, Rejection, RejectionCause, UnknownName};
 use crate::engine::EngineError;
 use crate::identity::{Lapsed, Unverified};
 use crate::store::StoreError;
-use crate::sync::TooLarge;
+use crate::sync::SubscriptionTooLarge;
 use crate::sync::subscription::SUBSCRIPTION_SLOTS_MAX;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -121,7 +121,7 @@ pub fn too_many_streams(refused: &TooManyStreams) -> Status {
 }
 
 /// The inventories of one stream together have too many slots. Opening the same stream again does not help.
-pub fn subscription_too_large(TooLarge { slots }: TooLarge) -> Status {
+pub fn subscription_too_large(SubscriptionTooLarge { slots }: SubscriptionTooLarge) -> Status {
     let text = format!(
         "the inventories of this stream have {slots} slots together, at most {SUBSCRIPTION_SLOTS_MAX} are possible; \
          use several streams"

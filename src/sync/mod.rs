@@ -4,6 +4,7 @@
 //! - [`frame`]: computes the changes since a reader's cursor.
 //! - [`replica`]: a reader's copy of an inventory, which applies frames.
 //! - [`pacer`]: decides when a frame is due.
+//! - `watch`: what the reader has of one inventory.
 //! - [`subscription`]: combines these for a subscription to several inventories.
 //! - [`access`]: hides inventories that the reader may not read.
 //! - [`rollout`]: how streams are served, and for which players.
@@ -19,6 +20,7 @@ pub mod published;
 pub mod replica;
 pub mod rollout;
 pub mod subscription;
+mod watch;
 
 pub use access::ReadAccess;
 pub use frame::{Cursor, FrameBody, FullReason, InventoryFrame, SlotChange, frame_since};
@@ -26,8 +28,8 @@ pub use limit::{SyncLimit, Ticket, Turn};
 pub use mirror::{Mirror, MirrorUpdate, PredictError, Prediction};
 pub use pacer::{Moment, Pacer, SyncTrigger, Windows};
 pub use published::{
-    ChangeKind, ChangeRecord, MutationContext, PredictionOutcome, Published, Superseded, TraceContext, TracedChange,
+    ChangeKind, ChangeRecord, MutationContext, PredictionOutcome, Published, SupersededAt, TraceContext, TracedChange,
 };
 pub use replica::{Desync, Replica};
 pub use rollout::{Bucket, OutOfBounds, Percent, Rollout, RolloutField, StreamMode};
-pub use subscription::{Frame, PublishedState, SubscribeOptions, Subscription, SyncSettings, TooLarge};
+pub use subscription::{Frame, PublishedState, SubscribeOptions, Subscription, SubscriptionTooLarge, SyncSettings};

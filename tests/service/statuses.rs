@@ -7,7 +7,7 @@ use slotcast::engine::EngineError;
 use slotcast::grpc::convert::Invalid;
 use slotcast::grpc::status;
 use slotcast::store::StoreError;
-use slotcast::sync::TooLarge;
+use slotcast::sync::SubscriptionTooLarge;
 use std::time::Duration;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
@@ -69,7 +69,7 @@ fn statuses() -> Vec<Status> {
         status::invalid(&invalid),
         status::malformed("a field is cut off"),
         status::unknown_caller(),
-        status::subscription_too_large(TooLarge { slots: 4_096 }),
+        status::subscription_too_large(SubscriptionTooLarge { slots: 4_096 }),
     ];
     edge.into_iter().chain(refusals().iter().map(status::refusal)).collect()
 }
