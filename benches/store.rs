@@ -8,7 +8,7 @@
 
 use slotcast::domain::{
     Attributes, Caller, Change, Contents, Count, Edit, Epoch, Fingerprint, IdempotencyKey, Inventory, InventoryId,
-    ItemCode, LayoutId, OperationOutcome, PlayerId, Revision, Slot, Stack, Touched, Version,
+    ItemCode, LayoutId, OperationOutcome, PlayerId, Revision, Slot, Stack, TouchedInventory, Version,
 };
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore, Statistics};
 use slotcast::store::{Key, Reply, Store, Transaction};
@@ -207,7 +207,7 @@ impl World {
         for chunk in states.chunks(1_000) {
             let created = chunk.iter().map(|state| {
                 let changes = vec![Change::Created(state.clone())];
-                self.transaction(Touched { version: state.version(), state: Some(state.clone()), changes })
+                self.transaction(TouchedInventory { version: state.version(), state: Some(state.clone()), changes })
             });
             let batch: Vec<_> = created.collect();
             store.commit(&batch).expect("the batch commits");
@@ -230,10 +230,10 @@ impl World {
         self.states[number] = state.clone();
         let Version { id, epoch, revision, .. } = state.version();
         let changes = vec![Change::Updated { id, epoch, revision, edits }];
-        self.transaction(Touched { version: state.version(), state: Some(state), changes })
+        self.transaction(TouchedInventory { version: state.version(), state: Some(state), changes })
     }
 
-    fn transaction(&mut self, touched: Touched) -> Transaction {
+    fn transaction(&mut self, touched: TouchedInventory) -> Transaction {
         self.key_ms += 1;
         let (high, low) = (self.key_ms >> 16, self.key_ms & 0xFFFF);
         let key =

@@ -200,7 +200,7 @@ impl From<LayoutEntry> for (String, Vec<(String, u64)>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{LayoutId, Slot};
+    use crate::domain::LayoutId;
 
     fn temporary_file(text: &str) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -221,9 +221,8 @@ mod tests {
         let catalog = default_catalog();
         assert_eq!((catalog.items().len(), catalog.recipes().len(), catalog.layouts().count()), (29, 9, 2));
         let player = catalog.layout(&LayoutId::new("player").unwrap()).unwrap();
-        let sections: Vec<_> =
-            player.sections_with_first_slot().map(|(section, slot)| (&*section.name, section.slots, slot)).collect();
-        assert_eq!(sections, [("hotbar", 9, Slot(0)), ("main", 27, Slot(9))]);
+        let sections: Vec<_> = player.sections.iter().map(|section| (&*section.name, section.slots)).collect();
+        assert_eq!(sections, [("hotbar", 9), ("main", 27)]);
         let torch = catalog.recipe("torch").unwrap();
         let inputs: Vec<_> = torch.inputs.iter().map(|(item, count)| (item.get(), count.get())).collect();
         assert_eq!(inputs, [(24, 1), (21, 1)], "sorted by the items' ids");

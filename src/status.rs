@@ -7,7 +7,7 @@ use crate::domain::{InventoryId, Rejection, RejectionCause, UnknownName};
 use crate::engine::EngineError;
 use crate::identity::AuthError;
 use crate::store::StoreError;
-use crate::sync::TooLarge;
+use crate::sync::SubscriptionTooLarge;
 use crate::sync::subscription::SUBSCRIPTION_SLOTS_MAX;
 use crate::wire::reason::error_details;
 pub use crate::wire::reason::malformed;
@@ -37,7 +37,7 @@ fn invalid_with(violations: &[FieldViolation], metadata: impl IntoIterator<Item 
 }
 
 pub fn inventory_not_found(id: &InventoryId) -> Status {
-    rejection(&Rejection { operation: 0, cause: RejectionCause::InventoryNotFound { id: id.clone() } })
+    rejection(&Rejection { operation: 0, cause: RejectionCause::InventoryNotFound { id: id.clone() }, item_id: None })
 }
 
 /// Returns the status for a malformed name of the caller.
@@ -112,7 +112,7 @@ pub fn too_many_streams(opener: &str, streams_max: u32) -> Status {
 }
 
 /// The inventories of one stream together have too many slots. Opening the same stream again does not help.
-pub fn subscription_too_large(TooLarge { slots }: TooLarge) -> Status {
+pub fn subscription_too_large(SubscriptionTooLarge { slots }: SubscriptionTooLarge) -> Status {
     let text = format!(
         "the inventories of one stream can have at most {SUBSCRIPTION_SLOTS_MAX} slots together, got {slots}; \
          use several streams"
@@ -190,7 +190,7 @@ fn store_error(error: &StoreError) -> Status {
 
 fn rejection(rejection: &Rejection) -> Status {
     use RejectionCause as Cause;
-    let text = rejection.cause.to_string();
+    let text = rejection.to_string();
     let (reason, subject) = match &rejection.cause {
         Cause::InventoryNotFound { id } => (ErrorReason::InventoryNotFound, Subject::Inventory(id)),
         Cause::InventoryExists { id } => (ErrorReason::InventoryExists, Subject::Inventory(id)),
@@ -238,16 +238,16 @@ fn metadata(rejection: &Rejection) -> Vec<(&'static str, String)> {
             ("current_revision", revision.0.to_string()),
             ("epoch", epoch.get().to_string()),
         ],
-        Cause::NotEnough { id, item, wanted, held } => vec![
+        Cause::NotEnough { id, item, needed, held } => vec![
             ("inventory_id", id.to_string()),
             ("item_code", item.get().to_string()),
-            ("wanted", wanted.to_string()),
+            ("wanted", needed.to_string()),
             ("held", held.to_string()),
         ],
-        Cause::NoRoom { id, item, wanted, room } => vec![
+        Cause::NoRoom { id, item, needed, room } => vec![
             ("inventory_id", id.to_string()),
             ("item_code", item.get().to_string()),
-            ("wanted", wanted.to_string()),
+            ("wanted", needed.to_string()),
             ("room", room.to_string()),
         ],
         Cause::SlotEmpty { id, slot } | Cause::SlotOccupied { id, slot } => {

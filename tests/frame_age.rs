@@ -40,13 +40,13 @@ impl PublishedInventory {
     fn change(&mut self, at_ms: u32, trace: Option<TraceContext>) {
         self.revision += 1;
         let next = self.state.followed_by(Some(inventory(self.revision)), []);
-        self.state = Arc::new(next.published(&self.state, self.at(at_ms), trace));
+        self.state = Arc::new(next.superseding(&self.state, self.at(at_ms), trace));
     }
 
     /// Publishes the inventory again without a change, as for a correction.
     fn republish(&mut self, at_ms: u32) {
         let next = self.state.followed_by(Some(inventory(self.revision)), []);
-        self.state = Arc::new(next.published(&self.state, self.at(at_ms), None));
+        self.state = Arc::new(next.superseding(&self.state, self.at(at_ms), None));
     }
 
     fn at(&self, at_ms: u32) -> Instant {

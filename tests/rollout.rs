@@ -499,7 +499,7 @@ fn the_settings_file_is_reloaded_and_commands_show_and_set_the_rollout() {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_slotcast"));
     command.stderr(std::fs::File::create(&log).unwrap());
     let data = folder.path().join("data");
-    let server = ServerProcess::start_by(command, &data, &["--config", path.to_str().unwrap()]);
+    let server = ServerProcess::start_with(command, &data, &["--config", path.to_str().unwrap()]);
     assert_eq!(news_ms(&server.uri), 70);
     write("[sync]\nnews_ms = 80\n");
     wait_for_news_ms(&server.uri, 80);

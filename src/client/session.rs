@@ -5,7 +5,7 @@ use super::outbox::{self, Call};
 use super::session_state::{self, SessionState, SharedSession};
 use super::stream::Stream;
 use super::{Rpc, fresh_context};
-use crate::domain::{Catalog, Contents, InventoryId, KeyTag, RejectionCause};
+use crate::domain::{Catalog, Contents, InventoryId, KeyTag, Rejection};
 use crate::sync::mirror::PENDING_MAX;
 use crate::sync::{Mirror, PredictError, Prediction};
 use crate::wire::v1;
@@ -56,7 +56,7 @@ pub enum SessionError {
     Invalid(FieldViolation),
     /// The rules reject the mutation in the current view; it was not sent.
     #[error("rejected: {0}")]
-    Rejected(RejectionCause),
+    Rejected(Rejection),
     #[error("{PENDING_MAX} mutations are pending, which is the maximum; wait until some are settled")]
     Full,
     #[error("the session has ended; its last event has the reason")]
@@ -223,7 +223,7 @@ impl Session {
                 true
             }
             Ok(Prediction::Impossible) => false,
-            Err(PredictError::Rejected(rejection)) => return Err(SessionError::Rejected(rejection.cause)),
+            Err(PredictError::Rejected(rejection)) => return Err(SessionError::Rejected(rejection)),
             Err(PredictError::Full) => return Err(SessionError::Full),
         };
         let call = Call::new(v1::TransactRequest { context: Some(context), operations });

@@ -1,6 +1,6 @@
 //! The catalog: items, recipes and layouts. Immutable; the constructor validates every rule and reports all problems.
 
-use super::ids::{Count, ItemCode, LayoutId, NameError, Slot};
+use super::ids::{Count, ItemCode, LayoutId, NameError};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ pub const LAYOUT_SLOTS_MAX: usize = 1024;
 /// numbers from languages without unsigned integers exceed it.
 pub const COUNT_MAX: u32 = i32::MAX as u32;
 /// Maximum length of the id of an item or recipe, or of the name of a section, in bytes.
-pub const CATALOG_NAME_BYTES_MAX: usize = 64;
+const CATALOG_NAME_BYTES_MAX: usize = 64;
 /// Maximum number of items in a catalog. A store remembers every item code that it has seen; this bounds how many codes
 /// one catalog can add.
-pub const ITEMS_MAX: usize = 65_536;
+const ITEMS_MAX: usize = 65_536;
 
 /// An item type.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,11 +21,11 @@ pub struct Item {
     pub id: Arc<str>,
     pub code: ItemCode,
     pub max_stack: Count,
-    /// The previous id of the item with this code.
+    /// The previous id of the item with this code, if the item was renamed.
     pub renamed_from: Option<Arc<str>>,
 }
 
-/// Consumes the inputs and produces the outputs.
+/// A recipe: one craft consumes the inputs and produces the outputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
     pub id: Arc<str>,
@@ -48,18 +48,9 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Returns the number of slots in all sections.
     pub fn slots(&self) -> usize {
         self.sections.iter().map(|section| usize::from(section.slots)).sum()
-    }
-
-    /// Returns each section with its first slot.
-    pub fn sections_with_first_slot(&self) -> impl Iterator<Item = (&Section, Slot)> {
-        let mut first = 0;
-        self.sections.iter().map(move |section| {
-            let slot = Slot(first);
-            first += section.slots;
-            (section, slot)
-        })
     }
 }
 
@@ -117,8 +108,8 @@ impl Catalog {
     #[must_use]
     pub fn with_renamed<'a>(mut self, renamed: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         for (id, before) in renamed {
-            if let Some(at) = self.item_by_id.get(id) {
-                self.items[*at].renamed_from = Some(before.into());
+            if let Some(index) = self.item_by_id.get(id) {
+                self.items[*index].renamed_from = Some(before.into());
             }
         }
         self
@@ -140,7 +131,7 @@ impl Catalog {
         self.item_by_id.get(id).map(|i| &self.items[*i])
     }
 
-    /// Returns `None` if the item was removed from the catalog; inventories keep its stacks.
+    /// Returns the item with this code, or `None` if it was removed from the catalog; inventories keep its stacks.
     pub fn item_by_code(&self, code: ItemCode) -> Option<&Item> {
         self.item_by_code.get(&code).map(|i| &self.items[*i])
     }
@@ -167,9 +158,9 @@ pub fn catalog_name_error(name: &str) -> Option<NameError> {
     }
 }
 
-fn check_name(what: &str, name: &str, problems: &mut Vec<String>) {
+fn check_name(kind: &str, name: &str, problems: &mut Vec<String>) {
     if let Some(error) = catalog_name_error(name) {
-        problems.push(format!("{what} {name:?}: id {error}"));
+        problems.push(format!("{kind} {name:?}: id {error}"));
     }
 }
 
@@ -213,18 +204,18 @@ fn check_recipes(
         if recipe.inputs.is_empty() && recipe.outputs.is_empty() {
             problems.push(format!("recipe {:?}: must have inputs or outputs", recipe.id));
         }
-        let mut side = |parts: &[(String, u32)]| {
-            let mut known = Vec::new();
-            for (item, count) in parts {
+        let mut check_quantities = |quantities: &[(String, u32)]| {
+            let mut checked = Vec::new();
+            for (item, count) in quantities {
                 match (code(item), Count::new(*count)) {
-                    (Some(code), Some(count)) => known.push((code, count)),
+                    (Some(code), Some(count)) => checked.push((code, count)),
                     (None, _) => problems.push(format!("recipe {:?}: unknown item {item:?}", recipe.id)),
                     (_, None) => problems.push(format!("recipe {:?}: count of item {item:?} must not be 0", recipe.id)),
                 }
             }
-            known
+            checked
         };
-        let (inputs, outputs) = (side(&recipe.inputs), side(&recipe.outputs));
+        let (inputs, outputs) = (check_quantities(&recipe.inputs), check_quantities(&recipe.outputs));
         recipes.push(Arc::new(Recipe { id: recipe.id.as_str().into(), inputs, outputs }));
     }
     recipes

@@ -26,6 +26,7 @@ pub struct Digest {
 }
 
 impl Digest {
+    /// The digest of an inventory without stacks.
     pub const EMPTY: Self = Self { a: 0, b: 0 };
 
     /// Adds a slot to the digest.
@@ -38,8 +39,8 @@ impl Digest {
     /// Subtracts a slot from the digest.
     #[must_use]
     pub fn minus(self, slot: Slot, stack: Option<&Stack>) -> Self {
-        let taken = Self::of_slot(slot, stack);
-        Self { a: self.a.wrapping_sub(taken.a), b: self.b.wrapping_sub(taken.b) }
+        let subtracted = Self::of_slot(slot, stack);
+        Self { a: self.a.wrapping_sub(subtracted.a), b: self.b.wrapping_sub(subtracted.b) }
     }
 
     /// Returns the digest folded to 32 bits, as frames carry it.
@@ -60,6 +61,7 @@ impl Digest {
 pub struct Fingerprint(pub u64);
 
 impl Fingerprint {
+    /// Computes the fingerprint of a payload.
     pub fn of(bytes: &[u8]) -> Self {
         let lane = |seed| u64::from(murmur3(seed, [], bytes));
         Self(lane(SEED_A) << 32 | lane(SEED_B))
@@ -67,6 +69,7 @@ impl Fingerprint {
 }
 
 impl KeyTag {
+    /// Computes the tag of an idempotency key.
     pub fn of(key: &IdempotencyKey) -> Self {
         Self(murmur3(SEED_A, [], key.as_str().as_bytes()))
     }

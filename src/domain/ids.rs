@@ -46,6 +46,11 @@ macro_rules! name {
             /// Maximum length, in bytes of UTF-8.
             pub const BYTES_MAX: usize = $bytes_max;
 
+            /// Validates a name.
+            ///
+            /// # Errors
+            ///
+            /// A [`NameError`] if the text is empty, too long, or contains control characters.
             pub fn new(text: &str) -> Result<Self, NameError> {
                 check_name(text, Self::BYTES_MAX)?;
                 Ok(Self(text.into()))
@@ -102,7 +107,7 @@ name!(
 );
 
 impl IdempotencyKey {
-    /// The timestamp of a UUIDv7, in milliseconds since the Unix epoch; `None` for any other key.
+    /// Returns the timestamp of a UUIDv7, in milliseconds since the Unix epoch; `None` for any other key.
     pub fn unix_ms(&self) -> Option<u64> {
         let text = self.as_str().as_bytes();
         if text.len() != 36 || text[14] != b'7' {
@@ -127,11 +132,12 @@ impl IdempotencyKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyTag(pub u32);
 
-/// Stable number of an item; never 0.
+/// Stable number of an item in the catalog; never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ItemCode(NonZeroU32);
 
 impl ItemCode {
+    /// Returns `None` if `code` is 0.
     pub fn new(code: u32) -> Option<Self> {
         NonZeroU32::new(code).map(Self)
     }
@@ -146,6 +152,7 @@ impl ItemCode {
 pub struct Count(NonZeroU32);
 
 impl Count {
+    /// Returns `None` if `count` is 0.
     pub fn new(count: u32) -> Option<Self> {
         NonZeroU32::new(count).map(Self)
     }
@@ -171,6 +178,7 @@ impl Slot {
 pub struct Revision(pub u64);
 
 impl Revision {
+    /// The revision of a new inventory.
     pub const CREATED: Self = Self(1);
 
     pub fn next(self) -> Self {
@@ -187,6 +195,7 @@ impl Revision {
 pub struct Epoch(NonZeroU32);
 
 impl Epoch {
+    /// Returns `None` if `epoch` is 0.
     pub fn new(epoch: u32) -> Option<Self> {
         NonZeroU32::new(epoch).map(Self)
     }

@@ -63,11 +63,12 @@ impl Contents {
         &self.slots
     }
 
+    /// Returns the stack in a slot, or `None` if the slot is empty or does not exist.
     pub fn stack(&self, slot: Slot) -> Option<&Stack> {
         self.slots.get(slot.index())?.stack.as_ref()
     }
 
-    /// The filled slots, in ascending order.
+    /// Returns the filled slots, in ascending order.
     pub fn stacks(&self) -> impl Iterator<Item = (Slot, &Stack)> {
         self.slots.iter().enumerate().filter_map(|(index, state)| Some((Slot(index as u16), state.stack.as_ref()?)))
     }
@@ -134,9 +135,7 @@ impl Inventory {
             contents: self.contents.advanced(self.contents.revision.next(), edits),
         }
     }
-}
 
-impl Inventory {
     /// Same as [`Self::advanced`], but in place, for a store that replays many revisions of an inventory.
     pub fn advance(&mut self, edits: &[Edit]) {
         self.contents.set(self.contents.revision.next(), edits);
@@ -181,6 +180,7 @@ impl Draft {
         Self { base, edits: BTreeMap::new() }
     }
 
+    /// Returns the committed state that the draft started from.
     pub fn base(&self) -> &Arc<Inventory> {
         &self.base
     }
@@ -189,6 +189,7 @@ impl Draft {
         (0..self.base.contents.slots.len() as u16).map(Slot)
     }
 
+    /// Returns the stack in a slot after the edits so far.
     pub fn stack(&self, slot: Slot) -> Option<&Stack> {
         match self.edits.get(&slot) {
             Some(edited) => edited.as_ref(),

@@ -21,7 +21,7 @@ pub use ids::{
     SessionId, Slot,
 };
 pub use inventory::{Change, Contents, Draft, Edit, Inventory, SlotState, Version};
-pub use mutation::{Effect, Guard, InventoryLookup, Mutation, Operation, OperationOutcome, Touched, apply};
+pub use mutation::{Effect, Guard, InventoryLookup, Mutation, Operation, OperationOutcome, TouchedInventory, apply};
 pub use names::{ItemName, NamedMutation, NamedOperation, UnknownEntry, UnknownName};
 pub use rejection::{Rejection, RejectionCause};
 pub use stack::{Attributes, Stack};

@@ -19,15 +19,25 @@ pub const GUARDS_MAX: usize = 64;
 /// request ([`super::names`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation<I = ItemCode, R = Arc<Recipe>> {
+    /// Creates an inventory with these stacks.
     Create { id: InventoryId, owner: Option<PlayerId>, layout: LayoutId, stacks: Vec<(Slot, Stack<I>)> },
+    /// Deletes an inventory with everything in it.
     Delete { id: InventoryId },
+    /// Adds items wherever they fit.
     Add { id: InventoryId, item: I, attributes: Attributes, count: Count, allow_partial: bool },
+    /// Removes items by type; without `attributes`, from stacks with any attributes.
     Remove { id: InventoryId, item: I, attributes: Option<Attributes>, count: Count },
+    /// Moves items from one slot to another; without a count, the whole stack, which may swap with another kind.
     Move { id: InventoryId, from: Slot, to: Slot, count: Option<Count> },
+    /// Removes items from a slot; without a count, the whole stack.
     Drop { id: InventoryId, slot: Slot, count: Option<Count> },
+    /// Consumes the inputs of a recipe and adds its outputs, `times` times.
     Craft { id: InventoryId, recipe: R, times: Count },
+    /// Moves items from one inventory to another, wherever they fit or into `to_slot`.
     Transfer { from: InventoryId, what: TransferSource<I>, to: InventoryId, to_slot: Option<Slot>, allow_partial: bool },
+    /// Replaces the content of a slot, for administrators; without a stack, empties it.
     Set { id: InventoryId, slot: Slot, stack: Option<Stack<I>> },
+    /// Replaces the content of all slots without changing which items there are.
     Rearrange { id: InventoryId, stacks: Vec<(Slot, Stack<I>)> },
 }
 
@@ -86,7 +96,7 @@ impl<I, R> Operation<I, R> {
 /// The result of one operation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OperationOutcome {
-    /// Number of items; for a craft, the number of times.
+    /// Number of items added, removed, moved or dropped; for a craft, the number of times.
     pub count: u32,
     /// Number of requested items that did not fit; 0 unless `allow_partial` is set.
     pub remainder: u32,
@@ -99,12 +109,12 @@ pub struct OperationOutcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Effect {
     pub outcomes: Vec<OperationOutcome>,
-    pub touched: Vec<Touched>,
+    pub touched: Vec<TouchedInventory>,
 }
 
 /// An inventory that a mutation named, after the mutation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Touched {
+pub struct TouchedInventory {
     /// The version after the mutation. A deleted inventory has its next revision and the empty digest.
     pub version: Version,
     /// The state after the mutation; `None` if the inventory was deleted.
@@ -114,7 +124,7 @@ pub struct Touched {
     pub changes: Vec<Change>,
 }
 
-impl Touched {
+impl TouchedInventory {
     /// Returns whether the inventory existed neither before nor after the mutation.
     pub fn is_transient(&self) -> bool {
         self.state.is_none() && self.changes.is_empty()
@@ -123,6 +133,7 @@ impl Touched {
 
 /// Gives access to the current states of inventories.
 pub trait InventoryLookup {
+    /// Returns the current state, or `None` if the inventory does not exist.
     fn inventory(&self, id: &InventoryId) -> Option<Arc<Inventory>>;
 }
 
@@ -136,11 +147,11 @@ pub fn apply(
 ) -> Result<Effect, Rejection> {
     let mut scratch = MutationScratch { catalog, view, new_epoch, inventories: Vec::new() };
     for guard in &mutation.expected {
-        scratch.check_guard(guard).map_err(|cause| Rejection { operation: 0, cause })?;
+        scratch.check_guard(guard).map_err(|cause| Rejection::new(0, cause, catalog))?;
     }
     let mut outcomes = Vec::with_capacity(mutation.operations.len());
     for (index, operation) in mutation.operations.iter().enumerate() {
-        outcomes.push(scratch.run(operation).map_err(|cause| Rejection { operation: index, cause })?);
+        outcomes.push(scratch.run(operation).map_err(|cause| Rejection::new(index, cause, catalog))?);
     }
     let touched = scratch.inventories.into_iter().filter_map(InventoryScratch::finish).collect();
     Ok(Effect { outcomes, touched })
@@ -157,8 +168,11 @@ struct MutationScratch<'a, V> {
 /// The working copy of one inventory.
 struct InventoryScratch {
     id: InventoryId,
+    /// The state before the mutation; `None` if the inventory did not exist.
     before: Option<Arc<Inventory>>,
+    /// The state after the operations so far; `None` if the inventory does not exist now.
     now: Option<Draft>,
+    /// Whether the mutation created `now`.
     created: bool,
     /// The last inventory with this id that the mutation deleted.
     deleted: Option<Arc<Inventory>>,
@@ -243,16 +257,18 @@ impl<V: InventoryLookup> MutationScratch<'_, V> {
         Ok(outcome)
     }
 
+    /// Returns the working copy of an inventory; makes it on first use.
     fn scratch(&mut self, id: &InventoryId) -> &mut InventoryScratch {
-        let at = self.inventories.iter().position(|scratch| scratch.id == *id).unwrap_or_else(|| {
+        let index = self.inventories.iter().position(|scratch| scratch.id == *id).unwrap_or_else(|| {
             let before = self.view.inventory(id);
             let now = before.clone().map(Draft::new);
             self.inventories.push(InventoryScratch { id: id.clone(), before, now, created: false, deleted: None });
             self.inventories.len() - 1
         });
-        &mut self.inventories[at]
+        &mut self.inventories[index]
     }
 
+    /// Returns the draft of an inventory, which must exist now.
     fn draft(&mut self, id: &InventoryId) -> Result<&mut Draft, RejectionCause> {
         let id = id.clone();
         self.scratch(&id).now.as_mut().ok_or(RejectionCause::InventoryNotFound { id })
@@ -260,8 +276,8 @@ impl<V: InventoryLookup> MutationScratch<'_, V> {
 }
 
 impl InventoryScratch {
-    /// Returns `None` if the inventory did not exist and no operation created it.
-    fn finish(self) -> Option<Touched> {
+    /// Returns the inventory after the mutation, or `None` if it did not exist and no operation created it.
+    fn finish(self) -> Option<TouchedInventory> {
         let deletion = self
             .before
             .as_ref()
@@ -274,7 +290,7 @@ impl InventoryScratch {
         let Some(draft) = self.now else {
             // An inventory that the same mutation created was never committed, so there is no change to record.
             let version = deletion.or_else(|| self.deleted.as_deref().map(version_after_deletion));
-            return version.map(|version| Touched { version, state: None, changes });
+            return version.map(|version| TouchedInventory { version, state: None, changes });
         };
         let base = draft.base().clone();
         let edits = draft.into_edits();
@@ -291,7 +307,7 @@ impl InventoryScratch {
             changes.push(Change::Updated { id: self.id, epoch: state.epoch, revision, edits });
             state
         };
-        Some(Touched { version: state.version(), state: Some(state), changes })
+        Some(TouchedInventory { version: state.version(), state: Some(state), changes })
     }
 }
 

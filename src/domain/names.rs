@@ -20,6 +20,7 @@ pub enum ItemName {
 
 /// A mutation whose items and recipes are unresolved names.
 pub type NamedMutation = Mutation<ItemName, Arc<str>>;
+/// An operation whose items and recipe are unresolved names.
 pub type NamedOperation = Operation<ItemName, Arc<str>>;
 
 /// A name that is not in the catalog.
@@ -29,7 +30,7 @@ pub struct UnknownName {
     pub operation: usize,
     /// The index in the operation's list of stacks, if the name is in such a list.
     pub stack: Option<usize>,
-    pub what: UnknownEntry,
+    pub entry: UnknownEntry,
 }
 
 /// The kind of entry that the catalog does not have.
@@ -38,11 +39,11 @@ pub enum UnknownEntry {
     Item {
         id: Arc<str>,
     },
-    /// The item has another code in the catalog.
+    /// The request names the item with `code`, but it has `catalog_code` in the catalog.
     ItemCode {
         id: Arc<str>,
         code: ItemCode,
-        known: ItemCode,
+        catalog_code: ItemCode,
     },
     Recipe {
         id: Arc<str>,
@@ -52,7 +53,7 @@ pub enum UnknownEntry {
     },
 }
 
-/// An unknown name in one operation, with its index in a list of stacks.
+/// An unknown name in one operation, with its index in the operation's list of stacks if it is in such a list.
 type Unknown = (Option<usize>, UnknownEntry);
 
 impl Mutation<ItemName, Arc<str>> {
@@ -65,7 +66,7 @@ impl Mutation<ItemName, Arc<str>> {
     /// The first name that is not in the catalog.
     pub fn resolve(&self, catalog: &Catalog) -> Result<Mutation, UnknownName> {
         let resolve = |(operation, named): (usize, &NamedOperation)| {
-            named.resolve(catalog).map_err(|(stack, what)| UnknownName { operation, stack, what })
+            named.resolve(catalog).map_err(|(stack, entry)| UnknownName { operation, stack, entry })
         };
         let operations = self.operations.iter().enumerate().map(resolve).collect::<Result<_, _>>()?;
         Ok(Mutation { operations, expected: self.expected.clone() })
@@ -77,54 +78,57 @@ impl Operation<ItemName, Arc<str>> {
         Ok(match self.clone() {
             Self::Create { id, owner, layout, stacks } => {
                 catalog.layout(&layout).ok_or_else(|| (None, UnknownEntry::Layout { id: layout.clone() }))?;
-                Operation::Create { id, owner, layout, stacks: slot_stacks(catalog, stacks)? }
+                Operation::Create { id, owner, layout, stacks: resolve_stacks(catalog, stacks)? }
             }
             Self::Delete { id } => Operation::Delete { id },
             Self::Add { id, item, attributes, count, allow_partial } => {
-                Operation::Add { id, item: alone(catalog, item)?, attributes, count, allow_partial }
+                Operation::Add { id, item: resolve_single(catalog, item)?, attributes, count, allow_partial }
             }
             Self::Remove { id, item, attributes, count } => {
-                Operation::Remove { id, item: alone(catalog, item)?, attributes, count }
+                Operation::Remove { id, item: resolve_single(catalog, item)?, attributes, count }
             }
             Self::Move { id, from, to, count } => Operation::Move { id, from, to, count },
             Self::Drop { id, slot, count } => Operation::Drop { id, slot, count },
-            Self::Craft { id, recipe, times } => Operation::Craft { id, recipe: known_recipe(catalog, recipe)?, times },
+            Self::Craft { id, recipe, times } => {
+                Operation::Craft { id, recipe: resolve_recipe(catalog, recipe)?, times }
+            }
             Self::Transfer { from, what, to, to_slot, allow_partial } => {
                 let what = match what {
                     TransferSource::Slot { slot, count } => TransferSource::Slot { slot, count },
                     TransferSource::Item { item, attributes, count } => {
-                        TransferSource::Item { item: alone(catalog, item)?, attributes, count }
+                        TransferSource::Item { item: resolve_single(catalog, item)?, attributes, count }
                     }
                 };
                 Operation::Transfer { from, what, to, to_slot, allow_partial }
             }
             Self::Set { id, slot, stack } => {
-                let stack = stack.map(|stack| known_stack(catalog, stack)).transpose();
-                Operation::Set { id, slot, stack: stack.map_err(|what| (None, what))? }
+                let stack = stack.map(|stack| resolve_stack(catalog, stack)).transpose();
+                Operation::Set { id, slot, stack: stack.map_err(|entry| (None, entry))? }
             }
-            Self::Rearrange { id, stacks } => Operation::Rearrange { id, stacks: slot_stacks(catalog, stacks)? },
+            Self::Rearrange { id, stacks } => Operation::Rearrange { id, stacks: resolve_stacks(catalog, stacks)? },
         })
     }
 }
 
-fn alone(catalog: &Catalog, item: ItemName) -> Result<ItemCode, Unknown> {
-    known_item(catalog, item).map_err(|what| (None, what))
+/// Resolves an item that is not in a list of stacks.
+fn resolve_single(catalog: &Catalog, item: ItemName) -> Result<ItemCode, Unknown> {
+    resolve_item(catalog, item).map_err(|entry| (None, entry))
 }
 
-fn slot_stacks(catalog: &Catalog, stacks: Vec<(Slot, Stack<ItemName>)>) -> Result<Vec<(Slot, Stack)>, Unknown> {
-    let resolve = |(index, (slot, stack))| match known_stack(catalog, stack) {
+fn resolve_stacks(catalog: &Catalog, stacks: Vec<(Slot, Stack<ItemName>)>) -> Result<Vec<(Slot, Stack)>, Unknown> {
+    let resolve = |(index, (slot, stack))| match resolve_stack(catalog, stack) {
         Ok(stack) => Ok((slot, stack)),
-        Err(what) => Err((Some(index), what)),
+        Err(entry) => Err((Some(index), entry)),
     };
     stacks.into_iter().enumerate().map(resolve).collect()
 }
 
-fn known_stack(catalog: &Catalog, stack: Stack<ItemName>) -> Result<Stack, UnknownEntry> {
+fn resolve_stack(catalog: &Catalog, stack: Stack<ItemName>) -> Result<Stack, UnknownEntry> {
     let Stack { item, count, attributes } = stack;
-    Ok(Stack { item: known_item(catalog, item)?, count, attributes })
+    Ok(Stack { item: resolve_item(catalog, item)?, count, attributes })
 }
 
-fn known_item(catalog: &Catalog, item: ItemName) -> Result<ItemCode, UnknownEntry> {
+fn resolve_item(catalog: &Catalog, item: ItemName) -> Result<ItemCode, UnknownEntry> {
     let (id, code) = match item {
         ItemName::Code(code) => return Ok(code),
         ItemName::Id(id) => (id, None),
@@ -132,12 +136,14 @@ fn known_item(catalog: &Catalog, item: ItemName) -> Result<ItemCode, UnknownEntr
     };
     match (catalog.item(&id).map(|item| item.code), code) {
         (None, _) => Err(UnknownEntry::Item { id }),
-        (Some(known), Some(code)) if known != code => Err(UnknownEntry::ItemCode { id, code, known }),
-        (Some(known), _) => Ok(known),
+        (Some(catalog_code), Some(code)) if catalog_code != code => {
+            Err(UnknownEntry::ItemCode { id, code, catalog_code })
+        }
+        (Some(catalog_code), _) => Ok(catalog_code),
     }
 }
 
-fn known_recipe(catalog: &Catalog, id: Arc<str>) -> Result<Arc<Recipe>, Unknown> {
+fn resolve_recipe(catalog: &Catalog, id: Arc<str>) -> Result<Arc<Recipe>, Unknown> {
     catalog.recipe(&id).cloned().ok_or((None, UnknownEntry::Recipe { id }))
 }
 
@@ -145,9 +151,11 @@ impl fmt::Display for UnknownEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Item { id } => write!(f, "item {id:?} is not in the catalog"),
-            Self::ItemCode { id, code, known } => {
-                write!(f, "item {id:?} has code {}, not {}", known.get(), code.get())
+            Self::ItemCode { id, code, catalog_code } => {
+                write!(f, "item {id:?} has code {}, not {}", catalog_code.get(), code.get())
             }
+            // An unset field of a request is an empty name.
+            Self::Recipe { id } if id.is_empty() => write!(f, "required"),
             Self::Recipe { id } => write!(f, "recipe {id:?} is not in the catalog"),
             Self::Layout { id } => write!(f, "layout {id:?} is not in the catalog"),
         }

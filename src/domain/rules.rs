@@ -33,21 +33,21 @@ pub fn add(
     if catalog.item_by_code(item).is_none() {
         return Err(RejectionCause::UnknownItemCode { item });
     }
-    let wanted = u64::from(count.get());
-    let added = fill(draft, catalog, item, attributes, wanted);
-    if added < wanted && !allow_partial {
-        return Err(no_room(draft, item, wanted, added));
+    let needed = u64::from(count.get());
+    let added = insert_items(draft, catalog, item, attributes, needed);
+    if added < needed && !allow_partial {
+        return Err(no_room(draft, item, needed, added));
     }
-    Ok(partial(wanted, added))
+    Ok(partial_outcome(needed, added))
 }
 
 /// Removes items by type, in ascending order of slots (the hotbar first); all or nothing. Without `attributes`, removes
 /// stacks with any attributes.
 pub fn remove(draft: &mut Draft, item: ItemCode, attributes: Option<&Attributes>, count: Count) -> OperationResult {
-    let wanted = u64::from(count.get());
-    let held = take(draft, item, attributes, wanted);
-    if held < wanted {
-        return Err(not_enough(draft, item, wanted, held));
+    let needed = u64::from(count.get());
+    let held = take_items(draft, item, attributes, needed);
+    if held < needed {
+        return Err(not_enough(draft, item, needed, held));
     }
     Ok(OperationOutcome { count: count.get(), ..OperationOutcome::default() })
 }
@@ -61,14 +61,14 @@ pub fn move_stack(draft: &mut Draft, catalog: &Catalog, from: Slot, to: Slot, co
     if from == to {
         return Ok(OperationOutcome::default());
     }
-    let (stack, wanted) = items_in_slot(draft, from, count)?;
+    let (stack, moving) = items_in_slot(draft, from, count)?;
     let other = draft.stack(to).filter(|target| !target.is_same_kind(stack.item, &stack.attributes)).cloned();
     if let Some(other) = other.filter(|_| count.is_none()) {
         draft.set(to, Some(stack));
         draft.set(from, Some(other));
-        return Ok(OperationOutcome { count: wanted, ..OperationOutcome::default() });
+        return Ok(OperationOutcome { count: moving, ..OperationOutcome::default() });
     }
-    let moved = put(draft, catalog, to, &stack, wanted)?;
+    let moved = insert_into_slot(draft, catalog, to, &stack, moving)?;
     draft.set(from, stack.with_count(stack.count.get() - moved));
     Ok(OperationOutcome { count: moved, ..OperationOutcome::default() })
 }
@@ -76,9 +76,9 @@ pub fn move_stack(draft: &mut Draft, catalog: &Catalog, from: Slot, to: Slot, co
 /// Drops items out of a slot; the outcome has the dropped stack. Without `count`, drops the whole stack.
 pub fn drop(draft: &mut Draft, slot: Slot, count: Option<Count>) -> OperationResult {
     check_slot(draft, slot)?;
-    let (stack, wanted) = items_in_slot(draft, slot, count)?;
-    draft.set(slot, stack.with_count(stack.count.get() - wanted));
-    Ok(OperationOutcome { count: wanted, stack: stack.with_count(wanted), ..OperationOutcome::default() })
+    let (stack, dropped) = items_in_slot(draft, slot, count)?;
+    draft.set(slot, stack.with_count(stack.count.get() - dropped));
+    Ok(OperationOutcome { count: dropped, stack: stack.with_count(dropped), ..OperationOutcome::default() })
 }
 
 /// Takes the inputs of a recipe, then adds its outputs; all or nothing. Inputs match only stacks without attributes, so
@@ -87,13 +87,13 @@ pub fn craft(draft: &mut Draft, catalog: &Catalog, recipe: &Recipe, times: Count
     // The product of two 32-bit numbers fits in 64 bits.
     let total = |count: Count| u64::from(count.get()) * u64::from(times.get());
     for (item, count) in &recipe.inputs {
-        let held = take(draft, *item, Some(&Attributes::NONE), total(*count));
+        let held = take_items(draft, *item, Some(&Attributes::NONE), total(*count));
         if held < total(*count) {
             return Err(not_enough(draft, *item, total(*count), held));
         }
     }
     for (item, count) in &recipe.outputs {
-        let added = fill(draft, catalog, *item, &Attributes::NONE, total(*count));
+        let added = insert_items(draft, catalog, *item, &Attributes::NONE, total(*count));
         if added < total(*count) {
             return Err(no_room(draft, *item, total(*count), added));
         }
@@ -113,30 +113,30 @@ pub fn transfer(
     if let Some(slot) = to_slot {
         check_slot(target, slot)?;
     }
-    let (item, mut parts, wanted) = parts_to_transfer(source, what)?;
+    let (item, mut parts, needed) = parts_to_transfer(source, what)?;
     if let (Some(to), TransferSource::Item { attributes: None, .. }) = (to_slot, what) {
-        parts = parts_of_one_kind(source, item, parts, wanted, target, to)?;
+        parts = parts_of_one_kind(source, item, parts, needed, target, to)?;
         let held = sum(&parts);
-        if held < wanted && !allow_partial {
-            return Err(not_enough(source, item, wanted, held));
+        if held < needed && !allow_partial {
+            return Err(not_enough(source, item, needed, held));
         }
     }
     let mut moved = 0;
     for (slot, stack, count) in parts {
         let fits = match to_slot {
-            Some(to) => put(target, catalog, to, &stack, count)?,
-            None => place(target, catalog, &stack, count),
+            Some(to) => insert_into_slot(target, catalog, to, &stack, count)?,
+            None => insert_stack(target, catalog, &stack, count),
         };
         if fits < count && !allow_partial {
-            return Err(no_room(target, item, wanted, moved + u64::from(fits)));
+            return Err(no_room(target, item, needed, moved + u64::from(fits)));
         }
         source.set(slot, stack.with_count(stack.count.get() - fits));
         moved += u64::from(fits);
     }
-    Ok(partial(wanted, moved))
+    Ok(partial_outcome(needed, moved))
 }
 
-/// Administrative: replaces the content of a slot.
+/// Replaces the content of a slot, for administrators; the outcome has the previous stack.
 pub fn set(draft: &mut Draft, catalog: &Catalog, slot: Slot, stack: Option<&Stack>) -> OperationResult {
     check_slot(draft, slot)?;
     if let Some(stack) = stack {
@@ -166,17 +166,17 @@ fn parts_to_transfer(source: &Draft, what: &TransferSource) -> Result<(ItemCode,
     match what {
         TransferSource::Slot { slot, count } => {
             check_slot(source, *slot)?;
-            let (stack, wanted) = items_in_slot(source, *slot, *count)?;
-            Ok((stack.item, vec![(*slot, stack, wanted)], u64::from(wanted)))
+            let (stack, count) = items_in_slot(source, *slot, *count)?;
+            Ok((stack.item, vec![(*slot, stack, count)], u64::from(count)))
         }
         TransferSource::Item { item, attributes, count } => {
-            let wanted = u64::from(count.get());
-            let parts: Vec<_> = matching(source, *item, attributes.as_ref(), wanted).collect();
+            let needed = u64::from(count.get());
+            let parts: Vec<_> = parts_with_item(source, *item, attributes.as_ref(), needed).collect();
             let held = sum(&parts);
-            if held < wanted {
-                return Err(not_enough(source, *item, wanted, held));
+            if held < needed {
+                return Err(not_enough(source, *item, needed, held));
             }
-            Ok((*item, parts, wanted))
+            Ok((*item, parts, needed))
         }
     }
 }
@@ -187,130 +187,135 @@ fn parts_of_one_kind(
     source: &Draft,
     item: ItemCode,
     parts: Vec<Part>,
-    wanted: u64,
+    needed: u64,
     target: &Draft,
     to: Slot,
 ) -> Result<Vec<Part>, RejectionCause> {
     let first = parts.first().map(|(_, stack, _)| stack);
     let Some(kind) = target.stack(to).or(first).filter(|kind| kind.item == item) else {
-        return Err(occupied(target, to));
+        return Err(slot_occupied(target, to));
     };
-    let parts: Vec<_> = matching(source, item, Some(&kind.attributes), wanted).collect();
-    if parts.is_empty() { Err(occupied(target, to)) } else { Ok(parts) }
+    let parts: Vec<_> = parts_with_item(source, item, Some(&kind.attributes), needed).collect();
+    if parts.is_empty() { Err(slot_occupied(target, to)) } else { Ok(parts) }
 }
 
 /// Returns the stack in a slot and the number of items to take from it.
 fn items_in_slot(draft: &Draft, slot: Slot, count: Option<Count>) -> Result<(Stack, u32), RejectionCause> {
     let id = || draft.base().id.clone();
     let stack = draft.stack(slot).cloned().ok_or_else(|| RejectionCause::SlotEmpty { id: id(), slot })?;
-    let (held, wanted) = (stack.count.get(), count.unwrap_or(stack.count).get());
-    if wanted > held {
-        return Err(not_enough(draft, stack.item, u64::from(wanted), u64::from(held)));
+    let (held, count) = (stack.count.get(), count.unwrap_or(stack.count).get());
+    if count > held {
+        return Err(not_enough(draft, stack.item, u64::from(count), u64::from(held)));
     }
-    Ok((stack, wanted))
+    Ok((stack, count))
 }
 
-/// Returns the slots that hold an item, in ascending order, with the number to take from each, until `wanted` are
-/// found.
-fn matching<'a>(
+/// Returns the slots that hold an item, in ascending order, with the number to take from each: `count` items in total,
+/// or all if there are fewer.
+fn parts_with_item<'a>(
     draft: &'a Draft,
     item: ItemCode,
     attributes: Option<&'a Attributes>,
-    wanted: u64,
+    count: u64,
 ) -> impl Iterator<Item = Part> + 'a {
-    let mut missing = wanted;
+    let mut missing = count;
     draft
         .slots()
         .map_while(move |slot| {
             if missing == 0 {
                 return None;
             }
-            let of_kind = |stack: &&Stack| stack.item == item && attributes.is_none_or(|a| *a == stack.attributes);
-            let found = draft.stack(slot).filter(of_kind).map(|stack| {
-                let given = u64::from(stack.count.get()).min(missing) as u32;
-                missing -= u64::from(given);
-                (slot, stack.clone(), given)
+            let matches = |stack: &&Stack| stack.item == item && attributes.is_none_or(|a| *a == stack.attributes);
+            let part = draft.stack(slot).filter(matches).map(|stack| {
+                let taken = u64::from(stack.count.get()).min(missing) as u32;
+                missing -= u64::from(taken);
+                (slot, stack.clone(), taken)
             });
-            Some(found)
+            Some(part)
         })
         .flatten()
 }
 
-/// Takes up to `wanted` of an item; returns how many were taken.
-fn take(draft: &mut Draft, item: ItemCode, attributes: Option<&Attributes>, wanted: u64) -> u64 {
-    let parts: Vec<_> = matching(draft, item, attributes, wanted).collect();
-    let mut taken = 0;
-    for (slot, stack, count) in parts {
-        draft.set(slot, stack.with_count(stack.count.get() - count));
-        taken += u64::from(count);
+/// Takes up to `count` of an item; returns how many were taken.
+fn take_items(draft: &mut Draft, item: ItemCode, attributes: Option<&Attributes>, count: u64) -> u64 {
+    let parts: Vec<_> = parts_with_item(draft, item, attributes, count).collect();
+    for (slot, stack, taken) in &parts {
+        draft.set(*slot, stack.with_count(stack.count.get() - taken));
     }
-    taken
+    sum(&parts)
 }
 
-/// Inserts up to `count` of a stack, like [`fill`]; returns how many fit. A whole stack above its limit moves unchanged
-/// to the first empty slot, if there is one.
-fn place(draft: &mut Draft, catalog: &Catalog, stack: &Stack, count: u32) -> u32 {
-    if count == stack.count.get() && count > limit(catalog, stack.item) {
+/// Inserts up to `count` of a stack, like [`insert_items`]; returns how many fit. A whole stack above its limit moves
+/// unchanged to the first empty slot, if there is one.
+fn insert_stack(draft: &mut Draft, catalog: &Catalog, stack: &Stack, count: u32) -> u32 {
+    if count == stack.count.get() && count > stack_limit(catalog, stack.item) {
         let empty = draft.slots().find(|slot| draft.stack(*slot).is_none());
         if let Some(slot) = empty {
             draft.set(slot, Some(stack.clone()));
             return count;
         }
     }
-    fill(draft, catalog, stack.item, &stack.attributes, u64::from(count)) as u32
+    insert_items(draft, catalog, stack.item, &stack.attributes, u64::from(count)) as u32
 }
 
-/// Inserts up to `wanted` items: onto stacks of the same kind first, then into empty slots. Returns how many fit.
-fn fill(draft: &mut Draft, catalog: &Catalog, item: ItemCode, attributes: &Attributes, wanted: u64) -> u64 {
-    let mut missing = wanted;
+/// Inserts up to `count` items: onto stacks of the same kind first, then into empty slots. Returns how many fit.
+fn insert_items(draft: &mut Draft, catalog: &Catalog, item: ItemCode, attributes: &Attributes, count: u64) -> u64 {
+    let mut missing = count;
     for slot in draft.slots() {
         if missing == 0 {
-            return wanted;
+            return count;
         }
         let Some(held) = draft.stack(slot).filter(|held| held.is_same_kind(item, attributes)) else { continue };
-        let added = missing.min(u64::from(room_on(catalog, held))) as u32;
+        let added = missing.min(u64::from(room_on_stack(catalog, held))) as u32;
         if added > 0 {
             draft.set(slot, held.with_count(held.count.get() + added));
             missing -= u64::from(added);
         }
     }
-    let limit = u64::from(limit(catalog, item));
+    let limit = u64::from(stack_limit(catalog, item));
     for slot in draft.slots() {
-        let Some(count) = Count::new(missing.min(limit) as u32) else { break };
+        let Some(added) = Count::new(missing.min(limit) as u32) else { break };
         if draft.stack(slot).is_none() {
-            draft.set(slot, Some(Stack { item, count, attributes: attributes.clone() }));
-            missing -= u64::from(count.get());
+            draft.set(slot, Some(Stack { item, count: added, attributes: attributes.clone() }));
+            missing -= u64::from(added.get());
         }
     }
-    wanted - missing
+    count - missing
 }
 
 /// Inserts up to `count` of a stack into one slot; returns how many fit.
-fn put(draft: &mut Draft, catalog: &Catalog, slot: Slot, stack: &Stack, count: u32) -> Result<u32, RejectionCause> {
+fn insert_into_slot(
+    draft: &mut Draft,
+    catalog: &Catalog,
+    slot: Slot,
+    stack: &Stack,
+    count: u32,
+) -> Result<u32, RejectionCause> {
     match draft.stack(slot) {
         None => {
             // A whole stack above its limit moves unchanged.
-            let fits = if count == stack.count.get() { count } else { count.min(limit(catalog, stack.item)) };
+            let fits = if count == stack.count.get() { count } else { count.min(stack_limit(catalog, stack.item)) };
             draft.set(slot, stack.with_count(fits));
             Ok(fits)
         }
         Some(held) if held.is_same_kind(stack.item, &stack.attributes) => {
-            let fits = count.min(room_on(catalog, held));
+            let fits = count.min(room_on_stack(catalog, held));
             let merged = held.with_count(held.count.get() + fits);
             draft.set(slot, merged);
             Ok(fits)
         }
-        Some(_) => Err(occupied(draft, slot)),
+        Some(_) => Err(slot_occupied(draft, slot)),
     }
 }
 
-fn room_on(catalog: &Catalog, stack: &Stack) -> u32 {
-    limit(catalog, stack.item).saturating_sub(stack.count.get())
+/// Returns how many items an operation may add to the stack.
+fn room_on_stack(catalog: &Catalog, stack: &Stack) -> u32 {
+    stack_limit(catalog, stack.item).saturating_sub(stack.count.get())
 }
 
 /// Maximum count of one stack of the item that an operation may create; 0 if the item is not in the catalog.
-fn limit(catalog: &Catalog, item: ItemCode) -> u32 {
-    catalog.item_by_code(item).map_or(0, |known| known.max_stack.get())
+fn stack_limit(catalog: &Catalog, item: ItemCode) -> u32 {
+    catalog.item_by_code(item).map_or(0, |item| item.max_stack.get())
 }
 
 fn check_slot(draft: &Draft, slot: Slot) -> Result<(), RejectionCause> {
@@ -321,6 +326,7 @@ fn check_slot(draft: &Draft, slot: Slot) -> Result<(), RejectionCause> {
     Err(RejectionCause::SlotOutOfRange { id: draft.base().id.clone(), slot, slots })
 }
 
+/// Checks that each slot exists and is listed at most once.
 fn check_distinct(id: &InventoryId, slots: usize, stacks: &[(Slot, Stack)]) -> Result<(), RejectionCause> {
     let mut seen = vec![false; slots];
     for (slot, _) in stacks {
@@ -344,22 +350,23 @@ fn check_stack(catalog: &Catalog, stack: &Stack) -> Result<(), RejectionCause> {
     Ok(())
 }
 
-fn partial(wanted: u64, done: u64) -> OperationOutcome {
-    OperationOutcome { count: done as u32, remainder: (wanted - done) as u32, stack: None }
+/// Returns the outcome of an operation that handled `count` of `needed` items. Both fit in 32 bits.
+fn partial_outcome(needed: u64, count: u64) -> OperationOutcome {
+    OperationOutcome { count: count as u32, remainder: (needed - count) as u32, stack: None }
 }
 
 fn sum(parts: &[Part]) -> u64 {
     parts.iter().map(|(_, _, count)| u64::from(*count)).sum()
 }
 
-fn occupied(draft: &Draft, slot: Slot) -> RejectionCause {
+fn slot_occupied(draft: &Draft, slot: Slot) -> RejectionCause {
     RejectionCause::SlotOccupied { id: draft.base().id.clone(), slot }
 }
 
-fn no_room(draft: &Draft, item: ItemCode, wanted: u64, room: u64) -> RejectionCause {
-    RejectionCause::NoRoom { id: draft.base().id.clone(), item, wanted, room }
+fn no_room(draft: &Draft, item: ItemCode, needed: u64, room: u64) -> RejectionCause {
+    RejectionCause::NoRoom { id: draft.base().id.clone(), item, needed, room }
 }
 
-fn not_enough(draft: &Draft, item: ItemCode, wanted: u64, held: u64) -> RejectionCause {
-    RejectionCause::NotEnough { id: draft.base().id.clone(), item, wanted, held }
+fn not_enough(draft: &Draft, item: ItemCode, needed: u64, held: u64) -> RejectionCause {
+    RejectionCause::NotEnough { id: draft.base().id.clone(), item, needed, held }
 }

@@ -13,6 +13,7 @@ impl Attributes {
     /// Maximum size of the attributes of one stack, in bytes (1 KiB).
     pub const BYTES_MAX: usize = 1024;
 
+    /// No attributes.
     pub const NONE: Self = Self(None);
 
     /// Returns `None` if `bytes` is longer than [`Self::BYTES_MAX`].

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 /// The inventories in memory.
 #[derive(Debug, Default)]
-pub struct HotTable {
+pub(super) struct HotTable {
     entries: RwLock<HashMap<InventoryId, HotEntry>>,
 }
 
@@ -22,13 +22,13 @@ pub struct HotTable {
 #[derive(Debug)]
 struct HotEntry {
     state: watch::Sender<PublishedState>,
-    /// Read or written since eviction last examined the entry.
+    /// Whether the entry was read or written since eviction last examined it.
     used: AtomicBool,
 }
 
-/// The next published state of one inventory.
+/// The next state of one inventory, to be published once the batch is committed.
 #[derive(Debug)]
-pub(super) struct Staged {
+pub(super) struct StagedState {
     /// `None` if the inventory does not exist or was deleted.
     pub inventory: Option<Arc<Inventory>>,
     pub records: Vec<ChangeRecord>,
@@ -36,7 +36,7 @@ pub(super) struct Staged {
     pub trace: Option<TraceContext>,
 }
 
-impl Staged {
+impl StagedState {
     pub fn new(inventory: Option<Arc<Inventory>>) -> Self {
         Self { inventory, records: Vec::new(), trace: None }
     }
@@ -44,9 +44,9 @@ impl Staged {
 
 /// The watchers of one inventory, to be woken after the lock is released.
 #[derive(Debug)]
-pub struct Wake(watch::Sender<PublishedState>);
+pub(super) struct PendingWake(watch::Sender<PublishedState>);
 
-impl Wake {
+impl PendingWake {
     pub fn wake(self) {
         self.0.send_modify(|_| {});
     }
@@ -67,13 +67,10 @@ impl HotTable {
         self.read().len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Returns a consistent snapshot of the states.
     pub(super) fn snapshot(&self, receivers: &[watch::Receiver<PublishedState>]) -> Vec<PublishedState> {
-        let _one_moment = self.read();
+        // No batch is published while the lock is held.
+        let _lock = self.read();
         receivers.iter().map(|receiver| receiver.borrow().clone()).collect()
     }
 
@@ -82,7 +79,7 @@ impl HotTable {
     }
 
     /// Subscribes to each inventory. Creates an entry without a state for an inventory that is not hot.
-    pub(super) fn receivers(
+    pub(super) fn subscribe(
         &self,
         ids: &[InventoryId],
         order: &mut EvictionOrder,
@@ -115,13 +112,13 @@ impl HotTable {
     /// Publishes all states atomically; returns the watchers to wake.
     pub(super) fn publish(
         &self,
-        staged: impl Iterator<Item = (InventoryId, Staged)>,
+        staged: impl Iterator<Item = (InventoryId, StagedState)>,
         order: &mut EvictionOrder,
-    ) -> Vec<Wake> {
+    ) -> Vec<PendingWake> {
         let mut wakes = Vec::new();
         let mut entries = self.write();
         let now = Instant::now();
-        for (id, Staged { inventory, records, trace }) in staged {
+        for (id, StagedState { inventory, records, trace }) in staged {
             let Some(hot) = entries.get(&id) else {
                 if inventory.is_some() {
                     order.0.push_back(id.clone());
@@ -138,18 +135,22 @@ impl HotTable {
             hot.state.send_if_modified(|current| {
                 // Only open streams need change records.
                 let next = if watched { current.followed_by(inventory, records) } else { Published::new(inventory) };
-                *current = Arc::new(next.published(current, now, trace));
+                *current = Arc::new(next.superseding(current, now, trace));
                 false
             });
             if watched {
-                wakes.push(Wake(hot.state.clone()));
+                wakes.push(PendingWake(hot.state.clone()));
             }
         }
         wakes
     }
 
     /// Adds a change record to the current state, if the inventory has watchers.
-    pub(super) fn record(&self, id: &InventoryId, record: impl FnOnce(&Inventory) -> ChangeRecord) -> Option<Wake> {
+    pub(super) fn record(
+        &self,
+        id: &InventoryId,
+        record: impl FnOnce(&Inventory) -> ChangeRecord,
+    ) -> Option<PendingWake> {
         // Every published change happens under the write lock.
         let entries = self.write();
         let hot = entries.get(id).filter(|hot| hot.state.receiver_count() > 0)?;
@@ -160,7 +161,7 @@ impl HotTable {
             }
             false
         });
-        Some(Wake(hot.state.clone()))
+        Some(PendingWake(hot.state.clone()))
     }
 
     /// Evicts by the second-chance algorithm: examines the oldest entries until at most `hot_max` are left or a bounded
@@ -226,11 +227,14 @@ mod tests {
         }))
     }
 
-    fn staged(name: &str) -> (InventoryId, Staged) {
-        (id(name), Staged::new(inventory(name)))
+    fn staged(name: &str) -> (InventoryId, StagedState) {
+        (id(name), StagedState::new(inventory(name)))
     }
 
-    fn shown(table: &HotTable, receivers: &[watch::Receiver<PublishedState>]) -> Vec<Option<Arc<Inventory>>> {
+    fn snapshot_inventories(
+        table: &HotTable,
+        receivers: &[watch::Receiver<PublishedState>],
+    ) -> Vec<Option<Arc<Inventory>>> {
         table.snapshot(receivers).iter().map(|state| state.inventory.clone()).collect()
     }
 
@@ -239,12 +243,12 @@ mod tests {
         let (table, mut order) = (HotTable::default(), EvictionOrder::default());
         let names: Vec<String> = (0..100).map(|n| format!("inv-{n}")).collect();
         table.publish(names.iter().map(|name| staged(name)), &mut order);
-        let watched = table.receivers(&[id("inv-3")], &mut order);
+        let watched = table.subscribe(&[id("inv-3")], &mut order);
         for _ in 0..20 {
             table.evict(10, &mut order);
         }
         assert_eq!(table.len(), 10);
-        assert_eq!(shown(&table, &watched), [inventory("inv-3")]);
+        assert_eq!(snapshot_inventories(&table, &watched), [inventory("inv-3")]);
         assert!(table.contains(&id("inv-3")));
     }
 
@@ -254,21 +258,21 @@ mod tests {
         for n in 0..5_000 {
             let name = format!("inv-{n}");
             table.publish([staged(&name)].into_iter(), &mut order);
-            table.publish([(id(&name), Staged::new(None))].into_iter(), &mut order);
+            table.publish([(id(&name), StagedState::new(None))].into_iter(), &mut order);
             table.evict(10, &mut order);
         }
-        assert!(table.is_empty());
+        assert_eq!(table.len(), 0);
         assert!(order.0.len() <= 1_025, "{}", order.0.len());
     }
 
     #[test]
     fn a_watcher_sees_the_new_state_before_it_is_woken() {
         let (table, mut order) = (HotTable::default(), EvictionOrder::default());
-        let mut receivers = table.receivers(&[id("a")], &mut order);
+        let mut receivers = table.subscribe(&[id("a")], &mut order);
         let wakes = table.publish([staged("a")].into_iter(), &mut order);
-        assert_eq!(shown(&table, &receivers), [inventory("a")]);
+        assert_eq!(snapshot_inventories(&table, &receivers), [inventory("a")]);
         assert!(!receivers[0].has_changed().unwrap());
-        wakes.into_iter().for_each(Wake::wake);
+        wakes.into_iter().for_each(PendingWake::wake);
         assert!(receivers[0].has_changed().unwrap());
         receivers[0].mark_unchanged();
     }

@@ -4,13 +4,14 @@
 //! each in order to copies, commits the whole batch durably, and only then publishes the new states and replies. If the
 //! commit fails, the copies are dropped and nothing has changed.
 
+mod batch;
 mod commit;
 mod hot;
+mod load;
 mod outcome;
 mod watched;
 
-pub use commit::new_epoch;
-pub use hot::HotTable;
+pub use batch::new_epoch;
 pub use watched::WatchedInventories;
 
 use crate::domain::{
@@ -22,6 +23,7 @@ use crate::store::{Key, ListQuery, Reply, Store, StoreError};
 use crate::sync::TraceContext;
 use crate::telemetry::CommitTelemetry;
 use commit::EngineRequest;
+use hot::HotTable;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -29,7 +31,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// Limits and telemetry of the engine.
 #[derive(Debug, Clone)]
 pub struct EngineSettings {
-    /// Maximum number of mutations and cold reads that wait for the commit loop.
+    /// Maximum number of requests that wait for the commit loop: mutations, watches, and reads of inventories that are
+    /// not in memory.
     pub queue_max: usize,
     /// How long a caller waits for a place in a full queue before it gets [`EngineError::QueueFull`].
     pub queue_wait: Duration,
@@ -60,6 +63,7 @@ pub type PredictedDigests = Vec<(InventoryId, Digest)>;
 #[derive(Debug, Clone)]
 pub struct MutationRequest {
     pub key: Key,
+    /// The fingerprint of the operations and guards as sent; a retry with another one is refused.
     pub payload: Fingerprint,
     /// Names are resolved when the mutation runs; a retry does not resolve them.
     pub mutation: NamedMutation,
@@ -77,9 +81,9 @@ pub struct MutationRequest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MutationReply {
     pub reply: Reply,
-    /// An earlier attempt already applied the mutation; this is its stored reply.
+    /// Whether an earlier attempt already applied the mutation; `reply` is then its stored reply.
     pub replayed: bool,
-    /// The session predicted digests, and all of them match.
+    /// Whether the session predicted digests and all of them match.
     pub prediction_confirmed: bool,
 }
 
@@ -201,8 +205,8 @@ impl Engine {
     }
 
     async fn enqueue(&self, request: EngineRequest) -> Result<(), EngineError> {
-        let place = match self.queue.try_reserve() {
-            Ok(place) => place,
+        let permit = match self.queue.try_reserve() {
+            Ok(permit) => permit,
             Err(mpsc::error::TrySendError::Closed(())) => return Err(EngineError::Stopped),
             Err(mpsc::error::TrySendError::Full(())) => {
                 let retry_after = self.settings.queue_wait;
@@ -210,7 +214,7 @@ impl Engine {
                 waited.map_err(|_| EngineError::QueueFull { retry_after })?.map_err(|_| EngineError::Stopped)?
             }
         };
-        place.send(request);
+        permit.send(request);
         Ok(())
     }
 }

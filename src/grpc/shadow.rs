@@ -4,7 +4,9 @@
 //! A shadow runs only when its stream is polled, so that a stalled reader causes no work here either.
 
 use crate::domain::Inventory;
-use crate::sync::{Cursor, Moment, PublishedState, Replica, SubscribeOptions, Subscription, SyncSettings, TooLarge};
+use crate::sync::{
+    Cursor, Moment, PublishedState, Replica, SubscribeOptions, Subscription, SubscriptionTooLarge, SyncSettings,
+};
 use crate::wire::{frame, v1};
 use std::cell::RefCell;
 
@@ -51,7 +53,7 @@ impl Shadow {
     pub fn join(settings: SyncSettings, options: SubscribeOptions, states: &[PublishedState]) -> Self {
         let copies = states.iter().map(|state| state.inventory.as_deref().into()).collect();
         let predicts = options.session.is_some();
-        Self { subscription: Subscription::join(settings, options, states), copies, predicts }
+        Self { subscription: Subscription::with_states(settings, options, states), copies, predicts }
     }
 
     pub fn handle_settings(&mut self, settings: SyncSettings) {
@@ -71,7 +73,7 @@ impl Shadow {
         &mut self,
         now: Moment,
         states: impl Fn() -> Vec<PublishedState>,
-    ) -> Result<Option<Computed>, TooLarge> {
+    ) -> Result<Option<Computed>, SubscriptionTooLarge> {
         // Compare with the states from which the frame is computed.
         let truth = RefCell::new(Vec::new());
         let frame = self.subscription.poll_frame(now, || {

@@ -11,7 +11,7 @@ use crate::status;
 use crate::sync::frame::full_frame;
 use crate::sync::{
     Bucket, Frame, FrameAge, FrameBody, FullReason, InventoryFrame, Moment, PublishedState, Rollout, StreamMode,
-    SubscribeOptions, Subscription, SyncTrigger, TooLarge,
+    SubscribeOptions, Subscription, SubscriptionTooLarge, SyncTrigger,
 };
 use crate::telemetry::{FrameSent, FrameTelemetry};
 use crate::transport::DrainSignal;
@@ -45,7 +45,7 @@ pub struct Opening {
 enum End {
     Draining,
     Unauthenticated(AuthError),
-    TooLarge(TooLarge),
+    TooLarge(SubscriptionTooLarge),
 }
 
 impl From<AuthError> for End {
@@ -54,8 +54,8 @@ impl From<AuthError> for End {
     }
 }
 
-impl From<TooLarge> for End {
-    fn from(too_large: TooLarge) -> Self {
+impl From<SubscriptionTooLarge> for End {
+    fn from(too_large: SubscriptionTooLarge) -> Self {
         Self::TooLarge(too_large)
     }
 }
@@ -208,7 +208,7 @@ impl FrameStream {
         }
     }
 
-    fn poll_shadow(&mut self, now: Moment) -> Result<(), TooLarge> {
+    fn poll_shadow(&mut self, now: Moment) -> Result<(), SubscriptionTooLarge> {
         let Some(shadow) = &mut self.shadow else { return Ok(()) };
         let followed = &self.followed;
         let Some(Computed { message, checked }) = shadow.poll_message(now, || followed.states())? else {
@@ -277,7 +277,7 @@ impl FrameStream {
 
     /// Counts the messages and bytes of immediate full syncs for the revisions since the last call.
     fn count_passed(&mut self) {
-        let mut passed = self.subscription.take_passed().peekable();
+        let mut passed = self.subscription.take_revisions_passed().peekable();
         if passed.peek().is_none() {
             return;
         }

@@ -10,7 +10,7 @@ pub mod format;
 pub mod horizon;
 
 use crate::domain::{
-    Caller, Fingerprint, IdempotencyKey, Inventory, InventoryId, OperationOutcome, PlayerId, Touched, Version,
+    Caller, Fingerprint, IdempotencyKey, Inventory, InventoryId, OperationOutcome, PlayerId, TouchedInventory, Version,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -51,7 +51,7 @@ pub struct Transaction {
     pub payload: Fingerprint,
     pub reply: Reply,
     /// May contain no changes: the store also remembers a mutation that changed nothing.
-    pub touched: Vec<Touched>,
+    pub touched: Vec<TouchedInventory>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use crate::domain::{Inventory, PlayerId};
 /// The inventories that a reader may read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ReadAccess {
+    /// All inventories.
     #[default]
     All,
     /// Only inventories that this player owns.
@@ -14,6 +15,7 @@ pub enum ReadAccess {
 }
 
 impl ReadAccess {
+    /// Returns whether this reader may read the inventory.
     pub fn allows(&self, inventory: &Inventory) -> bool {
         match self {
             Self::All => true,
@@ -48,7 +50,7 @@ mod tests {
     use super::*;
     use crate::domain::{Caller, Contents, Epoch, InventoryId, LayoutId, Revision, SessionId};
     use crate::sync::subscription::{SUBSCRIPTION_SLOTS_MAX, check_size};
-    use crate::sync::{ChangeRecord, Published, SubscribeOptions, Subscription, SyncSettings, TooLarge};
+    use crate::sync::{ChangeRecord, Published, SubscribeOptions, Subscription, SubscriptionTooLarge, SyncSettings};
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -73,11 +75,14 @@ mod tests {
     #[test]
     fn only_readable_inventories_count_towards_the_slot_limit() {
         let of_others = || vec![state(Some("alex"), SUBSCRIPTION_SLOTS_MAX), state(None, 1), PublishedState::default()];
-        assert_eq!(check_size(&of_others()), Err(TooLarge { slots: SUBSCRIPTION_SLOTS_MAX + 1 }));
+        assert_eq!(check_size(&of_others()), Err(SubscriptionTooLarge { slots: SUBSCRIPTION_SLOTS_MAX + 1 }));
         let visible = of_steve().visible(of_others());
         assert_eq!((check_size(&visible), visible), (Ok(()), vec![PublishedState::default(); 3]));
         let own = vec![state(Some("steve"), SUBSCRIPTION_SLOTS_MAX), state(Some("steve"), 1)];
-        assert_eq!(check_size(&of_steve().visible(own)), Err(TooLarge { slots: SUBSCRIPTION_SLOTS_MAX + 1 }));
+        assert_eq!(
+            check_size(&of_steve().visible(own)),
+            Err(SubscriptionTooLarge { slots: SUBSCRIPTION_SLOTS_MAX + 1 })
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub struct Cursor {
 }
 
 impl Cursor {
+    /// Returns the cursor of a reader that has this state.
     pub fn of(inventory: &Inventory) -> Self {
         Self { epoch: inventory.epoch, revision: inventory.contents.revision() }
     }
@@ -24,7 +25,7 @@ pub enum FullReason {
     ManyChanges,
     /// The reader's state has another epoch: the inventory was recreated or restored.
     EpochChanged,
-    /// The reader's cursor has a revision that does not exist yet.
+    /// The reader's cursor has a revision that the service has not reached.
     FromTheFuture,
     /// Deltas are disabled.
     DeltaOff,
@@ -59,7 +60,7 @@ pub struct InventoryFrame {
     pub check: u32,
 }
 
-/// Whether a part of a frame is a full state or a delta.
+/// Whether one inventory's part of a frame is a full state or a delta, and of which versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameBody {
     /// Replaces the whole state; slots without a change are empty.
@@ -109,6 +110,7 @@ pub fn full_frame(epoch: Epoch, contents: &Contents, reason: FullReason) -> Inve
     InventoryFrame { body, changes, check: contents.digest().folded() }
 }
 
+/// Returns the slots that changed after revision `base`, in ascending order.
 fn changes_since(contents: &Contents, base: Revision) -> impl Iterator<Item = SlotChange> {
     contents.slots().iter().enumerate().filter(move |(_, state)| state.changed_at > base).map(move |(index, state)| {
         let slot = Slot(index as u16);

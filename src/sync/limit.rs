@@ -15,7 +15,7 @@ pub const GRANT_LIFE: Duration = Duration::from_millis(1_050);
 /// queue but no longer delays the waiters behind it: a stalled reader must not withhold a permit from the others.
 const PERMIT_RESERVATION: Duration = Duration::from_millis(100);
 
-/// A place in the queue of waiting streams; the smallest ticket is first.
+/// Identifies a waiting stream in the queue; the smallest ticket is first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
@@ -39,6 +39,7 @@ pub struct SyncLimit {
     grants: VecDeque<Moment>,
     /// Waiting streams, in the order of their tickets.
     waiters: VecDeque<Waiter>,
+    /// Number of tickets issued so far.
     tickets: u64,
 }
 
@@ -82,8 +83,8 @@ impl SyncLimit {
     /// Removes a stream that has nothing to send or was dropped. Returns whether it was waiting: the streams behind it
     /// then move up and should poll again.
     pub fn handle_left(&mut self, ticket: Option<Ticket>) -> bool {
-        let place = ticket.and_then(|ticket| self.place(ticket));
-        place.and_then(|place| self.waiters.remove(place)).is_some()
+        let position = ticket.and_then(|ticket| self.position(ticket));
+        position.and_then(|position| self.waiters.remove(position)).is_some()
     }
 
     /// Returns whether no stream waits and no grant counts, so that a new [`SyncLimit`] would behave the same.
@@ -117,15 +118,15 @@ impl SyncLimit {
         let counting = self.grants.len() + ahead + 1;
         let free = match counting.checked_sub(limit + 1) {
             None => now,
-            Some(frees_it) => self.grants[frees_it] + GRANT_LIFE,
+            Some(index) => self.grants[index] + GRANT_LIFE,
         };
         free + GRANT_LIFE * rounds as u32
     }
 
     fn enqueue(&mut self, ticket: Option<Ticket>, until: Moment) -> Ticket {
-        if let Some(place) = ticket.and_then(|ticket| self.place(ticket)) {
-            self.waiters[place].retry_at = until;
-            return self.waiters[place].ticket;
+        if let Some(position) = ticket.and_then(|ticket| self.position(ticket)) {
+            self.waiters[position].retry_at = until;
+            return self.waiters[position].ticket;
         }
         let ticket = Ticket(self.tickets);
         self.tickets += 1;
@@ -133,7 +134,7 @@ impl SyncLimit {
         ticket
     }
 
-    fn place(&self, ticket: Ticket) -> Option<usize> {
+    fn position(&self, ticket: Ticket) -> Option<usize> {
         self.waiters.binary_search_by_key(&ticket, |waiter| waiter.ticket).ok()
     }
 }

@@ -4,6 +4,7 @@
 //! - [`frame`]: computes the changes since a reader's cursor.
 //! - [`replica`]: a reader's copy of an inventory, which applies frames.
 //! - [`pacer`]: decides when a frame is due.
+//! - `watch`: what the reader has of one inventory.
 //! - [`subscription`]: combines these for a subscription to several inventories.
 //! - [`access`]: hides inventories that the reader may not read.
 //! - [`rollout`]: how streams are served, and for which players.
@@ -16,12 +17,12 @@ pub mod frame;
 pub mod limit;
 pub mod limited_stream;
 pub mod mirror;
-mod mirrored;
 pub mod pacer;
 pub mod published;
 pub mod replica;
 pub mod rollout;
 pub mod subscription;
+mod watch;
 
 pub use access::ReadAccess;
 pub use frame::{Cursor, FrameBody, FullReason, InventoryFrame, SlotChange, frame_since};
@@ -30,8 +31,8 @@ pub use limited_stream::{FrameAge, LimitedPlayer};
 pub use mirror::{Mirror, MirrorUpdate, PredictError, Prediction};
 pub use pacer::{Moment, Pacer, SyncTrigger, Windows};
 pub use published::{
-    ChangeKind, ChangeRecord, MutationContext, PredictionOutcome, Published, Superseded, TraceContext, TracedChange,
+    ChangeKind, ChangeRecord, MutationContext, PredictionOutcome, Published, SupersededAt, TraceContext, TracedChange,
 };
 pub use replica::{Desync, Replica};
 pub use rollout::{Bucket, OutOfBounds, Percent, Rollout, RolloutField, StreamMode};
-pub use subscription::{Frame, PublishedState, SubscribeOptions, Subscription, SyncSettings, TooLarge};
+pub use subscription::{Frame, PublishedState, SubscribeOptions, Subscription, SubscriptionTooLarge, SyncSettings};

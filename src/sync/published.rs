@@ -1,12 +1,13 @@
 //! The published state of an inventory: its newest durable state and its recent changes.
 //!
-//! Two stamps tell exactly, for any session, whether a reader is missing changes by others: the session that made the
-//! newest revision, and the newest revision made by any other session. The change records beside them are a bounded
+//! Two values tell exactly, for any session, whether a reader is missing changes by others: the session that made the
+//! newest revision, and the newest revision that another session made. The change records beside them are a bounded
 //! history for open streams. Losing records is safe, and streams detect the loss.
 
 use super::frame::Cursor;
 use crate::domain::{
-    Caller, Digest, Effect, Epoch, Inventory, InventoryId, KeyTag, Mutation, Operation, Revision, SessionId, Touched,
+    Caller, Digest, Effect, Epoch, Inventory, InventoryId, KeyTag, Mutation, Operation, Revision, SessionId,
+    TouchedInventory,
 };
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -14,7 +15,7 @@ use std::time::Instant;
 
 /// Maximum number of change records kept for one inventory. A stream that misses records that could matter gets a full
 /// frame.
-pub const RECORDS_MAX: usize = 64;
+const RECORDS_MAX: usize = 64;
 
 /// The newest durable state of an inventory, with its recent change records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,25 +24,25 @@ pub struct Published {
     pub inventory: Option<Arc<Inventory>>,
     /// The session that made the newest revision; `None` if the mutation had no session or the session is unknown.
     author: Option<SessionId>,
-    /// The newest revision that was not made by `author`.
-    others_at: u64,
+    /// The newest revision that another session than `author` made; 0 if there is none.
+    others_revision: u64,
     records: VecDeque<Arc<ChangeRecord>>,
     /// Number of records ever added.
     records_total: u64,
     /// Number of records that were added before the newest record's epoch.
     records_before_epoch: u64,
-    superseded: Superseded,
+    superseded_at: SupersededAt,
     traced: Option<TracedChange>,
 }
 
 /// The time at which a state was replaced by a newer one. A reader that keeps this value of its state knows since when
 /// it is stale, no matter when it reads again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Superseded(Arc<OnceLock<Instant>>);
+pub struct SupersededAt(Arc<OnceLock<Instant>>);
 
-impl Superseded {
+impl SupersededAt {
     /// Returns when the state was replaced; `None` if it is still the newest.
-    pub fn at(&self) -> Option<Instant> {
+    pub fn get(&self) -> Option<Instant> {
         self.0.get().copied()
     }
 }
@@ -150,13 +151,16 @@ impl MutationContext<'_> {
     }
 
     /// Returns the inventories that the session predicted but the mutation did not touch; they get no change record.
-    pub fn untouched<'a>(&'a self, touched: &'a [Touched]) -> impl Iterator<Item = &'a InventoryId> {
+    pub fn untouched_predictions<'a>(
+        &'a self,
+        touched: &'a [TouchedInventory],
+    ) -> impl Iterator<Item = &'a InventoryId> {
         let ids = self.predicted.iter().map(|(id, _)| id);
         ids.filter(move |id| touched.iter().all(|touched| touched.version.id != **id))
     }
 
     /// Returns the change record of an inventory that the mutation touched, or `None` if it is irrelevant to all streams.
-    pub fn record(&self, touched: &Touched, confirmed: bool) -> Option<ChangeRecord> {
+    pub fn record(&self, touched: &TouchedInventory, confirmed: bool) -> Option<ChangeRecord> {
         let predicted = self.predicted.iter().any(|(id, _)| *id == touched.version.id);
         let outcome = match (predicted, confirmed) {
             (false, _) => PredictionOutcome::Unpredicted,
@@ -210,7 +214,7 @@ impl Published {
         let mut next = Self { inventory, ..self.clone() };
         let mut newest = self.cursor();
         if next.cursor() != newest {
-            next.superseded = Superseded::default();
+            next.superseded_at = SupersededAt::default();
         }
         for record in records {
             // A mutation that changed nothing made no revision, so it does not affect who made the newest one.
@@ -224,17 +228,17 @@ impl Published {
     /// Marks `before` as replaced at `at`, so that readers with the earlier state know since when they are stale.
     /// `trace` is the trace context of the change, if it is traced.
     #[must_use]
-    pub fn published(mut self, before: &Self, at: Instant, trace: Option<TraceContext>) -> Self {
+    pub fn superseding(mut self, before: &Self, at: Instant, trace: Option<TraceContext>) -> Self {
         if self.cursor() != before.cursor() {
             // A state is replaced only once, so the cell is empty here.
-            let _ = before.superseded.0.set(at);
+            let _ = before.superseded_at.0.set(at);
             self.traced = trace.map(|trace| TracedChange { at, trace }).or(self.traced);
         }
         self
     }
 
-    pub fn superseded(&self) -> &Superseded {
-        &self.superseded
+    pub fn superseded_at(&self) -> &SupersededAt {
+        &self.superseded_at
     }
 
     /// Returns the newest traced change.
@@ -248,7 +252,7 @@ impl Published {
 
     fn push_record(&mut self, record: ChangeRecord, made_revision: bool) {
         if made_revision && (record.session.is_none() || record.session != self.author) {
-            self.others_at = record.revision.0.saturating_sub(1);
+            self.others_revision = record.revision.0.saturating_sub(1);
             self.author.clone_from(&record.session);
         }
         if self.records.back().is_some_and(|newest| newest.epoch != record.epoch) {
@@ -262,9 +266,9 @@ impl Published {
     }
 
     /// Returns the newest revision that the session did not make.
-    pub fn news_at(&self, session: Option<&SessionId>) -> Revision {
+    pub fn news_revision(&self, session: Option<&SessionId>) -> Revision {
         match (&self.inventory, &self.author, session) {
-            (Some(_), Some(author), Some(session)) if author == session => Revision(self.others_at),
+            (Some(_), Some(author), Some(session)) if author == session => Revision(self.others_revision),
             (Some(inventory), _, _) => inventory.contents.revision(),
             (None, _, _) => Revision(0),
         }
@@ -314,7 +318,7 @@ mod tests {
         let [ann, bob] = ["ann", "bob"].map(|name| SessionId::new(name).unwrap());
         let of_ann = Published::new(Some(inventory(5))).followed_by(Some(inventory(6)), [record(&ann, 6)]);
         let then = of_ann.followed_by(Some(inventory(6)), [record(&bob, 6)]);
-        assert_eq!(then.news_at(Some(&bob)), Revision(6), "news for bob");
-        assert_eq!(then.news_at(Some(&ann)), Revision(5), "an echo for ann");
+        assert_eq!(then.news_revision(Some(&bob)), Revision(6), "news for bob");
+        assert_eq!(then.news_revision(Some(&ann)), Revision(5), "an echo for ann");
     }
 }

@@ -11,29 +11,29 @@ pub struct Replica {
     pub contents: Contents,
 }
 
-/// The replica and the server differ. A full frame repairs the replica.
+/// A difference between a replica and the server. A full frame repairs the replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Desync {
-    /// A delta arrived before any full frame.
+    /// A delta arrived, but there is no replica to apply it to.
     NoBase,
     /// The delta starts after the replica's revision.
-    WrongBase { base: Revision, have: Revision },
+    WrongBase { base: Revision, actual: Revision },
     /// The delta sets the count of a slot that is empty, or names a slot that does not exist.
     NoSuchStack,
     /// The digest differs from the server's digest.
-    WrongDigest { expected: u32, have: u32 },
+    WrongDigest { expected: u32, actual: u32 },
 }
 
 impl fmt::Display for Desync {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoBase => write!(f, "received a delta before any full frame"),
-            Self::WrongBase { base, have } => {
-                write!(f, "the delta starts at revision {}, but the replica is at revision {}", base.0, have.0)
+            Self::WrongBase { base, actual } => {
+                write!(f, "the delta starts at revision {}, but the replica is at revision {}", base.0, actual.0)
             }
             Self::NoSuchStack => write!(f, "the delta changes a slot that is empty or does not exist"),
-            Self::WrongDigest { expected, have } => {
-                write!(f, "digest mismatch: expected {expected:08x}, got {have:08x}")
+            Self::WrongDigest { expected, actual } => {
+                write!(f, "digest mismatch: expected {expected:08x}, got {actual:08x}")
             }
         }
     }
@@ -57,20 +57,20 @@ impl Replica {
             }
             FrameBody::Delta { base, revision, .. } => {
                 let before = before.ok_or(Desync::NoBase)?;
-                let have = before.contents.revision();
-                if have < base {
-                    return Err(Desync::WrongBase { base, have });
+                let actual = before.contents.revision();
+                if actual < base {
+                    return Err(Desync::WrongBase { base, actual });
                 }
-                if have > revision {
+                if actual > revision {
                     return Ok(before.clone());
                 }
                 let edits = edits(&before.contents, &frame.changes)?;
                 Self { epoch: before.epoch, contents: before.contents.advanced(revision, &edits) }
             }
         };
-        let have = after.contents.digest().folded();
-        if have != frame.check {
-            return Err(Desync::WrongDigest { expected: frame.check, have });
+        let actual = after.contents.digest().folded();
+        if actual != frame.check {
+            return Err(Desync::WrongDigest { expected: frame.check, actual });
         }
         Ok(after)
     }
@@ -80,6 +80,7 @@ impl Replica {
     }
 }
 
+/// Converts the changes of a frame to edits of these contents.
 fn edits(contents: &Contents, changes: &[SlotChange]) -> Result<Vec<Edit>, Desync> {
     let edit = |change: &SlotChange| {
         let (slot, stack) = match change {

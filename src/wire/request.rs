@@ -4,7 +4,7 @@ use super::{ErrorReason, FieldViolation};
 use crate::domain::catalog::COUNT_MAX;
 use crate::domain::mutation::{GUARDS_MAX, Guard, OPERATIONS_MAX, TransferSource};
 use crate::domain::{
-    Attributes, Count, Digest, Epoch, IdempotencyKey, InventoryId, ItemCode, ItemName, LayoutId, Mutation,
+    Attributes, Count, Digest, Epoch, IdempotencyKey, InventoryId, ItemCode, ItemName, LayoutId, Mutation, NameError,
     NamedMutation, NamedOperation, Operation, PlayerId, Revision, SessionId, Slot, Stack, UnknownEntry, UnknownName,
 };
 use crate::sync::subscription::SUBSCRIPTION_INVENTORIES_MAX;
@@ -113,12 +113,12 @@ pub fn name_paths(operations: &[v1::Operation]) -> Vec<&'static str> {
 /// Returns the error for a name that is not in the catalog, with the path of its field. `paths` comes from
 /// [`name_paths`] of the same request; `single` is as for [`mutation`].
 pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnknownName) -> FieldViolation {
-    let (name, reason) = match &unknown.what {
+    let (name, reason) = match &unknown.entry {
         UnknownEntry::Item { .. } | UnknownEntry::ItemCode { .. } => ("item", ErrorReason::UnknownItem),
         UnknownEntry::Recipe { .. } => ("recipe", ErrorReason::UnknownRecipe),
         UnknownEntry::Layout { .. } => ("layout", ErrorReason::UnknownLayout),
     };
-    let invalid = FieldViolation::with_reason(name, reason, &unknown.what);
+    let invalid = FieldViolation::with_reason(name, reason, &unknown.entry);
     let invalid = match unknown.stack {
         Some(index) => invalid.within("stack").within(&format!("stacks[{index}]")),
         None => invalid,
@@ -151,14 +151,10 @@ fn create(create: &v1::CreateInventory) -> Parsed<NamedOperation> {
     let id = inventory_id("inventory_id", &create.inventory_id)?;
     let owner = owner("owner", &create.owner)?;
     // No catalog can have a layout whose id is not a valid name.
-    let unknown = |_| match create.layout.as_str() {
-        "" => FieldViolation::with_reason(
-            "layout",
-            ErrorReason::UnknownLayout,
-            "required; set it to the id of a layout of the catalog",
-        ),
-        layout => {
-            FieldViolation::with_reason("layout", ErrorReason::UnknownLayout, format!("unknown layout {layout:?}"))
+    let unknown = |error| match error {
+        NameError::Empty => FieldViolation::with_reason("layout", ErrorReason::UnknownLayout, "required"),
+        NameError::TooLong { .. } | NameError::ControlCharacter => {
+            FieldViolation::with_reason("layout", ErrorReason::UnknownLayout, error)
         }
     };
     let layout = LayoutId::new(&create.layout).map_err(unknown)?;

@@ -99,12 +99,12 @@ fn case_02_the_maximum_count_is_rejected_without_overflow() {
     let cause = assert_rejected(&mut world, add(PLANKS, u32::MAX, false));
     assert_eq!(
         cause,
-        RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), wanted: u64::from(u32::MAX), room: 4 + 3 * 64 }
+        RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), needed: u64::from(u32::MAX), room: 4 + 3 * 64 }
     );
     let cause = assert_rejected(&mut world, remove(PLANKS, u32::MAX));
     assert_eq!(
         cause,
-        RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), wanted: u64::from(u32::MAX), held: 60 }
+        RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), needed: u64::from(u32::MAX), held: 60 }
     );
     for operation in [
         move_stack(0, 1, Some(u32::MAX)),
@@ -234,7 +234,7 @@ fn case_09_stacks_with_different_attributes_never_merge() {
 fn case_10_an_add_without_enough_room_is_rejected_or_partial_on_request() {
     let mut world = world(&[0, 1, 2, 3].map(|slot| filled(slot, stack(PLANKS, 60))), &[]);
     let cause = assert_rejected(&mut world, add(PLANKS, 20, false));
-    assert_eq!(cause, RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), wanted: 20, room: 16 });
+    assert_eq!(cause, RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), needed: 20, room: 16 });
     let outcome = assert_accepted(&mut world, add(PLANKS, 20, true));
     assert_eq!(outcome, OperationOutcome { count: 16, remainder: 4, stack: None });
     assert_eq!(
@@ -247,7 +247,7 @@ fn case_10_an_add_without_enough_room_is_rejected_or_partial_on_request() {
 fn case_11_removing_more_than_present_removes_nothing() {
     let mut world = world(&[filled(0, stack(PLANKS, 60)), filled(2, stack(PLANKS, 3))], &[]);
     let cause = assert_rejected(&mut world, remove(PLANKS, 64));
-    assert_eq!(cause, RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), wanted: 64, held: 63 });
+    assert_eq!(cause, RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), needed: 64, held: 63 });
     assert_eq!(assert_accepted(&mut world, remove(PLANKS, 63)).count, 63);
     assert_eq!(slots(&world, "a"), []);
 }
@@ -259,7 +259,7 @@ fn case_12_a_craft_without_room_for_its_output_keeps_the_inputs() {
     let mut world = world(&full, &[]);
     let craft = craft(&world, "planks", 1);
     let cause = assert_rejected(&mut world, craft);
-    assert_eq!(cause, RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), wanted: 4, room: 2 });
+    assert_eq!(cause, RejectionCause::NoRoom { id: id("a"), item: item(PLANKS), needed: 4, room: 2 });
     assert_eq!(slots(&world, "a")[0], (0, LOG, 5));
 }
 
@@ -269,12 +269,12 @@ fn case_13_crafting_the_maximum_number_of_times_is_rejected_without_overflow() {
     let most = u64::from(u32::MAX);
     let operation = craft(&world, "planks", u32::MAX);
     let cause = assert_rejected(&mut world, operation);
-    assert_eq!(cause, RejectionCause::NotEnough { id: id("a"), item: item(LOG), wanted: most, held: 64 });
+    assert_eq!(cause, RejectionCause::NotEnough { id: id("a"), item: item(LOG), needed: most, held: 64 });
     let operation = craft(&world, "flood", u32::MAX);
     let cause = assert_rejected(&mut world, operation);
     assert_eq!(
         cause,
-        RejectionCause::NoRoom { id: id("a"), item: item(DUST), wanted: most * most, room: 3 * most },
+        RejectionCause::NoRoom { id: id("a"), item: item(DUST), needed: most * most, room: 3 * most },
         "in 32 bits this product is 1"
     );
 }
@@ -342,7 +342,7 @@ fn case_24_when_the_third_operation_fails_none_is_applied() {
         vec![add(LOG, 3, false), transfer_slot(0, None, None, false), remove(PLANKS, 1), add(LOG, 1, false)];
     let rejection = world.mutate(&Mutation { operations, expected: vec![] }).unwrap_err();
     assert_eq!(rejection.operation, 2);
-    assert_eq!(rejection.cause, RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), wanted: 1, held: 0 });
+    assert_eq!(rejection.cause, RejectionCause::NotEnough { id: id("a"), item: item(PLANKS), needed: 1, held: 0 });
     assert_eq!(world.inventories, before);
 }
 

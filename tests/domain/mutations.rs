@@ -7,8 +7,8 @@ use crate::setup::{
 use crate::support::{World, attributes, count, filled, id, item, layout_id, stack, stack_with};
 use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
-    Change, Contents, Digest, Guard, Mutation, Operation, OperationOutcome, RejectionCause, Revision, Slot, Touched,
-    Version,
+    Change, Contents, Digest, Guard, Mutation, Operation, OperationOutcome, RejectionCause, Revision, Slot,
+    TouchedInventory, Version,
 };
 
 #[test]
@@ -58,7 +58,7 @@ fn delete_create_and_delete_in_one_mutation_is_one_deletion_of_the_old_epoch() {
     let effect = world.mutate(&Mutation { operations, expected: vec![] }).unwrap();
     let version = Version { id: id("player"), epoch, revision: Revision(4), digest: Digest::EMPTY };
     let deleted = Change::Deleted { id: id("player"), epoch, revision: Revision(4) };
-    assert_eq!(effect.touched, [Touched { version, state: None, changes: vec![deleted] }]);
+    assert_eq!(effect.touched, [TouchedInventory { version, state: None, changes: vec![deleted] }]);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_transfer_by_item_to_a_slot_takes_the_kind_in_the_slot_or_the_first_kind_fou
     ];
     let chest = [filled(0, stack(PLANKS, 60)), filled(1, stack_with(PLANKS, 1, b"waxed")), filled(2, stack(COAL, 1))];
     let fresh = || world(&held, &chest);
-    let not_enough = |held| RejectionCause::NotEnough { id: id("player"), item: item(PLANKS), wanted: 30, held };
+    let not_enough = |held| RejectionCause::NotEnough { id: id("player"), item: item(PLANKS), needed: 30, held };
     let occupied = |slot| RejectionCause::SlotOccupied { id: id("chest"), slot: Slot(slot) };
     let take = |to, allow_partial| transfer(by_item(PLANKS, 30), Some(to), allow_partial);
 
@@ -157,7 +157,7 @@ fn a_transfer_by_item_to_a_slot_takes_the_kind_in_the_slot_or_the_first_kind_fou
         }
     }
     let cause = rejection_of(&mut world, transfer(by_item(PLANKS, 38), Some(0), true));
-    assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(PLANKS), wanted: 38, held: 37 });
+    assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(PLANKS), needed: 38, held: 37 });
     let what = TransferSource::Item { item: item(PLANKS), attributes: Some(attributes(b"oiled")), count: count(2) };
     assert_eq!(
         rejection_of(&mut world, transfer(what, Some(0), true)),

@@ -34,7 +34,7 @@ fn remove_takes_only_the_requested_attributes_or_any() {
     run(&mut world, remove(SWORD, 1, Some(Attributes::NONE)));
     assert_eq!(slots(&world, "player"), [(0, SWORD, 1), (2, SWORD, 1)]);
     let cause = rejection_of(&mut world, remove(SWORD, 2, Some(Attributes::NONE)));
-    assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(SWORD), wanted: 2, held: 1 });
+    assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(SWORD), needed: 2, held: 1 });
     run(&mut world, remove(SWORD, 2, None));
     assert_eq!(slots(&world, "player"), []);
 }
@@ -91,7 +91,7 @@ fn a_craft_can_use_the_slots_that_its_inputs_free() {
     let mut world = world(&held, &[]);
     assert!(matches!(
         rejection_of(&mut world, craft("oak_planks", 1)),
-        RejectionCause::NoRoom { wanted: 4, room: 0, .. }
+        RejectionCause::NoRoom { needed: 4, room: 0, .. }
     ));
     run(&mut world, craft("oak_planks", 2));
     assert_eq!(slots(&world, "player")[5], (5, PLANKS, 8));
@@ -103,7 +103,7 @@ fn a_craft_does_not_consume_stacks_with_attributes() {
         [filled(0, stack_with(LOG, 9, b"signed")), filled(1, stack(LOG, 1)), filled(2, stack_with(PLANKS, 1, b"x"))];
     let mut world = world(&held, &[]);
     let cause = rejection_of(&mut world, craft("oak_planks", 2));
-    assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(LOG), wanted: 2, held: 1 });
+    assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(LOG), needed: 2, held: 1 });
     run(&mut world, craft("oak_planks", 1));
     assert_eq!(slots(&world, "player"), [(0, LOG, 9), (1, PLANKS, 4), (2, PLANKS, 1)]);
 }
@@ -114,7 +114,7 @@ fn a_transfer_to_a_slot_fills_it_or_is_rejected_with_the_conflict() {
     assert_eq!(run(&mut world, transfer(from_slot(0, Some(10)), Some(5), false)), outcome_of(10));
     assert_eq!(slots(&world, "chest"), [(0, PLANKS, 60), (5, PLANKS, 10)]);
     let cause = rejection_of(&mut world, transfer(from_slot(0, None), Some(0), false));
-    assert_eq!(cause, RejectionCause::NoRoom { id: id("chest"), item: item(PLANKS), wanted: 30, room: 4 });
+    assert_eq!(cause, RejectionCause::NoRoom { id: id("chest"), item: item(PLANKS), needed: 30, room: 4 });
     let cause = rejection_of(&mut world, transfer(from_slot(1, None), Some(0), true));
     assert_eq!(cause, RejectionCause::SlotOccupied { id: id("chest"), slot: Slot(0) });
     let outcome = run(&mut world, transfer(from_slot(0, None), Some(0), true));
@@ -137,7 +137,7 @@ fn a_transfer_without_a_slot_fills_like_an_add_and_keeps_attributes() {
 fn a_transfer_by_item_takes_the_lowest_slots_first_and_never_fewer_than_requested() {
     let mut world = world(&[filled(2, stack(PLANKS, 40)), filled(9, stack(PLANKS, 40))], &[]);
     let cause = rejection_of(&mut world, transfer(by_item(PLANKS, 81), None, true));
-    assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(PLANKS), wanted: 81, held: 80 });
+    assert_eq!(cause, RejectionCause::NotEnough { id: id("player"), item: item(PLANKS), needed: 81, held: 80 });
     assert_eq!(run(&mut world, transfer(by_item(PLANKS, 70), None, false)), outcome_of(70));
     assert_eq!(
         (slots(&world, "player"), slots(&world, "chest")),
@@ -150,7 +150,7 @@ fn a_partial_transfer_requires_allow_partial_and_a_lack_of_room() {
     let chest = fill_all_except(&[4], 27, &stack(SWORD, 1));
     let mut world = world(&[filled(2, stack(PLANKS, 40)), filled(9, stack(PLANKS, 40))], &chest);
     let cause = rejection_of(&mut world, transfer(by_item(PLANKS, 70), None, false));
-    assert_eq!(cause, RejectionCause::NoRoom { id: id("chest"), item: item(PLANKS), wanted: 70, room: 64 });
+    assert_eq!(cause, RejectionCause::NoRoom { id: id("chest"), item: item(PLANKS), needed: 70, room: 64 });
     let outcome = run(&mut world, transfer(by_item(PLANKS, 70), None, true));
     assert_eq!(outcome, OperationOutcome { count: 64, remainder: 6, stack: None });
     assert_eq!(slots(&world, "player"), [(9, PLANKS, 16)]);

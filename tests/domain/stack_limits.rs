@@ -57,7 +57,7 @@ fn a_rearrangement_that_multiplies_a_stack_above_the_limit_is_rejected() {
 
 #[test]
 fn parts_of_a_stack_above_the_limit_move_up_to_the_limit_and_the_whole_stack_moves_unchanged() {
-    let too_many = || RejectionCause::NoRoom { id: id("chest"), item: item(PLANKS), wanted: 20, room: 16 };
+    let too_many = || RejectionCause::NoRoom { id: id("chest"), item: item(PLANKS), needed: 20, room: 16 };
     let held = [filled(0, stack(PLANKS, 64)), filled(1, stack(PLANKS, 10)), filled(2, stack(COAL, 1))];
     let world = || lowered_world(&held, &[filled(3, stack(PLANKS, 10))]);
     // A move takes as many as fit, like a transfer with `allow_partial`.
@@ -102,7 +102,7 @@ fn an_item_removed_from_the_catalog_moves_only_in_whole_stacks() {
     let mut world = lowered_world(&held, &[]);
     assert_eq!(run(&mut world, move_stack(0, 9, Some(2))), outcome_of(0));
     let cause = rejection_of(&mut world, transfer(by_item(GONE, 6), None, false));
-    assert_eq!(cause, RejectionCause::NoRoom { id: id("chest"), item: item(GONE), wanted: 6, room: 5 });
+    assert_eq!(cause, RejectionCause::NoRoom { id: id("chest"), item: item(GONE), needed: 6, room: 5 });
     let rearranged = |stacks: &[(u16, u32)]| Operation::Rearrange {
         id: id("player"),
         stacks: stacks.iter().map(|(slot, count)| (Slot(*slot), stack(GONE, *count))).collect(),

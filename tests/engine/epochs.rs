@@ -110,6 +110,6 @@ async fn a_guard_from_before_a_restore_is_stale_after_it_at_the_same_revision() 
     let take = |key, guard: &Guard| call_with(key, vec![Operation::Delete { id: id("a") }], vec![guard.clone()]);
     let refused = world.engine.mutate(take("stale", &before)).await.unwrap_err();
     let cause = RejectionCause::StaleRevision { expected: before, epoch: after.epoch, revision: after.revision };
-    assert_eq!(refused, EngineError::Rejected(Rejection { operation: 0, cause }));
+    assert_eq!(refused, EngineError::Rejected(Rejection { operation: 0, cause, item_id: None }));
     world.engine.mutate(take("current", &after)).await.unwrap();
 }

@@ -7,7 +7,7 @@ use slotcast::engine::EngineError;
 use slotcast::identity::AuthError;
 use slotcast::status;
 use slotcast::store::StoreError;
-use slotcast::sync::TooLarge;
+use slotcast::sync::SubscriptionTooLarge;
 use slotcast::wire::{ErrorReason, FieldViolation};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -28,8 +28,8 @@ fn causes() -> Vec<RejectionCause> {
         Cause::StackTooLarge { item, count: 65, max_stack: 64 },
         Cause::UnknownItemCode { item },
         Cause::TransferToItself { id: id() },
-        Cause::NotEnough { id: id(), item, wanted: 3, held: 2 },
-        Cause::NoRoom { id: id(), item, wanted: 3, room: 2 },
+        Cause::NotEnough { id: id(), item, needed: 3, held: 2 },
+        Cause::NoRoom { id: id(), item, needed: 3, room: 2 },
         Cause::SlotEmpty { id: id(), slot },
         Cause::SlotOccupied { id: id(), slot },
         Cause::NotARearrangement { id: id() },
@@ -43,13 +43,14 @@ fn causes() -> Vec<RejectionCause> {
 
 fn engine_errors() -> Vec<EngineError> {
     let secret = || "/var/lib/secret.db".to_owned();
-    let rejected = causes().into_iter().map(|cause| EngineError::Rejected(Rejection { operation: 2, cause }));
+    let rejected =
+        causes().into_iter().map(|cause| EngineError::Rejected(Rejection { operation: 2, cause, item_id: None }));
     let unknown = [
         UnknownEntry::Item { id: "zinc".into() },
         UnknownEntry::Recipe { id: "zinc_ingot".into() },
         UnknownEntry::Layout { id: LayoutId::new("barrel").unwrap() },
     ];
-    let unknown = unknown.map(|what| EngineError::UnknownName(UnknownName { operation: 2, stack: None, what }));
+    let unknown = unknown.map(|entry| EngineError::UnknownName(UnknownName { operation: 2, stack: None, entry }));
     let others = [
         EngineError::KeyReused,
         EngineError::KeyExpired,
@@ -84,7 +85,7 @@ fn statuses() -> Vec<Status> {
         status::unknown_method(),
         status::rate_limited(after),
         status::too_many_streams("player:steve", 16),
-        status::subscription_too_large(TooLarge { slots: 4_096 }),
+        status::subscription_too_large(SubscriptionTooLarge { slots: 4_096 }),
         status::draining(),
         status::deadline_exceeded(),
     ];

@@ -11,7 +11,7 @@ pub use place::*;
 
 use slotcast::domain::{
     Attributes, Caller, Change, Contents, Count, Digest, Edit, Epoch, Fingerprint, IdempotencyKey, Inventory,
-    InventoryId, ItemCode, LayoutId, OperationOutcome, PlayerId, Revision, Slot, Stack, Touched, Version,
+    InventoryId, ItemCode, LayoutId, OperationOutcome, PlayerId, Revision, Slot, Stack, TouchedInventory, Version,
 };
 use slotcast::store::{Key, ListQuery, Recall, Reply, Store, Transaction};
 use std::collections::{BTreeMap, HashMap};
@@ -62,30 +62,34 @@ pub fn inventory(name: &str, owner: Option<&str>, with_epoch: u32, slots: usize,
     })
 }
 
-pub fn created(state: &Arc<Inventory>) -> Touched {
-    Touched { version: state.version(), state: Some(state.clone()), changes: vec![Change::Created(state.clone())] }
+pub fn created(state: &Arc<Inventory>) -> TouchedInventory {
+    TouchedInventory {
+        version: state.version(),
+        state: Some(state.clone()),
+        changes: vec![Change::Created(state.clone())],
+    }
 }
 
-pub fn updated(before: &Inventory, edits: Vec<Edit>) -> Touched {
+pub fn updated(before: &Inventory, edits: Vec<Edit>) -> TouchedInventory {
     let state = Arc::new(before.advanced(&edits));
     let Version { id, epoch, revision, .. } = state.version();
     let changes = vec![Change::Updated { id, epoch, revision, edits }];
-    Touched { version: state.version(), state: Some(state), changes }
+    TouchedInventory { version: state.version(), state: Some(state), changes }
 }
 
-pub fn deleted(before: &Inventory) -> Touched {
+pub fn deleted(before: &Inventory) -> TouchedInventory {
     let version = Version { revision: before.contents.revision().next(), digest: Digest::EMPTY, ..before.version() };
     let Version { id, epoch, revision, .. } = version.clone();
-    Touched { version, state: None, changes: vec![Change::Deleted { id, epoch, revision }] }
+    TouchedInventory { version, state: None, changes: vec![Change::Deleted { id, epoch, revision }] }
 }
 
-pub fn recreated(before: &Inventory, after: &Arc<Inventory>) -> Touched {
+pub fn recreated(before: &Inventory, after: &Arc<Inventory>) -> TouchedInventory {
     let mut touched = deleted(before);
     touched.changes.push(Change::Created(after.clone()));
-    Touched { version: after.version(), state: Some(after.clone()), changes: touched.changes }
+    TouchedInventory { version: after.version(), state: Some(after.clone()), changes: touched.changes }
 }
 
-pub fn transaction(key: Key, touched: Vec<Touched>) -> Transaction {
+pub fn transaction(key: Key, touched: Vec<TouchedInventory>) -> Transaction {
     let versions = touched.iter().map(|touched| touched.version.clone()).collect();
     let dropped = OperationOutcome { count: 3, remainder: 1, stack: stack_with(9, 3, b"sharp") };
     let payload = Fingerprint::of(key.key.as_str().as_bytes());
@@ -222,7 +226,7 @@ impl History {
         transaction
     }
 
-    fn edit(&mut self, there: &Inventory) -> Touched {
+    fn edit(&mut self, there: &Inventory) -> TouchedInventory {
         let slots = 1 + self.random.usize(..3);
         let mut edits: Vec<Edit> = Vec::new();
         for _ in 0..slots {
@@ -237,7 +241,7 @@ impl History {
     }
 
     /// Moves the first stack of one inventory into an empty slot of the other; the number of items stays the same.
-    fn transfer(&mut self, from: &Inventory, to: &Inventory) -> Vec<Touched> {
+    fn transfer(&mut self, from: &Inventory, to: &Inventory) -> Vec<TouchedInventory> {
         let taken = from.contents.stacks().next().map(|(slot, stack)| (slot, stack.clone()));
         let empty = to.contents.slots().iter().position(|slot| slot.stack.is_none());
         let (Some((slot, stack)), Some(empty)) = (taken, empty) else { return vec![] };

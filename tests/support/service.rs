@@ -81,7 +81,7 @@ impl Service {
             }
         }
         if let (Some(session), false) = (&call.session, confirmed) {
-            context.untouched(&effect.touched).for_each(|id| self.correct(session, id));
+            context.untouched_predictions(&effect.touched).for_each(|id| self.correct(session, id));
         }
     }
 

@@ -156,16 +156,20 @@ mod tests {
     #[test]
     fn a_rejection_has_its_reason_and_metadata() {
         let (id, item) = (InventoryId::new("steve").unwrap(), ItemCode::new(24).unwrap());
-        let cause = RejectionCause::NotEnough { id, item, wanted: 5, held: 2 };
-        let text = text(status::engine_error(&EngineError::Rejected(Rejection { operation: 1, cause })));
-        let expected = "FAILED_PRECONDITION: inventory \"steve\" has 2 of item code 24, needs 5\n  \
+        let cause = RejectionCause::NotEnough { id, item, needed: 5, held: 2 };
+        let text = text(status::engine_error(&EngineError::Rejected(Rejection {
+            operation: 1,
+            cause,
+            item_id: Some("apple".into()),
+        })));
+        let expected = "FAILED_PRECONDITION: inventory \"steve\" has 2 apple, needs 5\n  \
                         reason    NOT_ENOUGH (slotcast)\n  \
                         metadata  held = 2\n  \
                         metadata  inventory_id = steve\n  \
                         metadata  item_code = 24\n  \
+                        metadata  needed = 5\n  \
                         metadata  operation = 1\n  \
-                        metadata  wanted = 5\n  \
-                        rule      NOT_ENOUGH of steve: inventory \"steve\" has 2 of item code 24, needs 5";
+                        rule      NOT_ENOUGH of steve: inventory \"steve\" has 2 apple, needs 5";
         assert_eq!(text, expected);
     }
 

@@ -1,6 +1,6 @@
 //! Rearranging all slots of an inventory without changing its items.
 
-use super::{OperationResult, check_distinct, limit};
+use super::{OperationResult, check_distinct, stack_limit};
 use crate::domain::catalog::Catalog;
 use crate::domain::ids::{ItemCode, Slot};
 use crate::domain::inventory::Draft;
@@ -37,40 +37,40 @@ pub fn rearrange(draft: &mut Draft, catalog: &Catalog, stacks: &[(Slot, Stack)])
     Ok(OperationOutcome::default())
 }
 
-/// Checks that each wanted stack above its limit corresponds to a distinct held stack above the limit: the stack in the
+/// Checks that each new stack above its limit corresponds to a distinct held stack above the limit: the stack in the
 /// same slot, if it has the same kind and is not smaller, or another stack of the same kind and count that moved as a
 /// whole.
 ///
-/// Wanted stacks that can only have moved choose first, so that every permutation of the held stacks is accepted.
+/// New stacks that can only have moved choose first, so that every permutation of the held stacks is accepted.
 fn check_limits(
     catalog: &Catalog,
     held: &BTreeMap<Slot, Stack>,
-    wanted: &[(Slot, Stack)],
+    stacks: &[(Slot, Stack)],
 ) -> Result<(), RejectionCause> {
-    let is_above = |stack: &Stack| stack.count.get() > limit(catalog, stack.item);
+    let is_above = |stack: &Stack| stack.count.get() > stack_limit(catalog, stack.item);
     let shrinks = |(slot, stack): &(Slot, Stack)| {
-        let same_kind = |was: &&Stack| was.is_same_kind(stack.item, &stack.attributes);
-        held.get(slot).filter(same_kind).is_some_and(|was| was.count > stack.count)
+        let same_kind = |before: &&Stack| before.is_same_kind(stack.item, &stack.attributes);
+        held.get(slot).filter(same_kind).is_some_and(|before| before.count > stack.count)
     };
-    let mut wanted: Vec<_> = wanted.iter().filter(|(_, stack)| is_above(stack)).collect();
+    let mut above: Vec<_> = stacks.iter().filter(|(_, stack)| is_above(stack)).collect();
     let (mut sources, mut by_stack) = (held.clone(), HashMap::<&Stack, Vec<Slot>>::new());
     sources.retain(|_, stack| is_above(stack));
-    wanted.retain(|(slot, stack)| sources.get(slot) != Some(stack) || sources.remove(slot).is_none());
+    above.retain(|(slot, stack)| sources.get(slot) != Some(stack) || sources.remove(slot).is_none());
     // `pop` takes the last slot of a list first. Slots in which a stack shrinks come first, so that they are used last.
-    let kept: Vec<Slot> = wanted.iter().filter(|wanted| shrinks(wanted)).map(|(slot, _)| *slot).collect();
-    let others = sources.keys().copied().filter(|slot| !kept.contains(slot));
-    for slot in kept.iter().copied().chain(others) {
+    let shrinking: Vec<Slot> = above.iter().filter(|stack| shrinks(stack)).map(|(slot, _)| *slot).collect();
+    let others = sources.keys().copied().filter(|slot| !shrinking.contains(slot));
+    for slot in shrinking.iter().copied().chain(others) {
         if let Some(stack) = held.get(&slot) {
             by_stack.entry(stack).or_default().push(slot);
         }
     }
-    wanted.sort_by_key(|wanted| (shrinks(wanted), Reverse(wanted.1.count)));
-    for wanted @ (slot, stack) in wanted {
-        let stays = shrinks(wanted) && sources.remove(slot).is_some();
+    above.sort_by_key(|new| (shrinks(new), Reverse(new.1.count)));
+    for new @ (slot, stack) in above {
+        let stays = shrinks(new) && sources.remove(slot).is_some();
         let mut equal = by_stack.get_mut(stack).into_iter().flat_map(|slots| std::iter::from_fn(|| slots.pop()));
         if !stays && !equal.any(|slot| sources.remove(&slot).is_some()) {
             let (item, count) = (stack.item, stack.count.get());
-            return Err(RejectionCause::StackTooLarge { item, count, max_stack: limit(catalog, item) });
+            return Err(RejectionCause::StackTooLarge { item, count, max_stack: stack_limit(catalog, item) });
         }
     }
     Ok(())

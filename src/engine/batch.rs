@@ -1,0 +1,126 @@
+//! The mutations of one batch: applied in order to copies, then committed as a whole or dropped.
+
+use super::hot::{HotTable, StagedState};
+use super::{EngineError, MutationReply, MutationRequest};
+use crate::domain::{self, Catalog, Effect, Epoch, Inventory, InventoryId, InventoryLookup, KeyTag, TouchedInventory};
+use crate::store::{Key, Recall, Reply, Transaction};
+use crate::sync::{ChangeKind, ChangeRecord, MutationContext};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The mutations of one batch, applied to copies.
+pub(super) struct Batch<'a> {
+    hot: &'a HotTable,
+    /// The new states and change records of the inventories that the batch has affected so far.
+    pub staged: HashMap<InventoryId, StagedState>,
+    /// The mutations to commit, in order.
+    pub transactions: Vec<Transaction>,
+    /// The index in `transactions` of each key.
+    by_key: HashMap<Key, usize>,
+}
+
+impl InventoryLookup for Batch<'_> {
+    fn inventory(&self, id: &InventoryId) -> Option<Arc<Inventory>> {
+        match self.staged.get(id) {
+            Some(staged) => staged.inventory.clone(),
+            None => self.hot.inventory(id).flatten(),
+        }
+    }
+}
+
+impl<'a> Batch<'a> {
+    pub fn new(hot: &'a HotTable) -> Self {
+        Self { hot, staged: HashMap::new(), transactions: Vec::new(), by_key: HashMap::new() }
+    }
+
+    /// Runs a mutation, or returns its stored reply. If it fails, the session's streams correct what it predicted.
+    pub fn run(
+        &mut self,
+        request: &MutationRequest,
+        lookup: &Recall,
+        catalog: &Catalog,
+    ) -> Result<MutationReply, EngineError> {
+        let result = self.known_reply(request, lookup).unwrap_or_else(|| self.apply(request, catalog));
+        if result.is_err() {
+            request.predicted.iter().for_each(|(id, _)| self.record_correction(request, id));
+        }
+        result
+    }
+
+    /// Returns the reply to a mutation whose key is already known, or `None` if the key is new.
+    fn known_reply(&self, request: &MutationRequest, lookup: &Recall) -> Option<Result<MutationReply, EngineError>> {
+        let in_this_batch = self.by_key.get(&request.key).map(|index| &self.transactions[*index]);
+        let (payload, reply) = match (in_this_batch, lookup) {
+            (Some(earlier), _) => (earlier.payload, &earlier.reply),
+            (None, Recall::Applied { payload, reply }) => (*payload, reply),
+            (None, Recall::Forgotten) => return Some(Err(EngineError::KeyExpired)),
+            (None, Recall::TooFarAhead { ahead_ms }) => {
+                return Some(Err(EngineError::KeyFromTheFuture { ahead_ms: *ahead_ms }));
+            }
+            (None, Recall::New) => return None,
+        };
+        if payload != request.payload {
+            return Some(Err(EngineError::KeyReused));
+        }
+        Some(Ok(MutationReply { reply: reply.clone(), replayed: true, prediction_confirmed: false }))
+    }
+
+    fn apply(&mut self, request: &MutationRequest, catalog: &Catalog) -> Result<MutationReply, EngineError> {
+        let mutation = request.mutation.resolve(catalog).map_err(EngineError::UnknownName)?;
+        let effect = domain::apply(&mutation, catalog, &*self, &mut new_epoch).map_err(EngineError::Rejected)?;
+        let context = context(request);
+        let current = |id: &InventoryId| self.inventory(id).map(|inventory| inventory.contents.digest());
+        let prediction_confirmed = context.is_confirmed(&effect, current);
+        let Effect { outcomes, touched } = effect;
+        for inventory in &touched {
+            if let Some(record) = context.record(inventory, prediction_confirmed) {
+                self.stage(request, inventory, record);
+            }
+        }
+        if !prediction_confirmed {
+            context.untouched_predictions(&touched).for_each(|id| self.record_correction(request, id));
+        }
+        let versions = touched.iter().map(|touched| touched.version.clone()).collect();
+        let reply = Reply { outcomes, versions };
+        self.by_key.insert(request.key.clone(), self.transactions.len());
+        let (key, payload) = (request.key.clone(), request.payload);
+        self.transactions.push(Transaction { key, payload, reply: reply.clone(), touched });
+        Ok(MutationReply { reply, replayed: false, prediction_confirmed })
+    }
+
+    /// Stages the new state of an inventory, to be published once the batch is committed.
+    fn stage(&mut self, request: &MutationRequest, touched: &TouchedInventory, record: ChangeRecord) {
+        let staged = self.staged.entry(touched.version.id.clone()).or_insert_with(|| StagedState::new(None));
+        staged.inventory.clone_from(&touched.state);
+        staged.trace = request.trace.or(staged.trace);
+        staged.records.push(record);
+    }
+
+    /// Stages a record that makes the session's streams send a full state of an inventory that it predicted wrongly.
+    fn record_correction(&mut self, request: &MutationRequest, id: &InventoryId) {
+        let (Some(session), Some(inventory)) = (&request.session, self.inventory(id)) else { return };
+        let record = ChangeRecord::correction(session.clone(), request.key.caller.clone(), &inventory);
+        let unchanged = || StagedState::new(Some(inventory));
+        self.staged.entry(id.clone()).or_insert_with(unchanged).records.push(record);
+    }
+}
+
+fn context(request: &MutationRequest) -> MutationContext<'_> {
+    MutationContext {
+        session: request.session.as_ref(),
+        predicted: &request.predicted,
+        key: KeyTag::of(&request.key.key),
+        caller: &request.key.caller,
+        kind: ChangeKind::of(&request.mutation),
+        reason: &request.reason,
+    }
+}
+
+/// Returns a new random epoch.
+pub fn new_epoch() -> Epoch {
+    loop {
+        if let Some(epoch) = Epoch::new(fastrand::u32(..)) {
+            return epoch;
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Loads what a batch needs from the store: inventories that are not hot, and idempotency keys.
+
+use super::{EngineError, MutationRequest};
+use crate::domain::{Inventory, InventoryId};
+use crate::store::{Key, Loaded, Recall, Store, StoreError};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Maximum number of failed reads in one batch before the whole batch fails; each failed read may take the disk a
+/// while.
+const FAILED_READS_MAX: usize = 8;
+
+/// The results of the store's lookups for one batch.
+pub(super) struct LoadedBatch {
+    /// The idempotency lookup of each mutation.
+    pub lookups: Vec<Result<Recall, StoreError>>,
+    /// Inventories that the store cannot read. Only requests that need one of them fail.
+    unreadable: HashMap<InventoryId, StoreError>,
+}
+
+/// Inventories that were not hot; `None` for one that does not exist.
+pub(super) type LoadedInventories = Vec<(InventoryId, Option<Arc<Inventory>>)>;
+
+/// Loads inventories and keys. If the store cannot read one of them, only the requests that need it fail.
+///
+/// # Errors
+///
+/// [`EngineError::Store`] if the store is full, or fails so often that the whole batch fails.
+pub(super) fn load_batch(
+    store: &dyn Store,
+    ids: Vec<InventoryId>,
+    keys: &[Key],
+) -> Result<(LoadedInventories, LoadedBatch), EngineError> {
+    match store.load(&ids, keys) {
+        Ok(Loaded { inventories, keys }) => {
+            let lookups = keys.into_iter().map(Ok).collect();
+            Ok((ids.into_iter().zip(inventories).collect(), LoadedBatch { lookups, unreadable: HashMap::new() }))
+        }
+        Err(StoreError::Corrupt { .. } | StoreError::Unavailable { .. }) => load_one_by_one(store, ids, keys),
+        Err(error @ StoreError::Full { .. }) => Err(EngineError::Store(error)),
+    }
+}
+
+/// Returns every inventory that a mutation may read.
+pub(super) fn needed_inventories(request: &MutationRequest) -> impl Iterator<Item = &InventoryId> {
+    request.mutation.inventories().chain(request.predicted.iter().map(|(id, _)| id))
+}
+
+impl LoadedBatch {
+    /// Checks that the store could read all of these inventories.
+    pub fn check_readable<'a>(&self, mut ids: impl Iterator<Item = &'a InventoryId>) -> Result<(), EngineError> {
+        if self.unreadable.is_empty() {
+            return Ok(());
+        }
+        ids.find_map(|id| self.unreadable.get(id)).map_or(Ok(()), |error| Err(EngineError::Store(error.clone())))
+    }
+
+    /// Returns the idempotency lookup of a request, unless the request cannot run because the store cannot read its key
+    /// or an inventory. A retry needs only the stored reply, so unreadable inventories do not fail it.
+    pub fn check_lookup<'a>(
+        &self,
+        request: &MutationRequest,
+        lookup: &'a Result<Recall, StoreError>,
+    ) -> Result<&'a Recall, EngineError> {
+        let recall = lookup.as_ref().map_err(|error| EngineError::Store(error.clone()))?;
+        match recall {
+            Recall::Applied { .. } | Recall::Forgotten | Recall::TooFarAhead { .. } => {}
+            Recall::New => self.check_readable(needed_inventories(request))?,
+        }
+        Ok(recall)
+    }
+}
+
+fn load_one_by_one(
+    store: &dyn Store,
+    ids: Vec<InventoryId>,
+    keys: &[Key],
+) -> Result<(LoadedInventories, LoadedBatch), EngineError> {
+    let mut batch = LoadedBatch { lookups: Vec::with_capacity(keys.len()), unreadable: HashMap::new() };
+    let mut inventories = Vec::with_capacity(ids.len());
+    let mut failed_reads = 0;
+    let mut may_continue = |error: &StoreError| {
+        failed_reads += usize::from(!matches!(error, StoreError::Corrupt { .. }));
+        failed_reads < FAILED_READS_MAX
+    };
+    for id in ids {
+        match store.load(std::slice::from_ref(&id), &[]) {
+            Ok(loaded) => inventories.push((id, loaded.inventories.into_iter().flatten().next())),
+            Err(error) if may_continue(&error) => {
+                tracing::error!(%id, %error, "cannot read an inventory; requests that need it fail");
+                batch.unreadable.insert(id, error);
+            }
+            Err(error) => return Err(EngineError::Store(error)),
+        }
+    }
+    for key in keys {
+        match store.load(&[], std::slice::from_ref(key)) {
+            Ok(loaded) => batch.lookups.extend(loaded.keys.into_iter().map(Ok)),
+            Err(error) if may_continue(&error) => batch.lookups.push(Err(error)),
+            Err(error) => return Err(EngineError::Store(error)),
+        }
+    }
+    Ok((inventories, batch))
+}
