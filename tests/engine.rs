@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+#[path = "common/faulty_store.rs"]
+#[allow(dead_code, reason = "each test file uses its own part")]
+mod faulty_store;
+
+use faulty_store::{Fault, FaultyStore};
 use slotcast::catalog_file::default_catalog;
 use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
@@ -10,7 +15,6 @@ use slotcast::domain::{
 };
 use slotcast::engine::{Engine, EngineError, EngineSettings, MutationReply, MutationRequest};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
-use slotcast::store::faulty::{Fault, FaultyStore};
 use slotcast::store::{CommitError, Key, ListQuery, Loaded, Store, StoreError, Transaction};
 use std::future::Future;
 use std::path::Path;

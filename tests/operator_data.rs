@@ -178,7 +178,7 @@ async fn a_backup_under_load_holds_all_that_was_acknowledged_before_and_conserve
 
     let found = fsck(&copy);
     let again = run("backup", &data, &[text(&copy)]);
-    assert!(String::from_utf8_lossy(&again.stderr).contains("copy.db is there already"), "{again:?}");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("copy.db already exists"), "{again:?}");
     let restored = folder.path().join("restored");
     ran("restore", &restored, &[text(&copy)]);
     assert_eq!(fsck(&restored)["items"], found["items"]);
@@ -211,7 +211,7 @@ async fn case_35_after_a_restore_a_stream_that_resumes_gets_everything_with_the_
     let after = client.mutate(late.clone(), add("a", "coal", 1, vec![])).await.unwrap().inventories.remove(0);
     assert!(refused("restore", &data, &[text(&copy), "--force"]).contains("already open in another process"));
     server.kill();
-    assert!(refused("restore", &data, &[text(&copy)]).contains("is there already"));
+    assert!(refused("restore", &data, &[text(&copy)]).contains("already exists"));
     let said = ran("restore", &data, &[text(&copy), "--force"]);
     let kept = said.lines().next().unwrap().strip_prefix("the store that was there is now ").unwrap();
     assert_eq!(fsck(Path::new(kept))["items"].as_object().unwrap().values().filter_map(Value::as_u64).sum::<u64>(), 7);
@@ -335,7 +335,7 @@ fn fsck_ends_with_status_1_and_every_problem() {
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(
         said.lines().collect::<Vec<_>>(),
-        ["inventory \"cold-0\": its checksum does not fit", "inventory \"cold-2\": its checksum does not fit"]
+        ["inventory \"cold-0\": its checksum does not match", "inventory \"cold-2\": its checksum does not match"]
     );
     assert!(String::from_utf8(output.stderr).unwrap().contains("has 2 problems"));
     let output = run("fsck", &folder.path().join("nowhere"), &["--json"]);

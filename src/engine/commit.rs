@@ -6,7 +6,7 @@ use super::{EngineError, EngineSettings, MutationReply, MutationRequest, Watched
 use crate::domain::{
     self, Caller, Catalog, Effect, Epoch, Inventory, InventoryId, InventoryLookup, KeyTag, SessionId, Touched,
 };
-use crate::store::{CommitError, Key, Loaded, Recall, Reply, Store, StoreError, Transaction};
+use crate::store::{CommitError, Key, KeyStatus, Loaded, Reply, Store, StoreError, Transaction};
 use crate::sync::{ChangeKind, ChangeRecord, MutationContext};
 use crate::telemetry::{CommitSpan, CommitTelemetry};
 use std::collections::{HashMap, HashSet};
@@ -235,7 +235,7 @@ impl Writer {
 /// The results of the store's lookups for one batch.
 struct LoadedBatch {
     /// The idempotency lookup of each mutation.
-    recalls: Vec<Result<Recall, StoreError>>,
+    recalls: Vec<Result<KeyStatus, StoreError>>,
     /// Inventories that the store cannot read. Only requests that need one of them fail.
     unreadable: HashMap<InventoryId, StoreError>,
 }
@@ -253,12 +253,12 @@ impl LoadedBatch {
     fn recall<'a>(
         &self,
         request: &MutationRequest,
-        recalled: &'a Result<Recall, StoreError>,
-    ) -> Result<&'a Recall, EngineError> {
+        recalled: &'a Result<KeyStatus, StoreError>,
+    ) -> Result<&'a KeyStatus, EngineError> {
         let recalled = recalled.as_ref().map_err(|error| EngineError::Store(error.clone()))?;
         match recalled {
-            Recall::Applied { .. } | Recall::Forgotten | Recall::TooFarAhead { .. } => {}
-            Recall::New => self.check(needed_inventories(request))?,
+            KeyStatus::Applied { .. } | KeyStatus::Expired | KeyStatus::TooFarAhead { .. } => {}
+            KeyStatus::New => self.check(needed_inventories(request))?,
         }
         Ok(recalled)
     }
@@ -337,7 +337,7 @@ impl<'a> Batch<'a> {
     fn run(
         &mut self,
         request: &MutationRequest,
-        recalled: &Recall,
+        recalled: &KeyStatus,
         catalog: &Catalog,
     ) -> Result<MutationReply, EngineError> {
         let ran = self.recall(request, recalled).unwrap_or_else(|| self.apply(request, catalog));
@@ -348,16 +348,16 @@ impl<'a> Batch<'a> {
     }
 
     /// Returns the reply to a mutation whose key is already known, or `None` if the key is new.
-    fn recall(&self, request: &MutationRequest, recalled: &Recall) -> Option<Result<MutationReply, EngineError>> {
+    fn recall(&self, request: &MutationRequest, recalled: &KeyStatus) -> Option<Result<MutationReply, EngineError>> {
         let in_this_batch = self.by_key.get(&request.key).map(|at| &self.transactions[*at]);
         let (payload, reply) = match (in_this_batch, recalled) {
             (Some(earlier), _) => (earlier.payload, &earlier.reply),
-            (None, Recall::Applied { payload, reply }) => (*payload, reply),
-            (None, Recall::Forgotten) => return Some(Err(EngineError::KeyExpired)),
-            (None, Recall::TooFarAhead { ahead_ms }) => {
+            (None, KeyStatus::Applied { payload, reply }) => (*payload, reply),
+            (None, KeyStatus::Expired) => return Some(Err(EngineError::KeyExpired)),
+            (None, KeyStatus::TooFarAhead { ahead_ms }) => {
                 return Some(Err(EngineError::KeyFromTheFuture { ahead_ms: *ahead_ms }));
             }
-            (None, Recall::New) => return None,
+            (None, KeyStatus::New) => return None,
         };
         if payload != request.payload {
             return Some(Err(EngineError::KeyReused));
