@@ -1,6 +1,6 @@
-//! The index of the remembered idempotency keys and the places of their records. The journal rows are the record; this
-//! index in memory has a 128-bit hash per key. The hash uses random secrets of each start, so that an attacker cannot
-//! make keys collide.
+//! The index of the remembered idempotency keys and the locations of their records. The journal rows are authoritative;
+//! this index in memory has a 128-bit hash per key. The hash uses random secrets of each start, so that an attacker
+//! cannot make keys collide.
 
 use crate::store::format::BatchTime;
 use crate::store::horizon::KeyHorizon;
@@ -14,7 +14,7 @@ const SHARDS: usize = 256;
 
 pub type KeyHash = u128;
 
-/// The place of a key's record: the journal row, and the index of the record in it.
+/// The location of a key's record: the journal row, and the index of the record in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordLocation {
     pub seq: i64,

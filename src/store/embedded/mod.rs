@@ -1,7 +1,7 @@
 //! The embedded store: one SQLite file with an append-only journal in it.
 //!
 //! A commit appends one journal row that contains the whole batch, and writes nothing else; [`fold`] updates the table
-//! of inventories afterwards. Memory holds the changes that are not folded yet ([`overlay`]) and the place of each
+//! of inventories afterwards. Memory holds the changes that are not folded yet ([`overlay`]) and the location of each
 //! idempotency key's record ([`keys`]). Opening rebuilds both from the journal ([`replay`]). SQLite provides the file
 //! format and crash safety; the store adds its own checksums, since SQLite has none.
 //!

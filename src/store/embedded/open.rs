@@ -26,7 +26,8 @@ pub enum OpenError {
     #[error("{} is not a Slotcast store: {detail}; the file was not changed; choose another path", path.display())]
     NotSlotcast { path: PathBuf, detail: String },
     #[error(
-        "{} has format {found}, but this version supports formats up to {known}; use the version of Slotcast that wrote the file, or a newer one",
+        "{} has format {found}, but this version supports formats up to {known}; use the version of Slotcast that wrote \
+         the file, or a newer one",
         path.display()
     )]
     NewerFormat { path: PathBuf, found: u32, known: u32 },
