@@ -60,7 +60,7 @@ impl Place {
             Ok(()) => Ok(()),
             Err(CatalogError::CodesReused { conflicts, .. }) => Err(conflicts
                 .into_iter()
-                .map(|conflict| (conflict.known, conflict.item.code.get(), conflict.item.id.to_string()))
+                .map(|conflict| (conflict.known_id, conflict.item.code.get(), conflict.item.id.to_string()))
                 .collect()),
             Err(CatalogError::Store(error)) => panic!("{error}"),
         }
@@ -207,7 +207,7 @@ async fn every_command_rejects_a_catalog_that_reassigns_stored_codes() {
         let told = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{command}: {told}");
         assert!(
-            told.contains("code 2 belongs to item \"sand\", the catalog gives it to \"gold\""),
+            told.contains("code 2 belongs to item \"sand\", the catalog assigns it to \"gold\""),
             "{command}: {told}"
         );
         assert!(told.contains("renamed_from") && output.stdout.is_empty(), "{command}: {told}");

@@ -1,4 +1,5 @@
-//! `kill -9` under load, again and again: nothing acknowledged is lost, nothing is made or lost, retries apply once.
+//! Kills the server under load, repeatedly: no acknowledged mutation is lost, no item is created or lost, and retries
+//! apply once.
 //!
 //! `SLOTCAST_CRASHES` sets how many times (5 by default; `just crash 100` for a campaign).
 
@@ -28,7 +29,7 @@ fn name(inventory: usize) -> String {
     format!("vault-{inventory}")
 }
 
-/// What the acknowledged mutations add up to.
+/// The expected result of the acknowledged mutations.
 #[derive(Default)]
 struct Ledger {
     balance: Mutex<HashMap<&'static str, i64>>,
@@ -51,7 +52,7 @@ impl Ledger {
     }
 }
 
-/// An operation, and how many of the item it adds in all.
+/// Returns an operation, its item, and how many of the item it adds.
 fn random_operation() -> (Operation, &'static str, i64) {
     let item = ITEMS[fastrand::usize(..ITEMS.len())];
     let count = fastrand::u32(1..=5);
@@ -81,7 +82,7 @@ fn random_operation() -> (Operation, &'static str, i64) {
     }
 }
 
-/// Mutates until told to stop. Whatever happens to a call, it is retried with its key until its end is known.
+/// Mutates until `stop` is set. Retries each call with its key until its outcome is known.
 async fn write(uri: Arc<Mutex<String>>, ledger: Arc<Ledger>, stop: Arc<AtomicBool>) {
     while !stop.load(Ordering::Relaxed) {
         let (operation, item, gained) = random_operation();
@@ -118,7 +119,7 @@ async fn check_revisions(client: &Client, ledger: &Ledger, acknowledged: &HashMa
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_32_killed_under_load_nothing_acknowledged_is_lost_and_no_item_is_made_or_lost() {
+async fn case_32_kill_under_load_loses_no_acknowledged_mutation_and_creates_or_loses_no_item() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = ServerProcess::start(folder.path(), &[]);
     let client = Client::new(&server.uri, "crash-test").unwrap();

@@ -183,7 +183,7 @@ async fn a_backup_under_load_has_everything_acknowledged_before_and_conserves_it
 
     let found = fsck(&copy);
     let again = run("backup", &data, &[text(&copy)]);
-    assert!(String::from_utf8_lossy(&again.stderr).contains("copy.db is there already"), "{again:?}");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("copy.db already exists"), "{again:?}");
     let restored = folder.path().join("restored");
     succeed("restore", &restored, &[text(&copy)]);
     assert_eq!(fsck(&restored)["items"], found["items"]);
@@ -216,7 +216,7 @@ async fn case_35_a_stream_that_resumes_after_a_restore_gets_a_full_frame_with_th
     let after = client.mutate(late.clone(), add("a", "coal", 1, vec![])).await.unwrap().inventories.remove(0);
     assert!(fail("restore", &data, &[text(&copy), "--force"]).contains("already open in another process"));
     server.kill();
-    assert!(fail("restore", &data, &[text(&copy)]).contains("is there already"));
+    assert!(fail("restore", &data, &[text(&copy)]).contains("already exists"));
     let output = succeed("restore", &data, &[text(&copy), "--force"]);
     let kept = output.lines().next().unwrap().strip_prefix("the previous store was renamed to ").unwrap();
     assert_eq!(fsck(Path::new(kept))["items"].as_object().unwrap().values().filter_map(Value::as_u64).sum::<u64>(), 7);
@@ -342,7 +342,7 @@ fn fsck_reports_every_problem_and_exits_with_status_1() {
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert_eq!(
         stdout.lines().collect::<Vec<_>>(),
-        ["inventory \"cold-0\": its checksum does not fit", "inventory \"cold-2\": its checksum does not fit"]
+        ["inventory \"cold-0\": its checksum does not match", "inventory \"cold-2\": its checksum does not match"]
     );
     assert!(String::from_utf8(output.stderr).unwrap().contains("has 2 problems"));
     let output = run("fsck", &folder.path().join("nowhere"), &["--json"]);

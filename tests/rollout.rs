@@ -508,7 +508,7 @@ fn the_settings_file_is_reloaded_and_commands_show_and_set_the_rollout() {
     let table = printed(&set, &server.uri);
     assert!(table.lines().any(|line| line.split_whitespace().eq(["delta_percent", "25", "100"])), "{table}");
     write("[sync]\nnews_ms = 60001\n");
-    std::thread::sleep(Duration::from_millis(2_500));
+    wait_for_log(&log, "ERROR");
     assert_eq!(news_ms(&server.uri), 90, "an invalid file changes nothing");
     write("[sync]\nnews_ms = 80\n");
     let id = server.id().to_string();

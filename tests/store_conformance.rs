@@ -1,66 +1,68 @@
-//! What every store must hold to. The same laws for all: a new store is one more line at the end.
+//! The requirements of the `Store` trait, checked for every implementation.
 
+#[path = "common/faulty_store.rs"]
+mod faulty_store;
 #[path = "common/memory_store.rs"]
 #[allow(dead_code, reason = "each test file uses its own part")]
 mod memory_store;
 mod store_support;
 
+use faulty_store::{Fault, FaultyStore};
 use memory_store::MemoryStore;
 use slotcast::domain::{Inventory, Slot};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
-use slotcast::store::faulty::{Fault, FaultyStore};
-use slotcast::store::{CommitError, ListQuery, Recall, Store, StoreError};
+use slotcast::store::{CommitError, KeyStatus, ListQuery, Store, StoreError};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 use store_support::*;
 
-/// A store whose content lasts: opened again, it has what it had.
+/// A store that can be reopened with the same contents.
 trait Reopen {
     fn open(&self) -> Box<dyn Store>;
 }
 
 fn conformance(place: &dyn Reopen) {
-    an_empty_store_knows_nothing(&*place.open());
-    what_was_committed_is_loaded_in_the_order_asked_for(place);
-    a_deleted_inventory_is_gone_and_may_come_back(place);
-    a_batch_builds_upon_itself(place);
+    an_empty_store_has_no_inventories_and_no_keys(&*place.open());
+    committed_inventories_are_loaded_in_the_requested_order(place);
+    a_deleted_inventory_is_absent_and_can_be_created_again(place);
+    each_transaction_of_a_batch_builds_on_the_ones_before_it(place);
     keys_are_recalled_with_their_payload_and_reply(place);
     a_key_more_than_a_minute_ahead_of_the_clock_is_not_new(place);
-    lists_are_in_order_of_bytes_and_paged(place);
+    lists_are_paged_in_byte_order(place);
     random_histories_agree_with_a_model(place);
 }
 
-fn an_empty_store_knows_nothing(store: &dyn Store) {
+fn an_empty_store_has_no_inventories_and_no_keys(store: &dyn Store) {
     let loaded = store.load(&[id("nobody")], &[key("never")]).expect("it loads");
     assert_eq!(loaded.inventories, [None]);
-    assert_eq!(loaded.keys, [Recall::New]);
+    assert_eq!(loaded.keys, [KeyStatus::New]);
     assert_eq!(store.list(&ListQuery { limit: 10, ..ListQuery::default() }), Ok(vec![]));
     assert_eq!(store.commit(&[]), Ok(()));
 }
 
-fn what_was_committed_is_loaded_in_the_order_asked_for(place: &dyn Reopen) {
+fn committed_inventories_are_loaded_in_the_requested_order(place: &dyn Reopen) {
     let (one, two) = (full_inventory("order-1"), inventory("order-2", None, 2, 3, &[]));
     let store = place.open();
     store.commit(&[transaction(key("order"), vec![created(&one), created(&two)])]).expect("it commits");
     let ids = [id("order-2"), id("nobody"), id("order-1"), id("order-2")];
-    let wanted = vec![Some(two.clone()), None, Some(one), Some(two)];
-    assert_eq!(store.load(&ids, &[]).expect("it loads").inventories, wanted);
+    let expected = vec![Some(two.clone()), None, Some(one), Some(two)];
+    assert_eq!(store.load(&ids, &[]).expect("it loads").inventories, expected);
     drop(store);
-    assert_eq!(place.open().load(&ids, &[]).expect("it loads").inventories, wanted);
+    assert_eq!(place.open().load(&ids, &[]).expect("it loads").inventories, expected);
 }
 
-/// All that an inventory may have: an owner, attributes, full and empty slots, stamps of several revisions.
+/// An inventory with an owner, attributes, full and empty slots, and stamps of several revisions.
 fn full_inventory(name: &str) -> Arc<Inventory> {
     let first = inventory(name, Some("ann"), u32::MAX, 36, &[(Slot(0), stack(1, 64)), (Slot(35), stack(7, 1))]);
     let edits = vec![(Slot(3), stack_with(5, 1, &[0; 1024])), (Slot(0), stack(1, 63))];
     let second = updated(&first, edits).state.expect("it is there");
     let third = updated(&second, vec![(Slot(35), None), (Slot(4), stack_with(u32::MAX, u32::MAX, b"\0x"))]);
-    // As if it had been restored like this: its creation keeps the stamps.
+    // As if it had been restored: its creation keeps the stamps.
     third.state.expect("it is there")
 }
 
-fn a_deleted_inventory_is_gone_and_may_come_back(place: &dyn Reopen) {
+fn a_deleted_inventory_is_absent_and_can_be_created_again(place: &dyn Reopen) {
     let first = inventory("phoenix", Some("ann"), 1, 9, &[(Slot(1), stack(2, 3))]);
     let second = inventory("phoenix", Some("bob"), 2, 27, &[]);
     let third = inventory("phoenix", None, 3, 27, &[(Slot(26), stack(4, 4))]);
@@ -86,7 +88,7 @@ fn a_deleted_inventory_is_gone_and_may_come_back(place: &dyn Reopen) {
     assert_eq!(store.list(&of_ann), Ok(vec![]));
 }
 
-fn a_batch_builds_upon_itself(place: &dyn Reopen) {
+fn each_transaction_of_a_batch_builds_on_the_ones_before_it(place: &dyn Reopen) {
     let first = inventory("chain", None, 1, 9, &[(Slot(0), stack(1, 10))]);
     let mut batch = vec![transaction(key("chain-0"), vec![created(&first)])];
     let mut state = first;
@@ -116,15 +118,15 @@ fn keys_are_recalled_with_their_payload_and_reply(place: &dyn Reopen) {
     let mut another_caller = keys[0].clone();
     another_caller.caller = slotcast::domain::Caller::new("server-2").expect("a name");
     keys.extend([another_caller, uuid_key(1_700_000_000_001, 8)]);
-    let applied = |transaction: &slotcast::store::Transaction| Recall::Applied {
+    let applied = |transaction: &slotcast::store::Transaction| KeyStatus::Applied {
         payload: transaction.payload,
         reply: transaction.reply.clone(),
     };
-    let mut wanted: Vec<_> = transactions.iter().map(applied).collect();
-    wanted.extend([Recall::New, Recall::New]);
-    assert_eq!(store.load(&[], &keys).expect("it loads").keys, wanted);
+    let mut expected: Vec<_> = transactions.iter().map(applied).collect();
+    expected.extend([KeyStatus::New, KeyStatus::New]);
+    assert_eq!(store.load(&[], &keys).expect("it loads").keys, expected);
     drop(store);
-    assert_eq!(place.open().load(&[id("keyed")], &keys).expect("it loads").keys, wanted);
+    assert_eq!(place.open().load(&[id("keyed")], &keys).expect("it loads").keys, expected);
 }
 
 fn a_key_more_than_a_minute_ahead_of_the_clock_is_not_new(place: &dyn Reopen) {
@@ -132,14 +134,14 @@ fn a_key_more_than_a_minute_ahead_of_the_clock_is_not_new(place: &dyn Reopen) {
     let (near, far) = (uuid_key(now.as_millis() as u64 + 30_000, 1), uuid_key(now.as_millis() as u64 + 3_600_000, 1));
     let store = place.open();
     let recalls = store.load(&[], &[near.clone(), far]).expect("it loads").keys;
-    assert_eq!(recalls[0], Recall::New);
-    assert!(matches!(recalls[1], Recall::TooFarAhead { ahead_ms: 3_000_000..=3_600_000 }), "{:?}", recalls[1]);
+    assert_eq!(recalls[0], KeyStatus::New);
+    assert!(matches!(recalls[1], KeyStatus::TooFarAhead { ahead_ms: 3_000_000..=3_600_000 }), "{:?}", recalls[1]);
     store.commit(&[transaction(near.clone(), vec![])]).expect("it commits");
     drop(store);
-    assert!(matches!(place.open().load(&[], &[near]).expect("it loads").keys[0], Recall::Applied { .. }));
+    assert!(matches!(place.open().load(&[], &[near]).expect("it loads").keys[0], KeyStatus::Applied { .. }));
 }
 
-fn lists_are_in_order_of_bytes_and_paged(place: &dyn Reopen) {
+fn lists_are_paged_in_byte_order(place: &dyn Reopen) {
     let names = ["l/Z", "l/a", "l/a-1", "l/a/1", "l/é", "l/𝄞", "l/\u{FFFD}", "l/b", "l/a\u{10FFFF}x"];
     let store = place.open();
     for (number, name) in names.iter().enumerate() {
@@ -173,7 +175,7 @@ fn random_histories_agree_with_a_model(place: &dyn Reopen) {
     let mut store = place.open();
     let all = ListQuery { limit: 10_000, ..ListQuery::default() };
     let mut history = History::new(7, 12);
-    // What other laws have left behind is part of the model.
+    // The inventories of the other checks are part of the model.
     for there in store.list(&all).expect("it lists") {
         history.model.ids.insert(there.id.clone(), ());
         history.model.inventories.insert(there.id.clone(), there);
@@ -234,12 +236,12 @@ impl Store for FoldingStore {
 }
 
 #[test]
-fn the_embedded_store_conforms_when_everything_is_folded_at_once() {
+fn the_embedded_store_conforms_when_each_commit_is_folded() {
     let folder = tempfile::tempdir().expect("a folder");
     conformance(&AlwaysFolded(&folder.path().join("slotcast.db")));
 }
 
-/// What tests of the service run on.
+/// The store that tests of the service use.
 struct InMemory(Arc<MemoryStore>);
 
 struct Shared(Arc<MemoryStore>);
@@ -283,13 +285,13 @@ impl Reopen for Decorated<'_> {
 }
 
 #[test]
-fn the_faulty_store_conforms_while_no_fault_is_asked_for() {
+fn the_faulty_store_conforms_without_faults() {
     let folder = tempfile::tempdir().expect("a folder");
     conformance(&Decorated(Embedded(&folder.path().join("slotcast.db"))));
 }
 
 #[test]
-fn the_faulty_store_fails_before_or_after_the_commit_inside() {
+fn the_faulty_store_fails_before_or_after_the_inner_commit() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("slotcast.db");
     let store = FaultyStore::new(EmbeddedStore::open(&path, EmbeddedSettings::default()).expect("it opens"));

@@ -1,4 +1,4 @@
-//! Files that the embedded store must not trust: truncated, newer, open already, foreign, damaged.
+//! Files that the embedded store refuses: truncated, newer, already open, of another application, damaged.
 
 mod store_support;
 
@@ -8,7 +8,7 @@ use slotcast::store::{ListQuery, Store, StoreError};
 use store_support::*;
 
 #[test]
-fn case_49_a_truncated_file_is_refused_and_says_why() {
+fn case_49_a_truncated_file_is_refused_with_the_reason() {
     let place = Place::new();
     let store = place.open();
     let mut history = History::new(9, 300);
@@ -29,7 +29,7 @@ fn case_49_a_truncated_file_is_refused_and_says_why() {
 }
 
 #[test]
-fn case_49_a_file_of_a_newer_format_is_refused_and_says_why() {
+fn case_49_a_file_of_a_newer_format_is_refused_with_the_reason() {
     let place = Place::new();
     drop(place.open());
     let connection = rusqlite::Connection::open(place.path()).expect("it opens");
@@ -37,11 +37,11 @@ fn case_49_a_file_of_a_newer_format_is_refused_and_says_why() {
     drop(connection);
     let refusal = place.refusal();
     assert!(matches!(refusal, OpenError::NewerFormat { found: 99, .. }), "{refusal:?}");
-    assert!(refusal.to_string().contains("has format 99, this program knows formats up to 1"), "{refusal}");
+    assert!(refusal.to_string().contains("has format 99, but this version supports formats up to 1"), "{refusal}");
 }
 
 #[test]
-fn case_49_a_file_that_is_open_already_is_refused_and_says_why() {
+fn case_49_a_file_that_is_already_open_is_refused_with_the_reason() {
     let place = Place::new();
     let store = place.open();
     let refusal = place.refusal();
@@ -53,7 +53,7 @@ fn case_49_a_file_that_is_open_already_is_refused_and_says_why() {
 }
 
 #[test]
-fn case_49_a_file_that_is_not_ours_is_refused_and_left_alone() {
+fn case_49_a_file_of_another_application_is_refused_and_not_changed() {
     let place = Place::new();
     std::fs::write(place.path(), "just some notes, long enough for a head of a hundred bytes".repeat(3))
         .expect("written");
@@ -74,7 +74,7 @@ fn case_49_a_file_that_is_not_ours_is_refused_and_left_alone() {
     assert!(matches!(refusal, OpenError::Io { .. }), "{refusal:?}");
 }
 
-/// Case 48. Any bit of a row, of a journal row, of the marks around them.
+/// Case 48. Flips any bit of a table row, of a journal row, or of the bytes around them.
 #[test]
 fn case_48_a_flipped_bit_is_an_error_and_never_a_wrong_item() {
     let place = Place::new();
@@ -93,7 +93,7 @@ fn case_48_a_flipped_bit_is_an_error_and_never_a_wrong_item() {
     let (mut refused, mut corrupt) = (0, 0);
     for _ in 0..1_500 {
         let mut damaged = whole.clone();
-        // Where there is something: an empty page's bits mean nothing.
+        // Bits of unused space have no meaning.
         let at = loop {
             let at = random.usize(100..damaged.len());
             if damaged[at] != 0 {
@@ -142,14 +142,14 @@ fn case_48_a_row_with_a_flipped_bit_is_corrupt() {
         assert!(matches!(loaded, Err(StoreError::Corrupt { .. })), "{damage}: {loaded:?}");
         let listed = store.list(&ListQuery { limit: 9, ..ListQuery::default() });
         assert!(matches!(listed, Err(StoreError::Corrupt { .. })), "{damage}: {listed:?}");
-        // Written whole again, it is what it was.
+        // Writing the whole row repairs it.
         store.commit(&[transaction(key(damage), vec![recreated(&state, &state)])]).expect("it commits");
         store.close().expect("it closes");
     }
 }
 
 #[test]
-fn a_journal_with_a_row_missing_is_refused() {
+fn a_journal_with_a_missing_row_is_refused() {
     let place = Place::new();
     let store = place.open();
     let mut history = History::new(11, 5);

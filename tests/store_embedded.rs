@@ -1,13 +1,11 @@
-//! The embedded store's own promises: fold, replay, crashes, forgetting, a full disk, damaged files.
+//! Guarantees of the embedded store beyond the `Store` trait: replay, crashes, key expiry, a full disk.
 
 mod store_support;
 
 use slotcast::domain::{InventoryId, Slot};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
-use slotcast::store::{CommitError, Key, ListQuery, Recall, Store, StoreError};
+use slotcast::store::{CommitError, Key, KeyStatus, ListQuery, Store, StoreError};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use store_support::*;
 
@@ -26,7 +24,7 @@ fn a_cold_inventory_is_read_from_the_table_and_a_warm_one_from_the_overlay() {
 }
 
 #[test]
-fn opening_replays_what_was_not_folded() {
+fn opening_replays_unfolded_commits() {
     let place = Place::new();
     let mut history = History::new(1, 20);
     for _ in 0..5 {
@@ -66,82 +64,17 @@ fn random_histories_with_folds_and_reopenings_agree_with_a_model() {
     }
 }
 
-/// Settings under which rounds, checkpoints and waiting for room come all the time.
-fn hasty() -> EmbeddedSettings {
-    EmbeddedSettings {
-        round_records: 20,
-        round_inventories: 10,
-        slice: Duration::ZERO,
-        unfolded_records_max: 200,
-        unfolded_inventories_max: 100,
-        wal_bytes_soft: 64 << 10,
-        ..EmbeddedSettings::default()
-    }
-}
-
 #[test]
-fn reads_and_lists_are_right_while_folds_run() {
-    let place = Place::new();
-    let store = Arc::new(place.open_with(hasty()));
-    // Two inventories in each commit, always equal: whoever reads both must see them equal.
-    let twins = [inventory("twin-a", Some("ann"), 1, 9, &[]), inventory("twin-b", Some("ann"), 1, 9, &[])];
-    store.commit(&[transaction(key("twins"), twins.iter().map(created).collect())]).expect("it commits");
-    let stop = Arc::new(AtomicBool::new(false));
-    let readers: Vec<_> = (0..2).map(|_| spawn_reader(store.clone(), stop.clone())).collect();
-    let mut history = History::new(3, 40);
-    let mut states = twins;
-    for round in 0..1_500_u32 {
-        let touched: Vec<_> =
-            states.iter().map(|twin| updated(twin, vec![(Slot((round % 9) as u16), stack(1, round + 1))])).collect();
-        states = [0, 1].map(|twin: usize| touched[twin].state.clone().expect("it is there"));
-        let mut batch = vec![transaction(key(&format!("twins-{round}")), touched)];
-        batch.extend(history.batch());
-        store.commit(&batch).expect("it commits");
-    }
-    stop.store(true, Ordering::SeqCst);
-    let reads: u64 = readers.into_iter().map(|reader| reader.join().expect("no reader saw anything wrong")).sum();
-    assert!(reads > 0);
-    assert!(store.statistics().folds > 0);
-    history.model.apply(&[transaction(key("twins-last"), states.iter().map(created).collect())]);
-    history.model.keys.clear();
-    history.model.check(&*store);
-    let wal_bytes = store.statistics().wal_bytes;
-    assert!(wal_bytes < 4 << 20, "the log has grown to {wal_bytes} bytes");
-}
-
-fn spawn_reader(store: Arc<EmbeddedStore>, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<u64> {
-    let ids = [id("twin-a"), id("twin-b")];
-    let query = ListQuery { owner: Some(player("ann")), prefix: "twin".into(), limit: 5, ..ListQuery::default() };
-    std::thread::spawn(move || {
-        let (mut reads, mut last) = (0, 0);
-        while !stop.load(Ordering::SeqCst) {
-            let loaded = store.load(&ids, &[key("twins")]).expect("it loads");
-            let revisions: Vec<u64> =
-                loaded.inventories.iter().flatten().map(|twin| twin.contents.revision().0).collect();
-            assert_eq!(revisions[0], revisions[1]);
-            assert!(revisions[0] >= last, "a read went back");
-            let listed: Vec<u64> =
-                store.list(&query).expect("it lists").iter().map(|twin| twin.contents.revision().0).collect();
-            assert_eq!(listed.len(), 2);
-            assert!(listed[0] >= revisions[0] && listed[1] >= revisions[1], "a list was older than a read before it");
-            last = revisions[0];
-            reads += 1;
-        }
-        reads
-    })
-}
-
-#[test]
-fn a_copy_of_the_files_at_any_point_opens_to_all_that_was_committed() {
+fn a_copy_of_the_files_at_any_time_contains_all_commits() {
     for seed in 0..6 {
         let place = Place::new();
         let mut history = History::new(100 + seed, 8);
-        let store = place.open_with(hasty());
+        let store = place.open_with(frequent_folds());
         for _ in 0..12 {
             for _ in 0..history.random.usize(1..12) {
                 store.commit(&history.batch()).expect("it commits");
             }
-            // Without the fold's turn the files may change while they are copied, which no crash does.
+            // Folds first, so that the files do not change while they are copied; a crash is one moment.
             store.fold().expect("it folds");
             for _ in 0..history.random.usize(..3) {
                 store.commit(&history.batch()).expect("it commits");
@@ -161,7 +94,7 @@ fn a_copy_of_the_files_at_any_point_opens_to_all_that_was_committed() {
     }
 }
 
-/// Case 46. The end of the log is cut off block by block: what is left is always a prefix of the commits.
+/// Case 46. Truncates the log block by block: the store always contains a prefix of the commits.
 #[test]
 fn case_46_a_torn_log_opens_to_the_old_or_the_new_commit() {
     let place = Place::new();
@@ -189,11 +122,11 @@ fn case_46_a_torn_log_opens_to_the_old_or_the_new_commit() {
     assert_eq!(before, 0, "all was cut off in the end");
 }
 
-/// Case 47. Stopped while it was being opened, again and again.
+/// Case 47. Copies the files of a store that was just opened, repeatedly.
 #[test]
 fn case_47_a_crash_during_recovery_loses_nothing() {
     let place = Place::new();
-    let store = place.open_with(hasty());
+    let store = place.open_with(frequent_folds());
     let mut history = History::new(6, 8);
     for _ in 0..50 {
         store.commit(&history.batch()).expect("it commits");
@@ -201,7 +134,7 @@ fn case_47_a_crash_during_recovery_loses_nothing() {
     let mut before = Place::new();
     let mut copy = store.paused(|| copy_of(&place.path(), before.folder.path()));
     for _ in 0..5 {
-        let opened = EmbeddedStore::open(&copy, hasty()).expect("it opens");
+        let opened = EmbeddedStore::open(&copy, frequent_folds()).expect("it opens");
         let next = Place::new();
         let again = opened.paused(|| copy_of(&copy, next.folder.path()));
         history.model.check(&opened);
@@ -212,7 +145,7 @@ fn case_47_a_crash_during_recovery_loses_nothing() {
 }
 
 #[test]
-fn a_key_is_remembered_for_its_window_and_then_forgotten() {
+fn a_key_expires_after_the_key_window() {
     let place = Place::new();
     let store = place.open();
     let (early, late) = (uuid_key(1_000, 1), uuid_key(2_000, 2));
@@ -222,22 +155,22 @@ fn a_key_is_remembered_for_its_window_and_then_forgotten() {
     store.commit(&[transaction(late.clone(), vec![])]).expect("it commits");
     let recall =
         |store: &EmbeddedStore, key: &Key| store.load(&[], std::slice::from_ref(key)).expect("it loads").keys.remove(0);
-    let is_applied = |recall: Recall| matches!(recall, Recall::Applied { .. });
+    let is_applied = |recall: KeyStatus| matches!(recall, KeyStatus::Applied { .. });
 
     place.clock.pass(Duration::from_secs(5 * 60));
     store.fold().expect("it folds");
     assert!(is_applied(recall(&store, &early)), "its window is not over");
     place.clock.pass(Duration::from_millis(1));
     store.fold().expect("it folds");
-    assert_eq!(recall(&store, &early), Recall::Forgotten);
-    assert_eq!(recall(&store, &uuid_key(1_000, 3)), Recall::Forgotten, "as old as one that was forgotten");
-    assert_eq!(recall(&store, &uuid_key(1_001, 3)), Recall::New);
-    assert_eq!(recall(&store, &plain), Recall::New);
+    assert_eq!(recall(&store, &early), KeyStatus::Expired);
+    assert_eq!(recall(&store, &uuid_key(1_000, 3)), KeyStatus::Expired, "as old as one that was forgotten");
+    assert_eq!(recall(&store, &uuid_key(1_001, 3)), KeyStatus::New);
+    assert_eq!(recall(&store, &plain), KeyStatus::New);
     assert!(is_applied(recall(&store, &late)));
 
     drop(store);
     let store = place.open();
-    assert_eq!(recall(&store, &early), Recall::Forgotten, "after a restart too");
+    assert_eq!(recall(&store, &early), KeyStatus::Expired, "after a restart too");
     assert!(is_applied(recall(&store, &late)));
     // The time during which the store was closed does not count; what was open before does.
     place.clock.pass(Duration::from_secs(14 * 60));
@@ -245,14 +178,14 @@ fn a_key_is_remembered_for_its_window_and_then_forgotten() {
     assert!(is_applied(recall(&store, &late)));
     place.clock.pass(Duration::from_secs(2 * 60));
     store.fold().expect("it folds");
-    assert_eq!(recall(&store, &late), Recall::Forgotten);
+    assert_eq!(recall(&store, &late), KeyStatus::Expired);
     assert_eq!(store.statistics().journal_rows, 0);
     drop(store);
-    assert_eq!(recall(&place.open(), &late), Recall::Forgotten);
+    assert_eq!(recall(&place.open(), &late), KeyStatus::Expired);
 }
 
 #[test]
-fn keys_above_the_number_are_forgotten_oldest_first() {
+fn keys_above_the_maximum_number_expire_oldest_first() {
     let place = Place::new();
     let store = place.open_with(EmbeddedSettings { keys_max: 10, ..place.clock.settings() });
     for number in 1..=30 {
@@ -263,12 +196,12 @@ fn keys_above_the_number_are_forgotten_oldest_first() {
     assert_eq!(store.statistics().remembered_keys, 10);
     let keys: Vec<Key> = (1..=31).map(|number| uuid_key(u64::from(number), number)).collect();
     let recalls = store.load(&[], &keys).expect("it loads").keys;
-    assert!(recalls[..20].iter().all(|recall| *recall == Recall::Forgotten));
-    assert!(recalls[20..30].iter().all(|recall| matches!(recall, Recall::Applied { .. })));
-    assert_eq!(recalls[30], Recall::New);
+    assert!(recalls[..20].iter().all(|recall| *recall == KeyStatus::Expired));
+    assert!(recalls[20..30].iter().all(|recall| matches!(recall, KeyStatus::Applied { .. })));
+    assert_eq!(recalls[30], KeyStatus::New);
 }
 
-/// Case 44. The quota stands for the disk.
+/// Case 44. The size limit of the file stands for a full disk.
 #[test]
 fn case_44_a_full_disk_refuses_commits_keeps_reads_and_recovers() {
     let place = Place::new();
@@ -297,9 +230,9 @@ fn case_44_a_full_disk_refuses_commits_keeps_reads_and_recovers() {
     assert!(matches!(error, CommitError::NotCommitted(StoreError::Full { .. })), "{error:?}");
     model.check(&store);
     let unwritten = store.load(&[], &[batch[0].key.clone()]).expect("it loads").keys;
-    assert_eq!(unwritten, [Recall::New], "what was refused has not happened");
+    assert_eq!(unwritten, [KeyStatus::New], "what was refused has not happened");
 
-    // Room comes as keys are forgotten, without a restart.
+    // Expired keys make room, without a restart.
     place.clock.pass(Duration::from_secs(16 * 60));
     store.fold().expect("it folds");
     store.commit(&batch).expect("there is room again");
@@ -310,7 +243,7 @@ fn case_44_a_full_disk_refuses_commits_keeps_reads_and_recovers() {
 }
 
 #[test]
-fn case_44_a_fold_without_room_loses_nothing_and_goes_on_when_there_is_room() {
+fn case_44_a_fold_on_a_full_disk_loses_nothing_and_continues_when_there_is_room() {
     let place = Place::new();
     let store = place.open();
     let mut history = History::new(8, 200);
@@ -319,7 +252,7 @@ fn case_44_a_fold_without_room_loses_nothing_and_goes_on_when_there_is_room() {
     }
     drop(store);
     let bytes = std::fs::metadata(place.path()).expect("it is there").len();
-    // No page more than there are: the journal is there, the table has no room.
+    // The file cannot grow, so the table has no room.
     let store =
         place.open_with(EmbeddedSettings { bytes_max: Some(bytes), fold_reserve_bytes: 0, ..place.clock.settings() });
     let failed = store.fold().expect_err("there is no room");
@@ -359,7 +292,7 @@ fn stored_records_and_rows_are_small() {
     assert!(row <= 300, "a row's contents have {row} bytes");
 }
 
-/// Prints what it was promised, until it is killed. Only ever run by the test below.
+/// Commits and prints each acknowledged state, until it is killed. Runs in a child process of the test below.
 fn child(path: &Path) -> ! {
     let settings = EmbeddedSettings { round_records: 500, wal_bytes_soft: 256 << 10, ..EmbeddedSettings::default() };
     let store = EmbeddedStore::open(path, settings).expect("it opens");
@@ -442,17 +375,17 @@ fn run_and_kill(path: &Path, after: Duration) -> (std::process::ExitStatus, Stri
     (status, String::from_utf8(output).expect("it is text"))
 }
 
-/// A store of a build that did not remember items yet, with nothing in its log.
-fn of_an_earlier_build(place: &Place) {
+/// Creates a store of an earlier version, which has no table of items, with an empty log.
+fn earlier_version(place: &Place) {
     place.open().close().expect("it closes");
     let connection = rusqlite::Connection::open(place.path()).expect("it opens");
     connection.execute_batch("DROP TABLE items").expect("it is dropped");
 }
 
 #[test]
-fn a_store_of_an_earlier_build_goes_on_when_its_new_table_reaches_the_file() {
+fn a_store_of_an_earlier_version_continues_after_its_new_table_is_checkpointed() {
     let place = Place::new();
-    of_an_earlier_build(&place);
+    earlier_version(&place);
     let store = place.open();
     store.commit(&[transaction(key("1"), vec![])]).expect("it commits");
     store.flush().expect("the log is copied into the file");
@@ -461,9 +394,9 @@ fn a_store_of_an_earlier_build_goes_on_when_its_new_table_reaches_the_file() {
 }
 
 #[test]
-fn a_full_store_of_an_earlier_build_opens() {
+fn a_full_store_of_an_earlier_version_opens() {
     let place = Place::new();
-    of_an_earlier_build(&place);
+    earlier_version(&place);
     let connection = rusqlite::Connection::open(place.path()).expect("it opens");
     connection.execute_batch("VACUUM").expect("no page is free");
     drop(connection);

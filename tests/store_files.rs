@@ -1,4 +1,4 @@
-//! Commands that only read change nothing, and commands and first starts that stop half-way leave a whole store.
+//! Read-only commands change no file, and interrupted commands and first starts leave a complete store.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use store_support::*;
 
-/// What is wrong, what is said of it, and how it comes about.
+/// What is wrong, what is message of it, and how it comes about.
 type Damage<'a> = (&'static str, &'static str, &'a dyn Fn(&Path));
 
 #[test]
-fn no_command_that_reads_changes_a_store_whose_database_is_empty_missing_cut_or_foreign() {
+fn read_only_commands_do_not_change_a_store_whose_database_is_empty_missing_truncated_or_foreign() {
     let cut =
         |path: &Path, bytes: u64| std::fs::File::options().write(true).open(path).unwrap().set_len(bytes).unwrap();
     let bytes_at = |path: &Path, at: usize, bytes: &[u8]| {
@@ -26,11 +26,11 @@ fn no_command_that_reads_changes_a_store_whose_database_is_empty_missing_cut_or_
         ("empty", "it is empty, but its write-ahead log", &|path| cut(path, 0)),
         ("missing", "it is missing, but its write-ahead log", &|path| std::fs::remove_file(path).unwrap()),
         ("cut", "", &|path| cut(path, 5_000)),
-        ("no database", "not a Slotcast file", &|path| {
+        ("no database", "not a Slotcast store", &|path| {
             std::fs::write(path, "these are some notes of mine".repeat(200)).unwrap();
             std::fs::remove_file(beside(path, "-wal")).unwrap();
         }),
-        ("another application", "not a Slotcast file", &|path| {
+        ("another application", "not a Slotcast store", &|path| {
             bytes_at(path, 68, b"else");
             std::fs::remove_file(beside(path, "-wal")).unwrap();
         }),
@@ -38,18 +38,18 @@ fn no_command_that_reads_changes_a_store_whose_database_is_empty_missing_cut_or_
             bytes_at(path, 60, &[0, 0, 0, 99]);
             std::fs::remove_file(beside(path, "-wal")).unwrap();
         }),
-        ("damaged log", "acknowledged commits behind it", &|path| {
+        ("damaged log", "acknowledged commits after it", &|path| {
             bytes_at(&beside(path, "-wal"), 5, &[7]);
         }),
     ];
-    for (name, wanted, damage) in damages {
+    for (name, expected, damage) in damages {
         let place = crashed();
         damage(&place.path());
         let before = files(place.folder.path());
         let commands = READING.into_iter().chain([("import", &["--dry-run", "/dev/null"][..]), ("serve", &[])]);
         for (command, arguments) in commands {
-            let said = refused(command, place.folder.path(), arguments);
-            assert!(said.contains(wanted) || command == "import", "{name}, {command}: {said}");
+            let message = refused(command, place.folder.path(), arguments);
+            assert!(message.contains(expected) || command == "import", "{name}, {command}: {message}");
             assert!(files(place.folder.path()) == before, "{name}: {command} changed a file");
         }
     }
@@ -57,7 +57,7 @@ fn no_command_that_reads_changes_a_store_whose_database_is_empty_missing_cut_or_
 }
 
 #[test]
-fn a_crashed_store_is_read_as_a_whole_and_left_as_it_is() {
+fn read_only_commands_read_all_of_a_crashed_store_and_do_not_change_it() {
     let place = crashed();
     let before = files(place.folder.path());
     // A stale index of another log.
@@ -78,8 +78,7 @@ fn a_crashed_store_is_read_as_a_whole_and_left_as_it_is() {
 }
 
 #[test]
-fn a_change_that_was_interrupted_in_a_store_without_a_log_is_said_by_commands_that_read_and_taken_back_by_the_service()
-{
+fn read_only_commands_report_an_interrupted_write_and_the_service_rolls_it_back() {
     let place = Place::new();
     place.open().close().unwrap();
     let connection = rusqlite::Connection::open(place.path()).unwrap();
@@ -98,8 +97,8 @@ fn a_change_that_was_interrupted_in_a_store_without_a_log_is_said_by_commands_th
     let before = files(crashed.folder.path());
     assert!(before["slotcast.db-journal"].iter().any(|byte| *byte != 0));
     for (command, arguments) in READING {
-        let said = refused(command, crashed.folder.path(), arguments);
-        assert!(said.contains("slotcast.db-journal") && said.contains("start the service once"), "{said}");
+        let message = refused(command, crashed.folder.path(), arguments);
+        assert!(message.contains("slotcast.db-journal") && message.contains("start the service once"), "{message}");
         assert!(files(crashed.folder.path()) == before, "{command} changed a file");
     }
     drop(crashed.open());
@@ -126,7 +125,7 @@ impl Drop for ReadOnly {
 }
 
 #[test]
-fn a_store_in_a_folder_that_cannot_be_written_is_read_if_it_has_no_log() {
+fn a_store_in_a_read_only_folder_is_readable_if_it_has_no_log() {
     let (closed, crashed) = (Place::new(), crashed());
     let store = closed.open();
     store.commit(&[transaction(key("1"), vec![created(&chest("here", 1))])]).unwrap();
@@ -140,32 +139,32 @@ fn a_store_in_a_folder_that_cannot_be_written_is_read_if_it_has_no_log() {
     let exported = run("export", closed.folder.path(), &["-"]);
     assert!(String::from_utf8(exported.stdout).unwrap().contains("here"));
     assert!(run("fsck", closed.folder.path(), &[]).status.success());
-    let said = refused("fsck", crashed.folder.path(), &[]);
-    assert!(said.contains("copy both files to another folder"), "{said}");
+    let message = refused("fsck", crashed.folder.path(), &[]);
+    assert!(message.contains("copy both files to another folder"), "{message}");
 }
 
 #[test]
-fn no_output_takes_the_place_of_a_file_of_a_store() {
+fn commands_do_not_overwrite_files_of_a_store() {
     let (place, other) = (Place::new(), Place::new());
     let _open = (place.open(), other.open());
     std::fs::hard_link(place.path(), place.folder.path().join("link.db")).unwrap();
     for name in ["slotcast.db", "slotcast.db-wal", "slotcast.db-shm", "slotcast.db-lock", "link.db"] {
         let target = place.folder.path().join(name);
         for command in ["backup", "export"] {
-            let said = refused(command, place.folder.path(), &[target.to_str().unwrap(), "--force"]);
-            assert!(said.contains("it is the store itself, or a file of it"), "{name}: {said}");
+            let message = refused(command, place.folder.path(), &[target.to_str().unwrap(), "--force"]);
+            assert!(message.contains("it belongs to the store itself"), "{name}: {message}");
         }
     }
     for command in ["backup", "export"] {
-        let said = refused(command, place.folder.path(), &[other.path().to_str().unwrap(), "--force"]);
-        assert!(said.contains("has it open"), "{said}");
+        let message = refused(command, place.folder.path(), &[other.path().to_str().unwrap(), "--force"]);
+        assert!(message.contains("has it open"), "{message}");
     }
 }
 
 // First start.
 
 #[test]
-fn a_first_start_that_was_interrupted_is_begun_anew() {
+fn an_interrupted_first_start_is_repeated() {
     let whole = Place::new();
     drop(whole.open());
     let empty = {
@@ -205,7 +204,7 @@ fn hot_journal_of_an_empty_file() -> Vec<u8> {
 }
 
 #[test]
-fn what_may_have_been_used_is_never_begun_anew() {
+fn a_database_that_may_have_been_used_is_never_created_again() {
     let place = Place::new();
     let store = place.open();
     store.commit(&[transaction(key("1"), vec![created(&chest("here", 1))])]).unwrap();
@@ -244,7 +243,7 @@ fn what_may_have_been_used_is_never_begun_anew() {
 }
 
 #[test]
-fn an_import_that_is_refused_makes_no_store() {
+fn a_refused_import_creates_no_store() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("bad.jsonl"), "not json").unwrap();
     let data = folder.path().join("data");
@@ -261,7 +260,8 @@ fn an_import_that_is_refused_makes_no_store() {
 
 // Restores that stop half-way.
 
-/// Every state that a restore can stop in: the new store complete beside the old one, more and more of which is set aside.
+/// Every state in which a restore can be interrupted: the new store is complete, and more and more files of the old one
+/// are renamed.
 fn interrupted_restores() -> Vec<Place> {
     let renames = ["", "-wal"];
     let states = (0..=renames.len()).map(|renamed| {
@@ -281,7 +281,7 @@ fn interrupted_restores() -> Vec<Place> {
 }
 
 #[test]
-fn a_restore_that_stopped_half_way_is_completed_by_whoever_opens_the_store_and_the_old_one_is_kept_whole() {
+fn an_interrupted_restore_is_completed_on_open_and_the_old_store_is_kept() {
     for (number, place) in interrupted_restores().into_iter().enumerate() {
         assert_eq!(ids(&place.path()), ["restored"], "state {number}");
         assert_eq!(ids(&beside(&place.path(), ".replaced-77")), ["folded", "late"], "state {number}");
@@ -289,8 +289,8 @@ fn a_restore_that_stopped_half_way_is_completed_by_whoever_opens_the_store_and_t
     for (number, place) in interrupted_restores().into_iter().enumerate() {
         let before = files(place.folder.path());
         for (command, arguments) in READING {
-            let said = refused(command, place.folder.path(), arguments);
-            assert!(said.contains("was being replaced by a restore that was interrupted"), "{said}");
+            let message = refused(command, place.folder.path(), arguments);
+            assert!(message.contains("a restore of") && message.contains("was interrupted"), "{message}");
             assert!(files(place.folder.path()) == before, "{command} changed a file");
         }
         let backup = crashed();
@@ -303,14 +303,14 @@ fn a_restore_that_stopped_half_way_is_completed_by_whoever_opens_the_store_and_t
 }
 
 #[test]
-fn a_restore_that_stopped_before_its_copy_was_complete_has_changed_nothing() {
+fn a_restore_interrupted_before_its_copy_is_complete_changes_nothing() {
     let place = crashed();
     std::fs::write(place.folder.path().join(".slotcast-restore-abc"), "half of a copy").unwrap();
     assert_eq!(ids(&place.path()), ["folded", "late"]);
 }
 
 #[test]
-fn a_refusal_to_open_says_what_to_do() {
+fn an_open_error_says_what_to_do() {
     let place = crashed();
     std::fs::remove_file(place.path()).unwrap();
     let refusal = place.refusal();

@@ -1,16 +1,16 @@
-//! Forgetting idempotency keys: no key runs twice, and no caller's clock harms another caller.
+//! Expiry of idempotency keys: no key runs twice, and no caller's clock affects another caller.
 
 mod store_support;
 
 use proptest::prelude::*;
 use slotcast::store::embedded::tools::{self, Snapshot};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
-use slotcast::store::{Key, Recall, Store};
+use slotcast::store::{Key, KeyStatus, Store};
 use std::collections::HashSet;
 use std::time::Duration;
 use store_support::*;
 
-fn recall(store: &EmbeddedStore, key: &Key) -> Recall {
+fn recall(store: &EmbeddedStore, key: &Key) -> KeyStatus {
     store.load(&[], std::slice::from_ref(key)).expect("it loads").keys.remove(0)
 }
 
@@ -20,7 +20,7 @@ fn commit(store: &EmbeddedStore, keys: &[Key]) {
 }
 
 #[test]
-fn with_few_keys_remembered_a_caller_59_s_ahead_has_no_other_caller_s_fresh_key_refused_and_no_key_runs_twice() {
+fn with_few_remembered_keys_a_caller_59_s_ahead_affects_no_other_caller_and_no_key_runs_twice() {
     const LATENCY_MS: u64 = 50;
     let place = Place::new();
     let settings = || EmbeddedSettings { keys_max: 1_000, ..place.clock.settings() };
@@ -30,13 +30,13 @@ fn with_few_keys_remembered_a_caller_59_s_ahead_has_no_other_caller_s_fresh_key_
         place.clock.pass(Duration::from_millis(1));
         let now_ms = place.clock.right_unix_ms();
         let fast = uuid_key_of("fast", now_ms + 59_000, number);
-        assert_eq!(recall(&store, &fast), Recall::New);
+        assert_eq!(recall(&store, &fast), KeyStatus::New);
         commit(&store, std::slice::from_ref(&fast));
         sent.push(fast);
         if number % 10 == 0 {
-            // On its way for a while, as a call is.
+            // The call took a while to arrive.
             let other = uuid_key_of(&format!("other-{}", number % 50), now_ms - LATENCY_MS, number);
-            assert_eq!(recall(&store, &other), Recall::New, "after {number} keys of the fast caller");
+            assert_eq!(recall(&store, &other), KeyStatus::New, "after {number} keys of the fast caller");
             commit(&store, std::slice::from_ref(&other));
             sent.push(other);
         }
@@ -52,10 +52,10 @@ fn with_few_keys_remembered_a_caller_59_s_ahead_has_no_other_caller_s_fresh_key_
     assert_eq!(store.statistics().callers_ahead, 1);
     let check = |store: &EmbeddedStore| {
         let again = store.load(&[], &sent).expect("it loads").keys;
-        assert_eq!(again.iter().filter(|recall| **recall == Recall::Forgotten).count(), sent.len() - 1_000);
-        assert!(!again.contains(&Recall::New));
+        assert_eq!(again.iter().filter(|recall| **recall == KeyStatus::Expired).count(), sent.len() - 1_000);
+        assert!(!again.contains(&KeyStatus::New));
         let fresh = uuid_key_of("newcomer", place.clock.right_unix_ms(), 1);
-        assert_eq!(recall(store, &fresh), Recall::New);
+        assert_eq!(recall(store, &fresh), KeyStatus::New);
     };
     check(&store);
     drop(store);
@@ -63,7 +63,7 @@ fn with_few_keys_remembered_a_caller_59_s_ahead_has_no_other_caller_s_fresh_key_
 }
 
 #[test]
-fn with_a_short_window_a_caller_55_s_ahead_has_no_other_caller_s_fresh_key_refused_and_no_key_runs_twice() {
+fn with_a_short_key_window_a_caller_55_s_ahead_affects_no_other_caller_and_no_key_runs_twice() {
     let place = Place::new();
     let settings = || EmbeddedSettings { key_window: Duration::from_secs(10), ..place.clock.settings() };
     let mut store = place.open_with(settings());
@@ -72,7 +72,7 @@ fn with_a_short_window_a_caller_55_s_ahead_has_no_other_caller_s_fresh_key_refus
         let now_ms = place.clock.right_unix_ms();
         let keys = [uuid_key_of("fast", now_ms + 55_000, second), uuid_key_of("other", now_ms - 50, second)];
         for key in &keys {
-            assert_eq!(recall(&store, key), Recall::New, "second {second}: {key:?}");
+            assert_eq!(recall(&store, key), KeyStatus::New, "second {second}: {key:?}");
         }
         commit(&store, &keys);
         sent.extend(keys);
@@ -83,15 +83,15 @@ fn with_a_short_window_a_caller_55_s_ahead_has_no_other_caller_s_fresh_key_refus
             store = place.open_with(settings());
         }
         let again = store.load(&[], &sent).expect("it loads").keys;
-        assert!(!again.contains(&Recall::New), "second {second}");
-        forgotten = again.iter().filter(|recall| **recall == Recall::Forgotten).count();
+        assert!(!again.contains(&KeyStatus::New), "second {second}");
+        forgotten = again.iter().filter(|recall| **recall == KeyStatus::Expired).count();
     }
     assert!(forgotten > 440, "{forgotten} of {}", sent.len());
     assert_eq!(store.statistics().callers_ahead, 1);
 }
 
 #[test]
-fn a_caller_that_is_no_longer_ahead_leaves_nothing_behind() {
+fn the_entry_of_a_caller_that_is_no_longer_ahead_is_removed() {
     let place = Place::new();
     let settings = || EmbeddedSettings { key_window: Duration::from_secs(10), ..place.clock.settings() };
     let store = place.open_with(settings());
@@ -106,17 +106,17 @@ fn a_caller_that_is_no_longer_ahead_leaves_nothing_behind() {
         place.clock.pass(Duration::from_secs(1));
         commit(&store, &[uuid_key_of("other", place.clock.right_unix_ms(), second)]);
         store.fold().expect("it folds");
-        assert_eq!(recall(&store, &fast) == Recall::Forgotten, second >= 10, "second {second}");
+        assert_eq!(recall(&store, &fast) == KeyStatus::Expired, second >= 10, "second {second}");
         if second == 30 {
             assert_eq!((store.statistics().callers_ahead, stored()), (1, 1));
         }
     }
     assert_eq!((store.statistics().callers_ahead, stored()), (0, 0));
-    assert_eq!(recall(&store, &fast), Recall::Forgotten);
+    assert_eq!(recall(&store, &fast), KeyStatus::Expired);
 }
 
 #[test]
-fn when_too_many_callers_are_ahead_further_ones_wait_until_they_are_not() {
+fn when_too_many_callers_are_ahead_keys_ahead_of_further_callers_are_refused() {
     let place = Place::new();
     let settings = || EmbeddedSettings { keys_max: 10, ..place.clock.settings() };
     let store = place.open_with(settings());
@@ -128,9 +128,9 @@ fn when_too_many_callers_are_ahead_further_ones_wait_until_they_are_not() {
     }
     let check = |store: &EmbeddedStore| {
         let late = ahead(10, 1);
-        assert_eq!(recall(store, &late), Recall::TooFarAhead { ahead_ms: 20_010 });
-        assert_eq!(recall(store, &ahead(3, 2)), Recall::New, "who has an entry goes on");
-        assert_eq!(recall(store, &uuid_key_of("right", place.clock.right_unix_ms(), 1)), Recall::New);
+        assert_eq!(recall(store, &late), KeyStatus::TooFarAhead { ahead_ms: 20_010 });
+        assert_eq!(recall(store, &ahead(3, 2)), KeyStatus::New, "who has an entry goes on");
+        assert_eq!(recall(store, &uuid_key_of("right", place.clock.right_unix_ms(), 1)), KeyStatus::New);
         late
     };
     check(&store);
@@ -140,18 +140,18 @@ fn when_too_many_callers_are_ahead_further_ones_wait_until_they_are_not() {
         &(0..10).map(|number| uuid_key_of("right", place.clock.right_unix_ms(), 10 + number)).collect::<Vec<_>>(),
     );
     store.fold().expect("it folds");
-    assert_eq!(recall(&store, &uuid_key_of("ahead-3", place.clock.right_unix_ms() + 20_002, 1)), Recall::Forgotten);
+    assert_eq!(recall(&store, &uuid_key_of("ahead-3", place.clock.right_unix_ms() + 20_002, 1)), KeyStatus::Expired);
     check(&store);
     drop(store);
     let store = place.open_with(settings());
     let late = check(&store);
     place.clock.pass(Duration::from_millis(20_010));
-    assert_eq!(recall(&store, &late), Recall::New, "its time has come");
+    assert_eq!(recall(&store, &late), KeyStatus::New, "its time has come");
 }
 
 /// Case 50. The caller shares the machine's clock, and so its error.
 #[test]
-fn case_50_a_clock_that_was_a_year_ahead_for_a_while_harms_only_callers_that_followed_it() {
+fn case_50_a_clock_that_was_a_year_ahead_affects_only_callers_that_followed_it() {
     const YEAR_MS: u64 = 365 * 86_400_000;
     let place = Place::new();
     let store = place.open();
@@ -168,30 +168,30 @@ fn case_50_a_clock_that_was_a_year_ahead_for_a_while_harms_only_callers_that_fol
     drop(store);
     let store = place.open();
     for key in misled.iter().chain([&other]) {
-        assert_eq!(recall(&store, key), Recall::Forgotten);
+        assert_eq!(recall(&store, key), KeyStatus::Expired);
     }
     let fresh = uuid_key_of("other", place.clock.right_unix_ms(), 2);
-    assert_eq!(recall(&store, &fresh), Recall::New);
-    assert_eq!(recall(&store, &uuid_key_of("local", place.clock.right_unix_ms(), 9)), Recall::Forgotten);
+    assert_eq!(recall(&store, &fresh), KeyStatus::New);
+    assert_eq!(recall(&store, &uuid_key_of("local", place.clock.right_unix_ms(), 9)), KeyStatus::Expired);
 
     // A day back: nobody may be ahead of it by a day, and no key runs twice.
     place.clock.step_wall_clock(-86_400_000);
-    assert_eq!(recall(&store, &fresh), Recall::TooFarAhead { ahead_ms: 86_400_000 });
-    assert_eq!(recall(&store, &other), Recall::Forgotten);
+    assert_eq!(recall(&store, &fresh), KeyStatus::TooFarAhead { ahead_ms: 86_400_000 });
+    assert_eq!(recall(&store, &other), KeyStatus::Expired);
 }
 
 #[test]
-fn a_retry_of_an_applied_key_is_answered_even_while_the_clock_is_behind_it() {
+fn a_retry_gets_the_stored_reply_even_while_the_clock_is_behind_the_key() {
     let place = Place::new();
     let store = place.open();
     let key = uuid_key_of("right", place.clock.right_unix_ms(), 1);
     commit(&store, std::slice::from_ref(&key));
     place.clock.step_wall_clock(-86_400_000);
-    assert!(matches!(recall(&store, &key), Recall::Applied { .. }));
+    assert!(matches!(recall(&store, &key), KeyStatus::Applied { .. }));
 }
 
 #[test]
-fn a_restored_backup_keeps_what_it_had_forgotten_of_callers_that_were_ahead() {
+fn a_restored_backup_keeps_the_horizon_of_callers_that_were_ahead() {
     let place = Place::new();
     let settings = || EmbeddedSettings { key_window: Duration::from_secs(10), ..place.clock.settings() };
     let store = place.open_with(settings());
@@ -199,15 +199,15 @@ fn a_restored_backup_keeps_what_it_had_forgotten_of_callers_that_were_ahead() {
     commit(&store, std::slice::from_ref(&fast));
     place.clock.pass(Duration::from_secs(11));
     store.fold().expect("it folds");
-    assert_eq!(recall(&store, &fast), Recall::Forgotten);
-    let (elsewhere, mut watch) = (Place::new(), |_: tools::Step| std::ops::ControlFlow::Continue(()));
+    assert_eq!(recall(&store, &fast), KeyStatus::Expired);
+    let (elsewhere, mut watch) = (Place::new(), |_: tools::ProgressUpdate| std::ops::ControlFlow::Continue(()));
     let copy = elsewhere.folder.path().join("backup.db");
     tools::backup(&Snapshot::open(&place.path()).expect("it opens"), &copy, false, &mut watch)
         .expect("it is backed up");
     tools::restore(&copy, &elsewhere.path(), false, 0, &mut || epoch(7), &mut watch).expect("it is restored");
     let restored = EmbeddedStore::open(&elsewhere.path(), settings()).expect("it opens");
-    assert_eq!(recall(&restored, &fast), Recall::Forgotten);
-    assert_eq!(recall(&restored, &uuid_key_of("other", place.clock.right_unix_ms(), 1)), Recall::New);
+    assert_eq!(recall(&restored, &fast), KeyStatus::Expired);
+    assert_eq!(recall(&restored, &uuid_key_of("other", place.clock.right_unix_ms(), 1)), KeyStatus::New);
 }
 
 #[derive(Debug, Clone)]
@@ -216,7 +216,7 @@ enum Step {
     Send {
         caller: usize,
     },
-    /// A key that was sent before comes again.
+    /// A key is sent again.
     Repeat {
         which: prop::sample::Index,
     },
@@ -228,7 +228,7 @@ enum Step {
         off_ms: i64,
     },
     Fold,
-    /// Stopped without folding, and opened again.
+    /// Close without folding, and open again.
     Reopen,
 }
 
@@ -259,7 +259,7 @@ fn check_history(keys_max: usize, window_ms: u64, steps: Vec<Step>, clock_is_rig
                 place.clock.pass(Duration::from_millis(1));
                 let key_ms = place.clock.right_unix_ms().saturating_add_signed(OFFSETS_MS[caller]);
                 let key = uuid_key_of(&format!("caller-{caller}"), key_ms, number as u32);
-                let is_new = recall(&store, &key) == Recall::New;
+                let is_new = recall(&store, &key) == KeyStatus::New;
                 assert!(is_new || OFFSETS_MS[caller] != 0 || !clock_is_right, "a fresh key is refused: {key:?}");
                 sent.push(key.clone());
                 Some(key)
@@ -284,7 +284,7 @@ fn check_history(keys_max: usize, window_ms: u64, steps: Vec<Step>, clock_is_rig
                 None
             }
         };
-        if let Some(key) = coming.filter(|key| recall(&store, key) == Recall::New) {
+        if let Some(key) = coming.filter(|key| recall(&store, key) == KeyStatus::New) {
             commit(&store, std::slice::from_ref(&key));
             assert!(applied.insert(key.clone()), "a key runs twice: {key:?}");
         }
@@ -296,7 +296,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_key_runs_twice_and_a_caller_whose_clock_is_right_never_has_a_fresh_key_refused(
+    fn no_key_runs_twice_and_fresh_keys_of_callers_with_correct_clocks_are_accepted(
         keys_max in prop_oneof![1..6_usize, 10..40_usize],
         window_ms in prop_oneof![500..5_000_u64, Just(900_000)],
         steps in prop::collection::vec(step(false), 1..200),
@@ -305,7 +305,7 @@ proptest! {
     }
 
     #[test]
-    fn case_50_no_key_runs_twice_whatever_the_wall_clock_of_the_service_does(
+    fn case_50_no_key_runs_twice_when_the_wall_clock_of_the_service_steps(
         keys_max in prop_oneof![1..6_usize, 10..40_usize],
         window_ms in prop_oneof![500..5_000_u64, Just(900_000)],
         steps in prop::collection::vec(step(true), 1..200),

@@ -1,4 +1,5 @@
-//! A damaged write-ahead log is told from a torn one: nothing acknowledged is forgotten in silence, and no crash is refused.
+//! Distinguishes a damaged write-ahead log from a torn one: no acknowledged commit is lost silently, and no crash is
+//! refused.
 
 mod store_support;
 
@@ -6,7 +7,7 @@ use slotcast::domain::catalog::CatalogSource;
 use slotcast::domain::{Catalog, Epoch, Slot};
 use slotcast::store::embedded::tools::{self, Snapshot, ToolError};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore, OpenError};
-use slotcast::store::{ListQuery, Recall, Store};
+use slotcast::store::{KeyStatus, ListQuery, Store};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use store_support::*;
@@ -95,7 +96,7 @@ fn history(seed: u64, commits: usize, folds_every: usize) -> (Image, Vec<Model>)
 }
 
 #[test]
-fn a_bit_flipped_anywhere_before_an_acknowledged_commit_is_refused_and_changes_no_file() {
+fn a_flipped_bit_before_an_acknowledged_commit_is_refused_and_changes_no_file() {
     let (image, models) = history(1, 24, 5);
     let place = Place::new();
     let commits = models.len() - 1;
@@ -116,14 +117,18 @@ fn a_bit_flipped_anywhere_before_an_acknowledged_commit_is_refused_and_changes_n
                     );
                     models[readable].check_inventories(&store);
                 }
-                Err(OpenError::DamagedLog { damage, .. }) => {
+                Err(OpenError::DamagedWal { damage, .. }) => {
                     refused += 1;
                     assert!(readable < commits, "nothing would be lost");
                     // A salt or a checksum is that of its own frame.
-                    assert_eq!((damage.frame, damage.offset), (frame as u64 + 1, begin as u64));
-                    // The newest is not known to be acknowledged, and of the first one of all it may not be seen that it was one.
+                    assert_eq!((damage.frame, damage.offset_bytes), (frame as u64 + 1, begin as u64));
+                    // The newest commit may be unacknowledged, and the first one of all unrecognizable.
                     let (lost, unknown) = ((commits - readable) as u64, 1 + u64::from(readable == 0));
-                    assert!(damage.commits <= lost && damage.commits + unknown >= lost, "{} of {lost}", damage.commits);
+                    assert!(
+                        damage.commits_min <= lost && damage.commits_min + unknown >= lost,
+                        "{} of {lost}",
+                        damage.commits_min
+                    );
                     let left = Image::at(&place.path());
                     assert!(left.database == damaged.database && left.log == damaged.log, "no file is changed");
                 }
@@ -135,40 +140,40 @@ fn a_bit_flipped_anywhere_before_an_acknowledged_commit_is_refused_and_changes_n
 }
 
 #[test]
-fn the_refusal_names_the_file_the_place_and_both_ways_on() {
+fn the_error_names_the_file_the_position_and_both_ways_to_recover() {
     let (image, _) = history(2, 9, 100);
     let place = Place::new();
     let refusal = image.flipped(HEADER_BYTES + 2 * FRAME_BYTES + 99, 0).open(&place).expect_err("it is damaged");
-    let said = refusal.to_string();
-    for wanted in [
+    let message = refusal.to_string();
+    for expected in [
         "slotcast.db-wal, the write-ahead log, is damaged at frame 3 (byte 8272)",
-        "acknowledged commits behind it",
+        "acknowledged commits after it",
         "`slotcast restore --force`",
         "`slotcast serve --accept-loss`",
     ] {
-        assert!(said.contains(wanted), "{wanted}: {said}");
+        assert!(message.contains(expected), "{expected}: {message}");
     }
 }
 
 #[test]
-fn a_bit_flipped_in_the_header_of_the_log_is_refused() {
+fn a_flipped_bit_in_the_header_of_the_log_is_refused() {
     let (image, _) = history(3, 5, 100);
     let place = Place::new();
     for byte in 0..HEADER_BYTES {
         let refused = image.flipped(byte, (byte % 8) as u32).open(&place).err();
         assert!(
-            matches!(refused, Some(OpenError::DamagedLog { damage, .. }) if damage.frame == 0),
+            matches!(refused, Some(OpenError::DamagedWal { damage, .. }) if damage.frame == 0),
             "{byte}: {refused:?}"
         );
     }
     let (image, _) = history(3, 1, 100);
     let refused = image.flipped(13, 0).open(&place).err();
-    assert!(matches!(refused, Some(OpenError::DamagedLog { .. })), "one commit is enough: {refused:?}");
+    assert!(matches!(refused, Some(OpenError::DamagedWal { .. })), "one commit is enough: {refused:?}");
 }
 
 /// As a lost block leaves it: neither the header nor the first frames tell which use of the file the log is.
 #[test]
-fn a_log_whose_beginning_reads_as_zeros_or_noise_is_refused_and_not_taken_for_an_empty_store() {
+fn a_log_that_begins_with_zeros_or_noise_is_refused_as_damaged() {
     let (image, _) = history(3, 12, 100);
     let place = Place::new();
     for bytes in [HEADER_BYTES + 16, HEADER_BYTES + FRAME_BYTES, 2 * 4096, 3 * 4096, 5 * FRAME_BYTES] {
@@ -177,7 +182,7 @@ fn a_log_whose_beginning_reads_as_zeros_or_noise_is_refused_and_not_taken_for_an
             lost.log[..bytes].fill(noise);
             let refused = lost.open(&place).err();
             assert!(
-                matches!(refused, Some(OpenError::DamagedLog { damage, .. }) if damage.frame == 0),
+                matches!(refused, Some(OpenError::DamagedWal { damage, .. }) if damage.frame == 0),
                 "{bytes} bytes of {noise}: {refused:?}"
             );
         }
@@ -198,7 +203,7 @@ fn damage_in_the_last_commit_is_a_torn_write() {
 
 /// The last commit, then folding, then nothing: what was written behind the commit shows that it had been acknowledged.
 #[test]
-fn damage_in_the_last_commit_is_refused_once_more_was_written_behind_it() {
+fn damage_in_the_last_commit_is_refused_if_more_was_written_after_it() {
     let place = Place::new();
     let store = place.open();
     let state = inventory("chest", None, 1, 9, &[(Slot(0), stack(1, 5))]);
@@ -209,11 +214,11 @@ fn damage_in_the_last_commit_is_refused_once_more_was_written_behind_it() {
     let image = Image::of(&store, &place);
     let elsewhere = Place::new();
     let refused = image.flipped(HEADER_BYTES + frames * FRAME_BYTES + 4_000, 0).open(&elsewhere).err();
-    assert!(matches!(refused, Some(OpenError::DamagedLog { damage, .. }) if damage.commits == 1), "{refused:?}");
+    assert!(matches!(refused, Some(OpenError::DamagedWal { damage, .. }) if damage.commits_min == 1), "{refused:?}");
 }
 
 #[test]
-fn a_log_whose_contents_are_all_in_the_database_may_be_unreadable_as_a_whole_but_not_in_part() {
+fn a_fully_checkpointed_log_may_be_unreadable_completely_but_not_in_part() {
     let place = Place::new();
     let store = place.open();
     let mut history = History::new(5, 9);
@@ -230,13 +235,13 @@ fn a_log_whose_contents_are_all_in_the_database_may_be_unreadable_as_a_whole_but
     // SQLite would use old pages of the log beside new ones of the database.
     let middle = HEADER_BYTES + image.frames() / 2 * FRAME_BYTES + 99;
     let refused = image.flipped(middle, 0).open(&elsewhere).err();
-    assert!(matches!(refused, Some(OpenError::DamagedLog { .. })), "{refused:?}");
+    assert!(matches!(refused, Some(OpenError::DamagedWal { .. })), "{refused:?}");
 }
 
 /// Everything behind the last synced commit may be there, in part, in any order of blocks, over zeros or over what an
 /// earlier use of the log had there: the fold's transactions, and one commit.
 #[test]
-fn what_was_not_synced_may_be_torn_in_any_order_of_blocks() {
+fn unsynced_writes_may_be_torn_in_any_order_of_blocks() {
     let mut random = fastrand::Rng::with_seed(6);
     for seed in 0..30 {
         let place = Place::new();
@@ -297,24 +302,24 @@ fn opens_to_one_of(torn: &Image, models: [&Model; 2]) {
 }
 
 #[test]
-fn accepting_the_loss_gives_new_epochs_keeps_the_keys_that_are_left_and_keeps_the_damaged_files() {
+fn accepting_the_loss_assigns_new_epochs_and_keeps_the_remaining_keys_and_the_damaged_files() {
     let (image, models) = history(7, 20, 6);
     let place = Place::new();
     let damaged = image.flipped(HEADER_BYTES + image.frames() / 2 * FRAME_BYTES + 200, 5);
     damaged.write(&place);
     let refused = Snapshot::open(&place.path());
-    assert!(matches!(refused, Err(OpenError::DamagedLog { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(OpenError::DamagedWal { .. })), "{refused:?}");
     let mut quiet = |_| ControlFlow::Continue(());
     let accepted = tools::accept_loss(&place.path(), 77, &mut epochs(), &mut quiet).expect("it is accepted");
     let accepted = accepted.expect("there is damage");
-    let kept = accepted.kept.expect("it was there");
+    let kept = accepted.old_store.expect("it was there");
     assert_eq!(kept, place.folder.path().canonicalize().expect("it is there").join("slotcast.db.damaged-77"));
     let left = Image::at(&kept);
     assert!(left.database == damaged.database && left.log == damaged.log, "the damaged files are kept");
 
     let store = place.open();
     let (kept, all) = (&models[accepted.last_seq as usize], &models[20]);
-    assert!(accepted.last_seq < 19 && accepted.damage.commits >= 19 - accepted.last_seq as u64);
+    assert!(accepted.last_seq < 19 && accepted.damage.commits_min >= 19 - accepted.last_seq as u64);
     let found = list_all(&store, ListQuery { limit: 100, ..ListQuery::default() });
     assert_eq!(found.len() as u64, accepted.inventories);
     assert_eq!(found.len(), kept.inventories.len());
@@ -325,7 +330,7 @@ fn accepting_the_loss_gives_new_epochs_keeps_the_keys_that_are_left_and_keeps_th
     for (key, reply) in &all.keys {
         let recalled = store.load(&[], std::slice::from_ref(key)).expect("it loads").keys.remove(0);
         let is_left = kept.keys.contains_key(key);
-        assert_eq!(recalled, if is_left { reply.clone() } else { Recall::New }, "{key:?}");
+        assert_eq!(recalled, if is_left { reply.clone() } else { KeyStatus::New }, "{key:?}");
     }
     drop(store);
     let again = tools::accept_loss(&place.path(), 78, &mut epochs(), &mut quiet).expect("it is sound");
@@ -333,7 +338,7 @@ fn accepting_the_loss_gives_new_epochs_keeps_the_keys_that_are_left_and_keeps_th
 }
 
 #[test]
-fn accepting_the_loss_of_a_store_that_is_damaged_beyond_its_log_is_refused() {
+fn accepting_the_loss_is_refused_if_more_than_the_log_is_damaged() {
     let (image, _) = history(8, 12, 100);
     let place = Place::new();
     let mut damaged = image.flipped(HEADER_BYTES + 5 * FRAME_BYTES + 200, 5);
@@ -352,7 +357,7 @@ fn accepting_the_loss_of_a_store_that_is_damaged_beyond_its_log_is_refused() {
 }
 
 #[test]
-fn a_database_that_was_copied_over_beside_the_log_of_another_is_refused_and_both_are_left_alone() {
+fn a_database_beside_the_log_of_another_one_is_refused_and_no_file_is_changed() {
     let (image, _) = history(9, 30, 7);
     let place = Place::new();
     let store = place.open();
@@ -367,7 +372,7 @@ fn a_database_that_was_copied_over_beside_the_log_of_another_is_refused_and_both
         let elsewhere = Place::new();
         let refused = mixed.open(&elsewhere).err();
 
-        assert!(matches!(refused, Some(OpenError::ForeignLog { .. })), "{refused:?}");
+        assert!(matches!(refused, Some(OpenError::ForeignWal { .. })), "{refused:?}");
         let left = Image::at(&elsewhere.path());
         assert!(left.database == mixed.database && left.log == mixed.log, "no file is changed");
     }
@@ -378,7 +383,7 @@ fn a_database_that_was_copied_over_beside_the_log_of_another_is_refused_and_both
         .expect("it is made");
     other_pages.log = std::fs::read(place.folder.path().join("other.db-wal")).expect("it is there");
     let refused = other_pages.open(&Place::new()).err();
-    assert!(matches!(refused, Some(OpenError::ForeignLog { .. })), "{refused:?}");
+    assert!(matches!(refused, Some(OpenError::ForeignWal { .. })), "{refused:?}");
 }
 
 /// Items by id and code; each was renamed from `before`, if that is given.
@@ -390,7 +395,7 @@ fn catalog(items: &[(&str, u32)], before: Option<&str>) -> Catalog {
 }
 
 #[test]
-fn the_codes_of_a_catalog_in_the_log_are_not_taken_for_commits() {
+fn catalog_codes_in_the_log_do_not_count_as_commits() {
     let place = Place::new();
     let store = place.open();
     store.accept_catalog(&catalog(&[("coal", 1), ("sand", 1_000_000)], None)).expect("it is accepted");
@@ -402,11 +407,11 @@ fn the_codes_of_a_catalog_in_the_log_are_not_taken_for_commits() {
     let damaged = image.flipped(image.log.len() - 3 * FRAME_BYTES + 2_000, 1);
     let elsewhere = Place::new();
     let refused = damaged.open(&elsewhere).err();
-    assert!(matches!(refused, Some(OpenError::DamagedLog { damage, .. }) if damage.commits >= 2), "{refused:?}");
+    assert!(matches!(refused, Some(OpenError::DamagedWal { damage, .. }) if damage.commits_min >= 2), "{refused:?}");
 }
 
 #[test]
-fn the_log_of_a_store_whose_items_were_renamed_before_a_crash_is_its_own() {
+fn a_log_with_renamed_items_is_accepted_after_a_crash() {
     let place = Place::new();
     let store = place.open();
     store.accept_catalog(&catalog(&[("coal", 1)], None)).expect("it is accepted");
@@ -421,7 +426,7 @@ fn the_log_of_a_store_whose_items_were_renamed_before_a_crash_is_its_own() {
 }
 
 #[test]
-fn a_long_history_with_folds_and_checkpoints_is_never_taken_for_damaged_wherever_it_stops() {
+fn a_crash_during_folds_and_checkpoints_is_never_reported_as_damage() {
     let place = Place::new();
     let settings = EmbeddedSettings {
         round_records: 20,

@@ -4,10 +4,10 @@ mod store_support;
 
 use slotcast::catalog_file::default_catalog;
 use slotcast::domain::{Change, Digest, Epoch, Inventory, Revision, Slot};
-use slotcast::store::embedded::tools::import::{Claim, Staging};
-use slotcast::store::embedded::tools::{self, Findings, Snapshot, Step, ToolError};
+use slotcast::store::embedded::tools::import::{ExclusiveStore, Staging};
+use slotcast::store::embedded::tools::{self, Findings, ProgressUpdate, Snapshot, ToolError};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore, OpenError};
-use slotcast::store::{ListQuery, Recall, Store, format};
+use slotcast::store::{KeyStatus, ListQuery, Store, format};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use store_support::*;
 
-fn quiet(_: Step) -> ControlFlow<()> {
+fn quiet(_: ProgressUpdate) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
@@ -27,7 +27,7 @@ fn fsck(path: &Path) -> Findings {
     tools::check(&snapshot(path), &mut quiet)
 }
 
-fn backup(path: &Path, target: &Path) -> tools::BackedUp {
+fn backup(path: &Path, target: &Path) -> tools::BackupSummary {
     tools::backup(&snapshot(path), target, false, &mut quiet).expect("it is backed up")
 }
 
@@ -39,7 +39,7 @@ fn epochs() -> impl FnMut() -> Epoch {
     }
 }
 
-fn restore(source: &Path, target: &Path, replace: bool) -> Result<tools::Restored, ToolError> {
+fn restore(source: &Path, target: &Path, replace: bool) -> Result<tools::RestoreSummary, ToolError> {
     tools::restore(source, target, replace, 77, &mut epochs(), &mut quiet)
 }
 
@@ -48,7 +48,7 @@ fn open(path: &Path) -> EmbeddedStore {
 }
 
 #[test]
-fn a_backup_under_commits_holds_exactly_the_commits_up_to_one_moment() {
+fn a_backup_during_commits_contains_exactly_the_commits_up_to_one_moment() {
     let place = Place::new();
     let settings = EmbeddedSettings {
         round_records: 30,
@@ -92,7 +92,7 @@ fn a_backup_under_commits_holds_exactly_the_commits_up_to_one_moment() {
 }
 
 #[test]
-fn a_backup_appears_whole_and_replaces_nothing_unless_told_to() {
+fn a_backup_appears_atomically_and_replaces_a_file_only_on_request() {
     let place = Place::new();
     let store = place.open();
     store.commit(&[transaction(key("1"), vec![])]).expect("it commits");
@@ -117,9 +117,9 @@ fn a_backup_appears_whole_and_replaces_nothing_unless_told_to() {
     assert!(left.iter().all(|file| !file.file_name().to_string_lossy().starts_with('.')), "{left:?}");
 }
 
-/// The laws of fsck and of restore over random histories, with folds, reopenings and restores in between.
+/// Random histories with folds, restarts, backups and restores.
 #[test]
-fn a_restored_history_has_the_same_content_in_new_epochs_and_forgets_no_key() {
+fn a_restored_store_has_the_same_contents_in_new_epochs_and_all_keys() {
     for seed in 0..3 {
         let place = Place::new();
         let mut history = History::new(300 + seed, 8);
@@ -134,14 +134,14 @@ fn a_restored_history_has_the_same_content_in_new_epochs_and_forgets_no_key() {
                 2 => {
                     let copy = place.folder.path().join(format!("copy-{round}.db"));
                     backup(&place.path(), &copy);
-                    // What comes after the backup is gone with the restore.
+                    // The restore removes commits after the backup.
                     store.commit(&[transaction(key(&format!("later-{round}")), vec![])]).expect("it commits");
                     drop(store);
                     let restored = restore(&copy, &place.path(), true).expect("it is restored");
-                    assert!(restored.kept.is_some_and(|kept| kept.exists()));
+                    assert!(restored.old_store.is_some_and(|kept| kept.exists()));
                     store = place.open();
                     let gone = store.load(&[], &[key(&format!("later-{round}"))]).expect("it loads").keys;
-                    assert_eq!(gone, [Recall::New], "its effect has gone, so it may run again");
+                    assert_eq!(gone, [KeyStatus::New], "its effect has gone, so it may run again");
                     take_over_epochs(&mut history.model, &store);
                 }
                 _ => store.commit(&history.batch()).expect("it commits"),
@@ -155,24 +155,24 @@ fn a_restored_history_has_the_same_content_in_new_epochs_and_forgets_no_key() {
     }
 }
 
-/// Everything but epoch, revision and stamps is as the model has it; those are new, and the model's from now on.
+/// Compares everything except epoch, revision and stamps with the model, and copies these into the model.
 fn take_over_epochs(model: &mut Model, store: &EmbeddedStore) {
     let found = list_all(store, ListQuery { limit: 5, ..ListQuery::default() });
     assert_eq!(found.len(), model.inventories.len());
-    for (found, wanted) in found.iter().zip(model.inventories.values_mut()) {
+    for (found, expected) in found.iter().zip(model.inventories.values_mut()) {
         let stacks =
             |inventory: &Inventory| inventory.contents.stacks().map(|(s, x)| (s, x.clone())).collect::<Vec<_>>();
-        assert_eq!((&found.id, &found.owner, &found.layout), (&wanted.id, &wanted.owner, &wanted.layout));
-        assert_eq!(stacks(found), stacks(wanted));
-        assert_eq!(found.contents.digest(), wanted.contents.digest());
+        assert_eq!((&found.id, &found.owner, &found.layout), (&expected.id, &expected.owner, &expected.layout));
+        assert_eq!(stacks(found), stacks(expected));
+        assert_eq!(found.contents.digest(), expected.contents.digest());
         assert_eq!(found.contents.revision(), Revision::CREATED);
-        assert_ne!(found.epoch, wanted.epoch);
-        *wanted = found.clone();
+        assert_ne!(found.epoch, expected.epoch);
+        *expected = found.clone();
     }
 }
 
 #[test]
-fn a_restore_refuses_an_open_store_one_that_is_there_and_a_damaged_source() {
+fn a_restore_refuses_an_open_store_an_existing_store_and_a_damaged_source() {
     let place = Place::new();
     let store = place.open();
     let state = inventory("chest", None, 7, 36, &[(Slot(0), stack(1, 5))]);
@@ -193,7 +193,7 @@ fn a_restore_refuses_an_open_store_one_that_is_there_and_a_damaged_source() {
 }
 
 #[test]
-fn a_store_that_is_set_aside_keeps_what_only_its_log_had() {
+fn a_replaced_store_keeps_the_commits_that_are_only_in_its_log() {
     let place = Place::new();
     let store = place.open();
     let copy = place.folder.path().join("copy.db");
@@ -204,7 +204,7 @@ fn a_store_that_is_set_aside_keeps_what_only_its_log_had() {
     let crashed = Place::new();
     let path = store.paused(|| copy_of(&place.path(), crashed.folder.path()));
     for _ in 0..2 {
-        let kept = restore(&copy, &path, true).expect("it is restored").kept.expect("it was there");
+        let kept = restore(&copy, &path, true).expect("it is restored").old_store.expect("it was there");
         assert_eq!(fsck(&path).inventories, 0);
         if kept.extension().is_some_and(|extension| extension == "replaced-77") {
             assert_eq!(fsck(&kept).inventories, 1);
@@ -219,7 +219,7 @@ fn damage(path: &Path, sql: &str) {
     connection.execute_batch(sql).expect("it is damaged");
 }
 
-/// The checksum of a row, as the table has it.
+/// Computes the checksum of a row of the table.
 fn row_checksum(inventory: &Inventory, contents: &[u8]) -> u32 {
     let mut bytes = Vec::new();
     let owner = inventory.owner.as_ref().map(|owner| owner.as_str());
@@ -233,7 +233,7 @@ fn row_checksum(inventory: &Inventory, contents: &[u8]) -> u32 {
     crc32fast::hash(&bytes)
 }
 
-/// Writes a row whose checksum fits, whatever its contents are.
+/// Writes contents into a row with a matching checksum.
 fn plant(path: &Path, inventory: &Inventory, contents: &format::stored::Contents) {
     let contents = prost::Message::encode_to_vec(contents);
     let connection = rusqlite::Connection::open(path).expect("it opens");
@@ -247,7 +247,7 @@ fn plant(path: &Path, inventory: &Inventory, contents: &format::stored::Contents
     assert_eq!(changed, 1);
 }
 
-/// Page by page the table is as it was; only the index of owners is gone.
+/// Overwrites the root page of the owner index with zeros.
 fn wipe_index(path: &Path) {
     let connection = rusqlite::Connection::open(path).expect("it opens");
     let root = "SELECT rootpage FROM sqlite_schema WHERE name = 'inventories_of_owner'";
@@ -286,7 +286,7 @@ fn case_48_fsck_finds_every_kind_of_planted_damage() {
     let by_sql = |sql: &'static str| problems_after(|path, _| damage(path, sql));
     let by_contents = |change: fn(&mut format::stored::Contents)| {
         problems_after(|path, chest| {
-            let mut contents = format::contents_of(&chest.contents);
+            let mut contents = format::stored_contents(&chest.contents);
             change(&mut contents);
             plant(path, chest, &contents);
         })
@@ -294,47 +294,47 @@ fn case_48_fsck_finds_every_kind_of_planted_damage() {
     let flip_count = |contents: &mut format::stored::Contents| {
         contents.stacks.as_mut().expect("it has some").counts[1] ^= 1;
     };
-    for (found, wanted) in [
-        (by_sql("UPDATE inventories SET checksum = checksum + 1 WHERE id = 'chest'"), "its checksum does not fit"),
-        (by_sql("UPDATE inventories SET owner = 'eve' WHERE id = 'chest'"), "its checksum does not fit"),
-        (by_contents(flip_count), "its digest does not fit its slots"),
-        (by_contents(|contents| contents.digest_a ^= 1), "its digest does not fit its slots"),
+    for (found, expected) in [
+        (by_sql("UPDATE inventories SET checksum = checksum + 1 WHERE id = 'chest'"), "its checksum does not match"),
+        (by_sql("UPDATE inventories SET owner = 'eve' WHERE id = 'chest'"), "its checksum does not match"),
+        (by_contents(flip_count), "its digest does not match its slots"),
+        (by_contents(|contents| contents.digest_a ^= 1), "its digest does not match its slots"),
         (by_contents(|contents| contents.changed_ago[9] = u64::MAX), "the stamps of slot 9 are not in order"),
         (by_contents(|contents| contents.identity_before[9] = 1), "the stamps of slot 9 are not in order"),
         (
             by_contents(|contents| (contents.changed_ago[0], contents.identity_before[0]) = (1, 0)),
-            "its slot 0 is not what the journal says",
+            "slot 0 differs from the journal",
         ),
-        (by_sql("DELETE FROM inventories WHERE id = 'chest'"), "the journal has it, but it is not there"),
+        (by_sql("DELETE FROM inventories WHERE id = 'chest'"), "the journal has it, but it is missing"),
         (by_sql("DELETE FROM journal WHERE seq = 2"), "journal row 2 is missing"),
         (by_sql("DELETE FROM journal WHERE seq = 3"), "the journal ends before row 3, which was folded"),
         (
             by_sql("UPDATE journal SET batch = CAST(batch || x'00' AS BLOB) WHERE seq = 2"),
-            "journal row 2: its checksum does not fit",
+            "journal row 2: its checksum does not match",
         ),
         (by_sql("INSERT INTO journal SELECT 4, batch FROM journal WHERE seq = 3"), "was applied twice"),
         (problems_after(|path, _| wipe_index(path)), "SQLite: "),
     ] {
-        assert!(found.contains(wanted), "{wanted}: {found}");
+        assert!(found.contains(expected), "{expected}: {found}");
     }
 }
 
-/// A row that is wrong from end to end and fits its checksum and its digest.
+/// A wrong row with a matching checksum and digest.
 #[test]
-fn fsck_finds_a_row_that_is_wrong_and_consistent_by_the_journal() {
+fn fsck_finds_a_wrong_but_consistent_row_by_comparing_it_with_the_journal() {
     let found = problems_after(|path, chest| {
         let mut forged = (**chest).clone();
         let slots = forged.contents.slots().to_vec();
         let mut slots = slots;
         slots[1].stack = stack(2, 60);
         forged.contents = slotcast::domain::Contents::restored(forged.contents.revision(), slots);
-        plant(path, &forged, &format::contents_of(&forged.contents));
+        plant(path, &forged, &format::stored_contents(&forged.contents));
     });
-    assert!(found.contains("its digest is not the one that was answered"), "{found}");
+    assert!(found.contains("its digest differs from the digest in the stored reply"), "{found}");
 }
 
 #[test]
-fn problems_are_bounded() {
+fn the_number_of_listed_problems_is_bounded() {
     let place = Place::new();
     let store = place.open();
     let all = (1..=150).map(|n| created(&inventory(&format!("inv-{n}"), None, n, 9, &[]))).collect();
@@ -346,20 +346,20 @@ fn problems_are_bounded() {
 }
 
 #[test]
-fn an_import_adds_to_what_is_there_and_the_store_goes_on() {
+fn an_import_adds_inventories_and_later_commits_build_on_them() {
     let place = Place::new();
     let mut model = Model::default();
     let store = place.open();
     let gone = inventory("gone", None, 1, 9, &[(Slot(0), stack(1, 1))]);
     let stays = inventory("stays", Some("ann"), 2, 9, &[(Slot(0), stack(1, 2))]);
     model.commit(&store, &[transaction(key("1"), vec![created(&gone), created(&stays)])]);
-    // Only the journal knows of it: the imported one of that name must not be hidden by it.
+    // The deletion is only in the journal: it must not hide the imported inventory of the same name.
     model.commit(&store, &[transaction(key("2"), vec![deleted(&gone)])]);
-    let refused = Claim::take(&place.path());
+    let refused = ExclusiveStore::open(&place.path());
     assert!(matches!(refused, Err(ToolError::Open(OpenError::AlreadyOpen { .. }))), "{refused:?}");
     drop(store);
 
-    let claim = Claim::take(&place.path()).expect("nobody has it open");
+    let claim = ExclusiveStore::open(&place.path()).expect("nobody has it open");
     let mut staging = Staging::new(&place.path()).expect("there is room");
     let imported = [inventory("gone", Some("bob"), 5, 9, &[(Slot(3), stack(1, 7))]), inventory("new", None, 6, 9, &[])];
     for (line, state) in (2..).zip(&imported) {
@@ -382,9 +382,9 @@ fn an_import_adds_to_what_is_there_and_the_store_goes_on() {
     model.check(&place.open());
 }
 
-/// A backup is a reader that stays. Commits go on, the log grows, and it is emptied afterwards.
+/// While a backup reads, commits continue and the log grows; afterwards the log is emptied.
 #[test]
-fn a_reader_that_stays_holds_nothing_up() {
+fn a_long_running_reader_does_not_block_commits() {
     let place = Place::new();
     let settings = EmbeddedSettings { wal_bytes_soft: 64 << 10, ..EmbeddedSettings::default() };
     let store = place.open_with(settings);

@@ -32,7 +32,7 @@ fn wait_for_end(server: &mut ServerProcess) -> std::process::ExitStatus {
     }
 }
 
-/// What is done to the data folder `data`, beside which there is room for more.
+/// A name, and a function that harms the data folder.
 type Harm = (&'static str, fn(&Path));
 
 const HARMS: [Harm; 8] = [
@@ -54,7 +54,7 @@ const HARMS: [Harm; 8] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_whose_files_are_removed_renamed_or_overwritten_ends_by_itself() {
+async fn a_service_exits_when_its_files_are_removed_renamed_or_overwritten() {
     for (harm, harmed) in HARMS {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
@@ -67,7 +67,7 @@ async fn a_service_whose_files_are_removed_renamed_or_overwritten_ends_by_itself
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_acknowledged_once_the_files_are_gone() {
+async fn no_mutation_is_acknowledged_after_the_files_are_lost() {
     for (harm, harmed) in HARMS {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
@@ -82,9 +82,9 @@ async fn nothing_is_acknowledged_once_the_files_are_gone() {
     }
 }
 
-/// The cut log looks as one does that was just emptied, until more is written to it.
+/// A truncated log looks like one that was just emptied, until more is written to it.
 #[test]
-fn a_log_that_was_cut_to_nothing_is_noticed_at_the_next_commit_and_not_copied_into_the_database() {
+fn a_truncated_log_is_detected_at_the_next_commit_and_not_copied_into_the_database() {
     for commits in [true, false] {
         let place = Place::new();
         let store = place.open();
@@ -105,9 +105,9 @@ fn a_log_that_was_cut_to_nothing_is_noticed_at_the_next_commit_and_not_copied_in
     }
 }
 
-/// What a store of an earlier build lacks is first in the log, and later in the database's own head.
+/// The table that a store of an earlier version lacks is first in the log, and later in the database.
 #[test]
-fn a_store_of_an_earlier_build_goes_on_when_its_log_is_copied_and_closes_without_leaving_one() {
+fn a_store_of_an_earlier_version_continues_after_a_checkpoint_and_closes_without_a_log() {
     for crashes in [false, true] {
         let place = Place::new();
         place.open().close().unwrap();
@@ -131,15 +131,15 @@ fn a_store_of_an_earlier_build_goes_on_when_its_log_is_copied_and_closes_without
 }
 
 #[test]
-fn a_second_service_does_not_start_over_a_store_in_use_whichever_file_was_removed() {
+fn a_second_service_does_not_open_a_store_in_use_even_if_a_file_was_removed() {
     for removed in ["slotcast.db-lock", "slotcast.db-wal", "slotcast.db-shm"] {
         let place = Place::new();
         let store = place.open();
         store.commit(&[transaction(key("1"), vec![])]).unwrap();
         std::fs::remove_file(place.folder.path().join(removed)).unwrap();
         for (command, arguments) in [("serve", &[][..]), ("restore", &["/dev/null", "--force"])] {
-            let said = refused(command, place.folder.path(), arguments);
-            assert!(said.contains("already open in another process"), "{removed}: {said}");
+            let message = refused(command, place.folder.path(), arguments);
+            assert!(message.contains("already open in another process"), "{removed}: {message}");
         }
     }
     let place = Place::new();
@@ -148,9 +148,9 @@ fn a_second_service_does_not_start_over_a_store_in_use_whichever_file_was_remove
     assert!(refused("serve", place.folder.path(), &[]).contains("already open in another process"));
 }
 
-/// What lies at the store's name is not the store's any more: its log is not to be removed with the store.
+/// The files at the store's path no longer belong to it, so closing the store must not remove the log there.
 #[test]
-fn a_store_whose_files_were_replaced_leaves_the_new_ones_alone_when_it_is_closed() {
+fn closing_a_store_whose_files_were_replaced_does_not_change_the_new_files() {
     for commits in [true, false] {
         let (place, new) = (Place::new(), crashed());
         let store = place.open();
@@ -184,8 +184,8 @@ async fn a_damaged_log_is_refused_by_every_command_until_its_loss_is_accepted() 
     bytes[32 + 4 * 4120 + 2_000] ^= 1;
     std::fs::write(&log, bytes).unwrap();
     for (command, arguments) in [("serve", &[][..])].into_iter().chain(READING) {
-        let said = refused(command, &data, arguments);
-        assert!(said.contains("--accept-loss") && said.contains("damaged at frame 5"), "{command}: {said}");
+        let message = refused(command, &data, arguments);
+        assert!(message.contains("--accept-loss") && message.contains("damaged at frame 5"), "{command}: {message}");
     }
     let rest = run("export", &data, &["--skip-damaged"]);
     let lines = String::from_utf8(rest.stdout).unwrap();
@@ -204,7 +204,7 @@ async fn a_damaged_log_is_refused_by_every_command_until_its_loss_is_accepted() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_log_is_found_while_the_service_runs_and_a_sound_one_is_not_taken_for_damaged() {
+async fn fsck_and_backup_report_a_damaged_log_while_the_service_runs_and_accept_an_intact_one() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let server = ServerProcess::start(&data, &[]);

@@ -2,7 +2,7 @@
 
 use crate::catalog_file;
 use crate::domain::Catalog;
-use crate::store::embedded::tools::Step;
+use crate::store::embedded::tools::ProgressUpdate;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::error::Error;
@@ -96,9 +96,9 @@ impl Progress {
         Ok(progress)
     }
 
-    pub fn show(&self, step: Step) -> ControlFlow<()> {
-        if self.bar.message() != step.doing {
-            self.bar.set_message(step.doing);
+    pub fn show(&self, step: ProgressUpdate) -> ControlFlow<()> {
+        if self.bar.message() != step.phase {
+            self.bar.set_message(step.phase);
             self.bar.reset_eta();
         }
         match step.total {

@@ -5,7 +5,7 @@ use super::data::{CatalogFile, DataFolder, Progress, unix_ms};
 use super::output::OutputError;
 use crate::domain::Catalog;
 use crate::inventory_file::{self, FORMAT, Header};
-use crate::store::embedded::tools::{self, Inventories, Snapshot, Step, ToolError};
+use crate::store::embedded::tools::{self, Inventories, ProgressUpdate, Snapshot, ToolError};
 use crate::{catalog_file, store::StoreError};
 use std::error::Error;
 use std::fs::File;
@@ -115,7 +115,7 @@ impl Export {
         let mut done = 0;
         inventories.each(|inventory| {
             done += 1;
-            if done % 1_000 == 0 && progress.show(Step { doing: "exporting", done, total }).is_break() {
+            if done % 1_000 == 0 && progress.show(ProgressUpdate { phase: "exporting", done, total }).is_break() {
                 return Err(ExportError::Interrupted);
             }
             let inventory = match inventory {

@@ -7,8 +7,8 @@ use crate::catalog_file;
 use crate::domain::{Catalog, InventoryId};
 use crate::engine::new_epoch;
 use crate::inventory_file::{self, Header, LINE_BYTES_MAX, Leniency};
-use crate::store::embedded::tools::import::{Claim, Staging};
-use crate::store::embedded::tools::{Inventories, PROBLEMS_MAX, Snapshot, Step, ToolError};
+use crate::store::embedded::tools::import::{ExclusiveStore, Staging};
+use crate::store::embedded::tools::{Inventories, PROBLEMS_MAX, ProgressUpdate, Snapshot, ToolError};
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -49,7 +49,7 @@ impl Import {
             Box::new(File::open(&self.file).map_err(unreadable)?)
         };
         let path = if self.dry_run { self.data.store_path() } else { self.data.create()? };
-        let claim = if self.dry_run { None } else { Some(Claim::take(&path)?) };
+        let claim = if self.dry_run { None } else { Some(ExclusiveStore::open(&path)?) };
         let staging_path = if self.dry_run { std::env::temp_dir().join(STORE_FILE) } else { path.clone() };
         let progress = Progress::interruptible()?;
         let snapshot = Snapshot::open_if_any(&path)?;
@@ -162,7 +162,7 @@ impl Reader<'_> {
             if number % 1_000 == 0 {
                 let total = header.as_ref().and_then(|header: &Header| header.inventories).unwrap_or(0);
                 // The loop checks for an interrupt at every line.
-                let _ = progress.show(Step { doing: "reading", done: self.lines, total });
+                let _ = progress.show(ProgressUpdate { phase: "reading", done: self.lines, total });
             }
             if progress.is_interrupted() {
                 return Err(ToolError::Interrupted.into());

@@ -32,8 +32,8 @@ impl Restore {
         let restored =
             tools::restore(&source, &target, self.force, stamp, &mut new_epoch, &mut |step| progress.show(step))?;
         drop(progress);
-        if let Some(kept) = restored.kept {
-            print(format_args!("the previous store was renamed to {}", kept.display()))?;
+        if let Some(old_store) = restored.old_store {
+            print(format_args!("the previous store was renamed to {}", old_store.display()))?;
         }
         Ok(print(format_args!("{}: {} inventories, each with a new epoch", target.display(), restored.inventories))?)
     }

@@ -158,12 +158,12 @@ fn accept_loss(path: &Path) -> CommandResult {
         return Ok(());
     };
     tracing::error!(
-        commits_lost_min = accepted.damage.commits,
+        commits_lost_min = accepted.damage.commits_min,
         last_commit = accepted.last_seq,
         damaged_frame = accepted.damage.frame,
-        damaged_byte = accepted.damage.offset,
+        damaged_byte = accepted.damage.offset_bytes,
         inventories = accepted.inventories,
-        kept = %accepted.kept.unwrap_or_default().display(),
+        kept = %accepted.old_store.unwrap_or_default().display(),
         "discarded the acknowledged commits after the damage (--accept-loss); every inventory has a new epoch"
     );
     Ok(())

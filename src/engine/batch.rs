@@ -3,7 +3,7 @@
 use super::hot::{HotTable, StagedState};
 use super::{EngineError, MutationReply, MutationRequest};
 use crate::domain::{self, Catalog, Effect, Epoch, Inventory, InventoryId, InventoryLookup, KeyTag, TouchedInventory};
-use crate::store::{Key, Recall, Reply, Transaction};
+use crate::store::{Key, KeyStatus, Reply, Transaction};
 use crate::sync::{ChangeKind, ChangeRecord, MutationContext};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ impl<'a> Batch<'a> {
     pub fn run(
         &mut self,
         request: &MutationRequest,
-        lookup: &Recall,
+        lookup: &KeyStatus,
         catalog: &Catalog,
     ) -> Result<MutationReply, EngineError> {
         let result = self.known_reply(request, lookup).unwrap_or_else(|| self.apply(request, catalog));
@@ -48,16 +48,16 @@ impl<'a> Batch<'a> {
     }
 
     /// Returns the reply to a mutation whose key is already known, or `None` if the key is new.
-    fn known_reply(&self, request: &MutationRequest, lookup: &Recall) -> Option<Result<MutationReply, EngineError>> {
+    fn known_reply(&self, request: &MutationRequest, lookup: &KeyStatus) -> Option<Result<MutationReply, EngineError>> {
         let in_this_batch = self.by_key.get(&request.key).map(|index| &self.transactions[*index]);
         let (payload, reply) = match (in_this_batch, lookup) {
             (Some(earlier), _) => (earlier.payload, &earlier.reply),
-            (None, Recall::Applied { payload, reply }) => (*payload, reply),
-            (None, Recall::Forgotten) => return Some(Err(EngineError::KeyExpired)),
-            (None, Recall::TooFarAhead { ahead_ms }) => {
+            (None, KeyStatus::Applied { payload, reply }) => (*payload, reply),
+            (None, KeyStatus::Expired) => return Some(Err(EngineError::KeyExpired)),
+            (None, KeyStatus::TooFarAhead { ahead_ms }) => {
                 return Some(Err(EngineError::KeyFromTheFuture { ahead_ms: *ahead_ms }));
             }
-            (None, Recall::New) => return None,
+            (None, KeyStatus::New) => return None,
         };
         if payload != request.payload {
             return Some(Err(EngineError::KeyReused));

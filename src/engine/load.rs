@@ -2,7 +2,7 @@
 
 use super::{EngineError, MutationRequest};
 use crate::domain::{Inventory, InventoryId};
-use crate::store::{Key, Loaded, Recall, Store, StoreError};
+use crate::store::{Key, KeyStatus, Loaded, Store, StoreError};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ const FAILED_READS_MAX: usize = 8;
 /// The results of the store's lookups for one batch.
 pub(super) struct LoadedBatch {
     /// The idempotency lookup of each mutation.
-    pub lookups: Vec<Result<Recall, StoreError>>,
+    pub lookups: Vec<Result<KeyStatus, StoreError>>,
     /// Inventories that the store cannot read. Only requests that need one of them fail.
     unreadable: HashMap<InventoryId, StoreError>,
 }
@@ -60,12 +60,12 @@ impl LoadedBatch {
     pub fn check_lookup<'a>(
         &self,
         request: &MutationRequest,
-        lookup: &'a Result<Recall, StoreError>,
-    ) -> Result<&'a Recall, EngineError> {
+        lookup: &'a Result<KeyStatus, StoreError>,
+    ) -> Result<&'a KeyStatus, EngineError> {
         let recall = lookup.as_ref().map_err(|error| EngineError::Store(error.clone()))?;
         match recall {
-            Recall::Applied { .. } | Recall::Forgotten | Recall::TooFarAhead { .. } => {}
-            Recall::New => self.check_readable(needed_inventories(request))?,
+            KeyStatus::Applied { .. } | KeyStatus::Expired | KeyStatus::TooFarAhead { .. } => {}
+            KeyStatus::New => self.check_readable(needed_inventories(request))?,
         }
         Ok(recall)
     }

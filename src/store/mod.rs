@@ -5,7 +5,6 @@
 //! the same for all stores.
 
 pub mod embedded;
-pub mod faulty;
 pub mod format;
 pub mod horizon;
 
@@ -31,14 +30,14 @@ pub struct Reply {
 
 /// The result of looking up an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Recall {
+pub enum KeyStatus {
     /// The store has not seen the key, as far as the key window and the time inside the key tell.
     New,
     /// The mutation was committed before, with this payload and this reply.
     Applied { payload: Fingerprint, reply: Reply },
-    /// The time in the key (a UUIDv7) is not after the time of a forgotten key, so the mutation may have been applied.
+    /// The time in the key (a UUIDv7) is not after the time of an expired key, so the mutation may have been applied.
     /// Never run it again.
-    Forgotten,
+    Expired,
     /// The time in the key (a UUIDv7) is further ahead of the store's wall clock than the store can remember now. The
     /// mutation was not applied and must not run; once that time has passed, the key is new.
     TooFarAhead { ahead_ms: u64 },
@@ -54,12 +53,13 @@ pub struct Transaction {
     pub touched: Vec<TouchedInventory>,
 }
 
+/// The result of [`Store::load`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Loaded {
     /// In the order of the requested ids; `None` if the inventory does not exist.
     pub inventories: Vec<Option<Arc<Inventory>>>,
     /// In the order of the requested keys.
-    pub keys: Vec<Recall>,
+    pub keys: Vec<KeyStatus>,
 }
 
 /// A query for a page of inventories, ordered by the bytes of their ids.
@@ -70,9 +70,11 @@ pub struct ListQuery {
     pub prefix: String,
     /// Returns only ids after this one.
     pub after: Option<InventoryId>,
+    /// Maximum number of inventories in the result.
     pub limit: usize,
 }
 
+/// Why a store cannot read or write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreError {
     /// The disk is full or a quota is reached. Reads continue, and commits succeed again once there is room.
@@ -103,8 +105,9 @@ pub struct StoreUsage {
     pub unfolded: u64,
 }
 
+/// Durable storage of inventories and idempotency keys. All calls block.
 pub trait Store: Send + Sync + 'static {
-    /// Loads the current states of inventories and looks up keys.
+    /// Loads the current states of inventories and looks up keys. Fails if a requested inventory or key cannot be read.
     fn load(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, StoreError>;
 
     /// Makes all transactions durable, in order, or none of them. One thread at a time calls it; each transaction
@@ -142,7 +145,7 @@ impl std::fmt::Display for CommitError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NotCommitted(error) => write!(f, "nothing was committed: {error}"),
-            Self::Unknown(error) => write!(f, "the commit may or may not have happened: {error}"),
+            Self::Unknown(error) => write!(f, "the outcome of the commit is unknown: {error}"),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! A store in memory whose commits can be paused.
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use slotcast::domain::{Fingerprint, Inventory, InventoryId};
-use slotcast::store::horizon::{Forgetting, KeyHorizon};
-use slotcast::store::{CommitError, Key, ListQuery, Loaded, Recall, Reply, Store, StoreError, Transaction};
+use slotcast::store::horizon::{ExpiredKeys, KeyHorizon};
+use slotcast::store::{CommitError, Key, KeyStatus, ListQuery, Loaded, Reply, Store, StoreError, Transaction};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Maximum number of callers with keys ahead of the clock.
@@ -13,8 +14,8 @@ const CALLERS_AHEAD_MAX: usize = 1_000;
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     content: Mutex<Content>,
-    is_held: Mutex<bool>,
-    released: Condvar,
+    is_paused: Mutex<bool>,
+    resumed: Condvar,
 }
 
 #[derive(Debug)]
@@ -40,24 +41,24 @@ impl Default for Content {
 }
 
 impl MemoryStore {
-    /// Pauses commits until [`Self::release_commits`].
-    pub fn hold_commits(&self) {
-        *self.is_held.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    /// Pauses commits until [`Self::resume_commits`].
+    pub fn pause_commits(&self) {
+        *self.is_paused.lock() = true;
     }
 
-    pub fn release_commits(&self) {
-        *self.is_held.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.released.notify_all();
+    pub fn resume_commits(&self) {
+        *self.is_paused.lock() = false;
+        self.resumed.notify_all();
     }
 
-    /// Forgets all keys, as if their window had ended.
-    pub fn forget_keys(&self) {
+    /// Expires all keys, as if their window had ended.
+    pub fn expire_keys(&self) {
         let mut content = self.content();
-        let mut forgetting = Forgetting::default();
+        let mut expired = ExpiredKeys::default();
         for (key, remembered) in content.keys.drain() {
-            forgetting.add(remembered.received_ms, std::iter::once(&key));
+            expired.add(remembered.received_ms, std::iter::once(&key));
         }
-        content.horizon.forget(forgetting);
+        content.horizon.expire(expired);
     }
 
     /// Returns the number of committed transactions.
@@ -66,7 +67,7 @@ impl MemoryStore {
     }
 
     fn content(&self) -> MutexGuard<'_, Content> {
-        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+        self.content.lock()
     }
 }
 
@@ -78,16 +79,15 @@ impl Store for MemoryStore {
     fn load(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, StoreError> {
         let (content, now_ms) = (self.content(), unix_ms());
         let recall = |key: &Key| match content.keys.get(key) {
-            Some(Remembered { payload, reply, .. }) => Recall::Applied { payload: *payload, reply: reply.clone() },
-            None => content.horizon.judge(key, now_ms),
+            Some(Remembered { payload, reply, .. }) => KeyStatus::Applied { payload: *payload, reply: reply.clone() },
+            None => content.horizon.status_of(key, now_ms),
         };
         let inventories = ids.iter().map(|id| content.inventories.get(id).cloned()).collect();
         Ok(Loaded { inventories, keys: keys.iter().map(recall).collect() })
     }
 
     fn commit(&self, batch: &[Transaction]) -> Result<(), CommitError> {
-        let is_held = self.is_held.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.released.wait_while(is_held, |is_held| *is_held));
+        self.resumed.wait_while(&mut self.is_paused.lock(), |is_paused| *is_paused);
         let mut content = self.content();
         for Transaction { key, payload, reply, touched } in batch.iter().cloned() {
             let received_ms = unix_ms();
@@ -106,11 +106,11 @@ impl Store for MemoryStore {
 
     fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
         let content = self.content();
-        let wanted = |inventory: &&Arc<Inventory>| {
+        let matches = |inventory: &&Arc<Inventory>| {
             inventory.id.as_str().starts_with(&query.prefix)
                 && (query.owner.is_none() || inventory.owner == query.owner)
                 && query.after.as_ref().is_none_or(|after| inventory.id > *after)
         };
-        Ok(content.inventories.values().filter(wanted).take(query.limit).cloned().collect())
+        Ok(content.inventories.values().filter(matches).take(query.limit).cloned().collect())
     }
 }

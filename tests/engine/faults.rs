@@ -1,12 +1,12 @@
 //! Failed commits, a full disk, and damaged inventories.
 
+use crate::faulty_store::{Fault, FaultyStore};
 use crate::setup::{World, call, fresh_call, id, open, restart, send, start, start_with_held_commit, world};
 use slotcast::catalog_file::default_catalog;
 use slotcast::domain::{LayoutId, Operation, Slot};
 use slotcast::engine::{Engine, EngineError, EngineSettings};
 use slotcast::store::StoreError;
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
-use slotcast::store::faulty::{Fault, FaultyStore};
 use std::sync::Arc;
 use tempfile::TempDir;
 

@@ -5,5 +5,8 @@
 mod bounds;
 mod epochs;
 mod faults;
+#[path = "../common/faulty_store.rs"]
+#[allow(dead_code, reason = "each test target uses its own part")]
+mod faulty_store;
 mod races;
 mod setup;

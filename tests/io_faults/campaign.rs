@@ -1,14 +1,14 @@
-//! Every kind of call that the store makes, failing once, for a while, and for ever.
+//! Lets every kind of call that the store makes fail once, temporarily, and permanently.
 
-use crate::case::{Case, End, LONG_LOG_BYTES, Lasting, Outcome, run, template};
+use crate::case::{Case, End, FaultDuration, LONG_LOG_BYTES, Outcome, run, template};
 use crate::shim::{Caller, Errno, Kind, Rule, Syscall};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// Servers at the same time: a case mostly waits.
-const TOGETHER: usize = 4;
+/// Number of servers that run at the same time. A case mostly waits.
+const CONCURRENT_SERVERS: usize = 4;
 
-/// Who makes which call of which file. What the fold's thread writes and syncs in the database file is a checkpoint.
+/// Caller, file and system call. Writes and syncs of the database file by the fold's thread are checkpoints.
 const CALLS: [(Caller, Kind, Syscall); 15] = [
     (Caller::Commit, Kind::Log, Syscall::Write),
     (Caller::Commit, Kind::Log, Syscall::Sync),
@@ -43,47 +43,49 @@ fn cases() -> Vec<Case> {
     for (caller, kind, syscall) in CALLS {
         for errno in errnos(syscall) {
             let rule = |first| Rule { kind, syscall, caller, errno: *errno, first, calls: 1, only_growth: false };
-            let case = |first, lasting| Case::new(rule(first), lasting);
+            let case = |first, duration| Case::new(rule(first), duration);
             match depth() {
                 Some(depth) => {
-                    // These happen once or twice after a start.
+                    // These calls happen only once or twice after a start.
                     let is_rare = syscall == Syscall::Open || (kind, syscall) == (Kind::Log, Syscall::Truncate);
                     let depth = if is_rare { 1 } else { depth };
-                    cases
-                        .extend((1..=depth).flat_map(|first| [Lasting::Once, Lasting::AWhile].map(|l| case(first, l))));
-                    cases.push(case(1, Lasting::Forever));
+                    cases.extend(
+                        (1..=depth)
+                            .flat_map(|first| [FaultDuration::Once, FaultDuration::Temporary].map(|l| case(first, l))),
+                    );
+                    cases.push(case(1, FaultDuration::Permanent));
                 }
                 None if syscall == Syscall::Open || syscall == Syscall::Truncate => {}
-                None => cases.extend([case(2, Lasting::Once)]),
+                None => cases.extend([case(2, FaultDuration::Once)]),
             }
         }
     }
-    let lasting = |kind, caller, syscall, errno, lasting| {
-        Case::new(Rule { kind, syscall, caller, errno, first: 1, calls: 1, only_growth: false }, lasting)
+    let case = |kind, caller, syscall, errno, duration| {
+        Case::new(Rule { kind, syscall, caller, errno, first: 1, calls: 1, only_growth: false }, duration)
     };
     cases.extend([
-        lasting(Kind::Log, Caller::Any, Syscall::Write, Errno::Enospc, Lasting::AWhile),
-        lasting(Kind::Database, Caller::Fold, Syscall::Write, Errno::Enospc, Lasting::AWhile),
-        lasting(Kind::Database, Caller::Any, Syscall::Read, Errno::Eio, Lasting::Forever),
-        lasting(Kind::Any, Caller::Any, Syscall::Read, Errno::Eio, Lasting::AWhile),
+        case(Kind::Log, Caller::Any, Syscall::Write, Errno::Enospc, FaultDuration::Temporary),
+        case(Kind::Database, Caller::Fold, Syscall::Write, Errno::Enospc, FaultDuration::Temporary),
+        case(Kind::Database, Caller::Any, Syscall::Read, Errno::Eio, FaultDuration::Permanent),
+        case(Kind::Any, Caller::Any, Syscall::Read, Errno::Eio, FaultDuration::Temporary),
     ]);
-    let index = lasting(Kind::Index, Caller::Any, Syscall::Write, Errno::Enospc, Lasting::Once);
+    let index = case(Kind::Index, Caller::Any, Syscall::Write, Errno::Enospc, FaultDuration::Once);
     cases.push(Case { log_bytes: LONG_LOG_BYTES, ..index });
     cases
 }
 
-/// What each kind of fault has to lead to, where that is certain.
+/// Checks the outcome that each kind of fault must have, where it is certain.
 fn check(case: &Case, outcome: &Outcome) {
     let Rule { kind, syscall, caller, first, .. } = case.rule;
     let may_end = match syscall {
-        // A service that cannot read for long ends; one that could not once goes on.
-        Syscall::Read | Syscall::Open => case.lasting == Lasting::Forever,
-        // Without room for the log's index nobody knows whether a commit that is in the log is one.
+        // A service exits if reads fail for long, and recovers from a single failure.
+        Syscall::Read | Syscall::Open => case.duration == FaultDuration::Permanent,
+        // Without room for the log's index, the outcome of a commit in the log is unknown.
         Syscall::Write => !case.is_full() || kind == Kind::Index,
         Syscall::Sync | Syscall::Truncate => true,
     };
     assert!(may_end || outcome.end != End::Ended, "{case:?} ended the service: {}", outcome.log);
-    // A failed sync is never tried again.
+    // A failed sync is never retried.
     if matches!(syscall, Syscall::Sync) && outcome.end != End::NotReached {
         assert_eq!(outcome.end, End::Ended, "{case:?}: {}", outcome.log);
     }
@@ -97,9 +99,9 @@ fn check(case: &Case, outcome: &Outcome) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_call_fails_the_service_recovers_or_ends_and_nothing_acknowledged_is_lost() {
+async fn after_any_failed_call_the_service_recovers_or_exits_and_loses_nothing_acknowledged() {
     template().await;
-    let places = Arc::new(Semaphore::new(TOGETHER));
+    let places = Arc::new(Semaphore::new(CONCURRENT_SERVERS));
     let run_one = |(seed, case): (usize, Case)| {
         let places = places.clone();
         tokio::spawn(async move {
@@ -120,8 +122,8 @@ async fn whatever_call_fails_the_service_recovers_or_ends_and_nothing_acknowledg
     let count = |end| outcomes.iter().filter(|(_, outcome)| outcome.end == end).count();
     let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(|(_, outcome)| of(outcome)).sum::<u64>();
     println!(
-        "{} cases: {} recovered, {} ended, {} not reached, {broken} broken; {} acknowledged, {} of them applied by a try \
-         that failed, {} refused as full",
+        "{} cases: {} recovered, {} ended, {} not reached, {broken} broken; {} acknowledged, {} of them applied by a failed \
+         attempt, {} refused as full",
         outcomes.len() + broken,
         count(End::Recovered),
         count(End::Ended),

@@ -1,4 +1,4 @@
-//! One case: a server under load, one rule of the shim, and what has to come of it.
+//! One case: a server under load, one rule of the shim, and the required outcome.
 
 use crate::load::{Ledger, Load, create_inventories};
 use crate::process::ServerProcess;
@@ -18,32 +18,33 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-/// The store gives failing reads and commits 15 s; a loaded machine gets as much again.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// For how long a fault that comes again lasts, unless it lasts for ever.
-const A_WHILE: Duration = Duration::from_millis(700);
-/// How long to wait for the call that is to fail; some do not happen in each run.
+/// Maximum time without a successful call while the server reports ready: the store stops after 15 s of failures, and a
+/// loaded machine gets as much again.
+const UNAVAILABLE_MAX: Duration = Duration::from_secs(30);
+/// How long a temporary fault lasts.
+const TEMPORARY_FAULT: Duration = Duration::from_millis(700);
+/// How long to wait for the call that must fail; some calls do not happen in each run.
 const REACH_MAX: Duration = Duration::from_secs(3);
-/// The least that can be set: checkpoints all the time.
+/// The minimum of the setting: checkpoints happen all the time.
 pub const SHORT_LOG_BYTES: u64 = 1 << 16;
-/// So long that its index has to grow, which it does with every 4,096 pages.
+/// Long enough that the log's index must grow, which happens every 4,096 pages.
 pub const LONG_LOG_BYTES: u64 = 64 << 20;
-/// A service that has recovered acknowledges as many mutations as this.
+/// Number of acknowledged mutations after which a service counts as recovered.
 const RECOVERED: u64 = 40;
 const PROGRESS_WAIT: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lasting {
+pub enum FaultDuration {
     Once,
-    AWhile,
+    Temporary,
     /// Until the process ends.
-    Forever,
+    Permanent,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     pub rule: Rule,
-    pub lasting: Lasting,
+    pub duration: FaultDuration,
     /// The size at which the log is checkpointed.
     pub log_bytes: u64,
 }
@@ -104,7 +105,7 @@ impl Place {
         self.folder.path().join("data")
     }
 
-    /// With folds and trims all the time, and checkpoints whenever the log is as long as this.
+    /// Returns a server that folds and trims all the time, and checkpoints when the log has this length.
     pub fn command(&self, log_bytes: u64) -> Command {
         let mut command = shimmed_server(&self.data(), &self.folder.path().join("control"));
         command.env("SLOTCAST_STORE_FOLD_AFTER_MS", "10").env("SLOTCAST_STORE_WAL_BYTES", log_bytes.to_string());
@@ -133,19 +134,19 @@ pub fn fsck(data: &Path) -> Value {
     serde_json::from_slice(&found.stdout).unwrap()
 }
 
-/// Whether /readyz says so; an admin port that is gone is not ready.
+/// Returns whether `/readyz` returns 200. A closed admin port is not ready.
 fn is_ready(admin: &str) -> bool {
-    let asked = TcpStream::connect(admin).and_then(|mut stream| {
+    let response = TcpStream::connect(admin).and_then(|mut stream| {
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
     });
-    asked.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    response.is_ok_and(|text| text.starts_with("HTTP/1.1 200"))
 }
 
-/// Ends with true when gRPC health says that the service does not serve, and with false when the stream ends without.
+/// Waits until gRPC health reports NOT_SERVING; returns false if the stream ends before.
 async fn not_serving(uri: String) -> bool {
     let Ok(channel) = tonic::transport::Endpoint::new(uri).unwrap().connect().await else { return false };
     let Ok(stream) = HealthClient::new(channel).watch(HealthCheckRequest::default()).await else { return false };
@@ -158,16 +159,16 @@ async fn not_serving(uri: String) -> bool {
     false
 }
 
-/// A server under load, and what is seen of it.
-struct Watched {
+/// A server under load, and what the test observes.
+struct ObservedServer {
     server: ServerProcess,
     ledger: Arc<Ledger>,
     was_unready: bool,
-    what: String,
+    case: String,
 }
 
-impl Watched {
-    /// Looks at it until `is_done`, or until it has ended; then that is how.
+impl ObservedServer {
+    /// Observes the server until `is_done`, or until it exits; then returns its exit status.
     async fn until(&mut self, mut is_done: impl FnMut() -> bool) -> Option<ExitStatus> {
         loop {
             if let Some(status) = self.server.exit_status() {
@@ -175,8 +176,12 @@ impl Watched {
             }
             let ready = is_ready(&self.server.admin);
             self.was_unready |= !ready;
-            let silent_for = self.ledger.silent_for();
-            assert!(!ready || silent_for < SILENCE_MAX, "{}: ready, but refusing for {silent_for:?}", self.what);
+            let since_last_answer = self.ledger.since_last_answer();
+            assert!(
+                !ready || since_last_answer < UNAVAILABLE_MAX,
+                "{}: ready, but refusing for {since_last_answer:?}",
+                self.case
+            );
             if is_done() {
                 return None;
             }
@@ -185,22 +190,22 @@ impl Watched {
     }
 }
 
-/// Runs a case to its end; panics where a promise is broken.
+/// Runs a case. Panics if a guarantee is broken.
 pub async fn run(case: Case, seed: u64) -> Outcome {
     let place = Place::new().await;
     let server = ServerProcess::start_with(place.command(case.log_bytes), &place.data(), &[]);
     let ledger = Ledger::new(&server.uri);
     let health = tokio::spawn(not_serving(server.uri.clone()));
-    let mut watched = Watched { server, ledger: ledger.clone(), was_unready: false, what: format!("{case:?}") };
+    let mut observed = ObservedServer { server, ledger: ledger.clone(), was_unready: false, case: format!("{case:?}") };
     place.control.arm(&case.rule);
     let load = Load::start(&ledger, seed);
 
-    let ended = inject(&mut watched, &place, case).await;
+    let ended = inject(&mut observed, &place, case).await;
     let is_reached = place.control.injected() > 0;
     let end = match (ended, is_reached) {
         (Some(status), _) => {
-            check_end(status, &place.log(), &watched);
-            assert!(health.await.unwrap() || watched.was_unready, "{case:?}: it never said that it does not serve");
+            check_exit(status, &place.log(), &observed);
+            assert!(health.await.unwrap() || observed.was_unready, "{case:?}: it never said that it does not serve");
             End::Ended
         }
         (None, true) => End::Recovered,
@@ -208,19 +213,19 @@ pub async fn run(case: Case, seed: u64) -> Outcome {
     };
     place.control.disarm();
     if end != End::Ended {
-        // Half of them end in good order, the others as in a crash.
-        if seed.is_multiple_of(2) { watched.server.kill() } else { assert!(watched.server.terminate().success()) }
+        // Half of the servers shut down, the others are killed.
+        if seed.is_multiple_of(2) { observed.server.kill() } else { assert!(observed.server.terminate().success()) }
     }
     let log = place.log();
-    drop(watched);
+    drop(observed);
     place.fsck();
     let mut server = ServerProcess::start(&place.data(), &[]);
-    ledger.point_to(&server.uri);
+    ledger.set_uri(&server.uri);
     load.finish().await;
     ledger.check().await;
     assert!(server.terminate().success());
     check_items(&place.fsck(), &ledger);
-    assert_eq!(*ledger.wrong.lock().unwrap(), Vec::<String>::new(), "{case:?}: {log}");
+    assert_eq!(*ledger.violations.lock().unwrap(), Vec::<String>::new(), "{case:?}: {log}");
     assert!(!log.contains("corrupt") && !log.contains("damaged"), "{case:?}: {log}");
     let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     Outcome {
@@ -232,52 +237,52 @@ pub async fn run(case: Case, seed: u64) -> Outcome {
     }
 }
 
-/// Waits for the fault, holds it for as long as the case says, and waits for what comes of it.
-async fn inject(watched: &mut Watched, place: &Place, case: Case) -> Option<ExitStatus> {
+/// Waits for the fault, keeps it for its duration, and waits for the outcome.
+async fn inject(observed: &mut ObservedServer, place: &Place, case: Case) -> Option<ExitStatus> {
     let began = Instant::now();
     let control = &place.control;
     let reach_max = if case.log_bytes > SHORT_LOG_BYTES { 20 * REACH_MAX } else { REACH_MAX };
     let reached = || control.injected() > 0 || began.elapsed() > reach_max;
-    if let Some(status) = watched.until(reached).await {
+    if let Some(status) = observed.until(reached).await {
         return Some(status);
     }
-    let holds_for = match case.lasting {
-        Lasting::Once => Duration::ZERO,
-        Lasting::AWhile => A_WHILE,
-        Lasting::Forever => SILENCE_MAX + A_WHILE,
+    let holds_for = match case.duration {
+        FaultDuration::Once => Duration::ZERO,
+        FaultDuration::Temporary => TEMPORARY_FAULT,
+        FaultDuration::Permanent => UNAVAILABLE_MAX + TEMPORARY_FAULT,
     };
     let held = Instant::now();
-    let before = watched.ledger.acknowledged();
-    let ledger = watched.ledger.clone();
-    let goes_on = || ledger.acknowledged() >= before + RECOVERED;
-    // What lasts for ever need not be waited for if the service does without what fails.
-    let is_held = || held.elapsed() >= holds_for || (case.lasting == Lasting::Forever && goes_on());
-    if let Some(status) = watched.until(is_held).await {
+    let before = observed.ledger.acknowledged();
+    let ledger = observed.ledger.clone();
+    let has_recovered = || ledger.acknowledged() >= before + RECOVERED;
+    // No need to wait for a permanent fault if the service works without the call.
+    let is_held = || held.elapsed() >= holds_for || (case.duration == FaultDuration::Permanent && has_recovered());
+    if let Some(status) = observed.until(is_held).await {
         return Some(status);
     }
     control.disarm();
-    let before = watched.ledger.acknowledged();
-    watched.until(|| ledger.acknowledged() >= before + RECOVERED).await
+    let before = observed.ledger.acknowledged();
+    observed.until(|| ledger.acknowledged() >= before + RECOVERED).await
 }
 
-fn check_end(status: ExitStatus, log: &str, watched: &Watched) {
-    let what = &watched.what;
-    assert_eq!(status.code(), Some(1), "{what}: {log}");
+fn check_exit(status: ExitStatus, log: &str, observed: &ObservedServer) {
+    let case = &observed.case;
+    assert_eq!(status.code(), Some(1), "{case}: {log}");
     for line in ["the store has stopped: nothing more is written", "the server failed"] {
-        assert_eq!(log.matches(line).count(), 1, "{what}: {line:?} in {log}");
+        assert_eq!(log.matches(line).count(), 1, "{case}: {line:?} in {log}");
     }
 }
 
-/// Nothing was made or lost, by the sums of the whole store.
+/// Checks that no item was created or lost, by the sums of the whole store.
 fn check_items(found: &Value, ledger: &Ledger) {
     let items: u64 = found["items"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
-    assert_eq!(items, ledger.total() + crate::load::ITEMS_AT_FIRST, "items in the store");
+    assert_eq!(items, ledger.total() + crate::load::INITIAL_ITEMS, "items in the store");
 }
 
 impl Case {
-    pub fn new(rule: Rule, lasting: Lasting) -> Self {
-        let calls = if lasting == Lasting::Once { 1 } else { i64::MAX };
-        Self { rule: Rule { calls, ..rule }, lasting, log_bytes: SHORT_LOG_BYTES }
+    pub fn new(rule: Rule, duration: FaultDuration) -> Self {
+        let calls = if duration == FaultDuration::Once { 1 } else { i64::MAX };
+        Self { rule: Rule { calls, ..rule }, duration, log_bytes: SHORT_LOG_BYTES }
     }
 
     pub fn is_full(&self) -> bool {

@@ -1,4 +1,4 @@
-//! A disk without room, and proof that the shim is in front of the server's calls.
+//! A full disk, and a check that the shim intercepts the server's calls.
 
 use crate::case::{LONG_LOG_BYTES, Place, SHORT_LOG_BYTES};
 use crate::load::{Ledger, Load, name};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 const WAIT: Duration = Duration::from_secs(30);
 
-async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+async fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < WAIT, "{what}");
@@ -36,18 +36,18 @@ async fn the_shim_sees_every_kind_of_call_that_the_store_makes() {
         (Kind::Database, Syscall::Open),
         (Kind::Index, Syscall::Write),
     ] {
-        eventually(&format!("{syscall:?} of {kind:?}"), || place.control.count(kind, syscall) > 0).await;
+        wait_until(&format!("{syscall:?} of {kind:?}"), || place.control.count(kind, syscall) > 0).await;
     }
     load.finish().await;
 }
 
-/// A store whose database file does not grow any more under the load: rows that are trimmed make room for new ones.
-async fn at_its_size() -> (Place, Arc<Ledger>) {
+/// Creates a store whose database file no longer grows under load, because trimmed rows make room for new ones.
+async fn store_at_stable_size() -> (Place, Arc<Ledger>) {
     let place = Place::new().await;
     let mut server = ServerProcess::start_with(place.command(SHORT_LOG_BYTES), &place.data(), &[]);
     let ledger = Ledger::new(&server.uri);
     let load = Load::start(&ledger, 2);
-    eventually("the file reaches its size", || ledger.acknowledged() > 2_000).await;
+    wait_until("the file reaches its size", || ledger.acknowledged() > 2_000).await;
     load.finish().await;
     assert!(server.terminate().success());
     (place, ledger)
@@ -64,38 +64,38 @@ const FULL: Rule = Rule {
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_44_on_a_full_disk_mutations_are_refused_as_full_reads_work_and_all_goes_on_when_there_is_room() {
-    let (place, ledger) = at_its_size().await;
+async fn case_44_a_full_disk_refuses_mutations_serves_reads_and_recovers_when_there_is_room() {
+    let (place, ledger) = store_at_stable_size().await;
     let mut server = ServerProcess::start_with(place.command(SHORT_LOG_BYTES), &place.data(), &[]);
-    ledger.point_to(&server.uri);
+    ledger.set_uri(&server.uri);
     let load = Load::start(&ledger, 3);
     place.control.arm(&FULL);
-    eventually("mutations are refused", || ledger.refused_as_full.load(Ordering::Relaxed) > 20).await;
+    wait_until("mutations are refused", || ledger.refused_as_full.load(Ordering::Relaxed) > 20).await;
     let request = v1::GetInventoryRequest { inventory_id: name(7) };
     ledger.client().rpc().get_inventory(request).await.unwrap();
     place.control.disarm();
     let acknowledged = ledger.acknowledged();
-    eventually("mutations go on", || ledger.acknowledged() > acknowledged + 50).await;
+    wait_until("mutations go on", || ledger.acknowledged() > acknowledged + 50).await;
     load.finish().await;
     ledger.check().await;
     assert!(server.terminate().success());
     place.fsck();
-    assert_eq!(*ledger.wrong.lock().unwrap(), Vec::<String>::new());
+    assert_eq!(*ledger.violations.lock().unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_44_a_log_that_cannot_grow_is_copied_and_written_over_so_that_mutations_go_on_without_more_room() {
-    let (place, ledger) = at_its_size().await;
+async fn case_44_a_log_that_cannot_grow_is_checkpointed_and_reused_without_more_room() {
+    let (place, ledger) = store_at_stable_size().await;
     let mut server = ServerProcess::start_with(place.command(LONG_LOG_BYTES), &place.data(), &[]);
-    ledger.point_to(&server.uri);
+    ledger.set_uri(&server.uri);
     let load = Load::start(&ledger, 4);
     let acknowledged = ledger.acknowledged();
-    eventually("there is a log", || ledger.acknowledged() > acknowledged + 50).await;
+    wait_until("there is a log", || ledger.acknowledged() > acknowledged + 50).await;
     place.control.arm(&Rule { only_growth: true, ..FULL });
     let refused = || ledger.refused_as_full.load(Ordering::Relaxed);
-    eventually("the log cannot grow", || refused() > 0).await;
+    wait_until("the log cannot grow", || refused() > 0).await;
     let acknowledged = ledger.acknowledged();
-    eventually("mutations go on", || ledger.acknowledged() > acknowledged + 200).await;
+    wait_until("mutations go on", || ledger.acknowledged() > acknowledged + 200).await;
     place.control.disarm();
     load.finish().await;
     ledger.check().await;

@@ -1,4 +1,4 @@
-//! Callers whose every mutation is known: what was acknowledged, and what has to be retried until its end is known.
+//! Callers that record every mutation, and retry each until its outcome is known.
 
 use slotcast::client::{Client, fresh_context};
 use slotcast::wire::v1;
@@ -10,32 +10,32 @@ use std::time::{Duration, Instant};
 use tonic::{Code, Status};
 
 pub const INVENTORIES: usize = 1_500;
-/// Items in the template, of another kind than those that are added.
-pub const ITEMS_AT_FIRST: u64 = 4 * INVENTORIES as u64;
+/// Number of items in the template, of another kind than the added ones.
+pub const INITIAL_ITEMS: u64 = 4 * INVENTORIES as u64;
 const WRITERS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(1);
 const CALL_LIMIT: Duration = Duration::from_secs(10);
-/// One mutation of so many is sent a second time although it was acknowledged.
-const REPEATED_ONE_OF: usize = 8;
+/// One of so many acknowledged mutations is sent again.
+const REPEAT_INTERVAL: usize = 8;
 
 pub fn name(inventory: usize) -> String {
     format!("chest-{inventory:05}")
 }
 
-/// What callers have seen. Shared by all of them and whoever watches.
+/// What the callers have observed. Shared by all callers and the test.
 pub struct Ledger {
     uri: Mutex<String>,
     stop: AtomicBool,
     /// Items that were acknowledged as added, by inventory.
     added: Mutex<BTreeMap<String, u64>>,
     pub acknowledged: AtomicU64,
-    /// Mutations whose end was unknown and that turned out to be applied.
+    /// Mutations with an unknown outcome that turned out to be applied.
     pub found_applied: AtomicU64,
     pub refused_as_full: AtomicU64,
     /// The last answer that a healthy service may give: a success, or, on a full disk, RESOURCE_EXHAUSTED.
     last_answer: Mutex<Instant>,
-    /// Statuses that no fault of the disk may lead to.
-    pub wrong: Mutex<Vec<String>>,
+    /// Statuses that a disk fault must not cause.
+    pub violations: Mutex<Vec<String>>,
 }
 
 impl Ledger {
@@ -48,11 +48,11 @@ impl Ledger {
             found_applied: AtomicU64::new(0),
             refused_as_full: AtomicU64::new(0),
             last_answer: Mutex::new(Instant::now()),
-            wrong: Mutex::default(),
+            violations: Mutex::default(),
         })
     }
 
-    pub fn point_to(&self, uri: &str) {
+    pub fn set_uri(&self, uri: &str) {
         uri.clone_into(&mut self.uri.lock().unwrap());
     }
 
@@ -64,7 +64,7 @@ impl Ledger {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
-    pub fn silent_for(&self) -> Duration {
+    pub fn since_last_answer(&self) -> Duration {
         self.last_answer.lock().unwrap().elapsed()
     }
 
@@ -77,23 +77,23 @@ impl Ledger {
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
         self.found_applied.fetch_add(u64::from(is_retry && receipt.replayed), Ordering::Relaxed);
         if receipt.replayed && !is_retry {
-            self.blame("a new key was answered as a retry".into());
+            self.add_violation("a new key was answered as a retry".into());
         }
     }
 
-    fn blame(&self, what: String) {
-        self.wrong.lock().unwrap().push(what);
+    fn add_violation(&self, violation: String) {
+        self.violations.lock().unwrap().push(violation);
     }
 
-    fn judge(&self, status: &Status) {
-        // Of a service that ends, or of one that has to recover soon.
-        const PASSING: [Code; 5] =
+    fn check_status(&self, status: &Status) {
+        // Statuses of a service that exits or must recover soon.
+        const TRANSIENT: [Code; 5] =
             [Code::Unavailable, Code::Unknown, Code::Cancelled, Code::Internal, Code::DeadlineExceeded];
         if status.code() == Code::ResourceExhausted {
             self.refused_as_full.fetch_add(1, Ordering::Relaxed);
             self.answered();
-        } else if !PASSING.contains(&status.code()) {
-            self.blame(format!("{status:?}"));
+        } else if !TRANSIENT.contains(&status.code()) {
+            self.add_violation(format!("{status:?}"));
         }
     }
 
@@ -112,13 +112,13 @@ impl Ledger {
         assert_eq!(held, added, "held against acknowledged");
     }
 
-    /// Items that are in the store besides those that were there at the beginning.
+    /// Number of items that were added.
     pub fn total(&self) -> u64 {
         self.added.lock().unwrap().values().sum()
     }
 }
 
-/// Adds one item after the other, each in one of the inventories, and retries each until its end is known.
+/// Adds items to random inventories, and retries each mutation until its outcome is known.
 async fn write(ledger: Arc<Ledger>, mut random: fastrand::Rng) {
     while !ledger.stop.load(Ordering::Relaxed) {
         let inventory = name(random.usize(..INVENTORIES));
@@ -128,7 +128,7 @@ async fn write(ledger: Arc<Ledger>, mut random: fastrand::Rng) {
             is_retry = true;
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        if random.usize(..REPEATED_ONE_OF) == 0 {
+        if random.usize(..REPEAT_INTERVAL) == 0 {
             repeat(&ledger, &inventory, &context).await;
         }
         tokio::time::sleep(PAUSE).await;
@@ -146,7 +146,7 @@ async fn call(ledger: &Ledger, inventory: &str, context: &v1::MutationContext) -
     called.unwrap_or_else(|_| Err(Status::deadline_exceeded("the test's own limit")))
 }
 
-/// Whether the mutation's end is known now.
+/// Sends the mutation. Returns whether its outcome is known.
 async fn add(ledger: &Ledger, inventory: &str, context: &v1::MutationContext, is_retry: bool) -> bool {
     match call(ledger, inventory, context).await {
         Ok(receipt) => {
@@ -155,22 +155,22 @@ async fn add(ledger: &Ledger, inventory: &str, context: &v1::MutationContext, is
             true
         }
         Err(status) => {
-            ledger.judge(&status);
+            ledger.check_status(&status);
             false
         }
     }
 }
 
-/// The same key again: the stored reply comes from the journal.
+/// Sends the same key again: the stored reply comes from the journal.
 async fn repeat(ledger: &Ledger, inventory: &str, context: &v1::MutationContext) {
     match call(ledger, inventory, context).await {
         Ok(receipt) if receipt.replayed => {}
-        Ok(receipt) => ledger.blame(format!("a retry was applied again: {receipt:?}")),
-        Err(status) => ledger.judge(&status),
+        Ok(receipt) => ledger.add_violation(format!("a retry was applied again: {receipt:?}")),
+        Err(status) => ledger.check_status(&status),
     }
 }
 
-/// Lists inventories again and again: reads of the file that no commit waits for.
+/// Lists inventories repeatedly: these reads do not wait for commits.
 async fn list(ledger: Arc<Ledger>) {
     let mut page_token = String::new();
     while !ledger.stop.load(Ordering::Relaxed) {
@@ -181,7 +181,7 @@ async fn list(ledger: Arc<Ledger>) {
         page_token = match listed {
             Ok(Ok(page)) => page.into_inner().next_page_token,
             Ok(Err(status)) => {
-                ledger.judge(&status);
+                ledger.check_status(&status);
                 String::new()
             }
             Err(_) => String::new(),
@@ -206,7 +206,7 @@ impl Load {
         Self { ledger: ledger.clone(), tasks }
     }
 
-    /// Ends once every mutation's end is known.
+    /// Returns when the outcome of every mutation is known.
     pub async fn finish(self) {
         self.ledger.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
@@ -217,8 +217,8 @@ impl Load {
 
 /// Creates the inventories that the load adds to; large enough that the table has many pages.
 pub async fn create_inventories(client: &Client) {
-    const TOGETHER: usize = 50;
-    for first in (0..INVENTORIES).step_by(TOGETHER) {
+    const CREATED_PER_CALL: usize = 50;
+    for first in (0..INVENTORIES).step_by(CREATED_PER_CALL) {
         let create = |inventory: usize| {
             let stack = v1::Stack { item: "apple".into(), count: 1, attributes: vec![7; 100], ..Default::default() };
             let stacks = (0..4).map(|slot| v1::SlotStack { slot, stack: Some(stack.clone()) }).collect();
@@ -230,7 +230,7 @@ pub async fn create_inventories(client: &Client) {
             };
             v1::Operation { operation: Some(Operation::Create(create)) }
         };
-        let operations = (first..first + TOGETHER).map(create).collect();
+        let operations = (first..first + CREATED_PER_CALL).map(create).collect();
         let request = v1::TransactRequest { context: Some(fresh_context()), operations };
         client.rpc().transact(request).await.unwrap();
     }

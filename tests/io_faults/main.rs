@@ -1,5 +1,5 @@
-//! Errors of the disk, injected into the system calls of a real server: it recovers by itself, or reports NOT_SERVING and
-//! ends with a clear line in its log. It is never healthy and refusing, and nothing acknowledged is lost.
+//! Disk errors, injected into the system calls of a real server: it recovers automatically, or reports NOT_SERVING and
+//! exits with an error in its log. It never reports healthy while it refuses calls, and loses nothing acknowledged.
 //!
 //! `SLOTCAST_IO_FAULTS=N` makes each of the first N calls of every kind fail, in turn (`just io-faults`); without it a
 //! sample of them.

@@ -8,11 +8,11 @@ use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// The first calls of each kind that fail, one after the other.
+/// Number of calls of each kind that fail, one at a time.
 const DEPTH: i64 = 4;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_cannot_be_read_at_opening_is_called_unreadable_and_not_damaged_and_opens_later() {
+async fn a_read_error_on_open_is_reported_as_an_io_error_and_not_as_damage() {
     let place = Place::new().await;
     let mut server = ServerProcess::start_with(place.command(SHORT_LOG_BYTES), &place.data(), &[]);
     let ledger = Ledger::new(&server.uri);
@@ -35,7 +35,7 @@ async fn a_store_that_cannot_be_read_at_opening_is_called_unreadable_and_not_dam
             let mut command = shimmed_server(&data, &control_path);
             command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data"]).arg(&data);
             let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-            // An empty line: it has ended without listening.
+            // An empty line means that the server exited without listening.
             let mut line = String::new();
             BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
             if !line.is_empty() {
@@ -48,13 +48,13 @@ async fn a_store_that_cannot_be_read_at_opening_is_called_unreadable_and_not_dam
                 assert_eq!(output.status.code(), Some(1), "{kind:?} {first}: {log}");
                 assert!(log.contains("I/O error") || log.contains("Input/output error"), "{kind:?} {first}: {log}");
             }
-            assert!(line.is_empty() || calls == 1, "{kind:?} {first}: it listens over files that it cannot read");
+            assert!(line.is_empty() || calls == 1, "{kind:?} {first}: it serves files that it cannot read");
             assert!(!log.contains("is damaged") && !log.contains("backup"), "{kind:?} {first}: {log}");
             fsck(&data);
         }
     }
     let mut server = ServerProcess::start(&place.data(), &[]);
-    ledger.point_to(&server.uri);
+    ledger.set_uri(&server.uri);
     load.finish().await;
     ledger.check().await;
     assert!(server.terminate().success());

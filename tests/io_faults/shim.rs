@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-/// Compiled once for all tests of this process, and removed with its folder by the system's own rules for temporary files.
+/// Compiled once for all tests of this process, in a temporary folder.
 static LIBRARY: LazyLock<(tempfile::TempDir, PathBuf)> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     let library = folder.path().join("shim.so");
@@ -18,7 +18,7 @@ static LIBRARY: LazyLock<(tempfile::TempDir, PathBuf)> = LazyLock::new(|| {
     (folder, library)
 });
 
-/// The numbers are those of shim.c.
+/// The numbers must match `shim.c`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Database = 0,
@@ -51,7 +51,7 @@ pub enum Errno {
     Enospc = 28,
 }
 
-/// Which calls fail, and how.
+/// Selects the calls that fail, and the error.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
     pub kind: Kind,
@@ -60,7 +60,7 @@ pub struct Rule {
     pub errno: Errno,
     /// The first matching call that fails, from 1.
     pub first: i64,
-    /// How many fail.
+    /// Number of calls that fail.
     pub calls: i64,
     pub only_growth: bool,
 }
@@ -93,12 +93,12 @@ impl Control {
         self.put(0, 0);
     }
 
-    /// Calls that failed since it was armed.
+    /// Number of calls that failed since the rule was armed.
     pub fn injected(&self) -> i64 {
         self.get(INJECTED)
     }
 
-    /// All such calls since the start, armed or not.
+    /// Number of these calls since the start, armed or not.
     pub fn count(&self, kind: Kind, syscall: Syscall) -> i64 {
         self.get(COUNTS + kind as u64 * SYSCALLS + syscall as u64)
     }

@@ -135,7 +135,7 @@ async fn case_26_the_same_key_in_flight_twice_has_one_effect_and_one_reply() {
         let before = (server.held("a").await, server.store.commits());
         let context = with_key(&format!("key-{round}"));
         // Both calls are in flight while commits are held; behind another call they are in one batch.
-        server.store.hold_commits();
+        server.store.pause_commits();
         let send = |context, operation| {
             let client = server.client.clone();
             tokio::spawn(async move { client.mutate(context, operation).await })
@@ -145,7 +145,7 @@ async fn case_26_the_same_key_in_flight_twice_has_one_effect_and_one_reply() {
         let twice = [(); 2].map(|()| send(context.clone(), drop("a", 0, Some(7))));
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(twice.iter().all(|call| !call.is_finished()), "nothing is answered before it is durable");
-        server.store.release_commits();
+        server.store.resume_commits();
         let [one, other] = twice.map(async |call| call.await.unwrap().unwrap());
         let (one, other) = (one.await, other.await);
         assert_eq!(one.inventories, other.inventories);
@@ -211,7 +211,7 @@ async fn case_28_an_expired_key_is_rejected_and_never_runs_again() {
     let server = world().await;
     let context = fresh_context();
     server.client.mutate(context.clone(), drop("a", 0, Some(1))).await.unwrap();
-    server.store.forget_keys();
+    server.store.expire_keys();
     let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
     assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_EXPIRED"));
     assert_eq!(server.held("a").await, 59);

@@ -19,9 +19,9 @@ pub fn run(command: &str, data: &Path, arguments: &[&str]) -> Output {
 
 pub fn refused(command: &str, data: &Path, arguments: &[&str]) -> String {
     let output = run(command, data, arguments);
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(1), "{command} {arguments:?}: {said}");
-    said
+    let message = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{command} {arguments:?}: {message}");
+    message
 }
 
 /// Returns the names and contents of all files of a folder, except the lock, the index of the write-ahead log, and an

@@ -13,7 +13,7 @@ use slotcast::domain::{
     Attributes, Caller, Change, Contents, Count, Digest, Edit, Epoch, Fingerprint, IdempotencyKey, Inventory,
     InventoryId, ItemCode, LayoutId, OperationOutcome, PlayerId, Revision, Slot, Stack, TouchedInventory, Version,
 };
-use slotcast::store::{Key, ListQuery, Recall, Reply, Store, Transaction};
+use slotcast::store::{Key, KeyStatus, ListQuery, Reply, Store, Transaction};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -105,7 +105,7 @@ pub fn transaction(key: Key, touched: Vec<TouchedInventory>) -> Transaction {
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     pub inventories: BTreeMap<InventoryId, Arc<Inventory>>,
-    pub keys: HashMap<Key, Recall>,
+    pub keys: HashMap<Key, KeyStatus>,
     /// Every id that has ever existed.
     pub ids: BTreeMap<InventoryId, ()>,
 }
@@ -114,7 +114,7 @@ impl Model {
     pub fn apply(&mut self, batch: &[Transaction]) {
         for transaction in batch {
             let Transaction { key, payload, reply, touched } = transaction.clone();
-            self.keys.insert(key, Recall::Applied { payload, reply });
+            self.keys.insert(key, KeyStatus::Applied { payload, reply });
             for touched in touched {
                 self.ids.insert(touched.version.id.clone(), ());
                 match touched.state {

@@ -44,6 +44,19 @@ impl DrivenClock {
     }
 }
 
+/// Returns settings with which folds, checkpoints and waits for room happen all the time.
+pub fn frequent_folds() -> EmbeddedSettings {
+    EmbeddedSettings {
+        round_records: 20,
+        round_inventories: 10,
+        slice: Duration::ZERO,
+        unfolded_records_max: 200,
+        unfolded_inventories_max: 100,
+        wal_bytes_soft: 64 << 10,
+        ..EmbeddedSettings::default()
+    }
+}
+
 pub struct Place {
     pub folder: tempfile::TempDir,
     pub clock: DrivenClock,

@@ -1,17 +1,19 @@
 //! Copies SQLite's write-ahead log into the file, on the fold's thread and never in a commit.
 //!
 //! Under constant writes a log never ends: while it is copied, commits append more. So most of it is copied while
-//! commits continue, repeatedly until little is left, and only the last pages are copied with the turn held. Then the
-//! log restarts at its beginning.
+//! commits continue, repeatedly until little is left, and only the last pages are copied with the write lock held. Then
+//! the log restarts at its beginning.
 
 use super::open::PAGE_BYTES;
-use super::turn::Turn;
+use parking_lot::FairMutex;
 use rusqlite::Connection;
 use std::time::Duration;
 
 /// Maximum number of pages that are copied while commits wait.
 const PAGES_LEFT_MAX: u64 = 128;
-const ATTEMPTS_MAX: usize = 6;
+/// Maximum number of passes that copy while commits continue.
+const PASSES_MAX: usize = 6;
+/// How long to wait for a reader at a time, and how often.
 const READER_WAIT: Duration = Duration::from_micros(100);
 const READER_WAITS_MAX: usize = 20;
 
@@ -26,25 +28,30 @@ struct Progress {
 /// Restarts the log if it is longer than `due_bytes`, and returns its length afterwards, in bytes. A log that is more
 /// than four times as long as `wal_bytes_soft`, as after a backup, is truncated. A shorter one keeps its space, because
 /// overwriting is faster than extending.
-pub fn if_due(connection: &Connection, turn: &Turn, due_bytes: u64, wal_bytes_soft: u64) -> rusqlite::Result<u64> {
-    let log_bytes = run(connection, "NOOP")?.pages * PAGE_BYTES;
-    if log_bytes <= due_bytes {
-        return Ok(log_bytes);
+pub fn if_due(
+    connection: &Connection,
+    write_lock: &FairMutex<()>,
+    due_bytes: u64,
+    wal_bytes_soft: u64,
+) -> rusqlite::Result<u64> {
+    let wal_bytes = wal_checkpoint(connection, "NOOP")?.pages * PAGE_BYTES;
+    if wal_bytes <= due_bytes {
+        return Ok(wal_bytes);
     }
     let Progress { busy, pages, copied } =
-        start_over(connection, turn, if log_bytes > 4 * wal_bytes_soft { "TRUNCATE" } else { "RESTART" })?;
+        restart_log(connection, write_lock, if wal_bytes > 4 * wal_bytes_soft { "TRUNCATE" } else { "RESTART" })?;
     // SQLite reports the old length until the next write, which goes to the beginning of the log.
     if !busy && pages == copied { Ok(0) } else { Ok(pages * PAGE_BYTES) }
 }
 
-/// Returns the length at which the next checkpoint is due, in bytes; `log_bytes` is the current length. While a
+/// Returns the length at which the next checkpoint is due, in bytes; `wal_bytes` is the current length. While a
 /// long-running reader such as a backup prevents a restart, the log grows, and an immediate retry would only delay
 /// commits. The next attempt is due after a quarter of `wal_bytes_soft` more.
-pub fn next_due_bytes(log_bytes: u64, due_bytes: u64, wal_bytes_soft: u64) -> u64 {
-    if log_bytes <= wal_bytes_soft {
+pub fn next_due_bytes(wal_bytes: u64, due_bytes: u64, wal_bytes_soft: u64) -> u64 {
+    if wal_bytes <= wal_bytes_soft {
         wal_bytes_soft
-    } else if log_bytes > due_bytes {
-        log_bytes + wal_bytes_soft / 4
+    } else if wal_bytes > due_bytes {
+        wal_bytes + wal_bytes_soft / 4
     } else {
         due_bytes
     }
@@ -53,24 +60,24 @@ pub fn next_due_bytes(log_bytes: u64, due_bytes: u64, wal_bytes_soft: u64) -> u6
 /// Copies the whole log into the file and truncates the log, unless a reader such as a backup still needs it. The
 /// caller must prevent writes meanwhile.
 pub fn empty(connection: &Connection) -> rusqlite::Result<()> {
-    let Progress { busy, pages, copied } = run(connection, "TRUNCATE")?;
+    let Progress { busy, pages, copied } = wal_checkpoint(connection, "TRUNCATE")?;
     tracing::debug!(busy, pages, copied, "emptied the write-ahead log");
     Ok(())
 }
 
-fn start_over(connection: &Connection, turn: &Turn, mode: &str) -> rusqlite::Result<Progress> {
-    for _ in 0..ATTEMPTS_MAX {
-        let Progress { pages, copied, .. } = run(connection, "PASSIVE")?;
+fn restart_log(connection: &Connection, write_lock: &FairMutex<()>, mode: &str) -> rusqlite::Result<Progress> {
+    for _ in 0..PASSES_MAX {
+        let Progress { pages, copied, .. } = wal_checkpoint(connection, "PASSIVE")?;
         if pages - copied.min(pages) <= PAGES_LEFT_MAX {
             break;
         }
     }
-    let my_turn = turn.wait();
+    let guard = write_lock.lock();
     // SQLite's own waiting is too coarse for this.
     connection.busy_timeout(Duration::ZERO)?;
     let end = restart(connection, mode);
     connection.busy_timeout(super::open::BUSY_MAX)?;
-    drop(my_turn);
+    drop(guard);
     let Progress { busy, pages, copied } = end?;
     tracing::trace!(busy, pages, copied, "checkpoint");
     Ok(Progress { busy, pages, copied })
@@ -80,18 +87,18 @@ fn start_over(connection: &Connection, turn: &Turn, mode: &str) -> rusqlite::Res
 /// is short. The next checkpoint tries again if a reader such as a backup or `sqlite3` stays longer: commits do not
 /// wait for it.
 fn restart(connection: &Connection, mode: &str) -> rusqlite::Result<Progress> {
-    let mut progress = run(connection, mode)?;
+    let mut progress = wal_checkpoint(connection, mode)?;
     for _ in 0..READER_WAITS_MAX {
         if !progress.busy {
             break;
         }
         std::thread::sleep(READER_WAIT);
-        progress = run(connection, mode)?;
+        progress = wal_checkpoint(connection, mode)?;
     }
     Ok(progress)
 }
 
-fn run(connection: &Connection, mode: &str) -> rusqlite::Result<Progress> {
+fn wal_checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<Progress> {
     let mut pragma = connection.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
     pragma.query_row([], |row| {
         let count = |column| row.get::<_, i64>(column).map(|count| count.max(0).unsigned_abs());
@@ -104,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn while_a_reader_stays_the_next_try_comes_a_quarter_later_and_afterwards_as_usual() {
+    fn while_a_reader_blocks_the_restart_the_next_attempt_is_due_a_quarter_later() {
         const SOFT: u64 = 64;
         assert_eq!(next_due_bytes(10, SOFT, SOFT), SOFT);
         let due = next_due_bytes(65, SOFT, SOFT);

@@ -45,7 +45,7 @@ pub fn is_failed_read(error: &rusqlite::Error) -> bool {
 
 /// The error of an action whose attempts all failed.
 #[derive(Debug)]
-pub struct Failed<E> {
+pub struct RetryError<E> {
     pub error: E,
     /// Where and why reading the files directly failed, before the last attempt.
     pub unreadable: Option<String>,
@@ -54,23 +54,23 @@ pub struct Failed<E> {
 /// Retries at once while reads fail, because a disk often returns at the second attempt the data that it refused at the
 /// first. `unreadable` reads the files directly before the last attempt: if that succeeds and the last attempt still
 /// fails, the data is damaged. The warning omits the error, which may call a failed read damage.
-pub fn retrying_reads<T, E>(
+pub fn retry_failed_reads<T, E>(
     is_failed_read: impl Fn(&E) -> bool,
     unreadable: impl FnOnce() -> Option<String>,
     mut attempt: impl FnMut() -> Result<T, E>,
-) -> Result<T, Failed<E>> {
+) -> Result<T, RetryError<E>> {
     for _ in 1..READ_ATTEMPTS_MAX {
         match attempt() {
             Err(error) if is_failed_read(&error) => tracing::warn!("a read of the store's files failed and is retried"),
-            ended => return ended.map_err(|error| Failed { error, unreadable: None }),
+            ended => return ended.map_err(|error| RetryError { error, unreadable: None }),
         }
     }
     let unreadable = unreadable();
-    attempt().map_err(|error| Failed { error, unreadable })
+    attempt().map_err(|error| RetryError { error, unreadable })
 }
 
-pub fn store_error(doing: &str, error: &rusqlite::Error) -> StoreError {
-    let detail = format!("{doing}: {error}");
+pub fn store_error(action: &str, error: &rusqlite::Error) -> StoreError {
+    let detail = format!("{action} failed: {error}");
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full { detail },
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Corrupt { detail },
@@ -83,7 +83,7 @@ pub fn store_error(doing: &str, error: &rusqlite::Error) -> StoreError {
 #[derive(Debug)]
 pub enum ReadError {
     Sqlite {
-        doing: &'static str,
+        action: &'static str,
         error: rusqlite::Error,
     },
     /// The data that was read differs from the data that was written.
@@ -91,8 +91,8 @@ pub enum ReadError {
 }
 
 impl ReadError {
-    pub fn sqlite(doing: &'static str) -> impl Fn(rusqlite::Error) -> Self {
-        move |error| Self::Sqlite { doing, error }
+    pub fn sqlite(action: &'static str) -> impl Fn(rusqlite::Error) -> Self {
+        move |error| Self::Sqlite { action, error }
     }
 
     pub fn is_failed_read(&self) -> bool {
@@ -103,14 +103,14 @@ impl ReadError {
 impl From<ReadError> for StoreError {
     fn from(error: ReadError) -> Self {
         match error {
-            ReadError::Sqlite { doing, error } => store_error(doing, &error),
+            ReadError::Sqlite { action, error } => store_error(action, &error),
             ReadError::Malformed(error) => error,
         }
     }
 }
 
-pub fn malformed(what: &str, error: &Malformed) -> StoreError {
-    StoreError::Corrupt { detail: format!("{what}: {error}") }
+pub fn malformed(subject: &str, error: &Malformed) -> StoreError {
+    StoreError::Corrupt { detail: format!("{subject}: {error}") }
 }
 
 /// Returns whether the value has another type than the one that was written.
@@ -155,7 +155,7 @@ mod tests {
     fn a_failed_read_is_attempted_three_times_and_anything_else_once() {
         let attempts = |code| {
             let mut attempts = 0;
-            let ended: Result<(), _> = retrying_reads(
+            let ended: Result<(), _> = retry_failed_reads(
                 is_failed_read,
                 || Some("at byte 7".to_owned()),
                 || {

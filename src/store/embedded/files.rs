@@ -1,29 +1,30 @@
 //! The files of a store: their names, their locks, and whether the names still lead to the open files.
 
-use super::header::number;
-use super::log;
+use super::header::DatabaseHeader;
 use super::open::{OpenError, io_error};
+use super::wal;
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Returns the path of a file beside the database: SQLite's, such as `-wal`, or one of the store's own.
-pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
 }
 
-pub fn file_bytes(path: &Path) -> u64 {
+/// Returns the length of a file, in bytes; 0 if it cannot be looked up.
+pub fn file_len_bytes(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
 /// Returns the folder of a file.
-pub fn folder_of(path: &Path) -> &Path {
+pub fn parent_folder(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         Some(_) | None => Path::new("."),
@@ -32,15 +33,15 @@ pub fn folder_of(path: &Path) -> &Path {
 
 /// Makes created, changed or removed names in a file's folder durable.
 pub fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(folder_of(path))?.sync_all()
+    File::open(parent_folder(path))?.sync_all()
 }
 
 /// Creates a temporary file beside `path`, which is removed unless the caller persists it. It has the permissions of
 /// the store's own file.
-pub fn temporary(path: &Path, prefix: &str) -> io::Result<tempfile::NamedTempFile> {
+pub fn create_temporary(path: &Path, prefix: &str) -> io::Result<tempfile::NamedTempFile> {
     use std::os::unix::fs::PermissionsExt;
     let permissions = std::fs::Permissions::from_mode(0o644);
-    tempfile::Builder::new().prefix(prefix).permissions(permissions).tempfile_in(folder_of(path))
+    tempfile::Builder::new().prefix(prefix).permissions(permissions).tempfile_in(parent_folder(path))
 }
 
 /// Identifies the file that a name leads to.
@@ -69,26 +70,26 @@ impl FileId {
 /// SQLite's locks on the database are POSIX locks, which a process loses as soon as it closes any handle of the file.
 /// Therefore the database is opened here before SQLite opens it, and closed afterwards.
 #[derive(Debug)]
-pub struct Locked {
+pub struct StoreLock {
     path: PathBuf,
-    name: File,
+    lock_file: File,
     database: Option<File>,
 }
 
-impl Locked {
+impl StoreLock {
     /// Locks the store at `path`, whether or not its database exists.
-    pub fn take(path: &Path) -> Result<Self, OpenError> {
-        let lock_path = beside(path, "-lock");
-        let failed = |error| io_error(path, &format!("its lock {}: {error}", lock_path.display()));
-        let name = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path).map_err(failed)?;
-        try_lock(&name, path)?;
-        let mut locked = Self { path: path.to_owned(), name, database: None };
-        locked.take_database()?;
+    pub fn acquire(path: &Path) -> Result<Self, OpenError> {
+        let lock_path = with_suffix(path, "-lock");
+        let failed = |error| io_error(path, &format!("lock file {}: {error}", lock_path.display()));
+        let lock_file = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path).map_err(failed)?;
+        try_lock(&lock_file, path)?;
+        let mut locked = Self { path: path.to_owned(), lock_file, database: None };
+        locked.lock_database()?;
         Ok(locked)
     }
 
     /// Locks the database, if it exists.
-    pub fn take_database(&mut self) -> Result<(), OpenError> {
+    pub fn lock_database(&mut self) -> Result<(), OpenError> {
         self.database = match File::open(&self.path) {
             Ok(database) => Some(database),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -108,12 +109,12 @@ impl Locked {
     }
 }
 
-impl Drop for Locked {
+impl Drop for StoreLock {
     fn drop(&mut self) {
         // The file beside the database comes last: a process that locks it expects to lock the database as well.
-        for file in self.database.iter().chain([&self.name]) {
+        for file in self.database.iter().chain([&self.lock_file]) {
             if let Err(error) = file.unlock() {
-                tracing::debug!(%error, "the lock goes with the file");
+                tracing::debug!(%error, "cannot unlock the file; closing it releases the lock");
             }
         }
     }
@@ -123,40 +124,40 @@ fn try_lock(file: &File, path: &Path) -> Result<(), OpenError> {
     match file.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(OpenError::AlreadyOpen { path: path.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(io_error(path, &format!("its lock: {error}"))),
+        Err(TryLockError::Error(error)) => Err(io_error(path, &format!("lock: {error}"))),
     }
 }
 
 /// The files of an open store, with the names by which they were opened.
 #[derive(Debug)]
 pub struct OpenFiles {
-    lock: Locked,
+    lock: StoreLock,
     names: Vec<(PathBuf, FileId)>,
-    head: Head,
+    header: DatabaseHeader,
     /// `None` if there is no log. SQLite holds no locks on the log that closing it would release.
     log: Option<File>,
 }
 
 impl OpenFiles {
-    /// Call it when SQLite has opened all files. `given` is the database's name before links were resolved.
-    pub fn new(lock: Locked, given: &Path) -> io::Result<Self> {
+    /// Call it when SQLite has opened all files. `given_path` is the database's name before links were resolved.
+    pub fn new(lock: StoreLock, given_path: &Path) -> io::Result<Self> {
         let database = lock.database().ok_or(ErrorKind::NotFound)?;
-        let head = Head::read(database)?;
+        let header = DatabaseHeader::read(database)?;
         let mut names = vec![
-            (std::path::absolute(given)?, FileId::of(&database.metadata()?)),
-            (beside(&lock.path, "-lock"), FileId::of(&lock.name.metadata()?)),
+            (std::path::absolute(given_path)?, FileId::of(&database.metadata()?)),
+            (with_suffix(&lock.path, "-lock"), FileId::of(&lock.lock_file.metadata()?)),
         ];
         // A file system without shared memory has neither file.
-        let side_files = ["-wal", "-shm"].map(|suffix| beside(&lock.path, suffix));
+        let side_files = ["-wal", "-shm"].map(|suffix| with_suffix(&lock.path, suffix));
         names.extend(side_files.into_iter().filter_map(|name| FileId::at(&name).map(|id| (name, id))));
-        let log = match File::open(beside(&lock.path, "-wal")) {
+        let log = match File::open(with_suffix(&lock.path, "-wal")) {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             opened => Some(opened?),
         };
-        Ok(Self { lock, names, head, log })
+        Ok(Self { lock, names, header, log })
     }
 
-    pub fn locked(&self) -> &Locked {
+    pub fn lock(&self) -> &StoreLock {
         &self.lock
     }
 
@@ -170,71 +171,52 @@ impl OpenFiles {
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                     return Err(format!("{} was removed or renamed", name.display()));
                 }
-                Err(error) => tracing::warn!(name = %name.display(), %error, "cannot look up a file of the store"),
+                Err(error) => {
+                    tracing::warn!(path = %name.display(), %error, "cannot look up a file of the store")
+                }
             }
         }
-        // A second look, because the log may have just been started.
-        if self.log.as_ref().is_some_and(|log| !log::has_head(log) && !log::has_head(log)) {
-            return Err(format!("{}-wal, the write-ahead log, was cut or overwritten", self.lock.path.display()));
+        // A second check, because the log may have just been started.
+        if self.log.as_ref().is_some_and(|log| !wal::has_magic(log) && !wal::has_magic(log)) {
+            return Err(format!("{}-wal, the write-ahead log, was truncated or overwritten", self.lock.path.display()));
         }
         let Some(database) = self.lock.database() else { return Ok(()) };
-        // A second look, because a checkpoint may be writing the head. A read that fails does not identify another file.
-        let is_same = || match Head::read(database) {
-            Ok(head) => head.continues(&self.head),
+        // A second check, because a checkpoint may be writing the header. A failed read does not identify another file.
+        let is_same = || match DatabaseHeader::read(database) {
+            Ok(header) => header.continues(&self.header),
             Err(error) => error.kind() != ErrorKind::UnexpectedEof,
         };
         if is_same() || is_same() { Ok(()) } else { Err(format!("{} was overwritten", self.lock.path.display())) }
     }
 }
 
-/// The head of a database, which identifies it.
-#[derive(Debug, Clone, Copy)]
-struct Head([u8; 100]);
-
-impl Head {
-    fn read(database: &File) -> io::Result<Self> {
-        let mut head = [0; 100];
-        database.read_exact_at(&mut head, 0)?;
-        Ok(Self(head))
-    }
-
-    /// Returns whether this is a later head of the same database: the mark, page size, journal mode and application id
-    /// are the same, and the counters of changes and schema changes have not decreased. A copy of a backup or of an
-    /// earlier state has another mode or a lower counter.
-    fn continues(&self, earlier: &Self) -> bool {
-        let is_same = |from: usize, to: usize| self.0[from..to] == earlier.0[from..to];
-        let does_not_go_back = |at| number(&self.0, at) >= number(&earlier.0, at);
-        is_same(0, 24) && is_same(60, 72) && [24, 40].into_iter().all(does_not_go_back)
-    }
-}
-
 /// Checks files regularly on its own thread, until it is dropped.
 #[derive(Debug)]
-pub struct Watch {
+pub struct PeriodicCheck {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// How often the thread checks. It bounds the time until a lost file is noticed while nothing is committed.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-impl Watch {
-    /// Starts the thread, which calls `look` until it returns false.
-    pub fn start(mut look: impl FnMut() -> bool + Send + 'static) -> io::Result<Self> {
+impl PeriodicCheck {
+    /// Starts the thread, which calls `check` until it returns false.
+    pub fn start(mut check: impl FnMut() -> bool + Send + 'static) -> io::Result<Self> {
         let (stop, stopped) = channel();
         let run = move || {
-            while stopped.recv_timeout(WATCH_INTERVAL) == Err(RecvTimeoutError::Timeout) && look() {}
+            while stopped.recv_timeout(CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) && check() {}
         };
         let thread = std::thread::Builder::new().name("slotcast-files".into()).spawn(run)?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
 
-impl Drop for Watch {
+impl Drop for PeriodicCheck {
     fn drop(&mut self) {
         drop(self.stop.take());
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that watches the store's files had panicked");
+            tracing::error!("the thread that checks the store's files panicked");
         }
     }
 }

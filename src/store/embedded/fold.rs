@@ -1,40 +1,41 @@
 //! The fold: a thread that updates the table behind the commits, trims the journal and empties the log.
 //!
 //! The fold works in rounds. A round takes the generation that has grown so far, and writes its states in order of ids,
-//! in slices of a fraction of a millisecond; it holds the turn during each slice. Each inventory is written once,
+//! in slices of a fraction of a millisecond; it holds the write lock during each slice. Each inventory is written once,
 //! however often it changed. A failure loses nothing: changes that are not folded stay in the journal and in memory.
 
-use super::failure::{self, Failed};
-use super::keys::{DueRow, Limits};
+use super::failure::{self, RetryError};
+use super::keys::{TrimLimits, TrimmableRow};
 use super::open::PAGE_BYTES;
 use super::overlay::Generation;
+use super::state::{MemoryState, StoreInner};
 use super::table::EncodedRow;
-use super::{Memory, Shared, checkpoint, journal};
+use super::{checkpoint, journal};
 use crate::domain::InventoryId;
 use crate::store::StoreError;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Number of rows that are encoded before taking the turn; also the maximum that one slice writes.
+/// Number of rows that are encoded before taking the write lock; also the maximum that one slice writes.
 const ROWS_AHEAD: usize = 192;
 /// Number of journal rows that one slice trims.
 const TRIMMED_ROWS: usize = 8;
 /// How often the fold checks the log's length, in slices.
-const SLICES_PER_LOOK: usize = 32;
+const SLICES_PER_WAL_CHECK: usize = 32;
 /// How often the thread checks the clock while nothing wakes it.
 const IDLE_MAX: Duration = Duration::from_millis(100);
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
 /// Why the fold stopped its work early.
-enum Halt {
+enum FoldError {
     Closing,
-    Failed { doing: &'static str, error: rusqlite::Error },
+    Failed { action: &'static str, error: rusqlite::Error },
 }
 
-impl Halt {
+impl FoldError {
     fn is_failed_read(&self) -> bool {
         matches!(self, Self::Failed { error, .. } if failure::is_failed_read(error))
     }
@@ -44,77 +45,78 @@ impl Halt {
     }
 }
 
-pub fn run(shared: &Shared, connection: Connection) {
+pub fn run(inner: &StoreInner, connection: Connection) {
     let mut back_off = BACK_OFF_MIN;
-    while let Some(work) = shared.wait_for_work() {
-        let fold = Fold { shared, connection: &connection };
-        match shared.retrying_reads(Halt::is_failed_read, || fold.work(&work)) {
+    while let Some(task) = inner.wait_for_task() {
+        let fold = Fold { inner, connection: &connection };
+        match inner.retry_failed_reads(FoldError::is_failed_read, || fold.run_task(&task)) {
             Ok(()) => {
                 back_off = BACK_OFF_MIN;
-                shared.worked(&work);
+                inner.record_success(&task);
             }
-            Err(Failed { error: Halt::Closing, .. }) => break,
-            Err(Failed { error: Halt::Failed { doing, error }, unreadable }) => {
-                let failure = shared.diagnose(doing, &error, unreadable);
-                shared.failed(failure, failure::is_fatal(&error), back_off);
+            Err(RetryError { error: FoldError::Closing, .. }) => break,
+            Err(RetryError { error: FoldError::Failed { action, error }, unreadable }) => {
+                let failure = inner.diagnose(action, &error, unreadable);
+                inner.record_failure(failure, failure::is_fatal(&error), back_off);
                 back_off = (back_off * 2).min(BACK_OFF_MAX);
             }
         }
     }
-    if shared.is_stopped() {
-        super::keep_log(&connection);
+    if inner.is_stopped() {
+        super::keep_wal(&connection);
     }
 }
 
-impl Shared {
+impl StoreInner {
     /// Waits until there is work; returns `None` when the store is closing.
-    fn wait_for_work(&self) -> Option<Work> {
+    fn wait_for_task(&self) -> Option<FoldTask> {
         let mut memory = self.lock();
         loop {
-            if memory.closing {
+            if memory.is_closing {
                 return None;
             }
-            let fold = memory.asked > memory.answered || self.is_round_due(&memory);
-            if !self.is_stopped() && (fold || self.has_work(&memory)) {
-                return Some(Work { fold, asked: memory.asked });
+            let fold = memory.folds_requested > memory.folds_completed || self.is_round_due(&memory);
+            if !self.is_stopped() && (fold || self.has_fold_work(&memory)) {
+                return Some(FoldTask { fold, folds_requested: memory.folds_requested });
             }
-            let waited = self.work.wait_timeout(memory, IDLE_MAX);
-            memory = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.fold_wakeup.wait_for(&mut memory, IDLE_MAX);
         }
     }
 
     /// Returns whether to wake the fold.
-    pub(super) fn has_work(&self, memory: &Memory) -> bool {
-        let log_is_long = memory.log_bytes > memory.log_due_bytes;
-        log_is_long || self.is_round_due(memory) || !self.trim_due(memory, 1).is_empty()
+    pub(super) fn has_fold_work(&self, memory: &MemoryState) -> bool {
+        let wal_is_long = memory.wal_bytes > memory.wal_due_bytes;
+        wal_is_long || self.is_round_due(memory) || !self.trimmable_rows(memory, 1).is_empty()
     }
 
-    fn is_round_due(&self, memory: &Memory) -> bool {
+    fn is_round_due(&self, memory: &MemoryState) -> bool {
         let (overlay, settings) = (&memory.overlay, &self.settings);
         let growing = &overlay.growing;
-        let age = growing.since.map_or(Duration::ZERO, |since| (settings.clock)().saturating_sub(since));
+        let age = growing.first_change_at.map_or(Duration::ZERO, |at| (settings.clock)().saturating_sub(at));
         overlay.folding.is_some()
             || growing.records >= settings.round_records
             || growing.states.len() >= settings.round_inventories
             || growing.records > 0 && age >= settings.round_after
     }
 
-    fn trim_due(&self, memory: &Memory, rows_max: usize) -> Vec<DueRow> {
-        let limits = Limits {
+    fn trimmable_rows(&self, memory: &MemoryState, rows_max: usize) -> Vec<TrimmableRow> {
+        let limits = TrimLimits {
             now: self.batch_time(memory),
             folded_through: memory.folded_through,
             window_ms: self.settings.key_window.as_millis() as u64,
             keys_max: self.settings.keys_max,
         };
-        memory.keys.due(&limits, rows_max)
+        memory.keys.trimmable(&limits, rows_max)
     }
 
     /// Maximum duration of one slice. It grows as room runs out, so that commits slow down before they stop.
     fn slice_max(&self) -> Duration {
         let (records, inventories) = self.lock().overlay.unfolded();
-        let of = |part: usize, whole: usize| (part * 8).checked_div(whole).unwrap_or(8);
+        let eighths = |part: usize, whole: usize| (part * 8).checked_div(whole).unwrap_or(8);
         let settings = &self.settings;
-        match of(records, settings.unfolded_records_max).max(of(inventories, settings.unfolded_inventories_max)) {
+        match eighths(records, settings.unfolded_records_max)
+            .max(eighths(inventories, settings.unfolded_inventories_max))
+        {
             0..=4 => settings.slice,
             5 => settings.slice * 2,
             6 => settings.slice * 4,
@@ -122,14 +124,14 @@ impl Shared {
         }
     }
 
-    fn worked(&self, work: &Work) {
+    fn record_success(&self, task: &FoldTask) {
         let mut memory = self.lock();
-        memory.answered = work.asked;
-        memory.failure = None;
-        self.progress.notify_all();
+        memory.folds_completed = task.folds_requested;
+        memory.fold_failure = None;
+        self.fold_progress.notify_all();
     }
 
-    fn failed(&self, failure: StoreError, is_fatal: bool, back_off: Duration) {
+    fn record_failure(&self, failure: StoreError, is_fatal: bool, back_off: Duration) {
         if is_fatal {
             self.stop(&failure);
         } else {
@@ -137,54 +139,55 @@ impl Shared {
             tracing::error!(%failure, retry_ms, "the background fold failed and will be retried; nothing is lost");
         }
         let mut memory = self.lock();
-        memory.answered = memory.asked;
-        memory.failure = Some(failure);
-        self.progress.notify_all();
-        let is_quiet = |memory: &mut Memory| !memory.closing && memory.asked <= memory.answered;
-        drop(self.work.wait_timeout_while(memory, back_off, is_quiet));
+        memory.folds_completed = memory.folds_requested;
+        memory.fold_failure = Some(failure);
+        self.fold_progress.notify_all();
+        let is_quiet =
+            |memory: &mut MemoryState| !memory.is_closing && memory.folds_requested <= memory.folds_completed;
+        self.fold_wakeup.wait_while_for(&mut memory, is_quiet, back_off);
     }
 }
 
-/// The work of one pass of the thread.
-struct Work {
+/// What one pass of the thread does.
+struct FoldTask {
     /// Whether to fold, in addition to trimming and checking the log.
     fold: bool,
     /// Number of folds that were requested before this pass.
-    asked: u64,
+    folds_requested: u64,
 }
 
 /// Stops the store if the fold's thread panics. Otherwise nothing would ever be folded, and commits would wait forever.
-pub struct StopOnPanic<'a>(pub &'a Shared);
+pub struct StopOnPanic<'a>(pub &'a StoreInner);
 
 impl Drop for StopOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.stop(&StoreError::Unavailable { detail: "the fold's thread panicked".into() });
+            self.0.stop(&StoreError::Unavailable { detail: "the fold thread panicked".into() });
         }
     }
 }
 
 struct Fold<'a> {
-    shared: &'a Shared,
+    inner: &'a StoreInner,
     connection: &'a Connection,
 }
 
 impl Fold<'_> {
-    fn work(&self, work: &Work) -> Result<(), Halt> {
-        let due_bytes = self.shared.lock().log_due_bytes;
-        match self.fold_and_trim(work) {
+    fn run_task(&self, task: &FoldTask) -> Result<(), FoldError> {
+        let due_bytes = self.inner.lock().wal_due_bytes;
+        match self.fold_and_trim(task) {
             // Existing pages of the file can be overwritten without room; then the log restarts at its beginning.
-            Err(halt) if halt.is_full() => self.look_at_log(0).and(Err(halt)),
-            Err(halt) => Err(halt),
-            Ok(()) => self.look_at_log(due_bytes),
+            Err(error) if error.is_full() => self.checkpoint_if_due(0).and(Err(error)),
+            Err(error) => Err(error),
+            Ok(()) => self.checkpoint_if_due(due_bytes),
         }
     }
 
-    fn fold_and_trim(&self, work: &Work) -> Result<(), Halt> {
-        if work.fold {
+    fn fold_and_trim(&self, task: &FoldTask) -> Result<(), FoldError> {
+        if task.fold {
             // After a failure a generation is left over, and the requested changes are in the next one.
-            let is_left_over = self.shared.lock().overlay.folding.is_some();
-            for _ in 0..1 + usize::from(is_left_over) {
+            let is_resumed = self.inner.lock().overlay.folding.is_some();
+            for _ in 0..1 + usize::from(is_resumed) {
                 let Some((generation, through)) = self.begin() else { break };
                 self.fold(&generation, through)?;
                 self.end(through);
@@ -195,7 +198,7 @@ impl Fold<'_> {
 
     /// Returns the generation to fold, and the last journal row that it contains.
     fn begin(&self) -> Option<(Arc<Generation>, i64)> {
-        let mut memory = self.shared.lock();
+        let mut memory = self.inner.lock();
         if memory.overlay.folding.is_none() {
             if memory.overlay.growing.records == 0 {
                 return None;
@@ -204,7 +207,7 @@ impl Fold<'_> {
             let inventories = memory.overlay.growing.states.len();
             drop(memory);
             let next = Generation::with_capacity(inventories);
-            memory = self.shared.lock();
+            memory = self.inner.lock();
             memory.folding_through = memory.last_seq;
             let grown = std::mem::replace(&mut memory.overlay.growing, next);
             memory.overlay.folding = Some(Arc::new(grown));
@@ -213,7 +216,7 @@ impl Fold<'_> {
         memory.overlay.folding.clone().map(|generation| (generation, through))
     }
 
-    fn fold(&self, generation: &Generation, through: i64) -> Result<(), Halt> {
+    fn fold(&self, generation: &Generation, through: i64) -> Result<(), FoldError> {
         let mut ids: Vec<&InventoryId> = generation.states.keys().collect();
         ids.sort_unstable();
         let mut ids = ids.into_iter();
@@ -221,28 +224,28 @@ impl Fold<'_> {
         for slice in 1.. {
             for id in ids.by_ref().take(ROWS_AHEAD - encoded.len()) {
                 let state = generation.states.get(id).and_then(Option::as_ref);
-                encoded.push_back(EncodedRow::new(id, state, generation.born.contains(id)));
+                encoded.push_back(EncodedRow::new(id, state, generation.created_ids.contains(id)));
             }
             if encoded.is_empty() {
                 break;
             }
-            self.write_slice(&mut encoded).map_err(|error| Halt::Failed { doing: "folding", error })?;
+            self.write_slice(&mut encoded).map_err(|error| FoldError::Failed { action: "folding", error })?;
             self.check_closing()?;
-            if slice % SLICES_PER_LOOK == 0 {
-                let due_bytes = self.shared.lock().log_due_bytes;
-                self.look_at_log(due_bytes)?;
+            if slice % SLICES_PER_WAL_CHECK == 0 {
+                let due_bytes = self.inner.lock().wal_due_bytes;
+                self.checkpoint_if_due(due_bytes)?;
             }
         }
-        let _turn = self.shared.turn.wait();
-        journal::put_number(self.connection, journal::FOLDED_THROUGH, through)
-            .map_err(|error| Halt::Failed { doing: "marking what is folded", error })
+        let _write_lock = self.inner.write_lock.lock();
+        journal::set_meta_value(self.connection, journal::FOLDED_THROUGH, through)
+            .map_err(|error| FoldError::Failed { action: "storing the fold position", error })
     }
 
     /// Writes rows from the front until the slice's time is over.
     fn write_slice(&self, encoded: &mut VecDeque<EncodedRow>) -> rusqlite::Result<()> {
-        let slice_max = self.shared.slice_max();
-        let clock = &self.shared.settings.clock;
-        let _turn = self.shared.turn.wait();
+        let slice_max = self.inner.slice_max();
+        let clock = &self.inner.settings.clock;
+        let _write_lock = self.inner.write_lock.lock();
         let end = clock() + slice_max;
         let transaction = Transaction::new_unchecked(self.connection, TransactionBehavior::Immediate)?;
         let mut written = 0;
@@ -259,52 +262,52 @@ impl Fold<'_> {
     }
 
     fn end(&self, through: i64) {
-        let mut memory = self.shared.lock();
+        let mut memory = self.inner.lock();
         memory.folded_through = through;
         memory.overlay.folds += 1;
         let folded = memory.overlay.folding.take();
-        self.shared.progress.notify_all();
+        self.inner.fold_progress.notify_all();
         drop(memory);
         // Freeing many states takes long, so it happens without the lock.
         drop(folded);
     }
 
-    fn trim(&self) -> Result<(), Halt> {
+    fn trim(&self) -> Result<(), FoldError> {
         loop {
-            let due = self.shared.trim_due(&self.shared.lock(), TRIMMED_ROWS);
+            let due = self.inner.trimmable_rows(&self.inner.lock(), TRIMMED_ROWS);
             let Some(last) = due.last() else { return Ok(()) };
-            let failed = |error| Halt::Failed { doing: "trimming the journal", error };
-            let forgetting = journal::forgetting(self.connection, &due).map_err(failed)?;
-            // The horizon comes first: a key that is about to be forgotten must not count as new in between.
-            let change = self.shared.lock().keys.horizon.forget(forgetting);
-            let turn = self.shared.turn.wait();
+            let failed = |error| FoldError::Failed { action: "trimming the journal", error };
+            let expired = journal::expired_keys(self.connection, &due).map_err(failed)?;
+            // The horizon comes first: a key that is about to be removed must not count as new in between.
+            let change = self.inner.lock().keys.horizon.expire(expired);
+            let write_lock = self.inner.write_lock.lock();
             journal::trim(self.connection, last.seq, &change).map_err(failed)?;
-            drop(turn);
+            drop(write_lock);
             for _ in &due {
-                self.shared.lock().keys.forget_oldest();
+                self.inner.lock().keys.remove_oldest();
             }
             self.check_closing()?;
         }
     }
 
-    fn look_at_log(&self, due_bytes: u64) -> Result<(), Halt> {
-        let soft = self.shared.settings.wal_bytes_soft;
-        let checkpoint = self.shared.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
-        let log_bytes = checkpoint::if_due(self.connection, &self.shared.turn, due_bytes, soft)
-            .map_err(|error| Halt::Failed { doing: "emptying the write-ahead log", error })?;
+    fn checkpoint_if_due(&self, due_bytes: u64) -> Result<(), FoldError> {
+        let soft = self.inner.settings.wal_bytes_soft;
+        let checkpoint = self.inner.checkpoint.lock();
+        let wal_bytes = checkpoint::if_due(self.connection, &self.inner.write_lock, due_bytes, soft)
+            .map_err(|error| FoldError::Failed { action: "emptying the write-ahead log", error })?;
         drop(checkpoint);
-        let mut memory = self.shared.lock();
-        memory.log_bytes = log_bytes;
-        memory.log_due_bytes = checkpoint::next_due_bytes(log_bytes, due_bytes, soft);
+        let mut memory = self.inner.lock();
+        memory.wal_bytes = wal_bytes;
+        memory.wal_due_bytes = checkpoint::next_due_bytes(wal_bytes, due_bytes, soft);
         Ok(())
     }
 
-    fn check_closing(&self) -> Result<(), Halt> {
-        if self.shared.lock().closing { Err(Halt::Closing) } else { Ok(()) }
+    fn check_closing(&self) -> Result<(), FoldError> {
+        if self.inner.lock().is_closing { Err(FoldError::Closing) } else { Ok(()) }
     }
 }
 
 /// Approximate number of bytes that a commit adds to the log: the batch and the pages around it.
-pub fn log_bytes_of(batch: &[u8]) -> u64 {
+pub fn wal_bytes_added(batch: &[u8]) -> u64 {
     batch.len() as u64 + 3 * PAGE_BYTES
 }

@@ -4,15 +4,15 @@
 //! it may still exist. A catalog that gives such a code to another id is refused, unless it declares that the item was
 //! renamed.
 
+use super::EmbeddedStore;
 use super::failure::store_error;
-use super::{EmbeddedStore, PoisonError};
 use crate::domain::{Catalog, Item};
 use crate::store::StoreError;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::path::{Path, PathBuf};
 
 /// Part of each new store; a store of an earlier version gets the table when it is opened. The table has no row
-/// numbers, because the check of the write-ahead log recognizes the journal by its row numbers ([`super::log`]).
+/// numbers, because the check of the write-ahead log recognizes the journal by its row numbers ([`super::wal`]).
 pub const SCHEMA: &str =
     "CREATE TABLE IF NOT EXISTS items (code INTEGER PRIMARY KEY NOT NULL, id TEXT NOT NULL) STRICT, WITHOUT ROWID;";
 
@@ -23,47 +23,47 @@ const CONFLICTS_MAX: usize = 10;
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
     #[error(
-        "the catalog does not fit the store {}: {}; give each new item a code of its own, \
-         or, if it is the same item under a new id, set renamed_from to the id that the store knows",
-        path.display(), told(conflicts)
+        "the catalog conflicts with the store {}: {}; assign each new item a code of its own, \
+         or, if an item was renamed, set its renamed_from to the id that the store has",
+        path.display(), list_of_conflicts(conflicts)
     )]
-    CodesReused { path: PathBuf, conflicts: Vec<Conflict> },
+    CodesReused { path: PathBuf, conflicts: Vec<CodeConflict> },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 /// A code that belongs to another item.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Conflict {
+pub struct CodeConflict {
     /// The item id that the store has for the code.
-    pub known: String,
+    pub known_id: String,
     /// The item that the catalog gives the code to.
     pub item: Item,
 }
 
-impl std::fmt::Display for Conflict {
+impl std::fmt::Display for CodeConflict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { known, item: Item { id, code, renamed_from, .. } } = self;
-        write!(f, "code {} belongs to item {known:?}, the catalog gives it to {id:?}", code.get())?;
+        let Self { known_id, item: Item { id, code, renamed_from, .. } } = self;
+        write!(f, "code {} belongs to item {known_id:?}, the catalog assigns it to {id:?}", code.get())?;
         renamed_from.iter().try_for_each(|before| write!(f, ", renamed from {before:?}"))
     }
 }
 
-fn told(conflicts: &[Conflict]) -> String {
-    let mut told: Vec<String> = conflicts.iter().take(CONFLICTS_MAX).map(ToString::to_string).collect();
+fn list_of_conflicts(conflicts: &[CodeConflict]) -> String {
+    let mut texts: Vec<String> = conflicts.iter().take(CONFLICTS_MAX).map(ToString::to_string).collect();
     if let Some(more) = conflicts.len().checked_sub(CONFLICTS_MAX).filter(|more| *more > 0) {
-        told.push(format!("and {more} more codes"));
+        texts.push(format!("and {more} more codes"));
     }
-    told.join("; ")
+    texts.join("; ")
 }
 
 impl EmbeddedStore {
     /// Accepts the catalog that later mutations use, and remembers the ids of its codes durably. Call it before the
     /// store is served.
     pub fn accept_catalog(&self, catalog: &Catalog) -> Result<(), CatalogError> {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let _turn = self.shared.turn.wait();
-        accept(&self.shared.path, &writer, catalog)
+        let writer = self.writer.lock();
+        let _write_lock = self.inner.write_lock.lock();
+        accept(&self.inner.path, &writer, catalog)
     }
 }
 
@@ -85,11 +85,12 @@ pub fn check<'a>(path: &Path, connection: &Connection, catalog: &'a Catalog) -> 
     let mut select = connection.prepare("SELECT id FROM items WHERE code = ?1").map_err(failed)?;
     let (mut unknown, mut conflicts) = (Vec::new(), Vec::new());
     for item in catalog.items() {
-        let known: Option<String> = select.query_row([item.code.get()], |row| row.get(0)).optional().map_err(failed)?;
-        match known {
-            Some(known) if *known == *item.id => {}
-            Some(known) if item.renamed_from.as_deref() != Some(&known) => {
-                conflicts.push(Conflict { known, item: item.clone() });
+        let known_id: Option<String> =
+            select.query_row([item.code.get()], |row| row.get(0)).optional().map_err(failed)?;
+        match known_id {
+            Some(known_id) if *known_id == *item.id => {}
+            Some(known_id) if item.renamed_from.as_deref() != Some(&known_id) => {
+                conflicts.push(CodeConflict { known_id, item: item.clone() });
             }
             Some(_) | None => unknown.push(item),
         }

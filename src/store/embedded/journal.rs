@@ -1,12 +1,12 @@
-//! The journal: one row per committed batch, in order, without gaps. A row stays until it is folded and its keys may be
-//! forgotten.
+//! The journal: one row per committed batch, in order, without gaps. A row stays until it is folded and its keys may
+//! expire.
 
 use super::failure::{ReadError, malformed, store_error};
-use super::keys::DueRow;
+use super::keys::TrimmableRow;
 use crate::domain::Caller;
 use crate::store::StoreError;
-use crate::store::format::{self, Entry};
-use crate::store::horizon::{Forgetting, HorizonChange, KeyHorizon};
+use crate::store::format::{self, BatchRecord};
+use crate::store::horizon::{ExpiredKeys, HorizonChange, KeyHorizon};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 /// Appends a row in its own transaction. The row is durable when this returns.
@@ -16,14 +16,14 @@ pub fn append(connection: &Connection, seq: i64, batch: &[u8]) -> rusqlite::Resu
 }
 
 /// Reads the records of a row; `None` if it has been trimmed.
-pub fn read(connection: &Connection, seq: i64) -> Result<Option<Vec<Entry>>, ReadError> {
-    let sealed = sealed(connection, seq).map_err(ReadError::sqlite("reading the journal"))?;
-    let entries = sealed.map(|sealed| format::entries(&sealed)).transpose();
+pub fn read(connection: &Connection, seq: i64) -> Result<Option<Vec<BatchRecord>>, ReadError> {
+    let encoded = encoded_batch(connection, seq).map_err(ReadError::sqlite("reading the journal"))?;
+    let records = encoded.map(|encoded| format::decode_batch(&encoded)).transpose();
     let damaged = |error| ReadError::Malformed(malformed(&format!("journal row {seq}"), &error));
-    Ok(entries.map_err(damaged)?.map(|(_, entries)| entries))
+    Ok(records.map_err(damaged)?.map(|(_, records)| records))
 }
 
-fn sealed(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Vec<u8>>> {
+fn encoded_batch(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Vec<u8>>> {
     let mut select = connection.prepare_cached("SELECT batch FROM journal WHERE seq = ?1")?;
     select.query_row([seq], |row| row.get(0)).optional()
 }
@@ -40,30 +40,30 @@ pub fn scan(
     let mut rows = select.query([first]).map_err(failed)?;
     while let Some(row) = rows.next().map_err(failed)? {
         let seq = row.get(0).map_err(failed)?;
-        let sealed = row.get_ref(1).map_err(failed)?;
-        let sealed = sealed.as_blob().map_err(|error| StoreError::Corrupt { detail: error.to_string() })?;
-        visit(seq, sealed)?;
+        let encoded = row.get_ref(1).map_err(failed)?;
+        let encoded = encoded.as_blob().map_err(|error| StoreError::Corrupt { detail: error.to_string() })?;
+        visit(seq, encoded)?;
     }
     Ok(())
 }
 
 /// Computes how trimming these rows changes the horizon. Reads the rows with keys that were ahead of the wall clock.
-pub fn forgetting(connection: &Connection, due: &[DueRow]) -> rusqlite::Result<Forgetting> {
-    let mut forgetting = Forgetting::default();
-    for DueRow { seq, received_ms, latest_key_ms } in due {
+pub fn expired_keys(connection: &Connection, due: &[TrimmableRow]) -> rusqlite::Result<ExpiredKeys> {
+    let mut expired = ExpiredKeys::default();
+    for TrimmableRow { seq, received_ms, latest_key_ms } in due {
         let Some(latest_key_ms) = *latest_key_ms else { continue };
         let keys = if latest_key_ms > *received_ms {
-            sealed(connection, *seq)?.and_then(|sealed| format::keys_of(&sealed).ok())
+            encoded_batch(connection, *seq)?.and_then(|encoded| format::decode_keys(&encoded).ok())
         } else {
             None
         };
         match keys {
-            Some((_, keys)) => forgetting.add(*received_ms, keys.iter()),
+            Some((_, keys)) => expired.add(*received_ms, keys.iter()),
             // No key was ahead; or the row is damaged, so that the callers of its keys are unknown.
-            None => forgetting.raise(latest_key_ms),
+            None => expired.raise(latest_key_ms),
         }
     }
-    Ok(forgetting)
+    Ok(expired)
 }
 
 /// Removes all rows up to `through` and stores the resulting horizon, in one transaction.
@@ -71,13 +71,13 @@ pub fn trim(connection: &Connection, through: i64, change: &HorizonChange) -> ru
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     transaction.prepare_cached("DELETE FROM journal WHERE seq <= ?1")?.execute([through])?;
     if let Some(common_ms) = change.common_ms {
-        put_number(&transaction, FORGOTTEN_BEFORE_MS, common_ms.cast_signed())?;
+        set_meta_value(&transaction, FORGOTTEN_BEFORE_MS, common_ms.cast_signed())?;
     }
     for caller in &change.dropped {
         transaction.prepare_cached("DELETE FROM meta WHERE name = ?1")?.execute([ahead_name(caller)])?;
     }
-    for (caller, forgotten_ms) in &change.ahead {
-        put_number(&transaction, &ahead_name(caller), forgotten_ms.cast_signed())?;
+    for (caller, expired_ms) in &change.ahead {
+        set_meta_value(&transaction, &ahead_name(caller), expired_ms.cast_signed())?;
     }
     transaction.commit()
 }
@@ -85,17 +85,17 @@ pub fn trim(connection: &Connection, through: i64, change: &HorizonChange) -> ru
 /// Reads the stored horizon.
 pub fn horizon(connection: &Connection, callers_max: usize) -> Result<KeyHorizon, StoreError> {
     let failed = |error| store_error("reading the horizon of keys", &error);
-    let common_ms = number(connection, FORGOTTEN_BEFORE_MS).map_err(failed)?;
+    let common_ms = meta_value(connection, FORGOTTEN_BEFORE_MS).map_err(failed)?;
     let mut horizon = KeyHorizon::new(common_ms.map(i64::cast_unsigned), callers_max);
     // '0' is the character after '/'.
     let sql = "SELECT name, value FROM meta WHERE name > 'forgotten_ahead/' AND name < 'forgotten_ahead0'";
     let mut select = connection.prepare(sql).map_err(failed)?;
     let rows = select.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))).map_err(failed)?;
     for row in rows {
-        let (name, forgotten_ms) = row.map_err(failed)?;
+        let (name, expired_ms) = row.map_err(failed)?;
         let caller = Caller::new(&name[FORGOTTEN_AHEAD.len()..]);
         let caller = caller.map_err(|error| StoreError::Corrupt { detail: format!("meta {name:?}: {error}") })?;
-        horizon.restore(caller, forgotten_ms.cast_unsigned());
+        horizon.restore(caller, expired_ms.cast_unsigned());
     }
     Ok(horizon)
 }
@@ -115,11 +115,13 @@ const FORGOTTEN_BEFORE_MS: &str = "forgotten_before_ms";
 /// this time, or an earlier one, are not new.
 const FORGOTTEN_AHEAD: &str = "forgotten_ahead/";
 
-pub fn number(connection: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
+/// Reads an entry of the `meta` table; `None` if it does not exist.
+pub fn meta_value(connection: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
     connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0)).optional()
 }
 
-pub fn put_number(connection: &Connection, name: &str, value: i64) -> rusqlite::Result<()> {
+/// Writes an entry of the `meta` table.
+pub fn set_meta_value(connection: &Connection, name: &str, value: i64) -> rusqlite::Result<()> {
     let sql = "INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
     connection.prepare_cached(sql)?.execute(params![name, value])?;
     Ok(())

@@ -1,10 +1,10 @@
-//! The index of the remembered idempotency keys and the places of their records. The journal rows are the record; this
-//! index in memory has a 128-bit hash per key. The hash uses random secrets of each start, so that an attacker cannot
-//! make keys collide.
+//! The index of the remembered idempotency keys and the locations of their records. The journal rows are authoritative;
+//! this index in memory has a 128-bit hash per key. The hash uses random secrets of each start, so that an attacker
+//! cannot make keys collide.
 
 use crate::store::format::BatchTime;
 use crate::store::horizon::KeyHorizon;
-use crate::store::{Key, Recall};
+use crate::store::{Key, KeyStatus};
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
@@ -14,16 +14,16 @@ const SHARDS: usize = 256;
 
 pub type KeyHash = u128;
 
-/// The place of a key's record: the journal row, and the index of the record in it.
+/// The location of a key's record: the journal row, and the index of the record in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct RecordLocation {
     pub seq: i64,
     pub index: u32,
 }
 
 /// The facts about a journal row that are kept in memory.
 #[derive(Debug)]
-pub struct Row {
+pub struct JournalRow {
     pub seq: i64,
     pub time: BatchTime,
     pub hashes: Box<[KeyHash]>,
@@ -40,19 +40,19 @@ impl KeyHasher {
         u128::from(self.0.hash_one(key)) << 64 | u128::from(self.1.hash_one(key))
     }
 
-    pub fn row<'a>(&self, seq: i64, time: BatchTime, keys: impl Iterator<Item = &'a Key> + Clone) -> Row {
+    pub fn row<'a>(&self, seq: i64, time: BatchTime, keys: impl Iterator<Item = &'a Key> + Clone) -> JournalRow {
         let hashes = keys.clone().map(|key| self.hash(key)).collect();
-        Row { seq, time, hashes, latest_key_ms: keys.filter_map(|key| key.key.unix_ms()).max() }
+        JournalRow { seq, time, hashes, latest_key_ms: keys.filter_map(|key| key.key.unix_ms()).max() }
     }
 }
 
 #[derive(Debug)]
 pub struct KeyIndex {
-    shards: Vec<HashMap<KeyHash, Place, BuildHasherDefault<AlreadyHashed>>>,
+    shards: Vec<HashMap<KeyHash, RecordLocation, BuildHasherDefault<IdentityHasher>>>,
     /// All remaining journal rows, oldest first.
-    rows: VecDeque<Row>,
+    rows: VecDeque<JournalRow>,
     remembered: usize,
-    /// The horizon that remains of the forgotten keys.
+    /// The horizon that remains of the expired keys.
     pub horizon: KeyHorizon,
 }
 
@@ -62,17 +62,17 @@ impl KeyIndex {
         Self { shards, rows: VecDeque::new(), remembered: 0, horizon }
     }
 
-    pub fn find(&self, hash: KeyHash) -> Option<Place> {
+    pub fn find(&self, hash: KeyHash) -> Option<RecordLocation> {
         self.shards[shard(hash)].get(&hash).copied()
     }
 
     /// Remembers a journal row; `keys` are its keys.
-    pub fn push<'a>(&mut self, row: Row, keys: impl Iterator<Item = &'a Key>) {
+    pub fn push<'a>(&mut self, row: JournalRow, keys: impl Iterator<Item = &'a Key>) {
         if row.latest_key_ms > Some(row.time.unix_ms) {
             self.horizon.remember(row.time.unix_ms, keys);
         }
         for (index, hash) in row.hashes.iter().enumerate() {
-            self.shards[shard(*hash)].insert(*hash, Place { seq: row.seq, index: index as u32 });
+            self.shards[shard(*hash)].insert(*hash, RecordLocation { seq: row.seq, index: index as u32 });
         }
         self.remembered += row.hashes.len();
         self.rows.push_back(row);
@@ -87,21 +87,21 @@ impl KeyIndex {
     }
 
     /// Decides about a key that was not found.
-    pub fn judge_unknown(&self, key: &Key, now: BatchTime) -> Recall {
-        self.horizon.judge(key, now.unix_ms)
+    pub fn status_of_unknown(&self, key: &Key, now: BatchTime) -> KeyStatus {
+        self.horizon.status_of(key, now.unix_ms)
     }
 
     /// Returns the oldest rows that may be trimmed, at most `rows_max`: rows that are folded, and that are older than
     /// the key window or exceed the maximum number of keys.
-    pub fn due(&self, limits: &Limits, rows_max: usize) -> Vec<DueRow> {
+    pub fn trimmable(&self, limits: &TrimLimits, rows_max: usize) -> Vec<TrimmableRow> {
         let mut remembered = self.remembered;
-        let is_due = |row: &&Row| {
+        let is_due = |row: &&JournalRow| {
             let is_expired = limits.now.uptime_ms.saturating_sub(row.time.uptime_ms) > limits.window_ms;
             let is_due = row.seq <= limits.folded_through && (is_expired || remembered > limits.keys_max);
             remembered = remembered.saturating_sub(row.hashes.len());
             is_due
         };
-        let due = |row: &Row| DueRow {
+        let due = |row: &JournalRow| TrimmableRow {
             seq: row.seq,
             received_ms: row.received_ms(limits.now),
             latest_key_ms: row.latest_key_ms,
@@ -110,19 +110,19 @@ impl KeyIndex {
     }
 
     /// Forgets the oldest row.
-    pub fn forget_oldest(&mut self) {
+    pub fn remove_oldest(&mut self) {
         let Some(row) = self.rows.pop_front() else { return };
         self.remembered -= row.hashes.len();
         for hash in &row.hashes {
-            let places = &mut self.shards[shard(*hash)];
-            if places.get(hash).is_some_and(|place| place.seq == row.seq) {
-                places.remove(hash);
+            let shard = &mut self.shards[shard(*hash)];
+            if shard.get(hash).is_some_and(|location| location.seq == row.seq) {
+                shard.remove(hash);
             }
         }
     }
 }
 
-impl Row {
+impl JournalRow {
     /// The wall clock when the row was received, in milliseconds since the Unix epoch: the earlier of the clock's
     /// reading at that time, and its reading now minus the age of the row by the store's own clock. So if this
     /// machine's clock was ahead once, only callers that followed it are affected.
@@ -134,7 +134,7 @@ impl Row {
 
 /// The limits that decide how long keys are remembered.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct TrimLimits {
     pub now: BatchTime,
     pub folded_through: i64,
     pub window_ms: u64,
@@ -143,7 +143,7 @@ pub struct Limits {
 
 /// A journal row that may be trimmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DueRow {
+pub struct TrimmableRow {
     pub seq: i64,
     /// The wall clock when its keys were received, in milliseconds since the Unix epoch.
     pub received_ms: u64,
@@ -157,9 +157,9 @@ fn shard(hash: KeyHash) -> usize {
 
 /// A hasher for the index: it uses the lower half of the key's hash unchanged.
 #[derive(Debug, Default)]
-pub struct AlreadyHashed(u64);
+pub struct IdentityHasher(u64);
 
-impl Hasher for AlreadyHashed {
+impl Hasher for IdentityHasher {
     fn finish(&self) -> u64 {
         self.0
     }

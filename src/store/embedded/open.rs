@@ -1,7 +1,7 @@
 //! Opening the file: the checks that refuse it with a reason, the schema, and the connections.
 
-use super::files::{Locked, beside, file_bytes, folder_of, sync_folder, temporary};
-use super::{header, items, log, replace};
+use super::files::{StoreLock, create_temporary, file_len_bytes, parent_folder, sync_folder, with_suffix};
+use super::{header, items, replace, wal};
 use crate::store::StoreError;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
@@ -19,75 +19,76 @@ pub const PAGE_BYTES: u64 = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(
-        "{} is already open in another process (which holds its lock); stop that one, or give this one its own file",
+        "{} is already open in another process, which holds its lock; stop that process or choose another file",
         path.display()
     )]
     AlreadyOpen { path: PathBuf },
-    #[error("{} is not a Slotcast file: {detail}; it was left as it is, give another path", path.display())]
+    #[error("{} is not a Slotcast store: {detail}; the file was not changed; choose another path", path.display())]
     NotSlotcast { path: PathBuf, detail: String },
     #[error(
-        "{} has format {found}, this program knows formats up to {known}; use the version of Slotcast that wrote it, or a newer one",
+        "{} has format {found}, but this version supports formats up to {known}; use the version of Slotcast that wrote \
+         the file, or a newer one",
         path.display()
     )]
     NewerFormat { path: PathBuf, found: u32, known: u32 },
-    #[error("{} is truncated: {detail}; it was left as it is, restore it from a backup", path.display())]
+    #[error("{} is truncated: {detail}; the file was not changed; restore it from a backup", path.display())]
     Truncated { path: PathBuf, detail: String },
-    #[error("{} is damaged: {detail}; it was not changed, restore it from a backup", path.display())]
+    #[error("{} is damaged: {detail}; the file was not changed; restore it from a backup", path.display())]
     Corrupt { path: PathBuf, detail: String },
     #[error(
-        "{}-wal, the write-ahead log, is damaged at frame {} (byte {}): at least {} acknowledged commits behind it cannot \
-         be read; no file was changed. Restore a backup with `slotcast restore --force`, or give these commits up with \
+        "{}-wal, the write-ahead log, is damaged at frame {} (byte {}): at least {} acknowledged commits after it cannot \
+         be read; no file was changed. Restore a backup with `slotcast restore --force`, or discard these commits with \
          `slotcast serve --accept-loss`, which gives every inventory a new epoch",
-        path.display(), damage.frame, damage.offset, damage.commits
+        path.display(), damage.frame, damage.offset_bytes, damage.commits_min
     )]
-    DamagedLog { path: PathBuf, damage: log::Damage },
+    DamagedWal { path: PathBuf, damage: wal::WalDamage },
     #[error(
-        "{}-wal, the write-ahead log, is not the log of {}: {detail}; no file was changed. If the database was copied or \
-         restored by hand, use `slotcast restore --force` instead; if the log is of no use, move it away",
+        "{}-wal, the write-ahead log, does not belong to {}: {detail}; no file was changed. If the database was copied or \
+         restored by hand, use `slotcast restore --force` instead; if the log is not needed, move it away",
         path.display(), path.display()
     )]
-    ForeignLog { path: PathBuf, detail: String },
+    ForeignWal { path: PathBuf, detail: String },
     #[error(
-        "{} was being replaced by a restore that was interrupted; start the service or run `slotcast restore` again, which \
-         completes it",
+        "a restore of {} was interrupted; start the service or run `slotcast restore` again to complete it",
         path.display()
     )]
     Interrupted { path: PathBuf },
-    #[error("{} cannot be opened: {detail}", path.display())]
+    #[error("cannot open {}: {detail}", path.display())]
     Io { path: PathBuf, detail: String },
 }
 
 /// A store that no other process has open, checked as far as possible without SQLite.
 #[derive(Debug)]
-pub struct Opened {
+pub struct PreparedStore {
     pub path: PathBuf,
-    pub lock: Locked,
+    pub lock: StoreLock,
     is_new: bool,
 }
 
 /// Takes the lock, completes an interrupted restore, and makes the checks that are possible without SQLite. Changes
 /// nothing else.
-pub fn prepare(path: &Path) -> Result<Opened, OpenError> {
-    let path = resolved(path)?;
-    let mut lock = Locked::take(&path)?;
+pub fn prepare(path: &Path) -> Result<PreparedStore, OpenError> {
+    let path = resolve(path)?;
+    let mut lock = StoreLock::acquire(&path)?;
     complete_replacement(&path, &mut lock)?;
     let is_new = !header::check(&path)?;
     if !is_new {
-        check_log(&path)?;
+        check_wal(&path)?;
     }
-    Ok(Opened { path, lock, is_new })
+    Ok(PreparedStore { path, lock, is_new })
 }
 
 /// Completes an interrupted restore.
-pub fn complete_replacement(path: &Path, lock: &mut Locked) -> Result<(), OpenError> {
-    let failed = |error: std::io::Error| io_error(path, &format!("a restore was interrupted: {error}"));
-    let Some(pending) = replace::pending(path).map_err(failed)? else { return Ok(()) };
+pub fn complete_replacement(path: &Path, lock: &mut StoreLock) -> Result<(), OpenError> {
+    let failed =
+        |error: std::io::Error| io_error(path, &format!("an interrupted restore cannot be completed: {error}"));
+    let Some(pending) = replace::find_pending(path).map_err(failed)? else { return Ok(()) };
     pending.complete().map_err(failed)?;
-    tracing::warn!(path = %path.display(), kept = %pending.kept().display(), "completed a restore that was interrupted");
-    lock.take_database()
+    tracing::warn!(path = %path.display(), old_store = %pending.old_store().display(), "completed an interrupted restore");
+    lock.lock_database()
 }
 
-impl Opened {
+impl PreparedStore {
     /// Creates an empty store if there is none. The file is complete and durable before it gets its name, so that no
     /// crash leaves a part of a store.
     pub fn create(&mut self) -> Result<(), OpenError> {
@@ -96,12 +97,12 @@ impl Opened {
         }
         let path = &self.path;
         let failed = |error: std::io::Error| io_error(path, &format!("it cannot be created: {error}"));
-        let new = temporary(path, ".slotcast-new-").map_err(failed)?;
-        make(new.path()).map_err(|error| refused(path, &error))?;
+        let new = create_temporary(path, ".slotcast-new-").map_err(failed)?;
+        create_store_file(new.path()).map_err(|error| open_error(path, &error))?;
         new.as_file().sync_all().map_err(failed)?;
         // Left by an interrupted first start. SQLite would treat it as the new file's journal and truncate the new
         // file.
-        match std::fs::remove_file(beside(path, "-journal")) {
+        match std::fs::remove_file(with_suffix(path, "-journal")) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
             Err(_) => {}
             Ok(()) => sync_folder(path).map_err(failed)?,
@@ -109,54 +110,57 @@ impl Opened {
         new.persist(path).map_err(|persist| failed(persist.error))?;
         sync_folder(path).map_err(failed)?;
         self.is_new = false;
-        self.lock.take_database()
+        self.lock.lock_database()
     }
 }
 
 /// Checks that the log belongs to this database, and that all acknowledged commits in it are readable.
-pub fn check_log(path: &Path) -> Result<(), OpenError> {
-    let log = beside(path, "-wal");
-    let failed = |error: std::io::Error| io_error(path, &format!("its write-ahead log {}: {error}", log.display()));
-    let foreign = |detail| Err(OpenError::ForeignLog { path: path.to_owned(), detail });
-    match log::page_bytes(&log).map_err(failed)? {
+pub fn check_wal(path: &Path) -> Result<(), OpenError> {
+    let log = with_suffix(path, "-wal");
+    let failed = |error: std::io::Error| io_error(path, &format!("write-ahead log {}: {error}", log.display()));
+    let foreign = |detail| Err(OpenError::ForeignWal { path: path.to_owned(), detail });
+    match wal::page_bytes(&log).map_err(failed)? {
         Some(page_bytes) if u64::from(page_bytes) != PAGE_BYTES => {
-            return foreign(format!("its pages have {page_bytes} bytes"));
+            return foreign(format!("its page size is {page_bytes} bytes instead of {PAGE_BYTES}"));
         }
-        Some(_) if header::is_without_log(path) => {
-            return foreign("that one says that it has no log, as a backup does".into());
+        Some(_) if header::is_in_rollback_mode(path) => {
+            return foreign("the database is marked as having no log, as a backup is".into());
         }
         Some(_) | None => {}
     }
-    match log::check(&log, path).map_err(failed)? {
-        Some(log::Fault::Damaged(damage)) => Err(OpenError::DamagedLog { path: path.to_owned(), damage }),
-        Some(log::Fault::Foreign { row }) => foreign(format!("journal row {row} is another one in it")),
+    match wal::check(&log, path).map_err(failed)? {
+        Some(wal::WalFault::Damaged(damage)) => Err(OpenError::DamagedWal { path: path.to_owned(), damage }),
+        Some(wal::WalFault::Foreign { row }) => {
+            foreign(format!("journal row {row} differs from the same row in the database"))
+        }
         None => Ok(()),
     }
 }
 
 /// Opens the connection that commits: a transaction is durable when it returns. Also creates the schema, if a first
-/// start was interrupted before that. Until [`trust`] is called, closing this connection leaves the log unchanged.
+/// start was interrupted before that. Until [`allow_checkpoint_on_close`] is called, closing this connection leaves the
+/// log unchanged.
 pub fn commit_connection(path: &Path, bytes_max: Option<u64>) -> Result<Connection, OpenError> {
-    let failed = |error| refused(path, &error);
+    let failed = |error| open_error(path, &error);
     let connection = connect(path).map_err(failed)?;
     let identity = identify(path, &connection)?;
     check_size(path, &connection)?;
     configure(&connection, "FULL", bytes_max).map_err(failed)?;
     match identity {
-        Identity::New => make_schema(&connection).map_err(failed)?,
-        Identity::Ours => check_journal(path, &connection)?,
+        Identity::Empty => create_schema(&connection).map_err(failed)?,
+        Identity::Slotcast => check_journal(path, &connection)?,
     }
     Ok(connection)
 }
 
 /// Ends the checks: closing the connection may now update the file and remove the log.
-pub fn trust(connection: &Connection) -> rusqlite::Result<()> {
-    keep_log(connection, false)
+pub fn allow_checkpoint_on_close(connection: &Connection) -> rusqlite::Result<()> {
+    keep_wal(connection, false)
 }
 
 /// Sets whether closing the connection leaves the log unchanged.
-pub fn keep_log(connection: &Connection, is_kept: bool) -> rusqlite::Result<()> {
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, is_kept).map(drop)
+pub fn keep_wal(connection: &Connection, keep: bool) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep).map(drop)
 }
 
 /// Opens the fold's connection. Its transactions become durable with the next commit or checkpoint.
@@ -165,7 +169,7 @@ pub fn fold_connection(path: &Path, bytes_max: Option<u64>) -> Result<Connection
         configure(&connection, "NORMAL", bytes_max)?;
         Ok(connection)
     });
-    configured.map_err(|error| refused(path, &error))
+    configured.map_err(|error| open_error(path, &error))
 }
 
 pub fn read_connection(path: &Path) -> rusqlite::Result<Connection> {
@@ -201,7 +205,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_MAX)?;
-    keep_log(&connection, true)?;
+    keep_wal(&connection, true)?;
     Ok(connection)
 }
 
@@ -210,7 +214,7 @@ fn configure(connection: &Connection, synchronous: &str, bytes_max: Option<u64>)
     connection.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
-        tracing::warn!(mode, "this file system has no shared memory for SQLite's write-ahead log");
+        tracing::warn!(mode, "this file system does not support SQLite's write-ahead log");
     }
     connection.pragma_update(None, "synchronous", synchronous)?;
     // The fold makes the checkpoints, see `checkpoint`.
@@ -225,12 +229,12 @@ fn configure(connection: &Connection, synchronous: &str, bytes_max: Option<u64>)
 }
 
 /// Resolves links, so that each file has one name: the name of the lock depends on it.
-pub fn resolved(path: &Path) -> Result<PathBuf, OpenError> {
-    if let Ok(there) = path.canonicalize() {
-        return Ok(there);
+pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
+    if let Ok(canonical) = path.canonicalize() {
+        return Ok(canonical);
     }
-    let folder = folder_of(path).canonicalize().map_err(|error| io_error(path, &format!("its folder: {error}")))?;
-    Ok(folder.join(path.file_name().ok_or_else(|| io_error(path, "it names no file"))?))
+    let folder = parent_folder(path).canonicalize().map_err(|error| io_error(path, &format!("folder: {error}")))?;
+    Ok(folder.join(path.file_name().ok_or_else(|| io_error(path, "the path has no file name"))?))
 }
 
 /// Checks that the file and the log together are large enough for the database. The slack is for SQLite: a page that
@@ -238,46 +242,52 @@ pub fn resolved(path: &Path) -> Result<PathBuf, OpenError> {
 pub fn check_size(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     const SLACK_BYTES: u64 = 65_536;
     let count = connection.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
-    let pages = count.map_err(|error| refused(path, &error))?.unsigned_abs();
-    let (bytes, wal_bytes) = (file_bytes(path), file_bytes(&beside(path, "-wal")));
+    let pages = count.map_err(|error| open_error(path, &error))?.unsigned_abs();
+    let (bytes, wal_bytes) = (file_len_bytes(path), file_len_bytes(&with_suffix(path, "-wal")));
     if bytes + wal_bytes + SLACK_BYTES >= pages * PAGE_BYTES {
         return Ok(());
     }
-    Err(truncated(path, format!("it has {bytes} bytes and its log {wal_bytes} of {}", pages * PAGE_BYTES)))
+    Err(truncated(
+        path,
+        format!(
+            "it has {bytes} bytes and its write-ahead log {wal_bytes}, but the database has {} bytes",
+            pages * PAGE_BYTES
+        ),
+    ))
 }
 
 pub enum Identity {
-    New,
-    Ours,
+    Empty,
+    Slotcast,
 }
 
 /// Decides by what SQLite reads, including the log, and writes nothing.
 pub fn identify(path: &Path, connection: &Connection) -> Result<Identity, OpenError> {
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u32>(0));
     let read = || Ok((pragma("application_id")?, pragma("user_version")?, tables(connection)?));
-    match read().map_err(|error| refused(path, &error))? {
+    match read().map_err(|error| open_error(path, &error))? {
         (APPLICATION_ID, found, _) if found > FORMAT_VERSION => {
             Err(OpenError::NewerFormat { path: path.to_owned(), found, known: FORMAT_VERSION })
         }
-        (APPLICATION_ID, _, _) => Ok(Identity::Ours),
-        (0, 0, 0) => Ok(Identity::New),
+        (APPLICATION_ID, _, _) => Ok(Identity::Slotcast),
+        (0, 0, 0) => Ok(Identity::Empty),
         (_, _, _) => {
-            let detail = "it is a SQLite database without our mark".into();
+            let detail = "a SQLite database without the application id of Slotcast".into();
             Err(OpenError::NotSlotcast { path: path.to_owned(), detail })
         }
     }
 }
 
 /// Creates an empty store in an empty file, without a log. The caller flushes the file as a whole.
-fn make(path: &Path) -> rusqlite::Result<()> {
+fn create_store_file(path: &Path) -> rusqlite::Result<()> {
     let connection = connect(path)?;
     connection.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
     connection.query_row("PRAGMA journal_mode = OFF", [], |_| Ok(()))?;
-    make_schema(&connection)?;
+    create_schema(&connection)?;
     connection.close().map_err(|(_, error)| error)
 }
 
-fn make_schema(connection: &Connection) -> rusqlite::Result<()> {
+fn create_schema(connection: &Connection) -> rusqlite::Result<()> {
     // The checkpoint writes the schema into the file itself at once: the file's head identifies it.
     connection.execute_batch(&format!(
         "BEGIN IMMEDIATE; {SCHEMA} {} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT_VERSION};
@@ -291,7 +301,7 @@ fn make_schema(connection: &Connection) -> rusqlite::Result<()> {
 fn check_journal(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     for table in ["journal", "meta"] {
         let found = connection.query_row(&format!("PRAGMA quick_check({table})"), [], |row| row.get::<_, String>(0));
-        let detail = found.map_err(|error| refused(path, &error))?;
+        let detail = found.map_err(|error| open_error(path, &error))?;
         if detail != "ok" {
             return Err(OpenError::Corrupt { path: path.to_owned(), detail });
         }
@@ -316,12 +326,12 @@ const SCHEMA: &str = "
     CREATE TABLE meta (name TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
-pub fn refused(path: &Path, error: &rusqlite::Error) -> OpenError {
+pub fn open_error(path: &Path, error: &rusqlite::Error) -> OpenError {
     let (path, detail) = (path.to_owned(), error.to_string());
     if error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_READONLY_ROLLBACK) {
-        let journal = beside(&path, "-journal");
+        let journal = with_suffix(&path, "-journal");
         let detail = format!(
-            "a change to it was interrupted, which {} takes back; nothing was changed, start the service once",
+            "an interrupted write must be rolled back from {}; no file was changed; start the service once",
             journal.display()
         );
         return OpenError::Io { path, detail };
@@ -334,7 +344,7 @@ pub fn refused(path: &Path, error: &rusqlite::Error) -> OpenError {
 }
 
 /// Converts an error of reading the journal.
-pub fn damaged(path: &Path, error: StoreError) -> OpenError {
+pub fn replay_error(path: &Path, error: StoreError) -> OpenError {
     let path = path.to_owned();
     match error {
         StoreError::Corrupt { detail } => OpenError::Corrupt { path, detail },
@@ -359,7 +369,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("slotcast.db");
         std::fs::write(&path, []).expect("an empty file");
-        make(&path).expect("an empty store");
+        create_store_file(&path).expect("an empty store");
         let connection = connect(&path).expect("it opens");
         let query = "SELECT name FROM pragma_table_list WHERE type = 'table' AND wr = 0 AND name NOT LIKE 'sqlite_%'";
         let mut tables = connection.prepare(query).expect("a query");

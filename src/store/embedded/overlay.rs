@@ -15,11 +15,11 @@ pub type State = Option<Arc<Inventory>>;
 pub struct Generation {
     pub states: HashMap<InventoryId, State>,
     /// Ids that were created in this generation: only these can be missing from the table. Sorted, for lists.
-    pub born: BTreeSet<InventoryId>,
-    born_of: BTreeSet<(PlayerId, InventoryId)>,
+    pub created_ids: BTreeSet<InventoryId>,
+    created_ids_by_owner: BTreeSet<(PlayerId, InventoryId)>,
     pub records: usize,
     /// Time of the first change, by the store's clock.
-    pub since: Option<Duration>,
+    pub first_change_at: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -43,18 +43,18 @@ impl Generation {
             }
         }
         self.records += batch.len();
-        self.since.get_or_insert(now);
+        self.first_change_at.get_or_insert(now);
     }
 
     pub fn put(&mut self, id: &InventoryId, state: State, created: bool) {
         if let Some(inventory) = state.as_ref().filter(|_| created) {
-            self.born.insert(id.clone());
+            self.created_ids.insert(id.clone());
             if let Some(owner) = &inventory.owner {
-                self.born_of.insert((owner.clone(), id.clone()));
+                self.created_ids_by_owner.insert((owner.clone(), id.clone()));
             }
         }
         match self.states.get_mut(id) {
-            Some(there) => *there = state,
+            Some(current) => *current = state,
             None => {
                 self.states.insert(id.clone(), state);
             }
@@ -70,7 +70,7 @@ impl Generation {
             None => InventoryId::new(&query.prefix).map_or(Bound::Unbounded, Bound::Included),
         };
         match &query.owner {
-            None => Box::new(self.born.range((first, Bound::Unbounded)).take_while(in_prefix)),
+            None => Box::new(self.created_ids.range((first, Bound::Unbounded)).take_while(in_prefix)),
             Some(owner) => {
                 let with_owner = |id| (owner.clone(), id);
                 let first = match first {
@@ -82,7 +82,8 @@ impl Generation {
                         Err(_) => Bound::Unbounded,
                     },
                 };
-                let of_owner = self.born_of.range((first, Bound::Unbounded)).take_while(move |(of, _)| of == owner);
+                let of_owner =
+                    self.created_ids_by_owner.range((first, Bound::Unbounded)).take_while(move |(of, _)| of == owner);
                 Box::new(of_owner.map(|(_, id)| id).take_while(in_prefix))
             }
         }
@@ -103,7 +104,7 @@ impl Overlay {
     }
 
     /// Returns the next `limit` ids that were created here and exist, and whether these are all.
-    pub fn born(&self, query: &ListQuery, limit: usize) -> (Vec<InventoryId>, bool) {
+    pub fn created_ids(&self, query: &ListQuery, limit: usize) -> (Vec<InventoryId>, bool) {
         let mut growing = self.growing.candidates(query).peekable();
         let mut folding = self.folding.iter().flat_map(|folding| folding.candidates(query)).peekable();
         let mut ids: Vec<InventoryId> = Vec::new();

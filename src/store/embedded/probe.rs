@@ -1,11 +1,11 @@
 //! Direct reads of the store's files, to distinguish an unreadable disk from damaged data.
 
-use super::files::{Locked, beside};
+use super::files::{StoreLock, with_suffix};
+use parking_lot::Mutex;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 const BUFFER_BYTES: usize = 1 << 20;
@@ -13,7 +13,7 @@ const SAMPLES: u64 = 16;
 const SAMPLE_BYTES: usize = 4096;
 /// How long the files are not read again after damage was found, so that repeated requests for damaged data do not read
 /// the whole file each time.
-const VALID_FOR: Duration = Duration::from_secs(60);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Remembers when damage was last found.
 #[derive(Debug, Default)]
@@ -22,30 +22,30 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Same as [`first_failure`], but returns `None` if damage was found recently.
-    pub fn first_failure(&self, store: &Locked, now: Duration) -> Option<String> {
-        let damaged_at = *self.damaged_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if damaged_at.is_some_and(|at| now.saturating_sub(at) < VALID_FOR) {
+    /// Same as [`find_read_error`], but returns `None` if damage was found recently.
+    pub fn find_read_error(&self, store: &StoreLock, now: Duration) -> Option<String> {
+        let damaged_at = *self.damaged_at.lock();
+        if damaged_at.is_some_and(|at| now.saturating_sub(at) < RECHECK_INTERVAL) {
             return None;
         }
-        first_failure(store)
+        find_read_error(store)
     }
 
     /// Records that both files are readable and their data is damaged.
-    pub fn found_damage(&self, now: Duration) {
-        let mut damaged_at = self.damaged_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if damaged_at.is_none_or(|at| now.saturating_sub(at) >= VALID_FOR) {
+    pub fn record_damage(&self, now: Duration) {
+        let mut damaged_at = self.damaged_at.lock();
+        if damaged_at.is_none_or(|at| now.saturating_sub(at) >= RECHECK_INTERVAL) {
             *damaged_at = Some(now);
         }
     }
 }
 
 /// Reads the database file and the write-ahead log completely. Returns where and why a read failed.
-pub fn first_failure(store: &Locked) -> Option<String> {
-    let database = store.database().and_then(first_failure_in).map(|failed| format!("the database file: {failed}"));
+pub fn find_read_error(store: &StoreLock) -> Option<String> {
+    let database = store.database().and_then(read_error_in).map(|failed| format!("the database file: {failed}"));
     database.or_else(|| {
-        let log = match open_log(store.path()) {
-            Ok(log) => first_failure_in(&log),
+        let log = match open_wal(store.path()) {
+            Ok(log) => read_error_in(&log),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => Some(error.to_string()),
         };
@@ -54,17 +54,17 @@ pub fn first_failure(store: &Locked) -> Option<String> {
 }
 
 /// Returns whether most of the database file or of the write-ahead log is unreadable, judging by a few samples of each.
-pub fn is_mostly_unreadable(store: &Locked) -> bool {
-    let log = open_log(store.path()).ok();
+pub fn is_mostly_unreadable(store: &StoreLock) -> bool {
+    let log = open_wal(store.path()).ok();
     [store.database(), log.as_ref()].into_iter().flatten().any(fails_in_most_samples)
 }
 
 /// Opens the log. SQLite holds no locks on the log itself, so closing it again is safe.
-fn open_log(path: &Path) -> std::io::Result<File> {
-    File::open(beside(path, "-wal"))
+fn open_wal(path: &Path) -> std::io::Result<File> {
+    File::open(with_suffix(path, "-wal"))
 }
 
-fn first_failure_in(file: &File) -> Option<String> {
+fn read_error_in(file: &File) -> Option<String> {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut offset = 0;
     loop {
@@ -88,17 +88,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_can_be_read_is_readable_whatever_is_in_it_and_a_folder_is_not() {
+    fn any_file_that_can_be_read_is_readable_and_a_folder_is_not() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("slotcast.db");
         std::fs::write(&path, vec![7; 3 * BUFFER_BYTES + 5]).expect("it is written");
-        let (store, probe) = (Locked::take(&path).expect("nobody else has it"), Probe::default());
-        assert_eq!((probe.first_failure(&store, Duration::ZERO), is_mostly_unreadable(&store)), (None, false));
-        probe.found_damage(Duration::ZERO);
+        let (store, probe) = (StoreLock::acquire(&path).expect("nobody else has it"), Probe::default());
+        assert_eq!((probe.find_read_error(&store, Duration::ZERO), is_mostly_unreadable(&store)), (None, false));
+        probe.record_damage(Duration::ZERO);
         // Linux opens a folder for reading, but refuses to read it.
-        std::fs::create_dir(beside(&path, "-wal")).expect("a folder");
-        assert_eq!(probe.first_failure(&store, VALID_FOR / 2), None, "damage was found a moment ago");
-        let failed = probe.first_failure(&store, VALID_FOR).expect("the log cannot be read");
+        std::fs::create_dir(with_suffix(&path, "-wal")).expect("a folder");
+        assert_eq!(probe.find_read_error(&store, RECHECK_INTERVAL / 2), None, "damage was found a moment ago");
+        let failed = probe.find_read_error(&store, RECHECK_INTERVAL).expect("the log cannot be read");
         assert!(failed.starts_with("the write-ahead log: cannot read at byte 0: "), "{failed}");
         assert!(is_mostly_unreadable(&store));
     }

@@ -4,79 +4,84 @@
 //! snapshot.
 
 use super::failure::ReadError;
-use super::keys::Place;
+use super::keys::RecordLocation;
 use super::overlay::matches_owner;
-use super::{Shared, journal, open, table};
+use super::state::StoreInner;
+use super::{journal, open, table};
 use crate::domain::{Inventory, InventoryId};
-use crate::store::{Key, ListQuery, Loaded, Recall, StoreError};
+use crate::store::{Key, KeyStatus, ListQuery, Loaded, StoreError};
 use rusqlite::Connection;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// Maximum number of connections that are kept for later reads.
-const READERS_KEPT: usize = 4;
+const IDLE_READERS_MAX: usize = 4;
 /// Number of attempts at a page, because a fold may end meanwhile; the last attempt keeps memory locked.
 const ATTEMPTS_MAX: usize = 3;
 
 /// What memory knows about a key.
-enum KeySight {
-    At(Place),
-    NotThere(Recall),
+enum KeyLookup {
+    Found(RecordLocation),
+    Unknown(KeyStatus),
 }
 
 /// What memory knows about an inventory.
-enum Sight {
+enum InventoryLookup {
     Known(Option<Arc<Inventory>>),
-    AskTable,
+    InTable,
 }
 
-impl Shared {
+impl StoreInner {
     pub fn load(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, StoreError> {
-        self.reading(|| self.load_once(ids, keys))
+        self.read_with_retry(|| self.load_once(ids, keys))
     }
 
     fn load_once(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, ReadError> {
         let hashes: Vec<_> = keys.iter().map(|key| self.hasher.hash(key)).collect();
         let memory = self.lock();
-        let seen: Vec<Sight> = ids
+        let inventory_lookups: Vec<InventoryLookup> = ids
             .iter()
-            .map(|id| memory.overlay.find(id).map_or(Sight::AskTable, |state| Sight::Known(state.clone())))
+            .map(|id| {
+                memory.overlay.find(id).map_or(InventoryLookup::InTable, |state| InventoryLookup::Known(state.clone()))
+            })
             .collect();
         let now = self.batch_time(&memory);
-        let places: Vec<KeySight> = keys
+        let key_lookups: Vec<KeyLookup> = keys
             .iter()
             .zip(&hashes)
             .map(|(key, hash)| match memory.keys.find(*hash) {
-                Some(place) => KeySight::At(place),
-                None => KeySight::NotThere(memory.keys.judge_unknown(key, now)),
+                Some(location) => KeyLookup::Found(location),
+                None => KeyLookup::Unknown(memory.keys.status_of_unknown(key, now)),
             })
             .collect();
-        let asks_file = seen.iter().any(|sight| matches!(sight, Sight::AskTable))
-            || places.iter().any(|place| matches!(place, KeySight::At(_)));
-        if !asks_file {
+        let needs_file = inventory_lookups.iter().any(|lookup| matches!(lookup, InventoryLookup::InTable))
+            || key_lookups.iter().any(|lookup| matches!(lookup, KeyLookup::Found(_)));
+        if !needs_file {
             drop(memory);
-            return Ok(Loaded { inventories: known_only(seen), keys: unknown_only(places) });
+            return Ok(Loaded { inventories: known_states(inventory_lookups), keys: unknown_statuses(key_lookups) });
         }
         let reader = self.snapshot()?;
         drop(memory);
-        let inventories = ids.iter().zip(seen).map(|(id, sight)| match sight {
-            Sight::Known(state) => Ok(state),
-            Sight::AskTable => table::read(reader.connection(), id),
+        let inventories = ids.iter().zip(inventory_lookups).map(|(id, lookup)| match lookup {
+            InventoryLookup::Known(state) => Ok(state),
+            InventoryLookup::InTable => table::read(reader.connection(), id),
         });
         let inventories = inventories.collect::<Result<_, ReadError>>()?;
-        let recalls = keys.iter().zip(places).map(|(key, place)| match place {
-            KeySight::NotThere(recall) => Ok(recall),
-            KeySight::At(place) => recall(reader.connection(), key, place, || self.lock().keys.judge_unknown(key, now)),
+        let key_statuses = keys.iter().zip(key_lookups).map(|(key, lookup)| match lookup {
+            KeyLookup::Unknown(status) => Ok(status),
+            KeyLookup::Found(location) => {
+                key_status(reader.connection(), key, location, || self.lock().keys.status_of_unknown(key, now))
+            }
         });
-        let recalls = recalls.collect::<Result<_, ReadError>>()?;
-        self.lock().reading.end();
-        Ok(Loaded { inventories, keys: recalls })
+        let key_statuses = key_statuses.collect::<Result<_, ReadError>>()?;
+        self.lock().read_failures.reset();
+        Ok(Loaded { inventories, keys: key_statuses })
     }
 
     pub fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
         let mut query = query.clone();
         let mut found = Vec::new();
         while found.len() < query.limit {
-            let (page, next) = self.reading(|| self.page(&query, query.limit - found.len()))?;
+            let (page, next) = self.read_with_retry(|| self.page(&query, query.limit - found.len()))?;
             found.extend(page);
             match next {
                 Some(after) => query.after = Some(after),
@@ -91,7 +96,7 @@ impl Shared {
         for attempt in 1.. {
             let mut memory = self.lock();
             let folds = memory.overlay.folds;
-            let (born, born_is_all) = memory.overlay.born(query, limit);
+            let (created_ids, created_is_all) = memory.overlay.created_ids(query, limit);
             let reader = self.snapshot()?;
             let (rows, rows_are_all) = if attempt < ATTEMPTS_MAX {
                 drop(memory);
@@ -101,19 +106,19 @@ impl Shared {
             } else {
                 table::read_page(reader.connection(), query, limit)?
             };
-            memory.reading.end();
+            memory.read_failures.reset();
             // A generation that was dropped meanwhile may have held a newer state than the snapshot.
             if memory.overlay.folds != folds {
                 continue;
             }
             let ends = [
-                born.last().filter(|_| !born_is_all).cloned(),
+                created_ids.last().filter(|_| !created_is_all).cloned(),
                 rows.last().filter(|_| !rows_are_all).map(|row| row.id.clone()),
             ];
             let end = ends.into_iter().flatten().min();
             let mut merged: Vec<(InventoryId, Option<Arc<Inventory>>)> =
                 rows.into_iter().map(|row| (row.id.clone(), Some(row))).collect();
-            merged.extend(born.into_iter().map(|id| (id, None)));
+            merged.extend(created_ids.into_iter().map(|id| (id, None)));
             merged.retain(|(id, _)| end.as_ref().is_none_or(|end| id <= end));
             merged.sort_by(|(one, _), (other, _)| one.cmp(other));
             merged.dedup_by(|later, earlier| later.0 == earlier.0);
@@ -134,27 +139,27 @@ impl Shared {
     /// Returns a reader whose view of the file does not change until it is dropped.
     fn snapshot(&self) -> Result<Reader<'_>, ReadError> {
         let failed = ReadError::sqlite("reading");
-        let kept = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let connection = match kept {
+        let idle = self.readers.lock().pop();
+        let connection = match idle {
             Some(connection) => connection,
             None => open::read_connection(&self.path).map_err(&failed)?,
         };
-        let reader = Reader { connection: Some(connection), shared: self };
+        let reader = Reader { connection: Some(connection), inner: self };
         reader.connection().prepare_cached("BEGIN").and_then(|mut begin| begin.execute([])).map_err(&failed)?;
         // A transaction gets its snapshot at its first read.
-        journal::number(reader.connection(), journal::FOLDED_THROUGH).map_err(failed)?;
+        journal::meta_value(reader.connection(), journal::FOLDED_THROUGH).map_err(failed)?;
         Ok(reader)
     }
 }
 
 struct Reader<'a> {
     connection: Option<Connection>,
-    shared: &'a Shared,
+    inner: &'a StoreInner,
 }
 
 impl Reader<'_> {
     fn connection(&self) -> &Connection {
-        self.connection.as_ref().expect("it is there until it is dropped")
+        self.connection.as_ref().expect("present until it is dropped")
     }
 }
 
@@ -162,8 +167,8 @@ impl Drop for Reader<'_> {
     fn drop(&mut self) {
         let Some(connection) = self.connection.take() else { return };
         let ended = connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])).is_ok();
-        let mut readers = self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        if ended && readers.len() < READERS_KEPT {
+        let mut readers = self.inner.readers.lock();
+        if ended && readers.len() < IDLE_READERS_MAX {
             readers.push(connection);
         }
     }
@@ -171,32 +176,32 @@ impl Drop for Reader<'_> {
 
 /// Reads the record of a key that the index has found. The record may have been trimmed meanwhile, or belong to another
 /// key with the same hash.
-fn recall(
+fn key_status(
     connection: &Connection,
     key: &Key,
-    place: Place,
-    unknown: impl FnOnce() -> Recall,
-) -> Result<Recall, ReadError> {
-    let entries = journal::read(connection, place.seq)?.unwrap_or_default();
-    let entry = entries.into_iter().nth(place.index as usize).filter(|entry| entry.key == *key);
-    Ok(match entry {
-        Some(entry) => Recall::Applied { payload: entry.payload, reply: entry.reply },
+    location: RecordLocation,
+    unknown: impl FnOnce() -> KeyStatus,
+) -> Result<KeyStatus, ReadError> {
+    let records = journal::read(connection, location.seq)?.unwrap_or_default();
+    let record = records.into_iter().nth(location.index as usize).filter(|record| record.key == *key);
+    Ok(match record {
+        Some(record) => KeyStatus::Applied { payload: record.payload, reply: record.reply },
         None => unknown(),
     })
 }
 
-fn known_only(seen: Vec<Sight>) -> Vec<Option<Arc<Inventory>>> {
-    let known = |sight| match sight {
-        Sight::Known(state) => state,
-        Sight::AskTable => None,
+fn known_states(inventory_lookups: Vec<InventoryLookup>) -> Vec<Option<Arc<Inventory>>> {
+    let state = |lookup| match lookup {
+        InventoryLookup::Known(state) => state,
+        InventoryLookup::InTable => None,
     };
-    seen.into_iter().map(known).collect()
+    inventory_lookups.into_iter().map(state).collect()
 }
 
-fn unknown_only(places: Vec<KeySight>) -> Vec<Recall> {
-    let recall = |place| match place {
-        KeySight::NotThere(recall) => recall,
-        KeySight::At(_) => Recall::New,
+fn unknown_statuses(key_lookups: Vec<KeyLookup>) -> Vec<KeyStatus> {
+    let status = |lookup| match lookup {
+        KeyLookup::Unknown(status) => status,
+        KeyLookup::Found(_) => KeyStatus::New,
     };
-    places.into_iter().map(recall).collect()
+    key_lookups.into_iter().map(status).collect()
 }

@@ -10,7 +10,7 @@
 //! The next process that opens the store for writing completes an interrupted replacement. Each step is durable before
 //! the next one begins, and each may be repeated.
 
-use super::files::{beside, folder_of, sync_folder};
+use super::files::{parent_folder, sync_folder, with_suffix};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -21,15 +21,15 @@ const REASONS: [&str; 2] = ["replaced", "damaged"];
 
 /// A database that is about to replace the store.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Pending {
+pub struct PendingReplacement {
     store: PathBuf,
     next: PathBuf,
     /// The new name of the replaced store.
-    kept: PathBuf,
+    old_store: PathBuf,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
+enum ReplaceStep {
     /// Renames a file; does nothing if it does not exist.
     Rename {
         from: PathBuf,
@@ -43,24 +43,24 @@ enum Step {
 /// of the replaced store; `None` if there was no store.
 pub fn replace(new: tempfile::NamedTempFile, path: &Path, label: &str) -> io::Result<Option<PathBuf>> {
     let free = (0_u32..).map(|number| if number == 0 { label.to_owned() } else { format!("{label}-{number}") });
-    let free = free.map(|label| Pending::new(path, &label)).find(|pending| !pending.is_name_taken());
+    let free = free.map(|label| PendingReplacement::new(path, &label)).find(|pending| !pending.is_name_taken());
     let pending = free.ok_or(ErrorKind::AlreadyExists)?;
     new.persist(&pending.next).map_err(|failed| failed.error)?;
     sync_folder(path)?;
-    let was_there = [path.to_owned(), beside(path, "-wal")].iter().any(|file| file.exists());
+    let existed = [path.to_owned(), with_suffix(path, "-wal")].iter().any(|file| file.exists());
     pending.complete()?;
-    Ok(was_there.then_some(pending.kept))
+    Ok(existed.then_some(pending.old_store))
 }
 
 /// Looks for a replacement that was interrupted.
-pub fn pending(path: &Path) -> io::Result<Option<Pending>> {
-    let next = beside(path, NEXT);
+pub fn find_pending(path: &Path) -> io::Result<Option<PendingReplacement>> {
+    let next = with_suffix(path, NEXT);
     let Some(prefix) = next.file_name() else { return Ok(None) };
-    for entry in std::fs::read_dir(folder_of(path))? {
+    for entry in std::fs::read_dir(parent_folder(path))? {
         let name = entry?.file_name();
         let label = name.as_bytes().strip_prefix(prefix.as_bytes()).and_then(|label| std::str::from_utf8(label).ok());
         if let Some(label) = label.filter(|label| is_label(label)) {
-            return Ok(Some(Pending::new(path, label)));
+            return Ok(Some(PendingReplacement::new(path, label)));
         }
     }
     Ok(None)
@@ -74,19 +74,19 @@ fn is_label(label: &str) -> bool {
     REASONS.contains(&parts.next().unwrap_or_default()) && parts.clone().count() > 0 && parts.all(is_number)
 }
 
-impl Pending {
+impl PendingReplacement {
     fn new(path: &Path, label: &str) -> Self {
-        let next = beside(path, &format!("{NEXT}{label}"));
-        Self { store: path.to_owned(), next, kept: beside(path, &format!(".{label}")) }
+        let next = with_suffix(path, &format!("{NEXT}{label}"));
+        Self { store: path.to_owned(), next, old_store: with_suffix(path, &format!(".{label}")) }
     }
 
     fn is_name_taken(&self) -> bool {
-        let of_kept = ["", "-wal", "-journal"].map(|suffix| beside(&self.kept, suffix));
-        of_kept.iter().chain([&self.next]).any(|file| file.exists())
+        let old_files = ["", "-wal", "-journal"].map(|suffix| with_suffix(&self.old_store, suffix));
+        old_files.iter().chain([&self.next]).any(|file| file.exists())
     }
 
-    pub fn kept(&self) -> &Path {
-        &self.kept
+    pub fn old_store(&self) -> &Path {
+        &self.old_store
     }
 
     /// Completes the replacement. The caller must hold the store's lock.
@@ -94,21 +94,24 @@ impl Pending {
         self.steps().iter().try_for_each(|step| step.run(&self.store))
     }
 
-    fn steps(&self) -> Vec<Step> {
-        let set_aside = |suffix| Step::Rename { from: beside(&self.store, suffix), to: beside(&self.kept, suffix) };
+    fn steps(&self) -> Vec<ReplaceStep> {
+        let set_aside = |suffix| ReplaceStep::Rename {
+            from: with_suffix(&self.store, suffix),
+            to: with_suffix(&self.old_store, suffix),
+        };
         vec![
             set_aside(""),
             set_aside("-wal"),
             set_aside("-journal"),
-            Step::Remove(beside(&self.store, "-shm")),
-            Step::SyncFolder,
-            Step::Rename { from: self.next.clone(), to: self.store.clone() },
-            Step::SyncFolder,
+            ReplaceStep::Remove(with_suffix(&self.store, "-shm")),
+            ReplaceStep::SyncFolder,
+            ReplaceStep::Rename { from: self.next.clone(), to: self.store.clone() },
+            ReplaceStep::SyncFolder,
         ]
     }
 }
 
-impl Step {
+impl ReplaceStep {
     fn run(&self, store: &Path) -> io::Result<()> {
         let done = match self {
             Self::Rename { from, to } => std::fs::rename(from, to),
@@ -137,66 +140,68 @@ mod tests {
     }
 
     #[test]
-    fn interrupted_after_any_step_it_is_completed_to_the_same_files() {
+    fn a_replacement_interrupted_after_any_step_is_completed_with_the_same_result() {
         for had_store in [true, false] {
-            let steps = Pending::new(Path::new("x"), "replaced-7").steps().len();
+            let steps = PendingReplacement::new(Path::new("x"), "replaced-7").steps().len();
             for stopped_after in 0..=steps {
                 let folder = tempfile::tempdir().unwrap();
                 let path = folder.path().join("x");
                 for suffix in ["", "-wal", "-journal", "-shm"].iter().filter(|_| had_store) {
-                    std::fs::write(beside(&path, suffix), format!("old{suffix}")).unwrap();
+                    std::fs::write(with_suffix(&path, suffix), format!("old{suffix}")).unwrap();
                 }
-                std::fs::write(beside(&path, "-next-replaced-7"), "new").unwrap();
-                let interrupted = pending(&path).unwrap().unwrap();
+                std::fs::write(with_suffix(&path, "-next-replaced-7"), "new").unwrap();
+                let interrupted = find_pending(&path).unwrap().unwrap();
                 for step in &interrupted.steps()[..stopped_after] {
                     step.run(&path).unwrap();
-                    let (database, log) = (std::fs::read_to_string(&path), beside(&path, "-wal"));
+                    let (database, log) = (std::fs::read_to_string(&path), with_suffix(&path, "-wal"));
                     assert!(database.is_ok_and(|text| text == "old") || !path.exists() || !log.exists(), "a mix");
                 }
-                if let Some(pending) = pending(&path).unwrap() {
+                if let Some(pending) = find_pending(&path).unwrap() {
                     pending.complete().unwrap();
                 }
-                let mut wanted = vec![("x", "new")];
+                let mut expected = vec![("x", "new")];
                 if had_store {
-                    wanted.extend([
+                    expected.extend([
                         ("x.replaced-7", "old"),
                         ("x.replaced-7-journal", "old-journal"),
                         ("x.replaced-7-wal", "old-wal"),
                     ]);
                 }
-                let wanted: Vec<_> = wanted.into_iter().map(|(name, text)| (name.into(), text.into())).collect();
-                assert_eq!(contents(folder.path()), wanted, "stopped after {stopped_after} steps");
-                assert_eq!(pending(&path).unwrap(), None);
+                let expected: Vec<_> = expected.into_iter().map(|(name, text)| (name.into(), text.into())).collect();
+                assert_eq!(contents(folder.path()), expected, "stopped after {stopped_after} steps");
+                assert_eq!(find_pending(&path).unwrap(), None);
             }
         }
     }
 
     #[test]
-    fn only_a_complete_database_takes_the_place_of_a_store_and_no_other_file_with_a_similar_name() {
+    fn only_a_file_with_a_replacement_label_is_a_pending_replacement() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
         for other in ["replaced-7-lock", "replaced-7-wal", "replaced-7-shm", "replaced", "replaced-", "gen-2", "7"] {
-            std::fs::write(beside(&path, &format!("-next-{other}")), other).unwrap();
+            std::fs::write(with_suffix(&path, &format!("-next-{other}")), other).unwrap();
         }
-        assert_eq!(pending(&path).unwrap(), None);
+        assert_eq!(find_pending(&path).unwrap(), None);
         for label in ["replaced-7", "replaced-7-1", "damaged-7"] {
-            let next = beside(&path, &format!("-next-{label}"));
+            let next = with_suffix(&path, &format!("-next-{label}"));
             std::fs::write(&next, "new").unwrap();
-            assert_eq!(pending(&path).unwrap(), Some(Pending::new(&path, label)));
+            assert_eq!(find_pending(&path).unwrap(), Some(PendingReplacement::new(&path, label)));
             std::fs::remove_file(next).unwrap();
         }
     }
 
     #[test]
-    fn a_store_that_was_set_aside_earlier_is_never_written_over() {
+    fn a_store_that_was_replaced_earlier_is_never_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
-        std::fs::write(beside(&path, ".replaced-7-wal"), "the log of an earlier one").unwrap();
-        for (text, kept) in [("first", None), ("second", Some("x.replaced-7-1")), ("third", Some("x.replaced-7-2"))] {
-            let new = super::super::files::temporary(&path, ".new-").unwrap();
+        std::fs::write(with_suffix(&path, ".replaced-7-wal"), "the log of an earlier one").unwrap();
+        for (text, old_store) in
+            [("first", None), ("second", Some("x.replaced-7-1")), ("third", Some("x.replaced-7-2"))]
+        {
+            let new = super::super::files::create_temporary(&path, ".new-").unwrap();
             std::fs::write(new.path(), text).unwrap();
             let kept_at = replace(new, &path, "replaced-7").unwrap();
-            assert_eq!(kept_at, kept.map(|name| folder.path().join(name)));
+            assert_eq!(kept_at, old_store.map(|name| folder.path().join(name)));
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         }
     }

@@ -10,8 +10,9 @@ use super::journal;
 use super::keys::{KeyHasher, KeyIndex};
 use super::open;
 use super::overlay::{Generation, Overlay, State};
+use super::settings::EmbeddedSettings;
+use super::state::{InitialState, MemoryState};
 use super::table;
-use super::{EmbeddedSettings, Marks, Memory};
 use crate::domain::{Change, Inventory, InventoryId};
 use crate::store::StoreError;
 use crate::store::format;
@@ -28,18 +29,19 @@ pub fn replay(
     connection: &Connection,
     hasher: &KeyHasher,
     settings: &EmbeddedSettings,
-) -> Result<Memory, StoreError> {
+) -> Result<MemoryState, StoreError> {
     let now = (settings.clock)();
-    let number = |name| journal::number(connection, name).map_err(|error| store_error("reading the marks", &error));
-    let folded_through = number(journal::FOLDED_THROUGH)?.unwrap_or(0);
+    let meta_value =
+        |name| journal::meta_value(connection, name).map_err(|error| store_error("reading the fold position", &error));
+    let folded_through = meta_value(journal::FOLDED_THROUGH)?.unwrap_or(0);
     let mut tail = Tail::new(journal::horizon(connection, settings.keys_max)?);
-    journal::scan(connection, i64::MIN, |seq, sealed| tail.visit(seq, sealed, folded_through, hasher))?;
+    journal::scan(connection, i64::MIN, |seq, encoded| tail.visit(seq, encoded, folded_through, hasher))?;
     if tail.last.is_some_and(|last| last < folded_through) {
         let detail = format!("the journal ends before row {folded_through}, which was folded");
         return Err(StoreError::Corrupt { detail });
     }
     let (last_seq, records) = (tail.last.unwrap_or(folded_through), tail.records);
-    let marks = Marks { last_seq, folded_through, uptime_ms: tail.uptime_ms, opened: now };
+    let initial = InitialState { last_seq, folded_through, uptime_ms: tail.uptime_ms, opened_at: now };
     let mut overlay = Overlay { growing: Generation::with_capacity(tail.changes.len()), ..Overlay::default() };
     // In order of ids, which is the order of the table on disk.
     let mut changed: Vec<_> = std::mem::take(&mut tail.changes).into_iter().collect();
@@ -49,9 +51,9 @@ pub fn replay(
     }
     if records > 0 {
         overlay.growing.records = records;
-        overlay.growing.since = Some(now);
+        overlay.growing.first_change_at = Some(now);
     }
-    Ok(Memory::new(overlay, tail.keys, marks))
+    Ok(MemoryState::new(overlay, tail.keys, initial))
 }
 
 struct Replayed<'a> {
@@ -93,25 +95,25 @@ pub struct Unfolded {
     pub last_seq: i64,
 }
 
-/// Reads the unfolded states of a file that another process may have open. Errors go to `blame`, and the damaged parts
-/// are left out.
+/// Reads the unfolded states of a file that another process may have open. Passes errors to `on_error`, and leaves out
+/// the damaged parts.
 pub fn unfolded(
     connection: &Connection,
-    mut blame: impl FnMut(StoreError) -> Result<(), StoreError>,
+    mut on_error: impl FnMut(StoreError) -> Result<(), StoreError>,
 ) -> Result<Unfolded, StoreError> {
-    let folded_through = journal::number(connection, journal::FOLDED_THROUGH);
-    let folded_through = folded_through.map_err(|error| store_error("reading the marks", &error))?.unwrap_or(0);
+    let folded_through = journal::meta_value(connection, journal::FOLDED_THROUGH);
+    let folded_through = folded_through.map_err(|error| store_error("reading the fold position", &error))?.unwrap_or(0);
     let (mut tail, hasher) = (Tail::new(KeyHorizon::new(None, usize::MAX)), KeyHasher::default());
     if let Err(error) =
-        journal::scan(connection, folded_through + 1, |seq, sealed| tail.visit(seq, sealed, folded_through, &hasher))
+        journal::scan(connection, folded_through + 1, |seq, encoded| tail.visit(seq, encoded, folded_through, &hasher))
     {
-        blame(error)?;
+        on_error(error)?;
     }
     let mut states = BTreeMap::new();
     for (id, changes) in tail.changes {
         match latest(&id, &changes, || Ok(table::read(connection, &id)?)) {
             Ok(state) => drop(states.insert(id, state)),
-            Err(error) => blame(error)?,
+            Err(error) => on_error(error)?,
         }
     }
     Ok(Unfolded { states, last_seq: tail.last.unwrap_or(folded_through) })
@@ -130,23 +132,23 @@ impl Tail {
         Self { keys: KeyIndex::new(horizon), changes: HashMap::new(), records: 0, last: None, uptime_ms: 0 }
     }
 
-    fn visit(&mut self, seq: i64, sealed: &[u8], folded_through: i64, hasher: &KeyHasher) -> Result<(), StoreError> {
+    fn visit(&mut self, seq: i64, encoded: &[u8], folded_through: i64, hasher: &KeyHasher) -> Result<(), StoreError> {
         let expected = self.last.map_or(seq.min(folded_through + 1), |last| last + 1);
         if seq != expected {
             return Err(StoreError::Corrupt { detail: format!("journal row {expected} is missing") });
         }
         let bad = |error| super::failure::malformed(&format!("journal row {seq}"), &error);
         if seq <= folded_through {
-            let (time, keys) = format::keys_of(sealed).map_err(bad)?;
+            let (time, keys) = format::decode_keys(encoded).map_err(bad)?;
             self.uptime_ms = time.uptime_ms;
             self.keys.push(hasher.row(seq, time, keys.iter()), keys.iter());
         } else {
-            let (time, entries) = format::entries(sealed).map_err(bad)?;
+            let (time, records) = format::decode_batch(encoded).map_err(bad)?;
             self.uptime_ms = time.uptime_ms;
-            let keys = entries.iter().map(|entry| &entry.key);
+            let keys = records.iter().map(|record| &record.key);
             self.keys.push(hasher.row(seq, time, keys.clone()), keys);
-            self.records += entries.len();
-            for change in entries.into_iter().flat_map(|entry| entry.changes) {
+            self.records += records.len();
+            for change in records.into_iter().flat_map(|record| record.changes) {
                 match self.changes.get_mut(change.id()) {
                     Some(changes) => changes.push(change),
                     None => {
@@ -175,7 +177,7 @@ fn latest(
     let mut state: Arc<Inventory> = match creation.and_then(|creation| changes.get(creation)) {
         Some(Change::Created(inventory)) => inventory.clone(),
         Some(Change::Updated { .. } | Change::Deleted { .. }) | None => {
-            row()?.ok_or_else(|| gap("changes it, but it is not there"))?
+            row()?.ok_or_else(|| gap("changes it, but it does not exist"))?
         }
     };
     for change in rest {
@@ -183,13 +185,13 @@ fn latest(
             return Err(gap("deletes it twice"));
         };
         if *epoch != state.epoch {
-            return Err(gap("is about another epoch of it"));
+            return Err(gap("contains a change of another epoch"));
         }
         if *revision <= state.contents.revision() {
             continue;
         }
         if *revision != state.contents.revision().next() {
-            return Err(gap(&format!("has no revision {}", state.contents.revision().next().0)));
+            return Err(gap(&format!("misses revision {}", state.contents.revision().next().0)));
         }
         Arc::make_mut(&mut state).advance(edits);
     }

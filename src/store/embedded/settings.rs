@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// A clock: the time since a fixed moment. It is configurable, so that tests can control it.
 pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
+/// Settings of an [`super::EmbeddedStore`].
 #[derive(Clone)]
 pub struct EmbeddedSettings {
     /// Maximum size of the file, in bytes; larger commits are refused as full. The write-ahead log beside the file is
@@ -80,7 +81,7 @@ impl std::fmt::Debug for EmbeddedSettings {
 pub struct Statistics {
     pub journal_rows: usize,
     pub remembered_keys: usize,
-    /// Number of callers with keys ahead of the wall clock, remembered or forgotten.
+    /// Number of callers with keys ahead of the wall clock, remembered or expired.
     pub callers_ahead: usize,
     pub unfolded_records: usize,
     pub unfolded_inventories: usize,

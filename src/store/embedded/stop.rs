@@ -5,30 +5,30 @@
 //! after which later writes could not be trusted. Stopping loses no acknowledged commit: every acknowledged commit is
 //! in the write-ahead log or in the file.
 
-use super::Shared;
-use super::failure::{self, Failed, ReadError};
+use super::failure::{self, ReadError, RetryError};
 use super::probe;
+use super::state::StoreInner;
 use crate::store::StoreError;
 use std::time::Duration;
 
 /// A series of failures without one success; records when it began.
 #[derive(Debug, Default)]
-pub struct Streak {
+pub struct FailureStreak {
     since: Option<Duration>,
 }
 
-impl Streak {
-    pub fn end(&mut self) {
+impl FailureStreak {
+    pub fn reset(&mut self) {
         self.since = None;
     }
 
     /// Counts a failure, and returns how long the series has lasted.
-    pub fn failed(&mut self, now: Duration) -> Duration {
+    pub fn record(&mut self, now: Duration) -> Duration {
         now.saturating_sub(*self.since.get_or_insert(now))
     }
 }
 
-impl Shared {
+impl StoreInner {
     /// Stops all writes and notifies the receivers of [`crate::store::Store::stopped`]. Only the first reason counts.
     pub fn stop(&self, failure: &StoreError) {
         let is_first = self.stopped.send_if_modified(|stopped| {
@@ -46,7 +46,7 @@ impl Shared {
         }
         // The lock is held here: a thread that is about to wait has either seen the reason or is woken.
         let _memory = self.lock();
-        self.progress.notify_all();
+        self.fold_progress.notify_all();
     }
 
     pub fn stop_reason(&self) -> Option<StoreError> {
@@ -58,18 +58,18 @@ impl Shared {
     }
 
     /// Attempts a read several times. If all attempts fail, distinguishes an I/O error from damage.
-    pub fn reading<T>(&self, attempt: impl FnMut() -> Result<T, ReadError>) -> Result<T, StoreError> {
-        self.retrying_reads(ReadError::is_failed_read, attempt).map_err(|Failed { error, unreadable }| {
+    pub fn read_with_retry<T>(&self, attempt: impl FnMut() -> Result<T, ReadError>) -> Result<T, StoreError> {
+        self.retry_failed_reads(ReadError::is_failed_read, attempt).map_err(|RetryError { error, unreadable }| {
             let is_closed = matches!(&error, ReadError::Sqlite { error, .. } if failure::cannot_open(error));
             let failed = match error {
-                ReadError::Sqlite { doing, error } => self.diagnose(doing, &error, unreadable),
+                ReadError::Sqlite { action, error } => self.diagnose(action, &error, unreadable),
                 ReadError::Malformed(error) => error,
             };
             if matches!(failed, StoreError::Unavailable { .. }) {
-                let lasted = self.lock().reading.failed(self.now());
+                let lasted = self.lock().read_failures.record(self.now());
                 // An unreadable part of the disk affects only the callers whose inventories are there; a file that
                 // cannot be opened affects all.
-                let affects_all = || is_closed || probe::is_mostly_unreadable(self.files.locked());
+                let affects_all = || is_closed || probe::is_mostly_unreadable(self.files.lock());
                 if lasted >= self.settings.failing_max && affects_all() {
                     self.stop(&failed);
                 }
@@ -84,11 +84,11 @@ impl Shared {
         let is_full = matches!(failed, StoreError::Full { .. });
         let mut memory = self.lock();
         if is_full {
-            memory.committing.end();
+            memory.commit_failures.reset();
             // The log can be reused once it is copied, which may need no additional room.
-            memory.log_due_bytes = 0;
-            self.work.notify_all();
-        } else if memory.committing.failed(self.now()) >= self.settings.failing_max {
+            memory.wal_due_bytes = 0;
+            self.fold_wakeup.notify_all();
+        } else if memory.commit_failures.record(self.now()) >= self.settings.failing_max {
             drop(memory);
             self.stop(failed);
         }
@@ -96,23 +96,27 @@ impl Shared {
 
     /// Converts an error of SQLite. SQLite reports some failed reads as damage; reading the files distinguishes the
     /// two.
-    pub fn diagnose(&self, doing: &str, error: &rusqlite::Error, unreadable: Option<String>) -> StoreError {
+    pub fn diagnose(&self, action: &str, error: &rusqlite::Error, unreadable: Option<String>) -> StoreError {
         if let Some(why) = unreadable.filter(|_| failure::is_failed_read(error)) {
-            return StoreError::Unavailable { detail: format!("{doing}: I/O error: {why}") };
+            return StoreError::Unavailable { detail: format!("{action} failed: I/O error: {why}") };
         }
-        let failed = failure::store_error(doing, error);
+        let failed = failure::store_error(action, error);
         if failure::is_failed_read(error) && matches!(failed, StoreError::Corrupt { .. }) {
-            self.probe.found_damage(self.now());
+            self.probe.record_damage(self.now());
         }
         failed
     }
 
-    pub fn retrying_reads<T, E>(
+    pub fn retry_failed_reads<T, E>(
         &self,
         is_failed_read: impl Fn(&E) -> bool,
         attempt: impl FnMut() -> Result<T, E>,
-    ) -> Result<T, Failed<E>> {
-        failure::retrying_reads(is_failed_read, || self.probe.first_failure(self.files.locked(), self.now()), attempt)
+    ) -> Result<T, RetryError<E>> {
+        failure::retry_failed_reads(
+            is_failed_read,
+            || self.probe.find_read_error(self.files.lock(), self.now()),
+            attempt,
+        )
     }
 
     pub fn now(&self) -> Duration {
@@ -125,11 +129,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_streak_lasts_from_its_first_failure_until_a_success() {
-        let (mut streak, second) = (Streak::default(), Duration::from_secs(1));
-        assert_eq!(streak.failed(5 * second), Duration::ZERO);
-        assert_eq!(streak.failed(9 * second), 4 * second);
-        streak.end();
-        assert_eq!(streak.failed(10 * second), Duration::ZERO);
+    fn a_failure_streak_lasts_from_its_first_failure_until_a_success() {
+        let (mut streak, second) = (FailureStreak::default(), Duration::from_secs(1));
+        assert_eq!(streak.record(5 * second), Duration::ZERO);
+        assert_eq!(streak.record(9 * second), 4 * second);
+        streak.reset();
+        assert_eq!(streak.record(10 * second), Duration::ZERO);
     }
 }

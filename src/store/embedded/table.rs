@@ -12,35 +12,38 @@ use std::sync::Arc;
 pub struct EncodedRow {
     pub id: InventoryId,
     /// `None` to delete the row.
-    write: Option<Write>,
+    write: Option<RowValues>,
 }
 
 #[derive(Debug)]
-struct Write {
+struct RowValues {
     inventory: Arc<Inventory>,
     /// Whether to write all columns. Otherwise owner and layout are unchanged, and the owner index is not touched.
-    whole: bool,
+    all_columns: bool,
     checksum: u32,
     contents: Vec<u8>,
 }
 
 impl EncodedRow {
-    pub fn new(id: &InventoryId, state: Option<&Arc<Inventory>>, whole: bool) -> Self {
+    /// Encodes a state; `None` deletes the row. `all_columns` must be set if the row may not exist, or if its owner or
+    /// layout may differ.
+    pub fn new(id: &InventoryId, state: Option<&Arc<Inventory>>, all_columns: bool) -> Self {
         let write = state.map(|inventory| {
             let contents = format::encode_contents(&inventory.contents);
             let checksum = checksum(&Columns::of(inventory), &contents);
-            Write { inventory: inventory.clone(), whole, checksum, contents }
+            RowValues { inventory: inventory.clone(), all_columns, checksum, contents }
         });
         Self { id: id.clone(), write }
     }
 
+    /// Writes or deletes the row.
     pub fn put(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let Some(Write { inventory, whole, checksum, contents }) = &self.write else {
+        let Some(RowValues { inventory, all_columns, checksum, contents }) = &self.write else {
             connection.prepare_cached(DELETE)?.execute([self.id.as_str()])?;
             return Ok(());
         };
         let Columns { id, owner, layout, epoch, revision } = Columns::of(inventory);
-        if !whole {
+        if !all_columns {
             let changed = params![id, epoch, revision, checksum, contents];
             if connection.prepare_cached(UPDATE)?.execute(changed)? == 1 {
                 return Ok(());
@@ -63,6 +66,7 @@ const SELECT_PAGE: &str = "SELECT id, owner, layout, epoch, revision, checksum, 
 const SELECT_PAGE_OF_OWNER: &str = "SELECT id, owner, layout, epoch, revision, checksum, contents FROM inventories
     WHERE id > ?1 AND id >= ?2 AND owner = ?4 ORDER BY id LIMIT ?3";
 
+/// Reads an inventory; `None` if it has no row.
 pub fn read(connection: &Connection, id: &InventoryId) -> Result<Option<Arc<Inventory>>, ReadError> {
     let failed = ReadError::sqlite("reading an inventory");
     let mut select = connection.prepare_cached(SELECT_ONE).map_err(&failed)?;
@@ -117,12 +121,13 @@ pub fn scan<E: From<StoreError>>(
 }
 
 /// Returns whether the row exists, readable or not.
-pub fn has(connection: &Connection, id: &InventoryId) -> Result<bool, StoreError> {
+pub fn exists(connection: &Connection, id: &InventoryId) -> Result<bool, StoreError> {
     let failed = |error| store_error("looking for an inventory", &error);
     let mut select = connection.prepare_cached("SELECT 1 FROM inventories WHERE id = ?1").map_err(failed)?;
     select.exists([id.as_str()]).map_err(failed)
 }
 
+/// Counts the rows, readable or not.
 pub fn count(connection: &Connection) -> Result<u64, StoreError> {
     let count = connection.query_row("SELECT count(*) FROM inventories", [], |row| row.get::<_, i64>(0));
     Ok(count.map_err(|error| store_error("counting inventories", &error))?.unsigned_abs())
@@ -164,31 +169,33 @@ fn checksum(columns: &Columns<'_>, contents: &[u8]) -> u32 {
 }
 
 fn read_row(row: &Row<'_>) -> Result<Inventory, Malformed> {
-    let bad = |error: rusqlite::Error| Malformed(error.to_string());
-    let text = |column: usize| row.get_ref(column).map_err(bad)?.as_str_or_null().map_err(|e| Malformed(e.to_string()));
+    let malformed_row = |error: rusqlite::Error| Malformed(error.to_string());
+    let text = |column: usize| {
+        row.get_ref(column).map_err(malformed_row)?.as_str_or_null().map_err(|e| Malformed(e.to_string()))
+    };
     let columns = Columns {
         id: text(0)?.unwrap_or_default(),
         owner: text(1)?,
         layout: text(2)?.unwrap_or_default(),
-        epoch: row.get(3).map_err(bad)?,
-        revision: row.get(4).map_err(bad)?,
+        epoch: row.get(3).map_err(malformed_row)?,
+        revision: row.get(4).map_err(malformed_row)?,
     };
-    let stored: u32 = row.get(5).map_err(bad)?;
-    let contents = row.get_ref(6).map_err(bad)?.as_blob().map_err(|error| Malformed(error.to_string()))?;
+    let stored: u32 = row.get(5).map_err(malformed_row)?;
+    let contents = row.get_ref(6).map_err(malformed_row)?.as_blob().map_err(|error| Malformed(error.to_string()))?;
     if checksum(&columns, contents) != stored {
-        return Err(Malformed::new("its checksum does not fit"));
+        return Err(Malformed::new("its checksum does not match"));
     }
-    let bad_name = |error| Malformed(format!("a name {error}"));
+    let invalid_name = |error| Malformed(format!("a name {error}"));
     let inventory = Inventory {
-        id: InventoryId::new(columns.id).map_err(bad_name)?,
-        owner: columns.owner.map(PlayerId::new).transpose().map_err(bad_name)?,
-        layout: LayoutId::new(columns.layout).map_err(bad_name)?,
+        id: InventoryId::new(columns.id).map_err(invalid_name)?,
+        owner: columns.owner.map(PlayerId::new).transpose().map_err(invalid_name)?,
+        layout: LayoutId::new(columns.layout).map_err(invalid_name)?,
         epoch: Epoch::new(columns.epoch).ok_or_else(|| Malformed::new("an epoch of 0"))?,
         contents: format::decode_contents(contents)?,
     };
     if inventory.contents.revision().0.cast_signed() == columns.revision {
         Ok(inventory)
     } else {
-        Err(Malformed::new("its revision is not that of its contents"))
+        Err(Malformed::new("its revision differs from the revision of its contents"))
     }
 }

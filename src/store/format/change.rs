@@ -1,8 +1,8 @@
 //! The stored form of batches, records and changes.
 
-use super::contents::{contents_of, read_contents, read_stacks, write_stacks};
+use super::contents::{read_contents, read_stacks, stored_contents, write_stacks};
 use super::stored::ChangeKind;
-use super::{Malformed, seal, stored, unseal};
+use super::{Malformed, stored, verify_checksum, with_checksum};
 use crate::domain::ids::NameError;
 use crate::domain::{
     Caller, Change, Digest, Epoch, Fingerprint, IdempotencyKey, Inventory, InventoryId, LayoutId, OperationOutcome,
@@ -12,10 +12,11 @@ use crate::store::{Key, Reply, Transaction};
 use prost::Message;
 use std::collections::HashMap;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// A decoded record of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct BatchRecord {
     pub key: Key,
     pub payload: Fingerprint,
     pub reply: Reply,
@@ -45,7 +46,7 @@ impl BatchWriter {
 
     pub fn push(&mut self, transaction: &Transaction) {
         let caller = match self.callers.get(&transaction.key.caller) {
-            Some(known) => *known,
+            Some(index) => *index,
             None => {
                 let next = self.batch.callers.len() as u32;
                 self.batch.callers.push(transaction.key.caller.as_str().to_owned());
@@ -53,7 +54,7 @@ impl BatchWriter {
                 next
             }
         };
-        let (uuid_high, uuid_low, key) = match packed_uuid(transaction.key.key.as_str()) {
+        let (uuid_high, uuid_low, key) = match uuid_halves(transaction.key.key.as_str()) {
             Some((high, low)) => (high, low, String::new()),
             None => (0, 0, transaction.key.key.as_str().to_owned()),
         };
@@ -73,22 +74,22 @@ impl BatchWriter {
 
     /// Encodes the batch with its checksum.
     pub fn finish(self) -> Vec<u8> {
-        seal(&self.batch)
+        with_checksum(&self.batch)
     }
 }
 
-/// Decodes the time and the records of a sealed batch.
-pub fn entries(sealed: &[u8]) -> Result<(BatchTime, Vec<Entry>), Malformed> {
-    let batch = stored::Batch::decode(unseal(sealed)?)?;
+/// Decodes the time and the records of an encoded batch.
+pub fn decode_batch(encoded: &[u8]) -> Result<(BatchTime, Vec<BatchRecord>), Malformed> {
+    let batch = stored::Batch::decode(verify_checksum(encoded)?)?;
     let callers = read_callers(&batch.callers)?;
     let read = |record| read_record(record, &callers);
     let stored::Batch { uptime_ms, unix_ms, .. } = batch;
     Ok((BatchTime { uptime_ms, unix_ms }, batch.records.iter().map(read).collect::<Result<_, _>>()?))
 }
 
-/// Decodes only the time and the keys, which is several times faster than [`entries`].
-pub fn keys_of(sealed: &[u8]) -> Result<(BatchTime, Vec<Key>), Malformed> {
-    let batch = stored::BatchKeys::decode(unseal(sealed)?)?;
+/// Decodes only the time and the keys, which is several times faster than [`decode_batch`].
+pub fn decode_keys(encoded: &[u8]) -> Result<(BatchTime, Vec<Key>), Malformed> {
+    let batch = stored::BatchKeys::decode(verify_checksum(encoded)?)?;
     let callers = read_callers(&batch.callers)?;
     let read = |record: &stored::RecordKey| {
         read_key(record.caller, &callers, (record.uuid_high, record.uuid_low), &record.key)
@@ -120,7 +121,7 @@ fn write_change(change: &Change, versions: &[Version]) -> stored::Change {
                 owner: created.owner.as_ref().map(|owner| owner.as_str().to_owned()),
                 layout: created.layout.as_str().to_owned(),
                 epoch: created.epoch.get(),
-                contents: Some(contents_of(&created.contents)),
+                contents: Some(stored_contents(&created.contents)),
             };
             return stored::Change {
                 kind: ChangeKind::Created as i32,
@@ -145,12 +146,12 @@ fn write_change(change: &Change, versions: &[Version]) -> stored::Change {
     stored
 }
 
-fn read_record(record: &stored::Record, callers: &[Caller]) -> Result<Entry, Malformed> {
+fn read_record(record: &stored::Record, callers: &[Caller]) -> Result<BatchRecord, Malformed> {
     let key = read_key(record.caller, callers, (record.uuid_high, record.uuid_low), &record.key)?;
     let outcomes = record.outcomes.iter().map(read_outcome).collect::<Result<_, _>>()?;
     let versions: Vec<Version> = record.versions.iter().map(read_version).collect::<Result<_, _>>()?;
     let changes = record.changes.iter().map(|change| read_change(change, &versions)).collect::<Result<_, _>>()?;
-    Ok(Entry { key, payload: Fingerprint(record.payload), reply: Reply { outcomes, versions }, changes })
+    Ok(BatchRecord { key, payload: Fingerprint(record.payload), reply: Reply { outcomes, versions }, changes })
 }
 
 fn read_outcome(outcome: &stored::Outcome) -> Result<OperationOutcome, Malformed> {
@@ -163,7 +164,7 @@ fn read_outcome(outcome: &stored::Outcome) -> Result<OperationOutcome, Malformed
 
 fn read_version(version: &stored::Version) -> Result<Version, Malformed> {
     Ok(Version {
-        id: InventoryId::new(&version.id).map_err(bad_name)?,
+        id: InventoryId::new(&version.id).map_err(invalid_name)?,
         epoch: read_epoch(version.epoch)?,
         revision: Revision(version.revision),
         digest: Digest { a: version.digest_a, b: version.digest_b },
@@ -176,7 +177,9 @@ fn read_change(change: &stored::Change, versions: &[Version]) -> Result<Change, 
         return Ok(Change::Created(Arc::new(read_inventory(created)?)));
     }
     let (id, epoch, revision) = match (change.version as usize).checked_sub(1) {
-        None => (InventoryId::new(&change.id).map_err(bad_name)?, read_epoch(change.epoch)?, Revision(change.revision)),
+        None => {
+            (InventoryId::new(&change.id).map_err(invalid_name)?, read_epoch(change.epoch)?, Revision(change.revision))
+        }
         Some(index) => {
             let version = versions.get(index).ok_or_else(|| Malformed::new("a change without its version"))?;
             (version.id.clone(), version.epoch, version.revision)
@@ -188,72 +191,47 @@ fn read_change(change: &stored::Change, versions: &[Version]) -> Result<Change, 
             Ok(Change::Updated { id, epoch, revision, edits })
         }
         ChangeKind::Deleted => Ok(Change::Deleted { id, epoch, revision }),
-        ChangeKind::Created => Err(Malformed::new("a creation of nothing")),
+        ChangeKind::Created => Err(Malformed::new("a creation without an inventory")),
     }
 }
 
 fn read_inventory(stored: &stored::Inventory) -> Result<Inventory, Malformed> {
     let contents = stored.contents.as_ref().ok_or_else(|| Malformed::new("an inventory without contents"))?;
     Ok(Inventory {
-        id: InventoryId::new(&stored.id).map_err(bad_name)?,
-        owner: stored.owner.as_deref().map(PlayerId::new).transpose().map_err(bad_name)?,
-        layout: LayoutId::new(&stored.layout).map_err(bad_name)?,
+        id: InventoryId::new(&stored.id).map_err(invalid_name)?,
+        owner: stored.owner.as_deref().map(PlayerId::new).transpose().map_err(invalid_name)?,
+        layout: LayoutId::new(&stored.layout).map_err(invalid_name)?,
         epoch: read_epoch(stored.epoch)?,
         contents: read_contents(contents)?,
     })
 }
 
 fn read_callers(callers: &[String]) -> Result<Vec<Caller>, Malformed> {
-    callers.iter().map(|caller| Caller::new(caller).map_err(bad_name)).collect()
+    callers.iter().map(|caller| Caller::new(caller).map_err(invalid_name)).collect()
 }
 
 fn read_key(caller: u32, callers: &[Caller], uuid: (u64, u64), key: &str) -> Result<Key, Malformed> {
     let caller = callers.get(caller as usize).ok_or_else(|| Malformed::new("a record without its caller"))?.clone();
-    let key = if key.is_empty() { IdempotencyKey::new(&unpacked_uuid(uuid)) } else { IdempotencyKey::new(key) };
-    Ok(Key { caller, key: key.map_err(bad_name)? })
+    let key = if key.is_empty() {
+        IdempotencyKey::new(&Uuid::from_u64_pair(uuid.0, uuid.1).to_string())
+    } else {
+        IdempotencyKey::new(key)
+    };
+    Ok(Key { caller, key: key.map_err(invalid_name)? })
 }
 
 fn read_epoch(epoch: u32) -> Result<Epoch, Malformed> {
     Epoch::new(epoch).ok_or_else(|| Malformed::new("an epoch of 0"))
 }
 
-fn bad_name(error: NameError) -> Malformed {
+fn invalid_name(error: NameError) -> Malformed {
     Malformed(format!("a name {error}"))
 }
 
-const HYPHENS: [usize; 4] = [8, 13, 18, 23];
-
-/// Encodes a UUID in the usual form, with hyphens and in lower case, as 128 bits. `None` for any other text.
-fn packed_uuid(text: &str) -> Option<(u64, u64)> {
-    let bytes: &[u8; 36] = text.as_bytes().try_into().ok()?;
-    let mut bits = 0_u128;
-    for (at, byte) in bytes.iter().enumerate() {
-        if HYPHENS.contains(&at) {
-            if *byte != b'-' {
-                return None;
-            }
-            continue;
-        }
-        let digit = match byte {
-            b'0'..=b'9' => byte - b'0',
-            b'a'..=b'f' => byte - b'a' + 10,
-            _ => return None,
-        };
-        bits = bits << 4 | u128::from(digit);
-    }
-    Some(((bits >> 64) as u64, bits as u64))
-}
-
-fn unpacked_uuid((high, low): (u64, u64)) -> String {
-    let bits = u128::from(high) << 64 | u128::from(low);
-    let mut text = String::with_capacity(36);
-    let mut shift = 128;
-    while shift > 0 {
-        if HYPHENS.contains(&text.len()) {
-            text.push('-');
-        }
-        shift -= 4;
-        text.push(char::from(b"0123456789abcdef"[(bits >> shift & 0xF) as usize]));
-    }
-    text
+/// Returns the two halves of a UUID in its usual form, with hyphens and in lower case; `None` for any other text, which
+/// would not be restored as it was.
+fn uuid_halves(text: &str) -> Option<(u64, u64)> {
+    let uuid = Uuid::try_parse(text).ok()?;
+    let is_usual_form = uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text;
+    is_usual_form.then(|| uuid.as_u64_pair())
 }

@@ -5,7 +5,7 @@ use crate::domain::{Attributes, Contents, Count, Digest, ItemCode, Revision, Slo
 use prost::Message;
 
 pub fn encode_contents(contents: &Contents) -> Vec<u8> {
-    contents_of(contents).encode_to_vec()
+    stored_contents(contents).encode_to_vec()
 }
 
 pub fn decode_contents(bytes: &[u8]) -> Result<Contents, Malformed> {
@@ -13,7 +13,7 @@ pub fn decode_contents(bytes: &[u8]) -> Result<Contents, Malformed> {
 }
 
 /// Builds the message of an inventory's contents, for embedding in another message.
-pub fn contents_of(contents: &Contents) -> stored::Contents {
+pub fn stored_contents(contents: &Contents) -> stored::Contents {
     let (revision, slots) = (contents.revision().0, contents.slots());
     let digest = contents.digest();
     stored::Contents {
@@ -29,7 +29,7 @@ pub fn contents_of(contents: &Contents) -> stored::Contents {
 /// Decodes contents. Computes the digest and compares it with the stored one.
 pub fn read_contents(stored: &stored::Contents) -> Result<Contents, Malformed> {
     if stored.changed_ago.len() != stored.identity_before.len() {
-        return Err(Malformed::new("its stamps are not of equal number"));
+        return Err(Malformed::new("its slots and stamps differ in number"));
     }
     let mut slots = Vec::with_capacity(stored.changed_ago.len());
     for (ago, before) in stored.changed_ago.iter().zip(&stored.identity_before) {
@@ -39,14 +39,15 @@ pub fn read_contents(stored: &stored::Contents) -> Result<Contents, Malformed> {
     }
     for stack in stored.stacks.iter().flat_map(read_stacks) {
         let (slot, stack) = stack?;
-        let state = slots.get_mut(slot.index()).ok_or_else(|| Malformed::new("a stack lies beyond its slots"))?;
+        let state =
+            slots.get_mut(slot.index()).ok_or_else(|| Malformed::new("a stack is in a slot that does not exist"))?;
         state.stack = stack;
     }
     let contents = Contents::restored(Revision(stored.revision), slots);
     if contents.digest() == (Digest { a: stored.digest_a, b: stored.digest_b }) {
         Ok(contents)
     } else {
-        Err(Malformed::new("its digest does not fit its slots"))
+        Err(Malformed::new("its digest does not match its slots"))
     }
 }
 
@@ -72,15 +73,15 @@ pub fn read_stacks(stored: &stored::Stacks) -> impl Iterator<Item = Result<(Slot
         && stored.attributed.len() == stored.attributes.len()
         && stored.attributed.last().is_none_or(|last| (*last as usize) < rows)
         && stored.attributed.is_sorted();
-    let misfit = (!columns_fit).then(|| Err(Malformed::new("its columns are not of equal length")));
+    let mismatch = (!columns_fit).then(|| Err(Malformed::new("its columns differ in length")));
     let mut attributes = stored.attributed.iter().zip(&stored.attributes).peekable();
     let columns = stored.slots.iter().zip(&stored.items).zip(&stored.counts).enumerate();
     let stacks = columns.take(if columns_fit { rows } else { 0 }).map(move |(row, ((slot, item), count))| {
-        let own = attributes.next_if(|(at, _)| **at as usize == row).map(|(_, bytes)| bytes.as_slice());
+        let bytes = attributes.next_if(|(at, _)| **at as usize == row).map(|(_, bytes)| bytes.as_slice());
         let slot = Slot(u16::try_from(*slot).map_err(|_| Malformed::new("a slot number is too large"))?);
-        Ok((slot, read_stack(*item, *count, own.unwrap_or_default())?))
+        Ok((slot, read_stack(*item, *count, bytes.unwrap_or_default())?))
     });
-    misfit.into_iter().chain(stacks)
+    mismatch.into_iter().chain(stacks)
 }
 
 fn read_stack(item: u32, count: u32, attributes: &[u8]) -> Result<Option<Stack>, Malformed> {

@@ -9,16 +9,16 @@ pub mod change;
 pub mod contents;
 pub mod stored;
 
-pub use change::{BatchTime, BatchWriter, Entry, entries, keys_of};
-pub use contents::{contents_of, decode_contents, encode_contents};
+pub use change::{BatchRecord, BatchTime, BatchWriter, decode_batch, decode_keys};
+pub use contents::{decode_contents, encode_contents, stored_contents};
 
 /// Why stored bytes are invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Malformed(pub String);
 
 impl Malformed {
-    pub fn new(what: impl Into<String>) -> Self {
-        Self(what.into())
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
     }
 }
 
@@ -37,25 +37,25 @@ impl From<prost::DecodeError> for Malformed {
 }
 
 /// Encodes a message behind its checksum.
-pub fn seal(message: &impl prost::Message) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(SEAL_BYTES + message.encoded_len());
-    bytes.extend_from_slice(&[0; SEAL_BYTES]);
+pub fn with_checksum(message: &impl prost::Message) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(CHECKSUM_BYTES + message.encoded_len());
+    bytes.extend_from_slice(&[0; CHECKSUM_BYTES]);
     message.encode(&mut bytes).expect("a vector grows as needed");
-    let checksum = crc32fast::hash(&bytes[SEAL_BYTES..]);
-    bytes[..SEAL_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    let checksum = crc32fast::hash(&bytes[CHECKSUM_BYTES..]);
+    bytes[..CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
     bytes
 }
 
 /// Verifies the checksum and returns the bytes behind it.
-pub fn unseal(bytes: &[u8]) -> Result<&[u8], Malformed> {
-    let Some((checksum, message)) = bytes.split_first_chunk::<SEAL_BYTES>() else {
+pub fn verify_checksum(bytes: &[u8]) -> Result<&[u8], Malformed> {
+    let Some((checksum, message)) = bytes.split_first_chunk::<CHECKSUM_BYTES>() else {
         return Err(Malformed::new("too short for its checksum"));
     };
     if u32::from_le_bytes(*checksum) == crc32fast::hash(message) {
         Ok(message)
     } else {
-        Err(Malformed::new("its checksum does not fit"))
+        Err(Malformed::new("its checksum does not match"))
     }
 }
 
-const SEAL_BYTES: usize = 4;
+const CHECKSUM_BYTES: usize = 4;

@@ -4,26 +4,26 @@
 //! data that is still readable, with the same effects on epochs and keys. A retry of a discarded commit finds no key
 //! and runs, because its effect is gone. The damaged files are kept under another name.
 
-use super::restore::renewed_copy;
+use super::restore::copy_with_new_epochs;
 use super::snapshot::Snapshot;
-use super::{ToolError, Watch, backup, io};
+use super::{ProgressCallback, ToolError, backup, io};
 use crate::domain::Epoch;
-use crate::store::embedded::files::Locked;
-use crate::store::embedded::log::Damage;
+use crate::store::embedded::files::StoreLock;
 use crate::store::embedded::open::{self, OpenError};
 use crate::store::embedded::replace;
+use crate::store::embedded::wal::WalDamage;
 use std::path::{Path, PathBuf};
 
 /// The result of discarding the commits behind the damage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AcceptedLoss {
-    pub damage: Damage,
+    pub damage: WalDamage,
     /// The last remaining commit, as a row of the journal.
     pub last_seq: i64,
     /// Number of inventories; each has a new epoch.
     pub inventories: u64,
     /// The new path of the damaged store; its log is beside it.
-    pub kept: Option<PathBuf>,
+    pub old_store: Option<PathBuf>,
 }
 
 /// Discards the commits behind the damage in the log of the store at `path`. Returns `None` if there is no damage.
@@ -32,18 +32,18 @@ pub fn accept_loss(
     path: &Path,
     stamp: u64,
     new_epoch: &mut dyn FnMut() -> Epoch,
-    watch: &mut Watch<'_>,
+    on_progress: &mut ProgressCallback<'_>,
 ) -> Result<Option<AcceptedLoss>, ToolError> {
-    let path = open::resolved(path)?;
+    let path = open::resolve(path)?;
     // Released last: until then the snapshot must not lose its locks.
-    let mut lock = Locked::take(&path)?;
+    let mut lock = StoreLock::acquire(&path)?;
     open::complete_replacement(&path, &mut lock)?;
     // The service reports any other fault when it opens the store.
-    let Err(OpenError::DamagedLog { damage, .. }) = open::check_log(&path) else { return Ok(None) };
+    let Err(OpenError::DamagedWal { damage, .. }) = open::check_wal(&path) else { return Ok(None) };
     let (snapshot, _) = Snapshot::open_damaged(&path)?;
     let last_seq = backup::last_seq(&snapshot)?;
-    let (new, inventories) = renewed_copy(&snapshot, &path, &path, new_epoch, watch)?;
+    let (new, inventories) = copy_with_new_epochs(&snapshot, &path, &path, new_epoch, on_progress)?;
     drop(snapshot);
-    let kept = replace::replace(new, &path, &format!("damaged-{stamp}")).map_err(io(&path))?;
-    Ok(Some(AcceptedLoss { damage, last_seq, inventories, kept }))
+    let old_store = replace::replace(new, &path, &format!("damaged-{stamp}")).map_err(io(&path))?;
+    Ok(Some(AcceptedLoss { damage, last_seq, inventories, old_store }))
 }

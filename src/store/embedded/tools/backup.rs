@@ -7,8 +7,10 @@
 //! `VACUUM INTO` would write every row again, in one call that reports no progress until it is done.
 
 use super::snapshot::Snapshot;
-use super::{Step, ToolError, Watch, check_output, io, sql, sync_folder, tell, temporary};
-use crate::store::embedded::files::{beside, file_bytes, folder_of};
+use super::{
+    ProgressCallback, ProgressUpdate, ToolError, check_output, create_temporary, io, report_progress, sql, sync_folder,
+};
+use crate::store::embedded::files::{file_len_bytes, parent_folder, with_suffix};
 use crate::store::embedded::journal;
 use crate::store::embedded::open::PAGE_BYTES;
 use rusqlite::Connection;
@@ -21,47 +23,57 @@ use std::time::Instant;
 /// flushes of commits.
 const STEP_PAGES: i32 = 256;
 
+/// The result of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackedUp {
+pub struct BackupSummary {
+    /// Size of the copy, in bytes.
     pub bytes: u64,
     /// The last commit in the copy, as a row of the journal.
     pub last_seq: i64,
 }
 
 /// Copies the store to `target`. The copy has another name until it is complete and durable.
-pub fn backup(snapshot: &Snapshot, target: &Path, replace: bool, watch: &mut Watch<'_>) -> Result<BackedUp, ToolError> {
+pub fn backup(
+    snapshot: &Snapshot,
+    target: &Path,
+    replace: bool,
+    on_progress: &mut ProgressCallback<'_>,
+) -> Result<BackupSummary, ToolError> {
     if !replace && target.exists() {
         return Err(ToolError::Exists(target.to_owned()));
     }
     if target.is_dir() {
-        return Err(ToolError::Io { path: target.to_owned(), detail: "it is a folder; name a file".into() });
+        return Err(ToolError::Io {
+            path: target.to_owned(),
+            detail: "it is a folder; give the path of a file".into(),
+        });
     }
     check_output(snapshot, target)?;
-    if let Some(log) = ["-wal", "-journal"].map(|suffix| beside(target, suffix)).iter().find(|log| is_filled(log)) {
-        let detail =
-            format!("{} belongs to it: it is a store in use, or one that was; name another file", log.display());
+    if let Some(log) = ["-wal", "-journal"].map(|suffix| with_suffix(target, suffix)).iter().find(|log| is_filled(log))
+    {
+        let detail = format!("{} exists, so this is or was a store in use; choose another file", log.display());
         return Err(ToolError::Io { path: target.to_owned(), detail });
     }
-    let partial = temporary(target, ".slotcast-backup-")?;
-    let last_seq = copy(snapshot, partial.path(), watch)?;
+    let partial = create_temporary(target, ".slotcast-backup-")?;
+    let last_seq = copy(snapshot, partial.path(), on_progress)?;
     partial.as_file().sync_all().map_err(io(target))?;
-    let kept = if replace { partial.persist(target) } else { partial.persist_noclobber(target) };
-    let file = kept.map_err(|failed| {
-        let is_there = failed.error.kind() == std::io::ErrorKind::AlreadyExists;
-        if is_there { ToolError::Exists(target.to_owned()) } else { io(folder_of(target))(failed.error) }
+    let persisted = if replace { partial.persist(target) } else { partial.persist_noclobber(target) };
+    let file = persisted.map_err(|failed| {
+        let exists = failed.error.kind() == std::io::ErrorKind::AlreadyExists;
+        if exists { ToolError::Exists(target.to_owned()) } else { io(parent_folder(target))(failed.error) }
     })?;
     sync_folder(target)?;
     let bytes = file.metadata().map_err(io(target))?.len();
-    Ok(BackedUp { bytes, last_seq })
+    Ok(BackupSummary { bytes, last_seq })
 }
 
 /// Returns whether the file has contents; SQLite would use it as the copy's own log.
 fn is_filled(log: &Path) -> bool {
-    file_bytes(log) > 0
+    file_len_bytes(log) > 0
 }
 
 /// Copies all pages into an empty file, and takes the copy out of WAL mode. Returns the last journal row.
-pub fn copy(snapshot: &Snapshot, target: &Path, watch: &mut Watch<'_>) -> Result<i64, ToolError> {
+pub fn copy(snapshot: &Snapshot, target: &Path, on_progress: &mut ProgressCallback<'_>) -> Result<i64, ToolError> {
     let last_seq = last_seq(snapshot)?;
     let mut copy = scratch_connection(target)?;
     let file = File::open(target).map_err(io(target))?;
@@ -72,7 +84,7 @@ pub fn copy(snapshot: &Snapshot, target: &Path, watch: &mut Watch<'_>) -> Result
         let progress = backup.progress();
         let bytes = |pages: i32| u64::from(pages.unsigned_abs()) * PAGE_BYTES;
         let (done, total) = (bytes(progress.pagecount - progress.remaining), bytes(progress.pagecount));
-        tell(watch, Step { doing: "copying", done, total })?;
+        report_progress(on_progress, ProgressUpdate { phase: "copying", done, total })?;
         // Waiting is unnecessary: the snapshot does not change, and no other process knows the copy.
         if stepped == StepResult::Done {
             break;
@@ -89,7 +101,7 @@ pub fn copy(snapshot: &Snapshot, target: &Path, watch: &mut Watch<'_>) -> Result
     let mode: String =
         copy.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0)).map_err(sql("finishing the copy"))?;
     if mode != "delete" {
-        let detail = format!("its journal mode is {mode}, as if somebody else had it open");
+        let detail = format!("its journal mode is still {mode}: another process has it open");
         return Err(ToolError::Io { path: target.to_owned(), detail });
     }
     copy.close().map_err(|(_, error)| sql("closing the copy")(error))?;
@@ -111,6 +123,6 @@ pub fn scratch_connection(path: &Path) -> Result<Connection, ToolError> {
 pub fn last_seq(snapshot: &Snapshot) -> Result<i64, ToolError> {
     let connection = snapshot.connection();
     let last = connection.query_row("SELECT max(seq) FROM journal", [], |row| row.get::<_, Option<i64>>(0));
-    let folded = journal::number(connection, journal::FOLDED_THROUGH).map_err(sql("reading the marks"))?;
+    let folded = journal::meta_value(connection, journal::FOLDED_THROUGH).map_err(sql("reading the fold position"))?;
     Ok(last.map_err(sql("reading the journal"))?.or(folded).unwrap_or(0))
 }

@@ -12,9 +12,9 @@
 //! The domain decides how mutations may change the totals, and is tested for that (`tests/domain/laws.rs`). The items
 //! counted here can be compared with an expected result: a backup with its source, an export with its import.
 
-use super::expected::Expected;
+use super::expected::ExpectedInventories;
 use super::snapshot::{Inventories, Snapshot};
-use super::{Step, Watch};
+use super::{ProgressCallback, ProgressUpdate};
 use crate::domain::catalog::LAYOUT_SLOTS_MAX;
 use crate::domain::{Inventory, ItemCode, Revision};
 use crate::store::StoreError;
@@ -28,65 +28,69 @@ pub const PROBLEMS_MAX: usize = 100;
 /// Number of rows between two progress steps.
 const ROWS_PER_STEP: u64 = 1_000;
 
+/// The result of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
+    /// At most [`PROBLEMS_MAX`] problems, in the order in which they were found.
     pub problems: Vec<String>,
+    /// Number of further problems.
     pub problems_left_out: u64,
     pub inventories: u64,
     pub stacks: u64,
     /// Number of items, by item code.
     pub items: BTreeMap<ItemCode, u64>,
     pub journal_rows: u64,
+    /// Number of idempotency keys in the journal.
     pub keys: u64,
     /// Number of inventories whose newest state is in the journal alone.
     pub unfolded_inventories: u64,
 }
 
 impl Findings {
-    fn blame(&mut self, what: String) {
+    fn add_problem(&mut self, problem: String) {
         if self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(what);
+            self.problems.push(problem);
         } else {
             self.problems_left_out += 1;
         }
     }
 
-    fn blame_error(&mut self, error: &StoreError) {
-        self.blame(match error {
+    fn add_error(&mut self, error: &StoreError) {
+        self.add_problem(match error {
             StoreError::Corrupt { detail } => detail.clone(),
             StoreError::Full { .. } | StoreError::Unavailable { .. } => error.to_string(),
         });
     }
 }
 
-/// Checks the whole snapshot; a break of the watch does not end it.
-pub fn check(snapshot: &Snapshot, watch: &mut Watch<'_>) -> Findings {
+/// Checks the whole snapshot; the callback cannot interrupt it.
+pub fn check(snapshot: &Snapshot, on_progress: &mut ProgressCallback<'_>) -> Findings {
     let mut findings = Findings::default();
-    let _ = watch(Step { doing: "checking pages", done: 0, total: 0 });
+    let _ = on_progress(ProgressUpdate { phase: "checking pages", done: 0, total: 0 });
     if let Err(error) = check_pages(snapshot, &mut findings) {
-        findings.blame_error(&failure::store_error("checking pages", &error));
+        findings.add_error(&failure::store_error("checking pages", &error));
     }
-    let mut expected = Expected::default();
-    if let Err(error) = check_journal(snapshot, &mut findings, &mut expected, watch) {
-        findings.blame_error(&error);
+    let mut expected = ExpectedInventories::default();
+    if let Err(error) = check_journal(snapshot, &mut findings, &mut expected, on_progress) {
+        findings.add_error(&error);
     }
     let mut is_replayable = true;
     let unfolded = replay::unfolded(snapshot.connection(), |error| {
         is_replayable = false;
-        findings.blame_error(&error);
+        findings.add_error(&error);
         Ok(())
     });
     // Inventories that were not replayed would only be reported as missing again.
-    let mut expected = if is_replayable { expected } else { Expected::default() };
+    let mut expected = if is_replayable { expected } else { ExpectedInventories::default() };
     let checked = unfolded.and_then(|unfolded| {
         findings.unfolded_inventories = unfolded.states.len() as u64;
         let connection = snapshot.connection();
         let inventories = Inventories { connection, unfolded: unfolded.states.into_iter().collect() };
-        check_inventories(&inventories, &mut findings, &mut expected, watch)
+        check_inventories(&inventories, &mut findings, &mut expected, on_progress)
     });
     match checked {
-        Ok(()) => expected.missing().for_each(|missing| findings.blame(missing)),
-        Err(error) => findings.blame_error(&error),
+        Ok(()) => expected.missing().for_each(|missing| findings.add_problem(missing)),
+        Err(error) => findings.add_error(&error),
     }
     findings
 }
@@ -95,9 +99,9 @@ fn check_pages(snapshot: &Snapshot, findings: &mut Findings) -> rusqlite::Result
     let mut check = snapshot.connection().prepare(&format!("PRAGMA integrity_check({PROBLEMS_MAX})"))?;
     let mut rows = check.query([])?;
     while let Some(row) = rows.next()? {
-        let said: String = row.get(0)?;
-        if said != "ok" {
-            findings.blame(format!("SQLite: {said}"));
+        let message: String = row.get(0)?;
+        if message != "ok" {
+            findings.add_problem(format!("SQLite: {message}"));
         }
     }
     Ok(())
@@ -106,53 +110,55 @@ fn check_pages(snapshot: &Snapshot, findings: &mut Findings) -> rusqlite::Result
 fn check_journal(
     snapshot: &Snapshot,
     findings: &mut Findings,
-    expected: &mut Expected,
-    watch: &mut Watch<'_>,
+    expected: &mut ExpectedInventories,
+    on_progress: &mut ProgressCallback<'_>,
 ) -> Result<(), StoreError> {
     let connection = snapshot.connection();
-    let number =
-        |name| journal::number(connection, name).map_err(|error| failure::store_error("reading the marks", &error));
-    let folded_through = number(journal::FOLDED_THROUGH)?.unwrap_or(0);
-    let rewritten_through = number(journal::REWRITTEN_THROUGH)?.unwrap_or(i64::MIN);
+    let meta_value = |name| {
+        journal::meta_value(connection, name).map_err(|error| failure::store_error("reading the fold position", &error))
+    };
+    let folded_through = meta_value(journal::FOLDED_THROUGH)?.unwrap_or(0);
+    let rewritten_through = meta_value(journal::REWRITTEN_THROUGH)?.unwrap_or(i64::MIN);
     let (mut last, mut last_uptime_ms) = (None, 0);
     let (mut keys, hasher) = (HashSet::new(), KeyHasher::default());
-    journal::scan(connection, i64::MIN, |seq, sealed| {
+    journal::scan(connection, i64::MIN, |seq, encoded| {
         findings.journal_rows += 1;
         if findings.journal_rows % ROWS_PER_STEP == 1 {
-            let _ = watch(Step { doing: "checking the journal", done: findings.journal_rows, total: 0 });
+            let _ =
+                on_progress(ProgressUpdate { phase: "checking the journal", done: findings.journal_rows, total: 0 });
         }
-        let wanted = last.replace(seq).map_or(seq.min(folded_through + 1), |last: i64| last + 1);
+        let expected_seq = last.replace(seq).map_or(seq.min(folded_through + 1), |last: i64| last + 1);
         // After the last folded row, the replay reports errors.
         let is_folded = seq <= folded_through;
-        if wanted != seq && is_folded {
-            findings.blame(format!("journal row {wanted} is missing"));
+        if expected_seq != seq && is_folded {
+            findings.add_problem(format!("journal row {expected_seq} is missing"));
         }
-        let (BatchTime { uptime_ms, .. }, entries) = match format::entries(sealed) {
+        let (BatchTime { uptime_ms, .. }, records) = match format::decode_batch(encoded) {
             Ok(read) => read,
             Err(error) if is_folded => {
-                findings.blame(format!("journal row {seq}: {error}"));
-                *expected = Expected::default();
+                findings.add_problem(format!("journal row {seq}: {error}"));
+                *expected = ExpectedInventories::default();
                 return Ok(());
             }
             Err(_) => return Ok(()),
         };
         if uptime_ms < last_uptime_ms {
-            findings.blame(format!("journal row {seq}: the store's clock goes back"));
+            findings.add_problem(format!("journal row {seq}: the store's clock goes back"));
         }
         last_uptime_ms = uptime_ms;
-        for entry in entries {
+        for record in records {
             findings.keys += 1;
-            if !keys.insert(hasher.hash(&entry.key)) {
-                findings.blame(format!("journal row {seq}: key {} was applied twice", entry.key.key));
+            if !keys.insert(hasher.hash(&record.key)) {
+                findings.add_problem(format!("journal row {seq}: key {} was applied twice", record.key.key));
             }
             if seq > rewritten_through {
-                expected.push(&entry).into_iter().for_each(|problem| findings.blame(problem));
+                expected.push(&record).into_iter().for_each(|problem| findings.add_problem(problem));
             }
         }
         Ok(())
     })?;
     if last.is_some_and(|last| last < folded_through) {
-        findings.blame(format!("the journal ends before row {folded_through}, which was folded"));
+        findings.add_problem(format!("the journal ends before row {folded_through}, which was folded"));
     }
     Ok(())
 }
@@ -160,15 +166,15 @@ fn check_journal(
 fn check_inventories(
     inventories: &Inventories<'_>,
     findings: &mut Findings,
-    expected: &mut Expected,
-    watch: &mut Watch<'_>,
+    expected: &mut ExpectedInventories,
+    on_progress: &mut ProgressCallback<'_>,
 ) -> Result<(), StoreError> {
     let total = table::count(inventories.connection)?;
-    let mut seen = 0;
+    let mut checked_rows = 0;
     inventories.each(|found| {
-        seen += 1;
-        if seen % ROWS_PER_STEP == 0 {
-            let _ = watch(Step { doing: "checking inventories", done: seen, total });
+        checked_rows += 1;
+        if checked_rows % ROWS_PER_STEP == 0 {
+            let _ = on_progress(ProgressUpdate { phase: "checking inventories", done: checked_rows, total });
         }
         match found {
             Ok(inventory) => {
@@ -177,13 +183,13 @@ fn check_inventories(
                     findings.stacks += 1;
                     *findings.items.entry(stack.item).or_default() += u64::from(stack.count.get());
                 }
-                let blamed = check_stamps(&inventory).or_else(|| expected.check(&inventory));
-                expected.leave_out(inventory.id.as_str());
-                blamed.into_iter().for_each(|blamed| findings.blame(blamed));
+                let problem = check_stamps(&inventory).or_else(|| expected.check(&inventory));
+                expected.exclude(inventory.id.as_str());
+                problem.into_iter().for_each(|problem| findings.add_problem(problem));
             }
             Err((id, error)) => {
-                expected.leave_out(&id);
-                findings.blame(format!("inventory {id:?}: {error}"));
+                expected.exclude(&id);
+                findings.add_problem(format!("inventory {id:?}: {error}"));
             }
         }
         Ok(())
@@ -195,7 +201,7 @@ fn check_stamps(inventory: &Inventory) -> Option<String> {
     let (contents, id) = (&inventory.contents, &inventory.id);
     let (revision, slots) = (contents.revision(), contents.slots());
     if slots.is_empty() || slots.len() > LAYOUT_SLOTS_MAX {
-        return Some(format!("inventory {id:?}: it has {} slots; 1 to {LAYOUT_SLOTS_MAX} are possible", slots.len()));
+        return Some(format!("inventory {id:?}: it has {} slots, but must have 1 to {LAYOUT_SLOTS_MAX}", slots.len()));
     }
     let is_wrong = slots.iter().position(|slot| {
         let in_order = Revision::CREATED <= slot.identity_at && slot.identity_at <= slot.changed_at;

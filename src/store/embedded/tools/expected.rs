@@ -1,16 +1,16 @@
 //! The state of each inventory according to the remaining journal, to be compared with the store.
 
 use crate::domain::{Change, Digest, Epoch, Inventory, InventoryId, Revision, Slot, Stack, Version};
-use crate::store::format::Entry;
+use crate::store::format::BatchRecord;
 use std::collections::{BTreeMap, HashMap};
 
 /// The inventories in the journal. Their number is bounded by the journal, which covers the key window.
 #[derive(Debug, Default)]
-pub struct Expected(HashMap<InventoryId, Told>);
+pub struct ExpectedInventories(HashMap<InventoryId, ExpectedInventory>);
 
 /// The state of one inventory according to the journal.
 #[derive(Debug)]
-struct Told {
+struct ExpectedInventory {
     epoch: Epoch,
     revision: Revision,
     /// The digest in the reply to the mutation's caller.
@@ -20,75 +20,81 @@ struct Told {
     slots: BTreeMap<Slot, (Revision, Option<Stack>)>,
 }
 
-impl Expected {
+impl ExpectedInventories {
     /// Applies a record's changes. Returns the changes that do not continue the state before them.
-    pub fn push(&mut self, entry: &Entry) -> Vec<String> {
-        let problems = entry.changes.iter().filter_map(|change| self.follow(change)).collect();
-        for Version { id, epoch, revision, digest } in &entry.reply.versions {
-            if let Some(told) = self.0.get_mut(id)
-                && (told.epoch, told.revision, told.is_deleted) == (*epoch, *revision, false)
+    pub fn push(&mut self, record: &BatchRecord) -> Vec<String> {
+        let problems = record.changes.iter().filter_map(|change| self.apply_change(change)).collect();
+        for Version { id, epoch, revision, digest } in &record.reply.versions {
+            if let Some(expected) = self.0.get_mut(id)
+                && (expected.epoch, expected.revision, expected.is_deleted) == (*epoch, *revision, false)
             {
-                told.digest = Some(*digest);
+                expected.digest = Some(*digest);
             }
         }
         problems
     }
 
-    fn follow(&mut self, change: &Change) -> Option<String> {
+    fn apply_change(&mut self, change: &Change) -> Option<String> {
         let (id, epoch, revision) = match change {
             Change::Created(created) => {
-                let before = self.0.insert(created.id.clone(), Told::new(created));
+                let before = self.0.insert(created.id.clone(), ExpectedInventory::new(created));
                 return before
                     .is_some_and(|before| !before.is_deleted)
-                    .then(|| format!("inventory {:?}: the journal creates it although it is there", created.id));
+                    .then(|| format!("inventory {:?}: the journal creates it although it exists", created.id));
             }
             Change::Updated { id, epoch, revision, .. } | Change::Deleted { id, epoch, revision } => {
                 (id, *epoch, *revision)
             }
         };
-        let told = self.0.entry(id.clone()).or_insert_with(|| Told::before(epoch, revision));
-        let follows = told.epoch == epoch && told.revision.next() == revision && !told.is_deleted;
-        (told.epoch, told.revision, told.digest) = (epoch, revision, None);
+        let expected = self.0.entry(id.clone()).or_insert_with(|| ExpectedInventory::before(epoch, revision));
+        let follows = expected.epoch == epoch && expected.revision.next() == revision && !expected.is_deleted;
+        (expected.epoch, expected.revision, expected.digest) = (epoch, revision, None);
         match change {
             Change::Updated { edits, .. } => {
-                told.slots.extend(edits.iter().map(|(slot, stack)| (*slot, (revision, stack.clone()))));
+                expected.slots.extend(edits.iter().map(|(slot, stack)| (*slot, (revision, stack.clone()))));
             }
-            Change::Deleted { .. } | Change::Created(_) => told.is_deleted = true,
+            Change::Deleted { .. } | Change::Created(_) => expected.is_deleted = true,
         }
         (!follows).then(|| {
-            format!("inventory {id:?}: the journal's revision {} does not follow on the one before", revision.0)
+            format!("inventory {id:?}: revision {} in the journal does not follow the previous one", revision.0)
         })
     }
 
     /// Compares an inventory with the expected state, and removes the expected state.
     pub fn check(&mut self, found: &Inventory) -> Option<String> {
-        let told = self.0.remove(&found.id)?;
+        let expected = self.0.remove(&found.id)?;
         let contents = &found.contents;
-        let blame = |what: String| Some(format!("inventory {:?}: {what}", found.id));
-        if told.is_deleted {
-            return blame("it is there, but the journal has deleted it".into());
+        let problem = |text: String| Some(format!("inventory {:?}: {text}", found.id));
+        if expected.is_deleted {
+            return problem("it exists, but the journal deletes it".into());
         }
-        let (has, wanted) = ((found.epoch, contents.revision()), (told.epoch, told.revision));
-        if has != wanted {
+        let (found_version, expected_version) =
+            ((found.epoch, contents.revision()), (expected.epoch, expected.revision));
+        if found_version != expected_version {
             let as_text = |(epoch, revision): (Epoch, Revision)| format!("{} of epoch {}", revision.0, epoch.get());
-            return blame(format!("it is at revision {}, the journal at {}", as_text(has), as_text(wanted)));
+            return problem(format!(
+                "the store has revision {}, the journal has revision {}",
+                as_text(found_version),
+                as_text(expected_version)
+            ));
         }
-        if told.digest.is_some_and(|digest| digest != contents.digest()) {
-            return blame("its digest is not the one that was answered for its revision".into());
+        if expected.digest.is_some_and(|digest| digest != contents.digest()) {
+            return problem("its digest differs from the digest in the stored reply".into());
         }
         let differs = |(slot, (revision, stack)): (&Slot, &(Revision, Option<Stack>))| {
             let state = contents.slots().get(slot.index());
             let is_same = state.is_some_and(|state| state.changed_at == *revision && state.stack == *stack);
             (!is_same).then_some(slot.0)
         };
-        told.slots
+        expected
+            .slots
             .iter()
             .find_map(differs)
-            .and_then(|slot| blame(format!("its slot {slot} is not what the journal says")))
+            .and_then(|slot| problem(format!("slot {slot} differs from the journal")))
     }
 
     /// Excludes an inventory that cannot be compared.
-    pub fn leave_out(&mut self, id: &str) {
+    pub fn exclude(&mut self, id: &str) {
         if let Ok(id) = InventoryId::new(id) {
             self.0.remove(&id);
         }
@@ -96,13 +102,14 @@ impl Expected {
 
     /// Reports the expected inventories that were not found.
     pub fn missing(self) -> impl Iterator<Item = String> {
-        let mut missing: Vec<_> = self.0.into_iter().filter(|(_, told)| !told.is_deleted).map(|(id, _)| id).collect();
+        let mut missing: Vec<_> =
+            self.0.into_iter().filter(|(_, expected)| !expected.is_deleted).map(|(id, _)| id).collect();
         missing.sort_unstable();
-        missing.into_iter().map(|id| format!("inventory {id:?}: the journal has it, but it is not there"))
+        missing.into_iter().map(|id| format!("inventory {id:?}: the journal has it, but it is missing"))
     }
 }
 
-impl Told {
+impl ExpectedInventory {
     fn new(created: &Inventory) -> Self {
         let contents = &created.contents;
         let slots = contents.slots().iter().enumerate();

@@ -4,10 +4,10 @@
 //! transaction copies them into the table, at revision 1. No mutation created them, so they have no key.
 
 use super::restore::fold_all;
-use super::{Step, ToolError, Watch, backup, io, sql, tell, temporary};
+use super::{ProgressCallback, ProgressUpdate, ToolError, backup, create_temporary, io, report_progress, sql};
 use crate::domain::{Catalog, Inventory};
 use crate::store::embedded::items;
-use crate::store::embedded::open::{self, Opened};
+use crate::store::embedded::open::{self, PreparedStore};
 use crate::store::embedded::table::EncodedRow;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use std::path::Path;
@@ -31,11 +31,11 @@ pub struct Staging {
 
 /// Exclusive access to a store that no process has open.
 #[derive(Debug)]
-pub struct Claim(Opened);
+pub struct ExclusiveStore(PreparedStore);
 
-impl Claim {
+impl ExclusiveStore {
     /// Fails while a service has the store open.
-    pub fn take(path: &Path) -> Result<Self, ToolError> {
+    pub fn open(path: &Path) -> Result<Self, ToolError> {
         Ok(Self(open::prepare(path)?))
     }
 }
@@ -43,15 +43,15 @@ impl Claim {
 impl Staging {
     /// Collects the inventories in a temporary file beside `path`.
     pub fn new(path: &Path) -> Result<Self, ToolError> {
-        let file = temporary(path, ".slotcast-import-")?;
+        let file = create_temporary(path, ".slotcast-import-")?;
         let connection = backup::scratch_connection(file.path())?;
-        connection.execute_batch(SCHEMA).map_err(sql("gathering"))?;
+        connection.execute_batch(SCHEMA).map_err(sql("staging"))?;
         Ok(Self { connection, file, inventories: 0 })
     }
 
     /// Adds an inventory. If its id was added before, adds nothing and returns the line of the earlier one.
     pub fn put(&mut self, inventory: &Arc<Inventory>, line: u64) -> Result<Option<u64>, ToolError> {
-        let failed = sql("gathering");
+        let failed = sql("staging");
         let id = inventory.id.as_str();
         let mut earlier = self.connection.prepare_cached("SELECT line FROM lines WHERE id = ?1").map_err(&failed)?;
         let earlier: Option<i64> = earlier.query_row([id], |row| row.get(0)).optional().map_err(&failed)?;
@@ -66,24 +66,31 @@ impl Staging {
         Ok(None)
     }
 
+    /// Number of added inventories.
     pub fn inventories(&self) -> u64 {
         self.inventories
     }
 
     /// Imports the inventories into the store, which is created if it does not exist. None of them may exist already.
     /// The store remembers the items of the catalog that the imported stacks use.
-    pub fn commit(self, mut claim: Claim, catalog: &Catalog, watch: &mut Watch<'_>) -> Result<u64, ToolError> {
+    pub fn commit(
+        self,
+        mut target: ExclusiveStore,
+        catalog: &Catalog,
+        on_progress: &mut ProgressCallback<'_>,
+    ) -> Result<u64, ToolError> {
         let Self { connection: staged, file, inventories } = self;
-        staged.execute_batch("COMMIT").map_err(sql("gathering"))?;
-        staged.close().map_err(|(_, error)| sql("gathering")(error))?;
-        tell(watch, Step { doing: "importing", done: 0, total: 0 })?;
-        claim.0.create()?;
-        let mut store = open::commit_connection(&claim.0.path, None)?;
-        items::accept(&claim.0.path, &store, catalog)?;
+        staged.execute_batch("COMMIT").map_err(sql("staging"))?;
+        staged.close().map_err(|(_, error)| sql("staging")(error))?;
+        report_progress(on_progress, ProgressUpdate { phase: "importing", done: 0, total: 0 })?;
+        target.0.create()?;
+        let mut store = open::commit_connection(&target.0.path, None)?;
+        items::accept(&target.0.path, &store, catalog)?;
         let failed = sql("importing");
-        let staged = file.path().to_str().ok_or_else(|| {
-            io(file.path())(std::io::Error::other("its folder's name is not UTF-8; import from another folder"))
-        })?;
+        let staged = file
+            .path()
+            .to_str()
+            .ok_or_else(|| io(file.path())(std::io::Error::other("the path is not valid UTF-8; use another folder")))?;
         store.execute("ATTACH DATABASE ?1 AS staged", [staged]).map_err(&failed)?;
         let transaction = store.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
         fold_all(&transaction)?;
@@ -96,7 +103,7 @@ impl Staging {
             .map_err(&failed)?;
         transaction.commit().map_err(&failed)?;
         store.execute("DETACH DATABASE staged", []).map_err(&failed)?;
-        open::trust(&store).map_err(&failed)?;
+        open::allow_checkpoint_on_close(&store).map_err(&failed)?;
         store.close().map_err(|(_, error)| failed(error))?;
         Ok(inventories)
     }

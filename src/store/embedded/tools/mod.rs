@@ -16,9 +16,9 @@ mod restore;
 mod snapshot;
 
 pub use accept_loss::{AcceptedLoss, accept_loss};
-pub use backup::{BackedUp, backup};
+pub use backup::{BackupSummary, backup};
 pub use check::{Findings, PROBLEMS_MAX, check};
-pub use restore::{Restored, restore};
+pub use restore::{RestoreSummary, restore};
 pub use snapshot::{Inventories, Snapshot};
 
 use super::failure;
@@ -32,20 +32,23 @@ use std::path::{Path, PathBuf};
 
 /// The progress of a long-running tool, reported regularly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
-    pub doing: &'static str,
+pub struct ProgressUpdate {
+    /// The current phase as a gerund, such as "copying".
+    pub phase: &'static str,
+    /// In bytes or in rows, depending on the phase.
     pub done: u64,
     /// 0 if the total is unknown.
     pub total: u64,
 }
 
-/// A callback for each step. Breaking ends the tool, and leaves no changes.
-pub type Watch<'a> = dyn FnMut(Step) -> ControlFlow<()> + 'a;
+/// Receives the progress. A break ends the tool, which then leaves no changes.
+pub type ProgressCallback<'a> = dyn FnMut(ProgressUpdate) -> ControlFlow<()> + 'a;
 
-fn tell(watch: &mut Watch<'_>, step: Step) -> Result<(), ToolError> {
-    if watch(step).is_break() { Err(ToolError::Interrupted) } else { Ok(()) }
+fn report_progress(on_progress: &mut ProgressCallback<'_>, update: ProgressUpdate) -> Result<(), ToolError> {
+    if on_progress(update).is_break() { Err(ToolError::Interrupted) } else { Ok(()) }
 }
 
+/// Why a tool failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
     #[error(transparent)]
@@ -54,15 +57,15 @@ pub enum ToolError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    #[error("{} is there already; give another name, or replace it with --force", .0.display())]
+    #[error("{} already exists; choose another name, or replace it with --force", .0.display())]
     Exists(PathBuf),
-    #[error("{} is there already; set it aside with --force: it is kept under another name", .0.display())]
+    #[error("{} already exists; replace it with --force, which keeps it under another name", .0.display())]
     StoreExists(PathBuf),
     #[error("interrupted; nothing was changed")]
     Interrupted,
     #[error("{}: {detail}", path.display())]
     Io { path: PathBuf, detail: String },
-    #[error("{} is damaged and was not taken; `slotcast fsck --data` tells all of it. {}", path.display(), findings.problems.join("; "))]
+    #[error("{} is damaged and was not used; `slotcast fsck --data` lists all problems. {}", path.display(), findings.problems.join("; "))]
     Damaged { path: PathBuf, findings: Box<Findings> },
 }
 
@@ -70,18 +73,18 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> ToolError {
     move |error| ToolError::Io { path: path.to_owned(), detail: error.to_string() }
 }
 
-fn sql(doing: &'static str) -> impl Fn(rusqlite::Error) -> ToolError {
-    move |error| ToolError::Store(failure::store_error(doing, &error))
+fn sql(action: &'static str) -> impl Fn(rusqlite::Error) -> ToolError {
+    move |error| ToolError::Store(failure::store_error(action, &error))
 }
 
 /// Makes created or changed names in a file's folder durable.
 fn sync_folder(path: &Path) -> Result<(), ToolError> {
-    files::sync_folder(path).map_err(io(files::folder_of(path)))
+    files::sync_folder(path).map_err(io(files::parent_folder(path)))
 }
 
 /// Creates a temporary file beside `path`, which is removed unless the caller persists it.
-fn temporary(path: &Path, prefix: &str) -> Result<tempfile::NamedTempFile, ToolError> {
-    files::temporary(path, prefix).map_err(io(files::folder_of(path)))
+fn create_temporary(path: &Path, prefix: &str) -> Result<tempfile::NamedTempFile, ToolError> {
+    files::create_temporary(path, prefix).map_err(io(files::parent_folder(path)))
 }
 
 /// Checks that a tool may write its output to `target`: it must not be one of the store's own files, or belong to a
@@ -89,12 +92,12 @@ fn temporary(path: &Path, prefix: &str) -> Result<tempfile::NamedTempFile, ToolE
 pub fn check_output(snapshot: &Snapshot, target: &Path) -> Result<(), ToolError> {
     let refused = |detail: &str| Err(ToolError::Io { path: target.to_owned(), detail: detail.to_owned() });
     let Some(id) = FileId::at(target) else { return Ok(()) };
-    let of_store = ["", "-wal", "-shm", "-journal", "-lock"].map(|suffix| files::beside(snapshot.path(), suffix));
+    let of_store = ["", "-wal", "-shm", "-journal", "-lock"].map(|suffix| files::with_suffix(snapshot.path(), suffix));
     if of_store.iter().any(|file| FileId::at(file) == Some(id)) {
-        return refused("it is the store itself, or a file of it; name another file");
+        return refused("it belongs to the store itself; choose another file");
     }
     match File::open(target).map(|file| file.try_lock_shared()) {
-        Ok(Err(TryLockError::WouldBlock)) => refused("a service that runs has it open; name another file"),
+        Ok(Err(TryLockError::WouldBlock)) => refused("a running service has it open; choose another file"),
         // Writing the file later shows whether it is writable.
         Ok(Ok(()) | Err(TryLockError::Error(_))) | Err(_) => Ok(()),
     }

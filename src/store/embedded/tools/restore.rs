@@ -7,7 +7,7 @@
 //!
 //! **Keys** remain, with their original replies (including the old epochs and revisions): a retry of a mutation in the
 //! backup gets the stored reply and does not run again. A retry of a mutation that was applied after the backup finds
-//! no key and runs: its effect is gone, so running it applies it once. Keys that the backup had forgotten are still
+//! no key and runs: its effect is gone, so running it applies it once. Keys that had expired in the backup are still
 //! refused. The key window continues where it was, because it uses the store's own clock.
 //!
 //! Journal rows remain for their keys only: everything is folded first, and [`journal::REWRITTEN_THROUGH`] records that
@@ -15,9 +15,9 @@
 
 use super::backup::{copy, scratch_connection};
 use super::snapshot::Snapshot;
-use super::{Step, ToolError, Watch, check, io, sql, tell, temporary};
+use super::{ProgressCallback, ProgressUpdate, ToolError, check, create_temporary, io, report_progress, sql};
 use crate::domain::{Contents, Edit, Epoch, Inventory, Revision};
-use crate::store::embedded::files::{FileId, Locked, beside};
+use crate::store::embedded::files::{FileId, StoreLock, with_suffix};
 use crate::store::embedded::table::EncodedRow;
 use crate::store::embedded::{journal, open, replace, replay, table};
 use crate::store::{ListQuery, StoreError};
@@ -29,11 +29,13 @@ use tempfile::NamedTempFile;
 /// Number of inventories in memory at a time.
 const PAGE: usize = 512;
 
+/// The result of a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Restored {
+pub struct RestoreSummary {
+    /// Number of inventories; each has a new epoch.
     pub inventories: u64,
-    /// The new path of the replaced store.
-    pub kept: Option<PathBuf>,
+    /// The new path of the replaced store; `None` if there was none.
+    pub old_store: Option<PathBuf>,
 }
 
 /// Replaces the store at `target` by `source`. Fails if there is a store, unless `force` is set; then the replaced
@@ -44,53 +46,55 @@ pub fn restore(
     force: bool,
     stamp: u64,
     new_epoch: &mut dyn FnMut() -> Epoch,
-    watch: &mut Watch<'_>,
-) -> Result<Restored, ToolError> {
-    let target = open::resolved(target)?;
-    let mut lock = Locked::take(&target)?;
+    on_progress: &mut ProgressCallback<'_>,
+) -> Result<RestoreSummary, ToolError> {
+    let target = open::resolve(target)?;
+    let mut lock = StoreLock::acquire(&target)?;
     open::complete_replacement(&target, &mut lock)?;
-    let is_there = target.exists() || beside(&target, "-wal").exists();
-    if is_there && !force {
+    let exists = target.exists() || with_suffix(&target, "-wal").exists();
+    if exists && !force {
         return Err(ToolError::StoreExists(target));
     }
     let source_id = FileId::at(source);
     if source_id.is_some() && source_id == FileId::at(&target) {
-        return Err(ToolError::Io { path: target, detail: "it is the store itself; name a backup".into() });
+        return Err(ToolError::Io { path: target, detail: "it is the store itself; choose a backup".into() });
     }
     let snapshot = Snapshot::open(source)?;
-    let (new, inventories) = renewed_copy(&snapshot, source, &target, new_epoch, watch)?;
-    let kept = replace::replace(new, &target, &format!("replaced-{stamp}")).map_err(io(&target))?;
-    Ok(Restored { inventories, kept })
+    let (new, inventories) = copy_with_new_epochs(&snapshot, source, &target, new_epoch, on_progress)?;
+    let old_store = replace::replace(new, &target, &format!("replaced-{stamp}")).map_err(io(&target))?;
+    Ok(RestoreSummary { inventories, old_store })
 }
 
 /// Creates a complete and durable copy beside `target`, in which every inventory has a new epoch. Also returns the
 /// number of inventories.
-pub fn renewed_copy(
+pub fn copy_with_new_epochs(
     snapshot: &Snapshot,
     source: &Path,
     target: &Path,
     new_epoch: &mut dyn FnMut() -> Epoch,
-    watch: &mut Watch<'_>,
+    on_progress: &mut ProgressCallback<'_>,
 ) -> Result<(NamedTempFile, u64), ToolError> {
-    let findings = check::check(snapshot, watch);
+    let findings = check::check(snapshot, on_progress);
     if !findings.problems.is_empty() {
         return Err(ToolError::Damaged { path: source.to_owned(), findings: Box::new(findings) });
     }
-    let partial = temporary(target, ".slotcast-restore-")?;
-    copy(snapshot, partial.path(), watch)?;
+    let partial = create_temporary(target, ".slotcast-restore-")?;
+    copy(snapshot, partial.path(), on_progress)?;
     let connection = scratch_connection(partial.path())?;
     let total = findings.inventories;
-    renew(&connection, new_epoch, &mut |done| tell(watch, Step { doing: "giving new epochs", done, total }))?;
+    assign_new_epochs(&connection, new_epoch, &mut |done| {
+        report_progress(on_progress, ProgressUpdate { phase: "giving new epochs", done, total })
+    })?;
     connection.close().map_err(|(_, error)| sql("closing the copy")(error))?;
     partial.as_file().sync_all().map_err(io(target))?;
     Ok((partial, total))
 }
 
 /// Folds everything, and gives every inventory a new epoch.
-fn renew(
+fn assign_new_epochs(
     connection: &Connection,
     new_epoch: &mut dyn FnMut() -> Epoch,
-    told: &mut dyn FnMut(u64) -> Result<(), ToolError>,
+    on_inventories_done: &mut dyn FnMut(u64) -> Result<(), ToolError>,
 ) -> Result<(), ToolError> {
     let transaction = connection.unchecked_transaction().map_err(sql("beginning"))?;
     fold_all(&transaction)?;
@@ -99,11 +103,11 @@ fn renew(
     loop {
         let (page, is_last) = table::read_page(&transaction, &query, PAGE).map_err(StoreError::from)?;
         for inventory in &page {
-            let renewed = Arc::new(renewed(inventory, new_epoch));
+            let renewed = Arc::new(with_new_epoch(inventory, new_epoch));
             EncodedRow::new(&renewed.id, Some(&renewed), false).put(&transaction).map_err(sql("giving new epochs"))?;
         }
         done += page.len() as u64;
-        told(done)?;
+        on_inventories_done(done)?;
         query.after = page.last().map(|last| last.id.clone());
         if is_last {
             break;
@@ -112,7 +116,7 @@ fn renew(
     transaction.commit().map_err(sql("giving new epochs"))
 }
 
-fn renewed(inventory: &Inventory, new_epoch: &mut dyn FnMut() -> Epoch) -> Inventory {
+fn with_new_epoch(inventory: &Inventory, new_epoch: &mut dyn FnMut() -> Epoch) -> Inventory {
     let epoch = loop {
         let epoch = new_epoch();
         if epoch != inventory.epoch {
@@ -133,7 +137,7 @@ pub fn fold_all(connection: &Connection) -> Result<(), ToolError> {
         EncodedRow::new(id, state.as_ref(), true).put(connection).map_err(sql("folding"))?;
     }
     for mark in [journal::FOLDED_THROUGH, journal::REWRITTEN_THROUGH] {
-        journal::put_number(connection, mark, unfolded.last_seq).map_err(sql("marking what is folded"))?;
+        journal::set_meta_value(connection, mark, unfolded.last_seq).map_err(sql("storing the fold position"))?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::domain::{Catalog, Inventory, InventoryId};
 use crate::store::StoreError;
-use crate::store::embedded::files::{beside, file_bytes};
+use crate::store::embedded::files::{file_len_bytes, with_suffix};
 use crate::store::embedded::items::{self, CatalogError};
 use crate::store::embedded::open::{self, Identity, OpenError};
 use crate::store::embedded::overlay::State;
@@ -38,7 +38,7 @@ impl Snapshot {
     pub fn open_if_any(path: &Path) -> Result<Option<Self>, OpenError> {
         // A path that does not exist cannot be resolved.
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let is_pending = matches!(replace::pending(&path), Ok(Some(_)));
+        let is_pending = matches!(replace::find_pending(&path), Ok(Some(_)));
         if !is_pending && !header::check(&path)? {
             return Ok(None);
         }
@@ -48,26 +48,28 @@ impl Snapshot {
     /// Same as [`Self::open`], but also opens a store whose write-ahead log is damaged. Returns the readable part of
     /// the store, and the damage.
     pub fn open_damaged(path: &Path) -> Result<(Self, Option<OpenError>), OpenError> {
-        let path = open::resolved(path)?;
+        let path = open::resolve(path)?;
         // The folder of another user may be unreadable.
-        if matches!(replace::pending(&path), Ok(Some(_))) {
+        if matches!(replace::find_pending(&path), Ok(Some(_))) {
             return Err(OpenError::Interrupted { path });
         }
-        let is_there = path.exists();
+        let exists = path.exists();
         if !header::check(&path)? {
-            let nothing = |detail: &str| open::io_error(&path, detail);
-            return Err(nothing(if is_there { "it is empty" } else { "there is no such file" }));
+            let not_found = |detail: &str| open::io_error(&path, detail);
+            return Err(not_found(if exists { "the file is empty" } else { "no such file" }));
         }
-        let damage = match open::check_log(&path) {
+        let damage = match open::check_wal(&path) {
             Ok(()) => None,
-            Err(damage @ OpenError::DamagedLog { .. }) => Some(damage),
+            Err(damage @ OpenError::DamagedWal { .. }) => Some(damage),
             Err(error) => return Err(error),
         };
         let snapshot = Self::begin(path)?;
         let Self { path, connection, .. } = &snapshot;
         match open::identify(path, connection)? {
-            Identity::Ours => {}
-            Identity::New => return Err(OpenError::NotSlotcast { path: path.clone(), detail: "it is empty".into() }),
+            Identity::Slotcast => {}
+            Identity::Empty => {
+                return Err(OpenError::NotSlotcast { path: path.clone(), detail: "the file is empty".into() });
+            }
         }
         open::check_size(path, connection)?;
         Ok((snapshot, damage))
@@ -79,7 +81,7 @@ impl Snapshot {
             connection.execute_batch("BEGIN; PRAGMA schema_version")?;
             Ok(connection)
         };
-        let refused = |error| open::refused(&path, &error);
+        let refused = |error| open::open_error(&path, &error);
         match open::read_connection(&path).and_then(begun) {
             Ok(connection) => Ok(Self { path, connection, _lock: None }),
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => {
@@ -91,6 +93,7 @@ impl Snapshot {
         }
     }
 
+    /// The path of the database, without links.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -121,8 +124,8 @@ impl Snapshot {
 /// Locks a store whose folder is not writable. SQLite needs to create a file beside a store to read it. Where it
 /// cannot, the store is readable if it has no log, and a lock keeps other processes from writing to it meanwhile.
 fn lock_unwritable(path: &Path) -> Result<File, OpenError> {
-    let failed = |detail: &str| open::io_error(path, &format!("its folder cannot be written, and {detail}"));
-    if file_bytes(&beside(path, "-wal")) > 0 {
+    let failed = |detail: &str| open::io_error(path, &format!("its folder is not writable, and {detail}"));
+    if file_len_bytes(&with_suffix(path, "-wal")) > 0 {
         return Err(failed("it has a write-ahead log; copy both files to another folder"));
     }
     let file = File::open(path).map_err(|error| open::io_error(path, &error.to_string()))?;
@@ -142,15 +145,17 @@ pub struct Inventories<'a> {
 }
 
 impl Inventories<'_> {
+    /// Counts the inventories.
     pub fn count(&self) -> Result<u64, StoreError> {
         let mut count = table::count(self.connection)?;
         for (id, state) in &self.unfolded {
-            let was_there = table::has(self.connection, id)?;
-            count = count + u64::from(state.is_some()) - u64::from(was_there);
+            let existed = table::exists(self.connection, id)?;
+            count = count + u64::from(state.is_some()) - u64::from(existed);
         }
         Ok(count)
     }
 
+    /// Returns the inventory with this id; `None` if it does not exist.
     pub fn find(&self, id: &InventoryId) -> Result<State, StoreError> {
         match self.unfolded.binary_search_by(|(unfolded, _)| unfolded.cmp(id)) {
             Ok(at) => Ok(self.unfolded[at].1.clone()),

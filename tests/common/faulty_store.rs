@@ -1,9 +1,10 @@
 //! A store that fails on demand, for tests of its callers.
 
-use super::{CommitError, Key, ListQuery, Loaded, Store, StoreError, StoreUsage, Transaction};
-use crate::domain::{Inventory, InventoryId};
+use parking_lot::Mutex;
+use slotcast::domain::{Inventory, InventoryId};
+use slotcast::store::{CommitError, Key, ListQuery, Loaded, Store, StoreError, StoreUsage, Transaction};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// How a commit fails.
@@ -43,19 +44,15 @@ impl<S> FaultyStore<S> {
 
     /// Makes all reads fail with this error, until it is set to `None`.
     pub fn fail_reads(&self, error: Option<StoreError>) {
-        *self.reads.lock().unwrap_or_else(PoisonError::into_inner) = error;
-    }
-
-    pub fn inner(&self) -> &S {
-        &self.inner
+        *self.reads.lock() = error;
     }
 
     fn decide(&self, fault: Option<Fault>) {
-        self.commits.lock().unwrap_or_else(PoisonError::into_inner).push_back(fault);
+        self.commits.lock().push_back(fault);
     }
 
     fn check_reads(&self) -> Result<(), StoreError> {
-        self.reads.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err)
+        self.reads.lock().clone().map_or(Ok(()), Err)
     }
 }
 
@@ -66,7 +63,7 @@ impl<S: Store> Store for FaultyStore<S> {
     }
 
     fn commit(&self, batch: &[Transaction]) -> Result<(), CommitError> {
-        let fault = self.commits.lock().unwrap_or_else(PoisonError::into_inner).pop_front().flatten();
+        let fault = self.commits.lock().pop_front().flatten();
         match fault {
             None => self.inner.commit(batch),
             Some(Fault::NotCommitted(error)) => Err(CommitError::NotCommitted(error)),
