@@ -132,7 +132,7 @@ fn a_catalog_with_duplicates_or_an_invalid_renamed_from_is_rejected_with_all_pro
     };
     let problems = told(&[("a", 1, Some("a")), ("b", 1, Some("")), ("b", 2, None)]);
     for problem in [
-        "item \"a\": renamed_from is its own id",
+        "item \"a\": renamed_from must be a former id, not its own",
         "item \"b\": renamed_from must not be empty",
         "item \"b\": code 1 is used by another item",
         "item \"b\": duplicate id",

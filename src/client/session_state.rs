@@ -1,4 +1,4 @@
-//! SessionState that a session shares with its two tasks: the reader of the stream and the sender of calls.
+//! State that a session shares with its two tasks: the reader of the stream and the sender of calls.
 
 use super::Rpc;
 use super::outbox::Call;

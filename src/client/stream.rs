@@ -23,7 +23,7 @@ pub(super) struct Stream {
     connection: watch::Sender<Connection>,
 }
 
-/// SessionState of the connection of a stream.
+/// State of a stream's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connection {
     /// The stream is being opened, for the first time or again.

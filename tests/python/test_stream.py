@@ -381,7 +381,7 @@ def one_mutation(world, chance, names, items):
         assert reply.added + reply.remainder == count
         return [(code[item], reply.added)]
     if kind == "remove":
-        client.mutate("RemoveItem", remove=pb.RemoveItem(inventory_id=name, what=quantity))
+        client.mutate("RemoveItem", remove=pb.RemoveItem(inventory_id=name, item=quantity))
         return [(code[item], -count)]
     if kind == "move":
         client.mutate("MoveItem", move=move_to(name, slot, chance.randrange(36)))
@@ -409,7 +409,7 @@ def one_mutation(world, chance, names, items):
         return []
     operations = [
         pb.Operation(add=pb.AddItem(inventory_id=name, stack=pb.Stack(item=item, count=1))),
-        pb.Operation(remove=pb.RemoveItem(inventory_id=other, what=quantity)),
+        pb.Operation(remove=pb.RemoveItem(inventory_id=other, item=quantity)),
     ]
     client.mutate("Transact", operations=operations)
     return [(code[item], 1 - count)]

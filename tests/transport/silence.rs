@@ -19,7 +19,7 @@ const SLACK: Duration = Duration::from_secs(3);
 const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0";
 
 #[tokio::test]
-async fn a_connection_that_says_nothing_or_dawdles_over_its_preface_is_closed_in_time() {
+async fn a_connection_without_a_complete_preface_is_closed_in_time() {
     let server = start(TransportSettings { preface_timeout: SHORT, ..TransportSettings::default() }).await;
     let mut silent = TcpStream::connect(server.address).await.unwrap();
     let mut slow = TcpStream::connect(server.address).await.unwrap();
@@ -48,7 +48,7 @@ async fn a_connection_that_says_nothing_or_dawdles_over_its_preface_is_closed_in
 }
 
 #[tokio::test]
-async fn a_slow_http_1_1_client_holds_no_connection() {
+async fn a_slow_http_1_1_client_is_disconnected() {
     let server = start(TransportSettings { preface_timeout: SHORT, ..TransportSettings::default() }).await;
     let long_head = format!("GET / HTTP/1.1\r\nhost: {}", "a".repeat(100));
     for (said, is_answered) in [
@@ -82,7 +82,7 @@ async fn a_slow_http_1_1_client_holds_no_connection() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_is_counted_as_a_refused_connection() {
+async fn bytes_that_are_not_http_count_as_a_refused_connection() {
     let server = start(TransportSettings::default()).await;
     for (count, garbage) in (1..).zip(["\x01\x02\x03\x04 \r\n\r\n", "GET /\n\n", "SSH-2.0-OpenSSH_9.2\r\n\r\n"]) {
         let mut stranger = TcpStream::connect(server.address).await.unwrap();
@@ -93,7 +93,7 @@ async fn what_is_not_http_is_counted_as_a_refused_connection() {
 }
 
 #[tokio::test]
-async fn a_slow_handshake_is_closed_in_time_and_keeps_nobody_waiting() {
+async fn a_slow_handshake_is_closed_in_time_and_delays_no_other_client() {
     let files = Files::new();
     let server = start(TransportSettings { handshake_timeout: SHORT, ..files.transport() }).await;
     let mut slow = Vec::new();
@@ -118,7 +118,7 @@ fn keepalive() -> TransportSettings {
 }
 
 #[tokio::test]
-async fn case_37_a_half_open_connection_is_reaped_and_one_that_answers_is_not() {
+async fn case_37_keepalive_closes_a_half_open_connection_and_keeps_one_that_replies() {
     let server = start(keepalive()).await;
     let answering = client(&server);
     create(&answering, "a").await;
@@ -136,7 +136,7 @@ async fn case_37_a_half_open_connection_is_reaped_and_one_that_answers_is_not() 
 }
 
 #[tokio::test]
-async fn case_37_so_is_one_to_which_much_is_still_to_be_sent() {
+async fn case_37_keepalive_also_closes_a_connection_with_unsent_data() {
     let server = start(keepalive()).await;
     let writer = client(&server);
     create(&writer, "a").await;
@@ -166,7 +166,7 @@ async fn case_37_so_is_one_to_which_much_is_still_to_be_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_39_two_thousand_small_frames_to_a_slow_reader_do_not_cost_it_the_connection() {
+async fn case_39_two_thousand_small_frames_do_not_break_the_connection_of_a_slow_reader() {
     const COMMITS: u64 = 2_000;
     let server = start_at("127.0.0.1:0", Arc::<MemoryStore>::default(), settings(TransportSettings::default())).await;
     let writer = client(&server);

@@ -57,8 +57,8 @@ impl Reader {
     }
 
     /// Reads what has gathered, up to a revision: messages, their bytes, and the most revisions that one message took it on.
-    async fn catch_up(&mut self, revision: u64) -> Gathered {
-        let mut gathered = Gathered::default();
+    async fn catch_up(&mut self, revision: u64) -> Buffered {
+        let mut gathered = Buffered::default();
         self.reading.go_on();
         while self.revision < revision {
             let before = self.revision;
@@ -72,7 +72,7 @@ impl Reader {
 }
 
 #[derive(Debug, Default)]
-struct Gathered {
+struct Buffered {
     messages: usize,
     bytes: usize,
     longest: u64,
@@ -94,7 +94,12 @@ async fn change(writer: &Client, commits: u64, attributes: usize) {
 }
 
 /// What gathers for a reader that stalls while so much happens.
-async fn gathered(server: &RunningServer, writer: &Client, commits: u64, attributes: usize) -> Gathered {
+async fn buffered_for_stalled_reader(
+    server: &RunningServer,
+    writer: &Client,
+    commits: u64,
+    attributes: usize,
+) -> Buffered {
     create(writer, "a").await;
     let mut reader = Reader::open(server, "a").await;
     reader.next().await;
@@ -113,11 +118,11 @@ const BYTES_MAX: usize = 64 * 1_024;
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_gathers_for_a_reader_that_stops_reading_is_bounded_and_the_rest_comes_as_one_frame() {
+async fn the_bytes_buffered_for_a_stalled_reader_are_bounded_and_later_changes_arrive_as_one_frame() {
     for (commits, attributes) in [(6_000, 0), (3_000, 1_024)] {
         let server = start(TransportSettings::default()).await;
         let writer = crate::support::client(&server);
-        let gathered = gathered(&server, &writer, commits, attributes).await;
+        let gathered = buffered_for_stalled_reader(&server, &writer, commits, attributes).await;
         println!("{commits} changes of {attributes} bytes: {gathered:?}");
         let bytes = gathered.bytes + HEAD_BYTES * gathered.messages;
         assert!(bytes < BYTES_MAX, "{bytes} bytes: {gathered:?}");

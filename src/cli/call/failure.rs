@@ -167,8 +167,8 @@ mod tests {
                         metadata  held = 2\n  \
                         metadata  inventory_id = steve\n  \
                         metadata  item_code = 24\n  \
-                        metadata  needed = 5\n  \
                         metadata  operation = 1\n  \
+                        metadata  wanted = 5\n  \
                         rule      NOT_ENOUGH of steve: inventory \"steve\" has 2 apple, needs 5";
         assert_eq!(text, expected);
     }
