@@ -5,11 +5,11 @@ use crate::domain::Catalog;
 use crate::engine::{CommitLoop, Engine, EngineCountsReader, EngineSettings};
 use crate::grpc::admin::Admin;
 use crate::grpc::service::Service;
-use crate::grpc::streams::{OpenStreams, StreamSettings};
+use crate::grpc::stream_limit::{StreamLimiter, StreamSettings};
 use crate::grpc::{AdminServiceServer, InventoryServiceServer};
 use crate::identity::Authentication;
 use crate::middleware::{
-    Admission, AdmissionLayer, AdmissionSettings, ContentTypeLayer, DeadlineLayer, EndsOnClosing, IdentityLayer,
+    Admission, AdmissionLayer, AdmissionSettings, ClosingService, ContentTypeLayer, DeadlineLayer, IdentityLayer,
     SyncLimitLayer, SyncRate, TelemetryLayer,
 };
 use crate::statistics::{Reloads, StreamStatistics};
@@ -157,11 +157,11 @@ pub async fn serve(
     tell_health(&health, ServingStatus::Serving).await;
     let admission = Admission::new(settings.admission);
     let sync_rate = SyncRate::new(settings.rollout.current().syncs_per_second);
-    let sync_limit = SyncLimitLayer::measured(sync_rate.clone(), settings.telemetry.sync_limit());
-    let measured = TelemetryLayer::new(settings.telemetry.clone());
+    let sync_limit = SyncLimitLayer::with_meters(sync_rate.clone(), settings.telemetry.sync_limit());
+    let telemetry_layer = TelemetryLayer::new(settings.telemetry.clone());
     let statistics = Arc::new(StreamStatistics::default());
-    observe(&settings, &measured, &statistics, reading, usage, &readiness);
-    let layers = build_layers(measured, &settings.authentication, admission.as_ref(), &sync_limit);
+    observe(&settings, &telemetry_layer, &statistics, reading, usage, &readiness);
+    let layers = build_layers(telemetry_layer, &settings.authentication, admission.as_ref(), &sync_limit);
     let drain = Arc::new(Notify::new());
     // Dropping the set aborts its tasks; it is dropped together with this future.
     let mut background = JoinSet::new();
@@ -243,16 +243,16 @@ async fn forget(admission: Option<Admission>, sync_limit: SyncLimitLayer) {
     loop {
         interval.tick().await;
         if let Some(admission) = &admission {
-            admission.forget_rested();
+            admission.remove_idle();
         }
-        sync_limit.forget_gone();
+        sync_limit.remove_idle();
     }
 }
 
 /// Registers the sources of the metrics. They keep neither the store open nor the commit loop running.
 fn observe(
     settings: &ServerSettings,
-    measured: &TelemetryLayer,
+    telemetry_layer: &TelemetryLayer,
     streams: &Arc<StreamStatistics>,
     engine: EngineCountsReader,
     store: Weak<dyn Store>,
@@ -265,7 +265,7 @@ fn observe(
     };
     let of_certificates = telemetry.transport().certificate_reloads().clone();
     telemetry.observe(Sources {
-        rpc: measured.statistics().clone(),
+        rpc: telemetry_layer.statistics().clone(),
         streams: streams.clone(),
         transport: telemetry.transport().clone(),
         reloads: [("certificate", of_certificates), ("jwks", of_keys), ("config", settings.config_reloads.clone())],
@@ -285,14 +285,14 @@ type Layers = Stack<
 
 /// Returns the layers around all services, from the outermost to the innermost.
 fn build_layers(
-    measured: TelemetryLayer,
+    telemetry_layer: TelemetryLayer,
     authentication: &Authentication,
     admission: Option<&Admission>,
     sync_limit: &SyncLimitLayer,
 ) -> Layers {
     ServiceBuilder::new()
         // 1. Measures and traces every call, whichever layer replies.
-        .layer(measured)
+        .layer(telemetry_layer)
         // 2. Rejects requests that are not gRPC.
         .layer(ContentTypeLayer)
         // 3. Enforces the deadline of the call; drops the inner layers' work when it expires.
@@ -335,7 +335,7 @@ where
         drain_limit: settings.drain_limit,
         start,
     };
-    let streams = OpenStreams::new(settings.streams);
+    let streams = StreamLimiter::new(settings.streams);
     let telemetry = settings.telemetry.clone();
     let service = Service { engine, catalog_version, rollout, statistics, telemetry, streams, start };
     let message_bytes_max = settings.transport.message_bytes_max;
@@ -348,8 +348,8 @@ where
     };
     Ok(Routes::new(InventoryServiceServer::new(service).max_decoding_message_size(message_bytes_max))
         .add_service(AdminServiceServer::new(admin).max_decoding_message_size(message_bytes_max))
-        .add_service(EndsOnClosing::new(health))
-        .add_service(EndsOnClosing::new(reflection().build_v1()?))
-        .add_service(EndsOnClosing::new(reflection().build_v1alpha()?))
+        .add_service(ClosingService::new(health))
+        .add_service(ClosingService::new(reflection().build_v1()?))
+        .add_service(ClosingService::new(reflection().build_v1alpha()?))
         .prepare())
 }

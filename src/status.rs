@@ -58,8 +58,8 @@ pub fn invalid_player() -> Status {
 
 /// Authentication failed. All problems of an invalid token have the same reason and text, because details would only
 /// help an attacker.
-pub fn unverified(unverified: Unverified) -> Status {
-    let (reason, text) = match unverified {
+pub fn authentication_failed(error: Unverified) -> Status {
+    let (reason, text) = match error {
         Unverified::Missing => (
             ErrorReason::TokenMissing,
             "authentication required: send `authorization: Bearer TOKEN` or a client certificate that the server accepts",
@@ -75,37 +75,40 @@ pub fn unverified(unverified: Unverified) -> Status {
             return quota(ErrorReason::RateLimited, "address", text, retry_after);
         }
     };
-    plain(reason, text)
+    without_details(reason, text)
 }
 
 /// The token with which a stream was opened is no longer valid.
-pub fn lapsed(lapsed: Lapsed) -> Status {
+pub fn authorization_ended(lapsed: Lapsed) -> Status {
     match lapsed {
-        Lapsed::Expired => unverified(Unverified::Expired),
-        Lapsed::Revoked => unverified(Unverified::Invalid { why: "its key is not accepted any more" }),
+        Lapsed::Expired => authentication_failed(Unverified::Expired),
+        Lapsed::Revoked => authentication_failed(Unverified::Invalid { why: "the key that signed it was revoked" }),
     }
 }
 
-/// The player may not read the inventory. The same status if the inventory belongs to another player, has no owner, or
-/// does not exist.
+/// The player may not read the inventory. The status is the same if the inventory belongs to another player, has no
+/// owner, or does not exist.
 pub fn no_access() -> Status {
-    plain(ErrorReason::NoAccess, "the inventory does not exist or does not belong to this player")
+    without_details(ErrorReason::NoAccess, "the inventory does not exist or does not belong to this player")
 }
 
 pub fn role_too_low() -> Status {
-    plain(ErrorReason::RoleTooLow, "the role of this caller does not permit this method")
+    without_details(ErrorReason::RoleTooLow, "the role of this caller does not permit this method")
 }
 
-pub fn lists_of_others() -> Status {
-    plain(ErrorReason::RoleTooLow, "a player can only list its own inventories; set owner to the player's id")
+pub fn list_of_other_owner() -> Status {
+    without_details(ErrorReason::RoleTooLow, "a player can only list its own inventories; set owner to the player's id")
 }
 
-pub fn acts_for_another_player() -> Status {
-    plain(ErrorReason::RoleTooLow, "a player cannot act for another player; remove the metadata slotcast-player")
+pub fn player_mismatch() -> Status {
+    without_details(
+        ErrorReason::RoleTooLow,
+        "a player cannot act for another player; remove the metadata slotcast-player",
+    )
 }
 
 pub fn unknown_method() -> Status {
-    plain(ErrorReason::UnknownMethod, "unknown method; server reflection lists all methods")
+    without_details(ErrorReason::UnknownMethod, "unknown method; server reflection lists all methods")
 }
 
 /// The caller exceeds its request rate; the next request is accepted after `retry_after`.
@@ -136,13 +139,13 @@ pub fn subscription_too_large(TooLarge { slots }: TooLarge) -> Status {
 /// The server drains, or this connection has reached its maximum age. The client can continue at another replica, or
 /// at the same one after its restart.
 pub fn draining() -> Status {
-    retry(ErrorReason::Draining, "the connection is closing; connect again", Duration::from_millis(500))
+    with_retry(ErrorReason::Draining, "the connection is closing; connect again", Duration::from_millis(500))
 }
 
 /// The deadline of the call has expired.
 pub fn deadline_exceeded() -> Status {
     let text = "deadline exceeded; repeat a mutation with the same key to learn its outcome";
-    plain(ErrorReason::DeadlineExceeded, text)
+    without_details(ErrorReason::DeadlineExceeded, text)
 }
 
 /// A name is not in the catalog. `paths` are the paths of the request's names, from [`request::name_paths`].
@@ -170,10 +173,10 @@ pub fn engine_error(error: &EngineError) -> Status {
             format!("its time is {ahead_ms} ms ahead of the server's clock; set your clock, or retry after that time"),
         )),
         EngineError::QueueFull { retry_after } => {
-            retry(ErrorReason::QueueFull, "the queue of waiting mutations is full; retry later", *retry_after)
+            with_retry(ErrorReason::QueueFull, "the queue of waiting mutations is full; retry later", *retry_after)
         }
         EngineError::Store(error) => store_error(error),
-        EngineError::CommitUnknown => retry(
+        EngineError::CommitUnknown => with_retry(
             ErrorReason::CommitUnknown,
             "it is unknown whether the mutation was applied; repeat it with the same key to learn its outcome",
             Duration::from_secs(1),
@@ -190,11 +193,12 @@ fn store_error(error: &StoreError) -> Status {
             quota(ErrorReason::StoreFull, "store", text, after)
         }
         StoreError::Unavailable { .. } => {
-            retry(ErrorReason::StoreUnavailable, "the store is temporarily unavailable; retry later", after)
+            with_retry(ErrorReason::StoreUnavailable, "the store is temporarily unavailable; retry later", after)
         }
-        StoreError::Corrupt { .. } => {
-            plain(ErrorReason::StoreCorrupt, "stored data is damaged; ask the operator to read the server's log")
-        }
+        StoreError::Corrupt { .. } => without_details(
+            ErrorReason::StoreCorrupt,
+            "stored data is damaged; ask the operator to read the server's log",
+        ),
     }
 }
 
@@ -283,7 +287,7 @@ fn key_precondition(reason: ErrorReason, text: &str) -> Status {
     status(reason, text, details)
 }
 
-fn retry(reason: ErrorReason, text: &str, after: Duration) -> Status {
+fn with_retry(reason: ErrorReason, text: &str, after: Duration) -> Status {
     let mut details = error_details(reason, []);
     details.set_retry_info(Some(after));
     status(reason, text, details)
@@ -296,7 +300,7 @@ fn quota(reason: ErrorReason, subject: &str, text: &str, retry_after: Duration) 
 }
 
 /// Returns a status without details other than `ErrorInfo`.
-fn plain(reason: ErrorReason, text: &str) -> Status {
+fn without_details(reason: ErrorReason, text: &str) -> Status {
     status(reason, text, error_details(reason, []))
 }
 

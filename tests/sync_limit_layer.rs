@@ -1,4 +1,4 @@
-//! The layer that limits syncs, in virtual time: real bodies through the real layer, every frame captured with its time.
+//! The sync limit layer, in virtual time: real bodies through the real layer, and the time of every frame.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -27,7 +27,7 @@ use tower::{Layer, ServiceExt, service_fn};
 const LIMIT: u32 = 10;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A body that gives the newest state whenever it is asked and there is a new one, as a stream of frames does.
+/// A body that yields the newest state when it is polled and the state has changed, as a stream of frames does.
 struct Newest(WatchStream<u64>);
 
 impl http_body::Body for Newest {
@@ -40,12 +40,12 @@ impl http_body::Body for Newest {
     }
 }
 
-/// A service whose one inventory everybody follows.
+/// A service with one inventory, which all streams watch.
 struct Served {
     layer: SyncLimitLayer,
     rate: SyncRate,
     state: watch::Sender<u64>,
-    /// Of every frame of any stream, when it came out.
+    /// The times of all frames of all streams.
     frames: Arc<Mutex<Vec<Instant>>>,
 }
 
@@ -86,14 +86,14 @@ impl Served {
 }
 
 impl Reader {
-    /// The state in the next frame; none once the service is gone.
+    /// Returns the state in the next frame, or `None` once the service is dropped.
     async fn next(&mut self) -> Option<u64> {
         let frame = poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await?.unwrap();
         self.frames.lock().unwrap().push(Instant::now());
         Some(u64::from_be_bytes(frame.into_data().unwrap().as_ref().try_into().unwrap()))
     }
 
-    /// Reads to the end: how many frames, and the last state.
+    /// Reads until the stream ends. Returns the number of frames and the last state.
     async fn read(mut self) -> (usize, u64) {
         let (mut frames, mut last) = (0, 0);
         while let Some(state) = self.next().await {
@@ -104,15 +104,15 @@ impl Reader {
     }
 }
 
-/// The most frames within any second, both edges included.
-fn most_in_a_second(frames: &[Instant]) -> usize {
+/// Returns the highest number of frames within any second, both endpoints included.
+fn max_in_a_second(frames: &[Instant]) -> usize {
     let within =
         |first: &Instant| frames.iter().filter(|frame| *first <= **frame && **frame <= *first + SECOND).count();
     frames.iter().map(within).max().unwrap_or_default()
 }
 
 #[tokio::test(start_paused = true)]
-async fn eight_streams_of_one_player_under_fifty_writers_get_ten_frames_in_any_second_and_the_last_state() {
+async fn eight_streams_of_one_player_under_fifty_writers_get_at_most_ten_frames_in_any_second_and_the_last_state() {
     let served = Arc::new(Served::new());
     let mut readers = JoinSet::new();
     for _ in 0..8 {
@@ -131,7 +131,7 @@ async fn eight_streams_of_one_player_under_fifty_writers_get_ten_frames_in_any_s
     writers.join_all().await;
     sleep(2 * SECOND).await;
     let frames = served.frames();
-    let most = most_in_a_second(&frames);
+    let most = max_in_a_second(&frames);
     // The bodies end with their sender.
     drop(served);
     let ended = readers.join_all().await;
@@ -146,7 +146,7 @@ async fn eight_streams_of_one_player_under_fifty_writers_get_ten_frames_in_any_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn reconnecting_does_not_begin_anew_and_who_is_gone_is_forgotten() {
+async fn reconnecting_does_not_reset_the_limit_and_idle_players_are_removed() {
     let served = Served::new();
     let (begin, mut opened) = (Instant::now(), 0);
     while begin.elapsed() < 5 * SECOND {
@@ -157,16 +157,16 @@ async fn reconnecting_does_not_begin_anew_and_who_is_gone_is_forgotten() {
     }
     let frames = served.frames();
     println!("{opened} streams one after the other got {} frames", frames.len());
-    assert_eq!(most_in_a_second(&frames), LIMIT as usize);
+    assert_eq!(max_in_a_second(&frames), LIMIT as usize);
     assert!(frames.len() > 40);
     assert_eq!(served.layer.players(), 1);
     sleep(SECOND + Duration::from_millis(1)).await;
-    served.layer.forget_gone();
+    served.layer.remove_idle();
     assert_eq!(served.layer.players(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_player_and_who_names_none_are_not_held_up() {
+async fn other_players_and_streams_without_a_player_are_not_delayed() {
     let served = Served::new();
     let mut greedy = JoinSet::new();
     for _ in 0..16 {
@@ -184,23 +184,23 @@ async fn another_player_and_who_names_none_are_not_held_up() {
         assert_eq!(changed.elapsed(), Duration::ZERO);
     }
     let frames = served.frames();
-    assert!(most_in_a_second(&frames) <= 3 * LIMIT as usize, "steve, alex and the service together");
+    assert!(max_in_a_second(&frames) <= 3 * LIMIT as usize, "steve, alex and the service together");
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_player_nothing_is_limited_or_remembered() {
+async fn a_stream_without_a_player_is_neither_limited_nor_kept_in_memory() {
     let served = Served::new();
     let mut service = served.open(None).await;
     for _ in 0..1_000 {
         served.change();
         service.next().await.unwrap();
     }
-    assert_eq!(most_in_a_second(&served.frames()), 1_000);
+    assert_eq!(max_in_a_second(&served.frames()), 1_000);
     assert_eq!(served.layer.players(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_limit_holds_for_streams_that_are_open() {
+async fn a_changed_limit_applies_to_open_streams() {
     let served = Served::new();
     let mut reader = served.open(Some("steve")).await;
     for (limit, expected) in [(LIMIT, 10), (3, 3), (25, 25), (0, 200), (LIMIT, 10)] {
@@ -220,7 +220,7 @@ async fn a_changed_limit_holds_for_streams_that_are_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_waits_is_served_at_once_when_the_one_before_it_goes_away() {
+async fn a_waiting_stream_proceeds_when_the_stream_ahead_of_it_closes() {
     let served = Served::new();
     served.rate.set(1);
     let mut first = served.open(Some("steve")).await;
@@ -240,7 +240,7 @@ async fn a_stream_that_waits_is_served_at_once_when_the_one_before_it_goes_away(
 }
 
 #[tokio::test(start_paused = true)]
-async fn readers_that_stall_hold_up_their_player_s_other_streams_once_and_for_two_seconds_at_most() {
+async fn stalled_readers_delay_their_player_s_other_streams_once_and_by_at_most_two_seconds() {
     let served = Served::new();
     served.rate.set(1);
     let mut reader = served.open(Some("steve")).await;

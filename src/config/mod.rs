@@ -17,7 +17,7 @@ pub use print::{documented, effective};
 pub use reload::{Changed, Reload, follow};
 pub use settings::{SECTIONS, SETTINGS, Setting};
 
-use crate::grpc::streams::StreamSettings;
+use crate::grpc::stream_limit::StreamSettings;
 use crate::identity::{Algorithm, CertificateIdentity, IdentitySettings, Role};
 use crate::middleware::AdmissionSettings;
 use crate::store::embedded::EmbeddedSettings;

@@ -1,7 +1,7 @@
 //! The table of all settings, from which the file, the environment, the flags and their help are derived.
 
 use super::kind::Kind;
-use crate::grpc::streams::StreamSettings;
+use crate::grpc::stream_limit::StreamSettings;
 use crate::identity::{Algorithm, IdentitySettings};
 use crate::middleware::AdmissionSettings;
 use crate::server::ServerSettings;

@@ -1,4 +1,4 @@
-//! Streams without a network, in time that the test moves.
+//! Streams without a network, in virtual time.
 
 use crate::common::{MemoryStore, told};
 use crate::tokens::{Login, SetClock, SigningKey, claims_but, now_s};
@@ -14,7 +14,7 @@ use slotcast::domain::{
 };
 use slotcast::engine::{Engine, EngineSettings, MutationRequest};
 use slotcast::grpc::read_authorization::{self, ReadAuthorization};
-use slotcast::grpc::stream::{FrameStream, Opening};
+use slotcast::grpc::stream::{FrameStream, StreamParameters};
 use slotcast::identity::{Identity, Role, Verifier};
 use slotcast::statistics::StreamStatistics;
 use slotcast::store::Key;
@@ -48,7 +48,7 @@ impl World {
         self.run_as(None, reason, operation).await;
     }
 
-    /// With time standing still, though the commit is made by another thread.
+    /// Applies a mutation while virtual time is paused, although another thread commits it.
     async fn run_as(&mut self, session: Option<&str>, reason: &str, operation: NamedOperation) {
         let (committed, is_committed) = std::sync::mpsc::channel::<()>();
         let standing_still = tokio::task::spawn_blocking(move || is_committed.recv());
@@ -94,10 +94,10 @@ impl World {
         rollout: Rollout,
         statistics: Arc<StreamStatistics>,
     ) -> Messages {
-        let opening = Opening {
+        let parameters = StreamParameters {
             watched: self.engine.watch(names.iter().map(|name| id(name)).collect()).await.unwrap(),
-            options: SubscribeOptions { access: read_authorization::access(identity).unwrap(), ..options },
-            authorization: ReadAuthorization::of(identity),
+            options: SubscribeOptions { access: read_authorization::read_access(identity).unwrap(), ..options },
+            authorization: ReadAuthorization::new(identity),
             bucket: Bucket::of_stream(identity.player.as_ref(), None, &identity.caller),
             rollout: LiveRollout::new(rollout).subscribe(),
             statistics,
@@ -106,7 +106,7 @@ impl World {
             closing: Closing::never(),
             start: Instant::now(),
         };
-        FrameStream::open(opening).into_stream().boxed()
+        FrameStream::open(parameters).into_stream().boxed()
     }
 }
 
@@ -127,7 +127,7 @@ fn id(name: &str) -> InventoryId {
     InventoryId::new(name).unwrap()
 }
 
-/// How many messages come until the end, and when and how it comes.
+/// Reads until the stream ends. Returns the number of messages, the time and the status.
 async fn end(stream: &mut Messages) -> (usize, Duration, Status) {
     let begin = Instant::now();
     let mut messages = 0;
@@ -142,7 +142,7 @@ async fn end(stream: &mut Messages) -> (usize, Duration, Status) {
     }
 }
 
-/// A verifier, and the token of a player for so many seconds.
+/// Returns a verifier, and a token of a player that is valid for this many seconds.
 fn login(clock: &SetClock, seconds: u64) -> (Login, Arc<Verifier>, String) {
     let key = SigningKey::ed25519("ed");
     let login = Login::new(&[&key]);
@@ -152,7 +152,7 @@ fn login(clock: &SetClock, seconds: u64) -> (Login, Arc<Verifier>, String) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_41_a_stream_tells_heartbeats_until_its_token_expires_and_then_ends() {
+async fn case_41_a_stream_sends_heartbeats_until_its_token_expires_and_then_ends() {
     let (_login, verifier, token) = login(&SetClock::new(), 60);
     let mut world = World::new();
     world.create("steve", "").await;
@@ -164,7 +164,7 @@ async fn case_41_a_stream_tells_heartbeats_until_its_token_expires_and_then_ends
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_50_a_clock_set_back_a_day_extends_no_stream() {
+async fn case_50_setting_the_clock_back_a_day_does_not_extend_a_stream() {
     let clock = SetClock::new();
     let (_login, verifier, token) = login(&clock, 60);
     let mut world = World::new();
@@ -179,7 +179,7 @@ async fn case_50_a_clock_set_back_a_day_extends_no_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_50_a_clock_set_ahead_a_year_ends_a_stream_at_the_next_look() {
+async fn case_50_setting_the_clock_ahead_a_year_ends_a_stream_at_the_next_check() {
     let clock = SetClock::new();
     let (_login, verifier, token) = login(&clock, 86_400);
     let mut world = World::new();
@@ -194,7 +194,7 @@ async fn case_50_a_clock_set_ahead_a_year_ends_a_stream_at_the_next_look() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_42_who_changed_what_was_anothers_meanwhile_is_not_told() {
+async fn case_42_notices_do_not_include_changes_made_while_another_player_owned_the_inventory() {
     let (_login, verifier, token) = login(&SetClock::new(), 3_600);
     let mut world = World::new();
     world.create("steve", "").await;
@@ -215,16 +215,12 @@ async fn case_42_who_changed_what_was_anothers_meanwhile_is_not_told() {
     assert_eq!(message.changes[0].full.as_ref().unwrap().reason(), v1::FullReason::Initial);
 }
 
-/// What happens to the second inventory on a player's stream, at a time in ms.
-type Happening = (u64, NamedOperation);
+/// An event of the second inventory on a player's stream, at a time in ms.
+type Event = (u64, NamedOperation);
 
-/// All that a player's stream tells within a minute, and when, in ms; and what is counted of it. Its own bag changes now and
-/// then, and its session does things elsewhere too.
-async fn told_of(
-    before: &[NamedOperation],
-    happenings: &[Happening],
-    rollout: Rollout,
-) -> (Vec<(u64, Vec<u8>)>, String) {
+/// Returns all messages of a player's stream within a minute with their times in ms, and the statistics. The player's
+/// own bag changes occasionally, and its session also changes other inventories.
+async fn messages_of(before: &[NamedOperation], events: &[Event], rollout: Rollout) -> (Vec<(u64, Vec<u8>)>, String) {
     let mut world = World::new();
     world.create_named("bag", Some("steve"), "").await;
     for operation in before {
@@ -239,9 +235,9 @@ async fn told_of(
         SubscribeOptions { resume: vec![None, Some(cursor)], session, notices: true, ..SubscribeOptions::default() };
     let statistics = Arc::<StreamStatistics>::default();
     let mut stream = world.open(&identity, &["bag", "chest"], options, rollout, statistics.clone()).await;
-    let (mut told, mut happenings) = (Vec::new(), happenings.iter().peekable());
+    let (mut messages, mut events) = (Vec::new(), events.iter().peekable());
     for ms in (0..60_000).step_by(10) {
-        while let Some((_, operation)) = happenings.next_if(|(at, _)| *at <= ms) {
+        while let Some((_, operation)) = events.next_if(|(at, _)| *at <= ms) {
             world.run_as(Some("mine"), "a secret", operation.clone()).await;
         }
         if [1_000, 1_020, 1_200, 30_000].contains(&ms) {
@@ -255,48 +251,48 @@ async fn told_of(
             message.notices.iter_mut().for_each(|notice| notice.epoch = 1);
             // Each mutation has another key.
             message.covered.iter_mut().for_each(|key| *key = 0);
-            told.push((ms, message.encode_to_vec()));
+            messages.push((ms, message.encode_to_vec()));
         }
         tokio::time::advance(Duration::from_millis(10)).await;
     }
-    (told, format!("{:?}", statistics.counts()))
+    (messages, format!("{:?}", statistics.counts()))
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_player_cannot_tell_anothers_inventory_from_none_by_any_byte_nor_by_when_it_comes() {
+async fn a_player_cannot_distinguish_an_unreadable_inventory_from_a_missing_one_by_content_or_timing() {
     let delete = || Operation::Delete { id: id("chest") };
     let [of_alex, of_nobody, of_steve] = [Some("alex"), None, Some("steve")].map(|owner| creation("chest", owner));
     let busy = |first: u64| (first..55_000).step_by(130).map(|ms| (ms, addition("chest"))).take(200);
     let comes_and_goes = (500..50_000).step_by(700).enumerate();
     let comes_and_goes = comes_and_goes.map(|(n, ms)| (ms, if n % 2 == 0 { of_alex.clone() } else { delete() }));
     for rollout in [Rollout::default(), Rollout::immediate_full(), shadowed()] {
-        let nowhere = told_of(&[], &[], rollout.clone()).await;
+        let nowhere = messages_of(&[], &[], rollout.clone()).await;
         assert!(nowhere.0.len() >= 5, "frames and heartbeats: {nowhere:?}");
-        let worlds: [(&str, &[NamedOperation], Vec<Happening>); 4] = [
+        let worlds: [(&str, &[NamedOperation], Vec<Event>); 4] = [
             ("another's", from_ref(&of_alex), busy(0).collect()),
             ("nobody's", from_ref(&of_nobody), busy(40).collect()),
             ("created for another, and deleted, over and over", &[], comes_and_goes.clone().collect()),
             ("the player's own once", &[of_steve.clone(), delete()], vec![]),
         ];
-        for (what, before, happenings) in worlds {
-            assert_eq!(told_of(before, &happenings, rollout.clone()).await, nowhere, "{what}");
+        for (what, before, events) in worlds {
+            assert_eq!(messages_of(before, &events, rollout.clone()).await, nowhere, "{what}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_player_cannot_tell_that_its_inventory_was_deleted_from_that_it_was_given_to_another() {
+async fn a_player_cannot_distinguish_a_deleted_inventory_from_one_given_to_another_player() {
     let (steves, delete) = ([creation("chest", Some("steve"))], || (5_000, Operation::Delete { id: id("chest") }));
     for rollout in [Rollout::default(), Rollout::immediate_full(), shadowed()] {
-        let deleted = told_of(&steves, &[delete()], rollout.clone()).await;
+        let deleted = messages_of(&steves, &[delete()], rollout.clone()).await;
         let given = (5_000, creation("chest", Some("alex")));
         let and_used = (5_050..20_000).step_by(170).map(|ms| (ms, addition("chest"))).take(60);
         let given: Vec<_> = [delete(), given].into_iter().chain(and_used).collect();
-        assert_eq!(told_of(&steves, &given, rollout).await, deleted);
+        assert_eq!(messages_of(&steves, &given, rollout).await, deleted);
     }
 }
 
-/// The old way is sent, while the new one is computed and compared.
+/// Shadow mode: sends immediate full syncs, and computes and verifies all features.
 fn shadowed() -> Rollout {
     Rollout::default().with([(RolloutField::ShadowPercent, 100)]).unwrap()
 }

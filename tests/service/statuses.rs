@@ -1,4 +1,4 @@
-//! Every reason for which the service refuses, with its code and the details that go with it: callers rely on them.
+//! Every error reason with its status code and details, on which callers rely.
 
 use slotcast::domain::{
     Epoch, Guard, InventoryId, ItemCode, LayoutId, Rejection, RejectionCause, Revision, Slot, UnknownEntry, UnknownName,
@@ -64,7 +64,7 @@ fn engine_errors() -> Vec<EngineError> {
     rejected.chain(unknown).chain(others).collect()
 }
 
-/// A status of every kind that the service returns.
+/// Every kind of status that the service returns.
 fn statuses() -> Vec<Status> {
     let invalid = FieldViolation::new("add.stack.count", "must be at least 1, got 0");
     let after = Duration::from_secs(2);
@@ -73,16 +73,16 @@ fn statuses() -> Vec<Status> {
         status::malformed("a field is truncated"),
         status::invalid_caller(),
         status::invalid_player(),
-        status::unverified(Unverified::Missing),
-        status::unverified(Unverified::Invalid { why: "secret" }),
-        status::unverified(Unverified::Expired),
-        status::unverified(Unverified::TooManyWrong { retry_after: after }),
-        status::lapsed(Lapsed::Expired),
-        status::lapsed(Lapsed::Revoked),
+        status::authentication_failed(Unverified::Missing),
+        status::authentication_failed(Unverified::Invalid { why: "secret" }),
+        status::authentication_failed(Unverified::Expired),
+        status::authentication_failed(Unverified::TooManyWrong { retry_after: after }),
+        status::authorization_ended(Lapsed::Expired),
+        status::authorization_ended(Lapsed::Revoked),
         status::no_access(),
         status::role_too_low(),
-        status::lists_of_others(),
-        status::acts_for_another_player(),
+        status::list_of_other_owner(),
+        status::player_mismatch(),
         status::unknown_method(),
         status::rate_limited(after),
         status::too_many_streams("player:steve", 16),
@@ -93,7 +93,7 @@ fn statuses() -> Vec<Status> {
     others.into_iter().chain(engine_errors().iter().map(status::engine_error)).collect()
 }
 
-/// Reason, code, and the kinds of details beside `ErrorInfo`, with the names of its metadata.
+/// Returns reason, code, the kinds of details beside `ErrorInfo`, and the names of the metadata.
 fn row(status: &Status) -> String {
     let details = status.get_error_details();
     let info = details.error_info().unwrap();
