@@ -1,4 +1,4 @@
-//! The limits over real connections: of syncs and streams for each player, of requests for each caller.
+//! The limits over real connections: syncs and streams of each player, requests of each caller.
 //!
 //! `SLOTCAST_STREAMS` sets how many streams case 40 tries to open (500 by default).
 
@@ -7,7 +7,7 @@
 use futures_util::future::join_all;
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, Follow, fresh_context};
-use slotcast::grpc::streams::StreamSettings;
+use slotcast::grpc::stream_limit::StreamSettings;
 use slotcast::middleware::AdmissionSettings;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
@@ -21,8 +21,8 @@ use tokio::net::TcpListener;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
-/// How long a frame may take from the service to this test, at worst. By so much the time between two arrivals may be
-/// shorter than that between their grants; those are checked to the millisecond, in `sync_limit_layer.rs`.
+/// Maximum delay of a frame from the server to this test. The interval between two arrivals may be shorter than the
+/// interval between their grants by this much; `sync_limit_layer.rs` checks grants to the millisecond.
 const DELIVERY_MAX: Duration = Duration::from_millis(100);
 
 struct Served {
@@ -50,7 +50,7 @@ async fn create(client: &Client, id: &str) {
     client.mutate(fresh_context(), Operation::Create(create)).await.unwrap();
 }
 
-/// Puts a stack into a slot that is like none before: a change that changes nothing would send nothing.
+/// Puts a new kind of stack into a slot, so that every call changes the inventory and causes a frame.
 async fn change(client: &Client, id: &str, slot: u32) -> Result<v1::MutationReceipt, Status> {
     static CHANGES: AtomicU32 = AtomicU32::new(0);
     let attributes = CHANGES.fetch_add(1, Ordering::Relaxed).to_le_bytes().to_vec();
@@ -71,7 +71,7 @@ async fn subscribe(client: &Client, id: &str) -> Result<Streaming<v1::SubscribeI
     client.rpc().subscribe_inventory(request).await.map(tonic::Response::into_inner)
 }
 
-/// Follows until the replica is at the revision that `last` will tell; when each frame came.
+/// Follows until the replica reaches the revision that `last` resolves to. Returns the times of all frames.
 async fn follow_to(mut follow: Follow, last: impl Future<Output = u64>) -> (Follow, Vec<Instant>) {
     let (mut last, mut wanted, mut frames) = (Box::pin(last), None, Vec::new());
     let revision = |follow: &Follow| follow.replica(0).map(|replica| replica.contents.revision().0);
@@ -87,7 +87,7 @@ async fn follow_to(mut follow: Follow, last: impl Future<Output = u64>) -> (Foll
     (follow, frames)
 }
 
-/// The shortest time in which so many frames came.
+/// Returns the shortest time in which this many frames arrived.
 fn closest(many: usize, frames: &mut [Instant]) -> Duration {
     frames.sort();
     frames.windows(many).map(|frames| frames[many - 1] - frames[0]).min().unwrap()
@@ -100,13 +100,13 @@ fn refused(status: &Status) -> (Code, String, Option<Duration>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_writers_and_eight_streams_of_one_player_stay_within_ten_frames_a_second_and_end_at_the_truth() {
+async fn eight_streams_of_one_player_under_fifty_writers_get_at_most_ten_frames_per_second_and_converge() {
     let served = Served::start(ServerSettings::default()).await;
     let service = served.client("lobby");
     create(&service, "chest").await;
     let (ended, last) = tokio::sync::watch::channel(None);
     let streams = (0..8).map(|_| {
-        // Each on a connection of its own.
+        // Each stream has its own connection.
         let follow = served.client("game").for_player("steve").unwrap().follow(vec!["chest".into()]);
         let mut last = last.clone();
         tokio::spawn(follow_to(follow, async move { last.wait_for(Option::is_some).await.unwrap().unwrap() }))
@@ -125,14 +125,14 @@ async fn fifty_writers_and_eight_streams_of_one_player_stay_within_ten_frames_a_
         }
     });
     join_all(writers).await;
-    let truth = version(&service, "chest").await;
-    ended.send_replace(Some(truth.revision));
+    let expected = version(&service, "chest").await;
+    ended.send_replace(Some(expected.revision));
 
     let mut frames = Vec::new();
     for stream in join_all(streams).await {
         let (follow, times) = stream.unwrap();
         let digest = follow.replica(0).unwrap().contents.digest();
-        assert_eq!((digest.a, digest.b), truth.digest.map(|digest| (digest.a, digest.b)).unwrap());
+        assert_eq!((digest.a, digest.b), expected.digest.map(|digest| (digest.a, digest.b)).unwrap());
         assert_eq!(follow.counts().desyncs, 0);
         frames.extend(times);
     }
@@ -141,22 +141,22 @@ async fn fifty_writers_and_eight_streams_of_one_player_stay_within_ten_frames_a_
     println!(
         "{} revisions; {} frames arrived at one player's 8 streams, the closest 11 of them within {closest:?}; {} at the \
          other player",
-        truth.revision,
+        expected.revision,
         frames.len(),
         other_frames.len()
     );
     assert!(closest > Duration::from_secs(1) - DELIVERY_MAX, "{closest:?}");
-    assert!(other_frames.len() >= 30, "the other player's frames come each 100 ms: {}", other_frames.len());
+    assert!(other_frames.len() >= 30, "the other player gets a frame every 100 ms: {}", other_frames.len());
     served.server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn the_limit_of_a_running_server_can_be_changed() {
+async fn the_sync_limit_of_a_running_server_can_be_changed() {
     let settings = ServerSettings::default();
     let rollout = settings.rollout.clone();
     let limit = |syncs_per_second| {
         let next = |current: &Rollout| current.with([(RolloutField::SyncsPerSecond, syncs_per_second)]);
-        rollout.change("test", "as the test says", next).unwrap();
+        rollout.change("test", "a test", next).unwrap();
     };
     limit(1);
     let served = Served::start(settings).await;
@@ -169,7 +169,7 @@ async fn the_limit_of_a_running_server_can_be_changed() {
     follow.next().await.unwrap();
     assert!(begin.elapsed() > Duration::from_secs(1) - DELIVERY_MAX, "{:?}", begin.elapsed());
     limit(0);
-    // It waits already, for its next permit, and notices when it looks again.
+    // The stream already waits for a permit, and reads the new limit when it polls again.
     change(&service, "chest", 1).await.unwrap();
     follow.next().await.unwrap();
     let begin = Instant::now();
@@ -181,7 +181,7 @@ async fn the_limit_of_a_running_server_can_be_changed() {
 }
 
 #[tokio::test]
-async fn a_caller_that_sends_too_fast_is_told_in_milliseconds_when_to_come_back() {
+async fn a_caller_above_its_request_rate_gets_a_retry_delay_in_milliseconds() {
     let admission = AdmissionSettings { per_second: 8, burst: 5 };
     let served = Served::start(ServerSettings { admission, ..ServerSettings::default() }).await;
     let (greedy, modest) = (served.client("greedy"), served.client("modest"));
@@ -191,13 +191,13 @@ async fn a_caller_that_sends_too_fast_is_told_in_milliseconds_when_to_come_back(
     assert!((10..=15).contains(&statuses.len()), "{statuses:?}");
     let expected = (Code::ResourceExhausted, "RATE_LIMITED".to_owned(), Some(Duration::from_millis(125)));
     assert!(statuses.iter().all(|status| *status == expected), "{statuses:?}");
-    change(&modest, "chest", 0).await.expect("another caller is not held up");
+    change(&modest, "chest", 0).await.expect("another caller is not limited");
     tokio::time::sleep(Duration::from_millis(125)).await;
-    change(&greedy, "chest", 0).await.expect("after the time told one more is accepted");
+    change(&greedy, "chest", 0).await.expect("after the retry delay one more request is accepted");
 }
 
 #[tokio::test]
-async fn a_player_has_so_many_streams_and_a_closed_one_makes_room() {
+async fn a_player_has_a_maximum_of_open_streams_and_closing_one_allows_another() {
     let streams = StreamSettings { per_player_max: 3, per_caller_max: 2 };
     let served = Served::start(ServerSettings { streams, ..ServerSettings::default() }).await;
     let service = served.client("lobby");
@@ -215,22 +215,22 @@ async fn a_player_has_so_many_streams_and_a_closed_one_makes_room() {
     assert_eq!(refused(&subscribe(&service, "chest").await.unwrap_err()), expected, "the caller's own");
 
     open.pop();
-    // The service learns of it when the reset arrives.
+    // The server closes its side when the reset arrives.
     let begin = Instant::now();
     while subscribe(&steve, "chest").await.map(|stream| open.push(stream)).is_err() {
-        assert!(begin.elapsed() < Duration::from_secs(5), "a closed stream makes room");
+        assert!(begin.elapsed() < Duration::from_secs(5), "closing a stream allows another");
         tokio::task::yield_now().await;
     }
     assert!(subscribe(&steve, "nowhere").await.is_err());
     open.pop();
     while subscribe(&steve, "chest").await.map(|stream| open.push(stream)).is_err() {
-        assert!(begin.elapsed() < Duration::from_secs(5), "a refused stream does not count");
+        assert!(begin.elapsed() < Duration::from_secs(5), "a failed stream does not count");
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_40_thousands_of_streams_by_one_player_are_refused_and_others_unharmed() {
+async fn case_40_thousands_of_streams_of_one_player_are_limited_and_other_players_are_unaffected() {
     let attempts = std::env::var("SLOTCAST_STREAMS").ok().and_then(|text| text.parse().ok()).unwrap_or(500_usize);
     let served = Served::start(ServerSettings::default()).await;
     let service = served.client("lobby");
@@ -242,7 +242,7 @@ async fn case_40_thousands_of_streams_by_one_player_are_refused_and_others_unhar
     let hoarding = tokio::spawn(async move {
         let begin = Instant::now();
         let (mut open, mut refusals) = (Vec::new(), 0);
-        // So many at once, and again, as a script would.
+        // 250 at once, repeatedly, as a script would.
         for _ in 0..attempts.div_ceil(250) {
             for opened in join_all((0..250.min(attempts)).map(|_| subscribe(&hoarder, "chest"))).await {
                 match opened {
@@ -272,5 +272,5 @@ async fn case_40_thousands_of_streams_by_one_player_are_refused_and_others_unhar
     );
     assert_eq!(open.len(), 16);
     assert_eq!(open.len() + refusals, attempts.div_ceil(250) * 250.min(attempts));
-    assert!(slowest < Duration::from_secs(2), "another player's frames came: {slowest:?}");
+    assert!(slowest < Duration::from_secs(2), "the other player's frames arrived late: {slowest:?}");
 }

@@ -1,6 +1,6 @@
-//! Many wrong tokens from one address.
+//! A flood of invalid tokens from one address.
 //!
-//! `cargo test --test security -- --nocapture flood` prints how long somebody else's calls take meanwhile.
+//! `cargo test --test security -- --nocapture flood` prints the latency of other callers meanwhile.
 
 use crate::common::told;
 use crate::messages;
@@ -16,7 +16,7 @@ use tonic_types::StatusExt;
 const CALLS: usize = 500;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_wrong_tokens_is_refused_unseen_and_known_callers_of_that_address_go_on() {
+async fn a_flood_of_invalid_tokens_is_rate_limited_and_known_tokens_of_the_same_address_still_work() {
     let server = Secured::start_with(Login::verifier).await;
     let key = SigningKey::es256("es");
     server.login.publish(&[&server.key, &key]);
@@ -27,50 +27,50 @@ async fn a_flood_of_wrong_tokens_is_refused_unseen_and_known_callers_of_that_add
     server.call(&known, &path, &message).await.unwrap();
     println!("calls alone: {}", percentiles(&server, &known).await);
 
-    // Its signature is as long as a right one, and costs as much.
+    // The signature has the right length, so verifying it costs as much as verifying a valid one.
     let forged = bearer(&SigningKey::es256("es").sign(&claims("lobby", "admin")));
-    let (going, told_so_far) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::new(BTreeMap::new())));
+    let (is_running, reasons_seen) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::new(BTreeMap::new())));
     let mut floods = Vec::new();
     for _ in 0..16 {
         let channel = connect(&server.running).await;
-        let (forged, going, told_so_far) = (forged.clone(), going.clone(), told_so_far.clone());
+        let (forged, is_running, reasons_seen) = (forged.clone(), is_running.clone(), reasons_seen.clone());
         floods.push(tokio::spawn(async move {
             let (path, message) = messages::catalog();
-            while going.load(Ordering::Relaxed) {
-                let status = call(&channel, &forged, &path, &message).await.expect_err("it is forged");
-                let is_asked_to_wait = status.get_details_retry_info().is_some();
-                assert_eq!(status.code() == Code::ResourceExhausted, is_asked_to_wait);
+            while is_running.load(Ordering::Relaxed) {
+                let status = call(&channel, &forged, &path, &message).await.expect_err("a forged token");
+                let has_retry_delay = status.get_details_retry_info().is_some();
+                assert_eq!(status.code() == Code::ResourceExhausted, has_retry_delay);
                 let reason = told(&status).1;
-                *told_so_far.lock().unwrap().entry(reason).or_insert(0_u64) += 1;
+                *reasons_seen.lock().unwrap().entry(reason).or_insert(0_u64) += 1;
             }
         }));
     }
-    let refused = || told_so_far.lock().unwrap().get("RATE_LIMITED").copied().unwrap_or_default();
+    let rate_limited = || reasons_seen.lock().unwrap().get("RATE_LIMITED").copied().unwrap_or_default();
     let begin = Instant::now();
-    while refused() == 0 {
-        assert!(begin.elapsed() < Duration::from_secs(30), "the flood is never refused");
+    while rate_limited() == 0 {
+        assert!(begin.elapsed() < Duration::from_secs(30), "the flood is never rate limited");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     println!("calls under the flood: {}", percentiles(&server, &known).await);
-    going.store(false, Ordering::Relaxed);
+    is_running.store(false, Ordering::Relaxed);
     for flood in floods {
         flood.await.unwrap();
     }
-    let told_so_far = told_so_far.lock().unwrap();
-    println!("the flood was told in {:?}: {told_so_far:?}", begin.elapsed());
-    let reasons: Vec<_> = told_so_far.keys().map(String::as_str).collect();
+    let reasons_seen = reasons_seen.lock().unwrap();
+    println!("replies to the flood within {:?}: {reasons_seen:?}", begin.elapsed());
+    let reasons: Vec<_> = reasons_seen.keys().map(String::as_str).collect();
     assert_eq!(reasons, ["RATE_LIMITED", "TOKEN_INVALID"]);
 }
 
-/// No call fails.
+/// Returns percentiles of the latency of calls, none of which may fail.
 async fn percentiles(server: &Secured, shown: &crate::secured::Shown) -> String {
     let (path, message) = messages::catalog();
-    let mut took = Vec::new();
+    let mut latencies = Vec::new();
     for _ in 0..CALLS {
         let begin = Instant::now();
-        server.call(shown, &path, &message).await.expect("it is known");
-        took.push(begin.elapsed());
+        server.call(shown, &path, &message).await.expect("a known token");
+        latencies.push(begin.elapsed());
     }
-    took.sort_unstable();
-    format!("p50 {:?}, p99 {:?}", took[CALLS / 2], took[CALLS * 99 / 100])
+    latencies.sort_unstable();
+    format!("p50 {:?}, p99 {:?}", latencies[CALLS / 2], latencies[CALLS * 99 / 100])
 }

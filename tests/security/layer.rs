@@ -1,4 +1,4 @@
-//! The identity layer alone, with client certificates as the transport hands them over.
+//! The identity layer without a server, with client certificates as the transport provides them.
 
 use crate::common::told;
 use crate::tokens::{Login, SigningKey, claims};
@@ -18,15 +18,15 @@ fn certificate(name: &str) -> Vec<u8> {
     parameters.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
 }
 
-/// Who it is to the service behind the layer.
+/// Returns the identity that the layer adds to the request, or the status with which it replies.
 async fn identify(
     verifier: &Arc<Verifier>,
     der: Option<Vec<u8>>,
     headers: &[(&str, String)],
 ) -> Result<Identity, Status> {
-    let (seen, mut sees) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let inner = service_fn(move |request: Request<()>| {
-        seen.send(request.extensions().get::<Identity>().cloned().expect("an identity")).unwrap();
+        sender.send(request.extensions().get::<Identity>().cloned().expect("an identity")).unwrap();
         std::future::ready(Ok::<_, Infallible>(Response::new(Body::empty())))
     });
     let mut request = Request::builder().uri("/slotcast.v1.InventoryService/GetInventory").body(()).unwrap();
@@ -37,11 +37,11 @@ async fn identify(
     request.extensions_mut().insert(Peer { address: "127.0.0.1:1".parse().unwrap(), certificate });
     let layer = IdentityLayer::new(Authentication::Verified(verifier.clone()));
     let response = layer.layer(inner).oneshot(request).await.unwrap();
-    sees.try_recv().map_err(|_| Status::from_header_map(response.headers()).expect("a status"))
+    receiver.try_recv().map_err(|_| Status::from_header_map(response.headers()).expect("a status"))
 }
 
 #[tokio::test]
-async fn a_token_decides_alone_and_without_one_the_certificate_does() {
+async fn the_token_determines_the_identity_or_the_certificate_if_there_is_no_token() {
     let key = SigningKey::ed25519("ed");
     let login = Login::new(&[&key]);
     let certificates = vec![
@@ -63,9 +63,13 @@ async fn a_token_decides_alone_and_without_one_the_certificate_does() {
     assert_eq!(refused.code(), Code::PermissionDenied);
 
     let alex = identify(&verifier, Some(certificate("lobby.example")), &good).await.unwrap();
-    assert_eq!((alex.caller.as_str(), alex.role), ("alex", Role::Player), "the token, although it may do less");
+    assert_eq!(
+        (alex.caller.as_str(), alex.role),
+        ("alex", Role::Player),
+        "the token takes precedence, although its role is lower"
+    );
     let both = identify(&verifier, Some(certificate("lobby.example")), &token("nonsense")).await.unwrap_err();
-    assert_eq!(told(&both).1, "TOKEN_INVALID", "a bad token is not made good by a certificate");
+    assert_eq!(told(&both).1, "TOKEN_INVALID", "a certificate does not replace an invalid token");
     let basic = [("authorization", "Basic x".to_owned())];
     let both = identify(&verifier, Some(certificate("lobby.example")), &basic).await.unwrap_err();
     assert_eq!(told(&both).1, "TOKEN_INVALID");

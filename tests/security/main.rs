@@ -1,6 +1,6 @@
-//! Nobody gets in who may not: verified callers over real gRPC. The numbers are those of the adversarial cases.
+//! Authentication and authorization over real gRPC. The numbers are those of the adversarial cases.
 //!
-//! `cargo test --test security -- --nocapture table` prints what each kind of caller is told.
+//! `cargo test --test security -- --nocapture table` prints the status that each kind of caller gets.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 #![allow(clippy::needless_update, reason = "messages may get more fields")]

@@ -49,7 +49,7 @@ pub fn create(id: &str, owner: &str, stacks: &[(u32, &str, u32)]) -> Operation {
     })
 }
 
-/// By the operation's own RPC.
+/// Returns the call of the RPC for this operation alone.
 pub fn mutation(operation: Operation) -> Call {
     let context = Some(fresh_context());
     match operation {
@@ -63,7 +63,9 @@ pub fn mutation(operation: Operation) -> Call {
         Operation::Remove(remove) => {
             inventory_call("RemoveItem", &v1::RemoveItemRequest { context, remove: Some(remove) })
         }
-        Operation::Move(wanted) => inventory_call("MoveItem", &v1::MoveItemRequest { context, r#move: Some(wanted) }),
+        Operation::Move(move_item) => {
+            inventory_call("MoveItem", &v1::MoveItemRequest { context, r#move: Some(move_item) })
+        }
         Operation::Drop(drop) => inventory_call("DropItem", &v1::DropItemRequest { context, drop: Some(drop) }),
         Operation::Craft(craft) => inventory_call("CraftItem", &v1::CraftItemRequest { context, craft: Some(craft) }),
         Operation::Transfer(transfer) => {
@@ -81,8 +83,8 @@ pub fn transact(operations: Vec<Operation>) -> Call {
     inventory_call("Transact", &v1::TransactRequest { context: Some(fresh_context()), operations })
 }
 
-/// Every RPC that changes something, in an order in which each of them works. `from` holds 8 oak logs in slot 0 and 3 apples
-/// in slot 1, `box` is made and deleted.
+/// Returns a call of every mutating RPC, in an order in which each of them succeeds. `from` must contain 8 oak logs in
+/// slot 0 and 3 apples in slot 1; `box` is created and deleted.
 pub fn mutations(from: &str, to: &str) -> Vec<Call> {
     let stacks = vec![slot_stack(4, "apple", 2)];
     let apples = Some(v1::transfer_item::What::Item(quantity("apple", 1)));
@@ -117,7 +119,7 @@ pub fn rollout() -> Call {
     admin_call("GetRollout", &v1::GetRolloutRequest {})
 }
 
-/// Every RPC of AdminService; the last one ends the server.
+/// Returns a call of every RPC of AdminService; the last one stops the server.
 pub fn admin() -> Vec<Call> {
     let reason = String::from("a test");
     let update = v1::UpdateRolloutRequest { reason: reason.clone(), delta_percent: Some(7), ..Default::default() };

@@ -1,4 +1,4 @@
-//! Keys exchanged while calls and streams go on.
+//! Key rotation while calls and streams are active.
 
 use crate::common::told;
 use crate::messages;
@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
-/// Until the server, which looks every second, has taken or refused so many files.
-async fn reloads(verifier: &Verifier, wanted: (u64, u64)) {
+/// Waits until the server, which checks every second, has succeeded and failed to load this many files.
+async fn reloads(verifier: &Verifier, expected: (u64, u64)) {
     let begin = Instant::now();
-    while (verifier.reloads().succeeded(), verifier.reloads().failed()) != wanted {
-        assert!(begin.elapsed() < Duration::from_secs(10), "{:?} instead of {wanted:?}", verifier.reloads());
+    while (verifier.reloads().succeeded(), verifier.reloads().failed()) != expected {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?} instead of {expected:?}", verifier.reloads());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_are_exchanged_under_load_without_one_failed_call_and_a_removed_one_ends_its_streams() {
+async fn keys_are_rotated_under_load_without_failed_calls_and_a_removed_key_ends_its_streams() {
     let server = Secured::start().await;
     server.mutate(messages::mutation(messages::create("steve", "steve", &[(0, "apple", 3)]))).await;
     let (old, new) = (server.key.clone(), SigningKey::es256("new"));
@@ -29,7 +29,7 @@ async fn keys_are_exchanged_under_load_without_one_failed_call_and_a_removed_one
     let mut by_old_stream = server.subscribe(&by_old, "steve").await.unwrap();
     by_old_stream.message().await.unwrap().unwrap();
 
-    // Callers sign each token anew, so that no memory of them hides anything.
+    // Each call has a new token, so that no cached verification hides an error.
     let (signer, signs) = watch::channel(Some(old.clone()));
     let calls = Arc::new(AtomicU64::new(0));
     let callers = (0..4).map(|_| {
@@ -54,7 +54,7 @@ async fn keys_are_exchanged_under_load_without_one_failed_call_and_a_removed_one
     let by_new = bearer(&new.sign(&claims("steve", "player")));
     let mut by_new_stream = server.subscribe(&by_new, "steve").await.unwrap();
     by_new_stream.message().await.unwrap().unwrap();
-    // Whoever still had a token of the old key has used it.
+    // All tokens of the old key have been used.
     let before = calls.load(Ordering::Relaxed);
     while calls.load(Ordering::Relaxed) < before + 50 {
         tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! A server that verifies its callers, and calls by path with any metadata.
+//! A server with authentication, and calls by path with any metadata.
 
 use crate::common::MemoryStore;
 use crate::raw_codec::RawCodec;
@@ -16,7 +16,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-/// What a caller shows, as metadata.
+/// The metadata with which a caller authenticates.
 pub type Shown = Vec<(&'static str, String)>;
 
 pub struct Secured {
@@ -32,7 +32,7 @@ impl Secured {
         Self::start_with(Login::verifier).await
     }
 
-    /// With a key of Ed25519, and no limit of requests, so that no other refusal comes first.
+    /// Starts a server with an Ed25519 key and without a request limit, which could fail calls first.
     pub async fn start_with(verifier: impl FnOnce(&Login) -> Arc<Verifier>) -> Self {
         let key = SigningKey::ed25519("ed");
         let login = Login::new(&[&key]);
@@ -49,7 +49,7 @@ impl Secured {
         Self { running, login, key, verifier, channel }
     }
 
-    /// What somebody of this role shows.
+    /// Returns the credentials of a caller with this role.
     pub fn shown(&self, name: &str, role: &str) -> Shown {
         bearer(&self.key.sign(&claims(name, role)))
     }
@@ -58,7 +58,7 @@ impl Secured {
         call(&self.channel, shown, path, message).await
     }
 
-    /// By the lobby, a service.
+    /// Makes a call as the service `lobby`.
     pub async fn mutate(&self, call: (String, Vec<u8>)) {
         self.mutate_by(&self.key, call).await;
     }
@@ -82,7 +82,7 @@ pub fn bearer(token: &str) -> Shown {
     vec![("authorization", format!("Bearer {token}"))]
 }
 
-/// With notices.
+/// Subscribes with notices.
 pub async fn subscribe(channel: &Channel, shown: &Shown, ids: &[&str]) -> Result<Opened, Status> {
     let watch = |id: &&str| v1::Watch { inventory_id: (*id).into(), ..v1::Watch::default() };
     let inventories = ids.iter().map(watch).collect();
@@ -91,13 +91,13 @@ pub async fn subscribe(channel: &Channel, shown: &Shown, ids: &[&str]) -> Result
     client.subscribe_inventory(showing(shown, message)).await.map(tonic::Response::into_inner)
 }
 
-/// The first message of the answer, whether there may be more or not.
+/// Returns the first message of the reply, whether or not it is a stream.
 pub async fn call(channel: &Channel, shown: &Shown, path: &str, message: &[u8]) -> Result<Vec<u8>, Status> {
     let mut grpc = Grpc::new(channel.clone());
     grpc.ready().await.unwrap();
     let request = showing(shown, message.to_vec());
-    let mut answer = grpc.server_streaming(request, path.parse().unwrap(), RawCodec).await?.into_inner();
-    answer.message().await.map(|message| message.expect("an answer"))
+    let mut reply = grpc.server_streaming(request, path.parse().unwrap(), RawCodec).await?.into_inner();
+    reply.message().await.map(|message| message.expect("a message"))
 }
 
 fn showing<T>(shown: &Shown, message: T) -> Request<T> {

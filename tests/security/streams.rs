@@ -10,11 +10,11 @@ use slotcast::wire::v1;
 use std::time::{Duration, Instant};
 use tonic::{Code, Status};
 
-/// Everything until the stream ends, and how.
+/// Reads until the stream ends. Returns the messages and the status.
 async fn rest(stream: &mut Opened) -> (Vec<v1::SubscribeInventoryResponse>, Status) {
     let mut messages = Vec::new();
     loop {
-        let message = tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("it ends");
+        let message = tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("the stream ends");
         match message {
             Ok(message) => messages.push(message.expect("a stream ends with a status only")),
             Err(status) => return (messages, status),
@@ -23,7 +23,7 @@ async fn rest(stream: &mut Opened) -> (Vec<v1::SubscribeInventoryResponse>, Stat
 }
 
 #[tokio::test]
-async fn case_41_a_token_that_expires_in_mid_stream_ends_it_within_five_seconds() {
+async fn case_41_a_stream_ends_within_five_seconds_after_its_token_expires() {
     let clock = SetClock::new();
     let server = Secured::start_with(|login| login.verifier_at(&clock)).await;
     server.mutate(mutation(create("steve", "steve", &[(0, "apple", 3)]))).await;
@@ -37,11 +37,11 @@ async fn case_41_a_token_that_expires_in_mid_stream_ends_it_within_five_seconds(
     clock.move_by(500_000);
     let begin = Instant::now();
     let (messages, status) = rest(&mut short).await;
-    println!("the stream ended {:?} after its token", begin.elapsed());
+    println!("the stream ended {:?} after its token expired", begin.elapsed());
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     assert_eq!((messages.len(), told(&status)), (0, (Code::Unauthenticated, "TOKEN_EXPIRED".into(), None)));
     server.mutate(mutation(add("steve", "dirt", 1))).await;
-    long.message().await.unwrap().expect("the other one goes on");
+    long.message().await.unwrap().expect("the other stream stays open");
 }
 
 fn absent(watch: u32) -> v1::InventoryChange {
@@ -49,12 +49,12 @@ fn absent(watch: u32) -> v1::InventoryChange {
 }
 
 async fn next(stream: &mut Opened) -> v1::SubscribeInventoryResponse {
-    let message = tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("it comes");
-    message.unwrap().expect("the stream goes on")
+    let message = tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("a message arrives");
+    message.unwrap().expect("the stream stays open")
 }
 
 #[tokio::test]
-async fn case_42_an_inventory_that_is_anothers_now_is_absent_and_followed_again_when_it_is_the_players_again() {
+async fn case_42_an_inventory_that_changes_its_owner_becomes_absent_and_is_sent_again_when_the_player_owns_it_again() {
     let server = Secured::start().await;
     let (steve, lobby) = (server.shown("steve", "player"), server.shown("lobby", "service"));
     server.mutate(mutation(create("bag", "steve", &[]))).await;
@@ -76,12 +76,12 @@ async fn case_42_an_inventory_that_is_anothers_now_is_absent_and_followed_again_
         assert_eq!(message, v1::SubscribeInventoryResponse { changes: vec![absent(1)], ..Default::default() });
         server.mutate(mutation(add(id, "diamond_axe", 1))).await;
         while !next(&mut trusted).await.changes.iter().any(|change| !change.absent) {}
-        // The next that comes is of the bag: what happened to the other one was not told.
+        // The next message is about the bag: nothing was sent about the other inventory.
         server.mutate(mutation(add("bag", "dirt", 1))).await;
         let message = next(&mut stream).await;
-        let told: Vec<_> = message.notices.iter().map(|notice| (notice.watch, notice.kind())).collect();
+        let notices: Vec<_> = message.notices.iter().map(|notice| (notice.watch, notice.kind())).collect();
         assert_eq!((message.changes.len(), message.changes[0].watch), (1, 0));
-        assert_eq!((told, message.notices_dropped), (vec![(0, v1::ChangeKind::Add)], 0));
+        assert_eq!((notices, message.notices_dropped), (vec![(0, v1::ChangeKind::Add)], 0));
         server.mutate(transact(vec![delete(id), create(id, "steve", &[(7, "apple", 1)])])).await;
         let message = next(&mut stream).await;
         let change = &message.changes[0];
@@ -92,7 +92,7 @@ async fn case_42_an_inventory_that_is_anothers_now_is_absent_and_followed_again_
 }
 
 #[tokio::test]
-async fn to_a_player_anothers_nobodys_and_no_inventory_are_the_same_first_message_to_the_byte() {
+async fn the_first_message_is_identical_for_an_unreadable_an_unowned_and_a_missing_inventory() {
     let server = Secured::start().await;
     server.mutate(mutation(create("alex", "alex", &[(0, "apple", 3)]))).await;
     server.mutate(mutation(create("chest", "", &[(0, "apple", 3)]))).await;
@@ -109,7 +109,7 @@ async fn to_a_player_anothers_nobodys_and_no_inventory_are_the_same_first_messag
 }
 
 #[tokio::test]
-async fn an_inventory_made_anew_for_the_same_player_is_followed_on() {
+async fn an_inventory_that_is_recreated_for_the_same_player_is_sent_again() {
     let server = Secured::start().await;
     server.mutate(mutation(create("steve", "steve", &[(0, "apple", 3)]))).await;
     let mut stream = server.subscribe(&server.shown("steve", "player"), "steve").await.unwrap();
@@ -124,7 +124,7 @@ async fn an_inventory_made_anew_for_the_same_player_is_followed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_40_ten_thousand_streams_by_one_player_are_refused_and_others_unharmed() {
+async fn case_40_ten_thousand_streams_of_one_player_are_limited_and_other_players_are_unaffected() {
     const ATTEMPTS: usize = 10_000;
     let server = Secured::start().await;
     for name in ["steve", "alex"] {

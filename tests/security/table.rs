@@ -1,4 +1,4 @@
-//! Each way in, each role and each method: what is told, and that nothing has changed.
+//! Each credential, role and method: the status of the call, and that a refused call changes nothing.
 
 use crate::common::told;
 use crate::messages::{self, Call, READS};
@@ -33,7 +33,7 @@ fn row(caller: &'static str, shown: &Shown, call: Call, on: &'static str, expect
     Row { caller, shown: shown.clone(), call, on, expected }
 }
 
-/// Tokens that are no good, each on a call that a good one may make.
+/// Invalid tokens, each on a call that a valid one would permit.
 fn bad_tokens(server: &Secured) -> Vec<Row> {
     let key = &server.key;
     let signed = |changed| bearer(&key.sign(&claims_but("steve", "player", changed)));
@@ -96,8 +96,8 @@ fn bad_tokens(server: &Secured) -> Vec<Row> {
     rows
 }
 
-/// What those who are known may not do.
-fn too_much(server: &Secured) -> Vec<Row> {
+/// Calls that the role of an authenticated caller does not permit.
+fn forbidden(server: &Secured) -> Vec<Row> {
     let (steve, lobby) = (server.shown("steve", "player"), server.shown("lobby", "service"));
     let as_player = |name: &str| [steve.clone(), vec![("slotcast-player", name.to_owned())]].concat();
     let mut rows = Vec::new();
@@ -129,7 +129,7 @@ fn too_much(server: &Secured) -> Vec<Row> {
     rows
 }
 
-/// What each may do; reads first, and what ends the server last.
+/// Calls that each role permits: reads first, and the call that stops the server last.
 fn allowed(server: &Secured) -> Vec<Row> {
     let [steve, lobby, operator] =
         [("steve", "player"), ("lobby", "service"), ("olga", "admin")].map(|(name, role)| server.shown(name, role));
@@ -150,7 +150,7 @@ fn allowed(server: &Secured) -> Vec<Row> {
         rows.extend(reads("steve").into_iter().map(|call| row(caller, shown, call, "its own", OK)));
         rows.push(row(caller, shown, messages::reflection(), "", OK));
     }
-    // To a player they are absent on its stream.
+    // On a player's stream they are absent.
     for (id, on) in [("alex", "another's"), ("chest", "nobody's"), ("nowhere", "what is not there")] {
         rows.extend([&[id][..], &["steve", id]].map(|ids| row("player", &steve, messages::subscribe(ids), on, OK)));
     }
@@ -163,12 +163,12 @@ fn allowed(server: &Secured) -> Vec<Row> {
     rows
 }
 
-/// All inventories with their digests, and the rollout, as the server tells them.
+/// Returns all inventories with their digests, and the rollout, as the server reports them.
 async fn world(server: &Secured) -> [Vec<u8>; 2] {
     let operator = server.shown("olga", "admin");
     let mut world = [vec![], vec![]];
-    for (told, (path, message)) in world.iter_mut().zip([messages::list(""), messages::rollout()]) {
-        *told = server.call(&operator, &path, &message).await.unwrap();
+    for (reply, (path, message)) in world.iter_mut().zip([messages::list(""), messages::rollout()]) {
+        *reply = server.call(&operator, &path, &message).await.unwrap();
     }
     world
 }
@@ -202,12 +202,12 @@ async fn start() -> Secured {
 }
 
 #[tokio::test]
-async fn the_table_of_who_is_told_what_holds_and_no_refusal_changes_anything() {
+async fn every_row_of_the_table_gets_its_expected_status_and_a_refused_call_changes_nothing() {
     let server = start().await;
     let before = world(&server).await;
     let (mut wrong, mut refused) = (Vec::new(), Vec::new());
     refused.extend(bad_tokens(&server));
-    refused.extend(too_much(&server));
+    refused.extend(forbidden(&server));
     assert!(refused.iter().all(|row| row.expected.is_err()));
     check(&server, &refused, &mut wrong).await;
     assert!(world(&server).await == before, "a refused call has changed something");
@@ -218,7 +218,7 @@ async fn the_table_of_who_is_told_what_holds_and_no_refusal_changes_anything() {
 }
 
 #[tokio::test]
-async fn the_table_calls_every_method_that_there_is_as_every_role() {
+async fn the_table_covers_every_method_and_every_role() {
     let server = Secured::start().await;
     let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap();
     let all: BTreeSet<String> = pool
@@ -234,7 +234,7 @@ async fn the_table_calls_every_method_that_there_is_as_every_role() {
             .filter(|path| all.contains(path))
             .collect()
     };
-    let both = |caller| &called(too_much(&server), caller) | &called(allowed(&server), caller);
+    let both = |caller| &called(forbidden(&server), caller) | &called(allowed(&server), caller);
     for caller in ["player", "service", "admin"] {
         assert_eq!(both(caller), all, "{caller}");
     }
@@ -244,7 +244,7 @@ async fn the_table_calls_every_method_that_there_is_as_every_role() {
 }
 
 #[tokio::test]
-async fn to_a_player_anothers_nobodys_and_no_inventory_are_the_same_to_the_byte() {
+async fn the_reply_is_identical_for_an_unreadable_an_unowned_and_a_missing_inventory() {
     let server = start().await;
     let steve = server.shown("steve", "player");
     for call in [messages::get, messages::report] {

@@ -1,4 +1,4 @@
-//! Inventories that do not exist: watched all the same, told as absent, and followed as soon as they do.
+//! Inventories that do not exist can be watched: they are reported as absent, and sent once they exist.
 
 use crate::common::{Subscriber, TestServer, add, at_once, create_named, delete, told, with_key};
 use slotcast::client::{Client, fresh_context};
@@ -12,21 +12,21 @@ fn absent(watch: u32) -> v1::InventoryChange {
     v1::InventoryChange { watch, absent: true, ..v1::InventoryChange::default() }
 }
 
-/// The reasons for which inventories were sent whole, by their numbers.
+/// Returns the watch and the reason of each full state.
 fn fulls(message: &v1::SubscribeInventoryResponse) -> Vec<(u32, FullReason)> {
     message.changes.iter().filter_map(|change| Some((change.watch, change.full.as_ref()?.reason()))).collect()
 }
 
 #[tokio::test]
-async fn an_inventory_that_does_not_exist_is_absent_at_opening_and_followed_once_it_is_created() {
+async fn a_missing_inventory_is_absent_in_the_first_message_and_sent_once_it_is_created() {
     for sync in [at_once(), SyncSettings::immediate_full()] {
         let server = TestServer::start(sync).await;
         server.create("bag", "player", &[(0, "stone", 5)]).await;
         let mut reader = server.subscribe(&[("chest", None), ("bag", None), ("barrel", None)]).await;
         let first = reader.next().await;
-        assert!(first.caught_up, "nothing else is waited for");
+        assert!(first.caught_up, "an absent inventory does not delay catching up");
         assert_eq!(fulls(&first), [(1, FullReason::Initial)]);
-        assert_eq!(first.changes[1..], [absent(0), absent(2)], "and nothing is told of them but that");
+        assert_eq!(first.changes[1..], [absent(0), absent(2)], "absent inventories have no other fields");
         server.mutate(add("bag", "coal", 1)).await.unwrap();
         reader.read_until(1, 2).await;
         server.create("chest", "chest", &[(3, "coal", 7)]).await;
@@ -39,7 +39,7 @@ async fn an_inventory_that_does_not_exist_is_absent_at_opening_and_followed_once
 }
 
 #[tokio::test]
-async fn a_deletion_is_absent_without_a_revision_and_again_for_a_reader_that_resumes_until_it_is_created_again() {
+async fn a_deleted_inventory_is_reported_absent_without_a_revision_also_to_a_reader_that_resumes() {
     let server = TestServer::start(at_once()).await;
     server.create("bag", "player", &[]).await;
     server.create("chest", "chest", &[(0, "stone", 5)]).await;
@@ -47,7 +47,7 @@ async fn a_deletion_is_absent_without_a_revision_and_again_for_a_reader_that_res
     reader.next().await;
     let (bag, chest) = (reader.cursor(0), reader.cursor(1));
     let receipt = server.mutate(delete("chest")).await.unwrap();
-    assert_eq!(receipt.inventories[0].revision, 2, "the receipt tells the revision");
+    assert_eq!(receipt.inventories[0].revision, 2, "the receipt contains the revision");
     let message = reader.next().await;
     assert_eq!(message, v1::SubscribeInventoryResponse { changes: vec![absent(1)], ..Default::default() });
 
@@ -61,12 +61,12 @@ async fn a_deletion_is_absent_without_a_revision_and_again_for_a_reader_that_res
         reader.assert_is_at(1, &server.get("chest").await);
     }
     let mut late = server.subscribe(&[("chest", Some(chest))]).await;
-    assert_eq!(fulls(&late.next().await), [(0, FullReason::EpochChanged)], "the cursor is of the life before");
+    assert_eq!(fulls(&late.next().await), [(0, FullReason::EpochChanged)], "the cursor has the previous epoch");
     late.assert_is_at(0, &server.get("chest").await);
 }
 
 #[tokio::test]
-async fn a_service_that_asks_for_notices_is_told_who_deleted_an_inventory_and_with_which_revision() {
+async fn a_deletion_notice_contains_the_caller_and_the_revision() {
     let server = TestServer::start(at_once()).await;
     server.create("chest", "chest", &[]).await;
     let options = v1::SubscribeInventoryRequest { notices: true, ..Default::default() };
@@ -83,7 +83,7 @@ async fn a_service_that_asks_for_notices_is_told_who_deleted_an_inventory_and_wi
 }
 
 #[tokio::test]
-async fn a_heartbeat_has_no_mark_of_an_absent_inventory_and_is_empty_when_all_are() {
+async fn a_heartbeat_has_no_mark_for_an_absent_inventory_and_is_empty_if_all_are_absent() {
     let server = TestServer::start(SyncSettings { heartbeat: Duration::from_millis(40), ..at_once() }).await;
     let mut reader = server.subscribe(&[("nowhere", None), ("chest", None)]).await;
     assert_eq!(reader.next().await.changes, [absent(0), absent(1)]);
@@ -95,7 +95,7 @@ async fn a_heartbeat_has_no_mark_of_an_absent_inventory_and_is_empty_when_all_ar
 }
 
 #[tokio::test]
-async fn a_transfer_into_an_inventory_that_is_created_in_the_same_commit_comes_as_one_frame() {
+async fn a_transfer_into_an_inventory_that_is_created_in_the_same_commit_is_one_frame() {
     let server = TestServer::start(at_once()).await;
     server.create("bag", "player", &[(0, "stone", 5)]).await;
     let mut reader = server.subscribe(&[("bag", None), ("ground", None)]).await;
@@ -111,7 +111,7 @@ async fn a_transfer_into_an_inventory_that_is_created_in_the_same_commit_comes_a
 }
 
 #[tokio::test]
-async fn our_client_tells_what_is_absent_and_goes_on_over_reconnects_with_the_rest() {
+async fn the_client_reports_absent_inventories_and_follows_the_others_across_reconnects() {
     let server = TestServer::start(at_once()).await;
     server.create("bag", "player", &[]).await;
     let mut follow = server.client.follow(vec!["bag".into(), "chest".into()]);
@@ -141,25 +141,25 @@ async fn session(client: &Client, ids: &[&str]) -> slotcast::client::Session {
     session
 }
 
-/// Waits until the session's view is as wanted, by its events.
-async fn until(session: &slotcast::client::Session, wanted: impl Fn() -> bool) {
+/// Reads the session's events until `condition` is true.
+async fn until(session: &slotcast::client::Session, condition: impl Fn() -> bool) {
     let reached = async {
-        while !wanted() {
-            session.next_event().await.expect("it goes on");
+        while !condition() {
+            session.next_event().await.expect("the session stays open");
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), reached).await.expect("in time");
+    tokio::time::timeout(Duration::from_secs(10), reached).await.expect("within 10 s");
 }
 
 #[tokio::test]
-async fn a_session_shows_nothing_of_an_absent_inventory_and_predicts_upon_it_again_when_it_is_there() {
+async fn a_session_has_no_view_of_an_absent_inventory_and_predicts_again_once_it_exists() {
     let server = TestServer::start(at_once()).await;
     server.create("bag", "player", &[(0, "stone", 5)]).await;
     let session = session(&server.client, &["bag", "chest"]).await;
     assert!(session.is_absent(1) && session.view(1).is_none());
     let to_chest = || crate::common::transfer("bag", "chest", "stone", 1);
     let refused = session.apply(to_chest()).unwrap();
-    assert!(!refused.shown, "upon nothing it is not predicted");
+    assert!(!refused.shown, "no prediction without a state");
     session.settled().await.unwrap();
     assert_eq!(session.view(0).unwrap().stack(slotcast::domain::Slot(0)).unwrap().count.get(), 5);
     server.create("chest", "chest", &[]).await;
@@ -177,7 +177,7 @@ async fn a_session_shows_nothing_of_an_absent_inventory_and_predicts_upon_it_aga
 }
 
 #[tokio::test]
-async fn reading_an_inventory_that_does_not_exist_is_refused_as_ever() {
+async fn reading_a_watched_inventory_that_does_not_exist_is_not_found() {
     let server = TestServer::start(at_once()).await;
     let _watching: Subscriber = server.subscribe(&[("nowhere", None)]).await;
     let request = v1::GetInventoryRequest { inventory_id: "nowhere".into() };

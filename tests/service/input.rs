@@ -1,4 +1,4 @@
-//! Input of any shape gives a clear status and changes nothing.
+//! Invalid input of any kind gets a clear status and changes nothing.
 
 use crate::common::{
     TestServer, Told, add, at_once, craft, drop, invalid, precondition, quantity, remove, set, shift, slot_stack,
@@ -10,7 +10,7 @@ use slotcast::wire::v1;
 use slotcast::wire::v1::operation::Operation;
 use tonic::Code;
 
-/// A chest `a` with a few things and an empty chest `b`.
+/// A chest `a` with some items and an empty chest `b`.
 async fn world() -> TestServer {
     let server = TestServer::start(at_once()).await;
     server.create("a", "chest", &[(0, "stone", 60), (1, "coal", 2)]).await;
@@ -18,7 +18,7 @@ async fn world() -> TestServer {
     server
 }
 
-/// Each operation must be told just this, alone and in a transaction, and nothing may change.
+/// Checks that each operation gets its expected status, alone and in a `Transact`, and changes nothing.
 async fn all_refused(server: &TestServer, cases: Vec<(Operation, Told)>) {
     let before = (server.get("a").await, server.get("b").await, server.store.commits());
     for (operation, expected) in cases {
@@ -29,11 +29,11 @@ async fn all_refused(server: &TestServer, cases: Vec<(Operation, Told)>) {
         assert_eq!((code, &reason), (expected.0, &expected.1), "{operation:?}");
     }
     let after = (server.get("a").await, server.get("b").await, server.store.commits());
-    assert_eq!(before, after, "a refusal changes nothing");
+    assert_eq!(before, after, "a refused call changes nothing");
 }
 
 #[tokio::test]
-async fn case_01_a_count_of_0_is_refused_wherever_a_count_stands() {
+async fn case_01_a_count_of_0_is_invalid_in_every_field() {
     let cases = vec![
         (add("a", "stone", 0), invalid("INVALID_ARGUMENT", "add.stack.count")),
         (remove("a", "stone", 0), invalid("INVALID_ARGUMENT", "remove.item.count")),
@@ -93,7 +93,7 @@ async fn case_04_an_unknown_item_recipe_or_layout_is_refused() {
 }
 
 #[tokio::test]
-async fn case_06_a_slot_that_is_not_there_is_refused() {
+async fn case_06_a_slot_that_does_not_exist_is_invalid() {
     let wanted =
         |slot| v1::RearrangeInventory { inventory_id: "a".into(), stacks: vec![slot_stack(slot, "stone", 60)] };
     let mut cases = Vec::new();
@@ -112,7 +112,7 @@ async fn case_06_a_slot_that_is_not_there_is_refused() {
 }
 
 #[tokio::test]
-async fn case_10_an_add_that_fits_partly_adds_nothing_or_names_the_remainder() {
+async fn case_10_an_add_that_fits_in_part_adds_nothing_or_returns_the_remainder() {
     let server = world().await;
     let add = |allow_partial| {
         let add = v1::AddItem { inventory_id: "b".into(), stack: Some(stack("stone", 2_000)), allow_partial };
@@ -134,7 +134,7 @@ async fn case_14_a_transfer_to_itself_is_refused() {
 }
 
 #[tokio::test]
-async fn case_15_attributes_that_are_too_large_are_refused_at_the_call() {
+async fn case_15_attributes_that_are_too_large_are_invalid() {
     let server = world().await;
     let with = |bytes: usize| v1::Stack { attributes: vec![7; bytes], ..stack("diamond_axe", 1) };
     let add = Operation::Add(v1::AddItem { inventory_id: "a".into(), stack: Some(with(1_025)), allow_partial: false });
@@ -147,7 +147,7 @@ async fn case_15_attributes_that_are_too_large_are_refused_at_the_call() {
 }
 
 #[tokio::test]
-async fn case_16_a_missing_oneof_is_a_clean_status() {
+async fn case_16_a_missing_oneof_gets_a_clear_status() {
     let server = world().await;
     let transfer =
         v1::TransferItem { from_inventory_id: "a".into(), to_inventory_id: "b".into(), ..v1::TransferItem::default() };
@@ -183,7 +183,7 @@ async fn case_16_a_missing_oneof_is_a_clean_status() {
 }
 
 #[tokio::test]
-async fn case_16_an_unknown_field_is_ignored_and_bytes_that_are_no_message_are_a_clean_status() {
+async fn case_16_an_unknown_field_is_ignored_and_malformed_bytes_get_a_clear_status() {
     let server = world().await;
     let drop = |id: &[u8], more: &[u8]| {
         let context = field(1, &field(1, b"key"));
@@ -248,7 +248,7 @@ fn more_than_there_is() -> Operation {
 }
 
 #[tokio::test]
-async fn a_quantity_may_name_attributes_or_leave_them_open() {
+async fn a_quantity_may_specify_attributes_or_omit_them() {
     let server = world().await;
     let sharp = v1::Stack { attributes: b"sharp".to_vec(), ..stack("diamond_axe", 1) };
     server.mutate(set("a", 5, Some(sharp))).await.unwrap();

@@ -22,7 +22,7 @@ async fn start(folder: &Path) -> (RunningServer, Arc<EmbeddedStore>) {
     (running, store)
 }
 
-/// A UUIDv7 as a clock makes it that is ahead by this much.
+/// Returns a context with a UUIDv7 of a clock that is ahead by this much.
 fn context_ahead(ahead_ms: u64, number: u32) -> MutationContext {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let random = u128::from(number).to_be_bytes()[6..].try_into().unwrap();
@@ -35,7 +35,7 @@ fn create(id: &str) -> Operation {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_59_s_ahead_with_5_000_keys_does_not_get_others_refused_and_none_of_its_keys_runs_twice() {
+async fn a_caller_whose_clock_is_59_s_ahead_does_not_affect_others_and_none_of_its_5_000_keys_runs_twice() {
     let folder = tempfile::tempdir().unwrap();
     let (running, store) = start(folder.path()).await;
     let fast = Client::new(&running.uri(), "fast").unwrap();

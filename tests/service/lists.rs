@@ -4,7 +4,7 @@ use crate::common::{TestServer, at_once, invalid, told};
 use slotcast::wire::v1;
 use tonic::Status;
 
-/// `bag/1` to `bag/5` and `box/1` to `box/5`, the odd ones ann's and the even ones bob's.
+/// Inventories `bag/1` to `bag/5` and `box/1` to `box/5`; ann owns the odd ones, bob the even ones.
 async fn world() -> TestServer {
     let server = TestServer::start(at_once()).await;
     for kind in ["bag", "box"] {
@@ -26,7 +26,7 @@ fn query(owner: &str, prefix: &str, page_size: u32, page_token: &str) -> v1::Lis
     v1::ListInventoriesRequest { owner: owner.into(), prefix: prefix.into(), page_size, page_token: page_token.into() }
 }
 
-/// The ids of a page, and the token of the next.
+/// Returns the ids of a page and the token of the next page.
 async fn page(server: &TestServer, query: v1::ListInventoriesRequest) -> Result<(Vec<String>, String), Status> {
     let page = server.client.rpc().list_inventories(query).await?.into_inner();
     let ids = page.inventories.into_iter().map(|summary| summary.version.unwrap().inventory_id).collect();
@@ -34,7 +34,7 @@ async fn page(server: &TestServer, query: v1::ListInventoriesRequest) -> Result<
 }
 
 #[tokio::test]
-async fn pages_together_have_every_inventory_once_whatever_their_sizes() {
+async fn pages_of_any_size_together_contain_every_inventory_once() {
     let server = world().await;
     for (owner, prefix, expected) in
         [("", "", 10), ("ann", "", 6), ("bob", "box/", 2), ("", "bag/", 5), ("nobody", "", 0)]
@@ -57,7 +57,7 @@ async fn pages_together_have_every_inventory_once_whatever_their_sizes() {
 }
 
 #[tokio::test]
-async fn a_page_token_of_another_query_or_a_made_up_one_is_refused() {
+async fn a_page_token_of_another_query_or_an_invented_one_is_invalid() {
     let server = world().await;
     let token = |owner, prefix| {
         let page = page(&server, query(owner, prefix, 2, ""));

@@ -1,4 +1,4 @@
-//! The service as its callers have it: real gRPC over loopback. The numbers are those of the adversarial cases.
+//! The service as its callers see it: real gRPC over loopback. The numbers are those of the adversarial cases.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 #![allow(clippy::needless_update, reason = "messages may get more fields")]

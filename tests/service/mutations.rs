@@ -1,4 +1,4 @@
-//! Expectations, transactions and retries.
+//! Guards, transactions and retries.
 
 use crate::common::{
     TestServer, add, at_once, create_named, delete, drop, metadata, precondition, remove, set, told, transfer, with_key,
@@ -42,7 +42,7 @@ fn other_than(epoch: u32) -> u32 {
 }
 
 #[tokio::test]
-async fn a_guard_without_epoch_or_revision_is_invalid_and_the_answer_names_the_field() {
+async fn a_guard_without_epoch_or_revision_is_invalid_and_the_error_names_the_field() {
     let server = world().await;
     let epoch = server.version("a").await.epoch;
     let good = v1::ExpectedRevision { inventory_id: "a".into(), revision: 1, epoch };
@@ -66,7 +66,7 @@ async fn a_guard_without_epoch_or_revision_is_invalid_and_the_answer_names_the_f
 }
 
 #[tokio::test]
-async fn a_guard_from_before_a_deletion_does_not_hold_for_what_was_created_since() {
+async fn a_guard_from_before_a_deletion_fails_after_the_inventory_is_created_again() {
     let server = world().await;
     let coal = server.version("a").await;
     server.mutate(delete("a")).await.unwrap();
@@ -85,7 +85,7 @@ async fn a_guard_from_before_a_deletion_does_not_hold_for_what_was_created_since
 }
 
 #[tokio::test]
-async fn a_receipt_names_also_an_inventory_that_the_mutation_created_and_deleted_and_a_retry_gets_the_same() {
+async fn a_receipt_lists_an_inventory_that_the_mutation_created_and_deleted_and_a_retry_gets_the_same_receipt() {
     let server = world().await;
     let operations = || {
         vec![create_named("gone"), transfer("a", "gone", "stone", 5), transfer("gone", "b", "stone", 5), delete("gone")]
@@ -158,7 +158,7 @@ async fn case_26_the_same_key_in_flight_twice_has_one_effect_and_one_reply() {
 }
 
 #[tokio::test]
-async fn case_26_a_retry_gets_the_reply_of_then_whatever_came_after() {
+async fn case_26_a_retry_gets_the_stored_reply_regardless_of_later_mutations() {
     let server = world().await;
     let request = |context: v1::MutationContext| v1::DropItemRequest {
         context: Some(context),
@@ -195,7 +195,7 @@ async fn case_27_the_same_key_with_another_payload_is_refused() {
         vec![v1::ExpectedRevision { inventory_id: "a".into(), revision: 2, epoch: server.version("a").await.epoch }];
     let context = v1::MutationContext { expected, ..with_key("k") };
     let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
-    assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"), "what is expected is part of the payload");
+    assert_eq!(told(&status), precondition("IDEMPOTENCY_KEY_REUSED"), "guards are part of the payload");
     // Why it is done is not.
     let context = v1::MutationContext { reason: "again".into(), ..with_key("k") };
     assert!(server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap().replayed);

@@ -1,4 +1,4 @@
-//! Retries whose reply was lost: they get the stored reply, whatever has become of the catalog since.
+//! Retries after a lost reply get the stored reply, even if the catalog has changed.
 
 use crate::common::{at_once, invalid, metadata, precondition, quantity, slot_stack, stack, told};
 use slotcast::client::Client;
@@ -17,7 +17,7 @@ use tonic::Status;
 
 const RELIC: u32 = 7;
 
-/// Relics, ground to dust; shelves of nine.
+/// A catalog with relics, a recipe that turns them into dust, and shelves of nine slots.
 fn catalog_with_relics() -> Catalog {
     let source = CatalogSource {
         items: vec![("relic".into(), RELIC, 64), ("dust".into(), 8, 64)],
@@ -31,7 +31,7 @@ fn catalog_with_relics() -> Catalog {
     Catalog::new(source).unwrap()
 }
 
-/// Nothing of the above.
+/// A catalog without these items, recipes and layouts.
 fn catalog_without_relics() -> Catalog {
     let source = CatalogSource {
         items: vec![("stone".into(), 1, 64)],
@@ -61,8 +61,8 @@ fn create(id: &str, relics: u32) -> Operation {
     })
 }
 
-/// One of each kind that names something of the catalog, in an order in which all are accepted, with what it is refused
-/// for once the catalog does not have that any more.
+/// One operation of each kind that refers to the catalog, in an order in which all succeed, with the reason and the
+/// field of the error once the catalog does not contain the entry any more.
 fn operations() -> Vec<(Operation, &'static str, &'static str)> {
     let (inventory_id, id) = (|| "a".to_owned(), "a");
     let rearranged = vec![slot_stack(4, "relic", 7), slot_stack(5, "relic", 1), slot_stack(6, "dust", 2)];
@@ -86,7 +86,7 @@ fn context(key: &str) -> v1::MutationContext {
     v1::MutationContext { idempotency_key: key.into(), ..v1::MutationContext::default() }
 }
 
-/// A reply of any kind: its receipt, and the rest of it.
+/// A reply of any RPC: its receipt, counts and stacks.
 #[derive(Debug, PartialEq)]
 struct Replied {
     receipt: v1::MutationReceipt,
@@ -98,7 +98,7 @@ fn replied(receipt: Option<v1::MutationReceipt>, counts: Vec<u32>, stacks: Vec<O
     Replied { receipt: receipt.unwrap(), counts, stacks }
 }
 
-/// Makes the call of the operation's own kind.
+/// Calls the RPC of this operation.
 async fn call(client: &Client, key: &str, operation: Operation) -> Result<Replied, Status> {
     let (mut rpc, context) = (client.rpc(), Some(context(key)));
     Ok(match operation {
@@ -144,7 +144,7 @@ async fn transact(client: &Client, key: &str, operations: Vec<Operation>) -> Res
     Ok(replied(reply.receipt, counts, stacks))
 }
 
-/// The same reply when it is replayed by a service that has no name for the item.
+/// Returns the same reply as a server replays it whose catalog does not contain the item.
 fn replayed_without_names(mut reply: Replied) -> Replied {
     reply.receipt.replayed = true;
     reply.stacks.iter_mut().flatten().for_each(|stack| stack.item.clear());
@@ -152,7 +152,7 @@ fn replayed_without_names(mut reply: Replied) -> Replied {
 }
 
 #[tokio::test]
-async fn all_seven_kinds_of_call_replay_after_the_catalog_has_lost_their_item_recipe_or_layout() {
+async fn every_kind_of_call_is_replayed_after_its_item_recipe_or_layout_was_removed_from_the_catalog() {
     let folder = tempfile::tempdir().unwrap();
     let (running, client) = start(folder.path(), catalog_with_relics()).await;
     let (singles, mut first_replies) = (operations(), Vec::new());
@@ -190,7 +190,7 @@ async fn all_seven_kinds_of_call_replay_after_the_catalog_has_lost_their_item_re
     running.stop().await.unwrap();
 }
 
-/// The same operation on other inventories.
+/// Returns the same operation on other inventories.
 fn with_ids(operation: Operation, a: &str, b: &str) -> Operation {
     let renamed = |id: &str| if id == "a" { a.to_owned() } else { b.to_owned() };
     let mut operation = operation;
@@ -211,7 +211,7 @@ fn with_ids(operation: Operation, a: &str, b: &str) -> Operation {
 }
 
 #[tokio::test]
-async fn a_retry_may_differ_in_reason_session_and_prediction_but_not_in_what_it_expects() {
+async fn a_retry_may_differ_in_reason_session_and_prediction_but_not_in_its_guards() {
     let folder = tempfile::tempdir().unwrap();
     let (running, client) = start(folder.path(), catalog_with_relics()).await;
     let created = call(&client, "create", create("a", 5)).await.unwrap();
@@ -239,7 +239,7 @@ async fn a_retry_may_differ_in_reason_session_and_prediction_but_not_in_what_it_
 }
 
 #[tokio::test]
-async fn a_malformed_call_is_refused_before_its_key_is_looked_up_and_an_unknown_name_after() {
+async fn a_malformed_call_fails_before_its_key_is_looked_up_and_an_unknown_name_afterwards() {
     let folder = tempfile::tempdir().unwrap();
     let (running, client) = start(folder.path(), catalog_with_relics()).await;
     call(&client, "create", create("a", 5)).await.unwrap();

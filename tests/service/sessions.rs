@@ -1,4 +1,4 @@
-//! Sessions: what they predicted, what they caused themselves, and what they are told of it.
+//! Sessions: predictions, echoes of their own mutations, and corrections.
 
 use crate::common::{Subscriber, TestServer, add, drop, invalid, precondition, remove, set, stack, told, with_key};
 use slotcast::client::fresh_context;
@@ -10,11 +10,11 @@ use std::time::Duration;
 use tonic::Code;
 
 const STONE: u32 = 10;
-/// No frame that may wait comes within a test.
+/// Windows so long that no debounced frame is sent during a test.
 const FOR_EVER: Duration = Duration::from_secs(600);
 const SHORT: Duration = Duration::from_millis(60);
 
-/// A chest `a` with 60 stones, and a reader of the session `mine` that has it. What may wait, waits for ever.
+/// A chest `a` with 60 stones, and a caught-up reader of the session `mine`. Debounced frames are never sent.
 async fn world() -> (TestServer, Subscriber) {
     let windows = Windows { news: Duration::ZERO, echo: FOR_EVER, tick: Duration::ZERO };
     let server = TestServer::start(SyncSettings { windows, ..SyncSettings::default() }).await;
@@ -30,7 +30,7 @@ fn stones(count: u32) -> Option<Stack> {
     Some(Stack { item, count, attributes: Attributes::NONE })
 }
 
-/// A mutation by the session `mine`; with what it expects of `a`, if it does.
+/// Returns the context of a mutation of the session `mine`, with its predicted digest of `a`, if any.
 fn mine(predicted: Option<v1::Digest>) -> v1::MutationContext {
     let predicted = predicted.map(|digest| v1::PredictedDigest { inventory_id: "a".into(), digest: Some(digest) });
     v1::MutationContext { session: "mine".into(), predicted: predicted.into_iter().collect(), ..fresh_context() }
@@ -42,7 +42,7 @@ fn reason(message: &v1::SubscribeInventoryResponse) -> Option<FullReason> {
 }
 
 #[tokio::test]
-async fn a_confirmed_prediction_sends_nothing_and_what_follows_fits() {
+async fn a_confirmed_prediction_sends_nothing_and_the_next_frame_builds_on_it() {
     let (server, mut reader) = world().await;
     for count in [59, 58] {
         let expected = reader.predict(0, &[(Slot(0), stones(count))]);
@@ -69,7 +69,7 @@ async fn a_wrong_prediction_is_corrected_at_once_by_a_full_frame() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_what_was_predicted_is_corrected_at_once() {
+async fn a_rejected_mutation_with_a_prediction_is_corrected_at_once() {
     let (server, mut reader) = world().await;
     // By the rules, by a key that was used, as malformed, and for a name that the catalog does not have.
     server.client.mutate(with_key("used"), add("a", "coal", 1)).await.unwrap();
@@ -121,7 +121,7 @@ async fn case_43_a_window_whose_changes_cancel_out_still_corrects_a_wrong_predic
 }
 
 #[tokio::test]
-async fn an_echo_waits_and_goes_along_with_news() {
+async fn an_echo_waits_and_is_sent_together_with_news() {
     let (server, mut reader) = world().await;
     let mut other = server.subscribe(&[("a", None)]).await;
     other.next().await;
@@ -135,7 +135,7 @@ async fn an_echo_waits_and_goes_along_with_news() {
 }
 
 #[tokio::test]
-async fn a_frame_names_the_session_s_own_mutations_and_if_wished_all_that_happened() {
+async fn a_frame_lists_the_session_s_own_mutations_and_with_notices_all_mutations() {
     let (server, _) = world().await;
     let options = v1::SubscribeInventoryRequest { session: "mine".into(), notices: true, inventories: vec![] };
     let mut reader = server.subscribe_as(options, &[("a", None)]).await;
@@ -161,7 +161,7 @@ async fn a_frame_names_the_session_s_own_mutations_and_if_wished_all_that_happen
 }
 
 #[tokio::test]
-async fn a_reported_desync_is_healed_by_a_full_frame() {
+async fn a_reported_desync_is_corrected_by_a_full_frame() {
     let (server, mut reader) = world().await;
     let wrong = reader.predict(0, &[(Slot(3), stones(7))]);
     let report = |inventory_id: &str, session: &str| v1::ReportDesyncRequest {

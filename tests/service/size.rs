@@ -1,4 +1,4 @@
-//! How large the inventories of one stream may be together, for as long as it is open.
+//! The maximum total size of the inventories of one stream, for as long as it is open.
 
 use crate::common::{TestServer, Told, at_once, delete, told};
 use slotcast::domain::Catalog;
@@ -9,7 +9,7 @@ use slotcast::wire::v1::operation::Operation;
 use std::time::Duration;
 use tonic::Code;
 
-/// What gRPC takes as one message, if nobody says otherwise.
+/// The default maximum size of a gRPC message, in bytes.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 const VAULT_SLOTS: u32 = 1_024;
 const IDS: [&str; 4] = ["a", "b", "c", "d"];
@@ -35,7 +35,7 @@ fn create(id: &str, layout: &str, stacks: Vec<v1::SlotStack>) -> Operation {
     Operation::Create(v1::CreateInventory { inventory_id, layout, stacks, owner })
 }
 
-/// As large as an inventory can be: each slot with all the attributes that are possible.
+/// The largest possible inventory: each slot has attributes of the maximum size.
 fn vault(id: &str) -> Operation {
     let stack = |slot: u32| v1::Stack {
         item: "sword".into(),
@@ -46,7 +46,7 @@ fn vault(id: &str) -> Operation {
     create(id, "vault", (0..VAULT_SLOTS).map(|slot| v1::SlotStack { slot, stack: Some(stack(slot)) }).collect())
 }
 
-/// Four pouches. Nothing is due until somebody reports a desync.
+/// Four pouches. No frame is due until a desync is reported.
 async fn pouches() -> TestServer {
     let for_ever = Duration::from_secs(600);
     let windows = Windows { news: for_ever, echo: for_ever, tick: Duration::ZERO };
@@ -57,7 +57,7 @@ async fn pouches() -> TestServer {
     server
 }
 
-/// Has all that waits sent to the session now.
+/// Reports a desync, so that the session gets its frame now.
 async fn report(server: &TestServer, id: &str) {
     let request = v1::ReportDesyncRequest {
         session: "mine".into(),
@@ -71,7 +71,7 @@ fn mine() -> v1::SubscribeInventoryRequest {
 }
 
 #[tokio::test]
-async fn a_stream_whose_inventories_outgrow_one_message_ends_and_never_sends_a_larger_one() {
+async fn a_stream_ends_before_it_sends_a_message_above_the_maximum_size() {
     let server = pouches().await;
     let mut reader = server.subscribe_as(mine(), &ALL).await;
     reader.next().await;
@@ -89,11 +89,11 @@ async fn a_stream_whose_inventories_outgrow_one_message_ends_and_never_sends_a_l
     let watch = |id: &str| v1::Watch { inventory_id: id.into(), ..v1::Watch::default() };
     let request = v1::SubscribeInventoryRequest { inventories: IDS.map(watch).to_vec(), ..mine() };
     let status = server.client.rpc().subscribe_inventory(request).await.unwrap_err();
-    assert_eq!(told(&status), too_large(), "the same at opening");
+    assert_eq!(told(&status), too_large(), "opening it again fails in the same way");
 }
 
 #[tokio::test]
-async fn the_largest_frame_fits_one_message_and_what_is_absent_does_not_count() {
+async fn the_largest_frame_fits_into_one_message_and_absent_inventories_do_not_count() {
     let server = pouches().await;
     let mut reader = server.subscribe_as(mine(), &ALL).await;
     reader.next().await;
@@ -116,7 +116,7 @@ async fn the_largest_frame_fits_one_message_and_what_is_absent_does_not_count() 
 }
 
 #[tokio::test]
-async fn our_client_does_not_try_again_for_ever_what_is_too_large_for_one_stream() {
+async fn the_client_does_not_retry_a_subscription_that_is_too_large() {
     let server = pouches().await;
     let follow = || server.client.follow(IDS.map(str::to_owned).to_vec()).of_session("mine");
     let mut open = follow();

@@ -1,4 +1,4 @@
-//! Subscriptions: what a reader gets, from wherever it comes and however slowly it reads.
+//! Subscriptions: the frames of new, resumed and slow readers.
 
 use crate::common::{
     Subscriber, TestServer, add, at_once, create_named, delete, drop, remove, set, stack, told, transfer,
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
-/// Why a message's only change is a full one; none if it is a delta.
+/// Returns the only change of a message, and its reason if it is a full state.
 fn only_change(message: &v1::SubscribeInventoryResponse) -> (Option<FullReason>, &v1::InventoryChange) {
     assert_eq!(message.changes.len(), 1, "{message:?}");
     let change = &message.changes[0];
@@ -20,7 +20,7 @@ fn only_change(message: &v1::SubscribeInventoryResponse) -> (Option<FullReason>,
 }
 
 #[tokio::test]
-async fn the_first_message_has_all_that_there_is_and_the_mark() {
+async fn the_first_message_contains_all_inventories_in_full_and_is_marked_caught_up() {
     let server = TestServer::start(at_once()).await;
     server.create("a", "chest", &[(3, "stone", 5)]).await;
     server.create("b", "player", &[]).await;
@@ -39,7 +39,7 @@ async fn the_first_message_has_all_that_there_is_and_the_mark() {
 }
 
 #[tokio::test]
-async fn case_33_a_cursor_from_the_future_or_of_another_epoch_gets_all_with_the_reason() {
+async fn case_33_a_cursor_from_the_future_or_of_another_epoch_gets_a_full_frame_with_the_reason() {
     let server = TestServer::start(at_once()).await;
     let v1::InventoryVersion { epoch, revision, .. } = server.create("a", "chest", &[(0, "stone", 5)]).await;
     for (cursor, reason) in [
@@ -56,7 +56,7 @@ async fn case_33_a_cursor_from_the_future_or_of_another_epoch_gets_all_with_the_
 }
 
 #[tokio::test]
-async fn case_34_a_resume_from_far_behind_is_the_ordinary_delta_or_full() {
+async fn case_34_a_resume_from_an_old_cursor_gets_an_ordinary_delta_or_full_frame() {
     let server = TestServer::start(at_once()).await;
     server.create("a", "chest", &[(0, "stone", 64)]).await;
     let mut reader = server.subscribe(&[("a", None)]).await;
@@ -66,7 +66,7 @@ async fn case_34_a_resume_from_far_behind_is_the_ordinary_delta_or_full() {
         server.mutate(remove("a", "coal", 1)).await.unwrap();
     }
     server.mutate(drop("a", 0, Some(1))).await.unwrap();
-    // 401 revisions, and what has to be told of them are two slots.
+    // 401 revisions changed only two slots.
     let behind = reader.replicas[0].clone();
     let mut resumed = server.subscribe(&[("a", Some(reader.cursor(0)))]).await;
     resumed.replicas[0].clone_from(&behind);
@@ -78,7 +78,7 @@ async fn case_34_a_resume_from_far_behind_is_the_ordinary_delta_or_full() {
     );
     assert!(message.caught_up);
     resumed.assert_is_at(0, &server.get("a").await);
-    // Nothing missing is told as just that.
+    // A reader that misses nothing gets an empty first message.
     let mut same = server.subscribe(&[("a", Some(resumed.cursor(0)))]).await;
     assert_eq!(same.next().await, v1::SubscribeInventoryResponse { caught_up: true, ..Default::default() });
     // More than ten slots are sent full.
@@ -91,7 +91,7 @@ async fn case_34_a_resume_from_far_behind_is_the_ordinary_delta_or_full() {
 }
 
 #[tokio::test]
-async fn case_35_deleted_and_created_anew_is_another_epoch_and_sent_in_full() {
+async fn case_35_an_inventory_that_is_created_again_has_a_new_epoch_and_is_sent_in_full() {
     let server = TestServer::start(at_once()).await;
     let old = server.create("a", "chest", &[(0, "stone", 5)]).await;
     let mut reader = server.subscribe(&[("a", None)]).await;
@@ -114,7 +114,7 @@ async fn case_35_deleted_and_created_anew_is_another_epoch_and_sent_in_full() {
 }
 
 #[tokio::test]
-async fn an_inventory_is_named_by_a_valid_id_and_once() {
+async fn a_subscription_names_each_inventory_once_by_a_valid_id() {
     let server = TestServer::start(at_once()).await;
     server.create("a", "chest", &[]).await;
     let watch = |id: &str| v1::Watch { inventory_id: id.into(), ..v1::Watch::default() };
@@ -131,7 +131,7 @@ async fn an_inventory_is_named_by_a_valid_id_and_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_36_subscribing_while_commits_land_leaves_no_gap_and_no_double() {
+async fn case_36_subscribing_during_commits_misses_and_repeats_no_revision() {
     const COMMITS: u64 = 400;
     let server = TestServer::start(at_once()).await;
     server.create("a", "chest", &[]).await;
@@ -153,16 +153,16 @@ async fn case_36_subscribing_while_commits_land_leaves_no_gap_and_no_double() {
     writer.await.unwrap();
     let last = server.get("a").await;
     for reader in &mut readers {
-        // Applying a frame checks that it fits what came before.
+        // Applying a frame checks that it builds on the previous one.
         reader.read_until(0, 1 + COMMITS).await;
         reader.assert_is_at(0, &last);
     }
     let middle = seen.iter().filter(|revision| (2..COMMITS).contains(*revision)).count();
-    assert!(middle >= 5, "they did subscribe in the middle: {seen:?}");
+    assert!(middle >= 5, "too few subscribed during the commits: {seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_39_many_small_frames_to_slow_readers_never_cost_them_the_connection() {
+async fn case_39_many_small_frames_to_slow_readers_do_not_close_their_connection() {
     const STREAMS: usize = 40;
     const COMMITS: u64 = 400;
     let server = TestServer::start(at_once()).await;
@@ -173,7 +173,7 @@ async fn case_39_many_small_frames_to_slow_readers_never_cost_them_the_connectio
         reader.next().await;
         readers.push(reader);
     }
-    // Nobody reads meanwhile. HTTP/2 libraries take many small unread frames on a connection for an attack.
+    // Nothing is read meanwhile. HTTP/2 libraries treat many small unread frames on a connection as an attack.
     for _ in 0..COMMITS {
         server.mutate(add("a", "coal", 1)).await.unwrap();
     }
@@ -197,7 +197,7 @@ async fn a_transfer_is_never_split_over_two_frames() {
         let (there, back) = (server.client.clone(), server.client.clone());
         let carry = async |client: Client, from: &str, to: &str| {
             for _ in 0..150 {
-                // At times there is nothing to carry.
+                // Fails if there is nothing to transfer.
                 let _ = client.mutate(fresh_context(), transfer(from, to, "stone", 1)).await;
             }
         };
@@ -214,7 +214,7 @@ async fn a_transfer_is_never_split_over_two_frames() {
                     .flat_map(|replica| replica.contents.stacks())
                     .map(|(_, stack)| stack.count.get())
                     .sum();
-                assert_eq!(held, 64, "half a transfer was seen");
+                assert_eq!(held, 64, "a partial transfer was visible");
             }
         };
         tokio::select! {
@@ -231,7 +231,7 @@ async fn a_transfer_is_never_split_over_two_frames() {
 }
 
 #[tokio::test]
-async fn a_heartbeat_tells_what_the_reader_should_have() {
+async fn a_heartbeat_contains_the_versions_that_the_reader_should_have() {
     let server = TestServer::start(SyncSettings { heartbeat: Duration::from_millis(40), ..at_once() }).await;
     server.create("a", "chest", &[(0, "stone", 5)]).await;
     server.create("b", "chest", &[]).await;
@@ -252,7 +252,7 @@ async fn a_heartbeat_tells_what_the_reader_should_have() {
 }
 
 #[tokio::test]
-async fn changes_within_a_window_go_out_as_one() {
+async fn changes_within_a_window_are_sent_as_one_frame() {
     let windows = Windows { news: Duration::from_millis(300), ..Windows::NONE };
     let server = TestServer::start(SyncSettings { windows, ..SyncSettings::default() }).await;
     server.create("a", "chest", &[(0, "stone", 64)]).await;
@@ -266,11 +266,11 @@ async fn changes_within_a_window_go_out_as_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_reader_gets_few_conflated_frames_and_ends_at_the_truth() {
+async fn a_slow_reader_gets_few_conflated_frames_and_converges() {
     const COMMITS: u64 = 600;
     let server = TestServer::start(at_once()).await;
     server.create("a", "chest", &[]).await;
-    // What the transport takes ahead of the reader is bounded by this window, so only about as many frames of 1 KiB.
+    // This window bounds the bytes that the transport takes ahead of the reader: about 64 frames of 1 KiB.
     let channel =
         Endpoint::from_shared(server.running.uri()).unwrap().initial_stream_window_size(65_535).connect_lazy();
     let inventories = vec![v1::Watch { inventory_id: "a".into(), ..v1::Watch::default() }];
@@ -291,11 +291,11 @@ async fn a_slow_reader_gets_few_conflated_frames_and_ends_at_the_truth() {
     }
     reader.assert_is_at(0, &server.get("a").await);
     assert!(frames < 200, "{frames} frames for {COMMITS} commits");
-    assert!(longest > COMMITS / 2, "what was missed came as one frame: {longest} revisions");
+    assert!(longest > COMMITS / 2, "the missed revisions were not conflated: {longest} revisions");
 }
 
 #[tokio::test]
-async fn when_the_service_ends_streams_end_with_unavailable() {
+async fn streams_end_with_unavailable_when_the_server_stops() {
     let server = TestServer::start(at_once()).await;
     server.create("a", "chest", &[]).await;
     let mut reader = server.subscribe(&[("a", None)]).await;
