@@ -56,8 +56,8 @@ pub fn invalid_player() -> Status {
     ))
 }
 
-/// Authentication failed, or the credentials with which a stream was opened are no longer valid. All problems of an
-/// invalid token have the same reason and text, because details would only help an attacker.
+/// Returns the status for failed authentication, also if the credentials with which a stream was opened are no longer
+/// valid. All problems of an invalid token have the same reason and text, because details would only help an attacker.
 pub fn unauthenticated(error: AuthError) -> Status {
     let (reason, text) = match error {
         AuthError::CredentialsMissing => (
@@ -73,29 +73,32 @@ pub fn unauthenticated(error: AuthError) -> Status {
             return quota(ErrorReason::RateLimited, "address", text, retry_after);
         }
     };
-    plain(reason, text)
+    without_details(reason, text)
 }
 
-/// The player may not read the inventory. The same status if the inventory belongs to another player, has no owner, or
-/// does not exist.
+/// The player may not read the inventory. The status is the same if the inventory belongs to another player, has no
+/// owner, or does not exist.
 pub fn no_access() -> Status {
-    plain(ErrorReason::NoAccess, "the inventory does not exist or does not belong to this player")
+    without_details(ErrorReason::NoAccess, "the inventory does not exist or does not belong to this player")
 }
 
 pub fn role_too_low() -> Status {
-    plain(ErrorReason::RoleTooLow, "the role of this caller does not permit this method")
+    without_details(ErrorReason::RoleTooLow, "the role of this caller does not permit this method")
 }
 
-pub fn lists_of_others() -> Status {
-    plain(ErrorReason::RoleTooLow, "a player can only list its own inventories; set owner to the player's id")
+pub fn list_of_other_owner() -> Status {
+    without_details(ErrorReason::RoleTooLow, "a player can only list its own inventories; set owner to the player's id")
 }
 
-pub fn acts_for_another_player() -> Status {
-    plain(ErrorReason::RoleTooLow, "a player cannot act for another player; remove the metadata slotcast-player")
+pub fn player_mismatch() -> Status {
+    without_details(
+        ErrorReason::RoleTooLow,
+        "a player cannot act for another player; remove the metadata slotcast-player",
+    )
 }
 
 pub fn unknown_method() -> Status {
-    plain(ErrorReason::UnknownMethod, "unknown method; server reflection lists all methods")
+    without_details(ErrorReason::UnknownMethod, "unknown method; server reflection lists all methods")
 }
 
 /// The caller exceeds its request rate; the next request is accepted after `retry_after`.
@@ -126,13 +129,13 @@ pub fn subscription_too_large(SubscriptionTooLarge { slots }: SubscriptionTooLar
 /// The server drains, or this connection has reached its maximum age. The client can continue at another replica, or
 /// at the same one after its restart.
 pub fn draining() -> Status {
-    retry(ErrorReason::Draining, "the connection is closing; connect again", Duration::from_millis(500))
+    with_retry(ErrorReason::Draining, "the connection is closing; connect again", Duration::from_millis(500))
 }
 
 /// The deadline of the call has expired.
 pub fn deadline_exceeded() -> Status {
     let text = "deadline exceeded; repeat a mutation with the same key to learn its outcome";
-    plain(ErrorReason::DeadlineExceeded, text)
+    without_details(ErrorReason::DeadlineExceeded, text)
 }
 
 /// A name is not in the catalog. `paths` are the paths of the request's names, from [`request::name_paths`].
@@ -160,10 +163,10 @@ pub fn engine_error(error: &EngineError) -> Status {
             format!("its time is {ahead_ms} ms ahead of the server's clock; set your clock, or retry after that time"),
         )),
         EngineError::QueueFull { retry_after } => {
-            retry(ErrorReason::QueueFull, "the queue of waiting mutations is full; retry later", *retry_after)
+            with_retry(ErrorReason::QueueFull, "the queue of waiting mutations is full; retry later", *retry_after)
         }
         EngineError::Store(error) => store_error(error),
-        EngineError::CommitUnknown => retry(
+        EngineError::CommitUnknown => with_retry(
             ErrorReason::CommitUnknown,
             "it is unknown whether the mutation was applied; repeat it with the same key to learn its outcome",
             Duration::from_secs(1),
@@ -180,11 +183,12 @@ fn store_error(error: &StoreError) -> Status {
             quota(ErrorReason::StoreFull, "store", text, after)
         }
         StoreError::Unavailable { .. } => {
-            retry(ErrorReason::StoreUnavailable, "the store is temporarily unavailable; retry later", after)
+            with_retry(ErrorReason::StoreUnavailable, "the store is temporarily unavailable; retry later", after)
         }
-        StoreError::Corrupt { .. } => {
-            plain(ErrorReason::StoreCorrupt, "stored data is damaged; ask the operator to read the server's log")
-        }
+        StoreError::Corrupt { .. } => without_details(
+            ErrorReason::StoreCorrupt,
+            "stored data is damaged; ask the operator to read the server's log",
+        ),
     }
 }
 
@@ -273,7 +277,7 @@ fn key_precondition(reason: ErrorReason, text: &str) -> Status {
     status(reason, text, details)
 }
 
-fn retry(reason: ErrorReason, text: &str, after: Duration) -> Status {
+fn with_retry(reason: ErrorReason, text: &str, after: Duration) -> Status {
     let mut details = error_details(reason, []);
     details.set_retry_info(Some(after));
     status(reason, text, details)
@@ -286,7 +290,7 @@ fn quota(reason: ErrorReason, subject: &str, text: &str, retry_after: Duration) 
 }
 
 /// Returns a status without details other than `ErrorInfo`.
-fn plain(reason: ErrorReason, text: &str) -> Status {
+fn without_details(reason: ErrorReason, text: &str) -> Status {
     status(reason, text, error_details(reason, []))
 }
 

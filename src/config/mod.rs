@@ -19,7 +19,7 @@ pub use reload::{Reloaded, SettingsFile, follow};
 pub use setting::{Declaration, OptionalSetting, Setting};
 pub use sources::{Overrides, ResolvedValue, Source, Values};
 
-use crate::grpc::streams::StreamSettings;
+use crate::grpc::stream_limit::StreamSettings;
 use crate::identity::IdentitySettings;
 use crate::middleware::AdmissionSettings;
 use crate::store::embedded::EmbeddedSettings;

@@ -6,7 +6,7 @@ use super::setting::{
     Declaration, OptionalSetting, Setting, address, boolean, http_url, milliseconds, milliseconds_value, number,
     number_value, path, seconds, seconds_value, secret, text,
 };
-use crate::grpc::streams::StreamSettings;
+use crate::grpc::stream_limit::StreamSettings;
 use crate::identity::{Algorithm, CertificateIdentity, IdentitySettings, Role};
 use crate::middleware::AdmissionSettings;
 use crate::store::embedded::EmbeddedSettings;

@@ -1,13 +1,16 @@
 //! Ring 3: the gRPC services, a thin layer between the wire format ([`crate::wire`]) and the engine.
 
 pub mod admin;
+mod mutations;
 mod page_token;
 pub mod read_authorization;
+pub mod reads;
 pub mod service;
 pub mod shadow;
 mod statistics;
 pub mod stream;
-pub mod streams;
+pub mod stream_limit;
+mod subscribe;
 
 pub use crate::wire::v1::admin_service_server::AdminServiceServer;
 pub use crate::wire::v1::inventory_service_server::InventoryServiceServer;

@@ -23,12 +23,12 @@ pub fn write(owner: Option<&PlayerId>, prefix: &str, last: &InventoryId) -> Stri
 pub fn read(owner: Option<&PlayerId>, prefix: &str, token: &str) -> Option<InventoryId> {
     let bytes = BASE64.decode(token).ok()?;
     let (version, bytes) = bytes.split_first()?;
-    let (checked, last) = bytes.split_first_chunk::<CHECK_BYTES>()?;
+    let (expected, last) = bytes.split_first_chunk::<CHECK_BYTES>()?;
     let last = InventoryId::new(std::str::from_utf8(last).ok()?).ok()?;
-    let is_of_query = *version == VERSION
+    let is_valid = *version == VERSION
         && last.as_str().starts_with(prefix)
-        && u64::from_be_bytes(*checked) == check(owner, prefix, &last);
-    is_of_query.then_some(last)
+        && u64::from_be_bytes(*expected) == check(owner, prefix, &last);
+    is_valid.then_some(last)
 }
 
 /// Returns the check of a token. The hashed text includes the lengths of its parts, so that no two queries have the
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_read_by_its_own_query_alone() {
+    fn a_token_is_valid_only_for_its_own_query() {
         let (ann, bob) = (PlayerId::new("ann").expect("a name"), PlayerId::new("bob").expect("a name"));
         let token = write(Some(&ann), "bag/", &id("bag/7"));
         assert_eq!(read(Some(&ann), "bag/", &token), Some(id("bag/7")));
@@ -58,18 +58,19 @@ mod tests {
     }
 
     #[test]
-    fn owner_and_prefix_cannot_be_exchanged_for_one_another() {
-        let of = |owner: &str, prefix: &str| {
+    fn owner_and_prefix_are_hashed_separately() {
+        let token = |owner: &str, prefix: &str| {
             let owner = PlayerId::new(owner).ok();
             write(owner.as_ref(), prefix, &id("abc"))
         };
-        let tokens = [of("", ""), of("ab", "ab"), of("a", "ab"), of("ab", "a"), of("", "abc"), of("abc", "")];
+        let tokens =
+            [token("", ""), token("ab", "ab"), token("a", "ab"), token("ab", "a"), token("", "abc"), token("abc", "")];
         let distinct: std::collections::HashSet<_> = tokens.iter().collect();
         assert_eq!(distinct.len(), tokens.len());
     }
 
     #[test]
-    fn a_token_with_any_other_bit_is_refused() {
+    fn a_token_with_any_changed_bit_is_invalid() {
         let token = BASE64.decode(write(None, "", &id("chest-1"))).expect("it was encoded");
         for bit in 0..token.len() * 8 {
             let mut changed = token.clone();

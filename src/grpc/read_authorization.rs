@@ -10,12 +10,12 @@ use tonic::Status;
 
 /// Returns the inventory if the caller may read it. A player gets the same error for an inventory of another owner and
 /// for one that does not exist.
-pub fn readable<'a>(
+pub fn authorize_read<'a>(
     identity: &Identity,
     id: &InventoryId,
     found: Option<&'a Inventory>,
 ) -> Result<&'a Inventory, Status> {
-    match owner(identity)? {
+    match required_owner(identity)? {
         Some(player) => {
             found.filter(|inventory| inventory.owner.as_ref() == Some(player)).ok_or_else(status::no_access)
         }
@@ -23,22 +23,22 @@ pub fn readable<'a>(
     }
 }
 
-/// Checks that the caller may list the inventories of the owner `wanted`, or of all owners if it is `None`.
-pub fn may_list(identity: &Identity, wanted: Option<&PlayerId>) -> Result<(), Status> {
-    match owner(identity)? {
-        Some(player) if wanted != Some(player) => Err(status::lists_of_others()),
+/// Checks that the caller may list the inventories of the owner `requested`, or of all owners if it is `None`.
+pub fn authorize_list(identity: &Identity, requested: Option<&PlayerId>) -> Result<(), Status> {
+    match required_owner(identity)? {
+        Some(player) if requested != Some(player) => Err(status::list_of_other_owner()),
         Some(_) | None => Ok(()),
     }
 }
 
 /// Returns what the caller may read on a stream, as long as the stream is open.
-pub fn access(identity: &Identity) -> Result<ReadAccess, Status> {
-    Ok(owner(identity)?.cloned().map_or(ReadAccess::All, ReadAccess::OwnedBy))
+pub fn read_access(identity: &Identity) -> Result<ReadAccess, Status> {
+    Ok(required_owner(identity)?.cloned().map_or(ReadAccess::All, ReadAccess::OwnedBy))
 }
 
 /// Returns the player that must own the inventories that the caller reads, or `None` if the caller may read all
 /// inventories.
-fn owner(identity: &Identity) -> Result<Option<&PlayerId>, Status> {
+fn required_owner(identity: &Identity) -> Result<Option<&PlayerId>, Status> {
     match identity.role {
         Role::Player => identity.player.as_ref().map(Some).ok_or_else(status::no_access),
         Role::Service | Role::Admin => Ok(None),
@@ -53,7 +53,7 @@ pub struct ReadAuthorization {
 }
 
 impl ReadAuthorization {
-    pub fn of(identity: &Identity) -> Self {
+    pub fn new(identity: &Identity) -> Self {
         Self { expiry: identity.expires.as_ref().map(|expiry| expiry.watch()) }
     }
 
@@ -63,7 +63,7 @@ impl ReadAuthorization {
     }
 
     /// Returns the latest time for the next check: `due`, or the expiry of the token if that is earlier.
-    pub fn look_by(&self, due: Instant) -> Instant {
+    pub fn next_check(&self, due: Instant) -> Instant {
         self.expiry.as_ref().map_or(due, |expiry| due.min(expiry.deadline()))
     }
 

@@ -13,13 +13,13 @@ use std::cell::RefCell;
 pub struct Shadow {
     subscription: Subscription,
     /// The state that the reader would have of each inventory.
-    copies: Vec<Held>,
+    copies: Vec<ReaderState>,
     predicts: bool,
 }
 
 #[derive(Debug)]
-enum Held {
-    Nothing,
+enum ReaderState {
+    Empty,
     Known(Replica),
     /// Only the reader knows its state, because it resumed.
     Unknown,
@@ -27,13 +27,13 @@ enum Held {
 
 /// The message that would be sent now, and the result of its verification.
 #[derive(Debug)]
-pub struct Computed {
+pub struct ShadowFrame {
     pub message: v1::SubscribeInventoryResponse,
-    pub checked: Checked,
+    pub verification: Verification,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Checked {
+pub struct Verification {
     /// Number of inventories of which the reader would have a wrong state.
     pub mismatches: u64,
     /// Number of inventories that cannot be verified.
@@ -43,8 +43,8 @@ pub struct Checked {
 impl Shadow {
     /// Creates the shadow of a new stream.
     pub fn new(settings: SyncSettings, options: SubscribeOptions) -> Self {
-        let held = |resume: &Option<Cursor>| if resume.is_some() { Held::Unknown } else { Held::Nothing };
-        let copies = options.resume.iter().map(held).collect();
+        let copy = |resume: &Option<Cursor>| if resume.is_some() { ReaderState::Unknown } else { ReaderState::Empty };
+        let copies = options.resume.iter().map(copy).collect();
         let predicts = options.session.is_some();
         Self { subscription: Subscription::new(settings, options), copies, predicts }
     }
@@ -73,110 +73,114 @@ impl Shadow {
         &mut self,
         now: Moment,
         states: impl Fn() -> Vec<PublishedState>,
-    ) -> Result<Option<Computed>, SubscriptionTooLarge> {
+    ) -> Result<Option<ShadowFrame>, SubscriptionTooLarge> {
         // Compare with the states from which the frame is computed.
-        let truth = RefCell::new(Vec::new());
+        let published = RefCell::new(Vec::new());
         let frame = self.subscription.poll_frame(now, || {
             let states = states();
-            truth.borrow_mut().clone_from(&states);
+            published.borrow_mut().clone_from(&states);
             states
         })?;
         let Some(frame) = frame else { return Ok(None) };
         let message = frame::message(&frame);
-        let checked = self.apply(&message, &truth.into_inner());
-        Ok(Some(Computed { message, checked }))
+        let verification = self.apply(&message, &published.into_inner());
+        Ok(Some(ShadowFrame { message, verification }))
     }
 
     /// Applies a message in its wire format, as a reader does, and verifies the result. Then replaces the copies by the
     /// published states, so that a mistake is counted only once.
-    fn apply(&mut self, message: &v1::SubscribeInventoryResponse, truth: &[PublishedState]) -> Checked {
-        let mut checked = Checked::default();
+    fn apply(&mut self, message: &v1::SubscribeInventoryResponse, published: &[PublishedState]) -> Verification {
+        let mut verification = Verification::default();
         for change in &message.changes {
             let position = change.watch as usize;
-            let inventory = truth.get(position).and_then(|state| state.inventory.as_deref());
-            let Some(held) = self.copies.get_mut(position) else {
-                checked.mismatches += 1;
+            let inventory = published.get(position).and_then(|state| state.inventory.as_deref());
+            let Some(copy) = self.copies.get_mut(position) else {
+                verification.mismatches += 1;
                 continue;
             };
-            checked.count(held.change(change, inventory, self.predicts));
-            *held = inventory.into();
+            verification.count(copy.apply(change, inventory, self.predicts));
+            *copy = inventory.into();
         }
         for mark in &message.marks {
             let position = mark.watch as usize;
-            let inventory = truth.get(position).and_then(|state| state.inventory.as_deref());
-            let Some(held) = self.copies.get_mut(position) else {
-                checked.mismatches += 1;
+            let inventory = published.get(position).and_then(|state| state.inventory.as_deref());
+            let Some(copy) = self.copies.get_mut(position) else {
+                verification.mismatches += 1;
                 continue;
             };
-            checked.count(held.compare(mark, self.predicts));
-            *held = inventory.into();
+            verification.count(copy.compare(mark, self.predicts));
+            *copy = inventory.into();
         }
-        checked
+        verification
     }
 }
 
 /// The result of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Finding {
-    Same,
+enum Comparison {
+    Equal,
     Different,
-    CannotTell,
+    Unverifiable,
 }
 
-impl Checked {
-    fn count(&mut self, finding: Finding) {
-        match finding {
-            Finding::Same => {}
-            Finding::Different => self.mismatches += 1,
-            Finding::CannotTell => self.unverified += 1,
+impl Verification {
+    fn count(&mut self, comparison: Comparison) {
+        match comparison {
+            Comparison::Equal => {}
+            Comparison::Different => self.mismatches += 1,
+            Comparison::Unverifiable => self.unverified += 1,
         }
     }
 }
 
-impl Held {
+impl ReaderState {
     /// Applies a change and compares the result with the published state.
-    fn change(&self, change: &v1::InventoryChange, truth: Option<&Inventory>, predicts: bool) -> Finding {
+    fn apply(&self, change: &v1::InventoryChange, published: Option<&Inventory>, predicts: bool) -> Comparison {
         if change.absent {
-            return if truth.is_none() { Finding::Same } else { Finding::Different };
+            return if published.is_none() { Comparison::Equal } else { Comparison::Different };
         }
         let is_delta = change.full.is_none();
         let before = match self {
-            Self::Unknown if is_delta => return Finding::CannotTell,
-            Self::Known(_) if is_delta && predicts && change.skipped > 0 => return Finding::CannotTell,
+            Self::Unknown if is_delta => return Comparison::Unverifiable,
+            Self::Known(_) if is_delta && predicts && change.skipped > 0 => return Comparison::Unverifiable,
             Self::Known(replica) => Some(replica),
-            Self::Unknown | Self::Nothing => None,
+            Self::Unknown | Self::Empty => None,
         };
         let last_sent = before.map(|replica| replica.contents.revision());
         let frame = frame::inventory_frame(change, last_sent);
         let after = frame.and_then(|frame| Replica::apply(before, &frame).ok());
-        let is_true = |(after, truth): (&Replica, &Inventory)| {
-            after.cursor() == Cursor::of(truth) && after.contents.digest() == truth.contents.digest()
+        let is_equal = |(after, published): (&Replica, &Inventory)| {
+            after.cursor() == Cursor::of(published) && after.contents.digest() == published.contents.digest()
         };
-        if after.as_ref().zip(truth).is_some_and(is_true) { Finding::Same } else { Finding::Different }
+        if after.as_ref().zip(published).is_some_and(is_equal) { Comparison::Equal } else { Comparison::Different }
     }
 
     /// Compares the reader's state with a heartbeat.
-    fn compare(&self, mark: &v1::Mark, predicts: bool) -> Finding {
+    fn compare(&self, mark: &v1::Mark, predicts: bool) -> Comparison {
         let replica = match self {
-            Self::Unknown => return Finding::CannotTell,
-            Self::Nothing => return Finding::Different,
+            Self::Unknown => return Comparison::Unverifiable,
+            Self::Empty => return Comparison::Different,
             Self::Known(replica) => replica,
         };
         let digest = mark.digest.as_ref().map(frame::read_digest);
         let Cursor { epoch, revision } = replica.cursor();
         let same_epoch = epoch.get() == mark.epoch;
         if same_epoch && revision.0 == mark.revision && digest == Some(replica.contents.digest()) {
-            return Finding::Same;
+            return Comparison::Equal;
         }
         // The copy may be behind, because correct predictions are not sent.
-        if predicts && same_epoch && revision.0 < mark.revision { Finding::CannotTell } else { Finding::Different }
+        if predicts && same_epoch && revision.0 < mark.revision {
+            Comparison::Unverifiable
+        } else {
+            Comparison::Different
+        }
     }
 }
 
-impl From<Option<&Inventory>> for Held {
-    fn from(truth: Option<&Inventory>) -> Self {
-        truth.map_or(Self::Nothing, |truth| {
-            Self::Known(Replica { epoch: truth.epoch, contents: truth.contents.clone() })
+impl From<Option<&Inventory>> for ReaderState {
+    fn from(published: Option<&Inventory>) -> Self {
+        published.map_or(Self::Empty, |published| {
+            Self::Known(Replica { epoch: published.epoch, contents: published.contents.clone() })
         })
     }
 }
@@ -214,35 +218,43 @@ mod tests {
         Shadow::new(SyncSettings::default(), SubscribeOptions { resume: vec![None], ..SubscribeOptions::default() })
     }
 
-    /// Computes the frame at `now`, changes its message with `broken`, and applies the changed message.
-    fn checked_with(
+    /// Computes the frame at `now`, changes its message with `corrupt`, and applies the changed message.
+    fn verify_with(
         shadow: &mut Shadow,
         now: Duration,
         states: &[PublishedState],
-        broken: impl Fn(&mut v1::SubscribeInventoryResponse),
-    ) -> Checked {
+        corrupt: impl Fn(&mut v1::SubscribeInventoryResponse),
+    ) -> Verification {
         shadow.handle_states(states);
-        let frame = shadow.subscription.poll_frame(now, || states.to_vec()).expect("they fit").expect("one is due");
+        let frame = shadow
+            .subscription
+            .poll_frame(now, || states.to_vec())
+            .expect("within the slot limit")
+            .expect("one is due");
         let mut message = frame::message(&frame);
-        broken(&mut message);
+        corrupt(&mut message);
         shadow.apply(&message, states)
     }
 
     #[test]
-    fn a_right_frame_is_found_right_and_a_broken_one_is_found_once() {
+    fn a_correct_frame_passes_and_a_wrong_frame_counts_once() {
         let mut shadow = shadow();
         let (one, two, three) = (states(1), states(2), states(3));
-        assert_eq!(checked_with(&mut shadow, SECOND, &one, |_| {}), Checked::default());
-        let mismatch = Checked { mismatches: 1, unverified: 0 };
-        let broken = checked_with(&mut shadow, 2 * SECOND, &two, |message| message.changes[0].counts[0] += 1);
-        assert_eq!(broken, mismatch);
-        assert_eq!(checked_with(&mut shadow, 3 * SECOND, &three, |_| {}), Checked::default(), "it was put right");
+        assert_eq!(verify_with(&mut shadow, SECOND, &one, |_| {}), Verification::default());
+        let mismatch = Verification { mismatches: 1, unverified: 0 };
+        let corrupted = verify_with(&mut shadow, 2 * SECOND, &two, |message| message.changes[0].counts[0] += 1);
+        assert_eq!(corrupted, mismatch);
+        assert_eq!(
+            verify_with(&mut shadow, 3 * SECOND, &three, |_| {}),
+            Verification::default(),
+            "the copy was corrected"
+        );
     }
 
     #[test]
-    fn whatever_is_wrong_with_a_frame_is_a_mismatch() {
-        type Breaking = fn(&mut v1::SubscribeInventoryResponse);
-        let breakings: [Breaking; 6] = [
+    fn any_error_in_a_frame_is_a_mismatch() {
+        type Corruption = fn(&mut v1::SubscribeInventoryResponse);
+        let corruptions: [Corruption; 6] = [
             |message| message.changes[0].check ^= 1,
             |message| message.changes[0].advance += 1,
             |message| message.changes[0].slots[0] = 9,
@@ -250,61 +262,63 @@ mod tests {
             |message| message.changes[0].watch = 1,
             |message| message.changes[0].absent = true,
         ];
-        for (index, breaking) in breakings.into_iter().enumerate() {
+        for (index, corruption) in corruptions.into_iter().enumerate() {
             let mut shadow = shadow();
-            checked_with(&mut shadow, SECOND, &states(1), |_| {});
-            let checked = checked_with(&mut shadow, 2 * SECOND, &states(2), breaking);
-            assert_eq!(checked, Checked { mismatches: 1, unverified: 0 }, "breaking {index}");
+            verify_with(&mut shadow, SECOND, &states(1), |_| {});
+            let verification = verify_with(&mut shadow, 2 * SECOND, &states(2), corruption);
+            assert_eq!(verification, Verification { mismatches: 1, unverified: 0 }, "corruption {index}");
         }
     }
 
     #[test]
-    fn a_heartbeat_finds_a_reader_that_missed_a_frame() {
+    fn a_heartbeat_detects_that_the_reader_missed_a_frame() {
         let mut shadow = shadow();
-        checked_with(&mut shadow, SECOND, &states(1), |_| {});
-        let lost = checked_with(&mut shadow, 2 * SECOND, &states(2), |message| message.changes.clear());
-        assert_eq!(lost, Checked::default(), "nothing came, so that nothing is compared");
-        let beat = checked_with(&mut shadow, 60 * SECOND, &states(2), |_| {});
-        assert_eq!(beat, Checked { mismatches: 1, unverified: 0 });
-        let beat = checked_with(&mut shadow, 120 * SECOND, &states(2), |_| {});
-        assert_eq!(beat, Checked::default());
+        verify_with(&mut shadow, SECOND, &states(1), |_| {});
+        let lost = verify_with(&mut shadow, 2 * SECOND, &states(2), |message| message.changes.clear());
+        assert_eq!(lost, Verification::default(), "no frame arrived, so there is nothing to compare");
+        let heartbeat = verify_with(&mut shadow, 60 * SECOND, &states(2), |_| {});
+        assert_eq!(heartbeat, Verification { mismatches: 1, unverified: 0 });
+        let heartbeat = verify_with(&mut shadow, 120 * SECOND, &states(2), |_| {});
+        assert_eq!(heartbeat, Verification::default());
     }
 
     #[test]
-    fn what_only_a_resumed_reader_knows_is_not_judged_once() {
+    fn the_first_delta_of_a_resumed_reader_is_unverifiable() {
         let before = Cursor { epoch: Epoch::new(7).unwrap(), revision: Revision(1) };
         let options = SubscribeOptions { resume: vec![Some(before)], ..SubscribeOptions::default() };
         let mut shadow = Shadow::new(SyncSettings::default(), options);
-        let resumed = checked_with(&mut shadow, SECOND, &states(2), |_| {});
-        assert_eq!(resumed, Checked { mismatches: 0, unverified: 1 });
-        assert_eq!(checked_with(&mut shadow, 2 * SECOND, &states(3), |_| {}), Checked::default());
+        let resumed = verify_with(&mut shadow, SECOND, &states(2), |_| {});
+        assert_eq!(resumed, Verification { mismatches: 0, unverified: 1 });
+        assert_eq!(verify_with(&mut shadow, 2 * SECOND, &states(3), |_| {}), Verification::default());
     }
 
     #[test]
-    fn what_becomes_absent_and_comes_back_is_found_right_also_by_a_shadow_that_joins_while_it_is_absent() {
+    fn an_inventory_that_is_deleted_and_created_again_passes_also_in_a_shadow_that_joins_in_between() {
         let absent = vec![PublishedState::default()];
         let mut shadow = shadow();
         let mut joined = Shadow::join(SyncSettings::default(), SubscribeOptions::default(), &absent);
-        let first = joined.poll_message(SECOND, || absent.clone()).expect("they fit").expect("it has caught up");
-        assert!(first.message.changes.is_empty(), "its reader knows");
-        checked_with(&mut shadow, SECOND, &states(1), |_| {});
-        assert_eq!(checked_with(&mut shadow, 2 * SECOND, &absent, |_| {}), Checked::default());
+        let first =
+            joined.poll_message(SECOND, || absent.clone()).expect("within the slot limit").expect("it has caught up");
+        assert!(first.message.changes.is_empty(), "the reader already knows that the inventory is absent");
+        verify_with(&mut shadow, SECOND, &states(1), |_| {});
+        assert_eq!(verify_with(&mut shadow, 2 * SECOND, &absent, |_| {}), Verification::default());
         for shadow in [&mut shadow, &mut joined] {
-            assert_eq!(checked_with(shadow, 3 * SECOND, &states(2), |_| {}), Checked::default());
+            assert_eq!(verify_with(shadow, 3 * SECOND, &states(2), |_| {}), Verification::default());
         }
-        let untold = checked_with(&mut shadow, 4 * SECOND, &absent, |message| message.changes[0].absent = false);
-        assert_eq!(untold, Checked { mismatches: 1, unverified: 0 });
+        let missing = verify_with(&mut shadow, 4 * SECOND, &absent, |message| message.changes[0].absent = false);
+        assert_eq!(missing, Verification { mismatches: 1, unverified: 0 });
     }
 
     #[test]
-    fn a_shadow_that_joins_later_computes_nothing_until_something_changes() {
+    fn a_shadow_that_joins_later_computes_no_changes_until_an_inventory_changes() {
         let now = states(4);
         let mut shadow = Shadow::join(SyncSettings::default(), SubscribeOptions::default(), &now);
-        let first = shadow.poll_message(SECOND, || now.clone()).expect("they fit").expect("it has caught up");
-        assert!(first.message.changes.is_empty() && first.checked == Checked::default());
+        let first =
+            shadow.poll_message(SECOND, || now.clone()).expect("within the slot limit").expect("it has caught up");
+        assert!(first.message.changes.is_empty() && first.verification == Verification::default());
         let next = states(5);
         shadow.handle_states(&next);
-        let next = shadow.poll_message(3 * SECOND, || next.clone()).expect("they fit").expect("it is due");
-        assert_eq!((next.message.changes.len(), next.checked), (1, Checked::default()));
+        let next = shadow.poll_message(3 * SECOND, || next.clone()).expect("within the slot limit").expect("it is due");
+        assert_eq!((next.message.changes.len(), next.verification), (1, Verification::default()));
     }
 }

@@ -2,7 +2,7 @@
 //! the current rollout. A slow reader therefore gets its frames later, with fewer bytes in total.
 
 use super::read_authorization::ReadAuthorization;
-use super::shadow::{Checked, Computed, Shadow};
+use super::shadow::{Shadow, ShadowFrame, Verification};
 use crate::domain::{Inventory, InventoryId};
 use crate::engine::WatchedInventories;
 use crate::identity::AuthError;
@@ -24,8 +24,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
 
-/// The inputs of a new stream.
-pub struct Opening {
+/// The parameters of a new stream.
+pub struct StreamParameters {
     pub watched: WatchedInventories,
     pub options: SubscribeOptions,
     pub authorization: ReadAuthorization,
@@ -42,31 +42,31 @@ pub struct Opening {
 }
 
 /// Why a stream ends.
-enum End {
+enum StreamEnd {
     Draining,
     Unauthenticated(AuthError),
     TooLarge(SubscriptionTooLarge),
 }
 
-impl From<AuthError> for End {
+impl From<AuthError> for StreamEnd {
     fn from(error: AuthError) -> Self {
         Self::Unauthenticated(error)
     }
 }
 
-impl From<SubscriptionTooLarge> for End {
+impl From<SubscriptionTooLarge> for StreamEnd {
     fn from(too_large: SubscriptionTooLarge) -> Self {
         Self::TooLarge(too_large)
     }
 }
 
-/// The inventories that a stream watches, and its options.
-struct Followed {
+/// The inventories that a stream watches, as far as its reader may read them.
+struct VisibleInventories {
     watched: WatchedInventories,
     options: SubscribeOptions,
 }
 
-impl Followed {
+impl VisibleInventories {
     /// Returns a consistent snapshot of the newest states, as the reader may see them.
     fn states(&self) -> Vec<PublishedState> {
         self.options.access.visible(self.watched.states())
@@ -81,7 +81,7 @@ impl Followed {
 }
 
 pub struct FrameStream {
-    followed: Followed,
+    inventories: VisibleInventories,
     subscription: Subscription,
     /// The shadow, if the stream is in shadow mode.
     shadow: Option<Box<Shadow>>,
@@ -97,8 +97,8 @@ pub struct FrameStream {
 }
 
 impl FrameStream {
-    pub fn open(opening: Opening) -> Self {
-        let Opening {
+    pub fn open(parameters: StreamParameters) -> Self {
+        let StreamParameters {
             watched,
             options,
             authorization,
@@ -109,13 +109,13 @@ impl FrameStream {
             age,
             closing,
             start,
-        } = opening;
+        } = parameters;
         let StreamMode { sync, shadow } = rollout.borrow_and_update().settings_for(bucket);
         let shadow = shadow.map(|settings| Box::new(Shadow::new(settings, options.clone())));
         let subscription = Subscription::new(sync, options.clone());
         let _open = statistics.open();
         Self {
-            followed: Followed { watched, options },
+            inventories: VisibleInventories { watched, options },
             subscription,
             shadow,
             authorization,
@@ -138,47 +138,47 @@ impl FrameStream {
             let mut this = state?;
             match this.next().await {
                 Ok(message) => Some((Ok(message), Some(this))),
-                Err(End::Draining) => Some((Err(status::draining()), None)),
-                Err(End::Unauthenticated(error)) => Some((Err(status::unauthenticated(error)), None)),
-                Err(End::TooLarge(too_large)) => Some((Err(status::subscription_too_large(too_large)), None)),
+                Err(StreamEnd::Draining) => Some((Err(status::draining()), None)),
+                Err(StreamEnd::Unauthenticated(error)) => Some((Err(status::unauthenticated(error)), None)),
+                Err(StreamEnd::TooLarge(too_large)) => Some((Err(status::subscription_too_large(too_large)), None)),
             }
         })
     }
 
     /// Waits until a message is due and returns it.
-    async fn next(&mut self) -> Result<v1::SubscribeInventoryResponse, End> {
+    async fn next(&mut self) -> Result<v1::SubscribeInventoryResponse, StreamEnd> {
         loop {
             self.authorization.check()?;
-            self.follow_rollout();
+            self.apply_rollout();
             let now = self.start.elapsed();
             self.poll_shadow(now)?;
-            let followed = &self.followed;
-            if let Some(frame) = self.subscription.poll_frame(now, || followed.states())? {
+            let inventories = &self.inventories;
+            if let Some(frame) = self.subscription.poll_frame(now, || inventories.states())? {
                 let message = frame::message(&frame);
-                self.count(&frame, bytes(&message));
+                self.count_frame(&frame, message_bytes(&message));
                 return Ok(message);
             }
-            let due = self.authorization.look_by(self.start + self.poll_timeout(now));
+            let due = self.authorization.next_check(self.start + self.poll_timeout(now));
             let changed = tokio::select! {
                 biased;
-                () = self.closing.wait() => return Err(End::Draining),
-                () = self.followed.watched.changed() => true,
+                () = self.closing.wait() => return Err(StreamEnd::Draining),
+                () = self.inventories.watched.changed() => true,
                 () = self.authorization.changed() => false,
                 Ok(()) = self.rollout.changed() => {
-                    // `follow_rollout` reads the new rollout in the next iteration.
+                    // `apply_rollout` reads the new rollout in the next iteration.
                     self.rollout.mark_changed();
                     false
                 }
                 () = tokio::time::sleep_until(due) => false,
             };
             if changed {
-                self.handle_states();
+                self.update_states();
             }
         }
     }
 
-    fn handle_states(&mut self) {
-        let states = self.followed.states();
+    fn update_states(&mut self) {
+        let states = self.inventories.states();
         self.subscription.handle_states(&states);
         if let Some(shadow) = &mut self.shadow {
             shadow.handle_states(&states);
@@ -191,7 +191,7 @@ impl FrameStream {
     }
 
     /// Applies a changed rollout from the next frame on.
-    fn follow_rollout(&mut self) {
+    fn apply_rollout(&mut self) {
         // An error means that the sender was dropped and the rollout cannot change any more.
         if !self.rollout.has_changed().unwrap_or(false) {
             return;
@@ -201,37 +201,37 @@ impl FrameStream {
         match (shadow, &mut self.shadow) {
             (None, shadow) => *shadow = None,
             (Some(settings), Some(shadow)) => shadow.handle_settings(settings),
-            (Some(settings), none @ None) => {
-                let options = self.followed.options.clone();
-                *none = Some(Box::new(Shadow::join(settings, options, &self.followed.states())));
+            (Some(settings), shadow @ None) => {
+                let options = self.inventories.options.clone();
+                *shadow = Some(Box::new(Shadow::join(settings, options, &self.inventories.states())));
             }
         }
     }
 
     fn poll_shadow(&mut self, now: Moment) -> Result<(), SubscriptionTooLarge> {
         let Some(shadow) = &mut self.shadow else { return Ok(()) };
-        let followed = &self.followed;
-        let Some(Computed { message, checked }) = shadow.poll_message(now, || followed.states())? else {
+        let inventories = &self.inventories;
+        let Some(ShadowFrame { message, verification }) = shadow.poll_message(now, || inventories.states())? else {
             return Ok(());
         };
         if !message.changes.is_empty() {
-            self.statistics.add_shadow_computed(bytes(&message));
+            self.statistics.add_shadow_computed(message_bytes(&message));
         }
-        self.statistics.add_shadow_checks(checked.mismatches, checked.unverified);
-        if checked.mismatches > 0 {
-            let Checked { mismatches, unverified } = checked;
-            let inventories = self.followed.ids_in(&message).join(", ");
+        self.statistics.add_shadow_checks(verification.mismatches, verification.unverified);
+        if verification.mismatches > 0 {
+            let Verification { mismatches, unverified } = verification;
+            let inventories = self.inventories.ids_in(&message).join(", ");
             tracing::error!(
                 mismatches,
                 unverified,
                 inventories,
-                "shadow mode: the new way would have sent a wrong state"
+                "shadow mode: a frame would have given the reader a wrong state"
             );
         }
         Ok(())
     }
 
-    fn count(&mut self, frame: &Frame, bytes: u64) {
+    fn count_frame(&mut self, frame: &Frame, bytes: u64) {
         let is_full = |body: &FrameBody| matches!(body, FrameBody::Full { .. });
         if !frame.is_sync() {
             self.statistics.add_quiet(bytes);
@@ -239,7 +239,7 @@ impl FrameStream {
             let full = frame.changed.iter().any(|(_, part)| is_full(&part.body));
             let kind = if full { FrameKind::Full } else { FrameKind::Delta };
             self.statistics.add_sync(kind, frame.trigger, bytes);
-            self.tell(frame, kind, bytes);
+            self.record_sync(frame, kind, bytes);
             if self.shadow.is_some() {
                 self.statistics.add_shadow_sent(bytes);
             }
@@ -247,10 +247,10 @@ impl FrameStream {
         if frame.trigger == SyncTrigger::Initial {
             self.statistics.add_immediate_full(1, self.initial_bytes());
         }
-        self.count_passed();
+        self.count_immediate_fulls();
     }
 
-    fn tell(&self, frame: &Frame, kind: FrameKind, bytes: u64) {
+    fn record_sync(&self, frame: &Frame, kind: FrameKind, bytes: u64) {
         let Frame { trigger, stale_since, traced, .. } = *frame;
         let inventories = frame.changed.len() + frame.absent.len();
         self.age.set(self.telemetry.record_frame(&FrameSent {
@@ -266,22 +266,22 @@ impl FrameStream {
     /// Returns the size of the first message if every change were an immediate full sync, in bytes.
     fn initial_bytes(&self) -> u64 {
         let mut first = Frame { caught_up: true, ..Frame::default() };
-        for (position, state) in self.followed.states().iter().enumerate() {
+        for (position, state) in self.inventories.states().iter().enumerate() {
             match &state.inventory {
                 Some(inventory) => first.changed.push((position, all_slots(inventory))),
                 None => first.absent.push(position),
             }
         }
-        bytes(&frame::message(&first))
+        message_bytes(&frame::message(&first))
     }
 
     /// Counts the messages and bytes of immediate full syncs for the revisions since the last call.
-    fn count_passed(&mut self) {
+    fn count_immediate_fulls(&mut self) {
         let mut passed = self.subscription.take_revisions_passed().peekable();
         if passed.peek().is_none() {
             return;
         }
-        let states = self.followed.states();
+        let states = self.inventories.states();
         let (mut syncs, mut bytes) = (0, 0);
         for (position, revisions) in passed {
             syncs = syncs.max(revisions);
@@ -295,12 +295,12 @@ impl FrameStream {
 impl Drop for FrameStream {
     fn drop(&mut self) {
         // Immediate full syncs would also have sent correct predictions and pending changes.
-        self.handle_states();
-        self.count_passed();
+        self.update_states();
+        self.count_immediate_fulls();
     }
 }
 
-fn bytes(message: &v1::SubscribeInventoryResponse) -> u64 {
+fn message_bytes(message: &v1::SubscribeInventoryResponse) -> u64 {
     (message.encoded_len() + MESSAGE_PREFIX_BYTES) as u64
 }
 

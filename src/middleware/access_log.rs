@@ -1,5 +1,5 @@
-//! The access log: writes one line for each call that fails and, if enabled, for each other call. The outermost layer
-//! (`telemetry`) writes it, so that the log includes the replies of all layers.
+//! The access log: writes one line for each call that fails and, if enabled, for each call that succeeds. The outermost
+//! layer (`telemetry`) writes it, so that the log includes the replies of all layers.
 
 use crate::domain::{Caller, PlayerId};
 use crate::identity::Identity;
@@ -30,10 +30,10 @@ pub struct AccessLog {
 /// The caller and player of a call, in the request's extensions. The identity layer sets them as soon as they are
 /// known.
 #[derive(Debug, Clone, Default)]
-pub struct CallParties(Arc<OnceLock<Parties>>);
+pub struct CallerRecord(Arc<OnceLock<CallerNames>>);
 
 #[derive(Debug)]
-struct Parties {
+struct CallerNames {
     caller: Caller,
     player: Option<PlayerId>,
 }
@@ -41,7 +41,7 @@ struct Parties {
 /// The properties of a call that are known when it starts.
 #[derive(Debug)]
 pub struct AccessRecord {
-    parties: CallParties,
+    caller_record: CallerRecord,
     peer: Option<SocketAddr>,
     /// The requested path, if the method is unknown.
     path: Option<Box<str>>,
@@ -50,9 +50,9 @@ pub struct AccessRecord {
 
 /// The outcome of a call.
 #[derive(Debug, Default)]
-pub struct Ending {
+pub struct CallOutcome {
     pub code: Option<Code>,
-    /// The reason in the reply's ErrorInfo, or in [`NotServed`] if the reply is not a gRPC reply.
+    /// The reason in the reply's ErrorInfo, or in [`NotGrpc`] if the reply is not a gRPC reply.
     pub reason: Option<String>,
     /// The error message of the reply.
     pub detail: String,
@@ -62,16 +62,16 @@ pub struct Ending {
 
 /// Why a request was not served as gRPC, in the extensions of the reply.
 #[derive(Debug, Clone, Copy)]
-pub struct NotServed {
+pub struct NotGrpc {
     pub reason: &'static str,
     pub text: &'static str,
 }
 
-impl CallParties {
+impl CallerRecord {
     /// Sets the caller and player. Only the first call has an effect.
     pub fn set(&self, caller: &Caller, player: Option<&PlayerId>) {
         // An error means that they are already set.
-        let _ = self.0.set(Parties { caller: caller.clone(), player: player.cloned() });
+        let _ = self.0.set(CallerNames { caller: caller.clone(), player: player.cloned() });
     }
 
     pub fn set_identity(&self, identity: &Identity) {
@@ -82,30 +82,30 @@ impl CallParties {
 impl AccessRecord {
     pub fn new(headers: &HeaderMap, unknown_path: Option<&str>, peer: Option<SocketAddr>) -> Self {
         Self {
-            parties: CallParties::default(),
+            caller_record: CallerRecord::default(),
             peer,
             path: unknown_path.map(|path| path[..path.floor_char_boundary(PATH_BYTES_MAX)].into()),
             traceparent: headers.get(TRACEPARENT).cloned(),
         }
     }
 
-    pub fn parties(&self) -> CallParties {
-        self.parties.clone()
+    pub fn caller_record(&self) -> CallerRecord {
+        self.caller_record.clone()
     }
 }
 
-impl Ending {
+impl CallOutcome {
     pub fn of(code: Code) -> Self {
         Self { code: Some(code), ..Self::default() }
     }
 
-    /// Returns the outcome from headers or trailers. The code is `otherwise` if they have no status.
-    pub fn of_headers(headers: &HeaderMap, otherwise: Code) -> Self {
+    /// Returns the outcome from headers or trailers. The code is `default` if they have no status.
+    pub fn of_headers(headers: &HeaderMap, default: Code) -> Self {
         // Most calls succeed and have no details to read.
         if headers.get(Status::GRPC_STATUS).is_some_and(|status| status.as_bytes() == b"0") {
             return Self::of(Code::Ok);
         }
-        let Some(status) = Status::from_header_map(headers) else { return Self::of(otherwise) };
+        let Some(status) = Status::from_header_map(headers) else { return Self::of(default) };
         let (reason, inventory) = match status.get_details_error_info() {
             Some(mut info) => (Some(info.reason), info.metadata.remove("inventory_id")),
             None => (None, None),
@@ -113,8 +113,8 @@ impl Ending {
         Self { code: Some(status.code()), reason, detail: status.message().to_owned(), inventory }
     }
 
-    pub fn of_not_served(not_served: NotServed, code: Code) -> Self {
-        let NotServed { reason, text } = not_served;
+    pub fn of_not_grpc(not_grpc: NotGrpc, code: Code) -> Self {
+        let NotGrpc { reason, text } = not_grpc;
         Self { code: Some(code), reason: Some(reason.into()), detail: text.into(), inventory: None }
     }
 
@@ -124,27 +124,27 @@ impl Ending {
 
     /// Returns whether the call failed. A caller that cancels the call, as every reader of a stream eventually does, is
     /// not a failure.
-    pub fn is_refusal(&self) -> bool {
+    pub fn is_error(&self) -> bool {
         !matches!(self.code(), Code::Ok | Code::Cancelled)
     }
 }
 
 macro_rules! line {
-    ($level:ident, $call:expr, $took:expr, $suppressed:expr, $text:literal) => {{
-        let (record, method, status, ending): (&AccessRecord, &str, &str, &Ending) = $call;
-        let parties = record.parties.0.get();
-        let detail = &ending.detail[..ending.detail.floor_char_boundary(DETAIL_BYTES_MAX)];
+    ($level:ident, $call:expr, $duration:expr, $suppressed:expr, $text:literal) => {{
+        let (record, method, status, outcome): (&AccessRecord, &str, &str, &CallOutcome) = $call;
+        let names = record.caller_record.0.get();
+        let detail = &outcome.detail[..outcome.detail.floor_char_boundary(DETAIL_BYTES_MAX)];
         tracing::$level!(
-            caller = parties.map(|parties| parties.caller.as_str()),
-            player = parties.and_then(|parties| parties.player.as_ref()).map(PlayerId::as_str),
+            caller = names.map(|names| names.caller.as_str()),
+            player = names.and_then(|names| names.player.as_ref()).map(PlayerId::as_str),
             peer = record.peer.map(tracing::field::display),
             method = record.path.as_deref().unwrap_or(method),
             status,
-            reason = ending.reason.as_deref(),
+            reason = outcome.reason.as_deref(),
             detail = Some(detail).filter(|detail| !detail.is_empty()),
-            inventory = ending.inventory.as_deref(),
+            inventory = outcome.inventory.as_deref(),
             trace_id = record.traceparent.as_ref().and_then(trace_id),
-            duration_ms = $took.as_micros() as f64 / 1_000.0,
+            duration_ms = $duration.as_micros() as f64 / 1_000.0,
             suppressed = Some($suppressed).filter(|suppressed: &u64| *suppressed > 0),
             $text
         );
@@ -158,16 +158,16 @@ impl AccessLog {
         Self { mode, start: Instant::now(), rates }
     }
 
-    pub fn log(&self, record: &AccessRecord, method: &str, status: &str, ending: &Ending, took: Duration) {
-        let call = (record, method, status, ending);
+    pub fn log(&self, record: &AccessRecord, method: &str, status: &str, outcome: &CallOutcome, duration: Duration) {
+        let call = (record, method, status, outcome);
         match self.mode {
-            AccessLogMode::Errors | AccessLogMode::All if ending.is_refusal() => {
-                if let Some(suppressed) = self.admit(ending.reason.as_deref()) {
-                    line!(info, call, took, suppressed, "call refused");
+            AccessLogMode::Errors | AccessLogMode::All if outcome.is_error() => {
+                if let Some(suppressed) = self.admit(outcome.reason.as_deref()) {
+                    line!(info, call, duration, suppressed, "call refused");
                 }
             }
-            AccessLogMode::All => line!(info, call, took, 0, "call ended"),
-            AccessLogMode::Errors | AccessLogMode::Off => line!(debug, call, took, 0, "call ended"),
+            AccessLogMode::All => line!(info, call, duration, 0, "call ended"),
+            AccessLogMode::Errors | AccessLogMode::Off => line!(debug, call, duration, 0, "call ended"),
         }
     }
 

@@ -34,11 +34,11 @@ impl Default for AdmissionSettings {
 }
 
 type NoMiddleware = NoOpMiddleware<QuantaInstant>;
-pub type AdmissionLayer = GovernorLayer<ByCaller, NoMiddleware, Body>;
+pub type AdmissionLayer = GovernorLayer<CallerKeyExtractor, NoMiddleware, Body>;
 
 /// Limits requests by caller.
 pub struct Admission {
-    config: Arc<GovernorConfig<ByCaller, NoMiddleware>>,
+    config: Arc<GovernorConfig<CallerKeyExtractor, NoMiddleware>>,
     period: Duration,
 }
 
@@ -48,7 +48,7 @@ impl Admission {
         // The interval after which one more request is allowed. `per_second` of the builder would be this interval in
         // seconds.
         let period = Duration::from_secs(1).checked_div(settings.per_second)?;
-        let mut builder = GovernorConfigBuilder::default().key_extractor(ByCaller);
+        let mut builder = GovernorConfigBuilder::default().key_extractor(CallerKeyExtractor);
         let config = builder.period(period).burst_size(settings.burst.max(1)).finish()?;
         Some(Self { config: Arc::new(config), period })
     }
@@ -67,7 +67,7 @@ impl Admission {
     }
 
     /// Removes callers whose burst is fully available again; the limiter does not do this automatically.
-    pub fn forget_rested(&self) {
+    pub fn remove_idle(&self) {
         let limiter = self.config.limiter();
         limiter.retain_recent();
         limiter.shrink_to_fit();
@@ -81,7 +81,7 @@ impl Admission {
 
 /// A caller with its own limit. A player and a service of the same name are different callers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Sender {
+pub enum RateLimitKey {
     Caller(Role, Caller),
     /// A health probe, limited by address, because probes have no caller name and must not fail because others send
     /// requests.
@@ -90,17 +90,17 @@ pub enum Sender {
 
 /// Extracts the caller from the request's extensions, to which the identity layer added it.
 #[derive(Debug, Clone, Copy)]
-pub struct ByCaller;
+pub struct CallerKeyExtractor;
 
-impl KeyExtractor for ByCaller {
-    type Key = Sender;
+impl KeyExtractor for CallerKeyExtractor {
+    type Key = RateLimitKey;
 
     fn extract<T>(&self, request: &Request<T>) -> Result<Self::Key, GovernorError> {
         if request.uri().path().starts_with(HEALTH) {
-            return Ok(Sender::Probe(request.extensions().get::<Peer>().map(Peer::network)));
+            return Ok(RateLimitKey::Probe(request.extensions().get::<Peer>().map(Peer::network)));
         }
         let identity = request.extensions().get::<Identity>().ok_or(GovernorError::UnableToExtractKey)?;
-        Ok(Sender::Caller(identity.role, identity.caller.clone()))
+        Ok(RateLimitKey::Caller(identity.role, identity.caller.clone()))
     }
 }
 
@@ -112,7 +112,7 @@ mod tests {
     use tower::{Layer, ServiceExt, service_fn};
 
     #[tokio::test]
-    async fn a_caller_that_has_rested_is_forgotten() {
+    async fn an_idle_caller_is_removed() {
         let admission = Admission::new(AdmissionSettings { per_second: 1_000, burst: 1 }).expect("a limit");
         let handler =
             service_fn(|_: Request<()>| std::future::ready(Ok::<_, Infallible>(Response::new(Body::empty()))));
@@ -123,17 +123,17 @@ mod tests {
         assert_eq!(admission.callers(), 1);
         // The limiter uses its own clock, which cannot be paused.
         std::thread::sleep(Duration::from_millis(5));
-        admission.forget_rested();
+        admission.remove_idle();
         assert_eq!(admission.callers(), 0);
     }
 
     #[tokio::test]
-    async fn a_probe_is_not_refused_because_others_flood_health_or_calls() {
+    async fn a_health_probe_is_not_limited_by_the_requests_of_others() {
         let admission = Admission::new(AdmissionSettings { per_second: 1, burst: 1 }).expect("a limit");
         let handler =
             service_fn(|_: Request<()>| std::future::ready(Ok::<_, Infallible>(Response::new(Body::empty()))));
         let layered = admission.layer().layer(handler);
-        let ask = async |path: &str, last: u8| {
+        let is_accepted = async |path: &str, last: u8| {
             let mut request = Request::builder().uri(path).body(()).expect("a request");
             let caller = Caller::new("anonymous").expect("a name");
             let address = ([10, 0, 0, last], 1).into();
@@ -143,13 +143,13 @@ mod tests {
             !response.headers().contains_key("grpc-status")
         };
         let (check, read) = ("/grpc.health.v1.Health/Check", "/slotcast.v1.InventoryService/GetCatalog");
-        assert!(ask(read, 1).await && !ask(read, 2).await, "all of a name share its budget");
-        assert!(ask(check, 1).await && !ask(check, 1).await, "who floods health is refused");
-        assert!(ask(check, 2).await, "and nobody else is");
+        assert!(is_accepted(read, 1).await && !is_accepted(read, 2).await, "requests of one caller share a limit");
+        assert!(is_accepted(check, 1).await && !is_accepted(check, 1).await, "a flood of health calls is limited");
+        assert!(is_accepted(check, 2).await, "other addresses are not limited");
     }
 
     #[test]
-    fn no_requests_a_second_is_no_limit() {
+    fn zero_requests_per_second_disables_the_limit() {
         assert!(Admission::new(AdmissionSettings { per_second: 0, burst: 1 }).is_none());
     }
 }

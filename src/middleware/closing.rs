@@ -1,8 +1,8 @@
 //! Wraps third-party services whose streams do not end on their own (health watches, reflection), so that their streams
 //! also end when the transport signals it ([`DrainSignal`]). Slotcast's own services handle the signal themselves.
 //!
-//! Like tonic, third-party services reply INTERNAL to a request that cannot be decoded. That would blame the server for
-//! a caller's mistake, so the wrapper replaces it by INVALID_ARGUMENT, as in Slotcast's own services.
+//! Like tonic, third-party services reply INTERNAL to a request that cannot be decoded. That is an error of the
+//! caller and not of the server, so the wrapper replaces it by INVALID_ARGUMENT, as in Slotcast's own services.
 
 use crate::status;
 use crate::transport::DrainSignal;
@@ -19,27 +19,27 @@ use tonic::{Code, Status};
 use tower::Service;
 
 #[derive(Debug, Clone)]
-pub struct EndsOnClosing<S> {
+pub struct ClosingService<S> {
     inner: S,
 }
 
-impl<S> EndsOnClosing<S> {
+impl<S> ClosingService<S> {
     pub fn new(inner: S) -> Self {
         Self { inner }
     }
 }
 
-impl<S: NamedService> NamedService for EndsOnClosing<S> {
+impl<S: NamedService> NamedService for ClosingService<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S, B> Service<Request<B>> for EndsOnClosing<S>
+impl<S, B> Service<Request<B>> for ClosingService<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = EndsFuture<S::Future>;
+    type Future = ClosingFuture<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(context)
@@ -47,19 +47,19 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let closing = request.extensions().get().cloned();
-        EndsFuture { inner: self.inner.call(request), closing }
+        ClosingFuture { inner: self.inner.call(request), closing }
     }
 }
 
 pin_project! {
-    pub struct EndsFuture<F> {
+    pub struct ClosingFuture<F> {
         #[pin]
         inner: F,
         closing: Option<DrainSignal>,
     }
 }
 
-impl<F, E> Future for EndsFuture<F>
+impl<F, E> Future for ClosingFuture<F>
 where
     F: Future<Output = Result<Response<Body>, E>>,
 {
@@ -68,10 +68,10 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = ready!(this.inner.poll(context))?;
-        blame_caller(response.headers_mut());
+        replace_decode_error(response.headers_mut());
         let Some(closing) = this.closing.take() else { return Poll::Ready(Ok(response)) };
-        let closed = Box::pin(async move { closing.wait().await });
-        Poll::Ready(Ok(response.map(|inner| Body::new(EndingBody { inner, closed: Some(closed) }))))
+        let closing = Box::pin(async move { closing.wait().await });
+        Poll::Ready(Ok(response.map(|inner| Body::new(ClosingBody { inner, closing: Some(closing) }))))
     }
 }
 
@@ -80,7 +80,7 @@ const NOT_DECODED: &str = "failed to decode";
 
 /// Replaces the status INTERNAL of a request that cannot be decoded by INVALID_ARGUMENT with the reason MALFORMED, in
 /// headers or trailers.
-fn blame_caller(headers: &mut HeaderMap) {
+fn replace_decode_error(headers: &mut HeaderMap) {
     let status = headers.contains_key(Status::GRPC_STATUS).then(|| Status::from_header_map(headers)).flatten();
     let Some(status) = status.filter(|status| status.code() == Code::Internal) else { return };
     if status.message().starts_with(NOT_DECODED) {
@@ -92,37 +92,37 @@ fn blame_caller(headers: &mut HeaderMap) {
     }
 }
 
-struct EndingBody {
+struct ClosingBody {
     inner: Body,
     /// `None` once the body has ended.
-    closed: Option<BoxFuture<'static, ()>>,
+    closing: Option<BoxFuture<'static, ()>>,
 }
 
-impl http_body::Body for EndingBody {
+impl http_body::Body for ClosingBody {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        let Some(closed) = &mut this.closed else { return Poll::Ready(None) };
+        let Some(closing) = &mut this.closing else { return Poll::Ready(None) };
         // Pending messages are sent first: a health watch reports that the services are NOT_SERVING.
         if let Poll::Ready(mut frame) = Pin::new(&mut this.inner).poll_frame(context) {
             if let Some(Ok(frame)) = &mut frame
                 && let Some(trailers) = frame.trailers_mut()
             {
-                blame_caller(trailers);
+                replace_decode_error(trailers);
             }
             return Poll::Ready(frame);
         }
-        ready!(closed.as_mut().poll(context));
-        this.closed = None;
+        ready!(closing.as_mut().poll(context));
+        this.closing = None;
         let mut trailers = HeaderMap::new();
         let status = status::draining();
         Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.closed.is_none() || self.inner.is_end_stream()
+        self.closing.is_none() || self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -136,11 +136,11 @@ mod tests {
     use tonic_types::StatusExt;
 
     #[test]
-    fn bytes_that_are_not_the_message_are_the_caller_s_fault_and_nothing_else_is_touched() {
+    fn only_a_decode_error_of_a_request_becomes_an_invalid_argument() {
         let after = |status: Status| {
             let mut headers = HeaderMap::new();
             status.add_header(&mut headers).expect("it can be written");
-            blame_caller(&mut headers);
+            replace_decode_error(&mut headers);
             Status::from_header_map(&headers).expect("a status")
         };
         let malformed = after(Status::internal("failed to decode Protobuf message: buffer underflow"));

@@ -3,7 +3,7 @@
 //!
 //! A request of another protocol gets an HTTP error status and a sentence that explains it.
 
-use super::access_log::NotServed;
+use super::access_log::NotGrpc;
 use futures_util::future::Either;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
@@ -17,9 +17,9 @@ const GRPC: &str = "application/grpc";
 /// The reason in the log and the metrics. A gRPC client never gets it.
 pub(super) const UNSUPPORTED_PROTOCOL: &str = "UNSUPPORTED_PROTOCOL";
 
-/// Why a request is not served.
+/// Why a request is not supported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusal {
+enum UnsupportedRequest {
     Http1,
     Method,
     ContentType,
@@ -29,19 +29,19 @@ enum Refusal {
 pub struct ContentTypeLayer;
 
 #[derive(Debug, Clone)]
-pub struct GrpcOnly<S> {
+pub struct ContentTypeService<S> {
     inner: S,
 }
 
 impl<S> Layer<S> for ContentTypeLayer {
-    type Service = GrpcOnly<S>;
+    type Service = ContentTypeService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        GrpcOnly { inner }
+        ContentTypeService { inner }
     }
 }
 
-impl<S, B> Service<Request<B>> for GrpcOnly<S>
+impl<S, B> Service<Request<B>> for ContentTypeService<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
 {
@@ -54,18 +54,18 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match refusal(request.version(), request.method(), request.headers()) {
+        match check_protocol(request.version(), request.method(), request.headers()) {
             None => Either::Left(self.inner.call(request)),
-            Some(refusal) => Either::Right(ready(Ok(refusal.response()))),
+            Some(unsupported) => Either::Right(ready(Ok(unsupported.response()))),
         }
     }
 }
 
-impl<S: NamedService> NamedService for GrpcOnly<S> {
+impl<S: NamedService> NamedService for ContentTypeService<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl Refusal {
+impl UnsupportedRequest {
     fn status(self) -> StatusCode {
         match self {
             Self::Http1 => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
@@ -76,10 +76,10 @@ impl Refusal {
 
     fn text(self) -> &'static str {
         match self {
-            Self::Http1 => "gRPC over HTTP/2 is served here, not HTTP/1.1: use a gRPC client\n",
-            Self::Method => "gRPC is served here, and each of its requests is a POST: use a gRPC client\n",
+            Self::Http1 => "this server supports gRPC over HTTP/2, not HTTP/1.1: use a gRPC client\n",
+            Self::Method => "this server supports gRPC, whose requests all use POST: use a gRPC client\n",
             Self::ContentType => {
-                "gRPC is served here (content-type application/grpc), not gRPC-Web or Connect: use a gRPC client\n"
+                "this server supports gRPC (content-type application/grpc), not gRPC-Web or Connect: use a gRPC client\n"
             }
         }
     }
@@ -92,23 +92,23 @@ impl Refusal {
         if self == Self::Method {
             headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
         }
-        response.extensions_mut().insert(NotServed { reason: UNSUPPORTED_PROTOCOL, text: self.text().trim_end() });
+        response.extensions_mut().insert(NotGrpc { reason: UNSUPPORTED_PROTOCOL, text: self.text().trim_end() });
         response
     }
 }
 
-/// Returns why a request is not served, or `None` if it is gRPC. As the gRPC specification requires, a request must use
-/// HTTP/2 and POST, and another content type gets the status 415.
-fn refusal(version: Version, method: &Method, headers: &HeaderMap) -> Option<Refusal> {
+/// Returns why a request is not supported, or `None` if it is gRPC. As the gRPC specification requires, a request must
+/// use HTTP/2 and POST, and another content type gets the status 415.
+fn check_protocol(version: Version, method: &Method, headers: &HeaderMap) -> Option<UnsupportedRequest> {
     if version < Version::HTTP_2 {
-        return Some(Refusal::Http1);
+        return Some(UnsupportedRequest::Http1);
     }
     if method != Method::POST {
-        return Some(Refusal::Method);
+        return Some(UnsupportedRequest::Method);
     }
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_grpc = content_type.strip_prefix(GRPC).is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']));
-    (!is_grpc).then_some(Refusal::ContentType)
+    (!is_grpc).then_some(UnsupportedRequest::ContentType)
 }
 
 #[cfg(test)]
@@ -116,37 +116,37 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn refused(method: Method, content_type: Option<&'static str>) -> Option<u16> {
+    fn http_status(method: Method, content_type: Option<&'static str>) -> Option<u16> {
         let content_type = content_type.map(|value| (header::CONTENT_TYPE, HeaderValue::from_static(value)));
-        let refusal = refusal(Version::HTTP_2, &method, &HeaderMap::from_iter(content_type));
-        refusal.map(|refusal| refusal.status().as_u16())
+        let unsupported = check_protocol(Version::HTTP_2, &method, &HeaderMap::from_iter(content_type));
+        unsupported.map(|unsupported| unsupported.status().as_u16())
     }
 
     #[test]
-    fn whoever_is_refused_is_told_in_a_sentence_what_is_spoken_here() {
-        for refusal in [Refusal::Http1, Refusal::Method, Refusal::ContentType] {
-            let response = refusal.response();
+    fn an_unsupported_request_gets_an_http_error_that_names_grpc() {
+        for unsupported in [UnsupportedRequest::Http1, UnsupportedRequest::Method, UnsupportedRequest::ContentType] {
+            let response = unsupported.response();
             assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain; charset=utf-8");
-            assert_eq!(response.headers().contains_key(header::ALLOW), refusal == Refusal::Method);
+            assert_eq!(response.headers().contains_key(header::ALLOW), unsupported == UnsupportedRequest::Method);
             let bytes = http_body::Body::size_hint(response.body()).exact().expect("a text");
-            assert_eq!(bytes, refusal.text().len() as u64);
-            assert!(response.extensions().get::<NotServed>().is_some_and(|told| told.text.contains("gRPC")));
+            assert_eq!(bytes, unsupported.text().len() as u64);
+            assert!(response.extensions().get::<NotGrpc>().is_some_and(|not_grpc| not_grpc.text.contains("gRPC")));
             assert!(response.headers().get("access-control-allow-origin").is_none());
         }
-        let http1 = refusal(Version::HTTP_11, &Method::POST, &HeaderMap::new());
-        assert_eq!(http1, Some(Refusal::Http1));
+        let http1 = check_protocol(Version::HTTP_11, &Method::POST, &HeaderMap::new());
+        assert_eq!(http1, Some(UnsupportedRequest::Http1));
     }
 
     #[test]
-    fn what_says_that_it_is_grpc_passes_and_nothing_else() {
+    fn only_a_post_with_a_grpc_content_type_is_accepted() {
         for grpc in ["application/grpc", "application/grpc+proto", "application/grpc;charset=utf-8"] {
-            assert_eq!(refused(Method::POST, Some(grpc)), None, "{grpc}");
+            assert_eq!(http_status(Method::POST, Some(grpc)), None, "{grpc}");
         }
         for other in ["text/html", "application/grpc-web", "application/grpcx", "text/plain", "application/json", ""] {
-            assert_eq!(refused(Method::POST, Some(other)), Some(415), "{other}");
+            assert_eq!(http_status(Method::POST, Some(other)), Some(415), "{other}");
         }
-        assert_eq!(refused(Method::OPTIONS, None), Some(405), "CORS asks so before it sends");
-        assert_eq!(refused(Method::POST, None), Some(415));
-        assert_eq!(refused(Method::GET, Some("application/grpc")), Some(405));
+        assert_eq!(http_status(Method::OPTIONS, None), Some(405), "a CORS preflight request");
+        assert_eq!(http_status(Method::POST, None), Some(415));
+        assert_eq!(http_status(Method::GET, Some("application/grpc")), Some(405));
     }
 }

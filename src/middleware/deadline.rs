@@ -21,19 +21,19 @@ const DIGITS_MAX: usize = 8;
 pub struct DeadlineLayer;
 
 #[derive(Debug, Clone)]
-pub struct WithDeadline<S> {
+pub struct DeadlineService<S> {
     inner: S,
 }
 
 impl<S> Layer<S> for DeadlineLayer {
-    type Service = WithDeadline<S>;
+    type Service = DeadlineService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        WithDeadline { inner }
+        DeadlineService { inner }
     }
 }
 
-impl<S, B> Service<Request<B>> for WithDeadline<S>
+impl<S, B> Service<Request<B>> for DeadlineService<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
 {
@@ -46,8 +46,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let end = timeout(request.headers()).map(tokio::time::sleep);
-        DeadlineFuture { inner: self.inner.call(request), end }
+        let deadline = timeout(request.headers()).map(tokio::time::sleep);
+        DeadlineFuture { inner: self.inner.call(request), deadline }
     }
 }
 
@@ -56,7 +56,7 @@ pin_project! {
         #[pin]
         inner: F,
         #[pin]
-        end: Option<Sleep>,
+        deadline: Option<Sleep>,
     }
 }
 
@@ -71,8 +71,8 @@ where
         if let Poll::Ready(response) = this.inner.poll(context) {
             return Poll::Ready(response);
         }
-        let Some(end) = this.end.as_pin_mut() else { return Poll::Pending };
-        ready!(end.poll(context));
+        let Some(deadline) = this.deadline.as_pin_mut() else { return Poll::Pending };
+        ready!(deadline.poll(context));
         Poll::Ready(Ok(status::deadline_exceeded().into_http()))
     }
 }
@@ -105,7 +105,7 @@ mod tests {
     use tower::ServiceExt;
 
     #[test]
-    fn timeouts_are_read_as_grpc_writes_them() {
+    fn timeouts_are_parsed_as_the_grpc_specification_defines_them() {
         let read = |text: &'static str| {
             timeout(&HeaderMap::from_iter([(
                 TIMEOUT_METADATA.parse().expect("a name"),
@@ -118,13 +118,13 @@ mod tests {
         assert_eq!(read("3m"), Some(Duration::from_millis(3)));
         assert_eq!(read("4u"), Some(Duration::from_micros(4)));
         assert_eq!(read("5n"), Some(Duration::from_nanos(5)));
-        for wrong in ["", "1", "S", "1X", "-1S", "+1S", "123456789S", "1.5S"] {
-            assert_eq!(read(wrong), None, "{wrong:?}");
+        for malformed in ["", "1", "S", "1X", "-1S", "+1S", "123456789S", "1.5S"] {
+            assert_eq!(read(malformed), None, "{malformed:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_is_not_answered_by_then_is_told_so() {
+    async fn a_call_without_a_reply_before_its_deadline_gets_deadline_exceeded() {
         let slow = tower::service_fn(async |_: Request<()>| {
             tokio::time::sleep(Duration::from_millis(50)).await;
             Ok::<_, Infallible>(Response::new(Body::empty()))

@@ -6,7 +6,7 @@
 //! (default `anonymous`) and `slotcast-player` name both, and every caller may do everything. The `slotcast-caller` of
 //! an authenticated caller is ignored.
 
-use super::access_log::CallParties;
+use super::access_log::CallerRecord;
 use crate::domain::{Caller, PlayerId};
 use crate::identity::permissions::{MethodAccess, method_access};
 use crate::identity::{AuthError, Authentication, Identity, Principal, Role, Verifier};
@@ -29,7 +29,7 @@ const BEARER: &str = "Bearer ";
 pub struct IdentityLayer(Authentication);
 
 #[derive(Debug, Clone)]
-pub struct Identified<S> {
+pub struct IdentityService<S> {
     inner: S,
     authentication: Authentication,
 }
@@ -41,14 +41,14 @@ impl IdentityLayer {
 }
 
 impl<S> Layer<S> for IdentityLayer {
-    type Service = Identified<S>;
+    type Service = IdentityService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Identified { inner, authentication: self.0.clone() }
+        IdentityService { inner, authentication: self.0.clone() }
     }
 }
 
-impl<S, B> Service<Request<B>> for Identified<S>
+impl<S, B> Service<Request<B>> for IdentityService<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
 {
@@ -61,15 +61,15 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let parties = request.extensions().get::<CallParties>().cloned().unwrap_or_default();
+        let caller_record = request.extensions().get::<CallerRecord>().cloned().unwrap_or_default();
         let identity = match &self.authentication {
             Authentication::Disabled if method_access(request.uri().path()).is_none() => Err(status::unknown_method()),
-            Authentication::Disabled => as_named(request.headers()),
-            Authentication::Enabled(verifier) => permitted(verifier, &request, &parties),
+            Authentication::Disabled => identity_from_metadata(request.headers()),
+            Authentication::Enabled(verifier) => authorize(verifier, &request, &caller_record),
         };
         match identity {
             Ok(identity) => {
-                parties.set_identity(&identity);
+                caller_record.set_identity(&identity);
                 request.extensions_mut().insert(identity);
                 Either::Left(self.inner.call(request))
             }
@@ -78,27 +78,29 @@ where
     }
 }
 
-/// Returns the caller's identity if the caller may make the call. Otherwise, sets `parties` to the caller as far as it
-/// is known.
-fn permitted<B>(verifier: &Verifier, request: &Request<B>, parties: &CallParties) -> Result<Identity, Status> {
+/// Authenticates the caller and returns its identity if its role permits the call. If it does not, sets `caller_record`
+/// for the access log.
+fn authorize<B>(verifier: &Verifier, request: &Request<B>, caller_record: &CallerRecord) -> Result<Identity, Status> {
     let access = method_access(request.uri().path());
     if access == Some(MethodAccess::Public) {
-        // The role of callers of public methods. This identity owns nothing, so reading an inventory would be denied.
+        // Public methods need no identity. This one owns nothing, so reading an inventory would be denied.
         let caller = Caller::new(ANONYMOUS).map_err(|_| status::invalid_caller())?;
         return Ok(Identity { caller, player: None, role: Role::Player, expires: None });
     }
     let principal = authenticate(verifier, request).map_err(|error| {
         // The reply to the caller has fewer details.
-        tracing::debug!(%error, "authentication failed");
+        if let AuthError::InvalidToken { reason } = error {
+            tracing::debug!(reason, "invalid token");
+        }
         status::unauthenticated(error)
     })?;
     let (caller, player) = (principal.caller.clone(), principal.player.clone());
-    let permitted = match access {
+    let identity = match access {
         Some(MethodAccess::MinRole(role)) if principal.role >= role => identity(principal, request.headers()),
         Some(MethodAccess::MinRole(_)) => Err(status::role_too_low()),
         Some(MethodAccess::Public) | None => Err(status::unknown_method()),
     };
-    permitted.inspect_err(|_| parties.set(&caller, player.as_ref()))
+    identity.inspect_err(|_| caller_record.set(&caller, player.as_ref()))
 }
 
 fn authenticate<B>(verifier: &Verifier, request: &Request<B>) -> Result<Principal, AuthError> {
@@ -115,9 +117,9 @@ fn authenticate<B>(verifier: &Verifier, request: &Request<B>) -> Result<Principa
 
 /// Returns the bearer token, or `None` if the request has none.
 fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, AuthError> {
-    let mut sent = headers.get_all(AUTHORIZATION).iter();
-    let Some(value) = sent.next() else { return Ok(None) };
-    if sent.next().is_some() {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
         return Err(AuthError::InvalidToken { reason: "more than one authorization header" });
     }
     let token = value.to_str().ok().and_then(|value| {
@@ -129,36 +131,40 @@ fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, AuthError> {
 
 /// Returns the identity of an authenticated caller, including the player for which it acts.
 fn identity(principal: Principal, headers: &HeaderMap) -> Result<Identity, Status> {
-    let named = player(headers)?;
+    let requested = player(headers)?;
     let Principal { caller, player, role, expires } = principal;
-    let player = match (player, named) {
-        (Some(player), Some(named)) if named != player => return Err(status::acts_for_another_player()),
+    let player = match (player, requested) {
+        (Some(player), Some(requested)) if requested != player => return Err(status::player_mismatch()),
         (Some(player), _) => Some(player),
-        (None, named) => named,
+        (None, requested) => requested,
     };
     Ok(Identity { caller, player, role, expires: Some(expires) })
 }
 
 /// Returns the identity that the metadata names, without authentication.
-fn as_named(headers: &HeaderMap) -> Result<Identity, Status> {
-    let caller = named(headers, CALLER_METADATA).map_err(|Malformed| status::invalid_caller())?.unwrap_or(ANONYMOUS);
+fn identity_from_metadata(headers: &HeaderMap) -> Result<Identity, Status> {
+    let caller = single_value(headers, CALLER_METADATA)
+        .map_err(|MalformedMetadata| status::invalid_caller())?
+        .unwrap_or(ANONYMOUS);
     let caller = Caller::new(caller).map_err(|_| status::invalid_caller())?;
     Ok(Identity { caller, player: player(headers)?, role: Role::Admin, expires: None })
 }
 
 fn player(headers: &HeaderMap) -> Result<Option<PlayerId>, Status> {
-    let named = named(headers, PLAYER_METADATA).map_err(|Malformed| status::invalid_player())?;
-    named.map(PlayerId::new).transpose().map_err(|_| status::invalid_player())
+    let player = single_value(headers, PLAYER_METADATA).map_err(|MalformedMetadata| status::invalid_player())?;
+    player.map(PlayerId::new).transpose().map_err(|_| status::invalid_player())
 }
 
-struct Malformed;
+/// Metadata that is not UTF-8 or is sent more than once.
+struct MalformedMetadata;
 
-fn named<'a>(headers: &'a HeaderMap, metadata: &str) -> Result<Option<&'a str>, Malformed> {
+/// Returns the value of metadata that may be sent at most once.
+fn single_value<'a>(headers: &'a HeaderMap, metadata: &str) -> Result<Option<&'a str>, MalformedMetadata> {
     let mut values = headers.get_all(metadata).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
-        (Some(value), None) => std::str::from_utf8(value.as_bytes()).map(Some).map_err(|_| Malformed),
-        (Some(_), Some(_)) => Err(Malformed),
+        (Some(value), None) => std::str::from_utf8(value.as_bytes()).map(Some).map_err(|_| MalformedMetadata),
+        (Some(_), Some(_)) => Err(MalformedMetadata),
     }
 }
 
@@ -177,8 +183,8 @@ mod tests {
         headers
     }
 
-    fn identity_of(named: &[(&'static str, &[u8])]) -> Result<(String, Option<String>), Code> {
-        let identity = as_named(&headers(named)).map_err(|status| status.code())?;
+    fn identity_of(metadata: &[(&'static str, &[u8])]) -> Result<(String, Option<String>), Code> {
+        let identity = identity_from_metadata(&headers(metadata)).map_err(|status| status.code())?;
         assert_eq!(identity.role, Role::Admin);
         Ok((identity.caller.to_string(), identity.player.map(|player| player.to_string())))
     }
@@ -201,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_what_stands_after_bearer_in_the_only_authorization_there_is() {
+    fn a_bearer_token_is_read_from_exactly_one_authorization_header() {
         let token = |values: &[&'static [u8]]| {
             let pairs: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();
             bearer_token(&headers(&pairs)).map(|token| token.map(str::to_owned))

@@ -1,22 +1,21 @@
 //! Counts gRPC messages in the bytes of a body.
 
-/// Size of the prefix of each message, in bytes: a flag of one byte and the length in four bytes.
-const PREFIX_BYTES: usize = 5;
+use crate::wire::codec::MESSAGE_PREFIX_BYTES as PREFIX_BYTES;
 
 /// Finds the ends of messages in the bytes of a body, regardless of the boundaries of body frames.
 #[derive(Debug, Default)]
-pub struct Messages {
+pub struct MessageCounter {
     prefix: [u8; PREFIX_BYTES],
     /// Number of bytes of the prefix that have arrived.
     filled: usize,
-    /// Number of missing bytes of the message, once its prefix is complete.
-    missing: usize,
+    /// Number of bytes of the message that have not arrived yet, once its prefix is complete.
+    remaining: usize,
 }
 
-impl Messages {
+impl MessageCounter {
     /// Returns how many messages these bytes complete.
     pub fn handle_bytes(&mut self, mut bytes: &[u8]) -> u64 {
-        let mut whole = 0;
+        let mut completed = 0;
         while !bytes.is_empty() {
             if self.filled < PREFIX_BYTES {
                 let taken = bytes.len().min(PREFIX_BYTES - self.filled);
@@ -27,17 +26,17 @@ impl Messages {
                     break;
                 }
                 let [_, length @ ..] = self.prefix;
-                self.missing = u32::from_be_bytes(length) as usize;
+                self.remaining = u32::from_be_bytes(length) as usize;
             }
-            let taken = bytes.len().min(self.missing);
-            self.missing -= taken;
+            let taken = bytes.len().min(self.remaining);
+            self.remaining -= taken;
             bytes = &bytes[taken..];
-            if self.missing == 0 {
-                whole += 1;
+            if self.remaining == 0 {
+                completed += 1;
                 self.filled = 0;
             }
         }
-        whole
+        completed
     }
 }
 
@@ -56,19 +55,19 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_counted_however_they_are_cut() {
+    fn messages_are_counted_regardless_of_frame_boundaries() {
         let bytes = framed(&[0, 1, 300, 0, 0, 70_000, 5]);
         for piece in [1, 2, 3, 4, 5, 6, 7, 100, 16_384, bytes.len()] {
-            let mut messages = Messages::default();
+            let mut messages = MessageCounter::default();
             let counted: u64 = bytes.chunks(piece).map(|piece| messages.handle_bytes(piece)).sum();
             assert_eq!(counted, 7, "in pieces of {piece}");
         }
     }
 
     #[test]
-    fn a_message_counts_when_it_is_whole() {
+    fn a_message_counts_when_it_is_complete() {
         let bytes = framed(&[10]);
-        let mut messages = Messages::default();
+        let mut messages = MessageCounter::default();
         assert_eq!(messages.handle_bytes(&bytes[..bytes.len() - 1]), 0);
         assert_eq!(messages.handle_bytes(&bytes[bytes.len() - 1..]), 1);
     }

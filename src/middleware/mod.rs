@@ -11,7 +11,7 @@ pub mod sync_limit;
 pub mod telemetry;
 
 pub use admission::{Admission, AdmissionLayer, AdmissionSettings};
-pub use closing::EndsOnClosing;
+pub use closing::ClosingService;
 pub use content_type::ContentTypeLayer;
 pub use deadline::DeadlineLayer;
 pub use identity::IdentityLayer;

@@ -50,10 +50,10 @@ impl Default for SyncRate {
 /// The layer that enforces the sync limit. It keeps the players that have open streams or had one within about the last
 /// second; clones share them.
 #[derive(Debug, Clone)]
-pub struct SyncLimitLayer(Arc<Shared>);
+pub struct SyncLimitLayer(Arc<LimiterState>);
 
 #[derive(Debug)]
-struct Shared {
+struct LimiterState {
     rate: SyncRate,
     meters: SyncLimitTelemetry,
     /// The origin of the times of the limits.
@@ -63,20 +63,20 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Players {
-    open: HashMap<PlayerId, Entry>,
+    entries: HashMap<PlayerId, PlayerEntry>,
     /// Players whose last stream has ended, and when they may be removed; the earliest first. A player is not removed
     /// before its last grant expires, because otherwise reconnecting would reset the limit.
-    left: VecDeque<(Moment, PlayerId)>,
+    closed: VecDeque<(Moment, PlayerId)>,
 }
 
 #[derive(Debug, Default)]
-struct Entry {
-    player: Arc<Mutex<Player>>,
+struct PlayerEntry {
+    queue: Arc<Mutex<PlayerQueue>>,
     streams: usize,
 }
 
 #[derive(Debug, Default)]
-struct Player {
+struct PlayerQueue {
     limit: SyncLimit,
     /// The wakers of the waiting streams.
     wakers: Vec<(Ticket, Waker)>,
@@ -84,67 +84,67 @@ struct Player {
 
 impl SyncLimitLayer {
     pub fn new(rate: SyncRate) -> Self {
-        Self::measured(rate, SyncLimitTelemetry::default())
+        Self::with_meters(rate, SyncLimitTelemetry::default())
     }
 
     /// Creates a layer that records in `meters` how long frames waited for a permit.
-    pub fn measured(rate: SyncRate, meters: SyncLimitTelemetry) -> Self {
-        Self(Arc::new(Shared { rate, meters, start: Instant::now(), players: Mutex::default() }))
+    pub fn with_meters(rate: SyncRate, meters: SyncLimitTelemetry) -> Self {
+        Self(Arc::new(LimiterState { rate, meters, start: Instant::now(), players: Mutex::default() }))
     }
 
     /// Removes players whose last stream ended more than [`GRANT_LIFE`] ago. This also happens whenever a stream opens
     /// or ends; call this method in case none does.
-    pub fn forget_gone(&self) {
+    pub fn remove_idle(&self) {
         let now = self.0.now();
-        lock(&self.0.players).forget_gone(now);
+        lock(&self.0.players).remove_idle(now);
     }
 
     /// Returns the number of players in memory.
     pub fn players(&self) -> usize {
-        lock(&self.0.players).open.len()
+        lock(&self.0.players).entries.len()
     }
 }
 
 impl<S> Layer<S> for SyncLimitLayer {
-    type Service = SyncLimited<S>;
+    type Service = SyncLimitService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        SyncLimited { inner, shared: self.0.clone() }
+        SyncLimitService { inner, shared: self.0.clone() }
     }
 }
 
 #[derive(Debug, Clone)]
-pub struct SyncLimited<S> {
+pub struct SyncLimitService<S> {
     inner: S,
-    shared: Arc<Shared>,
+    shared: Arc<LimiterState>,
 }
 
-impl<S, B> Service<Request<B>> for SyncLimited<S>
+impl<S, B> Service<Request<B>> for SyncLimitService<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = LimitedFuture<S::Future>;
+    type Future = SyncLimitFuture<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        LimitedFuture { inner: self.inner.call(request), shared: self.shared.clone() }
+        SyncLimitFuture { inner: self.inner.call(request), shared: self.shared.clone() }
     }
 }
 
 pin_project! {
-    pub struct LimitedFuture<F> {
+    pub struct SyncLimitFuture<F> {
         #[pin]
         inner: F,
-        shared: Arc<Shared>,
+        shared: Arc<LimiterState>,
     }
 }
 
-impl<F, E> Future for LimitedFuture<F>
+impl<F, E> Future for SyncLimitFuture<F>
 where
     F: Future<Output = Result<Response<Body>, E>>,
 {
@@ -154,103 +154,103 @@ where
         let this = self.project();
         let mut response = ready!(this.inner.poll(context))?;
         let Some(LimitedPlayer(player)) = response.extensions_mut().remove() else { return Poll::Ready(Ok(response)) };
-        let place = this.shared.open(player);
+        let stream = this.shared.open(player);
         let age = response.extensions_mut().remove::<FrameAge>().unwrap_or_default();
-        let waits = Waits { age, since: None };
-        Poll::Ready(Ok(response.map(|inner| Body::new(LimitedBody { inner, place, wait: None, waits }))))
+        let wait_timer = WaitTimer { age, since: None };
+        Poll::Ready(Ok(response.map(|inner| Body::new(SyncLimitBody { inner, stream, sleep: None, wait_timer }))))
     }
 }
 
-impl Shared {
+impl LimiterState {
     fn now(&self) -> Moment {
         self.start.elapsed()
     }
 
-    fn open(self: &Arc<Self>, id: PlayerId) -> Place {
+    fn open(self: &Arc<Self>, id: PlayerId) -> PlayerStream {
         let mut players = lock(&self.players);
-        players.forget_gone(self.now());
-        let entry = players.open.entry(id.clone()).or_default();
+        players.remove_idle(self.now());
+        let entry = players.entries.entry(id.clone()).or_default();
         entry.streams += 1;
-        Place { shared: self.clone(), id, player: entry.player.clone(), ticket: None }
+        PlayerStream { shared: self.clone(), id, queue: entry.queue.clone(), ticket: None }
     }
 
     fn close(&self, id: &PlayerId) {
         let mut players = lock(&self.players);
         let now = self.now();
-        if let Some(entry) = players.open.get_mut(id) {
+        if let Some(entry) = players.entries.get_mut(id) {
             entry.streams -= 1;
             if entry.streams == 0 {
-                players.left.push_back((now + GRANT_LIFE, id.clone()));
+                players.closed.push_back((now + GRANT_LIFE, id.clone()));
             }
         }
-        players.forget_gone(now);
+        players.remove_idle(now);
     }
 }
 
 impl Players {
-    fn forget_gone(&mut self, now: Moment) {
-        while let Some((_, id)) = self.left.pop_front_if(|(due, _)| *due <= now) {
-            let gone = |entry: &Entry| entry.streams == 0 && lock(&entry.player).limit.is_idle(now);
-            if self.open.get(&id).is_some_and(gone) {
-                self.open.remove(&id);
+    fn remove_idle(&mut self, now: Moment) {
+        while let Some((_, id)) = self.closed.pop_front_if(|(due, _)| *due <= now) {
+            let is_idle = |entry: &PlayerEntry| entry.streams == 0 && lock(&entry.queue).limit.is_idle(now);
+            if self.entries.get(&id).is_some_and(is_idle) {
+                self.entries.remove(&id);
             }
         }
     }
 }
 
-/// A stream of a player. Dropping this value removes the stream from the player's queue.
+/// A stream in the queue of its player. Dropping this value removes the stream from the queue.
 #[derive(Debug)]
-struct Place {
-    shared: Arc<Shared>,
+struct PlayerStream {
+    shared: Arc<LimiterState>,
     id: PlayerId,
-    player: Arc<Mutex<Player>>,
+    queue: Arc<Mutex<PlayerQueue>>,
     /// The ticket in the player's queue, if the stream waits.
     ticket: Option<Ticket>,
 }
 
 /// The stream has no permit; poll again at this time.
-struct Wait(Moment);
+struct NoPermit(Moment);
 
-impl Place {
+impl PlayerStream {
     /// Polls the body for a frame if the player has a permit.
     ///
-    /// Holds the player's lock while polling, so that no other stream of the player sends a frame between the check of
+    /// Locks the player's queue while polling, so that no other stream of the player sends a frame between the check of
     /// the limit and the record of this frame. The recorded time is the time after polling.
-    fn poll_inner(&mut self, inner: Pin<&mut Body>, context: &mut Context<'_>) -> Result<PolledFrame, Wait> {
-        let mut player = lock(&self.player);
-        player.limit.handle_setting(self.shared.rate.get());
-        if let Turn::Wait { ticket, until } = player.limit.poll_turn(self.ticket, self.shared.now()) {
+    fn poll_inner(&mut self, inner: Pin<&mut Body>, context: &mut Context<'_>) -> Result<PolledFrame, NoPermit> {
+        let mut queue = lock(&self.queue);
+        queue.limit.handle_setting(self.shared.rate.get());
+        if let Turn::Wait { ticket, until } = queue.limit.poll_turn(self.ticket, self.shared.now()) {
             self.ticket = Some(ticket);
-            player.wake_with(ticket, context.waker());
-            return Err(Wait(until));
+            queue.set_waker(ticket, context.waker());
+            return Err(NoPermit(until));
         }
         let polled = http_body::Body::poll_frame(inner, context);
         let ticket = self.ticket.take();
         let is_sync = matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data());
-        let move_up = if is_sync {
-            player.handle_sent(ticket, self.shared.now());
+        let next_wakers = if is_sync {
+            queue.handle_sent(ticket, self.shared.now());
             Vec::new()
         } else {
-            player.handle_left(ticket)
+            queue.handle_left(ticket)
         };
-        drop(player);
-        move_up.into_iter().for_each(Waker::wake);
+        drop(queue);
+        next_wakers.into_iter().for_each(Waker::wake);
         Ok(polled)
     }
 }
 
-impl Drop for Place {
+impl Drop for PlayerStream {
     fn drop(&mut self) {
-        let move_up = lock(&self.player).handle_left(self.ticket);
-        move_up.into_iter().for_each(Waker::wake);
+        let next_wakers = lock(&self.queue).handle_left(self.ticket);
+        next_wakers.into_iter().for_each(Waker::wake);
         self.shared.close(&self.id);
     }
 }
 
-impl Player {
-    fn wake_with(&mut self, ticket: Ticket, waker: &Waker) {
+impl PlayerQueue {
+    fn set_waker(&mut self, ticket: Ticket, waker: &Waker) {
         match self.wakers.iter_mut().find(|(waiting, _)| *waiting == ticket) {
-            Some((_, known)) => known.clone_from(waker),
+            Some((_, current)) => current.clone_from(waker),
             None => self.wakers.push((ticket, waker.clone())),
         }
     }
@@ -263,9 +263,9 @@ impl Player {
     /// Removes a stream that has left the queue without sending. Returns the wakers of the streams that waited behind
     /// it; they should poll again.
     fn handle_left(&mut self, ticket: Option<Ticket>) -> Vec<Waker> {
-        let left = self.limit.handle_left(ticket);
+        let was_waiting = self.limit.handle_left(ticket);
         self.wakers.retain(|(waiting, _)| Some(*waiting) != ticket);
-        let behind = self.wakers.iter().filter(|(waiting, _)| left && Some(*waiting) > ticket);
+        let behind = self.wakers.iter().filter(|(waiting, _)| was_waiting && Some(*waiting) > ticket);
         behind.map(|(_, waker)| waker.clone()).collect()
     }
 }
@@ -273,21 +273,21 @@ impl Player {
 type PolledFrame = Poll<Option<Result<Frame<Bytes>, Status>>>;
 
 /// A response body that waits for permits of its player.
-struct LimitedBody {
+struct SyncLimitBody {
     inner: Body,
-    place: Place,
+    stream: PlayerStream,
     /// Created when the stream waits for the first time; most streams never wait.
-    wait: Option<Pin<Box<Sleep>>>,
-    waits: Waits,
+    sleep: Option<Pin<Box<Sleep>>>,
+    wait_timer: WaitTimer,
 }
 
 /// Measures how long the frames of a stream wait for a permit.
-struct Waits {
+struct WaitTimer {
     age: FrameAge,
     since: Option<Instant>,
 }
 
-impl Waits {
+impl WaitTimer {
     /// Records how long a frame has waited: the shorter of the stream's wait and the age of the frame's oldest change.
     fn handle_polled(&mut self, polled: &PolledFrame, meters: &SyncLimitTelemetry) {
         let waited = self.since.take().map(|since| since.elapsed());
@@ -299,26 +299,26 @@ impl Waits {
     }
 }
 
-impl http_body::Body for LimitedBody {
+impl http_body::Body for SyncLimitBody {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> PolledFrame {
         let this = self.get_mut();
         loop {
-            let until = match this.place.poll_inner(Pin::new(&mut this.inner), context) {
+            let until = match this.stream.poll_inner(Pin::new(&mut this.inner), context) {
                 Ok(polled) => {
-                    this.waits.handle_polled(&polled, &this.place.shared.meters);
+                    this.wait_timer.handle_polled(&polled, &this.stream.shared.meters);
                     return polled;
                 }
-                Err(Wait(until)) => this.place.shared.start + until,
+                Err(NoPermit(until)) => this.stream.shared.start + until,
             };
-            this.waits.since.get_or_insert_with(Instant::now);
-            let wait = this.wait.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-            if wait.deadline() != until {
-                wait.as_mut().reset(until);
+            this.wait_timer.since.get_or_insert_with(Instant::now);
+            let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+            if sleep.deadline() != until {
+                sleep.as_mut().reset(until);
             }
-            ready!(wait.as_mut().poll(context));
+            ready!(sleep.as_mut().poll(context));
         }
     }
 

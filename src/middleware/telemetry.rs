@@ -4,9 +4,9 @@
 //! The layer distinguishes only the methods of the registered services; all unknown methods count as one, whatever
 //! callers send.
 
-use super::access_log::{AccessLog, AccessRecord, Ending};
+use super::access_log::{AccessLog, AccessRecord, CallOutcome};
 use super::content_type::UNSUPPORTED_PROTOCOL;
-use super::messages::Messages;
+use super::messages::MessageCounter;
 use crate::statistics::{Method, OTHER_METHOD, RpcStatistics};
 use crate::sync::TraceContext;
 use crate::telemetry::{CallContext, CallSpan, Telemetry};
@@ -36,13 +36,13 @@ static METHODS: LazyLock<Vec<(String, bool)>> = LazyLock::new(|| {
 
 fn methods(descriptors: &[u8]) -> Vec<(String, bool)> {
     let pool = DescriptorPool::decode(descriptors).unwrap_or_default();
-    let of_service = |service: prost_reflect::ServiceDescriptor| {
+    let service_methods = |service: prost_reflect::ServiceDescriptor| {
         let methods = service
             .methods()
             .map(|method| (format!("{}/{}", service.full_name(), method.name()), method.is_server_streaming()));
         methods.collect::<Vec<_>>()
     };
-    pool.services().flat_map(of_service).collect()
+    pool.services().flat_map(service_methods).collect()
 }
 
 /// Returns the reasons of all errors; they are the values of the label `reason`.
@@ -51,10 +51,10 @@ fn reasons() -> impl Iterator<Item = &'static str> {
 }
 
 #[derive(Debug, Clone)]
-pub struct TelemetryLayer(Arc<Shared>);
+pub struct TelemetryLayer(Arc<TelemetryState>);
 
 #[derive(Debug)]
-struct Shared {
+struct TelemetryState {
     telemetry: Telemetry,
     rpc: Arc<RpcStatistics>,
     access: AccessLog,
@@ -65,7 +65,7 @@ impl TelemetryLayer {
         let methods = METHODS.iter().map(|(name, is_stream)| Method { name, is_stream: *is_stream });
         let rpc = Arc::new(RpcStatistics::new(methods, reasons()));
         let access = AccessLog::new(telemetry.access_log(), reasons());
-        Self(Arc::new(Shared { telemetry, rpc, access }))
+        Self(Arc::new(TelemetryState { telemetry, rpc, access }))
     }
 
     /// Returns the counts of calls.
@@ -75,53 +75,53 @@ impl TelemetryLayer {
 }
 
 impl<S> Layer<S> for TelemetryLayer {
-    type Service = Measured<S>;
+    type Service = TelemetryService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Measured { inner, shared: self.0.clone() }
+        TelemetryService { inner, shared: self.0.clone() }
     }
 }
 
 #[derive(Debug, Clone)]
-pub struct Measured<S> {
+pub struct TelemetryService<S> {
     inner: S,
-    shared: Arc<Shared>,
+    shared: Arc<TelemetryState>,
 }
 
-impl<S, B> Service<Request<B>> for Measured<S>
+impl<S, B> Service<Request<B>> for TelemetryService<S>
 where
     S: Service<Request<RequestBody<B>>, Response = Response<Body>>,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = MeasuredFuture<S::Future>;
+    type Future = TelemetryFuture<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let call = Call::begin(self.shared.clone(), &request);
-        if let Some(cause) = call.cause() {
-            request.extensions_mut().insert(cause);
+        let call = ActiveCall::begin(self.shared.clone(), &request);
+        if let Some(trace) = call.trace_context() {
+            request.extensions_mut().insert(trace);
         }
-        request.extensions_mut().insert(call.record.parties());
+        request.extensions_mut().insert(call.record.caller_record());
         let (shared, method) = (self.shared.clone(), call.method);
-        let request = request.map(|inner| RequestBody { inner, shared, method, messages: Messages::default() });
+        let request = request.map(|inner| RequestBody { inner, shared, method, messages: MessageCounter::default() });
         let entered = call.span.as_ref().map(CallSpan::enter);
         let inner = self.inner.call(request);
         drop(entered);
-        MeasuredFuture { inner, call: Some(call) }
+        TelemetryFuture { inner, call: Some(call) }
     }
 }
 
 /// A call, from its headers to the last byte of its response. A call that is dropped before it has ended counts as
 /// cancelled.
 #[derive(Debug)]
-struct Call {
-    shared: Arc<Shared>,
+struct ActiveCall {
+    shared: Arc<TelemetryState>,
     method: usize,
-    began: Instant,
+    start: Instant,
     record: AccessRecord,
     span: Option<CallSpan>,
     /// Whether the call is a stream that was opened successfully.
@@ -129,8 +129,8 @@ struct Call {
     ended: bool,
 }
 
-impl Call {
-    fn begin<B>(shared: Arc<Shared>, request: &Request<B>) -> Self {
+impl ActiveCall {
+    fn begin<B>(shared: Arc<TelemetryState>, request: &Request<B>) -> Self {
         let path = request.uri().path();
         let method = shared.rpc.method(path);
         shared.rpc.start_call(method);
@@ -139,31 +139,31 @@ impl Call {
         let record = AccessRecord::new(request.headers(), unknown_path, client);
         let context = CallContext { method: name, path, headers: request.headers(), client };
         let span = shared.telemetry.start_call(&context);
-        Self { shared, method, began: Instant::now(), record, span, is_open: false, ended: false }
+        Self { shared, method, start: Instant::now(), record, span, is_open: false, ended: false }
     }
 
-    fn cause(&self) -> Option<TraceContext> {
+    fn trace_context(&self) -> Option<TraceContext> {
         self.span.as_ref().map(CallSpan::trace_context)
     }
 
-    fn end(&mut self, ending: &Ending) {
+    fn end(&mut self, outcome: &CallOutcome) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let code = ending.code();
-        if ending.is_refusal() {
-            self.shared.rpc.add_refusal(ending.reason.as_deref());
+        let code = outcome.code();
+        if outcome.is_error() {
+            self.shared.rpc.add_refusal(outcome.reason.as_deref());
         }
-        let (status, is_fault, took) = (code_name(code), is_fault(code), self.began.elapsed());
+        let (status, is_fault, duration) = (code_name(code), is_server_fault(code), self.start.elapsed());
         let method = self.shared.rpc.name(self.method);
         self.shared.rpc.end_call(self.method);
         if self.is_open {
-            self.shared.telemetry.record_stream(method, status, took);
+            self.shared.telemetry.record_stream(method, status, duration);
         } else {
-            self.shared.telemetry.record_call(method, status, is_fault, took);
+            self.shared.telemetry.record_call(method, status, is_fault, duration);
         }
         let entered = self.span.as_ref().map(CallSpan::enter);
-        self.shared.access.log(&self.record, method, status, ending, took);
+        self.shared.access.log(&self.record, method, status, outcome, duration);
         drop(entered);
         if let Some(span) = self.span.take() {
             span.end(status, is_fault);
@@ -171,21 +171,21 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for ActiveCall {
     fn drop(&mut self) {
-        self.end(&Ending::of(Code::Cancelled));
+        self.end(&CallOutcome::of(Code::Cancelled));
     }
 }
 
 pin_project! {
-    pub struct MeasuredFuture<F> {
+    pub struct TelemetryFuture<F> {
         #[pin]
         inner: F,
-        call: Option<Call>,
+        call: Option<ActiveCall>,
     }
 }
 
-impl<F, E> Future for MeasuredFuture<F>
+impl<F, E> Future for TelemetryFuture<F>
 where
     F: Future<Output = Result<Response<Body>, E>>,
 {
@@ -201,7 +201,7 @@ where
         let response = match response {
             Ok(response) => response,
             Err(error) => {
-                call.end(&Ending::of(Code::Unknown));
+                call.end(&CallOutcome::of(Code::Unknown));
                 return Poll::Ready(Err(error));
             }
         };
@@ -209,13 +209,13 @@ where
         if !is_ok || response.headers().contains_key(Status::GRPC_STATUS) {
             let code = if is_ok { Code::Unknown } else { code_of_http(response.status()) };
             call.end(&match response.extensions().get() {
-                Some(not_served) => Ending::of_not_served(*not_served, code),
-                None => Ending::of_headers(response.headers(), code),
+                Some(not_grpc) => CallOutcome::of_not_grpc(*not_grpc, code),
+                None => CallOutcome::of_headers(response.headers(), code),
             });
             return Poll::Ready(Ok(response));
         }
         call.is_open = call.shared.rpc.is_stream(call.method);
-        let messages = Messages::default();
+        let messages = MessageCounter::default();
         Poll::Ready(Ok(response.map(|inner| Body::new(ResponseBody { inner, call, messages }))))
     }
 }
@@ -225,9 +225,9 @@ pin_project! {
     pub struct RequestBody<B> {
         #[pin]
         inner: B,
-        shared: Arc<Shared>,
+        shared: Arc<TelemetryState>,
         method: usize,
-        messages: Messages,
+        messages: MessageCounter,
     }
 }
 
@@ -258,8 +258,8 @@ impl<B: http_body::Body<Data = Bytes>> http_body::Body for RequestBody<B> {
 /// Counts the sent messages, and determines the outcome of the call.
 struct ResponseBody {
     inner: Body,
-    call: Call,
-    messages: Messages,
+    call: ActiveCall,
+    messages: MessageCounter,
 }
 
 impl http_body::Body for ResponseBody {
@@ -278,12 +278,12 @@ impl http_body::Body for ResponseBody {
                     let messages = this.messages.handle_bytes(bytes);
                     this.call.shared.rpc.add_sent(this.call.method, messages);
                 } else if let Some(trailers) = frame.trailers_ref() {
-                    this.call.end(&Ending::of_headers(trailers, Code::Unknown));
+                    this.call.end(&CallOutcome::of_headers(trailers, Code::Unknown));
                 }
             }
-            Some(Err(status)) => this.call.end(&Ending::of(status.code())),
+            Some(Err(status)) => this.call.end(&CallOutcome::of(status.code())),
             // Without trailers, the outcome is unknown.
-            None => this.call.end(&Ending::of(Code::Unknown)),
+            None => this.call.end(&CallOutcome::of(Code::Unknown)),
         }
         Poll::Ready(polled)
     }
@@ -298,7 +298,7 @@ impl http_body::Body for ResponseBody {
 }
 
 /// Returns whether a code means a fault of the server, according to OpenTelemetry's semantic conventions.
-fn is_fault(code: Code) -> bool {
+fn is_server_fault(code: Code) -> bool {
     matches!(
         code,
         Code::Unknown
@@ -330,7 +330,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_methods_of_our_services_are_known() {
+    fn all_methods_of_the_slotcast_services_are_known() {
         assert!(METHODS.iter().any(|(method, _)| method == "slotcast.v1.InventoryService/AddItem"), "{METHODS:?}");
         assert!(METHODS.iter().any(|(method, _)| method == "slotcast.v1.AdminService/Drain"), "{METHODS:?}");
     }

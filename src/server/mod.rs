@@ -8,7 +8,7 @@ pub use lifecycle::serve;
 
 use crate::domain::Catalog;
 use crate::engine::EngineSettings;
-use crate::grpc::streams::StreamSettings;
+use crate::grpc::stream_limit::StreamSettings;
 use crate::identity::Authentication;
 use crate::live_rollout::LiveRollout;
 use crate::middleware::AdmissionSettings;

@@ -5,12 +5,12 @@ use crate::domain::Catalog;
 use crate::engine::{CommitLoop, Engine, EngineSettings, EngineStatisticsReader};
 use crate::grpc::admin::Admin;
 use crate::grpc::service::Service;
-use crate::grpc::streams::OpenStreams;
+use crate::grpc::stream_limit::StreamLimiter;
 use crate::grpc::{AdminServiceServer, InventoryServiceServer};
 use crate::identity::Authentication;
 use crate::middleware::{
-    Admission, AdmissionLayer, ContentTypeLayer, DeadlineLayer, EndsOnClosing, IdentityLayer, SyncLimitLayer, SyncRate,
-    TelemetryLayer,
+    Admission, AdmissionLayer, ClosingService, ContentTypeLayer, DeadlineLayer, IdentityLayer, SyncLimitLayer,
+    SyncRate, TelemetryLayer,
 };
 use crate::statistics::StreamStatistics;
 use crate::store::Store;
@@ -90,7 +90,7 @@ pub(super) fn build(
 
     let admission = Admission::new(settings.admission);
     let sync_rate = SyncRate::new(settings.rollout.current().syncs_per_second);
-    let sync_limit = SyncLimitLayer::measured(sync_rate.clone(), settings.telemetry.sync_limit());
+    let sync_limit = SyncLimitLayer::with_meters(sync_rate.clone(), settings.telemetry.sync_limit());
     let layers = build_layers(telemetry, &settings.authentication, admission.as_ref(), &sync_limit);
     let drain_requested = CancellationToken::new();
     let health = health_service.clone();
@@ -185,7 +185,7 @@ fn build_routes(
         drain_limit: settings.drain.limit,
         start,
     };
-    let streams = OpenStreams::new(settings.streams);
+    let streams = StreamLimiter::new(settings.streams);
     let telemetry = settings.telemetry.clone();
     let service = Service { engine, catalog_version, rollout, statistics, telemetry, streams, start };
     let message_bytes_max = settings.transport.message_bytes_max;
@@ -198,9 +198,9 @@ fn build_routes(
     };
     Ok(Routes::new(InventoryServiceServer::new(service).max_decoding_message_size(message_bytes_max))
         .add_service(AdminServiceServer::new(admin).max_decoding_message_size(message_bytes_max))
-        .add_service(EndsOnClosing::new(health))
-        .add_service(EndsOnClosing::new(reflection().build_v1()?))
-        .add_service(EndsOnClosing::new(reflection().build_v1alpha()?))
+        .add_service(ClosingService::new(health))
+        .add_service(ClosingService::new(reflection().build_v1()?))
+        .add_service(ClosingService::new(reflection().build_v1alpha()?))
         .prepare())
 }
 
@@ -233,8 +233,8 @@ async fn remove_inactive(admission: Option<Admission>, sync_limit: SyncLimitLaye
     loop {
         interval.tick().await;
         if let Some(admission) = &admission {
-            admission.forget_rested();
+            admission.remove_idle();
         }
-        sync_limit.forget_gone();
+        sync_limit.remove_idle();
     }
 }

@@ -14,9 +14,9 @@ use std::collections::HashSet;
 pub fn subscribe_options(
     request: &v1::SubscribeInventoryRequest,
 ) -> Result<(Vec<InventoryId>, SubscribeOptions), FieldViolation> {
-    let wanted = request.inventories.len();
-    if wanted == 0 || wanted > SUBSCRIPTION_INVENTORIES_MAX {
-        let text = format!("must contain 1 to {SUBSCRIPTION_INVENTORIES_MAX} inventories, got {wanted}");
+    let count = request.inventories.len();
+    if count == 0 || count > SUBSCRIPTION_INVENTORIES_MAX {
+        let text = format!("must contain 1 to {SUBSCRIPTION_INVENTORIES_MAX} inventories, got {count}");
         return Err(FieldViolation::new("inventories", text));
     }
     let mut seen = HashSet::new();
@@ -57,7 +57,7 @@ pub fn message(frame: &Frame) -> v1::SubscribeInventoryResponse {
         caught_up: frame.caught_up,
         marks: marks.collect(),
         covered: frame.covered.iter().map(|key| key.0).collect(),
-        notices: frame.notices.iter().map(|(position, note)| notice(*position, note)).collect(),
+        notices: frame.notices.iter().map(|(position, record)| notice(*position, record)).collect(),
         notices_dropped: frame.notices_dropped,
     }
 }
@@ -107,14 +107,14 @@ fn full_reason(reason: FullReason) -> v1::FullReason {
     }
 }
 
-fn notice(position: usize, note: &ChangeRecord) -> v1::Notice {
+fn notice(position: usize, record: &ChangeRecord) -> v1::Notice {
     v1::Notice {
         watch: position as u32,
-        epoch: note.epoch.get(),
-        revision: note.revision.0,
-        kind: change_kind(note.kind).into(),
-        caller: note.caller.to_string(),
-        reason: note.reason.to_string(),
+        epoch: record.epoch.get(),
+        revision: record.revision.0,
+        kind: change_kind(record.kind).into(),
+        caller: record.caller.to_string(),
+        reason: record.reason.to_string(),
     }
 }
 
@@ -141,7 +141,7 @@ pub fn read(
     message: &v1::SubscribeInventoryResponse,
     ids: &[InventoryId],
     last_sent: impl Fn(usize) -> Option<Revision>,
-) -> Read {
+) -> ReceivedFrame {
     let (mut frame, mut unreadable) = (Frame { caught_up: message.caught_up, ..Frame::default() }, Vec::new());
     for change in &message.changes {
         let position = change.watch as usize;
@@ -162,12 +162,12 @@ pub fn read(
     frame.versions = message.marks.iter().filter_map(version).collect();
     frame.covered = message.covered.iter().map(|tag| KeyTag(*tag)).collect();
     frame.notices_dropped = message.notices_dropped;
-    Read { frame, unreadable }
+    ReceivedFrame { frame, unreadable }
 }
 
 /// A message converted to a frame.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Read {
+pub struct ReceivedFrame {
     pub frame: Frame,
     /// Positions of inventories whose change is malformed.
     pub unreadable: Vec<usize>,
@@ -192,16 +192,16 @@ pub fn inventory_frame(change: &v1::InventoryChange, last_sent: Option<Revision>
     if change.slots.len() != change.counts.len() || change.attributes.len() != change.attribute_slots.len() {
         return None;
     }
-    let kept = change.slots.len().checked_sub(change.items.len())?;
+    let filled_from = change.slots.len().checked_sub(change.items.len())?;
     let mut changes = Vec::with_capacity(change.slots.len());
     for (index, (slot, count)) in change.slots.iter().zip(&change.counts).enumerate() {
         let number = *slot;
         let slot = Slot(u16::try_from(number).ok()?);
-        changes.push(match (index.checked_sub(kept), *count) {
+        changes.push(match (index.checked_sub(filled_from), *count) {
             (None, 0) => SlotChange::Emptied { slot },
             (None, count) => SlotChange::Count { slot, count },
-            (Some(at), count) => {
-                let (item, count) = (ItemCode::new(change.items[at])?, Count::new(count)?);
+            (Some(item_index), count) => {
+                let (item, count) = (ItemCode::new(change.items[item_index])?, Count::new(count)?);
                 SlotChange::Filled { slot, stack: Stack { item, count, attributes: attributes(change, number)? } }
             }
         });
@@ -210,9 +210,9 @@ pub fn inventory_frame(change: &v1::InventoryChange, last_sent: Option<Revision>
 }
 
 fn attributes(change: &v1::InventoryChange, slot: u32) -> Option<Attributes> {
-    match change.attribute_slots.iter().position(|of| *of == slot) {
+    match change.attribute_slots.iter().position(|attribute_slot| *attribute_slot == slot) {
         None => Some(Attributes::NONE),
-        Some(at) => Attributes::new(&change.attributes[at]),
+        Some(index) => Attributes::new(&change.attributes[index]),
     }
 }
 

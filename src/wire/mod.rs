@@ -8,6 +8,7 @@
 //! - [`catalog`]: reads the catalog, with which the client library predicts.
 //! - [`rollout`]: writes and reads the rollout settings of `AdminService`.
 //! - [`reason`]: the table of error reasons.
+//! - [`codec`]: encodes and decodes messages with small buffers.
 
 pub mod catalog;
 pub mod codec;

@@ -9,7 +9,7 @@ use crate::domain::{
 };
 use crate::sync::subscription::SUBSCRIPTION_INVENTORIES_MAX;
 use crate::wire::v1;
-use crate::wire::v1::operation::Operation as Wire;
+use crate::wire::v1::operation::Operation as WireOperation;
 
 /// Maximum length of a `reason`, in bytes.
 pub const REASON_BYTES_MAX: usize = 256;
@@ -76,11 +76,11 @@ pub fn mutation(context: &v1::MutationContext, operations: &[v1::Operation], sin
         return Err(FieldViolation::new("context.expected", text));
     }
     let expected = context.expected.iter().enumerate().map(|(index, expected)| {
-        guard(expected).map_err(|invalid| invalid.within(&format!("context.expected[{index}]")))
+        guard(expected).map_err(|violation| violation.within(&format!("context.expected[{index}]")))
     });
-    let parsed = operations.iter().enumerate().map(|(index, one)| {
-        let parsed = operation(one);
-        if single { parsed } else { parsed.map_err(|invalid| invalid.within(&format!("operations[{index}]"))) }
+    let parsed = operations.iter().enumerate().map(|(index, wire)| {
+        let parsed = operation(wire);
+        if single { parsed } else { parsed.map_err(|violation| violation.within(&format!("operations[{index}]"))) }
     });
     Ok(Mutation { expected: expected.collect::<Parsed<_>>()?, operations: parsed.collect::<Parsed<_>>()? })
 }
@@ -98,14 +98,14 @@ fn guard(expected: &v1::ExpectedRevision) -> Parsed<Guard> {
 /// Returns, for each operation, the path of the field that contains its names, for [`unknown_name`].
 pub fn name_paths(operations: &[v1::Operation]) -> Vec<&'static str> {
     let path = |operation: &v1::Operation| match &operation.operation {
-        Some(Wire::Create(_)) => "create",
-        Some(Wire::Add(_)) => "add.stack",
-        Some(Wire::Remove(_)) => "remove.item",
-        Some(Wire::Craft(_)) => "craft",
-        Some(Wire::Transfer(_)) => "transfer.item",
-        Some(Wire::Set(_)) => "set.stack",
-        Some(Wire::Rearrange(_)) => "rearrange",
-        Some(Wire::Delete(_) | Wire::Move(_) | Wire::Drop(_)) | None => "operation",
+        Some(WireOperation::Create(_)) => "create",
+        Some(WireOperation::Add(_)) => "add.stack",
+        Some(WireOperation::Remove(_)) => "remove.item",
+        Some(WireOperation::Craft(_)) => "craft",
+        Some(WireOperation::Transfer(_)) => "transfer.item",
+        Some(WireOperation::Set(_)) => "set.stack",
+        Some(WireOperation::Rearrange(_)) => "rearrange",
+        Some(WireOperation::Delete(_) | WireOperation::Move(_) | WireOperation::Drop(_)) | None => "operation",
     };
     operations.iter().map(path).collect()
 }
@@ -118,32 +118,34 @@ pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnknownName) -> Fiel
         UnknownEntry::Recipe { .. } => ("recipe", ErrorReason::UnknownRecipe),
         UnknownEntry::Layout { .. } => ("layout", ErrorReason::UnknownLayout),
     };
-    let invalid = FieldViolation::with_reason(name, reason, &unknown.entry);
-    let invalid = match unknown.stack {
-        Some(index) => invalid.within("stack").within(&format!("stacks[{index}]")),
-        None => invalid,
+    let violation = FieldViolation::with_reason(name, reason, &unknown.entry);
+    let violation = match unknown.stack {
+        Some(index) => violation.within("stack").within(&format!("stacks[{index}]")),
+        None => violation,
     };
-    let Some(path) = paths.get(unknown.operation) else { return invalid };
-    let invalid = invalid.within(path);
-    if single { invalid } else { invalid.within(&format!("operations[{}]", unknown.operation)) }
+    let Some(path) = paths.get(unknown.operation) else { return violation };
+    let violation = violation.within(path);
+    if single { violation } else { violation.within(&format!("operations[{}]", unknown.operation)) }
 }
 
 fn operation(operation: &v1::Operation) -> Parsed<NamedOperation> {
     let wire = operation.operation.as_ref();
     let wire = wire.ok_or_else(|| FieldViolation::new("operation", "required"))?;
     match wire {
-        Wire::Create(create) => self::create(create).map_err(|invalid| invalid.within("create")),
-        Wire::Delete(delete) => {
+        WireOperation::Create(create) => self::create(create).map_err(|violation| violation.within("create")),
+        WireOperation::Delete(delete) => {
             Ok(Operation::Delete { id: inventory_id("delete.inventory_id", &delete.inventory_id)? })
         }
-        Wire::Add(add) => self::add(add).map_err(|invalid| invalid.within("add")),
-        Wire::Remove(remove) => self::remove(remove).map_err(|invalid| invalid.within("remove")),
-        Wire::Move(shift) => self::shift(shift).map_err(|invalid| invalid.within("move")),
-        Wire::Drop(drop) => self::drop(drop).map_err(|invalid| invalid.within("drop")),
-        Wire::Craft(craft) => self::craft(craft).map_err(|invalid| invalid.within("craft")),
-        Wire::Transfer(transfer) => self::transfer(transfer).map_err(|invalid| invalid.within("transfer")),
-        Wire::Set(set) => self::set(set).map_err(|invalid| invalid.within("set")),
-        Wire::Rearrange(wanted) => self::rearrange(wanted).map_err(|invalid| invalid.within("rearrange")),
+        WireOperation::Add(add) => self::add(add).map_err(|violation| violation.within("add")),
+        WireOperation::Remove(remove) => self::remove(remove).map_err(|violation| violation.within("remove")),
+        WireOperation::Move(move_item) => self::move_item(move_item).map_err(|violation| violation.within("move")),
+        WireOperation::Drop(drop) => self::drop(drop).map_err(|violation| violation.within("drop")),
+        WireOperation::Craft(craft) => self::craft(craft).map_err(|violation| violation.within("craft")),
+        WireOperation::Transfer(transfer) => self::transfer(transfer).map_err(|violation| violation.within("transfer")),
+        WireOperation::Set(set) => self::set(set).map_err(|violation| violation.within("set")),
+        WireOperation::Rearrange(rearrange) => {
+            self::rearrange(rearrange).map_err(|violation| violation.within("rearrange"))
+        }
     }
 }
 
@@ -173,10 +175,10 @@ fn remove(remove: &v1::RemoveItem) -> Parsed<NamedOperation> {
     Ok(Operation::Remove { id, item, attributes, count })
 }
 
-fn shift(shift: &v1::MoveItem) -> Parsed<NamedOperation> {
-    let id = inventory_id("inventory_id", &shift.inventory_id)?;
-    let (from, count) = slot_quantity("from", shift.from.as_ref())?;
-    Ok(Operation::Move { id, from, to: slot_ref("to", shift.to.as_ref())?, count })
+fn move_item(move_item: &v1::MoveItem) -> Parsed<NamedOperation> {
+    let id = inventory_id("inventory_id", &move_item.inventory_id)?;
+    let (from, count) = slot_quantity("from", move_item.from.as_ref())?;
+    Ok(Operation::Move { id, from, to: slot_ref("to", move_item.to.as_ref())?, count })
 }
 
 fn drop(drop: &v1::DropItem) -> Parsed<NamedOperation> {
@@ -211,13 +213,13 @@ fn transfer(transfer: &v1::TransferItem) -> Parsed<NamedOperation> {
 
 fn set(set: &v1::SetSlot) -> Parsed<NamedOperation> {
     let id = inventory_id("inventory_id", &set.inventory_id)?;
-    let stack = set.stack.as_ref().map(|wanted| stack("stack", Some(wanted))).transpose()?;
+    let stack = set.stack.as_ref().map(|replacement| stack("stack", Some(replacement))).transpose()?;
     Ok(Operation::Set { id, slot: slot_ref("at", set.at.as_ref())?, stack })
 }
 
-fn rearrange(wanted: &v1::RearrangeInventory) -> Parsed<NamedOperation> {
-    let id = inventory_id("inventory_id", &wanted.inventory_id)?;
-    Ok(Operation::Rearrange { id, stacks: slot_stacks(&wanted.stacks)? })
+fn rearrange(rearrange: &v1::RearrangeInventory) -> Parsed<NamedOperation> {
+    let id = inventory_id("inventory_id", &rearrange.inventory_id)?;
+    Ok(Operation::Rearrange { id, stacks: slot_stacks(&rearrange.stacks)? })
 }
 
 pub fn inventory_id(field: &str, text: &str) -> Parsed<InventoryId> {
@@ -264,8 +266,8 @@ fn count(field: &str, count: u32) -> Parsed<Count> {
     Count::new(count).ok_or_else(|| FieldViolation::new(field, "must be at least 1, got 0"))
 }
 
-fn optional_count(field: &str, wanted: Option<u32>) -> Parsed<Option<Count>> {
-    wanted.map(|wanted| count(field, wanted)).transpose()
+fn optional_count(field: &str, value: Option<u32>) -> Parsed<Option<Count>> {
+    value.map(|value| count(field, value)).transpose()
 }
 
 fn attributes(field: &str, bytes: &[u8]) -> Parsed<Attributes> {
@@ -297,23 +299,23 @@ fn stack(field: &str, stack: Option<&v1::Stack>) -> Parsed<Stack<ItemName>> {
             attributes: attributes("attributes", &stack.attributes)?,
         })
     };
-    parse().map_err(|invalid: FieldViolation| invalid.within(field))
+    parse().map_err(|violation: FieldViolation| violation.within(field))
 }
 
 fn quantity(field: &str, quantity: Option<&v1::ItemQuantity>) -> Parsed<(ItemName, Option<Attributes>, Count)> {
     let quantity = quantity.ok_or_else(|| FieldViolation::new(field, "required"))?;
     let parse = || {
         let item = item("item", &quantity.item, quantity.item_code)?;
-        let of_kind = quantity.attributes.as_deref().map(|bytes| attributes("attributes", bytes)).transpose()?;
-        Ok((item, of_kind, count("count", quantity.count)?))
+        let attributes = quantity.attributes.as_deref().map(|bytes| attributes("attributes", bytes)).transpose()?;
+        Ok((item, attributes, count("count", quantity.count)?))
     };
-    parse().map_err(|invalid: FieldViolation| invalid.within(field))
+    parse().map_err(|violation: FieldViolation| violation.within(field))
 }
 
 fn slot_stacks(stacks: &[v1::SlotStack]) -> Parsed<Vec<(Slot, Stack<ItemName>)>> {
-    let parse = |(index, one): (usize, &v1::SlotStack)| {
-        let parsed = slot("slot", one.slot).and_then(|slot| Ok((slot, stack("stack", one.stack.as_ref())?)));
-        parsed.map_err(|invalid| invalid.within(&format!("stacks[{index}]")))
+    let parse = |(index, wire): (usize, &v1::SlotStack)| {
+        let parsed = slot("slot", wire.slot).and_then(|slot| Ok((slot, stack("stack", wire.stack.as_ref())?)));
+        parsed.map_err(|violation| violation.within(&format!("stacks[{index}]")))
     };
     stacks.iter().enumerate().map(parse).collect()
 }

@@ -64,7 +64,7 @@ pub fn values(request: &v1::UpdateRolloutRequest) -> Vec<(RolloutField, u64)> {
 pub fn update(reason: &str, values: &[(RolloutField, u64)]) -> v1::UpdateRolloutRequest {
     let mut request = v1::UpdateRolloutRequest { reason: reason.to_owned(), ..v1::UpdateRolloutRequest::default() };
     for (field, value) in values {
-        let place = match field {
+        let target = match field {
             RolloutField::DeltaPercent => &mut request.delta_percent,
             RolloutField::DebouncePercent => &mut request.debounce_percent,
             RolloutField::PredictionPercent => &mut request.prediction_percent,
@@ -76,7 +76,7 @@ pub fn update(reason: &str, values: &[(RolloutField, u64)]) -> v1::UpdateRollout
             RolloutField::SyncsPerSecond => &mut request.syncs_per_second,
             RolloutField::HeartbeatMs => &mut request.heartbeat_ms,
         };
-        *place = Some(u32::try_from(*value).unwrap_or(u32::MAX));
+        *target = Some(u32::try_from(*value).unwrap_or(u32::MAX));
     }
     request
 }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_value_is_read_where_it_is_written() {
+    fn each_field_is_written_and_read_consistently() {
         for field in RolloutField::ALL {
             let request = update("a test", &[(field, 100)]);
             assert_eq!(values(&request), [(field, 100)]);

@@ -159,7 +159,7 @@ async fn reconnecting_does_not_reset_the_limit_and_idle_players_are_removed() {
     assert!(frames.len() > 40);
     assert_eq!(served.layer.players(), 1);
     sleep(SECOND + Duration::from_millis(1)).await;
-    served.layer.forget_gone();
+    served.layer.remove_idle();
     assert_eq!(served.layer.players(), 0);
 }
 

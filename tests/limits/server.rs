@@ -5,7 +5,7 @@
 use futures_util::future::join_all;
 use slotcast::catalog_file::default_catalog;
 use slotcast::client::{Client, Follow, fresh_context};
-use slotcast::grpc::streams::StreamSettings;
+use slotcast::grpc::stream_limit::StreamSettings;
 use slotcast::middleware::AdmissionSettings;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};

@@ -96,8 +96,8 @@ impl World {
     ) -> Messages {
         let opening = Opening {
             watched: self.engine.watch(names.iter().map(|name| id(name)).collect()).await.unwrap(),
-            options: SubscribeOptions { access: read_authorization::access(identity).unwrap(), ..options },
-            authorization: ReadAuthorization::of(identity),
+            options: SubscribeOptions { access: read_authorization::read_access(identity).unwrap(), ..options },
+            authorization: ReadAuthorization::new(identity),
             bucket: Bucket::of_stream(identity.player.as_ref(), None, &identity.caller),
             rollout: LiveRollout::new(rollout).subscribe(),
             statistics,

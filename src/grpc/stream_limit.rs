@@ -23,7 +23,7 @@ impl Default for StreamSettings {
 }
 
 #[derive(Debug, Clone)]
-pub struct OpenStreams {
+pub struct StreamLimiter {
     settings: StreamSettings,
     counts: Arc<Mutex<HashMap<Opener, u32>>>,
 }
@@ -41,25 +41,26 @@ pub struct TooManyStreams {
     pub streams_max: u32,
 }
 
-/// An open stream. The stream counts until this value is dropped.
+/// Permission to have a stream open. The stream counts until this value is dropped.
 #[derive(Debug)]
-pub struct OpenStream {
+pub struct StreamPermit {
     opener: Opener,
     counts: Arc<Mutex<HashMap<Opener, u32>>>,
 }
 
 /// A stream that counts as open until it is dropped.
-pub struct Counted<T> {
+pub struct LimitedStream<T> {
     stream: BoxStream<'static, T>,
-    _open: OpenStream,
+    _permit: StreamPermit,
 }
 
-impl OpenStreams {
+impl StreamLimiter {
     pub fn new(settings: StreamSettings) -> Self {
         Self { settings, counts: Arc::default() }
     }
 
-    pub fn open(&self, identity: &Identity) -> Result<OpenStream, TooManyStreams> {
+    /// Counts a stream as open.
+    pub fn acquire(&self, identity: &Identity) -> Result<StreamPermit, TooManyStreams> {
         let (opener, streams_max) = match &identity.player {
             Some(player) => (Opener::Player(player.clone()), self.settings.per_player_max),
             None => (Opener::Caller(identity.caller.clone()), self.settings.per_caller_max),
@@ -71,17 +72,18 @@ impl OpenStreams {
         }
         counts.insert(opener.clone(), open + 1);
         drop(counts);
-        Ok(OpenStream { opener, counts: self.counts.clone() })
+        Ok(StreamPermit { opener, counts: self.counts.clone() })
     }
 }
 
-impl OpenStream {
-    pub fn count<T>(self, stream: BoxStream<'static, T>) -> Counted<T> {
-        Counted { stream, _open: self }
+impl StreamPermit {
+    /// Ties the permit to a stream.
+    pub fn attach<T>(self, stream: BoxStream<'static, T>) -> LimitedStream<T> {
+        LimitedStream { stream, _permit: self }
     }
 }
 
-impl Drop for OpenStream {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         let mut counts = lock(&self.counts);
         match counts.get_mut(&self.opener) {
@@ -93,7 +95,7 @@ impl Drop for OpenStream {
     }
 }
 
-impl<T> Stream for Counted<T> {
+impl<T> Stream for LimitedStream<T> {
     type Item = T;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
@@ -126,23 +128,23 @@ mod tests {
     }
 
     #[test]
-    fn streams_count_for_the_player_whoever_opens_them_and_without_one_for_the_caller() {
-        let streams = OpenStreams::new(StreamSettings { per_player_max: 2, per_caller_max: 1 });
-        let first = streams.open(&identity("lobby", Some("steve"))).expect("the first");
-        let _second = streams.open(&identity("arena", Some("steve"))).expect("the second");
-        let third = streams.open(&identity("lobby", Some("steve")));
+    fn streams_are_limited_by_player_and_without_a_player_by_caller() {
+        let streams = StreamLimiter::new(StreamSettings { per_player_max: 2, per_caller_max: 1 });
+        let first = streams.acquire(&identity("lobby", Some("steve"))).expect("the first");
+        let _second = streams.acquire(&identity("arena", Some("steve"))).expect("the second");
+        let third = streams.acquire(&identity("lobby", Some("steve")));
         assert_eq!(third.err(), Some(TooManyStreams { opener: "player:steve".into(), streams_max: 2 }));
-        let _other = streams.open(&identity("lobby", Some("alex"))).expect("another player");
-        let _own = streams.open(&identity("lobby", None)).expect("the caller's own");
-        assert!(streams.open(&identity("lobby", None)).is_err());
+        let _other = streams.acquire(&identity("lobby", Some("alex"))).expect("another player");
+        let _own = streams.acquire(&identity("lobby", None)).expect("the caller's own");
+        assert!(streams.acquire(&identity("lobby", None)).is_err());
         drop(first);
-        assert!(streams.open(&identity("lobby", Some("steve"))).is_ok(), "one was closed");
+        assert!(streams.acquire(&identity("lobby", Some("steve"))).is_ok(), "one was closed");
     }
 
     #[test]
-    fn nothing_is_kept_of_who_has_closed_all() {
-        let streams = OpenStreams::new(StreamSettings::default());
-        drop((streams.open(&identity("lobby", Some("steve"))), streams.open(&identity("lobby", Some("steve")))));
+    fn a_player_without_open_streams_uses_no_memory() {
+        let streams = StreamLimiter::new(StreamSettings::default());
+        drop((streams.acquire(&identity("lobby", Some("steve"))), streams.acquire(&identity("lobby", Some("steve")))));
         assert!(lock(&streams.counts).is_empty());
     }
 }
