@@ -13,7 +13,7 @@ use slotcast::domain::{
 };
 use slotcast::engine::{Engine, EngineSettings, MutationRequest};
 use slotcast::grpc::read_authorization::{self, ReadAuthorization};
-use slotcast::grpc::stream::{FrameStream, Opening};
+use slotcast::grpc::stream::{FrameStream, StreamParameters};
 use slotcast::identity::{Identity, Role, Verifier};
 use slotcast::live_rollout::LiveRollout;
 use slotcast::statistics::StreamStatistics;
@@ -94,7 +94,7 @@ impl World {
         rollout: Rollout,
         statistics: Arc<StreamStatistics>,
     ) -> Messages {
-        let opening = Opening {
+        let opening = StreamParameters {
             watched: self.engine.watch(names.iter().map(|name| id(name)).collect()).await.unwrap(),
             options: SubscribeOptions { access: read_authorization::read_access(identity).unwrap(), ..options },
             authorization: ReadAuthorization::new(identity),
