@@ -16,6 +16,7 @@ test:
 # Write docs/reference.md from the protos and the tables in the source
 reference:
     SLOTCAST_UPDATE_REFERENCE=1 cargo test --test reference
+
 # Run formatting, lints, unit tests and property tests
 quick:
     ./test quick

@@ -3,8 +3,8 @@
 use std::io;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error};
 
-/// Describes a failed handshake for the client that connected to `host`.
-pub fn describe_server(error: &io::Error, host: &str) -> String {
+/// Describes a handshake that failed on the client that connected to `host`.
+pub fn client_handshake_error(error: &io::Error, host: &str) -> String {
     match rustls_error(error) {
         Some(Error::InvalidCertificate(problem)) => describe_server_certificate(problem, host),
         Some(Error::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure)) => {
@@ -15,17 +15,17 @@ pub fn describe_server(error: &io::Error, host: &str) -> String {
     }
 }
 
-/// Describes a failed handshake for the server.
-pub fn describe_client(error: &io::Error) -> String {
+/// Describes a handshake that failed on the server.
+pub fn server_handshake_error(error: &io::Error) -> String {
     match rustls_error(error) {
         Some(Error::InvalidCertificate(problem)) => describe_certificate(
             problem,
             "client",
-            "an authority that is not in client_ca (add the authority's certificate to client_ca)",
+            "a CA that is not in client_ca (add the CA certificate to client_ca)",
         ),
         Some(Error::NoCertificatesPresented) => "the client sent no certificate, but one is required".to_owned(),
         Some(Error::AlertReceived(AlertDescription::UnknownCA)) => {
-            "the client does not trust the authority that issued the server certificate".to_owned()
+            "the client does not trust the CA that issued the server certificate".to_owned()
         }
         Some(Error::AlertReceived(AlertDescription::CertificateExpired)) => {
             "the client refused the server certificate because it has expired".to_owned()
@@ -48,8 +48,8 @@ fn describe_server_certificate(problem: &CertificateError, host: &str) -> String
         CertificateError::NotValidForNameContext { presented, .. } if !presented.is_empty() => presented.join(", "),
         CertificateError::NotValidForNameContext { .. } | CertificateError::NotValidForName => "other names".to_owned(),
         _ => {
-            let unknown_issuer = "an authority that this client does not trust (name the authority's certificate with \
-                                  --ca or the option `ca`)";
+            let unknown_issuer =
+                "a CA that this client does not trust (pass the CA certificate with --ca or the option `ca`)";
             return describe_certificate(problem, "server", unknown_issuer);
         }
     };
@@ -70,10 +70,13 @@ fn describe_certificate(problem: &CertificateError, owner: &str, unknown_issuer:
         CertificateError::NotValidYetContext { .. } | CertificateError::NotValidYet => {
             format!("the {owner} certificate is not valid yet (check the clock of this machine)")
         }
-        CertificateError::UnknownIssuer => format!("the {owner} certificate was issued by {unknown_issuer}"),
-        CertificateError::InvalidPurposeContext { .. } | CertificateError::InvalidPurpose => format!(
-            "the {owner} certificate must not be used by a {owner} (create one with the extended key usage {owner}Auth)"
-        ),
+        // A CA with the same name but another key gives a bad signature, for example one that was created again.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            format!("the {owner} certificate was issued by {unknown_issuer}")
+        }
+        CertificateError::InvalidPurposeContext { .. } | CertificateError::InvalidPurpose => {
+            format!("the {owner} certificate lacks the extended key usage {owner}Auth (create one that has it)")
+        }
         CertificateError::Other(other) if other.to_string() == CA_USED_AS_END_ENTITY => format!(
             "the {owner} certificate is a CA certificate, as `openssl req -x509` creates by default (create a {owner} \
              certificate that is not a CA: basicConstraints=CA:FALSE)"

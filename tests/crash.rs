@@ -136,7 +136,8 @@ async fn case_32_kill_under_load_loses_no_acknowledged_mutation_and_creates_or_l
     let writers: Vec<_> =
         (0..WRITERS).map(|_| tokio::spawn(write(uri.clone(), ledger.clone(), stop.clone()))).collect();
     for crash in 1..=crashes() {
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(20..100))).await;
+        // Time under test: the random moment of the kill, with few to many commits before it.
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(20..250))).await;
         let acknowledged = ledger.revisions.lock().unwrap().clone();
         server.kill();
         server = ServerProcess::start(folder.path(), &[]);

@@ -13,7 +13,7 @@ use slotcast::identity::TOKEN_BYTES_MAX;
 use slotcast::identity::permissions::{MethodAccess, method_access};
 use slotcast::sync::subscription::{SUBSCRIPTION_INVENTORIES_MAX, SUBSCRIPTION_SLOTS_MAX};
 use slotcast::transport::TransportSettings;
-use slotcast::wire::reason::code_name;
+use slotcast::wire::reason::{NUMBER_MAX, code_name};
 use slotcast::wire::request::REASON_BYTES_MAX;
 use slotcast::wire::{CALLER_METADATA, ErrorReason, PLAYER_METADATA};
 use std::fmt::Write;
@@ -50,7 +50,7 @@ fn reference() -> String {
         let file = service.parent_file();
         let index = file.services().position(|candidate| candidate == service).unwrap() as i32;
         write!(page, "\n## {}\n\n{}\n\n", service.name(), comment(&file, &[SERVICE, index])).unwrap();
-        page.push_str("| RPC | role | |\n|---|---|---|\n");
+        page.push_str("| RPC | role | description |\n|---|---|---|\n");
         for (method_index, method) in service.methods().enumerate() {
             let path = format!("/{}/{}", service.full_name(), method.name());
             let stream = if method.is_server_streaming() { " (stream)" } else { "" };
@@ -81,6 +81,7 @@ fn reasons(pool: &DescriptorPool) -> String {
     let reasons = pool.get_enum_by_name("slotcast.v1.ErrorReason").unwrap();
     let file = reasons.parent_file();
     let index = file.enums().position(|candidate| candidate == reasons).unwrap() as i32;
+    assert!(reasons.values().all(|value| value.number() <= NUMBER_MAX), "increase NUMBER_MAX");
     for reason in ErrorReason::all() {
         let value = reasons.values().position(|value| value.number() == reason as i32).unwrap() as i32;
         let details: Vec<String> = reason.details().iter().map(|detail| format!("{detail:?}")).collect();
@@ -132,7 +133,7 @@ fn limits() -> String {
         ("streams of a player", number(streams.per_player_max as usize), "`limits.streams_per_player`"),
         ("streams of a caller", number(streams.per_caller_max as usize), "`limits.streams_per_caller`"),
     ];
-    let mut text = String::from("\n## Limits\n\n| of | maximum | setting |\n|---|---|---|\n");
+    let mut text = String::from("\n## Limits\n\n| item | maximum | setting |\n|---|---|---|\n");
     for (of, maximum, setting) in rows {
         writeln!(text, "| {of} | {maximum} | {setting} |").unwrap();
     }

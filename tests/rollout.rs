@@ -300,8 +300,8 @@ async fn burst(served: &Served, follow: &mut Follow) {
 
 /// Returns the shadow statistics, after the shadow has computed the changes in its windows.
 async fn computed(served: &mut Served) -> v1::ShadowStatistics {
-    // Time under test: twice the window of the shadow.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Time under test: several windows of the shadow, on a busy machine.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     let shadow = served.statistics().await.shadow.unwrap();
     assert_eq!((shadow.mismatches, shadow.unverified), (0, 0));
     let ((sent_syncs, sent_bytes), (syncs, bytes)) = (count(shadow.sent), count(shadow.computed));

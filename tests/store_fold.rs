@@ -83,12 +83,12 @@ fn commits_and_slices_of_the_fold_take_turns() {
     let all = (1..=INVENTORIES).map(|number| created(&inventory(&format!("inv-{number}"), None, 1, 9, &[])));
     store.commit(&[transaction(key("all"), all.collect())]).expect("it commits");
     let is_folded = AtomicBool::new(false);
+    let first = readings.load(Ordering::SeqCst);
     let (slices, commits) = std::thread::scope(|scope| {
         scope.spawn(|| {
             store.fold().expect("it folds");
             is_folded.store(true, Ordering::SeqCst);
         });
-        let first = readings.load(Ordering::SeqCst);
         let slices = || (readings.load(Ordering::SeqCst) - first) / 2;
         let mut commits = 0;
         while !is_folded.load(Ordering::SeqCst) {

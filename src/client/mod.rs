@@ -101,8 +101,32 @@ pub struct CallMetadata {
     add_metadata: Option<AddMetadata>,
 }
 
-/// Adds metadata to a call, for example its trace context.
-pub type AddMetadata = fn(&mut MetadataMap);
+/// A function that adds metadata to each call, for example the trace context of the caller:
+///
+/// ```
+/// use slotcast::client::AddMetadata;
+///
+/// let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+/// let add_metadata = AddMetadata::new(move |metadata| {
+///     if let Ok(value) = traceparent.parse() {
+///         metadata.insert("traceparent", value);
+///     }
+/// });
+/// ```
+#[derive(Clone)]
+pub struct AddMetadata(Arc<dyn Fn(&mut MetadataMap) + Send + Sync>);
+
+impl AddMetadata {
+    pub fn new(add: impl Fn(&mut MetadataMap) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(add))
+    }
+}
+
+impl std::fmt::Debug for AddMetadata {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AddMetadata")
+    }
+}
 
 impl Interceptor for CallMetadata {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -113,8 +137,8 @@ impl Interceptor for CallMetadata {
         if let Some(token) = &self.token {
             request.metadata_mut().insert(TOKEN_METADATA, token.value());
         }
-        if let Some(add_metadata) = self.add_metadata {
-            add_metadata(request.metadata_mut());
+        if let Some(AddMetadata(add)) = &self.add_metadata {
+            add(request.metadata_mut());
         }
         Ok(request)
     }
@@ -155,7 +179,7 @@ impl Client {
         let invalid_address = |_| ClientError::Address { uri: uri.clone() };
         let value = MetadataValue::try_from(caller).map_err(|_| ClientError::Caller { caller: caller.clone() })?;
         let token = options.token_file.clone().map(Token::open).transpose()?.map(Arc::new);
-        let metadata = CallMetadata { caller: value, player: None, token, add_metadata: options.add_metadata };
+        let metadata = CallMetadata { caller: value, player: None, token, add_metadata: options.add_metadata.clone() };
         let target: Uri = uri.parse().map_err(|_| ClientError::Address { uri: uri.clone() })?;
         if !matches!(target.scheme_str(), Some("http" | "https")) {
             return Err(ClientError::Address { uri: uri.clone() });

@@ -2,7 +2,7 @@
 //! clients run.
 
 use super::{ClientError, ClientOptions};
-use crate::certificate_error::describe_server;
+use crate::certificate_error::client_handshake_error;
 use hyper_util::rt::TokioIo;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,7 +61,7 @@ impl Tls {
         let name = ServerName::try_from(self.host.clone())?;
         let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await;
         let stream =
-            stream.map_err(|error| format!("TLS handshake failed: {}", describe_server(&error, &self.host)))?;
+            stream.map_err(|error| format!("TLS handshake failed: {}", client_handshake_error(&error, &self.host)))?;
         if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
             return Err("the server does not support HTTP/2 (ALPN h2)".into());
         }

@@ -107,8 +107,10 @@ impl Kind {
 }
 
 fn is_http_url(text: &str) -> bool {
-    let has_scheme = text.starts_with("http://") || text.starts_with("https://");
-    has_scheme && text.parse::<http::Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()))
+    let Ok(uri) = text.parse::<http::Uri>() else { return false };
+    let has_scheme =
+        uri.scheme_str().is_some_and(|scheme| ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)));
+    has_scheme && uri.host().is_some_and(|host| !host.is_empty())
 }
 
 fn check_choices(words: &[&str], chosen: &[Value]) -> Result<(), String> {

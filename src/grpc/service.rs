@@ -7,7 +7,7 @@ use super::mutations::{AppliedMutation, CallOrigin};
 use super::stream_limit::{LimitedStream, StreamLimiter};
 use crate::domain::{Caller, OperationOutcome};
 use crate::engine::Engine;
-use crate::identity::Identity;
+use crate::identity::{AuthError, Identity};
 use crate::live_rollout::LiveRollout;
 use crate::statistics::StreamStatistics;
 use crate::status;
@@ -32,7 +32,8 @@ pub struct Service {
 
 /// Returns the caller's identity, which the identity layer added to the request.
 pub(super) fn identity<T>(request: &Request<T>) -> Result<&Identity, Status> {
-    request.extensions().get().ok_or_else(status::invalid_caller)
+    // The identity layer adds it to every request, so this denies by default.
+    request.extensions().get().ok_or_else(|| status::unauthenticated(AuthError::CredentialsMissing))
 }
 
 /// Returns the trace context, which the telemetry layer added to the request if the call is traced.

@@ -2,7 +2,7 @@
 //! RESOURCE_EXHAUSTED and a retry delay.
 
 use crate::domain::Caller;
-use crate::identity::{Identity, Role};
+use crate::identity::{AuthError, Identity, Role};
 use crate::status;
 use crate::transport::Peer;
 use governor::clock::QuantaInstant;
@@ -60,7 +60,9 @@ impl Admission {
         GovernorLayer::new(self.config.clone()).error_handler(move |error| {
             let status = match error {
                 GovernorError::TooManyRequests { .. } => status::rate_limited(retry_after),
-                GovernorError::UnableToExtractKey | GovernorError::Other { .. } => status::invalid_caller(),
+                GovernorError::UnableToExtractKey | GovernorError::Other { .. } => {
+                    status::unauthenticated(AuthError::CredentialsMissing)
+                }
             };
             status.into_http()
         })

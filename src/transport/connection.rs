@@ -109,7 +109,7 @@ pub(super) async fn run<S, B>(
             let certificate = tls::client_certificate(&stream).map(|der| Arc::new(PeerCertificate(der)));
             return context.serve_http(http, service, stream, Peer { address, certificate }).await;
         }
-        Ok(Err(error)) => certificate_error::describe_client(&error),
+        Ok(Err(error)) => certificate_error::server_handshake_error(&error),
         Err(_) => "timeout".to_owned(),
     };
     context.statistics.record_refusal(
@@ -154,13 +154,17 @@ impl ConnectionContext {
             self.statistics.clone(),
         );
         let drain = drain_streams.clone();
-        let service = ConnectionService { inner: service, peer, drain, grace, activity: activity.clone() };
+        let service =
+            ConnectionService { inner: service, peer, drain, grace: grace.clone(), activity: activity.clone() };
         let mut connection = pin!(http.serve_connection(TokioIo::new(io), service));
         tokio::select! {
             end = connection.as_mut() => return self.handle_end(address, end),
             () = self.drain.cancelled() => {}
-            () = reaches_age(grace) => {
+            () = reaches_age(grace.as_ref()) => {
                 connection.as_mut().graceful_shutdown();
+                if let Some(grace) = &grace {
+                    grace.goaway_sent.cancel();
+                }
                 tokio::select! {
                     end = connection.as_mut() => return self.handle_end(address, end),
                     () = self.drain.cancelled() => {}
@@ -192,11 +196,12 @@ impl ConnectionContext {
 /// Returns the grace period of a connection that starts at `now`. It starts after `age`, randomly shortened or extended
 /// by up to a tenth, so that connections that started together do not end together.
 fn grace_period(now: Instant, age: Duration, duration: Duration) -> GracePeriod {
-    GracePeriod { start: now + age.mul_f64(0.9 + 0.2 * fastrand::f64()), duration }
+    let start = now + age.mul_f64(0.9 + 0.2 * fastrand::f64());
+    GracePeriod { start, duration, goaway_sent: CancellationToken::new() }
 }
 
 /// Waits until the grace period starts. Never returns if there is none.
-async fn reaches_age(grace: Option<GracePeriod>) {
+async fn reaches_age(grace: Option<&GracePeriod>) {
     match grace {
         Some(grace) => tokio::time::sleep_until(grace.start).await,
         None => std::future::pending().await,

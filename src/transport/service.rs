@@ -55,7 +55,7 @@ where
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let extensions = request.extensions_mut();
         extensions.insert(self.peer.clone());
-        extensions.insert(DrainSignal::new(self.drain.clone(), self.grace));
+        extensions.insert(DrainSignal::new(self.drain.clone(), self.grace.clone()));
         let inner = Oneshot::new(self.inner.clone(), request);
         ResponseFuture { inner, _call: self.activity.start_call() }
     }

@@ -11,6 +11,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 pub const DOMAIN: &str = "slotcast";
 
 const PREFIX: &str = "ERROR_REASON_";
+/// No reason has a higher number; `tests/reference.rs` checks this.
+pub const NUMBER_MAX: i32 = 99;
 
 /// A message of `google/rpc/error_details.proto` that a status contains beside `ErrorInfo`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,7 +27,6 @@ pub enum Detail {
 impl ErrorReason {
     /// Returns all reasons in the order of their numbers, except for UNSPECIFIED, which no error has.
     pub fn all() -> impl Iterator<Item = Self> {
-        const NUMBER_MAX: i32 = 99;
         (1..=NUMBER_MAX).filter_map(|number| Self::try_from(number).ok())
     }
 
@@ -37,15 +38,15 @@ impl ErrorReason {
 
     /// Returns the status code of every error with this reason.
     pub fn code(self) -> Code {
-        self.status().0
+        self.code_and_details().0
     }
 
     /// Returns the standard details that every error with this reason has.
     pub fn details(self) -> &'static [Detail] {
-        self.status().1
+        self.code_and_details().1
     }
 
-    fn status(self) -> (Code, &'static [Detail]) {
+    fn code_and_details(self) -> (Code, &'static [Detail]) {
         use Detail::{BadRequest, PreconditionFailure, QuotaFailure, ResourceInfo, RetryInfo};
         match self {
             Self::Unspecified => (Code::Unknown, &[]),

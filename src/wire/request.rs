@@ -1,7 +1,7 @@
 //! Converts requests to mutations. Parses every field exactly once; an error names the malformed field.
 
 use super::{ErrorReason, FieldViolation};
-use crate::domain::catalog::COUNT_MAX;
+use crate::domain::catalog::{COUNT_MAX, LAYOUT_SLOTS_MAX};
 use crate::domain::mutation::{GUARDS_MAX, Guard, OPERATIONS_MAX, TransferSource};
 use crate::domain::{
     Attributes, Count, Digest, Epoch, IdempotencyKey, InventoryId, ItemCode, ItemName, LayoutId, Mutation, NameError,
@@ -239,7 +239,7 @@ fn slot(field: &str, slot: u32) -> Parsed<Slot> {
         FieldViolation::with_reason(
             field,
             ErrorReason::SlotOutOfRange,
-            format!("slot {slot} does not exist; no inventory has more than {} slots", u16::MAX),
+            format!("slot {slot} does not exist; an inventory has at most {LAYOUT_SLOTS_MAX} slots"),
         )
     };
     u16::try_from(slot).map(Slot).map_err(out_of_range)

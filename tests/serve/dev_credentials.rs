@@ -76,8 +76,8 @@ fn the_client_does_not_connect_to_a_server_with_an_unknown_ca_or_the_wrong_proto
     let other_ca = other.path().join("ca.pem");
     let output = slotcast(GET).args(["--server", uri, "--ca", other_ca.to_str().unwrap()]).output().unwrap();
     let expected = format!(
-        "slotcast: cannot connect to {uri}: the server's certificate is not signed by a trusted CA \
-         (pass the certificate of its CA with --ca)\n"
+        "slotcast: cannot connect to {uri}: TLS handshake failed: the server certificate was issued by a CA that this client does not trust \
+         (pass the CA certificate with --ca or the option `ca`)\n"
     );
     assert_eq!(refused(&output), expected);
 

@@ -3,11 +3,8 @@
 use crate::wire::reason::code_name;
 use std::error::Error;
 use std::fmt;
-use tokio_rustls::rustls::{CertificateError, InvalidMessage};
 use tonic::{Code, ConnectError, Status};
 use tonic_types::{ErrorDetails, StatusExt};
-
-type TlsError = tokio_rustls::rustls::Error;
 
 #[derive(Debug)]
 pub struct Failure {
@@ -83,9 +80,6 @@ fn cause(error: Cause<'_>) -> (String, Option<&'static str>) {
         return (cause, Some("use an address that starts with https://"));
     }
     let Some(error) = error.downcast_ref::<std::io::Error>() else { return (error.to_string(), None) };
-    if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) {
-        return tls_cause(error);
-    }
     if error.raw_os_error().is_none() {
         return (error.to_string(), None);
     }
@@ -93,21 +87,6 @@ fn cause(error: Cause<'_>) -> (String, Option<&'static str>) {
     let hint = (error.kind() == std::io::ErrorKind::ConnectionRefused)
         .then_some("start a server with `slotcast serve`, or choose another with --server");
     (error.kind().to_string(), hint)
-}
-
-fn tls_cause(error: &TlsError) -> (String, Option<&'static str>) {
-    // A trusted CA with the same name but another key gives a bad signature, for example an old development CA.
-    let untrusted =
-        matches!(error, TlsError::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature));
-    if untrusted {
-        let cause = "the server's certificate is not signed by a trusted CA".to_owned();
-        return (cause, Some("pass the certificate of its CA with --ca"));
-    }
-    if matches!(error, TlsError::InvalidMessage(InvalidMessage::InvalidContentType)) {
-        let cause = "the server does not use TLS".to_owned();
-        return (cause, Some("use an address that starts with http://"));
-    }
-    (error.to_string(), None)
 }
 
 fn details(details: &ErrorDetails) -> Vec<(&'static str, String)> {
@@ -188,7 +167,6 @@ mod tests {
             let text = text(Status::from_error(Box::new(ConnectError(Box::new(error)))));
             text.lines().next().unwrap().to_owned()
         };
-        let tls = |error: TlsError| std::io::Error::new(std::io::ErrorKind::InvalidData, error);
         for (error, expected) in [
             (
                 std::io::Error::from_raw_os_error(111),
@@ -196,19 +174,6 @@ mod tests {
             ),
             (std::io::Error::from_raw_os_error(113), "host unreachable"),
             (std::io::Error::other("no such name"), "no such name"),
-            (
-                tls(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)),
-                "the server's certificate is not signed by a trusted CA (pass the certificate of its CA with --ca)",
-            ),
-            (
-                tls(TlsError::InvalidMessage(InvalidMessage::InvalidContentType)),
-                "the server does not use TLS (use an address that starts with http://)",
-            ),
-            (
-                tls(TlsError::InvalidCertificate(CertificateError::BadSignature)),
-                "the server's certificate is not signed by a trusted CA (pass the certificate of its CA with --ca)",
-            ),
-            (tls(TlsError::InvalidCertificate(CertificateError::Expired)), "invalid peer certificate: Expired"),
         ] {
             assert_eq!(cannot_connect(error), format!("cannot connect to http://localhost:1: {expected}"));
         }
