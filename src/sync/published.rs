@@ -111,18 +111,19 @@ pub enum ChangeKind {
 
 impl ChangeKind {
     pub fn of<I, R>(mutation: &Mutation<I, R>) -> Self {
-        match mutation.operations.as_slice() {
-            [Operation::Create { .. }] => Self::Create,
-            [Operation::Delete { .. }] => Self::Delete,
-            [Operation::Add { .. }] => Self::Add,
-            [Operation::Remove { .. }] => Self::Remove,
-            [Operation::Move { .. }] => Self::Move,
-            [Operation::Drop { .. }] => Self::Drop,
-            [Operation::Craft { .. }] => Self::Craft,
-            [Operation::Transfer { .. }] => Self::Transfer,
-            [Operation::Set { .. }] => Self::Set,
-            [Operation::Rearrange { .. }] => Self::Rearrange,
-            [] | [_, ..] => Self::Transact,
+        // One `match` per operation, so that a new operation does not compile without its kind.
+        let [operation] = mutation.operations.as_slice() else { return Self::Transact };
+        match operation {
+            Operation::Create { .. } => Self::Create,
+            Operation::Delete { .. } => Self::Delete,
+            Operation::Add { .. } => Self::Add,
+            Operation::Remove { .. } => Self::Remove,
+            Operation::Move { .. } => Self::Move,
+            Operation::Drop { .. } => Self::Drop,
+            Operation::Craft { .. } => Self::Craft,
+            Operation::Transfer { .. } => Self::Transfer,
+            Operation::Set { .. } => Self::Set,
+            Operation::Rearrange { .. } => Self::Rearrange,
         }
     }
 }
