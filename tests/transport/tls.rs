@@ -142,11 +142,11 @@ async fn a_certificate_error_names_the_problem_and_what_to_change() {
             "self_signed_ca.pem",
             ["is a CA certificate", "create a server certificate that is not a CA"],
         ),
-        (&files.authority.issue("server"), "others.pem", ["an authority that this client does not trust", "--ca"]),
+        (&files.authority.issue("server"), "others.pem", ["a CA that this client does not trust", "--ca"]),
         (&other_name, "ca.pem", ["not valid for 127.0.0.1", "inventory.example"]),
         (&expired, "ca.pem", ["has expired", "renew it"]),
         (&not_yet_valid, "ca.pem", ["not valid yet", "clock"]),
-        (&client_only, "ca.pem", ["must not be used by a server", "serverAuth"]),
+        (&client_only, "ca.pem", ["lacks the extended key usage", "serverAuth"]),
     ] {
         files.put("server", certificate);
         let server = start(files.transport()).await;
