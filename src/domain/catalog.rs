@@ -263,7 +263,7 @@ mod tests {
             recipes: vec![RecipeSource { id: "r".into(), inputs: vec![("zinc".into(), 1)], outputs: vec![] }],
             layouts: vec![
                 ("huge".into(), vec![("all".into(), 1025)]),
-                ("long".into(), vec![("x".repeat(65), 1)]),
+                ("unnamed".into(), vec![(String::new(), 1)]),
                 ("none".into(), vec![]),
             ],
         };
@@ -277,6 +277,7 @@ mod tests {
                 "item \"b\": code must not be 0",
                 "recipe \"r\": unknown item \"zinc\"",
                 "layout \"huge\": must have 1 to 1024 slots, got 1025",
+                "layout \"unnamed\": section name \"\" must not be empty",
                 "layout \"none\": must have 1 to 1024 slots, got 0",
             ]
         );
