@@ -10,8 +10,8 @@ use slotcast::domain::{
     Attributes, Caller, Change, Contents, Count, Edit, Epoch, Fingerprint, IdempotencyKey, Inventory, InventoryId,
     ItemCode, LayoutId, OperationOutcome, PlayerId, Revision, Slot, Stack, TouchedInventory, Version,
 };
-use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore, Statistics};
-use slotcast::store::{Key, Reply, Store, Transaction};
+use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStatistics, EmbeddedStore};
+use slotcast::store::{MutationRecord, Reply, ScopedKey, Store};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ fn commits(folder: &Path) {
     world.create_all(&store);
     store.fold().expect("the store folds");
 
-    let folds = store.statistics().folds;
+    let folds = store.statistics().generations_folded;
     let mut baseline = Baseline::new(folder, batch);
     let (start, mut durations, mut creating) = (Instant::now(), Vec::new(), Duration::ZERO);
     let (mut wal_bytes_max, mut unfolded_max) = (0, 0);
@@ -58,7 +58,7 @@ fn commits(folder: &Path) {
         store.commit(&transactions).expect("the batch commits");
         durations.push(begin.elapsed());
         if durations.len() % 64 == 0 {
-            let Statistics { wal_bytes, unfolded_records, .. } = store.statistics();
+            let EmbeddedStatistics { wal_bytes, unfolded_records, .. } = store.statistics();
             wal_bytes_max = wal_bytes.max(wal_bytes_max);
             unfolded_max = unfolded_records.max(unfolded_max);
         }
@@ -90,7 +90,7 @@ fn commits(folder: &Path) {
         "  baseline, the same bytes appended to a plain file with fdatasync: {baseline_rate:.0} records/s; ratio {:.2}",
         rate / baseline_rate
     );
-    let Statistics { journal_rows, remembered_keys, folds: folded, .. } = store.statistics();
+    let EmbeddedStatistics { journal_rows, remembered_keys, generations_folded: folded, .. } = store.statistics();
     println!(
         "  folds {}, log at most {} MiB, at most {unfolded_max} unfolded records, {journal_rows} journal rows with {remembered_keys} keys at the end",
         folded - folds,
@@ -155,7 +155,7 @@ fn opening(folder: &Path) {
         store.commit(&transactions).expect("the batch commits");
         records += 128;
     }
-    let Statistics { unfolded_inventories, remembered_keys, wal_bytes, .. } = store.statistics();
+    let EmbeddedStatistics { unfolded_inventories, remembered_keys, wal_bytes, .. } = store.statistics();
     let copy = copy_as_after_crash(&path, folder);
     drop(store);
     for attempt in 1..=3 {
@@ -214,16 +214,16 @@ impl World {
         }
     }
 
-    fn changes(&mut self, batch: usize) -> Vec<Transaction> {
+    fn changes(&mut self, batch: usize) -> Vec<MutationRecord> {
         self.changes_among(batch, self.states.len())
     }
 
     /// Creates changes of random inventories among the first `hot`.
-    fn changes_among(&mut self, batch: usize, hot: usize) -> Vec<Transaction> {
+    fn changes_among(&mut self, batch: usize, hot: usize) -> Vec<MutationRecord> {
         (0..batch).map(|_| self.change(hot)).collect()
     }
 
-    fn change(&mut self, hot: usize) -> Transaction {
+    fn change(&mut self, hot: usize) -> MutationRecord {
         let number = self.random.usize(..hot);
         let edits: Vec<Edit> = vec![(Slot(self.random.u16(..36)), stack(&mut self.random))];
         let state = Arc::new(self.states[number].advanced(&edits));
@@ -233,17 +233,17 @@ impl World {
         self.transaction(TouchedInventory { version: state.version(), state: Some(state), changes })
     }
 
-    fn transaction(&mut self, touched: TouchedInventory) -> Transaction {
+    fn transaction(&mut self, touched: TouchedInventory) -> MutationRecord {
         self.key_ms += 1;
         let (high, low) = (self.key_ms >> 16, self.key_ms & 0xFFFF);
         let key =
             format!("{high:08x}-{low:04x}-7{:03x}-8{:03x}-{:012x}", self.random.u16(..4096), 7, self.random.u32(..));
-        let key = Key { caller: self.caller.clone(), key: IdempotencyKey::new(&key).expect("a valid name") };
+        let key = ScopedKey { caller: self.caller.clone(), key: IdempotencyKey::new(&key).expect("a valid name") };
         let reply = Reply {
             outcomes: vec![OperationOutcome { count: 5, ..OperationOutcome::default() }],
             versions: vec![touched.version.clone()],
         };
-        Transaction { key, payload: Fingerprint(self.random.u64(..)), reply, touched: vec![touched] }
+        MutationRecord { key, payload: Fingerprint(self.random.u64(..)), reply, touched: vec![touched] }
     }
 
     /// Asserts that a sample of the inventories has the expected state.

@@ -70,7 +70,7 @@ struct Line {
 #[serde(deny_unknown_fields)]
 struct StackEntry {
     slot: u64,
-    item: ItemName,
+    item: ItemRef,
     count: u64,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     attributes: String,
@@ -78,7 +78,7 @@ struct StackEntry {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
-enum ItemName {
+enum ItemRef {
     Id(String),
     Code(u32),
 }
@@ -88,8 +88,8 @@ pub fn write(inventory: &Inventory, catalog: &Catalog) -> String {
     let entry = |(slot, stack): (Slot, &Stack)| StackEntry {
         slot: u64::from(slot.0),
         item: match catalog.item_by_code(stack.item) {
-            Some(item) => ItemName::Id(item.id.to_string()),
-            None => ItemName::Code(stack.item.get()),
+            Some(item) => ItemRef::Id(item.id.to_string()),
+            None => ItemRef::Code(stack.item.get()),
         },
         count: u64::from(stack.count.get()),
         attributes: STANDARD.encode(stack.attributes.as_bytes()),
@@ -152,11 +152,11 @@ pub fn read(line: &str, catalog: &Catalog, leniency: Leniency, epoch: Epoch) -> 
 
 fn read_stack(entry: &StackEntry, catalog: &Catalog, leniency: Leniency) -> Result<Stack, String> {
     let (item, known) = match &entry.item {
-        ItemName::Id(id) => {
+        ItemRef::Id(id) => {
             let item = catalog.item(id).ok_or_else(|| format!("unknown item {id:?}: add it to the catalog"))?;
             (item.code, Some(item))
         }
-        ItemName::Code(code) => {
+        ItemRef::Code(code) => {
             let code = ItemCode::new(*code).ok_or("the item code must not be 0")?;
             (code, catalog.item_by_code(code))
         }

@@ -76,7 +76,8 @@ mod tests {
     fn every_clone_sees_a_change_and_a_rejected_change_wakes_no_subscriber() {
         let live = LiveRollout::default();
         let (mut subscriber, limit) = (live.subscribe(), live.clone().syncs_per_second());
-        let set = |value| live.change("me", "a test", |current| current.with([(RolloutField::SyncsPerSecond, value)]));
+        let set =
+            |value| live.change("me", "a test", |current| current.with_values([(RolloutField::SyncsPerSecond, value)]));
         set(1_001).expect_err("1,001 is out of bounds");
         set(10).expect("10 is within bounds");
         assert!(!subscriber.has_changed().expect("the sender is open"), "10 was the value before");

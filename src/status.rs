@@ -3,7 +3,7 @@
 //!
 //! The text of an inner error never reaches a caller; a status contains only information that the caller can act on.
 
-use crate::domain::{InventoryId, Rejection, RejectionCause, UnknownName};
+use crate::domain::{InventoryId, Rejection, RejectionCause, UnresolvedReference};
 use crate::engine::EngineError;
 use crate::identity::AuthError;
 use crate::store::StoreError;
@@ -139,7 +139,7 @@ pub fn deadline_exceeded() -> Status {
 }
 
 /// A name is not in the catalog. `paths` are the paths of the request's names, from [`request::name_paths`].
-pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnknownName) -> Status {
+pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnresolvedReference) -> Status {
     let violation = request::unknown_name(paths, single, unknown);
     invalid_with(&[violation], [("operation", unknown.operation.to_string())])
 }
@@ -147,7 +147,7 @@ pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnknownName) -> Stat
 pub fn engine_error(error: &EngineError) -> Status {
     match error {
         EngineError::Rejected(cause) => rejection(cause),
-        EngineError::UnknownName(unknown) => unknown_name(&[], true, unknown),
+        EngineError::UnresolvedReference(unknown) => unknown_name(&[], true, unknown),
         EngineError::KeyReused => key_precondition(
             ErrorReason::IdempotencyKeyReused,
             "this idempotency key was used with another payload; use a new key for a new mutation",
@@ -203,7 +203,7 @@ fn rejection(rejection: &Rejection) -> Status {
         Cause::DuplicateSlot { .. } => (ErrorReason::DuplicateSlot, Subject::Field("stacks")),
         Cause::StackTooLarge { .. } => (ErrorReason::StackTooLarge, Subject::Field("count")),
         Cause::UnknownItemCode { .. } => (ErrorReason::UnknownItem, Subject::Field("item_code")),
-        Cause::TransferToItself { .. } => (ErrorReason::SameInventory, Subject::Field("to_inventory_id")),
+        Cause::SameInventory { .. } => (ErrorReason::SameInventory, Subject::Field("to_inventory_id")),
         Cause::NotEnough { id, .. } => (ErrorReason::NotEnough, Subject::Rule(id)),
         Cause::NoRoom { id, .. } => (ErrorReason::NoRoom, Subject::Rule(id)),
         Cause::SlotEmpty { id, .. } => (ErrorReason::SlotEmpty, Subject::Rule(id)),
@@ -260,7 +260,7 @@ fn metadata(rejection: &Rejection) -> Vec<(&'static str, String)> {
         Cause::InventoryNotFound { id }
         | Cause::InventoryExists { id }
         | Cause::SlotOutOfRange { id, .. }
-        | Cause::TransferToItself { id }
+        | Cause::SameInventory { id }
         | Cause::NotARearrangement { id } => vec![("inventory_id", id.to_string())],
         Cause::UnknownLayout { .. }
         | Cause::DuplicateSlot { .. }

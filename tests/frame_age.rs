@@ -3,9 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use slotcast::domain::{Contents, Epoch, Inventory, InventoryId, LayoutId, Revision};
-use slotcast::sync::{
-    Frame, Published, PublishedState, SubscribeOptions, Subscription, SyncSettings, TraceContext, TracedChange,
-};
+use slotcast::sync::{Frame, PublishedState, SubscribeOptions, Subscription, SyncSettings, TraceContext, TracedChange};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +12,7 @@ const MS: Duration = Duration::from_millis(1);
 /// A published inventory that changes at times of the test's choice.
 struct PublishedInventory {
     start: Instant,
-    state: PublishedState,
+    state: Arc<PublishedState>,
     revision: u64,
 }
 
@@ -34,7 +32,7 @@ fn trace(n: u8) -> TraceContext {
 
 impl PublishedInventory {
     fn new() -> Self {
-        Self { start: Instant::now(), state: Arc::new(Published::new(Some(inventory(1)))), revision: 1 }
+        Self { start: Instant::now(), state: Arc::new(PublishedState::new(Some(inventory(1)))), revision: 1 }
     }
 
     fn change(&mut self, at_ms: u32, trace: Option<TraceContext>) {

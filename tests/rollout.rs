@@ -1,5 +1,5 @@
-//! The rollout over real connections: flags that change under open streams, percentages, shadow mode, and statistics that
-//! equal what readers received.
+//! The rollout over real connections: flags that change under open streams, percentages, shadow mode, and statistics
+//! that equal what readers received.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -101,7 +101,7 @@ impl Served {
 }
 
 fn rollout(values: &[(RolloutField, u64)]) -> Rollout {
-    Rollout::default().with(values.iter().copied()).unwrap()
+    Rollout::default().with_values(values.iter().copied()).unwrap()
 }
 
 /// Reads until the replica has reached a revision.

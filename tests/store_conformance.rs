@@ -36,7 +36,7 @@ fn conformance(place: &dyn Reopen) {
 fn an_empty_store_has_no_inventories_and_no_keys(store: &dyn Store) {
     let loaded = store.load(&[id("nobody")], &[key("never")]).expect("it loads");
     assert_eq!(loaded.inventories, [None]);
-    assert_eq!(loaded.keys, [KeyStatus::New]);
+    assert_eq!(loaded.key_statuses, [KeyStatus::New]);
     assert_eq!(store.list(&ListQuery { limit: 10, ..ListQuery::default() }), Ok(vec![]));
     assert_eq!(store.commit(&[]), Ok(()));
 }
@@ -118,27 +118,27 @@ fn keys_are_recalled_with_their_payload_and_reply(place: &dyn Reopen) {
     let mut another_caller = keys[0].clone();
     another_caller.caller = slotcast::domain::Caller::new("server-2").expect("a name");
     keys.extend([another_caller, uuid_key(1_700_000_000_001, 8)]);
-    let applied = |transaction: &slotcast::store::Transaction| KeyStatus::Applied {
+    let applied = |transaction: &slotcast::store::MutationRecord| KeyStatus::Applied {
         payload: transaction.payload,
         reply: transaction.reply.clone(),
     };
     let mut expected: Vec<_> = transactions.iter().map(applied).collect();
     expected.extend([KeyStatus::New, KeyStatus::New]);
-    assert_eq!(store.load(&[], &keys).expect("it loads").keys, expected);
+    assert_eq!(store.load(&[], &keys).expect("it loads").key_statuses, expected);
     drop(store);
-    assert_eq!(place.open().load(&[id("keyed")], &keys).expect("it loads").keys, expected);
+    assert_eq!(place.open().load(&[id("keyed")], &keys).expect("it loads").key_statuses, expected);
 }
 
 fn a_key_more_than_a_minute_ahead_of_the_clock_is_not_new(place: &dyn Reopen) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later than 1970");
     let (near, far) = (uuid_key(now.as_millis() as u64 + 30_000, 1), uuid_key(now.as_millis() as u64 + 3_600_000, 1));
     let store = place.open();
-    let recalls = store.load(&[], &[near.clone(), far]).expect("it loads").keys;
+    let recalls = store.load(&[], &[near.clone(), far]).expect("it loads").key_statuses;
     assert_eq!(recalls[0], KeyStatus::New);
     assert!(matches!(recalls[1], KeyStatus::TooFarAhead { ahead_ms: 3_000_000..=3_600_000 }), "{:?}", recalls[1]);
     store.commit(&[transaction(near.clone(), vec![])]).expect("it commits");
     drop(store);
-    assert!(matches!(place.open().load(&[], &[near]).expect("it loads").keys[0], KeyStatus::Applied { .. }));
+    assert!(matches!(place.open().load(&[], &[near]).expect("it loads").key_statuses[0], KeyStatus::Applied { .. }));
 }
 
 fn lists_are_paged_in_byte_order(place: &dyn Reopen) {
@@ -220,12 +220,12 @@ impl Store for FoldingStore {
     fn load(
         &self,
         ids: &[slotcast::domain::InventoryId],
-        keys: &[slotcast::store::Key],
+        keys: &[slotcast::store::ScopedKey],
     ) -> Result<slotcast::store::Loaded, StoreError> {
         self.0.load(ids, keys)
     }
 
-    fn commit(&self, batch: &[slotcast::store::Transaction]) -> Result<(), CommitError> {
+    fn commit(&self, batch: &[slotcast::store::MutationRecord]) -> Result<(), CommitError> {
         self.0.commit(batch)?;
         self.0.fold().map_err(CommitError::Unknown)
     }
@@ -256,12 +256,12 @@ impl Store for Shared {
     fn load(
         &self,
         ids: &[slotcast::domain::InventoryId],
-        keys: &[slotcast::store::Key],
+        keys: &[slotcast::store::ScopedKey],
     ) -> Result<slotcast::store::Loaded, StoreError> {
         self.0.load(ids, keys)
     }
 
-    fn commit(&self, batch: &[slotcast::store::Transaction]) -> Result<(), CommitError> {
+    fn commit(&self, batch: &[slotcast::store::MutationRecord]) -> Result<(), CommitError> {
         self.0.commit(batch)
     }
 

@@ -4,7 +4,7 @@ mod store_support;
 
 use slotcast::domain::{InventoryId, Slot};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
-use slotcast::store::{CommitError, Key, KeyStatus, ListQuery, Store, StoreError};
+use slotcast::store::{CommitError, KeyStatus, ListQuery, ScopedKey, Store, StoreError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use store_support::*;
@@ -80,7 +80,7 @@ fn a_copy_of_the_files_at_any_time_contains_all_commits() {
                 store.commit(&history.batch()).expect("it commits");
             }
             let elsewhere = Place::new();
-            let copy = store.paused(|| copy_of(&place.path(), elsewhere.folder.path()));
+            let copy = store.with_writes_paused(|| copy_of(&place.path(), elsewhere.folder.path()));
             let opened = EmbeddedStore::open(&copy, elsewhere.clock.settings()).expect("the copy opens");
             history.model.check(&opened);
             let items: u64 = list_all(&opened, ListQuery { limit: 3, ..ListQuery::default() })
@@ -132,11 +132,11 @@ fn case_47_a_crash_during_recovery_loses_nothing() {
         store.commit(&history.batch()).expect("it commits");
     }
     let mut before = Place::new();
-    let mut copy = store.paused(|| copy_of(&place.path(), before.folder.path()));
+    let mut copy = store.with_writes_paused(|| copy_of(&place.path(), before.folder.path()));
     for _ in 0..5 {
         let opened = EmbeddedStore::open(&copy, frequent_folds()).expect("it opens");
         let next = Place::new();
-        let again = opened.paused(|| copy_of(&copy, next.folder.path()));
+        let again = opened.with_writes_paused(|| copy_of(&copy, next.folder.path()));
         history.model.check(&opened);
         drop(opened);
         (copy, before) = (again, next);
@@ -153,8 +153,9 @@ fn a_key_expires_after_the_key_window() {
     store.commit(&[transaction(early.clone(), vec![]), transaction(plain.clone(), vec![])]).expect("it commits");
     place.clock.pass(Duration::from_secs(10 * 60));
     store.commit(&[transaction(late.clone(), vec![])]).expect("it commits");
-    let recall =
-        |store: &EmbeddedStore, key: &Key| store.load(&[], std::slice::from_ref(key)).expect("it loads").keys.remove(0);
+    let recall = |store: &EmbeddedStore, key: &ScopedKey| {
+        store.load(&[], std::slice::from_ref(key)).expect("it loads").key_statuses.remove(0)
+    };
     let is_applied = |recall: KeyStatus| matches!(recall, KeyStatus::Applied { .. });
 
     place.clock.pass(Duration::from_secs(5 * 60));
@@ -194,8 +195,8 @@ fn keys_above_the_maximum_number_expire_oldest_first() {
     assert_eq!(store.statistics().remembered_keys, 30, "what is not folded is remembered in any case");
     store.fold().expect("it folds");
     assert_eq!(store.statistics().remembered_keys, 10);
-    let keys: Vec<Key> = (1..=31).map(|number| uuid_key(u64::from(number), number)).collect();
-    let recalls = store.load(&[], &keys).expect("it loads").keys;
+    let keys: Vec<ScopedKey> = (1..=31).map(|number| uuid_key(u64::from(number), number)).collect();
+    let recalls = store.load(&[], &keys).expect("it loads").key_statuses;
     assert!(recalls[..20].iter().all(|recall| *recall == KeyStatus::Expired));
     assert!(recalls[20..30].iter().all(|recall| matches!(recall, KeyStatus::Applied { .. })));
     assert_eq!(recalls[30], KeyStatus::New);
@@ -229,7 +230,7 @@ fn case_44_a_full_disk_refuses_commits_keeps_reads_and_recovers() {
     let (error, batch) = refused.expect("the quota is reached");
     assert!(matches!(error, CommitError::NotCommitted(StoreError::Full { .. })), "{error:?}");
     model.check(&store);
-    let unwritten = store.load(&[], &[batch[0].key.clone()]).expect("it loads").keys;
+    let unwritten = store.load(&[], &[batch[0].key.clone()]).expect("it loads").key_statuses;
     assert_eq!(unwritten, [KeyStatus::New], "what was refused has not happened");
 
     // Expired keys make room, without a restart.

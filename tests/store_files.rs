@@ -98,7 +98,7 @@ fn read_only_commands_report_an_interrupted_write_and_the_service_rolls_it_back(
     assert!(before["slotcast.db-journal"].iter().any(|byte| *byte != 0));
     for (command, arguments) in READING {
         let message = refused(command, crashed.folder.path(), arguments);
-        assert!(message.contains("slotcast.db-journal") && message.contains("start the service once"), "{message}");
+        assert!(message.contains("slotcast.db-journal") && message.contains("start the server once"), "{message}");
         assert!(files(crashed.folder.path()) == before, "{command} changed a file");
     }
     drop(crashed.open());
@@ -125,7 +125,7 @@ impl Drop for ReadOnly {
 }
 
 #[test]
-fn a_store_in_a_read_only_folder_is_readable_if_it_has_no_log() {
+fn a_store_in_a_read_only_directory_is_readable_if_it_has_no_log() {
     let (closed, crashed) = (Place::new(), crashed());
     let store = closed.open();
     store.commit(&[transaction(key("1"), vec![created(&chest("here", 1))])]).unwrap();
@@ -140,7 +140,7 @@ fn a_store_in_a_read_only_folder_is_readable_if_it_has_no_log() {
     assert!(String::from_utf8(exported.stdout).unwrap().contains("here"));
     assert!(run("fsck", closed.folder.path(), &[]).status.success());
     let message = refused("fsck", crashed.folder.path(), &[]);
-    assert!(message.contains("copy both files to another folder"), "{message}");
+    assert!(message.contains("copy both files to another directory"), "{message}");
 }
 
 #[test]

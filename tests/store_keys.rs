@@ -5,16 +5,16 @@ mod store_support;
 use proptest::prelude::*;
 use slotcast::store::embedded::tools::{self, Snapshot};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
-use slotcast::store::{Key, KeyStatus, Store};
+use slotcast::store::{KeyStatus, ScopedKey, Store};
 use std::collections::HashSet;
 use std::time::Duration;
 use store_support::*;
 
-fn recall(store: &EmbeddedStore, key: &Key) -> KeyStatus {
-    store.load(&[], std::slice::from_ref(key)).expect("it loads").keys.remove(0)
+fn recall(store: &EmbeddedStore, key: &ScopedKey) -> KeyStatus {
+    store.load(&[], std::slice::from_ref(key)).expect("it loads").key_statuses.remove(0)
 }
 
-fn commit(store: &EmbeddedStore, keys: &[Key]) {
+fn commit(store: &EmbeddedStore, keys: &[ScopedKey]) {
     let batch: Vec<_> = keys.iter().map(|key| transaction(key.clone(), vec![])).collect();
     store.commit(&batch).expect("it commits");
 }
@@ -51,7 +51,7 @@ fn with_few_remembered_keys_a_caller_59_s_ahead_affects_no_other_caller_and_no_k
     assert_eq!(store.statistics().remembered_keys, 1_000);
     assert_eq!(store.statistics().callers_ahead, 1);
     let check = |store: &EmbeddedStore| {
-        let again = store.load(&[], &sent).expect("it loads").keys;
+        let again = store.load(&[], &sent).expect("it loads").key_statuses;
         assert_eq!(again.iter().filter(|recall| **recall == KeyStatus::Expired).count(), sent.len() - 1_000);
         assert!(!again.contains(&KeyStatus::New));
         let fresh = uuid_key_of("newcomer", place.clock.right_unix_ms(), 1);
@@ -82,7 +82,7 @@ fn with_a_short_key_window_a_caller_55_s_ahead_affects_no_other_caller_and_no_ke
             drop(store);
             store = place.open_with(settings());
         }
-        let again = store.load(&[], &sent).expect("it loads").keys;
+        let again = store.load(&[], &sent).expect("it loads").key_statuses;
         assert!(!again.contains(&KeyStatus::New), "second {second}");
         forgotten = again.iter().filter(|recall| **recall == KeyStatus::Expired).count();
     }
@@ -156,7 +156,7 @@ fn case_50_a_clock_that_was_a_year_ahead_affects_only_callers_that_followed_it()
     let place = Place::new();
     let store = place.open();
     place.clock.step_wall_clock(YEAR_MS as i64);
-    let misled: Vec<Key> =
+    let misled: Vec<ScopedKey> =
         (0..5).map(|number| uuid_key_of("local", place.clock.right_unix_ms() + YEAR_MS, number)).collect();
     commit(&store, &misled);
     let other = uuid_key_of("other", place.clock.right_unix_ms(), 1);

@@ -24,7 +24,7 @@ struct Image {
 
 impl Image {
     fn of(store: &EmbeddedStore, place: &Place) -> Self {
-        store.paused(|| Self::at(&place.path()))
+        store.with_writes_paused(|| Self::at(&place.path()))
     }
 
     fn at(path: &Path) -> Self {
@@ -328,7 +328,7 @@ fn accepting_the_loss_assigns_new_epochs_and_keeps_the_remaining_keys_and_the_da
         assert!(found.epoch != was.epoch && found.epoch.get() > 1_000_000, "{:?}", found.epoch);
     }
     for (key, reply) in &all.keys {
-        let recalled = store.load(&[], std::slice::from_ref(key)).expect("it loads").keys.remove(0);
+        let recalled = store.load(&[], std::slice::from_ref(key)).expect("it loads").key_statuses.remove(0);
         let is_left = kept.keys.contains_key(key);
         assert_eq!(recalled, if is_left { reply.clone() } else { KeyStatus::New }, "{key:?}");
     }
@@ -349,7 +349,7 @@ fn accepting_the_loss_is_refused_if_more_than_the_log_is_damaged() {
     let mut quiet = |_| ControlFlow::Continue(());
     let refused = tools::accept_loss(&place.path(), 77, &mut epochs(), &mut quiet);
     assert!(
-        matches!(refused, Err(ToolError::Damaged { .. } | ToolError::Open(_) | ToolError::Store(_))),
+        matches!(refused, Err(ToolError::Corrupt { .. } | ToolError::Open(_) | ToolError::Store(_))),
         "{refused:?}"
     );
     let left = Image::at(&place.path());

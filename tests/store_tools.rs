@@ -140,7 +140,7 @@ fn a_restored_store_has_the_same_contents_in_new_epochs_and_all_keys() {
                     let restored = restore(&copy, &place.path(), true).expect("it is restored");
                     assert!(restored.old_store.is_some_and(|kept| kept.exists()));
                     store = place.open();
-                    let gone = store.load(&[], &[key(&format!("later-{round}"))]).expect("it loads").keys;
+                    let gone = store.load(&[], &[key(&format!("later-{round}"))]).expect("it loads").key_statuses;
                     assert_eq!(gone, [KeyStatus::New], "its effect has gone, so it may run again");
                     take_over_epochs(&mut history.model, &store);
                 }
@@ -187,7 +187,7 @@ fn a_restore_refuses_an_open_store_an_existing_store_and_a_damaged_source() {
     assert!(matches!(refused, Err(ToolError::StoreExists(_))), "{refused:?}");
     damage(&copy, "UPDATE inventories SET checksum = checksum + 1");
     let refused = restore(&copy, &place.path(), true);
-    assert!(matches!(refused, Err(ToolError::Damaged { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(ToolError::Corrupt { .. })), "{refused:?}");
     let store = open(&place.path());
     assert_eq!(store.load(&[id("chest")], &[]).expect("it loads").inventories, [Some(state)], "it was left as it was");
 }
@@ -202,7 +202,7 @@ fn a_replaced_store_keeps_the_commits_that_are_only_in_its_log() {
     store.commit(&[transaction(key("1"), vec![created(&state)])]).expect("it commits");
     // As after a crash: the log was not copied into the file.
     let crashed = Place::new();
-    let path = store.paused(|| copy_of(&place.path(), crashed.folder.path()));
+    let path = store.with_writes_paused(|| copy_of(&place.path(), crashed.folder.path()));
     for _ in 0..2 {
         let kept = restore(&copy, &path, true).expect("it is restored").old_store.expect("it was there");
         assert_eq!(fsck(&path).inventories, 0);

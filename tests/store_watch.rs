@@ -118,7 +118,7 @@ fn a_store_of_an_earlier_version_continues_after_a_checkpoint_and_closes_without
         store.commit(&[transaction(key("1"), vec![])]).unwrap();
         let copied = tempfile::tempdir().unwrap();
         if crashes {
-            let path = store.paused(|| copy_of(&place.path(), copied.path()));
+            let path = store.with_writes_paused(|| copy_of(&place.path(), copied.path()));
             store = EmbeddedStore::open(&path, place.clock.settings()).unwrap();
         }
         store.flush().unwrap();

@@ -44,7 +44,7 @@ impl Measured {
             transport: telemetry.transport().clone(),
             engine: Arc::new(EngineStatistics::default),
             store: Arc::new(|| None),
-            is_draining: Arc::new(|| false),
+            is_ending: Arc::new(|| false),
         });
         Self { layer, telemetry }
     }
@@ -82,8 +82,8 @@ impl Measured {
         counts.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 
-    fn refusals(&self) -> Vec<(&'static str, u64)> {
-        self.layer.statistics().refusals().filter(|(_, calls)| *calls > 0).collect()
+    fn failures(&self) -> Vec<(&'static str, u64)> {
+        self.layer.statistics().failures().filter(|(_, calls)| *calls > 0).collect()
     }
 }
 
@@ -125,7 +125,7 @@ async fn a_call_refused_with_headers_only_is_counted_with_its_reason() {
     assert_eq!(measured.ended(ADD, "INVALID_ARGUMENT"), 1);
     drop(response);
     assert_eq!((measured.ended(ADD, "INVALID_ARGUMENT"), measured.all_ended()), (1, 1), "the call is counted once");
-    assert_eq!(measured.refusals(), [("INVALID_ARGUMENT", 1)]);
+    assert_eq!(measured.failures(), [("INVALID_ARGUMENT", 1)]);
     assert_eq!(measured.counts(ADD), MethodCounts { is_stream: false, started: 1, received: 1, sent: 0, active: 0 });
 }
 
@@ -141,7 +141,7 @@ async fn an_error_in_the_trailers_is_counted_with_its_reason() {
     assert_eq!((measured.ended(SUBSCRIBE, "UNAVAILABLE"), measured.all_ended()), (1, 1));
     let text = measured.telemetry.scrape().unwrap();
     assert!(!text.contains("rpc_server_call_duration_seconds_count"), "a stream is not counted as a call: {text}");
-    assert_eq!(measured.refusals(), [("DRAINING", 1)]);
+    assert_eq!(measured.failures(), [("DRAINING", 1)]);
 }
 
 #[tokio::test]
@@ -197,7 +197,7 @@ async fn messages_are_counted_regardless_of_how_they_are_split_into_frames() {
         );
     }
     assert_eq!((measured.ended(SUBSCRIBE, "OK"), measured.all_ended()), (3, 3));
-    assert!(measured.refusals().is_empty());
+    assert!(measured.failures().is_empty());
 }
 
 #[tokio::test]
@@ -250,7 +250,7 @@ async fn ten_thousand_unknown_methods_and_reasons_count_as_one_of_each() {
     }
     assert_eq!(series(), before);
     assert_eq!((measured.ended("_OTHER", "NOT_FOUND"), measured.all_ended()), (10_000, 10_000));
-    assert_eq!(measured.refusals(), [("OTHER", 10_000)]);
+    assert_eq!(measured.failures(), [("OTHER", 10_000)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -262,7 +262,7 @@ async fn a_call_that_exceeds_its_deadline_does_not_count_as_cancelled() {
     let answer = measured.layer.layer(DeadlineLayer.layer(never)).oneshot(request).await.unwrap();
     read_all(answer.into_body()).await;
     assert_eq!((measured.ended(ADD, "DEADLINE_EXCEEDED"), measured.all_ended()), (1, 1));
-    assert_eq!(measured.refusals(), [("DEADLINE_EXCEEDED", 1)]);
+    assert_eq!(measured.failures(), [("DEADLINE_EXCEEDED", 1)]);
 }
 
 #[tokio::test]

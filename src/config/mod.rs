@@ -163,7 +163,7 @@ fn telemetry(values: &Values) -> TelemetrySettings {
         endpoint,
         ca: values.find(&settings::OTLP_CA),
         headers: headers.split(',').filter_map(header).collect(),
-        interval: values.get(&settings::OTLP_INTERVAL_MS),
+        metrics_interval: values.get(&settings::OTLP_INTERVAL_MS),
         trace_percent: values.get(&settings::OTLP_TRACE_PERCENT),
     });
     let log = LogSettings {
@@ -178,7 +178,7 @@ fn rollout(values: &Values) -> Rollout {
     let fields = RolloutField::ALL.into_iter().zip(&settings::SYNC_SETTINGS);
     let fields = fields.map(|(field, setting)| (field, values.get(setting)));
     // The settings have the bounds of the fields.
-    Rollout::default().with(fields).expect("the values of the settings are within bounds")
+    Rollout::default().with_values(fields).expect("the values of the settings are within bounds")
 }
 
 fn lines(problems: &[String]) -> String {

@@ -287,7 +287,7 @@ settings! {
         "log",
         "access",
         Kind::Choice(&AccessLogMode::NAMES),
-        |value| AccessLogMode::named(value.as_str()?),
+        |value| AccessLogMode::from_name(value.as_str()?),
         "Which calls are logged: none, refused and failed calls (at a limited rate), or all.",
     )
     .default(|| "errors".into());
@@ -308,7 +308,7 @@ settings! {
             .fallback_variable("OTEL_EXPORTER_OTLP_HEADERS");
     OTLP_INTERVAL_MS: Setting<Duration> =
         milliseconds("otlp", "interval_ms", TIMEOUT_MS, "Interval between exports of metrics, in milliseconds.")
-            .default(|| milliseconds_value(OtlpSettings::default().interval));
+            .default(|| milliseconds_value(OtlpSettings::default().metrics_interval));
     OTLP_TRACE_PERCENT: Setting<u8> = number(
         "otlp",
         "trace_percent",

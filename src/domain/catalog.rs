@@ -238,7 +238,9 @@ fn check_layouts(source: &CatalogSource, problems: &mut Vec<String>) -> BTreeMap
         }
         let mut checked = Vec::new();
         for (section, slots) in sections {
-            check_name("section", section, problems);
+            if let Some(error) = catalog_name_error(section) {
+                problems.push(format!("layout {name:?}: section name {section:?} {error}"));
+            }
             // A section cannot have more slots than the layout, whose total was just checked.
             let slots = u16::try_from(*slots).unwrap_or_default();
             checked.push(Section { name: section.as_str().into(), slots });
@@ -259,7 +261,11 @@ mod tests {
         let source = CatalogSource {
             items: vec![("a".into(), 1, 64), ("a".into(), 1, 0), ("b".into(), 0, 1)],
             recipes: vec![RecipeSource { id: "r".into(), inputs: vec![("zinc".into(), 1)], outputs: vec![] }],
-            layouts: vec![("huge".into(), vec![("all".into(), 1025)]), ("none".into(), vec![])],
+            layouts: vec![
+                ("huge".into(), vec![("all".into(), 1025)]),
+                ("unnamed".into(), vec![(String::new(), 1)]),
+                ("none".into(), vec![]),
+            ],
         };
         let problems = Catalog::new(source).expect_err("the catalog is invalid");
         assert_eq!(
@@ -271,6 +277,7 @@ mod tests {
                 "item \"b\": code must not be 0",
                 "recipe \"r\": unknown item \"zinc\"",
                 "layout \"huge\": must have 1 to 1024 slots, got 1025",
+                "layout \"unnamed\": section name \"\" must not be empty",
                 "layout \"none\": must have 1 to 1024 slots, got 0",
             ]
         );

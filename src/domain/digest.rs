@@ -1,4 +1,4 @@
-//! The digest: a 64-bit check of an inventory's contents.
+//! The digest: a 64-bit checksum of an inventory's contents.
 //!
 //! Definition, for implementations in any language (test vectors: `tests/vectors/digest.json`):
 //!
@@ -6,7 +6,7 @@
 //!   followed by the bytes of its attributes, if any.
 //! - Lane A is the sum, modulo 2^32, of MurmurHash3_x86_32 with seed 0x51070CA5 over the encoding of each filled slot;
 //!   lane B the same with seed 0x0DDBA115. Empty slots add nothing; an empty inventory has (0, 0).
-//! - Frames carry the digest folded to 32 bits: A xor B.
+//! - Frames carry the two lanes combined by XOR, in 32 bits: A xor B.
 //!
 //! A sum does not depend on the order of the slots and can be updated incrementally: subtract the hash of the old slot,
 //! add the hash of the new one. Two 32-bit lanes suit languages without 64-bit integers. The digest detects accidental
@@ -18,7 +18,7 @@ use super::stack::Stack;
 const SEED_A: u32 = 0x5107_0CA5;
 const SEED_B: u32 = 0x0DDB_A115;
 
-/// A 64-bit check of an inventory's contents, in two 32-bit lanes.
+/// A 64-bit checksum of an inventory's contents, in two 32-bit lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Digest {
     pub a: u32,
@@ -43,8 +43,8 @@ impl Digest {
         Self { a: self.a.wrapping_sub(subtracted.a), b: self.b.wrapping_sub(subtracted.b) }
     }
 
-    /// Returns the digest folded to 32 bits, as frames carry it.
-    pub fn folded(self) -> u32 {
+    /// Returns the two lanes combined by XOR, as frames carry the digest.
+    pub fn to_u32(self) -> u32 {
         self.a ^ self.b
     }
 

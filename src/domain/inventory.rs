@@ -16,7 +16,7 @@ pub struct SlotState {
     /// The revision that last changed this slot in any way.
     pub changed_at: Revision,
     /// The revision that last changed the slot's identity: its item, its attributes, or whether it is empty.
-    pub identity_at: Revision,
+    pub identity_changed_at: Revision,
 }
 
 /// The new content of one slot; `None` empties the slot.
@@ -35,7 +35,7 @@ impl Contents {
     /// Creates `slots` slots, applies `edits` and stamps all slots with `revision`. Edits beyond the last slot are
     /// ignored.
     pub fn new(slots: usize, revision: Revision, edits: &[Edit]) -> Self {
-        let empty = SlotState { stack: None, changed_at: revision, identity_at: revision };
+        let empty = SlotState { stack: None, changed_at: revision, identity_changed_at: revision };
         let mut contents = Self { revision, digest: Digest::EMPTY, slots: vec![empty; slots] };
         contents.set(revision, edits);
         contents
@@ -88,7 +88,7 @@ impl Contents {
             self.digest = self.digest.minus(*slot, state.stack.as_ref()).plus(*slot, stack.as_ref());
             state.changed_at = revision;
             if !same_identity(state.stack.as_ref(), stack.as_ref()) {
-                state.identity_at = revision;
+                state.identity_changed_at = revision;
             }
             state.stack.clone_from(stack);
         }

@@ -1,5 +1,5 @@
-//! Ring 0: inventories and the rules that change them. Uses only the standard library. Synchronous and deterministic:
-//! time and random values are arguments.
+//! Ring 0 (see ARCHITECTURE.md): inventories and the rules that change them. Uses only the standard library.
+//! Synchronous and deterministic: time and random values are arguments.
 //!
 //! Suggested reading order: [`ids`], [`stack`], [`catalog`], [`inventory`] (revision stamps), [`digest`], [`mutation`]
 //! (one request), [`names`] (its items and recipes), [`rules`] (the effect of each operation on slots), [`rejection`].
@@ -22,6 +22,6 @@ pub use ids::{
 };
 pub use inventory::{Change, Contents, Draft, Edit, Inventory, SlotState, Version};
 pub use mutation::{Effect, Guard, InventoryLookup, Mutation, Operation, OperationOutcome, TouchedInventory, apply};
-pub use names::{ItemName, NamedMutation, NamedOperation, UnknownEntry, UnknownName};
+pub use names::{ItemRef, MissingEntry, UnresolvedMutation, UnresolvedOperation, UnresolvedReference};
 pub use rejection::{Rejection, RejectionCause};
 pub use stack::{Attributes, Stack};

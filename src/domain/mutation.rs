@@ -246,7 +246,7 @@ impl<V: InventoryLookup> MutationScratch<'_, V> {
         allow_partial: bool,
     ) -> Result<OperationOutcome, RejectionCause> {
         if from == to {
-            return Err(RejectionCause::TransferToItself { id: from.clone() });
+            return Err(RejectionCause::SameInventory { id: from.clone() });
         }
         let catalog = self.catalog;
         self.draft(from)?;

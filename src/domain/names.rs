@@ -12,30 +12,30 @@ use std::sync::Arc;
 
 /// Names an item by its code, its id, or both.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ItemName {
+pub enum ItemRef {
     Code(ItemCode),
     Id(Arc<str>),
     Both { id: Arc<str>, code: ItemCode },
 }
 
 /// A mutation whose items and recipes are unresolved names.
-pub type NamedMutation = Mutation<ItemName, Arc<str>>;
+pub type UnresolvedMutation = Mutation<ItemRef, Arc<str>>;
 /// An operation whose items and recipe are unresolved names.
-pub type NamedOperation = Operation<ItemName, Arc<str>>;
+pub type UnresolvedOperation = Operation<ItemRef, Arc<str>>;
 
 /// A name that is not in the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnknownName {
+pub struct UnresolvedReference {
     /// The index of the operation that uses the name, from 0.
     pub operation: usize,
     /// The index in the operation's list of stacks, if the name is in such a list.
     pub stack: Option<usize>,
-    pub entry: UnknownEntry,
+    pub entry: MissingEntry,
 }
 
 /// The kind of entry that the catalog does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum UnknownEntry {
+pub enum MissingEntry {
     Item {
         id: Arc<str>,
     },
@@ -54,9 +54,9 @@ pub enum UnknownEntry {
 }
 
 /// An unknown name in one operation, with its index in the operation's list of stacks if it is in such a list.
-type Unknown = (Option<usize>, UnknownEntry);
+type Unknown = (Option<usize>, MissingEntry);
 
-impl Mutation<ItemName, Arc<str>> {
+impl Mutation<ItemRef, Arc<str>> {
     /// Replaces the names by the items and recipes of the catalog. An item that is named only by its code may be
     /// missing from the catalog: its stacks can still be taken or rearranged, and the rules refuse to create more of
     /// it.
@@ -64,20 +64,20 @@ impl Mutation<ItemName, Arc<str>> {
     /// # Errors
     ///
     /// The first name that is not in the catalog.
-    pub fn resolve(&self, catalog: &Catalog) -> Result<Mutation, UnknownName> {
-        let resolve = |(operation, named): (usize, &NamedOperation)| {
-            named.resolve(catalog).map_err(|(stack, entry)| UnknownName { operation, stack, entry })
+    pub fn resolve(&self, catalog: &Catalog) -> Result<Mutation, UnresolvedReference> {
+        let resolve = |(operation, named): (usize, &UnresolvedOperation)| {
+            named.resolve(catalog).map_err(|(stack, entry)| UnresolvedReference { operation, stack, entry })
         };
         let operations = self.operations.iter().enumerate().map(resolve).collect::<Result<_, _>>()?;
         Ok(Mutation { operations, expected: self.expected.clone() })
     }
 }
 
-impl Operation<ItemName, Arc<str>> {
+impl Operation<ItemRef, Arc<str>> {
     fn resolve(&self, catalog: &Catalog) -> Result<Operation, Unknown> {
         Ok(match self.clone() {
             Self::Create { id, owner, layout, stacks } => {
-                catalog.layout(&layout).ok_or_else(|| (None, UnknownEntry::Layout { id: layout.clone() }))?;
+                catalog.layout(&layout).ok_or_else(|| (None, MissingEntry::Layout { id: layout.clone() }))?;
                 Operation::Create { id, owner, layout, stacks: resolve_stacks(catalog, stacks)? }
             }
             Self::Delete { id } => Operation::Delete { id },
@@ -111,11 +111,11 @@ impl Operation<ItemName, Arc<str>> {
 }
 
 /// Resolves an item that is not in a list of stacks.
-fn resolve_single(catalog: &Catalog, item: ItemName) -> Result<ItemCode, Unknown> {
+fn resolve_single(catalog: &Catalog, item: ItemRef) -> Result<ItemCode, Unknown> {
     resolve_item(catalog, item).map_err(|entry| (None, entry))
 }
 
-fn resolve_stacks(catalog: &Catalog, stacks: Vec<(Slot, Stack<ItemName>)>) -> Result<Vec<(Slot, Stack)>, Unknown> {
+fn resolve_stacks(catalog: &Catalog, stacks: Vec<(Slot, Stack<ItemRef>)>) -> Result<Vec<(Slot, Stack)>, Unknown> {
     let resolve = |(index, (slot, stack))| match resolve_stack(catalog, stack) {
         Ok(stack) => Ok((slot, stack)),
         Err(entry) => Err((Some(index), entry)),
@@ -123,31 +123,31 @@ fn resolve_stacks(catalog: &Catalog, stacks: Vec<(Slot, Stack<ItemName>)>) -> Re
     stacks.into_iter().enumerate().map(resolve).collect()
 }
 
-fn resolve_stack(catalog: &Catalog, stack: Stack<ItemName>) -> Result<Stack, UnknownEntry> {
+fn resolve_stack(catalog: &Catalog, stack: Stack<ItemRef>) -> Result<Stack, MissingEntry> {
     let Stack { item, count, attributes } = stack;
     Ok(Stack { item: resolve_item(catalog, item)?, count, attributes })
 }
 
-fn resolve_item(catalog: &Catalog, item: ItemName) -> Result<ItemCode, UnknownEntry> {
+fn resolve_item(catalog: &Catalog, item: ItemRef) -> Result<ItemCode, MissingEntry> {
     let (id, code) = match item {
-        ItemName::Code(code) => return Ok(code),
-        ItemName::Id(id) => (id, None),
-        ItemName::Both { id, code } => (id, Some(code)),
+        ItemRef::Code(code) => return Ok(code),
+        ItemRef::Id(id) => (id, None),
+        ItemRef::Both { id, code } => (id, Some(code)),
     };
     match (catalog.item(&id).map(|item| item.code), code) {
-        (None, _) => Err(UnknownEntry::Item { id }),
+        (None, _) => Err(MissingEntry::Item { id }),
         (Some(catalog_code), Some(code)) if catalog_code != code => {
-            Err(UnknownEntry::ItemCode { id, code, catalog_code })
+            Err(MissingEntry::ItemCode { id, code, catalog_code })
         }
         (Some(catalog_code), _) => Ok(catalog_code),
     }
 }
 
 fn resolve_recipe(catalog: &Catalog, id: Arc<str>) -> Result<Arc<Recipe>, Unknown> {
-    catalog.recipe(&id).cloned().ok_or((None, UnknownEntry::Recipe { id }))
+    catalog.recipe(&id).cloned().ok_or((None, MissingEntry::Recipe { id }))
 }
 
-impl fmt::Display for UnknownEntry {
+impl fmt::Display for MissingEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Item { id } => write!(f, "item {id:?} is not in the catalog"),

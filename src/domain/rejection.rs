@@ -43,7 +43,7 @@ pub enum RejectionCause {
     /// No item in the catalog has this code.
     UnknownItemCode { item: ItemCode },
     /// A transfer has the same inventory as source and target.
-    TransferToItself { id: InventoryId },
+    SameInventory { id: InventoryId },
     /// The inventory has `held` items, fewer than needed.
     NotEnough { id: InventoryId, item: ItemCode, needed: u64, held: u64 },
     /// The inventory, or the target slot, has room for `room` items, fewer than needed.
@@ -71,7 +71,7 @@ impl RejectionCause {
             | Self::UnknownLayout { .. }
             | Self::SlotOutOfRange { .. }
             | Self::DuplicateSlot { .. }
-            | Self::TransferToItself { .. }
+            | Self::SameInventory { .. }
             | Self::SlotEmpty { .. }
             | Self::SlotOccupied { .. }
             | Self::NotARearrangement { .. }
@@ -101,7 +101,7 @@ impl fmt::Display for Rejection {
                 write!(f, "a stack of {stack} exceeds its max_stack of {max_stack}")
             }
             Cause::UnknownItemCode { item } => write!(f, "item code {} is not in the catalog", item.get()),
-            Cause::TransferToItself { id } => {
+            Cause::SameInventory { id } => {
                 write!(f, "inventory {id:?} is both source and target of the transfer (use MoveItem)")
             }
             Cause::NotEnough { id, item, needed, held } => {

@@ -154,7 +154,7 @@ pub fn initial_edits(
     catalog: &Catalog,
     stacks: &[(Slot, Stack)],
 ) -> Result<Vec<Edit>, RejectionCause> {
-    check_distinct(id, slots, stacks)?;
+    check_slots(id, slots, stacks)?;
     for (_, stack) in stacks {
         check_stack(catalog, stack)?;
     }
@@ -327,7 +327,7 @@ fn check_slot(draft: &Draft, slot: Slot) -> Result<(), RejectionCause> {
 }
 
 /// Checks that each slot exists and is listed at most once.
-fn check_distinct(id: &InventoryId, slots: usize, stacks: &[(Slot, Stack)]) -> Result<(), RejectionCause> {
+fn check_slots(id: &InventoryId, slots: usize, stacks: &[(Slot, Stack)]) -> Result<(), RejectionCause> {
     let mut seen = vec![false; slots];
     for (slot, _) in stacks {
         let Some(seen) = seen.get_mut(slot.index()) else {

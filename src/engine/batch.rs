@@ -3,7 +3,7 @@
 use super::hot::{HotTable, StagedState};
 use super::{EngineError, MutationReply, MutationRequest};
 use crate::domain::{self, Catalog, Effect, Epoch, Inventory, InventoryId, InventoryLookup, KeyTag, TouchedInventory};
-use crate::store::{Key, KeyStatus, Reply, Transaction};
+use crate::store::{KeyStatus, MutationRecord, Reply, ScopedKey};
 use crate::sync::{ChangeKind, ChangeRecord, MutationContext};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ pub(super) struct Batch<'a> {
     /// The new states and change records of the inventories that the batch has affected so far.
     pub staged: HashMap<InventoryId, StagedState>,
     /// The mutations to commit, in order.
-    pub transactions: Vec<Transaction>,
-    /// The index in `transactions` of each key.
-    by_key: HashMap<Key, usize>,
+    pub mutation_records: Vec<MutationRecord>,
+    /// The index in `mutation_records` of each key.
+    by_key: HashMap<ScopedKey, usize>,
 }
 
 impl InventoryLookup for Batch<'_> {
@@ -30,7 +30,7 @@ impl InventoryLookup for Batch<'_> {
 
 impl<'a> Batch<'a> {
     pub fn new(hot: &'a HotTable) -> Self {
-        Self { hot, staged: HashMap::new(), transactions: Vec::new(), by_key: HashMap::new() }
+        Self { hot, staged: HashMap::new(), mutation_records: Vec::new(), by_key: HashMap::new() }
     }
 
     /// Runs a mutation, or returns its stored reply. If it fails, the session's streams correct what it predicted.
@@ -49,7 +49,7 @@ impl<'a> Batch<'a> {
 
     /// Returns the reply to a mutation whose key is already known, or `None` if the key is new.
     fn known_reply(&self, request: &MutationRequest, lookup: &KeyStatus) -> Option<Result<MutationReply, EngineError>> {
-        let in_this_batch = self.by_key.get(&request.key).map(|index| &self.transactions[*index]);
+        let in_this_batch = self.by_key.get(&request.key).map(|index| &self.mutation_records[*index]);
         let (payload, reply) = match (in_this_batch, lookup) {
             (Some(earlier), _) => (earlier.payload, &earlier.reply),
             (None, KeyStatus::Applied { payload, reply }) => (*payload, reply),
@@ -66,7 +66,7 @@ impl<'a> Batch<'a> {
     }
 
     fn apply(&mut self, request: &MutationRequest, catalog: &Catalog) -> Result<MutationReply, EngineError> {
-        let mutation = request.mutation.resolve(catalog).map_err(EngineError::UnknownName)?;
+        let mutation = request.mutation.resolve(catalog).map_err(EngineError::UnresolvedReference)?;
         let effect = domain::apply(&mutation, catalog, &*self, &mut new_epoch).map_err(EngineError::Rejected)?;
         let context = context(request);
         let current = |id: &InventoryId| self.inventory(id).map(|inventory| inventory.contents.digest());
@@ -82,9 +82,9 @@ impl<'a> Batch<'a> {
         }
         let versions = touched.iter().map(|touched| touched.version.clone()).collect();
         let reply = Reply { outcomes, versions };
-        self.by_key.insert(request.key.clone(), self.transactions.len());
+        self.by_key.insert(request.key.clone(), self.mutation_records.len());
         let (key, payload) = (request.key.clone(), request.payload);
-        self.transactions.push(Transaction { key, payload, reply: reply.clone(), touched });
+        self.mutation_records.push(MutationRecord { key, payload, reply: reply.clone(), touched });
         Ok(MutationReply { reply, replayed: false, prediction_confirmed })
     }
 

@@ -7,7 +7,7 @@ use super::outcome::{commit_failure, mutation_outcome};
 use super::{EngineError, EngineSettings, MutationReply, MutationRequest, WatchedInventories};
 use crate::domain::{Caller, Catalog, InventoryId, SessionId};
 use crate::statistics::CommitCounters;
-use crate::store::{CommitError, Key, Store, StoreError, Transaction};
+use crate::store::{CommitError, MutationRecord, ScopedKey, Store, StoreError};
 use crate::sync::ChangeRecord;
 use crate::telemetry::{CommitSpan, CommitTelemetry};
 use std::collections::HashSet;
@@ -34,7 +34,8 @@ struct BatchResults {
     watches: Vec<(WatchSender, Result<WatchedInventories, EngineError>)>,
 }
 
-/// Starts the commit thread. Returns a receiver of its end, and one of the reason if it stops committing.
+/// Starts the commit thread. Returns two receivers: the first resolves when the thread ends, the second receives the
+/// reason if it stops committing.
 pub(super) fn spawn(
     store: Arc<dyn Store>,
     catalog: Arc<Catalog>,
@@ -120,7 +121,7 @@ impl CommitThread {
             span.end(replies.len(), mutation_outcome(&replies[index]));
         }
         for (session, caller, id) in corrections {
-            wakes.extend(self.hot.record(&id, |inventory| ChangeRecord::correction(session, caller, inventory)));
+            wakes.extend(self.hot.add_record(&id, |inventory| ChangeRecord::correction(session, caller, inventory)));
         }
         let watches = watches
             .into_iter()
@@ -154,7 +155,8 @@ impl CommitThread {
         spans
     }
 
-    /// Loads every inventory that the batch needs and that is not hot into the hot table, and looks up the batch's keys.
+    /// Loads every inventory that the batch needs and that is not hot into the hot table, and looks up the batch's
+    /// keys.
     fn load(
         &mut self,
         mutations: &[(MutationRequest, ReplySender)],
@@ -165,7 +167,7 @@ impl CommitThread {
         let mut seen = HashSet::new();
         let cold: Vec<InventoryId> =
             of_mutations.chain(of_watches).filter(|id| seen.insert(*id) && !self.hot.contains(id)).cloned().collect();
-        let keys: Vec<Key> = mutations.iter().map(|(request, _)| request.key.clone()).collect();
+        let keys: Vec<ScopedKey> = mutations.iter().map(|(request, _)| request.key.clone()).collect();
         let (inventories, loaded) = load_batch(&*self.store, cold, &keys)?;
         let staged = |(id, inventory)| (id, StagedState::new(inventory));
         // An inventory that was not hot has no watchers to wake.
@@ -185,11 +187,13 @@ impl CommitThread {
         let mut batch = Batch::new(&self.hot);
         let replies: Vec<_> = mutations
             .iter()
-            .zip(&loaded.lookups)
-            .map(|((request, _), lookup)| batch.run(request, loaded.check_lookup(request, lookup)?, &self.catalog))
+            .zip(&loaded.key_statuses)
+            .map(|((request, _), status)| {
+                batch.run(request, loaded.runnable_key_status(request, status)?, &self.catalog)
+            })
             .collect();
-        if !batch.transactions.is_empty()
-            && let Err(error) = self.commit(&batch.transactions)
+        if !batch.mutation_records.is_empty()
+            && let Err(error) = self.commit(&batch.mutation_records)
         {
             let error = self.engine_error(error);
             return (Vec::new(), mutations.iter().map(|_| Err(error.clone())).collect());
@@ -198,16 +202,16 @@ impl CommitThread {
         (self.hot.publish(staged.into_iter(), &mut self.order), replies)
     }
 
-    /// Makes the transactions durable as one batch, and counts the result.
-    fn commit(&self, transactions: &[Transaction]) -> Result<(), CommitError> {
+    /// Makes the mutations durable as one batch, and counts the result.
+    fn commit(&self, mutation_records: &[MutationRecord]) -> Result<(), CommitError> {
         let start = Instant::now();
-        let committed = self.store.commit(transactions);
+        let committed = self.store.commit(mutation_records);
         match &committed {
             Ok(()) => {
                 let latency = start.elapsed();
-                self.counters.add_commit(transactions.len(), latency);
+                self.counters.add_commit(mutation_records.len(), latency);
                 // OpenTelemetry cannot read a histogram from counters: it has no observable histogram.
-                self.telemetry.record_commit(transactions.len(), latency);
+                self.telemetry.record_commit(mutation_records.len(), latency);
             }
             Err(error) => self.counters.add_failure(commit_failure(error)),
         }
@@ -234,6 +238,6 @@ impl CommitThread {
 
 fn stopped_error() -> EngineError {
     EngineError::Store(StoreError::Unavailable {
-        detail: "the outcome of an earlier commit is unknown; restart the service".into(),
+        detail: "the outcome of an earlier commit is unknown; restart the server".into(),
     })
 }

@@ -5,7 +5,7 @@
 //! released.
 
 use crate::domain::{Inventory, InventoryId};
-use crate::sync::{ChangeRecord, Published, PublishedState, TraceContext};
+use crate::sync::{ChangeRecord, PublishedState, TraceContext};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -21,7 +21,7 @@ pub(super) struct HotTable {
 /// An inventory in memory.
 #[derive(Debug)]
 struct HotEntry {
-    state: watch::Sender<PublishedState>,
+    state: watch::Sender<Arc<PublishedState>>,
     /// Whether the entry was read or written since eviction last examined it.
     used: AtomicBool,
 }
@@ -44,7 +44,7 @@ impl StagedState {
 
 /// The watchers of one inventory, to be woken after the lock is released.
 #[derive(Debug)]
-pub(super) struct PendingWake(watch::Sender<PublishedState>);
+pub(super) struct PendingWake(watch::Sender<Arc<PublishedState>>);
 
 impl PendingWake {
     pub fn wake(self) {
@@ -68,7 +68,7 @@ impl HotTable {
     }
 
     /// Returns a consistent snapshot of the states.
-    pub(super) fn snapshot(&self, receivers: &[watch::Receiver<PublishedState>]) -> Vec<PublishedState> {
+    pub(super) fn snapshot(&self, receivers: &[watch::Receiver<Arc<PublishedState>>]) -> Vec<Arc<PublishedState>> {
         // No batch is published while the lock is held.
         let _lock = self.read();
         receivers.iter().map(|receiver| receiver.borrow().clone()).collect()
@@ -83,12 +83,12 @@ impl HotTable {
         &self,
         ids: &[InventoryId],
         order: &mut EvictionOrder,
-    ) -> Vec<watch::Receiver<PublishedState>> {
+    ) -> Vec<watch::Receiver<Arc<PublishedState>>> {
         let mut entries = self.write();
         let receiver = |id: &InventoryId| {
             let hot = entries.entry(id.clone()).or_insert_with(|| {
                 order.0.push_back(id.clone());
-                HotEntry::new(Published::default())
+                HotEntry::new(PublishedState::default())
             });
             hot.used.store(true, Ordering::Relaxed);
             hot.state.subscribe()
@@ -98,7 +98,7 @@ impl HotTable {
 
     /// Drops receivers and removes the entries of inventories that do not exist and have no other watcher. This is safe
     /// while the commit loop runs: without an entry it also finds that the inventory does not exist.
-    pub(super) fn release(&self, ids: &[InventoryId], receivers: Vec<watch::Receiver<PublishedState>>) {
+    pub(super) fn release(&self, ids: &[InventoryId], receivers: Vec<watch::Receiver<Arc<PublishedState>>>) {
         let mut entries = self.write();
         drop(receivers);
         for id in ids {
@@ -122,7 +122,7 @@ impl HotTable {
             let Some(hot) = entries.get(&id) else {
                 if inventory.is_some() {
                     order.0.push_back(id.clone());
-                    entries.insert(id, HotEntry::new(Published::new(inventory)));
+                    entries.insert(id, HotEntry::new(PublishedState::new(inventory)));
                 }
                 continue;
             };
@@ -134,7 +134,8 @@ impl HotTable {
             hot.used.store(true, Ordering::Relaxed);
             hot.state.send_if_modified(|current| {
                 // Only open streams need change records.
-                let next = if watched { current.followed_by(inventory, records) } else { Published::new(inventory) };
+                let next =
+                    if watched { current.followed_by(inventory, records) } else { PublishedState::new(inventory) };
                 *current = Arc::new(next.superseding(current, now, trace));
                 false
             });
@@ -146,7 +147,7 @@ impl HotTable {
     }
 
     /// Adds a change record to the current state, if the inventory has watchers.
-    pub(super) fn record(
+    pub(super) fn add_record(
         &self,
         id: &InventoryId,
         record: impl FnOnce(&Inventory) -> ChangeRecord,
@@ -199,7 +200,7 @@ impl HotTable {
 }
 
 impl HotEntry {
-    fn new(published: Published) -> Self {
+    fn new(published: PublishedState) -> Self {
         Self { state: watch::Sender::new(Arc::new(published)), used: AtomicBool::new(true) }
     }
 }
@@ -233,7 +234,7 @@ mod tests {
 
     fn snapshot_inventories(
         table: &HotTable,
-        receivers: &[watch::Receiver<PublishedState>],
+        receivers: &[watch::Receiver<Arc<PublishedState>>],
     ) -> Vec<Option<Arc<Inventory>>> {
         table.snapshot(receivers).iter().map(|state| state.inventory.clone()).collect()
     }

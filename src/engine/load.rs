@@ -2,7 +2,7 @@
 
 use super::{EngineError, MutationRequest};
 use crate::domain::{Inventory, InventoryId};
-use crate::store::{Key, KeyStatus, Loaded, Store, StoreError};
+use crate::store::{KeyStatus, Loaded, ScopedKey, Store, StoreError};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use std::sync::Arc;
 /// while.
 const FAILED_READS_MAX: usize = 8;
 
-/// The results of the store's lookups for one batch.
+/// What the store returned for one batch.
 pub(super) struct LoadedBatch {
-    /// The idempotency lookup of each mutation.
-    pub lookups: Vec<Result<KeyStatus, StoreError>>,
+    /// The status of each mutation's key.
+    pub key_statuses: Vec<Result<KeyStatus, StoreError>>,
     /// Inventories that the store cannot read. Only requests that need one of them fail.
     unreadable: HashMap<InventoryId, StoreError>,
 }
@@ -29,12 +29,12 @@ pub(super) type LoadedInventories = Vec<(InventoryId, Option<Arc<Inventory>>)>;
 pub(super) fn load_batch(
     store: &dyn Store,
     ids: Vec<InventoryId>,
-    keys: &[Key],
+    keys: &[ScopedKey],
 ) -> Result<(LoadedInventories, LoadedBatch), EngineError> {
     match store.load(&ids, keys) {
-        Ok(Loaded { inventories, keys }) => {
-            let lookups = keys.into_iter().map(Ok).collect();
-            Ok((ids.into_iter().zip(inventories).collect(), LoadedBatch { lookups, unreadable: HashMap::new() }))
+        Ok(Loaded { inventories, key_statuses }) => {
+            let key_statuses = key_statuses.into_iter().map(Ok).collect();
+            Ok((ids.into_iter().zip(inventories).collect(), LoadedBatch { key_statuses, unreadable: HashMap::new() }))
         }
         Err(StoreError::Corrupt { .. } | StoreError::Unavailable { .. }) => load_one_by_one(store, ids, keys),
         Err(error @ StoreError::Full { .. }) => Err(EngineError::Store(error)),
@@ -55,28 +55,28 @@ impl LoadedBatch {
         ids.find_map(|id| self.unreadable.get(id)).map_or(Ok(()), |error| Err(EngineError::Store(error.clone())))
     }
 
-    /// Returns the idempotency lookup of a request, unless the request cannot run because the store cannot read its key
+    /// Returns the key status of a request, unless the request cannot run because the store cannot read its key
     /// or an inventory. A retry needs only the stored reply, so unreadable inventories do not fail it.
-    pub fn check_lookup<'a>(
+    pub fn runnable_key_status<'a>(
         &self,
         request: &MutationRequest,
-        lookup: &'a Result<KeyStatus, StoreError>,
+        status: &'a Result<KeyStatus, StoreError>,
     ) -> Result<&'a KeyStatus, EngineError> {
-        let recall = lookup.as_ref().map_err(|error| EngineError::Store(error.clone()))?;
-        match recall {
+        let status = status.as_ref().map_err(|error| EngineError::Store(error.clone()))?;
+        match status {
             KeyStatus::Applied { .. } | KeyStatus::Expired | KeyStatus::TooFarAhead { .. } => {}
             KeyStatus::New => self.check_readable(needed_inventories(request))?,
         }
-        Ok(recall)
+        Ok(status)
     }
 }
 
 fn load_one_by_one(
     store: &dyn Store,
     ids: Vec<InventoryId>,
-    keys: &[Key],
+    keys: &[ScopedKey],
 ) -> Result<(LoadedInventories, LoadedBatch), EngineError> {
-    let mut batch = LoadedBatch { lookups: Vec::with_capacity(keys.len()), unreadable: HashMap::new() };
+    let mut batch = LoadedBatch { key_statuses: Vec::with_capacity(keys.len()), unreadable: HashMap::new() };
     let mut inventories = Vec::with_capacity(ids.len());
     let mut failed_reads = 0;
     let mut may_continue = |error: &StoreError| {
@@ -95,8 +95,8 @@ fn load_one_by_one(
     }
     for key in keys {
         match store.load(&[], std::slice::from_ref(key)) {
-            Ok(loaded) => batch.lookups.extend(loaded.keys.into_iter().map(Ok)),
-            Err(error) if may_continue(&error) => batch.lookups.push(Err(error)),
+            Ok(loaded) => batch.key_statuses.extend(loaded.key_statuses.into_iter().map(Ok)),
+            Err(error) if may_continue(&error) => batch.key_statuses.push(Err(error)),
             Err(error) => return Err(EngineError::Store(error)),
         }
     }

@@ -1,4 +1,4 @@
-//! Ring 2: the only writer, and the states that it publishes.
+//! Ring 2 (see ARCHITECTURE.md): the only writer, and the states that it publishes.
 //!
 //! [`Engine`] is a handle to a commit loop on its own thread. The loop takes all waiting mutations as a batch, applies
 //! each in order to copies, commits the whole batch durably, and only then publishes the new states and replies. If the
@@ -15,11 +15,11 @@ pub use batch::new_epoch;
 pub use watched::WatchedInventories;
 
 use crate::domain::{
-    Caller, Catalog, Digest, Fingerprint, Inventory, InventoryId, NamedMutation, Rejection, SessionId, UnknownName,
-    Version,
+    Caller, Catalog, Digest, Fingerprint, Inventory, InventoryId, Rejection, SessionId, UnresolvedMutation,
+    UnresolvedReference, Version,
 };
 use crate::statistics::{CommitCounters, EngineStatistics};
-use crate::store::{Key, ListQuery, Reply, Store, StoreError};
+use crate::store::{ListQuery, Reply, ScopedKey, Store, StoreError};
 use crate::sync::TraceContext;
 use crate::telemetry::CommitTelemetry;
 use commit::EngineRequest;
@@ -62,11 +62,11 @@ pub type PredictedDigests = Vec<(InventoryId, Digest)>;
 /// A mutation with its idempotency key and its context.
 #[derive(Debug, Clone)]
 pub struct MutationRequest {
-    pub key: Key,
+    pub key: ScopedKey,
     /// The fingerprint of the operations and guards as sent; a retry with another one is refused.
     pub payload: Fingerprint,
     /// Names are resolved when the mutation runs; a retry does not resolve them.
-    pub mutation: NamedMutation,
+    pub mutation: UnresolvedMutation,
     /// The session that sends the mutation, as named on its subscription.
     pub session: Option<SessionId>,
     /// The digests that the session expects; empty if it predicted nothing.
@@ -87,12 +87,13 @@ pub struct MutationReply {
     pub prediction_confirmed: bool,
 }
 
-/// Why a request failed. Except for [`EngineError::CommitUnknown`], the mutation was not applied.
+/// Why a request failed. This attempt applied nothing, unless the error is [`EngineError::CommitUnknown`]; after
+/// [`EngineError::KeyExpired`], an earlier attempt may have applied the mutation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EngineError {
     Rejected(Rejection),
     /// The mutation names an item, a recipe or a layout that is not in the catalog.
-    UnknownName(UnknownName),
+    UnresolvedReference(UnresolvedReference),
     /// The key was already used with another payload.
     KeyReused,
     /// The key is older than the remembered keys; its mutation may have been applied.
@@ -244,7 +245,7 @@ impl EngineStatisticsReader {
 impl CommitLoop {
     /// Waits until the engine stops committing, because the outcome of a commit is unknown or the store has stopped,
     /// and returns the reason.
-    pub async fn failed(&mut self) -> StoreError {
+    pub async fn wait_for_failure(&mut self) -> StoreError {
         tokio::select! {
             failure = first_failure(&mut self.failed) => failure,
             failure = first_failure(&mut self.stopped) => failure,
@@ -257,7 +258,7 @@ impl CommitLoop {
     }
 
     /// Waits until all queued requests are done. Returns only after every [`Engine`] was dropped.
-    pub async fn ended(self) {
+    pub async fn join(self) {
         // An error also means that the thread has ended.
         let _ = self.ended.await;
     }

@@ -10,7 +10,7 @@ pub(super) fn mutation_outcome(result: &Result<MutationReply, EngineError>) -> M
         Ok(_) => MutationOutcome::Applied,
         Err(
             EngineError::Rejected(_)
-            | EngineError::UnknownName(_)
+            | EngineError::UnresolvedReference(_)
             | EngineError::KeyReused
             | EngineError::KeyExpired
             | EngineError::KeyFromTheFuture { .. },

@@ -16,14 +16,14 @@ pub struct WatchedInventories {
     hot: Arc<HotTable>,
     ids: Vec<InventoryId>,
     /// One receiver for each of `ids`.
-    receivers: Vec<watch::Receiver<PublishedState>>,
+    receivers: Vec<watch::Receiver<Arc<PublishedState>>>,
 }
 
 impl WatchedInventories {
     pub(super) fn new(
         hot: Arc<HotTable>,
         ids: Vec<InventoryId>,
-        receivers: Vec<watch::Receiver<PublishedState>>,
+        receivers: Vec<watch::Receiver<Arc<PublishedState>>>,
     ) -> Self {
         Self { hot, ids, receivers }
     }
@@ -34,7 +34,7 @@ impl WatchedInventories {
     }
 
     /// Returns a consistent snapshot of the newest states, in the requested order.
-    pub fn states(&self) -> Vec<PublishedState> {
+    pub fn states(&self) -> Vec<Arc<PublishedState>> {
         self.hot.snapshot(&self.receivers)
     }
 

@@ -44,11 +44,11 @@ impl v1::admin_service_server::AdminService for Admin {
         }
         if !invalid.is_empty() {
             // Check the values too, so that the error lists all problems at once.
-            let problems = self.rollout.current().with(values).err().unwrap_or_default();
+            let problems = self.rollout.current().with_values(values).err().unwrap_or_default();
             invalid.extend(problems.iter().map(rollout::out_of_bounds));
             return Err(status::all_invalid(&invalid));
         }
-        let changed = self.rollout.change(caller.as_str(), &request.reason, |current| current.with(values));
+        let changed = self.rollout.change(caller.as_str(), &request.reason, |current| current.with_values(values));
         let changed = changed.map_err(|problems| {
             status::all_invalid(&problems.iter().map(rollout::out_of_bounds).collect::<Vec<_>>())
         })?;

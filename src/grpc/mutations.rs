@@ -6,7 +6,7 @@ use super::service::{Service, caller, trace_context};
 use crate::domain::{Caller, Fingerprint, OperationOutcome, SessionId};
 use crate::engine::{EngineError, MutationReply, MutationRequest, PredictedDigests};
 use crate::status;
-use crate::store::Key;
+use crate::store::ScopedKey;
 use crate::sync::TraceContext;
 use crate::wire::v1::operation::Operation;
 use crate::wire::{FieldViolation, reply, request, v1};
@@ -67,7 +67,7 @@ impl Service {
             }
         };
         let reply = self.engine.mutate(request).await.map_err(|error| {
-            if let EngineError::UnknownName(unknown) = &error {
+            if let EngineError::UnresolvedReference(unknown) = &error {
                 return status::unknown_name(&name_paths, single, unknown);
             }
             status::engine_error(&error)
@@ -97,7 +97,7 @@ fn mutation_request(
     operations: Vec<v1::Operation>,
     single: bool,
 ) -> Result<MutationRequest, FieldViolation> {
-    let key = Key { caller, key: request::idempotency_key(&context)? };
+    let key = ScopedKey { caller, key: request::idempotency_key(&context)? };
     let mutation = request::mutation(&context, &operations, single)?;
     let (payload, reason) = (payload(context.expected, operations), context.reason.into());
     Ok(MutationRequest { key, payload, mutation, session: None, predicted: Vec::new(), reason, trace: None })

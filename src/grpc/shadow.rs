@@ -9,6 +9,7 @@ use crate::sync::{
 };
 use crate::wire::{frame, v1};
 use std::cell::RefCell;
+use std::sync::Arc;
 
 pub struct Shadow {
     subscription: Subscription,
@@ -50,7 +51,7 @@ impl Shadow {
     }
 
     /// Creates the shadow of an open stream, as if its reader had the current states.
-    pub fn join(settings: SyncSettings, options: SubscribeOptions, states: &[PublishedState]) -> Self {
+    pub fn join(settings: SyncSettings, options: SubscribeOptions, states: &[Arc<PublishedState>]) -> Self {
         let copies = states.iter().map(|state| state.inventory.as_deref().into()).collect();
         let predicts = options.session.is_some();
         Self { subscription: Subscription::with_states(settings, options, states), copies, predicts }
@@ -60,7 +61,7 @@ impl Shadow {
         self.subscription.handle_settings(settings);
     }
 
-    pub fn handle_states(&mut self, states: &[PublishedState]) {
+    pub fn handle_states(&mut self, states: &[Arc<PublishedState>]) {
         self.subscription.handle_states(states);
     }
 
@@ -72,7 +73,7 @@ impl Shadow {
     pub fn poll_message(
         &mut self,
         now: Moment,
-        states: impl Fn() -> Vec<PublishedState>,
+        states: impl Fn() -> Vec<Arc<PublishedState>>,
     ) -> Result<Option<ShadowFrame>, SubscriptionTooLarge> {
         // Compare with the states from which the frame is computed.
         let published = RefCell::new(Vec::new());
@@ -89,7 +90,7 @@ impl Shadow {
 
     /// Applies a message in its wire format, as a reader does, and verifies the result. Then replaces the copies by the
     /// published states, so that a mistake is counted only once.
-    fn apply(&mut self, message: &v1::SubscribeInventoryResponse, published: &[PublishedState]) -> Verification {
+    fn apply(&mut self, message: &v1::SubscribeInventoryResponse, published: &[Arc<PublishedState>]) -> Verification {
         let mut verification = Verification::default();
         for change in &message.changes {
             let position = change.watch as usize;
@@ -189,7 +190,6 @@ impl From<Option<&Inventory>> for ReaderState {
 mod tests {
     use super::*;
     use crate::domain::{Attributes, Contents, Count, Epoch, InventoryId, ItemCode, LayoutId, Revision, Slot, Stack};
-    use crate::sync::Published;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -200,7 +200,7 @@ mod tests {
     }
 
     /// Returns states at `revision`; each revision has one item fewer in slot 0.
-    fn states(revision: u32) -> Vec<PublishedState> {
+    fn states(revision: u32) -> Vec<Arc<PublishedState>> {
         let edit = |revision| [(Slot(0), Some(stack(64 - revision)))];
         let first = Contents::new(27, Revision(1), &edit(1));
         let contents = (2..=revision).fold(first, |before, at| before.advanced(Revision(at.into()), &edit(at)));
@@ -211,7 +211,7 @@ mod tests {
             epoch: Epoch::new(7).unwrap(),
             contents,
         };
-        vec![Arc::new(Published::new(Some(Arc::new(inventory))))]
+        vec![Arc::new(PublishedState::new(Some(Arc::new(inventory))))]
     }
 
     fn shadow() -> Shadow {
@@ -222,7 +222,7 @@ mod tests {
     fn verify_with(
         shadow: &mut Shadow,
         now: Duration,
-        states: &[PublishedState],
+        states: &[Arc<PublishedState>],
         corrupt: impl Fn(&mut v1::SubscribeInventoryResponse),
     ) -> Verification {
         shadow.handle_states(states);
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn an_inventory_that_is_deleted_and_created_again_passes_also_in_a_shadow_that_joins_in_between() {
-        let absent = vec![PublishedState::default()];
+        let absent = vec![Arc::default()];
         let mut shadow = shadow();
         let mut joined = Shadow::join(SyncSettings::default(), SubscribeOptions::default(), &absent);
         let first =

@@ -1,11 +1,11 @@
 //! Converts statistics to the messages of `AdminService`.
 
-use crate::statistics::{EngineStatistics, FrameKind, HistogramBucket, MessageCount, StreamCounts, percentile};
+use crate::statistics::{EngineStatistics, HistogramBucket, MessageCount, StreamCounts, SyncKind, percentile};
 use crate::sync::SyncTrigger;
 use crate::wire::v1;
 
 pub fn streams(counts: &StreamCounts) -> v1::StreamStatistics {
-    let sync = |(kind, trigger, sent): &(FrameKind, SyncTrigger, MessageCount)| v1::SyncStatistics {
+    let sync = |(kind, trigger, sent): &(SyncKind, SyncTrigger, MessageCount)| v1::SyncStatistics {
         kind: sync_kind(*kind).into(),
         trigger: sync_trigger(*trigger).into(),
         count: count(sent),
@@ -46,10 +46,10 @@ fn count(count: &MessageCount) -> Option<v1::MessageCount> {
     Some(v1::MessageCount { messages: count.messages, bytes: count.bytes })
 }
 
-fn sync_kind(kind: FrameKind) -> v1::SyncKind {
+fn sync_kind(kind: SyncKind) -> v1::SyncKind {
     match kind {
-        FrameKind::Full => v1::SyncKind::Full,
-        FrameKind::Delta => v1::SyncKind::Delta,
+        SyncKind::Full => v1::SyncKind::Full,
+        SyncKind::Delta => v1::SyncKind::Delta,
     }
 }
 

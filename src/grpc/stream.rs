@@ -6,7 +6,7 @@ use super::shadow::{Shadow, ShadowFrame, Verification};
 use crate::domain::{Inventory, InventoryId};
 use crate::engine::WatchedInventories;
 use crate::identity::AuthError;
-use crate::statistics::{FrameKind, OpenStreamGuard, StreamStatistics};
+use crate::statistics::{OpenStreamGuard, StreamStatistics, SyncKind};
 use crate::status;
 use crate::sync::frame::full_frame;
 use crate::sync::{
@@ -68,7 +68,7 @@ struct VisibleInventories {
 
 impl VisibleInventories {
     /// Returns a consistent snapshot of the newest states, as the reader may see them.
-    fn states(&self) -> Vec<PublishedState> {
+    fn states(&self) -> Vec<Arc<PublishedState>> {
         self.options.access.visible(self.watched.states())
     }
 
@@ -110,7 +110,7 @@ impl FrameStream {
             closing,
             start,
         } = parameters;
-        let StreamMode { sync, shadow } = rollout.borrow_and_update().settings_for(bucket);
+        let StreamMode { sync, shadow } = rollout.borrow_and_update().mode_for(bucket);
         let shadow = shadow.map(|settings| Box::new(Shadow::new(settings, options.clone())));
         let subscription = Subscription::new(sync, options.clone());
         let _open = statistics.open();
@@ -196,7 +196,7 @@ impl FrameStream {
         if !self.rollout.has_changed().unwrap_or(false) {
             return;
         }
-        let StreamMode { sync, shadow } = self.rollout.borrow_and_update().settings_for(self.bucket);
+        let StreamMode { sync, shadow } = self.rollout.borrow_and_update().mode_for(self.bucket);
         self.subscription.handle_settings(sync);
         match (shadow, &mut self.shadow) {
             (None, shadow) => *shadow = None,
@@ -237,7 +237,7 @@ impl FrameStream {
             self.statistics.add_quiet(bytes);
         } else {
             let full = frame.changed.iter().any(|(_, part)| is_full(&part.body));
-            let kind = if full { FrameKind::Full } else { FrameKind::Delta };
+            let kind = if full { SyncKind::Full } else { SyncKind::Delta };
             self.statistics.add_sync(kind, frame.trigger, bytes);
             self.record_sync(frame, kind, bytes);
             if self.shadow.is_some() {
@@ -250,7 +250,7 @@ impl FrameStream {
         self.count_immediate_fulls();
     }
 
-    fn record_sync(&self, frame: &Frame, kind: FrameKind, bytes: u64) {
+    fn record_sync(&self, frame: &Frame, kind: SyncKind, bytes: u64) {
         let Frame { trigger, stale_since, traced, .. } = *frame;
         let inventories = frame.changed.len() + frame.absent.len();
         self.age.set(self.telemetry.record_frame(&FrameSent {

@@ -3,7 +3,7 @@
 
 use crate::domain::{Caller, PlayerId};
 use crate::identity::Identity;
-use crate::statistics::{LogRate, OTHER_REASON};
+use crate::statistics::{LogRateLimiter, OTHER_REASON};
 use crate::telemetry::{AccessLogMode, trace_id};
 use http::{HeaderMap, HeaderValue};
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ const DETAIL_BYTES_MAX: usize = 256;
 pub struct AccessLog {
     mode: AccessLogMode,
     start: Instant,
-    rates: HashMap<&'static str, LogRate>,
+    rates: HashMap<&'static str, LogRateLimiter>,
 }
 
 /// The caller and player of a call, in the request's extensions. The identity layer sets them as soon as they are
@@ -154,7 +154,8 @@ macro_rules! line {
 impl AccessLog {
     /// Creates an access log. `reasons` are all reasons that have their own log rate; all others share one.
     pub fn new(mode: AccessLogMode, reasons: impl IntoIterator<Item = &'static str>) -> Self {
-        let rates = reasons.into_iter().chain([OTHER_REASON]).map(|reason| (reason, LogRate::default())).collect();
+        let rates =
+            reasons.into_iter().chain([OTHER_REASON]).map(|reason| (reason, LogRateLimiter::default())).collect();
         Self { mode, start: Instant::now(), rates }
     }
 

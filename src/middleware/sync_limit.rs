@@ -5,7 +5,7 @@
 //! limited. A permit is used only when a body frame is sent, and each message is one body frame (`wire::codec`).
 
 use crate::domain::PlayerId;
-use crate::sync::limit::GRANT_LIFE;
+use crate::sync::limit::PERMIT_LIFETIME;
 use crate::sync::{FrameAge, LimitedPlayer, Moment, SyncLimit, Ticket, Turn};
 use crate::telemetry::SyncLimitTelemetry;
 use bytes::Bytes;
@@ -65,7 +65,7 @@ struct LimiterState {
 struct Players {
     entries: HashMap<PlayerId, PlayerEntry>,
     /// Players whose last stream has ended, and when they may be removed; the earliest first. A player is not removed
-    /// before its last grant expires, because otherwise reconnecting would reset the limit.
+    /// before its last permit expires, because otherwise reconnecting would reset the limit.
     closed: VecDeque<(Moment, PlayerId)>,
 }
 
@@ -92,8 +92,8 @@ impl SyncLimitLayer {
         Self(Arc::new(LimiterState { rate, meters, start: Instant::now(), players: Mutex::default() }))
     }
 
-    /// Removes players whose last stream ended more than [`GRANT_LIFE`] ago. This also happens whenever a stream opens
-    /// or ends; call this method in case none does.
+    /// Removes players whose last stream ended more than [`PERMIT_LIFETIME`] ago. This also happens whenever a stream
+    /// opens or ends; call this method in case none does.
     pub fn remove_idle(&self) {
         let now = self.0.now();
         lock(&self.0.players).remove_idle(now);
@@ -180,7 +180,7 @@ impl LimiterState {
         if let Some(entry) = players.entries.get_mut(id) {
             entry.streams -= 1;
             if entry.streams == 0 {
-                players.closed.push_back((now + GRANT_LIFE, id.clone()));
+                players.closed.push_back((now + PERMIT_LIFETIME, id.clone()));
             }
         }
         players.remove_idle(now);
@@ -218,7 +218,7 @@ impl PlayerStream {
     /// the limit and the record of this frame. The recorded time is the time after polling.
     fn poll_inner(&mut self, inner: Pin<&mut Body>, context: &mut Context<'_>) -> Result<PolledFrame, NoPermit> {
         let mut queue = lock(&self.queue);
-        queue.limit.handle_setting(self.shared.rate.get());
+        queue.limit.set_limit(self.shared.rate.get());
         if let Turn::Wait { ticket, until } = queue.limit.poll_turn(self.ticket, self.shared.now()) {
             self.ticket = Some(ticket);
             queue.set_waker(ticket, context.waker());

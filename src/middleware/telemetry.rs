@@ -152,7 +152,7 @@ impl ActiveCall {
         }
         let code = outcome.code();
         if outcome.is_error() {
-            self.shared.rpc.add_refusal(outcome.reason.as_deref());
+            self.shared.rpc.add_failure(outcome.reason.as_deref());
         }
         let (status, is_fault, duration) = (code_name(code), is_server_fault(code), self.start.elapsed());
         let method = self.shared.rpc.name(self.method);

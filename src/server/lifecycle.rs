@@ -51,7 +51,7 @@ pub async fn serve(
     let failure = tokio::select! {
         () = &mut server => return Ok(()),
         () = drain_started => None,
-        failure = commit_loop.failed() => {
+        failure = commit_loop.wait_for_failure() => {
             health.set(ServingState::StoreFailed).await;
             Some(failure)
         }
@@ -70,7 +70,7 @@ pub async fn serve(
 
 /// Waits until all queued requests are committed and answered, before the store is closed.
 async fn finish_commits(commit_loop: CommitLoop, limit: Duration) {
-    if tokio::time::timeout(limit, commit_loop.ended()).await.is_err() {
+    if tokio::time::timeout(limit, commit_loop.join()).await.is_err() {
         tracing::warn!("calls are still open; their queued mutations are committed, but not answered");
     }
 }

@@ -132,7 +132,7 @@ fn register_metrics(
         ],
         engine: Arc::new(move || engine.read()),
         store: Arc::new(move || store.upgrade()?.usage()),
-        is_draining: Arc::new(move || readiness.is_ending()),
+        is_ending: Arc::new(move || readiness.is_ending()),
     });
 }
 

@@ -15,7 +15,7 @@ pub enum MutationOutcome {
     Failed,
 }
 
-/// Why a batch was not committed.
+/// Why a commit failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommitFailure {
     Full,

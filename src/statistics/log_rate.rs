@@ -8,7 +8,7 @@ pub const LINES_PER_SECOND: u32 = 10;
 
 /// The rate limit of one kind of log line.
 #[derive(Debug, Default)]
-pub struct LogRate(Mutex<Window>);
+pub struct LogRateLimiter(Mutex<Window>);
 
 #[derive(Debug, Default)]
 struct Window {
@@ -18,7 +18,7 @@ struct Window {
     suppressed: u64,
 }
 
-impl LogRate {
+impl LogRateLimiter {
     /// Returns the number of lines suppressed since the last logged line if a line may be logged at `now`, or `None` if
     /// it must be suppressed. `now` is the time since a fixed but arbitrary origin.
     pub fn admit(&self, now: Duration) -> Option<u64> {
@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn log_lines_are_limited_per_second_and_the_next_line_reports_the_suppressed_ones() {
-        let rate = LogRate::default();
+        let rate = LogRateLimiter::default();
         let at = |ms| rate.admit(Duration::from_millis(ms));
         let admitted: Vec<_> = (0..1_000).filter_map(at).collect();
         assert_eq!(admitted, vec![0; LINES_PER_SECOND as usize]);

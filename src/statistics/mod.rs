@@ -10,9 +10,9 @@ mod transport;
 
 pub use engine::{CommitCounters, CommitFailure, EngineStatistics, MutationOutcome};
 pub use histogram::{Histogram, HistogramBucket, percentile};
-pub use log_rate::LogRate;
+pub use log_rate::LogRateLimiter;
 pub use rpc::{Method, MethodCounts, OTHER_METHOD, OTHER_REASON, RpcStatistics};
-pub use streams::{FrameKind, MessageCount, OpenStreamGuard, ShadowCounts, StreamCounts, StreamStatistics};
+pub use streams::{MessageCount, OpenStreamGuard, ShadowCounts, StreamCounts, StreamStatistics, SyncKind};
 pub use transport::{ConnectionRefusal, Reloads, TransportStatistics};
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -16,7 +16,7 @@ pub struct RpcStatistics {
     methods: Vec<&'static str>,
     by_name: HashMap<&'static str, usize>,
     counts: Vec<MethodCounters>,
-    refusals: Vec<(&'static str, Counter)>,
+    failures: Vec<(&'static str, Counter)>,
 }
 
 #[derive(Debug, Default)]
@@ -58,8 +58,8 @@ impl RpcStatistics {
         let counters = |method: &Method| MethodCounters { is_stream: method.is_stream, ..MethodCounters::default() };
         let counts = known.iter().map(counters).collect();
         let reasons = reasons.into_iter().chain([OTHER_REASON]);
-        let refusals = reasons.map(|reason| (reason, Counter::default())).collect();
-        Self { methods, by_name, counts, refusals }
+        let failures = reasons.map(|reason| (reason, Counter::default())).collect();
+        Self { methods, by_name, counts, failures }
     }
 
     /// Returns the index of the method in a request's path, `/package.Service/Method`.
@@ -94,9 +94,9 @@ impl RpcStatistics {
     }
 
     /// Counts a call that failed; `None` if the error has no reason.
-    pub fn add_refusal(&self, reason: Option<&str>) {
-        let known = self.refusals.iter().find(|(name, _)| Some(*name) == reason);
-        if let Some((_, counter)) = known.or(self.refusals.last()) {
+    pub fn add_failure(&self, reason: Option<&str>) {
+        let known = self.failures.iter().find(|(name, _)| Some(*name) == reason);
+        if let Some((_, counter)) = known.or(self.failures.last()) {
             counter.add(1);
         }
     }
@@ -116,8 +116,8 @@ impl RpcStatistics {
     }
 
     /// Returns the number of failed calls by reason.
-    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.refusals.iter().map(|(reason, counter)| (*reason, counter.get()))
+    pub fn failures(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.failures.iter().map(|(reason, counter)| (*reason, counter.get()))
     }
 }
 
@@ -131,7 +131,7 @@ mod tests {
         let paths = ["/a.B/C", "a.B/C", "/a.B/D", "/_OTHER", "/", ""];
         let names = paths.map(|path| statistics.name(statistics.method(path)));
         assert_eq!(names, ["a.B/C", "_OTHER", "_OTHER", "_OTHER", "_OTHER", "_OTHER"]);
-        [Some("NO_ROOM"), Some("whatever"), None].into_iter().for_each(|reason| statistics.add_refusal(reason));
-        assert_eq!(Vec::from_iter(statistics.refusals()), [("NO_ROOM", 1), ("OTHER", 2)]);
+        [Some("NO_ROOM"), Some("whatever"), None].into_iter().for_each(|reason| statistics.add_failure(reason));
+        assert_eq!(Vec::from_iter(statistics.failures()), [("NO_ROOM", 1), ("OTHER", 2)]);
     }
 }

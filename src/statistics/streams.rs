@@ -11,6 +11,7 @@ pub struct StreamStatistics {
     open: AtomicU64,
     /// Indexed by kind, then by trigger.
     syncs: [[MessageCounters; TRIGGERS.len()]; 2],
+    /// Messages without a change, see [`StreamCounts::quiet`].
     quiet: MessageCounters,
     immediate_full: MessageCounters,
     shadow_sent: MessageCounters,
@@ -28,14 +29,14 @@ struct MessageCounters {
 
 /// The kind of a sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FrameKind {
+pub enum SyncKind {
     /// A full state of at least one inventory.
     Full,
     /// Only changed slots.
     Delta,
 }
 
-impl FrameKind {
+impl SyncKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -44,7 +45,7 @@ impl FrameKind {
     }
 }
 
-const KINDS: [FrameKind; 2] = [FrameKind::Full, FrameKind::Delta];
+const KINDS: [SyncKind; 2] = [SyncKind::Full, SyncKind::Delta];
 const TRIGGERS: [SyncTrigger; 4] =
     [SyncTrigger::Initial, SyncTrigger::News, SyncTrigger::Echo, SyncTrigger::Correction];
 
@@ -59,7 +60,7 @@ pub struct MessageCount {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StreamCounts {
     pub open: u64,
-    pub syncs: Vec<(FrameKind, SyncTrigger, MessageCount)>,
+    pub syncs: Vec<(SyncKind, SyncTrigger, MessageCount)>,
     /// Messages without a change: heartbeats, and the first message to a reader that resumes and misses nothing.
     pub quiet: MessageCount,
     /// Estimated cost of immediate full syncs: each revision that a reader has advanced past, times the size of the
@@ -101,7 +102,7 @@ impl StreamStatistics {
         OpenStreamGuard(self.clone())
     }
 
-    pub fn add_sync(&self, kind: FrameKind, trigger: SyncTrigger, bytes: u64) {
+    pub fn add_sync(&self, kind: SyncKind, trigger: SyncTrigger, bytes: u64) {
         self.syncs[kind as usize][trigger_index(trigger)].add(1, bytes);
     }
 
@@ -191,9 +192,9 @@ mod tests {
         let statistics = Arc::new(StreamStatistics::default());
         let guards = (statistics.open(), statistics.open());
         for (kind, trigger, bytes) in [
-            (FrameKind::Full, SyncTrigger::Initial, 300),
-            (FrameKind::Delta, SyncTrigger::Echo, 20),
-            (FrameKind::Delta, SyncTrigger::Echo, 30),
+            (SyncKind::Full, SyncTrigger::Initial, 300),
+            (SyncKind::Delta, SyncTrigger::Echo, 20),
+            (SyncKind::Delta, SyncTrigger::Echo, 30),
         ] {
             statistics.add_sync(kind, trigger, bytes);
         }
@@ -202,7 +203,7 @@ mod tests {
         assert_eq!(counts.open, 1);
         assert_eq!(counts.sent(), MessageCount { messages: 3, bytes: 350 });
         let echoes =
-            counts.syncs.iter().find(|(kind, trigger, _)| (*kind, *trigger) == (FrameKind::Delta, SyncTrigger::Echo));
+            counts.syncs.iter().find(|(kind, trigger, _)| (*kind, *trigger) == (SyncKind::Delta, SyncTrigger::Echo));
         assert_eq!(echoes.map(|(_, _, count)| *count), Some(MessageCount { messages: 2, bytes: 50 }));
         let places = TRIGGERS.map(trigger_index);
         assert_eq!(places, [0, 1, 2, 3]);

@@ -1,6 +1,6 @@
 //! Statistics of connections and of files that are reloaded at runtime.
 
-use super::{Counter, LogRate};
+use super::{Counter, LogRateLimiter};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -36,7 +36,7 @@ pub struct TransportStatistics {
     opened: Counter,
     closed: Counter,
     refused: [Counter; ConnectionRefusal::ALL.len()],
-    log_rates: [LogRate; ConnectionRefusal::ALL.len()],
+    log_rates: [LogRateLimiter; ConnectionRefusal::ALL.len()],
     certificate_reloads: Arc<Reloads>,
     /// Unix time in seconds; 0 if there is no certificate.
     not_after: AtomicI64,

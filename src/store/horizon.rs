@@ -11,7 +11,7 @@
 //! The memory for these callers is bounded: when it is full, keys of further callers that are ahead of the clock are
 //! refused before they run. Keys that contain no time are not covered: they are new again once they have expired.
 
-use super::{Key, KeyStatus};
+use super::{KeyStatus, ScopedKey};
 use crate::domain::Caller;
 use std::collections::HashMap;
 
@@ -31,7 +31,7 @@ pub struct KeyHorizon {
     callers_max: usize,
     /// The common horizon at the last sweep, in milliseconds since the Unix epoch.
     swept_ms: u64,
-    /// Entries that were dropped since the last [`Self::expire`] and that may be stored.
+    /// Callers whose stored entries the next [`Self::expire`] must delete.
     dropped: Vec<Caller>,
 }
 
@@ -60,13 +60,13 @@ pub struct HorizonChange {
     pub common_ms: Option<u64>,
     /// Callers and the time up to which (inclusive) their keys have expired.
     pub ahead: Vec<(Caller, u64)>,
-    /// Callers that the common horizon has passed.
+    /// Callers whose stored entries must be deleted, because the common horizon has passed them.
     pub dropped: Vec<Caller>,
 }
 
 impl ExpiredKeys {
     /// Adds keys that were received at the same time, in milliseconds since the Unix epoch by the wall clock.
-    pub fn add<'a>(&mut self, received_ms: u64, keys: impl Iterator<Item = &'a Key>) {
+    pub fn add<'a>(&mut self, received_ms: u64, keys: impl Iterator<Item = &'a ScopedKey>) {
         for (key, key_ms) in keys.filter_map(|key| Some((key, key.key.unix_ms()?))) {
             self.raise(key_ms.min(received_ms));
             if key_ms > received_ms {
@@ -100,7 +100,7 @@ impl KeyHorizon {
     }
 
     /// Decides about a key that is not remembered. `now_ms` is the wall clock in milliseconds since the Unix epoch.
-    pub fn status_of(&self, key: &Key, now_ms: u64) -> KeyStatus {
+    pub fn status_of(&self, key: &ScopedKey, now_ms: u64) -> KeyStatus {
         let Some(key_ms) = key.key.unix_ms() else { return KeyStatus::New };
         let entry = self.ahead.get(&key.caller);
         if self.common_ms >= Some(key_ms) || entry.is_some_and(|entry| entry.expired_ms >= key_ms) {
@@ -116,7 +116,7 @@ impl KeyHorizon {
     }
 
     /// Records keys that were committed and are remembered from now on.
-    pub fn remember<'a>(&mut self, received_ms: u64, keys: impl Iterator<Item = &'a Key>) {
+    pub fn remember<'a>(&mut self, received_ms: u64, keys: impl Iterator<Item = &'a ScopedKey>) {
         for (key, key_ms) in keys.filter_map(|key| Some((key, key.key.unix_ms()?))) {
             if key_ms > received_ms && self.common_ms < Some(key_ms) {
                 let entry = self.ahead.entry(key.caller.clone()).or_default();
@@ -126,8 +126,8 @@ impl KeyHorizon {
         self.evict();
     }
 
-    /// Treats unknown keys as expired from now on if they may be among the given ones. Call it before the keys are
-    /// removed.
+    /// Raises the horizon so that the given keys, and possibly other unknown keys, count as expired. Call it before the
+    /// keys are removed.
     pub fn expire(&mut self, expired: ExpiredKeys) -> HorizonChange {
         self.common_ms = self.common_ms.max(expired.common_ms);
         for (caller, key_ms) in expired.ahead.iter().filter(|(_, key_ms)| self.common_ms < Some(**key_ms)) {
@@ -139,7 +139,7 @@ impl KeyHorizon {
         let common_ms = self.common_ms.unwrap_or(0);
         if common_ms >= self.swept_ms.saturating_add(SWEEP_MS) {
             self.swept_ms = common_ms;
-            self.drop_passed();
+            self.remove_passed();
         }
         let stored = |caller: &Caller| Some((caller.clone(), self.ahead.get(caller)?.expired_ms));
         let ahead = expired.ahead.keys().filter_map(stored).collect();
@@ -156,10 +156,10 @@ impl KeyHorizon {
         let surplus = latest.len() - self.callers_max;
         let (_, evicted_ms, _) = latest.select_nth_unstable(surplus - 1);
         self.common_ms = self.common_ms.max(Some(*evicted_ms));
-        self.drop_passed();
+        self.remove_passed();
     }
 
-    fn drop_passed(&mut self) {
+    fn remove_passed(&mut self) {
         let (common_ms, dropped) = (self.common_ms, &mut self.dropped);
         self.ahead.retain(|caller, entry| {
             let is_kept = Some(entry.latest_ms) > common_ms;
@@ -176,13 +176,13 @@ mod tests {
     use super::*;
     use crate::domain::IdempotencyKey;
 
-    fn key(caller: &str, unix_ms: u64) -> Key {
+    fn key(caller: &str, unix_ms: u64) -> ScopedKey {
         let (high, low) = (unix_ms >> 16, unix_ms & 0xFFFF);
         let key = IdempotencyKey::new(&format!("{high:08x}-{low:04x}-7000-8000-000000000000")).expect("a name");
-        Key { caller: Caller::new(caller).expect("a name"), key }
+        ScopedKey { caller: Caller::new(caller).expect("a name"), key }
     }
 
-    fn expired(received_ms: u64, keys: &[Key]) -> ExpiredKeys {
+    fn expired(received_ms: u64, keys: &[ScopedKey]) -> ExpiredKeys {
         let mut expired = ExpiredKeys::default();
         expired.add(received_ms, keys.iter());
         expired
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn the_memory_for_callers_ahead_is_bounded_and_no_expired_key_is_new_again() {
         let mut horizon = KeyHorizon::new(None, 10);
-        let keys: Vec<Key> = (0..500).map(|caller| key(&format!("caller-{caller}"), 2_000 + caller)).collect();
+        let keys: Vec<ScopedKey> = (0..500).map(|caller| key(&format!("caller-{caller}"), 2_000 + caller)).collect();
         for key in &keys {
             // The clock that received the key was stepped back: no caller was ahead when the key was judged.
             horizon.remember(1_000, std::iter::once(key));

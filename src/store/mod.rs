@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 /// Identifies a mutation across retries: the caller and the idempotency key that the caller gave.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Key {
+pub struct ScopedKey {
     pub caller: Caller,
     pub key: IdempotencyKey,
 }
@@ -45,8 +45,8 @@ pub enum KeyStatus {
 
 /// A mutation to make durable. Its effect, its key and its reply are committed atomically.
 #[derive(Debug, Clone)]
-pub struct Transaction {
-    pub key: Key,
+pub struct MutationRecord {
+    pub key: ScopedKey,
     pub payload: Fingerprint,
     pub reply: Reply,
     /// May contain no changes: the store also remembers a mutation that changed nothing.
@@ -59,7 +59,7 @@ pub struct Loaded {
     /// In the order of the requested ids; `None` if the inventory does not exist.
     pub inventories: Vec<Option<Arc<Inventory>>>,
     /// In the order of the requested keys.
-    pub keys: Vec<KeyStatus>,
+    pub key_statuses: Vec<KeyStatus>,
 }
 
 /// A query for a page of inventories, ordered by the bytes of their ids.
@@ -108,17 +108,17 @@ pub struct StoreUsage {
 /// Durable storage of inventories and idempotency keys. All calls block.
 pub trait Store: Send + Sync + 'static {
     /// Loads the current states of inventories and looks up keys. Fails if a requested inventory or key cannot be read.
-    fn load(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, StoreError>;
+    fn load(&self, ids: &[InventoryId], keys: &[ScopedKey]) -> Result<Loaded, StoreError>;
 
-    /// Makes all transactions durable, in order, or none of them. One thread at a time calls it; each transaction
-    /// builds on the result of [`Self::load`] and the transactions before it.
-    fn commit(&self, batch: &[Transaction]) -> Result<(), CommitError>;
+    /// Makes all mutations durable, in order, or none of them. One thread at a time calls it; each mutation builds on
+    /// the result of [`Self::load`] and the mutations before it.
+    fn commit(&self, batch: &[MutationRecord]) -> Result<(), CommitError>;
 
     /// Lists inventories. The result reflects every commit that has returned.
     fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError>;
 
-    /// Receives the reason when the store fails in such a way that it writes nothing more until it is reopened. A store
-    /// that cannot fail in this way never sends one.
+    /// Returns a receiver of the reason why the store stopped writing. A stopped store writes nothing until it is
+    /// reopened. A store that cannot stop never sends a reason.
     fn stopped(&self) -> watch::Receiver<Option<StoreError>> {
         watch::channel(None).1
     }

@@ -1,8 +1,9 @@
 //! Read access to inventories. An inventory that a reader may not read looks to it exactly like one that does not
 //! exist.
 
-use super::subscription::PublishedState;
+use super::published::PublishedState;
 use crate::domain::{Inventory, PlayerId};
+use std::sync::Arc;
 
 /// The inventories that a reader may read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,11 +26,11 @@ impl ReadAccess {
 
     /// Returns the states as this reader may see them. Replaces the state of an inventory that it may not read by the
     /// state of one that never existed: without epoch, change records or trace.
-    pub fn visible(&self, mut states: Vec<PublishedState>) -> Vec<PublishedState> {
+    pub fn visible(&self, mut states: Vec<Arc<PublishedState>>) -> Vec<Arc<PublishedState>> {
         if self.is_restricted() {
             for state in &mut states {
                 if !state.inventory.as_deref().is_some_and(|inventory| self.allows(inventory)) {
-                    *state = PublishedState::default();
+                    *state = Arc::default();
                 }
             }
         }
@@ -50,8 +51,9 @@ mod tests {
     use super::*;
     use crate::domain::{Caller, Contents, Epoch, InventoryId, LayoutId, Revision, SessionId};
     use crate::sync::subscription::{SUBSCRIPTION_SLOTS_MAX, check_size};
-    use crate::sync::{ChangeRecord, Published, SubscribeOptions, Subscription, SubscriptionTooLarge, SyncSettings};
-    use std::sync::Arc;
+    use crate::sync::{
+        ChangeRecord, PublishedState, SubscribeOptions, Subscription, SubscriptionTooLarge, SyncSettings,
+    };
     use std::time::Duration;
 
     fn inventory(owner: Option<&str>, epoch: u32, slots: usize) -> Arc<Inventory> {
@@ -64,8 +66,8 @@ mod tests {
         })
     }
 
-    fn state(owner: Option<&str>, slots: usize) -> PublishedState {
-        Arc::new(Published::new(Some(inventory(owner, 1, slots))))
+    fn state(owner: Option<&str>, slots: usize) -> Arc<PublishedState> {
+        Arc::new(PublishedState::new(Some(inventory(owner, 1, slots))))
     }
 
     fn of_steve() -> ReadAccess {
@@ -74,10 +76,10 @@ mod tests {
 
     #[test]
     fn only_readable_inventories_count_towards_the_slot_limit() {
-        let of_others = || vec![state(Some("alex"), SUBSCRIPTION_SLOTS_MAX), state(None, 1), PublishedState::default()];
+        let of_others = || vec![state(Some("alex"), SUBSCRIPTION_SLOTS_MAX), state(None, 1), Arc::default()];
         assert_eq!(check_size(&of_others()), Err(SubscriptionTooLarge { slots: SUBSCRIPTION_SLOTS_MAX + 1 }));
         let visible = of_steve().visible(of_others());
-        assert_eq!((check_size(&visible), visible), (Ok(()), vec![PublishedState::default(); 3]));
+        assert_eq!((check_size(&visible), visible), (Ok(()), vec![Arc::default(); 3]));
         let own = vec![state(Some("steve"), SUBSCRIPTION_SLOTS_MAX), state(Some("steve"), 1)];
         assert_eq!(
             check_size(&of_steve().visible(own)),
@@ -94,7 +96,7 @@ mod tests {
         let options =
             SubscribeOptions { resume: vec![None], session: Some(session.clone()), notices: true, access: of_steve() };
         let mut reader = Subscription::new(SyncSettings::immediate_full(), options);
-        let mut poll = |at_ms: u64, state: &PublishedState| {
+        let mut poll = |at_ms: u64, state: &Arc<PublishedState>| {
             let states = of_steve().visible(vec![state.clone()]);
             reader.handle_states(&states);
             reader.poll_frame(Duration::from_millis(at_ms), || states.clone()).unwrap()
@@ -109,6 +111,6 @@ mod tests {
         now = Arc::new(now.followed_by(Some(back.clone()), [record(&back)]));
         let frame = poll(10, &now).expect("the inventory has a new epoch");
         assert_eq!((frame.changed.len(), frame.notices.len(), frame.notices_dropped), (1, 1, 0));
-        assert_eq!((frame.covered.len(), frame.notices[0].1.epoch), (0, back.epoch));
+        assert_eq!((frame.included_keys.len(), frame.notices[0].1.epoch), (0, back.epoch));
     }
 }

@@ -56,7 +56,7 @@ pub enum SlotChange {
 pub struct InventoryFrame {
     pub body: FrameBody,
     pub changes: Vec<SlotChange>,
-    /// The digest after the changes, folded to 32 bits.
+    /// The two lanes of the digest after the changes, combined by XOR.
     pub check: u32,
 }
 
@@ -99,7 +99,7 @@ pub fn frame_since(inventory: &Inventory, cursor: Option<Cursor>, delta_slots_ma
         return full(FullReason::ManyChanges);
     }
     let body = FrameBody::Delta { last_sent: base, base, revision: contents.revision() };
-    Some(InventoryFrame { body, changes, check: contents.digest().folded() })
+    Some(InventoryFrame { body, changes, check: contents.digest().to_u32() })
 }
 
 /// Returns all slots of an inventory, for a reader that has no state or a wrong one.
@@ -107,7 +107,7 @@ pub fn full_frame(epoch: Epoch, contents: &Contents, reason: FullReason) -> Inve
     let slots = contents.slots().len();
     let body = FrameBody::Full { epoch, revision: contents.revision(), slots, reason };
     let changes = contents.stacks().map(|(slot, stack)| SlotChange::Filled { slot, stack: stack.clone() }).collect();
-    InventoryFrame { body, changes, check: contents.digest().folded() }
+    InventoryFrame { body, changes, check: contents.digest().to_u32() }
 }
 
 /// Returns the slots that changed after revision `base`, in ascending order.
@@ -116,7 +116,7 @@ fn changes_since(contents: &Contents, base: Revision) -> impl Iterator<Item = Sl
         let slot = Slot(index as u16);
         match &state.stack {
             None => SlotChange::Emptied { slot },
-            Some(stack) if state.identity_at <= base => SlotChange::Count { slot, count: stack.count.get() },
+            Some(stack) if state.identity_changed_at <= base => SlotChange::Count { slot, count: stack.count.get() },
             Some(stack) => SlotChange::Filled { slot, stack: stack.clone() },
         }
     })

@@ -1,16 +1,16 @@
 //! The sync limit: a maximum number of syncs for a player in any sliding second, across all its streams, which take
 //! turns.
 //!
-//! The limit is exact because it stores the times of the last grants. A fixed window of one second allows twice the
+//! The limit is exact because it stores the times of the last permits. A fixed window of one second allows twice the
 //! limit around its edge, and so does a token bucket: its burst plus the tokens that arrive in the following second.
 
 use super::pacer::Moment;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How long a grant counts: 50 ms more than a second, so that the reader, too, receives no more than the limit in any
+/// How long a permit counts: 50 ms more than a second, so that the reader, too, receives no more than the limit in any
 /// second, as long as the network delay varies by less than 50 ms.
-pub const GRANT_LIFE: Duration = Duration::from_millis(1_050);
+pub const PERMIT_LIFETIME: Duration = Duration::from_millis(1_050);
 /// How long a waiter's permit is reserved after its turn. A waiter that does not poll by then keeps its place in the
 /// queue but no longer delays the waiters behind it: a stalled reader must not withhold a permit from the others.
 const PERMIT_RESERVATION: Duration = Duration::from_millis(100);
@@ -23,7 +23,7 @@ pub struct Ticket(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
     Now,
-    /// Poll again at `until`, at most [`GRANT_LIFE`] from now, because the limit may have changed by then.
+    /// Poll again at `until`, at most [`PERMIT_LIFETIME`] from now, because the limit may have changed by then.
     Wait {
         ticket: Ticket,
         until: Moment,
@@ -35,8 +35,8 @@ pub enum Turn {
 pub struct SyncLimit {
     /// Maximum number of syncs in any sliding second; 0 is no limit.
     per_second_max: u32,
-    /// Grants that still count, oldest first.
-    grants: VecDeque<Moment>,
+    /// When each permit that still counts was granted, oldest first.
+    permits: VecDeque<Moment>,
     /// Waiting streams, in the order of their tickets.
     waiters: VecDeque<Waiter>,
     /// Number of tickets issued so far.
@@ -53,22 +53,22 @@ struct Waiter {
 impl SyncLimit {
     /// Sets the maximum number of syncs in any sliding second; 0 is no limit. Syncs sent without a limit do not count
     /// against a later limit.
-    pub fn handle_setting(&mut self, per_second_max: u32) {
+    pub fn set_limit(&mut self, per_second_max: u32) {
         self.per_second_max = per_second_max;
         if per_second_max == 0 {
-            self.grants.clear();
+            self.permits.clear();
         }
     }
 
     /// Returns whether a stream may send now. A stream without a ticket joins the end of the queue. The stream at
     /// position p of the queue may send only when p + 1 permits are free.
     pub fn poll_turn(&mut self, ticket: Option<Ticket>, now: Moment) -> Turn {
-        self.forget_grants(now);
+        self.expire_permits(now);
         let due = self.due(self.ahead(ticket, now), now);
         if due <= now {
             return Turn::Now;
         }
-        let until = due.min(now + GRANT_LIFE);
+        let until = due.min(now + PERMIT_LIFETIME);
         Turn::Wait { ticket: self.enqueue(ticket, until), until }
     }
 
@@ -76,7 +76,7 @@ impl SyncLimit {
     pub fn handle_sent(&mut self, ticket: Option<Ticket>, now: Moment) {
         self.handle_left(ticket);
         if self.per_second_max > 0 {
-            self.grants.push_back(now);
+            self.permits.push_back(now);
         }
     }
 
@@ -87,14 +87,14 @@ impl SyncLimit {
         position.and_then(|position| self.waiters.remove(position)).is_some()
     }
 
-    /// Returns whether no stream waits and no grant counts, so that a new [`SyncLimit`] would behave the same.
+    /// Returns whether no stream waits and no permit counts, so that a new [`SyncLimit`] would behave the same.
     pub fn is_idle(&self, now: Moment) -> bool {
-        self.waiters.is_empty() && self.grants.back().is_none_or(|last| *last + GRANT_LIFE <= now)
+        self.waiters.is_empty() && self.permits.back().is_none_or(|last| *last + PERMIT_LIFETIME <= now)
     }
 
-    fn forget_grants(&mut self, now: Moment) {
-        while self.grants.front().is_some_and(|first| *first + GRANT_LIFE <= now) {
-            self.grants.pop_front();
+    fn expire_permits(&mut self, now: Moment) {
+        while self.permits.front().is_some_and(|first| *first + PERMIT_LIFETIME <= now) {
+            self.permits.pop_front();
         }
     }
 
@@ -115,12 +115,12 @@ impl SyncLimit {
         // Every `limit` streams ahead use one round of permits, and permits return in the rhythm in which they were
         // granted.
         let (rounds, ahead) = (ahead / limit, ahead % limit);
-        let counting = self.grants.len() + ahead + 1;
+        let counting = self.permits.len() + ahead + 1;
         let free = match counting.checked_sub(limit + 1) {
             None => now,
-            Some(index) => self.grants[index] + GRANT_LIFE,
+            Some(index) => self.permits[index] + PERMIT_LIFETIME,
         };
-        free + GRANT_LIFE * rounds as u32
+        free + PERMIT_LIFETIME * rounds as u32
     }
 
     fn enqueue(&mut self, ticket: Option<Ticket>, until: Moment) -> Ticket {
@@ -145,7 +145,7 @@ mod tests {
 
     fn limit(per_second_max: u32) -> SyncLimit {
         let mut limit = SyncLimit::default();
-        limit.handle_setting(per_second_max);
+        limit.set_limit(per_second_max);
         limit
     }
 
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_counts_for_slightly_more_than_a_second() {
+    fn a_permit_counts_for_slightly_more_than_a_second() {
         let mut limit = limit(1);
         assert!(sends(&mut limit, at_ms(5)));
         assert!(!sends(&mut limit, at_ms(1_054)));
@@ -245,17 +245,17 @@ mod tests {
     fn a_changed_limit_applies_immediately() {
         let mut limit = limit(4);
         assert!((0..4).all(|_| sends(&mut limit, at_ms(0))));
-        limit.handle_setting(6);
+        limit.set_limit(6);
         assert!((0..2).all(|_| sends(&mut limit, at_ms(1))) && !sends(&mut limit, at_ms(1)));
-        limit.handle_setting(2);
+        limit.set_limit(2);
         assert!(!sends(&mut limit, at_ms(1_050)), "two syncs of the last second still count");
         assert!(sends(&mut limit, at_ms(1_051)));
-        limit.handle_setting(0);
+        limit.set_limit(0);
         assert!((0..100).all(|_| sends(&mut limit, at_ms(1_052))));
     }
 
     #[test]
-    fn the_limit_is_idle_only_without_waiters_and_grants() {
+    fn the_limit_is_idle_only_without_waiters_and_permits() {
         let mut limit = limit(1);
         assert!(limit.is_idle(at_ms(0)));
         assert!(sends(&mut limit, at_ms(0)));

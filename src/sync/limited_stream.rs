@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Marks the messages of a response as syncs of this player.
+/// The player whose sync limit applies to this response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitedPlayer(pub PlayerId);
 
-/// Age of the oldest change in the newest frame at the time when the frame was computed, next to [`LimitedPlayer`]. A
-/// stream waits for a permit even if it has nothing to send; the age bounds how long a frame has waited.
+/// Age of the oldest change in the newest frame. The layer caps the recorded wait with it, because a stream may wait
+/// for a permit while it has nothing to send.
 #[derive(Debug, Clone, Default)]
 pub struct FrameAge(Arc<AtomicU64>);
 

@@ -1,13 +1,14 @@
-//! Ring 1: computes what a reader is missing and when to send it. Pure: no I/O, no async; `now` is an argument.
+//! Ring 1 (see ARCHITECTURE.md): computes what a reader is missing and when to send it. Pure: no I/O, no async; `now`
+//! is an argument.
 //!
 //! - [`published`]: the state of one inventory as streams see it.
 //! - [`frame`]: computes the changes since a reader's cursor.
 //! - [`replica`]: a reader's copy of an inventory, which applies frames.
 //! - [`pacer`]: decides when a frame is due.
-//! - `watch`: what the reader has of one inventory.
+//! - `watch`: tracks which state of one inventory the reader has.
 //! - [`subscription`]: combines these for a subscription to several inventories.
 //! - [`access`]: hides inventories that the reader may not read.
-//! - [`rollout`]: how streams are served, and for which players.
+//! - [`rollout`]: sync settings, and the percentage of players that each feature applies to.
 //! - [`limit`]: the sync limit that all streams of a player share.
 //! - [`limited_stream`]: tells the layer that enforces the limit what a stream sends.
 //! - [`mirror`]: a client that applies its own changes before the service confirms them.
@@ -31,8 +32,9 @@ pub use limited_stream::{FrameAge, LimitedPlayer};
 pub use mirror::{Mirror, MirrorUpdate, PredictError, Prediction};
 pub use pacer::{Moment, Pacer, SyncTrigger, Windows};
 pub use published::{
-    ChangeKind, ChangeRecord, MutationContext, PredictionOutcome, Published, SupersededAt, TraceContext, TracedChange,
+    ChangeKind, ChangeRecord, MutationContext, PredictionOutcome, PublishedState, SupersededAt, TraceContext,
+    TracedChange,
 };
 pub use replica::{Desync, Replica};
 pub use rollout::{Bucket, OutOfBounds, Percent, Rollout, RolloutField, StreamMode};
-pub use subscription::{Frame, PublishedState, SubscribeOptions, Subscription, SubscriptionTooLarge, SyncSettings};
+pub use subscription::{Frame, SubscribeOptions, Subscription, SubscriptionTooLarge, SyncSettings};

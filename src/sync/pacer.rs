@@ -1,8 +1,9 @@
-//! Decides when a frame is due: never before its debounce window ends, and never later.
+//! Decides when a frame is due: when the window of its trigger ends, or immediately for a correction or the first
+//! frame.
 
 use std::time::Duration;
 
-/// A point in time, as the duration since a fixed but arbitrary origin.
+/// A point in monotonic time: the time since a fixed start, such as the start of the stream. Not a wall-clock time.
 pub type Moment = Duration;
 
 /// What makes a sync due, in ascending order of urgency. If there are several triggers, the most urgent one applies.
@@ -20,7 +21,8 @@ pub enum SyncTrigger {
     Initial,
 }
 
-/// Debounce windows: how long changes may be delayed to collect more, from the last frame.
+/// Debounce windows: how long changes may be delayed to collect more of them. A window is measured from the last frame;
+/// further changes do not restart it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Windows {
     pub news: Duration,

@@ -19,7 +19,7 @@ const RECORDS_MAX: usize = 64;
 
 /// The newest durable state of an inventory, with its recent change records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Published {
+pub struct PublishedState {
     /// `None` if the inventory does not exist or was deleted.
     pub inventory: Option<Arc<Inventory>>,
     /// The session that made the newest revision; `None` if the mutation had no session or the session is unknown.
@@ -62,7 +62,7 @@ pub struct TracedChange {
     pub trace: TraceContext,
 }
 
-/// What an open stream has to know about one mutation of one inventory.
+/// The effect of one mutation on one inventory, as recorded for open streams.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangeRecord {
     pub session: Option<SessionId>,
@@ -160,7 +160,8 @@ impl MutationContext<'_> {
         ids.filter(move |id| touched.iter().all(|touched| touched.version.id != **id))
     }
 
-    /// Returns the change record of an inventory that the mutation touched, or `None` if it is irrelevant to all streams.
+    /// Returns the change record of an inventory that the mutation touched, or `None` if it is irrelevant to all
+    /// streams.
     pub fn record(&self, touched: &TouchedInventory, confirmed: bool) -> Option<ChangeRecord> {
         let predicted = self.predicted.iter().any(|(id, _)| *id == touched.version.id);
         let outcome = match (predicted, confirmed) {
@@ -199,7 +200,7 @@ impl ChangeRecord {
     }
 }
 
-impl Published {
+impl PublishedState {
     /// Publishes a state without history; for every session it is news.
     pub fn new(inventory: Option<Arc<Inventory>>) -> Self {
         Self { inventory, ..Self::default() }
@@ -317,7 +318,7 @@ mod tests {
     #[test]
     fn a_mutation_without_changes_does_not_take_over_the_revision_of_another_session() {
         let [ann, bob] = ["ann", "bob"].map(|name| SessionId::new(name).unwrap());
-        let of_ann = Published::new(Some(inventory(5))).followed_by(Some(inventory(6)), [record(&ann, 6)]);
+        let of_ann = PublishedState::new(Some(inventory(5))).followed_by(Some(inventory(6)), [record(&ann, 6)]);
         let then = of_ann.followed_by(Some(inventory(6)), [record(&bob, 6)]);
         assert_eq!(then.news_revision(Some(&bob)), Revision(6), "news for bob");
         assert_eq!(then.news_revision(Some(&ann)), Revision(5), "an echo for ann");

@@ -68,7 +68,7 @@ impl Replica {
                 Self { epoch: before.epoch, contents: before.contents.advanced(revision, &edits) }
             }
         };
-        let actual = after.contents.digest().folded();
+        let actual = after.contents.digest().to_u32();
         if actual != frame.check {
             return Err(Desync::WrongDigest { expected: frame.check, actual });
         }

@@ -1,8 +1,9 @@
-//! The rollout: how streams are served, for a percentage of players, changeable at runtime.
+//! The rollout: the sync settings, and the percentage of players that each feature applies to. It can change at
+//! runtime.
 //!
 //! A stable hash of its name assigns each player to one of 100 buckets. A flag at `p` percent is on for the buckets
 //! below `p`. Raising a percentage therefore only adds players, and a restart keeps the same players. With all flags
-//! off, every change is immediately sent as a full state, as the old game did; this is the rollback.
+//! off, every change is immediately sent as a full state; this is the rollback.
 
 use super::pacer::Windows;
 use super::subscription::SyncSettings;
@@ -19,17 +20,17 @@ pub struct Percent(u8);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bucket(u8);
 
-/// How streams are served, and for which players.
+/// Sync settings, and the percentage of players that each feature applies to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rollout {
-    /// Players that get deltas instead of full states.
+    /// Percentage of players that get deltas instead of full states.
     pub delta: Percent,
-    /// Players whose syncs are debounced by the windows instead of being sent immediately.
+    /// Percentage of players whose syncs are debounced by the windows instead of being sent immediately.
     pub debounce: Percent,
-    /// Players that get no frame for a confirmed prediction.
+    /// Percentage of players that get no frame for a confirmed prediction.
     pub prediction: Percent,
-    /// Players in shadow mode: they get immediate full states regardless of the other flags, while the service computes
-    /// and verifies what it would send with all features enabled.
+    /// Percentage of players in shadow mode. They get immediate full states regardless of the other flags, while the
+    /// server computes and verifies what it would send with all features enabled.
     pub shadow: Percent,
     /// The debounce windows of players with `debounce`.
     pub windows: Windows,
@@ -41,7 +42,7 @@ pub struct Rollout {
     pub heartbeat: Duration,
 }
 
-/// How one stream is served.
+/// The sync settings of one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamMode {
     pub sync: SyncSettings,
@@ -64,7 +65,7 @@ pub enum RolloutField {
     HeartbeatMs,
 }
 
-/// Everything about a field but its place in the list.
+/// The properties of a field.
 struct FieldDefinition {
     name: &'static str,
     /// Minimum and maximum; both fit the type in [`Rollout`].
@@ -158,13 +159,14 @@ impl Rollout {
         }
     }
 
-    /// All flags off: every change is immediately sent as a full state, as the old game did.
+    /// All flags off: every change is immediately sent as a full state.
     pub fn immediate_full() -> Self {
         let off = Percent::NONE;
         Self { delta: off, debounce: off, prediction: off, shadow: off, ..Self::default() }
     }
 
-    pub fn settings_for(&self, bucket: Bucket) -> StreamMode {
+    /// Returns the sync settings of a stream in this bucket.
+    pub fn mode_for(&self, bucket: Bucket) -> StreamMode {
         if self.shadow.includes(bucket) {
             // The shadow enables all features, because it is evaluated before any flag is on.
             return StreamMode {
@@ -182,7 +184,7 @@ impl Rollout {
     /// # Errors
     ///
     /// Every value that is out of bounds.
-    pub fn with(&self, values: impl IntoIterator<Item = (RolloutField, u64)>) -> Result<Self, Vec<OutOfBounds>> {
+    pub fn with_values(&self, values: impl IntoIterator<Item = (RolloutField, u64)>) -> Result<Self, Vec<OutOfBounds>> {
         let (mut next, mut problems) = (self.clone(), Vec::new());
         for (field, value) in values {
             if field.bounds().contains(&value) {
@@ -371,7 +373,7 @@ mod tests {
     use super::*;
 
     fn rollout(values: &[(RolloutField, u64)]) -> Rollout {
-        Rollout::default().with(values.iter().copied()).expect("the values are within bounds")
+        Rollout::default().with_values(values.iter().copied()).expect("the values are within bounds")
     }
 
     #[test]
@@ -392,7 +394,7 @@ mod tests {
         let names: Vec<_> = (0..500).map(|n| Bucket::of(&format!("player-{n}"))).collect();
         let with = |percent| -> Vec<bool> {
             let rollout = rollout(&[(RolloutField::DeltaPercent, percent)]);
-            names.iter().map(|bucket| rollout.settings_for(*bucket).sync.delta_slots_max > 0).collect()
+            names.iter().map(|bucket| rollout.mode_for(*bucket).sync.delta_slots_max > 0).collect()
         };
         let mut before = with(0);
         assert!(!before.contains(&true), "0 % selects nobody");
@@ -415,7 +417,7 @@ mod tests {
 
     #[test]
     fn all_flags_off_sends_immediate_full_states_and_all_flags_on_is_the_default() {
-        let of = |rollout: Rollout| rollout.settings_for(Bucket(0));
+        let of = |rollout: Rollout| rollout.mode_for(Bucket(0));
         assert_eq!(of(Rollout::immediate_full()), StreamMode { sync: SyncSettings::immediate_full(), shadow: None });
         assert_eq!(of(Rollout::default()), StreamMode { sync: SyncSettings::default(), shadow: None });
         assert!(SyncSettings::default().prediction && SyncSettings::default().delta_slots_max > 0);
@@ -424,16 +426,16 @@ mod tests {
     #[test]
     fn shadow_mode_sends_immediate_full_states_and_computes_all_features() {
         let rollout = Rollout { shadow: Percent::ALL, ..Rollout::immediate_full() };
-        let StreamMode { sync, shadow } = rollout.settings_for(Bucket(99));
+        let StreamMode { sync, shadow } = rollout.mode_for(Bucket(99));
         assert_eq!((sync, shadow), (SyncSettings::immediate_full(), Some(SyncSettings::default())));
-        assert_eq!(Rollout { shadow: Percent(50), ..rollout }.settings_for(Bucket(50)).shadow, None);
+        assert_eq!(Rollout { shadow: Percent(50), ..rollout }.mode_for(Bucket(50)).shadow, None);
     }
 
     #[test]
     fn every_value_out_of_bounds_is_reported_and_nothing_changes() {
         let before = Rollout::default();
         let values = [(RolloutField::ShadowPercent, 101), (RolloutField::NewsMs, 50), (RolloutField::HeartbeatMs, 0)];
-        let problems = before.with(values).expect_err("two values are out of bounds");
+        let problems = before.with_values(values).expect_err("two values are out of bounds");
         let messages: Vec<_> = problems.iter().map(ToString::to_string).collect();
         let expected = ["shadow_percent: must be 0 to 100, got 101", "heartbeat_ms: must be 100 to 600000, got 0"];
         assert_eq!(messages, expected);

@@ -6,7 +6,7 @@
 use super::access::ReadAccess;
 use super::frame::{Cursor, InventoryFrame};
 use super::pacer::{Moment, Pacer, SyncTrigger, Windows};
-use super::published::{ChangeRecord, PredictionOutcome, Published, TracedChange};
+use super::published::{ChangeRecord, PredictionOutcome, PublishedState, TracedChange};
 use super::watch::{WatchChange, WatchState};
 use crate::domain::{KeyTag, SessionId, Version};
 use std::collections::VecDeque;
@@ -18,13 +18,10 @@ use std::time::{Duration, Instant};
 pub const SUBSCRIPTION_SLOTS_MAX: usize = 3_072;
 /// Maximum number of inventories of one subscription.
 pub const SUBSCRIPTION_INVENTORIES_MAX: usize = 64;
-/// Maximum number of covered keys, and of notices, in one frame; the oldest beyond that are left out.
+/// Maximum number of included keys, and of notices, in one frame; the oldest beyond that are left out.
 const FRAME_ENTRIES_MAX: usize = 64;
 
-/// A shared published state of one inventory.
-pub type PublishedState = Arc<Published>;
-
-/// How a subscription is served.
+/// Sync settings of one subscription: windows, delta size, prediction and heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncSettings {
     pub windows: Windows,
@@ -37,7 +34,7 @@ pub struct SyncSettings {
 }
 
 impl SyncSettings {
-    /// Sends every change immediately as a full state, as the old game did.
+    /// Sends every change immediately as a full state.
     pub fn immediate_full() -> Self {
         Self { windows: Windows::NONE, delta_slots_max: 0, prediction: false, ..Self::default() }
     }
@@ -73,7 +70,7 @@ pub struct Frame {
     /// Set on the first frame: after it, the reader has the state as of its subscription.
     pub caught_up: bool,
     /// The keys of the session's own mutations that were pending before this frame and are part of the state after it.
-    pub covered: Vec<KeyTag>,
+    pub included_keys: Vec<KeyTag>,
     /// The changes to report, if the reader requested notices.
     pub notices: Vec<(usize, Arc<ChangeRecord>)>,
     /// Number of notices that were left out since the last frame.
@@ -97,7 +94,7 @@ pub struct Subscription {
     pacer: Pacer,
     caught_up: bool,
     sent_at: Option<Moment>,
-    covered: VecDeque<KeyTag>,
+    included_keys: VecDeque<KeyTag>,
     notices: VecDeque<(usize, Arc<ChangeRecord>)>,
     notices_dropped: u64,
 }
@@ -109,7 +106,7 @@ impl Subscription {
     }
 
     /// Creates a subscription whose reader already has `states`, whatever the options say about the cursors.
-    pub fn with_states(settings: SyncSettings, options: SubscribeOptions, states: &[PublishedState]) -> Self {
+    pub fn with_states(settings: SyncSettings, options: SubscribeOptions, states: &[Arc<PublishedState>]) -> Self {
         let watches = states.iter().map(|state| WatchState::with_state(state)).collect();
         Self::with_watches(settings, options, watches)
     }
@@ -126,7 +123,7 @@ impl Subscription {
             pacer,
             caught_up: false,
             sent_at: None,
-            covered: VecDeque::new(),
+            included_keys: VecDeque::new(),
             notices: VecDeque::new(),
             notices_dropped: 0,
         }
@@ -138,7 +135,7 @@ impl Subscription {
     }
 
     /// Handles new states: a consistent snapshot of all inventories, in the order of the request.
-    pub fn handle_states(&mut self, states: &[PublishedState]) {
+    pub fn handle_states(&mut self, states: &[Arc<PublishedState>]) {
         if !self.caught_up {
             return;
         }
@@ -163,7 +160,7 @@ impl Subscription {
     pub fn poll_frame(
         &mut self,
         now: Moment,
-        mut states: impl FnMut() -> Vec<PublishedState>,
+        mut states: impl FnMut() -> Vec<Arc<PublishedState>>,
     ) -> Result<Option<Frame>, SubscriptionTooLarge> {
         if self.pacer.is_due(now, &self.settings.windows) {
             let states = states();
@@ -200,7 +197,7 @@ impl Subscription {
         self.sent_at.unwrap_or(now) + self.settings.heartbeat
     }
 
-    fn read_records(&mut self, position: usize, state: &PublishedState) {
+    fn read_records(&mut self, position: usize, state: &Arc<PublishedState>) {
         let watch = &mut self.watches[position];
         // Another player may have owned the inventory in an earlier epoch; this reader must not learn of those changes.
         let hidden = if self.access.is_restricted() { state.records_before_epoch() } else { 0 };
@@ -212,8 +209,8 @@ impl Subscription {
         for record in records {
             if record.session.is_some() && record.session == self.session {
                 watch.handle_record(record, self.settings.prediction);
-                if record.outcome != PredictionOutcome::Correction && !self.covered.contains(&record.key) {
-                    push_bounded(&mut self.covered, record.key);
+                if record.outcome != PredictionOutcome::Correction && !self.included_keys.contains(&record.key) {
+                    push_bounded(&mut self.included_keys, record.key);
                 }
             }
             if self.sends_notices {
@@ -223,7 +220,7 @@ impl Subscription {
     }
 
     /// Returns a frame that brings the reader up to date, or `None` if it is.
-    fn changes(&mut self, states: &[PublishedState]) -> Option<Frame> {
+    fn changes(&mut self, states: &[Arc<PublishedState>]) -> Option<Frame> {
         let initial = !self.caught_up;
         let mut frame = Frame { trigger: self.pacer.trigger(), caught_up: initial, ..Frame::default() };
         for (position, (watch, state)) in self.watches.iter_mut().zip(states).enumerate() {
@@ -243,7 +240,7 @@ impl Subscription {
         if !initial && !frame.is_sync() {
             return None;
         }
-        frame.covered = self.covered.drain(..).collect();
+        frame.included_keys = self.included_keys.drain(..).collect();
         frame.notices = self.notices.drain(..).collect();
         frame.notices_dropped = std::mem::take(&mut self.notices_dropped);
         Some(frame)
@@ -263,7 +260,7 @@ impl Frame {
 
     /// Adds the age and the trace of the changes to one inventory, of which the reader had a stale state since
     /// `stale_since`.
-    fn add_age(&mut self, stale_since: Option<Instant>, state: &Published) {
+    fn add_age(&mut self, stale_since: Option<Instant>, state: &PublishedState) {
         let Some(stale_since) = stale_since else { return };
         self.stale_since = Some(self.stale_since.map_or(stale_since, |other| other.min(stale_since)));
         let unsent = state.traced().filter(|traced| traced.at >= stale_since);
@@ -282,13 +279,14 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, entry: T) -> u64 {
 }
 
 /// Checks that a frame with all slots of these states fits in one message.
-pub fn check_size(states: &[PublishedState]) -> Result<(), SubscriptionTooLarge> {
+pub fn check_size(states: &[Arc<PublishedState>]) -> Result<(), SubscriptionTooLarge> {
     let present = states.iter().filter_map(|state| state.inventory.as_deref());
     let slots = present.map(|inventory| inventory.contents.slots().len()).sum();
     if slots > SUBSCRIPTION_SLOTS_MAX { Err(SubscriptionTooLarge { slots }) } else { Ok(()) }
 }
 
-fn versions(states: &[PublishedState]) -> Vec<(usize, Version)> {
-    let version = |(position, state): (usize, &PublishedState)| Some((position, state.inventory.as_ref()?.version()));
+fn versions(states: &[Arc<PublishedState>]) -> Vec<(usize, Version)> {
+    let version =
+        |(position, state): (usize, &Arc<PublishedState>)| Some((position, state.inventory.as_ref()?.version()));
     states.iter().enumerate().filter_map(version).collect()
 }

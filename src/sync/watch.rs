@@ -1,14 +1,14 @@
-//! One watch of a subscription: what the reader has of one inventory.
+//! One watch of a subscription: tracks which state of one inventory the reader has.
 
 use super::frame::{Cursor, FrameBody, FullReason, InventoryFrame, frame_since, full_frame};
 use super::pacer::SyncTrigger;
-use super::published::{ChangeRecord, PredictionOutcome, Published, SupersededAt};
+use super::published::{ChangeRecord, PredictionOutcome, PublishedState, SupersededAt};
 use super::subscription::SyncSettings;
 use crate::domain::{Inventory, Revision, SessionId};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What the reader has of one inventory.
+/// Tracks which state of one inventory the reader has.
 #[derive(Debug)]
 pub(super) struct WatchState {
     cursor: WatchCursor,
@@ -21,7 +21,7 @@ pub(super) struct WatchState {
     /// Number of revisions since the last call of [`Self::take_revisions_passed`].
     revisions_passed: u64,
     /// The newest revision that `revisions_passed` includes.
-    counted_to: Option<Cursor>,
+    revisions_counted_through: Option<Cursor>,
     /// When the newest state that the reader completely has was replaced.
     superseded_at: SupersededAt,
 }
@@ -29,14 +29,14 @@ pub(super) struct WatchState {
 /// The state that the reader has of one inventory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WatchCursor {
-    /// The reader has no state and has not been told that the inventory is absent.
+    /// The reader has no state, and no frame has reported that the inventory is absent.
     None,
     At(Cursor),
     /// The reader knows that the inventory is absent.
     Absent,
 }
 
-/// What a frame has to tell the reader of one inventory.
+/// The change of one inventory to send in a frame.
 #[derive(Debug)]
 pub(super) enum WatchChange {
     Absent,
@@ -50,7 +50,7 @@ impl WatchState {
     }
 
     /// Creates the watch of a reader that already has `state`, or knows that the inventory is absent.
-    pub fn with_state(state: &Published) -> Self {
+    pub fn with_state(state: &PublishedState) -> Self {
         match state.inventory.as_deref() {
             Some(inventory) => Self::new(Some(Cursor::of(inventory))),
             None => Self::at(WatchCursor::Absent, Revision(0)),
@@ -64,20 +64,20 @@ impl WatchState {
             records_read: 0,
             needs_correction: false,
             revisions_passed: 0,
-            counted_to: None,
+            revisions_counted_through: None,
             superseded_at: SupersededAt::default(),
         }
     }
 
     /// Handles the state of the first frame. Earlier change records do not concern the reader.
-    pub fn handle_initial(&mut self, state: &Published) {
+    pub fn handle_initial(&mut self, state: &PublishedState) {
         self.records_read = state.records_total();
         // This also covers a reader that resumes and misses nothing, which gets no frame.
-        self.counted_to = state.inventory.as_deref().map(Cursor::of);
+        self.revisions_counted_through = state.inventory.as_deref().map(Cursor::of);
     }
 
     /// Handles a newer state and returns what it makes due.
-    pub fn handle_state(&mut self, state: &Published, session: Option<&SessionId>) -> SyncTrigger {
+    pub fn handle_state(&mut self, state: &PublishedState, session: Option<&SessionId>) -> SyncTrigger {
         self.count_revisions(state);
         let trigger = self.trigger(state, session);
         if trigger == SyncTrigger::None {
@@ -90,7 +90,7 @@ impl WatchState {
     /// them are lost.
     pub fn read_records<'a>(
         &mut self,
-        state: &'a Published,
+        state: &'a PublishedState,
         hidden: u64,
     ) -> (u64, impl Iterator<Item = &'a Arc<ChangeRecord>> + use<'a>) {
         let read = std::mem::replace(&mut self.records_read, state.records_total());
@@ -117,7 +117,7 @@ impl WatchState {
     }
 
     /// Returns what brings the reader up to date, or `None` if it is. The reader has it from now on.
-    pub fn poll_change(&mut self, state: &Published, settings: &SyncSettings) -> Option<WatchChange> {
+    pub fn poll_change(&mut self, state: &PublishedState, settings: &SyncSettings) -> Option<WatchChange> {
         match &state.inventory {
             None if self.cursor == WatchCursor::Absent => None,
             None => {
@@ -129,7 +129,7 @@ impl WatchState {
     }
 
     /// Returns since when the reader's state was stale, and records that it now has `state`.
-    pub fn take_stale_since(&mut self, state: &Published) -> Option<Instant> {
+    pub fn take_stale_since(&mut self, state: &PublishedState) -> Option<Instant> {
         let stale_since = self.superseded_at.get();
         self.superseded_at.clone_from(state.superseded_at());
         stale_since
@@ -140,7 +140,7 @@ impl WatchState {
         std::mem::take(&mut self.revisions_passed)
     }
 
-    fn trigger(&self, state: &Published, session: Option<&SessionId>) -> SyncTrigger {
+    fn trigger(&self, state: &PublishedState, session: Option<&SessionId>) -> SyncTrigger {
         match (&state.inventory, self.cursor) {
             (None, WatchCursor::Absent) => SyncTrigger::None,
             (None, WatchCursor::None | WatchCursor::At(_)) | (Some(_), WatchCursor::None | WatchCursor::Absent) => {
@@ -170,13 +170,13 @@ impl WatchState {
         }
         let now = Cursor::of(inventory);
         (self.cursor, self.last_sent, self.needs_correction) = (WatchCursor::At(now), now.revision, false);
-        self.counted_to.get_or_insert(now);
+        self.revisions_counted_through.get_or_insert(now);
         Some(part)
     }
 
-    fn count_revisions(&mut self, state: &Published) {
+    fn count_revisions(&mut self, state: &PublishedState) {
         let Some(now) = state.inventory.as_deref().map(Cursor::of) else { return };
-        let before = self.counted_to.replace(now);
+        let before = self.revisions_counted_through.replace(now);
         self.revisions_passed += match before {
             Some(before) if before.epoch == now.epoch => now.revision.0.saturating_sub(before.revision.0),
             Some(_) | None => 0,

@@ -59,7 +59,7 @@ impl CommitSpan {
         self.0.set_attribute(KeyValue::new("slotcast.batch.size", batch as i64));
         self.0.set_attribute(KeyValue::new("slotcast.mutation.outcome", outcome.name()));
         if outcome == MutationOutcome::Failed {
-            self.0.set_status(Status::error("not committed"));
+            self.0.set_status(Status::error("commit failed or outcome unknown"));
         }
         self.0.end();
     }

@@ -2,7 +2,7 @@
 
 use super::instruments::{Instruments, trigger_name};
 use super::spans::{Spans, remote_span_context};
-use crate::statistics::FrameKind;
+use crate::statistics::SyncKind;
 use crate::sync::{SyncTrigger, TraceContext, TracedChange};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Histogram;
@@ -21,7 +21,7 @@ pub struct FrameTelemetry {
 /// A frame with changes that the stream passes to the transport.
 #[derive(Debug, Clone, Copy)]
 pub struct FrameSent {
-    pub kind: FrameKind,
+    pub kind: SyncKind,
     pub trigger: SyncTrigger,
     pub bytes: u64,
     pub inventories: usize,

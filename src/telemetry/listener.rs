@@ -21,8 +21,8 @@ use tokio::task::JoinSet;
 const CONNECTIONS_MAX: usize = 64;
 /// Maximum number of concurrent requests on one connection.
 const STREAMS_MAX: u32 = 16;
-/// Maximum time until the first request of a connection, and for the head of a request to arrive.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum time until the first request of a connection, and for the headers of a request to arrive.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Pause after a connection could not be accepted, because a missing resource does not become available immediately.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -65,14 +65,15 @@ impl Readiness {
     }
 }
 
-/// Returns a router with all pages and the gRPC service in `health`. Any other request gets an error that lists them.
+/// Returns a router with all endpoints and the gRPC service in `health`. Any other request gets an error that lists
+/// them.
 pub fn router(telemetry: Telemetry, readiness: Readiness, health: axum::Router) -> axum::Router {
-    let pages = axum::Router::new()
+    let endpoints = axum::Router::new()
         .route("/metrics", get(metrics))
         .with_state(telemetry)
         .merge(axum::Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(readiness));
-    // A probe of a nonexistent page must fail.
-    health.merge(pages).method_not_allowed_fallback(method_not_allowed).fallback(not_found)
+    // A probe of a nonexistent endpoint must fail.
+    health.merge(endpoints).method_not_allowed_fallback(method_not_allowed).fallback(not_found)
 }
 
 async fn not_found(headers: HeaderMap) -> Response {
@@ -122,7 +123,7 @@ async fn serve_connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + '
         std::future::ready(request)
     }));
     let mut server = Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     server
         .http2()
         .timer(TokioTimer::new())
@@ -131,7 +132,7 @@ async fn serve_connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + '
         .keep_alive_timeout(KEEPALIVE);
     let served = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let no_request = async {
-        tokio::time::sleep(HEAD_TIMEOUT).await;
+        tokio::time::sleep(HEADER_TIMEOUT).await;
         if has_sent_request.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
@@ -206,7 +207,7 @@ mod tests {
             let mut stream = connect();
             stream.write_all(sent.as_bytes()).await.expect("the connection is open");
             let (open_for, _) = read_to_end(stream).await;
-            assert!(open_for <= 2 * HEAD_TIMEOUT, "{sent:?}: {open_for:?}");
+            assert!(open_for <= 2 * HEADER_TIMEOUT, "{sent:?}: {open_for:?}");
         }
     }
 
@@ -216,7 +217,7 @@ mod tests {
         stream.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("the connection is open");
         let (open_for, received) = read_to_end(stream).await;
         assert!(received.starts_with("HTTP/1.1 200") && received.ends_with("alive\n"), "{received}");
-        assert!(open_for <= 2 * HEAD_TIMEOUT, "{open_for:?}");
+        assert!(open_for <= 2 * HEADER_TIMEOUT, "{open_for:?}");
     }
 
     #[tokio::test]

@@ -30,13 +30,13 @@ pub struct MetricSources {
     pub engine: Arc<dyn Fn() -> EngineStatistics + Send + Sync>,
     /// Returns the usage of the store, or `None` if the store does not report it or is closed.
     pub store: Arc<dyn Fn() -> Option<StoreUsage> + Send + Sync>,
-    pub is_draining: Arc<dyn Fn() -> bool + Send + Sync>,
+    pub is_ending: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 pub(super) fn resource(settings: &TelemetrySettings) -> Resource {
     let attributes = [
         KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-        KeyValue::new("service.instance.id", settings.instance.clone()),
+        KeyValue::new("service.instance.id", settings.instance_id.clone()),
     ];
     Resource::builder().with_service_name("slotcast").with_attributes(attributes).build()
 }
@@ -64,7 +64,7 @@ pub(super) fn meter(provider: &SdkMeterProvider) -> Meter {
 }
 
 pub(super) fn register(meter: &Meter, sources: MetricSources) {
-    let MetricSources { rpc, streams, transport, reloads, engine, store, is_draining } = sources;
+    let MetricSources { rpc, streams, transport, reloads, engine, store, is_ending } = sources;
     let metrics = Metrics { meter };
     metrics.rpc(&rpc);
     metrics.streams(&streams);
@@ -87,7 +87,7 @@ pub(super) fn register(meter: &Meter, sources: MetricSources) {
         "",
         "Whether the service is draining or its store has failed: 1 if so, otherwise 0.",
         move |gauge| {
-            gauge.observe(u64::from(is_draining()), &[]);
+            gauge.observe(u64::from(is_ending()), &[]);
         },
     );
 }
@@ -158,7 +158,7 @@ impl Metrics<'_> {
             .build();
         let read = rpc.clone();
         self.counter("slotcast.refusals", "{call}", "Total number of failed calls by reason.", move |counter| {
-            for (reason, calls) in read.refusals() {
+            for (reason, calls) in read.failures() {
                 counter.observe(calls, &[KeyValue::new("reason", reason)]);
             }
         });
@@ -227,7 +227,7 @@ impl Metrics<'_> {
         self.counter(
             "slotcast.commit.failures",
             "{commit}",
-            "Total number of batches that were not committed by reason.",
+            "Total number of batches whose commit failed or has an unknown outcome, by reason.",
             move |counter| {
                 for (failure, commits) in CommitFailure::ALL.into_iter().zip(read().failures) {
                     counter.observe(commits, &[KeyValue::new("reason", failure.name())]);

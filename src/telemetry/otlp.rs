@@ -96,7 +96,9 @@ impl Exporters {
         let exporter =
             configure(MetricExporter::builder().with_tonic(), &self.settings, &metadata, tls.as_ref()).build();
         match exporter {
-            Ok(exporter) => Some(PeriodicReader::builder(exporter).with_interval(self.settings.interval).build()),
+            Ok(exporter) => {
+                Some(PeriodicReader::builder(exporter).with_interval(self.settings.metrics_interval).build())
+            }
             Err(error) => {
                 tracing::error!(%error, "cannot export metrics");
                 None

@@ -11,12 +11,12 @@ pub struct TelemetrySettings {
     /// The collector; `None` exports nothing. Metrics can be scraped in either case.
     pub otlp: Option<OtlpSettings>,
     /// The `service.instance.id`, which distinguishes the processes of the service.
-    pub instance: String,
+    pub instance_id: String,
 }
 
 impl Default for TelemetrySettings {
     fn default() -> Self {
-        Self { log: LogSettings::default(), otlp: None, instance: uuid::Uuid::now_v7().to_string() }
+        Self { log: LogSettings::default(), otlp: None, instance_id: uuid::Uuid::now_v7().to_string() }
     }
 }
 
@@ -41,7 +41,7 @@ pub enum AccessLogMode {
 impl AccessLogMode {
     pub const NAMES: [&str; 3] = ["off", "errors", "all"];
 
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "off" => Some(Self::Off),
             "errors" => Some(Self::Errors),
@@ -75,7 +75,7 @@ pub struct OtlpSettings {
     /// Headers of each export. They may be secrets, so they are neither logged nor shown.
     pub headers: BTreeMap<String, String>,
     /// Interval between exports of metrics.
-    pub interval: Duration,
+    pub metrics_interval: Duration,
     /// Percentage of the calls without a trace context that are traced. For a call with one, its sampled flag decides.
     pub trace_percent: u8,
 }
@@ -86,7 +86,7 @@ impl Default for OtlpSettings {
             endpoint: "http://127.0.0.1:4317".into(),
             ca: None,
             headers: BTreeMap::new(),
-            interval: Duration::from_secs(30),
+            metrics_interval: Duration::from_secs(30),
             trace_percent: 1,
         }
     }
@@ -94,12 +94,12 @@ impl Default for OtlpSettings {
 
 impl fmt::Debug for OtlpSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoint, ca, headers, interval, trace_percent } = self;
+        let Self { endpoint, ca, headers, metrics_interval, trace_percent } = self;
         f.debug_struct("OtlpSettings")
             .field("endpoint", endpoint)
             .field("ca", ca)
             .field("headers", &headers.keys())
-            .field("interval", interval)
+            .field("metrics_interval", metrics_interval)
             .field("trace_percent", trace_percent)
             .finish()
     }

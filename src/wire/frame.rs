@@ -56,7 +56,7 @@ pub fn message(frame: &Frame) -> v1::SubscribeInventoryResponse {
         changes: changed.chain(absent).collect(),
         caught_up: frame.caught_up,
         marks: marks.collect(),
-        covered: frame.covered.iter().map(|key| key.0).collect(),
+        covered: frame.included_keys.iter().map(|key| key.0).collect(),
         notices: frame.notices.iter().map(|(position, record)| notice(*position, record)).collect(),
         notices_dropped: frame.notices_dropped,
     }
@@ -160,7 +160,7 @@ pub fn read(
         Some((mark.watch as usize, Version { id, epoch, revision: Revision(mark.revision), digest }))
     };
     frame.versions = message.marks.iter().filter_map(version).collect();
-    frame.covered = message.covered.iter().map(|tag| KeyTag(*tag)).collect();
+    frame.included_keys = message.covered.iter().map(|tag| KeyTag(*tag)).collect();
     frame.notices_dropped = message.notices_dropped;
     ReceivedFrame { frame, unreadable }
 }

@@ -4,8 +4,9 @@ use super::{ErrorReason, FieldViolation};
 use crate::domain::catalog::{COUNT_MAX, LAYOUT_SLOTS_MAX};
 use crate::domain::mutation::{GUARDS_MAX, Guard, OPERATIONS_MAX, TransferSource};
 use crate::domain::{
-    Attributes, Count, Digest, Epoch, IdempotencyKey, InventoryId, ItemCode, ItemName, LayoutId, Mutation, NameError,
-    NamedMutation, NamedOperation, Operation, PlayerId, Revision, SessionId, Slot, Stack, UnknownEntry, UnknownName,
+    Attributes, Count, Digest, Epoch, IdempotencyKey, InventoryId, ItemCode, ItemRef, LayoutId, MissingEntry, Mutation,
+    NameError, Operation, PlayerId, Revision, SessionId, Slot, Stack, UnresolvedMutation, UnresolvedOperation,
+    UnresolvedReference,
 };
 use crate::sync::subscription::SUBSCRIPTION_INVENTORIES_MAX;
 use crate::wire::v1;
@@ -64,9 +65,13 @@ pub fn predicted(context: &v1::MutationContext) -> Parsed<Vec<(InventoryId, Dige
     context.predicted.iter().map(parse).collect()
 }
 
-/// Parses the mutation of a list of operations. The catalog is not consulted; [`NamedMutation::resolve`] does that
+/// Parses the mutation of a list of operations. The catalog is not consulted; [`UnresolvedMutation::resolve`] does that
 /// later. If `single`, the operation comes from its own RPC and the paths of its fields have no index.
-pub fn mutation(context: &v1::MutationContext, operations: &[v1::Operation], single: bool) -> Parsed<NamedMutation> {
+pub fn mutation(
+    context: &v1::MutationContext,
+    operations: &[v1::Operation],
+    single: bool,
+) -> Parsed<UnresolvedMutation> {
     if operations.is_empty() || operations.len() > OPERATIONS_MAX {
         let text = format!("must contain 1 to {OPERATIONS_MAX} operations, got {}", operations.len());
         return Err(FieldViolation::new("operations", text));
@@ -112,11 +117,11 @@ pub fn name_paths(operations: &[v1::Operation]) -> Vec<&'static str> {
 
 /// Returns the error for a name that is not in the catalog, with the path of its field. `paths` comes from
 /// [`name_paths`] of the same request; `single` is as for [`mutation`].
-pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnknownName) -> FieldViolation {
+pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnresolvedReference) -> FieldViolation {
     let (name, reason) = match &unknown.entry {
-        UnknownEntry::Item { .. } | UnknownEntry::ItemCode { .. } => ("item", ErrorReason::UnknownItem),
-        UnknownEntry::Recipe { .. } => ("recipe", ErrorReason::UnknownRecipe),
-        UnknownEntry::Layout { .. } => ("layout", ErrorReason::UnknownLayout),
+        MissingEntry::Item { .. } | MissingEntry::ItemCode { .. } => ("item", ErrorReason::UnknownItem),
+        MissingEntry::Recipe { .. } => ("recipe", ErrorReason::UnknownRecipe),
+        MissingEntry::Layout { .. } => ("layout", ErrorReason::UnknownLayout),
     };
     let violation = FieldViolation::with_reason(name, reason, &unknown.entry);
     let violation = match unknown.stack {
@@ -128,7 +133,7 @@ pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnknownName) -> Fiel
     if single { violation } else { violation.within(&format!("operations[{}]", unknown.operation)) }
 }
 
-fn operation(operation: &v1::Operation) -> Parsed<NamedOperation> {
+fn operation(operation: &v1::Operation) -> Parsed<UnresolvedOperation> {
     let wire = operation.operation.as_ref();
     let wire = wire.ok_or_else(|| FieldViolation::new("operation", "required"))?;
     match wire {
@@ -149,7 +154,7 @@ fn operation(operation: &v1::Operation) -> Parsed<NamedOperation> {
     }
 }
 
-fn create(create: &v1::CreateInventory) -> Parsed<NamedOperation> {
+fn create(create: &v1::CreateInventory) -> Parsed<UnresolvedOperation> {
     let id = inventory_id("inventory_id", &create.inventory_id)?;
     let owner = owner("owner", &create.owner)?;
     // No catalog can have a layout whose id is not a valid name.
@@ -163,36 +168,36 @@ fn create(create: &v1::CreateInventory) -> Parsed<NamedOperation> {
     Ok(Operation::Create { id, owner, layout, stacks: slot_stacks(&create.stacks)? })
 }
 
-fn add(add: &v1::AddItem) -> Parsed<NamedOperation> {
+fn add(add: &v1::AddItem) -> Parsed<UnresolvedOperation> {
     let id = inventory_id("inventory_id", &add.inventory_id)?;
     let Stack { item, count, attributes } = stack("stack", add.stack.as_ref())?;
     Ok(Operation::Add { id, item, attributes, count, allow_partial: add.allow_partial })
 }
 
-fn remove(remove: &v1::RemoveItem) -> Parsed<NamedOperation> {
+fn remove(remove: &v1::RemoveItem) -> Parsed<UnresolvedOperation> {
     let id = inventory_id("inventory_id", &remove.inventory_id)?;
     let (item, attributes, count) = quantity("item", remove.item.as_ref())?;
     Ok(Operation::Remove { id, item, attributes, count })
 }
 
-fn move_item(move_item: &v1::MoveItem) -> Parsed<NamedOperation> {
+fn move_item(move_item: &v1::MoveItem) -> Parsed<UnresolvedOperation> {
     let id = inventory_id("inventory_id", &move_item.inventory_id)?;
     let (from, count) = slot_quantity("from", move_item.from.as_ref())?;
     Ok(Operation::Move { id, from, to: slot_ref("to", move_item.to.as_ref())?, count })
 }
 
-fn drop(drop: &v1::DropItem) -> Parsed<NamedOperation> {
+fn drop(drop: &v1::DropItem) -> Parsed<UnresolvedOperation> {
     let id = inventory_id("inventory_id", &drop.inventory_id)?;
     let (slot, count) = slot_quantity("from", drop.from.as_ref())?;
     Ok(Operation::Drop { id, slot, count })
 }
 
-fn craft(craft: &v1::CraftItem) -> Parsed<NamedOperation> {
+fn craft(craft: &v1::CraftItem) -> Parsed<UnresolvedOperation> {
     let id = inventory_id("inventory_id", &craft.inventory_id)?;
     Ok(Operation::Craft { id, recipe: craft.recipe.as_str().into(), times: count("times", craft.times)? })
 }
 
-fn transfer(transfer: &v1::TransferItem) -> Parsed<NamedOperation> {
+fn transfer(transfer: &v1::TransferItem) -> Parsed<UnresolvedOperation> {
     use v1::transfer_item::What;
     let from = inventory_id("from_inventory_id", &transfer.from_inventory_id)?;
     let to = inventory_id("to_inventory_id", &transfer.to_inventory_id)?;
@@ -211,13 +216,13 @@ fn transfer(transfer: &v1::TransferItem) -> Parsed<NamedOperation> {
     Ok(Operation::Transfer { from, what, to, to_slot, allow_partial: transfer.allow_partial })
 }
 
-fn set(set: &v1::SetSlot) -> Parsed<NamedOperation> {
+fn set(set: &v1::SetSlot) -> Parsed<UnresolvedOperation> {
     let id = inventory_id("inventory_id", &set.inventory_id)?;
     let stack = set.stack.as_ref().map(|replacement| stack("stack", Some(replacement))).transpose()?;
     Ok(Operation::Set { id, slot: slot_ref("at", set.at.as_ref())?, stack })
 }
 
-fn rearrange(rearrange: &v1::RearrangeInventory) -> Parsed<NamedOperation> {
+fn rearrange(rearrange: &v1::RearrangeInventory) -> Parsed<UnresolvedOperation> {
     let id = inventory_id("inventory_id", &rearrange.inventory_id)?;
     Ok(Operation::Rearrange { id, stacks: slot_stacks(&rearrange.stacks)? })
 }
@@ -279,18 +284,18 @@ fn attributes(field: &str, bytes: &[u8]) -> Parsed<Attributes> {
 }
 
 /// Parses an item, named by its id, its code, or both.
-fn item(field: &str, id: &str, code: u32) -> Parsed<ItemName> {
+fn item(field: &str, id: &str, code: u32) -> Parsed<ItemRef> {
     let unnamed =
         || FieldViolation::with_reason(field, ErrorReason::UnknownItem, "required; set the id or the code of an item");
     match (id, ItemCode::new(code)) {
         ("", None) => Err(unnamed()),
-        ("", Some(code)) => Ok(ItemName::Code(code)),
-        (id, None) => Ok(ItemName::Id(id.into())),
-        (id, Some(code)) => Ok(ItemName::Both { id: id.into(), code }),
+        ("", Some(code)) => Ok(ItemRef::Code(code)),
+        (id, None) => Ok(ItemRef::Id(id.into())),
+        (id, Some(code)) => Ok(ItemRef::Both { id: id.into(), code }),
     }
 }
 
-fn stack(field: &str, stack: Option<&v1::Stack>) -> Parsed<Stack<ItemName>> {
+fn stack(field: &str, stack: Option<&v1::Stack>) -> Parsed<Stack<ItemRef>> {
     let stack = stack.ok_or_else(|| FieldViolation::new(field, "required"))?;
     let parse = || {
         Ok(Stack {
@@ -302,7 +307,7 @@ fn stack(field: &str, stack: Option<&v1::Stack>) -> Parsed<Stack<ItemName>> {
     parse().map_err(|violation: FieldViolation| violation.within(field))
 }
 
-fn quantity(field: &str, quantity: Option<&v1::ItemQuantity>) -> Parsed<(ItemName, Option<Attributes>, Count)> {
+fn quantity(field: &str, quantity: Option<&v1::ItemQuantity>) -> Parsed<(ItemRef, Option<Attributes>, Count)> {
     let quantity = quantity.ok_or_else(|| FieldViolation::new(field, "required"))?;
     let parse = || {
         let item = item("item", &quantity.item, quantity.item_code)?;
@@ -312,7 +317,7 @@ fn quantity(field: &str, quantity: Option<&v1::ItemQuantity>) -> Parsed<(ItemNam
     parse().map_err(|violation: FieldViolation| violation.within(field))
 }
 
-fn slot_stacks(stacks: &[v1::SlotStack]) -> Parsed<Vec<(Slot, Stack<ItemName>)>> {
+fn slot_stacks(stacks: &[v1::SlotStack]) -> Parsed<Vec<(Slot, Stack<ItemRef>)>> {
     let parse = |(index, wire): (usize, &v1::SlotStack)| {
         let parsed = slot("slot", wire.slot).and_then(|slot| Ok((slot, stack("stack", wire.stack.as_ref())?)));
         parsed.map_err(|violation| violation.within(&format!("stacks[{index}]")))

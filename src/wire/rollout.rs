@@ -98,7 +98,7 @@ mod tests {
         }
         let distinct = RolloutField::ALL.into_iter().zip(1..).map(|(field, n)| (field, *field.bounds().start() + n));
         let distinct: Vec<_> = distinct.collect();
-        let set = Rollout::default().with(distinct.iter().copied()).expect("within bounds");
+        let set = Rollout::default().with_values(distinct.iter().copied()).expect("within bounds");
         assert_eq!(read_rollout(&message(&set)), distinct);
     }
 }

@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 use slotcast::domain::{Inventory, InventoryId};
-use slotcast::store::{CommitError, Key, ListQuery, Loaded, Store, StoreError, StoreUsage, Transaction};
+use slotcast::store::{CommitError, ListQuery, Loaded, MutationRecord, ScopedKey, Store, StoreError, StoreUsage};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -57,12 +57,12 @@ impl<S> FaultyStore<S> {
 }
 
 impl<S: Store> Store for FaultyStore<S> {
-    fn load(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, StoreError> {
+    fn load(&self, ids: &[InventoryId], keys: &[ScopedKey]) -> Result<Loaded, StoreError> {
         self.check_reads()?;
         self.inner.load(ids, keys)
     }
 
-    fn commit(&self, batch: &[Transaction]) -> Result<(), CommitError> {
+    fn commit(&self, batch: &[MutationRecord]) -> Result<(), CommitError> {
         let fault = self.commits.lock().pop_front().flatten();
         match fault {
             None => self.inner.commit(batch),

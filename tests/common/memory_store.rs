@@ -3,7 +3,7 @@
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use slotcast::domain::{Fingerprint, Inventory, InventoryId};
 use slotcast::store::horizon::{ExpiredKeys, KeyHorizon};
-use slotcast::store::{CommitError, Key, KeyStatus, ListQuery, Loaded, Reply, Store, StoreError, Transaction};
+use slotcast::store::{CommitError, KeyStatus, ListQuery, Loaded, MutationRecord, Reply, ScopedKey, Store, StoreError};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,7 +21,7 @@ pub struct MemoryStore {
 #[derive(Debug)]
 struct Content {
     inventories: BTreeMap<InventoryId, Arc<Inventory>>,
-    keys: HashMap<Key, Remembered>,
+    keys: HashMap<ScopedKey, Remembered>,
     horizon: KeyHorizon,
     commits: usize,
 }
@@ -76,20 +76,20 @@ fn unix_ms() -> u64 {
 }
 
 impl Store for MemoryStore {
-    fn load(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, StoreError> {
+    fn load(&self, ids: &[InventoryId], keys: &[ScopedKey]) -> Result<Loaded, StoreError> {
         let (content, now_ms) = (self.content(), unix_ms());
-        let recall = |key: &Key| match content.keys.get(key) {
+        let status = |key: &ScopedKey| match content.keys.get(key) {
             Some(Remembered { payload, reply, .. }) => KeyStatus::Applied { payload: *payload, reply: reply.clone() },
             None => content.horizon.status_of(key, now_ms),
         };
         let inventories = ids.iter().map(|id| content.inventories.get(id).cloned()).collect();
-        Ok(Loaded { inventories, keys: keys.iter().map(recall).collect() })
+        Ok(Loaded { inventories, key_statuses: keys.iter().map(status).collect() })
     }
 
-    fn commit(&self, batch: &[Transaction]) -> Result<(), CommitError> {
+    fn commit(&self, batch: &[MutationRecord]) -> Result<(), CommitError> {
         self.resumed.wait_while(&mut self.is_paused.lock(), |is_paused| *is_paused);
         let mut content = self.content();
-        for Transaction { key, payload, reply, touched } in batch.iter().cloned() {
+        for MutationRecord { key, payload, reply, touched } in batch.iter().cloned() {
             let received_ms = unix_ms();
             content.horizon.remember(received_ms, std::iter::once(&key));
             content.keys.insert(key, Remembered { payload, reply, received_ms });

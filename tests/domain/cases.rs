@@ -285,7 +285,7 @@ fn case_14_a_transfer_within_one_inventory_is_rejected() {
     let what = TransferSource::Slot { slot: Slot(0), count: None };
     let transfer =
         Operation::Transfer { from: id("a"), what, to: id("a"), to_slot: Some(Slot(1)), allow_partial: true };
-    assert_eq!(assert_rejected(&mut world, transfer), RejectionCause::TransferToItself { id: id("a") });
+    assert_eq!(assert_rejected(&mut world, transfer), RejectionCause::SameInventory { id: id("a") });
 }
 
 #[test]

@@ -118,7 +118,8 @@ proptest! {
                 continue;
             }
             for (kind, counts) in counts_above_limits(&world) {
-                // Both lists are in descending order. A moved stack is in both; a stack that shrank has a smaller count.
+                // Both lists are in descending order. A moved stack is in both; a stack that shrank has a smaller
+                // count.
                 let allowed = before.get(&kind).map_or(&[][..], Vec::as_slice);
                 let is_allowed = counts.len() <= allowed.len() && counts.iter().zip(allowed).all(|(is, was)| is <= was);
                 prop_assert!(is_allowed, "{:?}: {:?} became {:?} by {:?}", kind, allowed, counts, operation);
@@ -262,7 +263,7 @@ fn check_created(before: &World, new: &Inventory) -> Result<(), TestCaseError> {
     prop_assert_eq!(new.contents.revision(), Revision::CREATED);
     prop_assert!(before.inventories.values().all(|old| old.epoch != new.epoch));
     for state in new.contents.slots() {
-        prop_assert_eq!((state.changed_at, state.identity_at), (Revision::CREATED, Revision::CREATED));
+        prop_assert_eq!((state.changed_at, state.identity_changed_at), (Revision::CREATED, Revision::CREATED));
     }
     Ok(())
 }
@@ -278,10 +279,10 @@ fn check_advanced(old: &Contents, new: &Contents) -> Result<(), TestCaseError> {
         let expected = SlotState {
             stack: is.stack.clone(),
             changed_at: if was.stack == is.stack { was.changed_at } else { new.revision() },
-            identity_at: if kind(was) == kind(is) { was.identity_at } else { new.revision() },
+            identity_changed_at: if kind(was) == kind(is) { was.identity_changed_at } else { new.revision() },
         };
         prop_assert_eq!(is, &expected);
-        prop_assert!(is.identity_at <= is.changed_at && is.changed_at <= new.revision());
+        prop_assert!(is.identity_changed_at <= is.changed_at && is.changed_at <= new.revision());
     }
     Ok(())
 }

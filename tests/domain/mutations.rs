@@ -191,7 +191,7 @@ fn stamps_distinguish_a_new_count_from_a_new_kind() {
     let mut world = world(&[filled(0, stack(COAL, 7)), filled(1, stack(LOG, 7))], &[]);
     let stamps = |contents: &Contents, slot: u16| {
         let state = &contents.slots()[usize::from(slot)];
-        (state.changed_at.0, state.identity_at.0)
+        (state.changed_at.0, state.identity_changed_at.0)
     };
     run(&mut world, drop(0, Some(1)));
     assert_eq!(stamps(&world.get("player").contents, 0), (4, 3));

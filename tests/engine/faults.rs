@@ -83,7 +83,7 @@ async fn case_45_after_a_commit_with_unknown_outcome_nothing_is_written() {
     world.chest("a", 10).await;
     store.fail_next_commit(Fault::UnknownAfter(unavailable()));
     assert_eq!(world.engine.mutate(fresh_call(world.add("a", 1))).await, Err(EngineError::CommitUnknown));
-    commit_loop.failed().await;
+    commit_loop.wait_for_failure().await;
     let after = world.engine.mutate(fresh_call(world.add("a", 1))).await;
     assert!(matches!(after, Err(EngineError::Store(StoreError::Unavailable { .. }))), "{after:?}");
     assert_eq!(world.held("a").await, 10, "what was durable is still read");

@@ -3,12 +3,12 @@
 use slotcast::catalog_file::default_catalog;
 use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
-    Attributes, Caller, Catalog, Count, Fingerprint, Guard, IdempotencyKey, Inventory, InventoryId, ItemName, LayoutId,
-    Mutation, NamedOperation, Operation, Slot, Stack, Version,
+    Attributes, Caller, Catalog, Count, Fingerprint, Guard, IdempotencyKey, Inventory, InventoryId, ItemRef, LayoutId,
+    Mutation, Operation, Slot, Stack, UnresolvedOperation, Version,
 };
 use slotcast::engine::{Engine, EngineError, EngineSettings, MutationReply, MutationRequest};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
-use slotcast::store::{CommitError, Key, ListQuery, Loaded, Store, StoreError, Transaction};
+use slotcast::store::{CommitError, ListQuery, Loaded, MutationRecord, ScopedKey, Store, StoreError};
 use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -45,20 +45,20 @@ pub fn count(count: u32) -> Count {
     Count::new(count).unwrap()
 }
 
-pub fn call(key: &str, operation: NamedOperation) -> MutationRequest {
-    let key = Key { caller: Caller::new("test").unwrap(), key: IdempotencyKey::new(key).unwrap() };
+pub fn call(key: &str, operation: UnresolvedOperation) -> MutationRequest {
+    let key = ScopedKey { caller: Caller::new("test").unwrap(), key: IdempotencyKey::new(key).unwrap() };
     let payload = Fingerprint::of(format!("{operation:?}").as_bytes());
     let mutation = Mutation { operations: vec![operation], expected: vec![] };
     MutationRequest { key, payload, mutation, session: None, predicted: vec![], reason: "".into(), trace: None }
 }
 
-pub fn fresh_call(operation: NamedOperation) -> MutationRequest {
+pub fn fresh_call(operation: UnresolvedOperation) -> MutationRequest {
     call(&uuid::Uuid::now_v7().to_string(), operation)
 }
 
 impl World {
-    pub fn stack(&self, item: &str, n: u32) -> Stack<ItemName> {
-        Stack { item: ItemName::Id(item.into()), count: count(n), attributes: Attributes::NONE }
+    pub fn stack(&self, item: &str, n: u32) -> Stack<ItemRef> {
+        Stack { item: ItemRef::Id(item.into()), count: count(n), attributes: Attributes::NONE }
     }
 
     /// Creates a chest with a number of stones in its first slot.
@@ -75,13 +75,13 @@ impl World {
         Guard { id, epoch, revision }
     }
 
-    pub fn transfer(&self, from: &str, to: &str, n: u32) -> NamedOperation {
-        let item = ItemName::Code(self.catalog.item("stone").unwrap().code);
+    pub fn transfer(&self, from: &str, to: &str, n: u32) -> UnresolvedOperation {
+        let item = ItemRef::Code(self.catalog.item("stone").unwrap().code);
         let what = TransferSource::Item { item, attributes: None, count: count(n) };
         Operation::Transfer { from: id(from), what, to: id(to), to_slot: None, allow_partial: false }
     }
 
-    pub fn add(&self, to: &str, n: u32) -> NamedOperation {
+    pub fn add(&self, to: &str, n: u32) -> UnresolvedOperation {
         let Stack { item, count, attributes } = self.stack("stone", n);
         Operation::Add { id: id(to), item, attributes, count, allow_partial: false }
     }
@@ -119,11 +119,11 @@ pub struct GatedStore {
 }
 
 impl Store for GatedStore {
-    fn load(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, StoreError> {
+    fn load(&self, ids: &[InventoryId], keys: &[ScopedKey]) -> Result<Loaded, StoreError> {
         self.inner.load(ids, keys)
     }
 
-    fn commit(&self, batch: &[Transaction]) -> Result<(), CommitError> {
+    fn commit(&self, batch: &[MutationRecord]) -> Result<(), CommitError> {
         while self.gate.lock().unwrap().recv().is_ok() {}
         self.inner.commit(batch)
     }
@@ -153,11 +153,11 @@ pub fn send(engine: &Engine, call: MutationRequest) -> JoinHandle<Result<Mutatio
     tokio::spawn(async move { engine.mutate(call).await })
 }
 
-pub fn create_chest(name: &str) -> NamedOperation {
+pub fn create_chest(name: &str) -> UnresolvedOperation {
     Operation::Create { id: id(name), owner: None, layout: LayoutId::new("chest").unwrap(), stacks: vec![] }
 }
 
-pub fn call_with(key: &str, operations: Vec<NamedOperation>, expected: Vec<Guard>) -> MutationRequest {
+pub fn call_with(key: &str, operations: Vec<UnresolvedOperation>, expected: Vec<Guard>) -> MutationRequest {
     let call = call(key, create_chest("none"));
     MutationRequest { payload: Fingerprint::of(key.as_bytes()), mutation: Mutation { operations, expected }, ..call }
 }

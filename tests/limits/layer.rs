@@ -7,7 +7,7 @@ use http_body::{Body as _, Frame};
 use slotcast::domain::PlayerId;
 use slotcast::middleware::{SyncLimitLayer, SyncRate};
 use slotcast::sync::LimitedPlayer;
-use slotcast::sync::limit::GRANT_LIFE;
+use slotcast::sync::limit::PERMIT_LIFETIME;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -234,7 +234,7 @@ async fn a_waiting_stream_takes_the_place_of_a_stream_that_leaves() {
     sleep(SECOND / 2).await;
     second.abort();
     let waited = third.await.unwrap();
-    assert!((GRANT_LIFE..=GRANT_LIFE + Duration::from_millis(3)).contains(&waited), "{waited:?}");
+    assert!((PERMIT_LIFETIME..=PERMIT_LIFETIME + Duration::from_millis(3)).contains(&waited), "{waited:?}");
 }
 
 #[tokio::test(start_paused = true)]

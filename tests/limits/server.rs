@@ -20,7 +20,7 @@ use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
 /// Maximum delay of a frame from the service to this test. The time between two arrivals can be shorter than the time
-/// between their grants by this delay; `layer.rs` checks the grants to the millisecond.
+/// between their permits by this delay; `layer.rs` checks the permits to the millisecond.
 const DELIVERY_MAX: Duration = Duration::from_millis(100);
 
 struct Served {
@@ -153,7 +153,7 @@ async fn the_limit_can_be_changed_at_run_time() {
     let settings = ServerSettings::default();
     let rollout = settings.rollout.clone();
     let limit = |syncs_per_second| {
-        let next = |current: &Rollout| current.with([(RolloutField::SyncsPerSecond, syncs_per_second)]);
+        let next = |current: &Rollout| current.with_values([(RolloutField::SyncsPerSecond, syncs_per_second)]);
         rollout.change("test", "as the test says", next).unwrap();
     };
     limit(1);

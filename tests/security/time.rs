@@ -8,8 +8,8 @@ use prost::Message;
 use serde_json::json;
 use slotcast::catalog_file::default_catalog;
 use slotcast::domain::{
-    Attributes, Caller, Count, Epoch, Fingerprint, IdempotencyKey, InventoryId, ItemCode, ItemName, LayoutId, Mutation,
-    NamedOperation, Operation, PlayerId, Revision, SessionId, Slot, Stack,
+    Attributes, Caller, Count, Epoch, Fingerprint, IdempotencyKey, InventoryId, ItemCode, ItemRef, LayoutId, Mutation,
+    Operation, PlayerId, Revision, SessionId, Slot, Stack, UnresolvedOperation,
 };
 use slotcast::engine::{Engine, EngineSettings, MutationRequest};
 use slotcast::grpc::read_authorization::{self, ReadAuthorization};
@@ -17,7 +17,7 @@ use slotcast::grpc::stream::{FrameStream, StreamParameters};
 use slotcast::identity::{Identity, Role, Verifier};
 use slotcast::live_rollout::LiveRollout;
 use slotcast::statistics::StreamStatistics;
-use slotcast::store::Key;
+use slotcast::store::ScopedKey;
 use slotcast::sync::FrameAge;
 use slotcast::sync::{Bucket, Cursor, Rollout, RolloutField, SubscribeOptions};
 use slotcast::telemetry::Telemetry;
@@ -44,17 +44,17 @@ impl World {
         Self { engine, keys: 0 }
     }
 
-    async fn run(&mut self, reason: &str, operation: NamedOperation) {
+    async fn run(&mut self, reason: &str, operation: UnresolvedOperation) {
         self.run_as(None, reason, operation).await;
     }
 
     /// Runs a mutation while virtual time is stopped, although another thread commits.
-    async fn run_as(&mut self, session: Option<&str>, reason: &str, operation: NamedOperation) {
+    async fn run_as(&mut self, session: Option<&str>, reason: &str, operation: UnresolvedOperation) {
         let (committed, is_committed) = std::sync::mpsc::channel::<()>();
         let standing_still = tokio::task::spawn_blocking(move || is_committed.recv());
         self.keys += 1;
         let key = IdempotencyKey::new(&format!("k{}", self.keys)).unwrap();
-        let key = Key { caller: Caller::new("lobby").unwrap(), key };
+        let key = ScopedKey { caller: Caller::new("lobby").unwrap(), key };
         let mutation = Mutation { operations: vec![operation], expected: vec![] };
         let payload = Fingerprint::of(&[]);
         let session = session.map(|session| SessionId::new(session).unwrap());
@@ -110,16 +110,16 @@ impl World {
     }
 }
 
-fn creation(name: &str, owner: Option<&str>) -> NamedOperation {
+fn creation(name: &str, owner: Option<&str>) -> UnresolvedOperation {
     let owner = owner.map(|owner| PlayerId::new(owner).unwrap());
-    let item = ItemName::Code(ItemCode::new(1).unwrap());
+    let item = ItemRef::Code(ItemCode::new(1).unwrap());
     let stack = Stack { item, count: Count::new(1).unwrap(), attributes: Default::default() };
     let layout = LayoutId::new("player").unwrap();
     Operation::Create { id: id(name), owner, layout, stacks: vec![(Slot(0), stack)] }
 }
 
-fn addition(name: &str) -> NamedOperation {
-    let (item, count) = (ItemName::Code(ItemCode::new(1).unwrap()), Count::new(1).unwrap());
+fn addition(name: &str) -> UnresolvedOperation {
+    let (item, count) = (ItemRef::Code(ItemCode::new(1).unwrap()), Count::new(1).unwrap());
     Operation::Add { id: id(name), item, attributes: Attributes::NONE, count, allow_partial: false }
 }
 
@@ -216,12 +216,12 @@ async fn case_42_changes_made_under_another_owner_are_not_reported() {
 }
 
 /// An operation on the second inventory of a player's stream, and its time in ms.
-type Happening = (u64, NamedOperation);
+type Happening = (u64, UnresolvedOperation);
 
 /// Returns the messages of a player's stream within a minute with their times in ms, and its statistics. Meanwhile the
 /// player's own bag changes, and its session changes other inventories.
 async fn messages_of(
-    before: &[NamedOperation],
+    before: &[UnresolvedOperation],
     happenings: &[Happening],
     rollout: Rollout,
 ) -> (Vec<(u64, Vec<u8>)>, String) {
@@ -272,7 +272,7 @@ async fn an_unreadable_inventory_is_indistinguishable_from_a_nonexistent_one_in_
     for rollout in [Rollout::default(), Rollout::immediate_full(), shadowed()] {
         let nowhere = messages_of(&[], &[], rollout.clone()).await;
         assert!(nowhere.0.len() >= 5, "frames and heartbeats: {nowhere:?}");
-        let worlds: [(&str, &[NamedOperation], Vec<Happening>); 4] = [
+        let worlds: [(&str, &[UnresolvedOperation], Vec<Happening>); 4] = [
             ("another's", from_ref(&of_alex), busy(0).collect()),
             ("nobody's", from_ref(&of_nobody), busy(40).collect()),
             ("created for another, and deleted, over and over", &[], comes_and_goes.clone().collect()),
@@ -298,5 +298,5 @@ async fn a_deletion_is_indistinguishable_from_a_change_of_owner() {
 
 /// Returns a rollout in shadow mode: it sends immediate full states, and computes and compares deltas.
 fn shadowed() -> Rollout {
-    Rollout::default().with([(RolloutField::ShadowPercent, 100)]).unwrap()
+    Rollout::default().with_values([(RolloutField::ShadowPercent, 100)]).unwrap()
 }

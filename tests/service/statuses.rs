@@ -1,7 +1,8 @@
 //! The code and the details of every error reason: callers rely on them.
 
 use slotcast::domain::{
-    Epoch, Guard, InventoryId, ItemCode, LayoutId, Rejection, RejectionCause, Revision, Slot, UnknownEntry, UnknownName,
+    Epoch, Guard, InventoryId, ItemCode, LayoutId, MissingEntry, Rejection, RejectionCause, Revision, Slot,
+    UnresolvedReference,
 };
 use slotcast::engine::EngineError;
 use slotcast::identity::AuthError;
@@ -27,7 +28,7 @@ fn causes() -> Vec<RejectionCause> {
         Cause::DuplicateSlot { slot },
         Cause::StackTooLarge { item, count: 65, max_stack: 64 },
         Cause::UnknownItemCode { item },
-        Cause::TransferToItself { id: id() },
+        Cause::SameInventory { id: id() },
         Cause::NotEnough { id: id(), item, needed: 3, held: 2 },
         Cause::NoRoom { id: id(), item, needed: 3, room: 2 },
         Cause::SlotEmpty { id: id(), slot },
@@ -46,11 +47,12 @@ fn engine_errors() -> Vec<EngineError> {
     let rejected =
         causes().into_iter().map(|cause| EngineError::Rejected(Rejection { operation: 2, cause, item_id: None }));
     let unknown = [
-        UnknownEntry::Item { id: "zinc".into() },
-        UnknownEntry::Recipe { id: "zinc_ingot".into() },
-        UnknownEntry::Layout { id: LayoutId::new("barrel").unwrap() },
+        MissingEntry::Item { id: "zinc".into() },
+        MissingEntry::Recipe { id: "zinc_ingot".into() },
+        MissingEntry::Layout { id: LayoutId::new("barrel").unwrap() },
     ];
-    let unknown = unknown.map(|entry| EngineError::UnknownName(UnknownName { operation: 2, stack: None, entry }));
+    let unknown =
+        unknown.map(|entry| EngineError::UnresolvedReference(UnresolvedReference { operation: 2, stack: None, entry }));
     let others = [
         EngineError::KeyReused,
         EngineError::KeyExpired,

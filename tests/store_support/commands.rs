@@ -48,7 +48,7 @@ pub fn crashed() -> Place {
     let store = running.open();
     store.commit(&[transaction(key("2"), vec![created(&chest("late", 2))])]).unwrap();
     let place = Place::new();
-    store.paused(|| copy_of(&running.path(), place.folder.path()));
+    store.with_writes_paused(|| copy_of(&running.path(), place.folder.path()));
     place
 }
 

@@ -13,7 +13,7 @@ use slotcast::domain::{
     Attributes, Caller, Change, Contents, Count, Digest, Edit, Epoch, Fingerprint, IdempotencyKey, Inventory,
     InventoryId, ItemCode, LayoutId, OperationOutcome, PlayerId, Revision, Slot, Stack, TouchedInventory, Version,
 };
-use slotcast::store::{Key, KeyStatus, ListQuery, Reply, Store, Transaction};
+use slotcast::store::{KeyStatus, ListQuery, MutationRecord, Reply, ScopedKey, Store};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -25,19 +25,19 @@ pub fn player(name: &str) -> PlayerId {
     PlayerId::new(name).expect("a name")
 }
 
-pub fn key(name: &str) -> Key {
-    Key { caller: Caller::new("server-1").expect("a name"), key: IdempotencyKey::new(name).expect("a name") }
+pub fn key(name: &str) -> ScopedKey {
+    ScopedKey { caller: Caller::new("server-1").expect("a name"), key: IdempotencyKey::new(name).expect("a name") }
 }
 
 /// Returns a key with a UUIDv7 of this time; `number` makes it unique.
-pub fn uuid_key(unix_ms: u64, number: u32) -> Key {
+pub fn uuid_key(unix_ms: u64, number: u32) -> ScopedKey {
     let (high, low) = (unix_ms >> 16, unix_ms & 0xFFFF);
     key(&format!("{high:08x}-{low:04x}-7000-8000-{number:012x}"))
 }
 
 /// Returns such a key of another caller.
-pub fn uuid_key_of(caller: &str, unix_ms: u64, number: u32) -> Key {
-    Key { caller: Caller::new(caller).expect("a name"), ..uuid_key(unix_ms, number) }
+pub fn uuid_key_of(caller: &str, unix_ms: u64, number: u32) -> ScopedKey {
+    ScopedKey { caller: Caller::new(caller).expect("a name"), ..uuid_key(unix_ms, number) }
 }
 
 pub fn epoch(number: u32) -> Epoch {
@@ -89,11 +89,11 @@ pub fn recreated(before: &Inventory, after: &Arc<Inventory>) -> TouchedInventory
     TouchedInventory { version: after.version(), state: Some(after.clone()), changes: touched.changes }
 }
 
-pub fn transaction(key: Key, touched: Vec<TouchedInventory>) -> Transaction {
+pub fn transaction(key: ScopedKey, touched: Vec<TouchedInventory>) -> MutationRecord {
     let versions = touched.iter().map(|touched| touched.version.clone()).collect();
     let dropped = OperationOutcome { count: 3, remainder: 1, stack: stack_with(9, 3, b"sharp") };
     let payload = Fingerprint::of(key.key.as_str().as_bytes());
-    Transaction {
+    MutationRecord {
         key,
         payload,
         reply: Reply { outcomes: vec![OperationOutcome::default(), dropped], versions },
@@ -105,15 +105,15 @@ pub fn transaction(key: Key, touched: Vec<TouchedInventory>) -> Transaction {
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     pub inventories: BTreeMap<InventoryId, Arc<Inventory>>,
-    pub keys: HashMap<Key, KeyStatus>,
+    pub keys: HashMap<ScopedKey, KeyStatus>,
     /// Every id that has ever existed.
     pub ids: BTreeMap<InventoryId, ()>,
 }
 
 impl Model {
-    pub fn apply(&mut self, batch: &[Transaction]) {
+    pub fn apply(&mut self, batch: &[MutationRecord]) {
         for transaction in batch {
-            let Transaction { key, payload, reply, touched } = transaction.clone();
+            let MutationRecord { key, payload, reply, touched } = transaction.clone();
             self.keys.insert(key, KeyStatus::Applied { payload, reply });
             for touched in touched {
                 self.ids.insert(touched.version.id.clone(), ());
@@ -125,7 +125,7 @@ impl Model {
         }
     }
 
-    pub fn commit(&mut self, store: &dyn Store, batch: &[Transaction]) {
+    pub fn commit(&mut self, store: &dyn Store, batch: &[MutationRecord]) {
         store.commit(batch).expect("it commits");
         self.apply(batch);
     }
@@ -133,10 +133,10 @@ impl Model {
     /// Compares the whole contents: each inventory, each key, and the lists.
     pub fn check(&self, store: &dyn Store) {
         self.check_inventories(store);
-        let keys: Vec<Key> = self.keys.keys().cloned().collect();
+        let keys: Vec<ScopedKey> = self.keys.keys().cloned().collect();
         let loaded = store.load(&[], &keys).expect("it loads");
-        for (key, recall) in keys.iter().zip(loaded.keys) {
-            assert_eq!(Some(&recall), self.keys.get(key), "{key:?}");
+        for (key, status) in keys.iter().zip(loaded.key_statuses) {
+            assert_eq!(Some(&status), self.keys.get(key), "{key:?}");
         }
     }
 
@@ -191,12 +191,12 @@ impl History {
     }
 
     /// Returns the next batch and applies it to the model. Each mutation builds on the previous ones.
-    pub fn batch(&mut self) -> Vec<Transaction> {
+    pub fn batch(&mut self) -> Vec<MutationRecord> {
         let size = 1 + self.random.usize(..6);
         (0..size).map(|_| self.transaction()).collect()
     }
 
-    fn transaction(&mut self) -> Transaction {
+    fn transaction(&mut self) -> MutationRecord {
         self.next += 1;
         let name = format!("inv-{:03}", self.random.usize(..self.names));
         let owner = self.random.bool().then_some("ann");

@@ -6,7 +6,7 @@ use slotcast::domain::{
     Caller, Digest, Effect, Epoch, IdempotencyKey, InventoryId, InventoryLookup, KeyTag, Mutation, Revision, SessionId,
     Slot, Stack, Version,
 };
-use slotcast::sync::{ChangeKind, ChangeRecord, MutationContext, Published, PublishedState};
+use slotcast::sync::{ChangeKind, ChangeRecord, MutationContext, PublishedState};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -24,14 +24,14 @@ pub type Ages = HashMap<(InventoryId, Epoch, Revision), Vec<(Slot, Stack)>>;
 pub struct Service {
     pub world: World,
     pub ages: Ages,
-    published: BTreeMap<InventoryId, PublishedState>,
+    published: BTreeMap<InventoryId, Arc<PublishedState>>,
     replies: HashMap<IdempotencyKey, Vec<Version>>,
 }
 
 impl Service {
     pub fn new(world: World) -> Self {
         let published = |(id, inventory): (&InventoryId, &Arc<_>)| {
-            (id.clone(), Arc::new(Published::new(Some(Arc::clone(inventory)))))
+            (id.clone(), Arc::new(PublishedState::new(Some(Arc::clone(inventory)))))
         };
         let published = world.inventories.iter().map(published).collect();
         let mut service = Self { world, ages: Ages::new(), published, replies: HashMap::new() };
@@ -40,7 +40,7 @@ impl Service {
     }
 
     /// Returns a consistent snapshot of states.
-    pub fn states(&self, ids: &[InventoryId]) -> Vec<PublishedState> {
+    pub fn states(&self, ids: &[InventoryId]) -> Vec<Arc<PublishedState>> {
         ids.iter().map(|id| self.published.get(id).cloned().unwrap_or_default()).collect()
     }
 

@@ -5,7 +5,7 @@ use crate::support::{World, id};
 use proptest::prelude::*;
 use slotcast::domain::{Contents, Epoch, Inventory, InventoryLookup, Mutation, Revision, Slot, Stack};
 use slotcast::sync::{
-    Cursor, Frame, FrameBody, FullReason, InventoryFrame, Moment, Published, PublishedState, Replica, SlotChange,
+    Cursor, Frame, FrameBody, FullReason, InventoryFrame, Moment, PublishedState, Replica, SlotChange,
     SubscribeOptions, Subscription, SyncSettings, Windows, frame_since,
 };
 use std::sync::Arc;
@@ -262,7 +262,7 @@ struct Stream {
 impl Stream {
     fn new(world: World, settings: SyncSettings, starts: &[Start]) -> Self {
         let states = states(&world);
-        let at = |state: &PublishedState| state.inventory.as_deref().map(replica_of);
+        let at = |state: &Arc<PublishedState>| state.inventory.as_deref().map(replica_of);
         let replica = |(state, start)| if matches!(start, &Start::AtTheState) { at(state) } else { None };
         let replicas: Vec<_> = states.iter().zip(starts).map(replica).collect();
         let resume = states.iter().zip(starts).map(|(state, start)| resumed(state, start)).collect();
@@ -357,11 +357,11 @@ impl Stream {
     }
 }
 
-fn states(world: &World) -> Vec<PublishedState> {
-    NAMES.iter().map(|name| Arc::new(Published::new(world.inventory(&id(name))))).collect()
+fn states(world: &World) -> Vec<Arc<PublishedState>> {
+    NAMES.iter().map(|name| Arc::new(PublishedState::new(world.inventory(&id(name))))).collect()
 }
 
-fn resumed(state: &PublishedState, start: &Start) -> Option<Cursor> {
+fn resumed(state: &Arc<PublishedState>, start: &Start) -> Option<Cursor> {
     let at = Cursor::of(state.inventory.as_ref()?);
     match start {
         Start::WithNothing => None,

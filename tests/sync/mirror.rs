@@ -165,7 +165,7 @@ fn a_prediction_that_conflicts_with_another_caller_is_corrected_and_the_next_one
     table.reply(&first, &replies[0]);
     assert_eq!(table.shown(0, 0), 8, "it is shown until the frame comes that its reply speaks of");
     let frame = table.frame().unwrap();
-    assert_eq!((frame.trigger, frame.covered.len()), (SyncTrigger::Correction, 2));
+    assert_eq!((frame.trigger, frame.included_keys.len()), (SyncTrigger::Correction, 2));
     assert_eq!(table.mirror.handle_frame(&frame).corrected, [0]);
     assert_eq!(table.shown(0, 0), 13);
     table.reply(&second, &replies[1]);
@@ -230,7 +230,7 @@ fn a_retry_after_a_lost_reply_confirms_the_first_attempt_also_on_a_new_stream() 
     let cursors = table.mirror.handle_connecting();
     table.stream = subscription(cursors);
     let frame = table.frame().unwrap();
-    assert!(frame.caught_up && frame.covered.is_empty());
+    assert!(frame.caught_up && frame.included_keys.is_empty());
     table.mirror.handle_frame(&frame);
     assert_eq!(table.shown(0, 0), 8, "what the state has in it is not applied again");
     let replayed = table.service.mutate(&first).unwrap();

@@ -1,6 +1,6 @@
 //! Rearranging all slots of an inventory without changing its items.
 
-use super::{OperationResult, check_distinct, stack_limit};
+use super::{OperationResult, check_slots, stack_limit};
 use crate::domain::catalog::Catalog;
 use crate::domain::ids::{ItemCode, Slot};
 use crate::domain::inventory::Draft;
@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 /// same and no stack exceeds its limit except stacks that already did.
 pub fn rearrange(draft: &mut Draft, catalog: &Catalog, stacks: &[(Slot, Stack)]) -> OperationResult {
     let id = draft.base().id.clone();
-    check_distinct(&id, draft.slots().len(), stacks)?;
+    check_slots(&id, draft.slots().len(), stacks)?;
     let held: BTreeMap<Slot, Stack> =
         draft.slots().filter_map(|slot| Some((slot, draft.stack(slot)?.clone()))).collect();
     let mut balance: HashMap<(ItemCode, &Attributes), i64> = HashMap::new();

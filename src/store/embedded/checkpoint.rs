@@ -1,8 +1,8 @@
-//! Copies SQLite's write-ahead log into the file, on the fold's thread and never in a commit.
+//! WAL checkpoints: copy SQLite's write-ahead log (WAL) into the file, on the fold's thread and never in a commit.
 //!
-//! Under constant writes a log never ends: while it is copied, commits append more. So most of it is copied while
+//! Under constant writes a WAL never ends: while it is copied, commits append more. So most of it is copied while
 //! commits continue, repeatedly until little is left, and only the last pages are copied with the write lock held. Then
-//! the log restarts at its beginning.
+//! the WAL restarts at its beginning.
 
 use super::open::PAGE_BYTES;
 use parking_lot::FairMutex;
@@ -25,10 +25,11 @@ struct Progress {
     copied: u64,
 }
 
-/// Restarts the log if it is longer than `due_bytes`, and returns its length afterwards, in bytes. A log that is more
+/// Makes a WAL checkpoint and restarts the WAL if it is longer than `due_bytes`. Returns its length afterwards, in
+/// bytes. A WAL that is more
 /// than four times as long as `wal_bytes_soft`, as after a backup, is truncated. A shorter one keeps its space, because
 /// overwriting is faster than extending.
-pub fn if_due(
+pub fn checkpoint_if_due(
     connection: &Connection,
     write_lock: &FairMutex<()>,
     due_bytes: u64,
@@ -39,14 +40,14 @@ pub fn if_due(
         return Ok(wal_bytes);
     }
     let Progress { busy, pages, copied } =
-        restart_log(connection, write_lock, if wal_bytes > 4 * wal_bytes_soft { "TRUNCATE" } else { "RESTART" })?;
-    // SQLite reports the old length until the next write, which goes to the beginning of the log.
+        restart_wal(connection, write_lock, if wal_bytes > 4 * wal_bytes_soft { "TRUNCATE" } else { "RESTART" })?;
+    // SQLite reports the old length until the next write, which goes to the beginning of the WAL.
     if !busy && pages == copied { Ok(0) } else { Ok(pages * PAGE_BYTES) }
 }
 
-/// Returns the length at which the next checkpoint is due, in bytes; `wal_bytes` is the current length. While a
-/// long-running reader such as a backup prevents a restart, the log grows, and an immediate retry would only delay
-/// commits. The next attempt is due after a quarter of `wal_bytes_soft` more.
+/// Returns the length of the WAL at which the next checkpoint is due, in bytes; `wal_bytes` is the current length.
+/// While a long-running reader such as a backup prevents a restart, the WAL grows, and an immediate retry would only
+/// delay commits. The next attempt is due after a quarter of `wal_bytes_soft` more.
 pub fn next_due_bytes(wal_bytes: u64, due_bytes: u64, wal_bytes_soft: u64) -> u64 {
     if wal_bytes <= wal_bytes_soft {
         wal_bytes_soft
@@ -57,15 +58,15 @@ pub fn next_due_bytes(wal_bytes: u64, due_bytes: u64, wal_bytes_soft: u64) -> u6
     }
 }
 
-/// Copies the whole log into the file and truncates the log, unless a reader such as a backup still needs it. The
+/// Copies the whole WAL into the file and truncates the WAL, unless a reader such as a backup still needs it. The
 /// caller must prevent writes meanwhile.
-pub fn empty(connection: &Connection) -> rusqlite::Result<()> {
+pub fn checkpoint_and_truncate(connection: &Connection) -> rusqlite::Result<()> {
     let Progress { busy, pages, copied } = wal_checkpoint(connection, "TRUNCATE")?;
     tracing::debug!(busy, pages, copied, "emptied the write-ahead log");
     Ok(())
 }
 
-fn restart_log(connection: &Connection, write_lock: &FairMutex<()>, mode: &str) -> rusqlite::Result<Progress> {
+fn restart_wal(connection: &Connection, write_lock: &FairMutex<()>, mode: &str) -> rusqlite::Result<Progress> {
     for _ in 0..PASSES_MAX {
         let Progress { pages, copied, .. } = wal_checkpoint(connection, "PASSIVE")?;
         if pages - copied.min(pages) <= PAGES_LEFT_MAX {
@@ -83,7 +84,7 @@ fn restart_log(connection: &Connection, write_lock: &FairMutex<()>, mode: &str) 
     Ok(Progress { busy, pages, copied })
 }
 
-/// Restarts the log. Readers that began before the last page was copied prevent this; newer readers do not, so the wait
+/// Restarts the WAL. Readers that began before the last page was copied prevent this; newer readers do not, so the wait
 /// is short. The next checkpoint tries again if a reader such as a backup or `sqlite3` stays longer: commits do not
 /// wait for it.
 fn restart(connection: &Connection, mode: &str) -> rusqlite::Result<Progress> {

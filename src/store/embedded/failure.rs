@@ -53,7 +53,7 @@ pub struct RetryError<E> {
 
 /// Retries at once while reads fail, because a disk often returns at the second attempt the data that it refused at the
 /// first. `unreadable` reads the files directly before the last attempt: if that succeeds and the last attempt still
-/// fails, the data is damaged. The warning omits the error, which may call a failed read damage.
+/// fails, the data is damaged. The warning omits the error, because SQLite may report a failed read as corruption.
 pub fn retry_failed_reads<T, E>(
     is_failed_read: impl Fn(&E) -> bool,
     unreadable: impl FnOnce() -> Option<String>,
@@ -87,7 +87,7 @@ pub enum ReadError {
         error: rusqlite::Error,
     },
     /// The data that was read differs from the data that was written.
-    Malformed(StoreError),
+    Corrupt(StoreError),
 }
 
 impl ReadError {
@@ -104,12 +104,12 @@ impl From<ReadError> for StoreError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Sqlite { action, error } => store_error(action, &error),
-            ReadError::Malformed(error) => error,
+            ReadError::Corrupt(error) => error,
         }
     }
 }
 
-pub fn malformed(subject: &str, error: &Malformed) -> StoreError {
+pub fn corrupt(subject: &str, error: &Malformed) -> StoreError {
     StoreError::Corrupt { detail: format!("{subject}: {error}") }
 }
 

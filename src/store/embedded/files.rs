@@ -1,4 +1,4 @@
-//! The files of a store: their names, their locks, and whether the names still lead to the open files.
+//! The files of a store: their names, their locks, and whether the paths still refer to the open files.
 
 use super::header::DatabaseHeader;
 use super::open::{OpenError, io_error};
@@ -23,17 +23,17 @@ pub fn file_len_bytes(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-/// Returns the folder of a file.
-pub fn parent_folder(path: &Path) -> &Path {
+/// Returns the directory of a file.
+pub fn parent_dir(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         Some(_) | None => Path::new("."),
     }
 }
 
-/// Makes created, changed or removed names in a file's folder durable.
-pub fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(parent_folder(path))?.sync_all()
+/// Makes created, changed or removed names in a file's directory durable.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(parent_dir(path))?.sync_all()
 }
 
 /// Creates a temporary file beside `path`, which is removed unless the caller persists it. It has the permissions of
@@ -41,10 +41,10 @@ pub fn sync_folder(path: &Path) -> io::Result<()> {
 pub fn create_temporary(path: &Path, prefix: &str) -> io::Result<tempfile::NamedTempFile> {
     use std::os::unix::fs::PermissionsExt;
     let permissions = std::fs::Permissions::from_mode(0o644);
-    tempfile::Builder::new().prefix(prefix).permissions(permissions).tempfile_in(parent_folder(path))
+    tempfile::Builder::new().prefix(prefix).permissions(permissions).tempfile_in(parent_dir(path))
 }
 
-/// Identifies the file that a name leads to.
+/// Identifies the file to which a path refers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileId {
     device: u64,
@@ -134,8 +134,8 @@ pub struct OpenFiles {
     lock: StoreLock,
     names: Vec<(PathBuf, FileId)>,
     header: DatabaseHeader,
-    /// `None` if there is no log. SQLite holds no locks on the log that closing it would release.
-    log: Option<File>,
+    /// `None` if there is no write-ahead log. SQLite holds no locks on it that closing it would release.
+    wal: Option<File>,
 }
 
 impl OpenFiles {
@@ -150,18 +150,18 @@ impl OpenFiles {
         // A file system without shared memory has neither file.
         let side_files = ["-wal", "-shm"].map(|suffix| with_suffix(&lock.path, suffix));
         names.extend(side_files.into_iter().filter_map(|name| FileId::at(&name).map(|id| (name, id))));
-        let log = match File::open(with_suffix(&lock.path, "-wal")) {
+        let wal = match File::open(with_suffix(&lock.path, "-wal")) {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             opened => Some(opened?),
         };
-        Ok(Self { lock, names, header, log })
+        Ok(Self { lock, names, header, wal })
     }
 
     pub fn lock(&self) -> &StoreLock {
         &self.lock
     }
 
-    /// Checks that the names still lead to the open files, and that the database is still the one that was opened.
+    /// Checks that the paths still refer to the open files, and that the database is still the one that was opened.
     /// Takes a few microseconds. A failed lookup is only a warning, unless the file does not exist.
     pub fn check(&self) -> Result<(), String> {
         for (name, opened) in &self.names {
@@ -176,8 +176,8 @@ impl OpenFiles {
                 }
             }
         }
-        // A second check, because the log may have just been started.
-        if self.log.as_ref().is_some_and(|log| !wal::has_magic(log) && !wal::has_magic(log)) {
+        // A second check, because the write-ahead log may have just been started.
+        if self.wal.as_ref().is_some_and(|wal| !wal::has_magic(wal) && !wal::has_magic(wal)) {
             return Err(format!("{}-wal, the write-ahead log, was truncated or overwritten", self.lock.path.display()));
         }
         let Some(database) = self.lock.database() else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! The fold: a thread that updates the table behind the commits, trims the journal and empties the log.
+//! The fold: a thread that updates the table in the background, trims the journal and empties the write-ahead log.
 //!
 //! The fold works in rounds. A round takes the generation that has grown so far, and writes its states in order of ids,
 //! in slices of a fraction of a millisecond; it holds the write lock during each slice. Each inventory is written once,
@@ -22,7 +22,7 @@ use std::time::Duration;
 const ROWS_AHEAD: usize = 192;
 /// Number of journal rows that one slice trims.
 const TRIMMED_ROWS: usize = 8;
-/// How often the fold checks the log's length, in slices.
+/// How often the fold checks the length of the write-ahead log, in slices.
 const SLICES_PER_WAL_CHECK: usize = 32;
 /// How often the thread checks the clock while nothing wakes it.
 const IDLE_MAX: Duration = Duration::from_millis(100);
@@ -75,9 +75,9 @@ impl StoreInner {
             if memory.is_closing {
                 return None;
             }
-            let fold = memory.folds_requested > memory.folds_completed || self.is_round_due(&memory);
+            let fold = memory.fold_calls > memory.fold_calls_completed || self.is_round_due(&memory);
             if !self.is_stopped() && (fold || self.has_fold_work(&memory)) {
-                return Some(FoldTask { fold, folds_requested: memory.folds_requested });
+                return Some(FoldTask { fold, fold_calls: memory.fold_calls });
             }
             self.fold_wakeup.wait_for(&mut memory, IDLE_MAX);
         }
@@ -91,12 +91,12 @@ impl StoreInner {
 
     fn is_round_due(&self, memory: &MemoryState) -> bool {
         let (overlay, settings) = (&memory.overlay, &self.settings);
-        let growing = &overlay.growing;
-        let age = growing.first_change_at.map_or(Duration::ZERO, |at| (settings.clock)().saturating_sub(at));
-        overlay.folding.is_some()
-            || growing.records >= settings.round_records
-            || growing.states.len() >= settings.round_inventories
-            || growing.records > 0 && age >= settings.round_after
+        let active = &overlay.active;
+        let age = active.first_change_at.map_or(Duration::ZERO, |at| (settings.clock)().saturating_sub(at));
+        overlay.frozen.is_some()
+            || active.records >= settings.round_records
+            || active.states.len() >= settings.round_inventories
+            || active.records > 0 && age >= settings.round_after
     }
 
     fn trimmable_rows(&self, memory: &MemoryState, rows_max: usize) -> Vec<TrimmableRow> {
@@ -126,7 +126,7 @@ impl StoreInner {
 
     fn record_success(&self, task: &FoldTask) {
         let mut memory = self.lock();
-        memory.folds_completed = task.folds_requested;
+        memory.fold_calls_completed = task.fold_calls;
         memory.fold_failure = None;
         self.fold_progress.notify_all();
     }
@@ -139,21 +139,21 @@ impl StoreInner {
             tracing::error!(%failure, retry_ms, "the background fold failed and will be retried; nothing is lost");
         }
         let mut memory = self.lock();
-        memory.folds_completed = memory.folds_requested;
+        memory.fold_calls_completed = memory.fold_calls;
         memory.fold_failure = Some(failure);
         self.fold_progress.notify_all();
         let is_quiet =
-            |memory: &mut MemoryState| !memory.is_closing && memory.folds_requested <= memory.folds_completed;
+            |memory: &mut MemoryState| !memory.is_closing && memory.fold_calls <= memory.fold_calls_completed;
         self.fold_wakeup.wait_while_for(&mut memory, is_quiet, back_off);
     }
 }
 
 /// What one pass of the thread does.
 struct FoldTask {
-    /// Whether to fold, in addition to trimming and checking the log.
+    /// Whether to fold, in addition to trimming and checking the write-ahead log.
     fold: bool,
-    /// Number of folds that were requested before this pass.
-    folds_requested: u64,
+    /// Number of calls of [`super::EmbeddedStore::fold`] before this pass.
+    fold_calls: u64,
 }
 
 /// Stops the store if the fold's thread panics. Otherwise nothing would ever be folded, and commits would wait forever.
@@ -176,7 +176,8 @@ impl Fold<'_> {
     fn run_task(&self, task: &FoldTask) -> Result<(), FoldError> {
         let due_bytes = self.inner.lock().wal_due_bytes;
         match self.fold_and_trim(task) {
-            // Existing pages of the file can be overwritten without room; then the log restarts at its beginning.
+            // Existing pages of the file can be overwritten without room; then the write-ahead log restarts at its
+            // beginning.
             Err(error) if error.is_full() => self.checkpoint_if_due(0).and(Err(error)),
             Err(error) => Err(error),
             Ok(()) => self.checkpoint_if_due(due_bytes),
@@ -186,7 +187,7 @@ impl Fold<'_> {
     fn fold_and_trim(&self, task: &FoldTask) -> Result<(), FoldError> {
         if task.fold {
             // After a failure a generation is left over, and the requested changes are in the next one.
-            let is_resumed = self.inner.lock().overlay.folding.is_some();
+            let is_resumed = self.inner.lock().overlay.frozen.is_some();
             for _ in 0..1 + usize::from(is_resumed) {
                 let Some((generation, through)) = self.begin() else { break };
                 self.fold(&generation, through)?;
@@ -199,21 +200,21 @@ impl Fold<'_> {
     /// Returns the generation to fold, and the last journal row that it contains.
     fn begin(&self) -> Option<(Arc<Generation>, i64)> {
         let mut memory = self.inner.lock();
-        if memory.overlay.folding.is_none() {
-            if memory.overlay.growing.records == 0 {
+        if memory.overlay.frozen.is_none() {
+            if memory.overlay.active.records == 0 {
                 return None;
             }
             // As large as the last generation. It is allocated without the lock, because a large allocation takes long.
-            let inventories = memory.overlay.growing.states.len();
+            let inventories = memory.overlay.active.states.len();
             drop(memory);
             let next = Generation::with_capacity(inventories);
             memory = self.inner.lock();
             memory.folding_through = memory.last_seq;
-            let grown = std::mem::replace(&mut memory.overlay.growing, next);
-            memory.overlay.folding = Some(Arc::new(grown));
+            let grown = std::mem::replace(&mut memory.overlay.active, next);
+            memory.overlay.frozen = Some(Arc::new(grown));
         }
         let through = memory.folding_through;
-        memory.overlay.folding.clone().map(|generation| (generation, through))
+        memory.overlay.frozen.clone().map(|generation| (generation, through))
     }
 
     fn fold(&self, generation: &Generation, through: i64) -> Result<(), FoldError> {
@@ -264,8 +265,8 @@ impl Fold<'_> {
     fn end(&self, through: i64) {
         let mut memory = self.inner.lock();
         memory.folded_through = through;
-        memory.overlay.folds += 1;
-        let folded = memory.overlay.folding.take();
+        memory.overlay.generations_folded += 1;
+        let folded = memory.overlay.frozen.take();
         self.inner.fold_progress.notify_all();
         drop(memory);
         // Freeing many states takes long, so it happens without the lock.
@@ -293,7 +294,7 @@ impl Fold<'_> {
     fn checkpoint_if_due(&self, due_bytes: u64) -> Result<(), FoldError> {
         let soft = self.inner.settings.wal_bytes_soft;
         let checkpoint = self.inner.checkpoint.lock();
-        let wal_bytes = checkpoint::if_due(self.connection, &self.inner.write_lock, due_bytes, soft)
+        let wal_bytes = checkpoint::checkpoint_if_due(self.connection, &self.inner.write_lock, due_bytes, soft)
             .map_err(|error| FoldError::Failed { action: "emptying the write-ahead log", error })?;
         drop(checkpoint);
         let mut memory = self.inner.lock();

@@ -67,7 +67,7 @@ pub fn check(path: &Path) -> Result<bool, OpenError> {
     if !is_filled(path)? {
         return Ok(false);
     }
-    // The log comes first: a service may be copying it into the file.
+    // The write-ahead log comes first: a server may be copying it into the file.
     let wal_bytes = file_len_bytes(&with_suffix(path, "-wal"));
     let failed = |error: io::Error| io_error(path, &error.to_string());
     if wal_bytes == 0 && file_len_bytes(path) <= UNUSED_BYTES_MAX && is_unused(path).map_err(failed)? {
@@ -100,7 +100,7 @@ pub fn check(path: &Path) -> Result<bool, OpenError> {
             return Err(OpenError::NotSlotcast { path: path.to_owned(), detail });
         }
     }
-    // With a log beside it, the file may be shorter than its header says: a checkpoint was interrupted.
+    // With a write-ahead log beside it, the file may be shorter than its header says: a checkpoint was interrupted.
     let expected_bytes = u64::from(header.field(PAGE_COUNT_AT)) * PAGE_BYTES;
     if wal_bytes == 0 && bytes < expected_bytes {
         return Err(truncated(path, format!("it has {bytes} of {expected_bytes} bytes")));
@@ -108,7 +108,8 @@ pub fn check(path: &Path) -> Result<bool, OpenError> {
     Ok(true)
 }
 
-/// Returns whether the file has contents. Refuses a log beside an empty file: SQLite would remove the log.
+/// Returns whether the file has contents. Refuses a write-ahead log beside an empty
+/// file: SQLite would remove the log.
 fn is_filled(path: &Path) -> Result<bool, OpenError> {
     let bytes = match std::fs::metadata(path) {
         Ok(metadata) => Some(metadata.len()),
@@ -118,12 +119,12 @@ fn is_filled(path: &Path) -> Result<bool, OpenError> {
     if bytes.is_some_and(|bytes| bytes > 0) {
         return Ok(true);
     }
-    let log = with_suffix(path, "-wal");
+    let wal = with_suffix(path, "-wal");
     let problem = if bytes.is_some() { "is empty" } else { "is missing" };
-    match file_len_bytes(&log) {
+    match file_len_bytes(&wal) {
         0 => Ok(false),
         bytes => {
-            Err(truncated(path, format!("it {problem}, but its write-ahead log {} has {bytes} bytes", log.display())))
+            Err(truncated(path, format!("it {problem}, but its write-ahead log {} has {bytes} bytes", wal.display())))
         }
     }
 }
@@ -135,7 +136,7 @@ pub fn is_in_rollback_mode(path: &Path) -> bool {
 }
 
 /// Returns whether the file contains only zeros, or the start of a database without tables and application id. A crash
-/// can leave these of a first page.
+/// while the first page is written can leave such a file.
 fn is_unused(path: &Path) -> io::Result<bool> {
     const JOURNAL_PAGE_COUNT_AT: usize = 16;
     let (bytes, journal) = (std::fs::read(path)?, read_start(&with_suffix(path, "-journal"), 32)?);
@@ -149,7 +150,7 @@ fn is_unused(path: &Path) -> io::Result<bool> {
     if bytes.len() < PAGE_BYTES as usize {
         return Ok(false);
     }
-    // The schema's page follows the header: its number of cells must be 0, and everything behind its own header zero.
+    // The schema's page follows the header: its number of cells must be 0, and everything after its own header zero.
     let fields = [SCHEMA_COOKIE_AT, USER_VERSION_AT, APPLICATION_ID_AT];
     let is_empty = u32_at(&bytes, PAGE_COUNT_AT) <= 1
         && fields.into_iter().all(|at| u32_at(&bytes, at) == 0)

@@ -11,8 +11,8 @@ use crate::store::StoreError;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::path::{Path, PathBuf};
 
-/// Part of each new store; a store of an earlier version gets the table when it is opened. The table has no row
-/// numbers, because the check of the write-ahead log recognizes the journal by its row numbers ([`super::wal`]).
+/// Part of each new store; a store of an earlier version gets the table when it is opened. The table has no
+/// rowids, because the check of the write-ahead log recognizes the journal by its rowids ([`super::wal`]).
 pub const SCHEMA: &str =
     "CREATE TABLE IF NOT EXISTS items (code INTEGER PRIMARY KEY NOT NULL, id TEXT NOT NULL) STRICT, WITHOUT ROWID;";
 

@@ -1,11 +1,11 @@
 //! The journal: one row per committed batch, in order, without gaps. A row stays until it is folded and its keys may
 //! expire.
 
-use super::failure::{ReadError, malformed, store_error};
+use super::failure::{ReadError, corrupt, store_error};
 use super::keys::TrimmableRow;
 use crate::domain::Caller;
 use crate::store::StoreError;
-use crate::store::format::{self, BatchRecord};
+use crate::store::format::{self, DecodedRecord};
 use crate::store::horizon::{ExpiredKeys, HorizonChange, KeyHorizon};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
@@ -16,11 +16,11 @@ pub fn append(connection: &Connection, seq: i64, batch: &[u8]) -> rusqlite::Resu
 }
 
 /// Reads the records of a row; `None` if it has been trimmed.
-pub fn read(connection: &Connection, seq: i64) -> Result<Option<Vec<BatchRecord>>, ReadError> {
+pub fn read(connection: &Connection, seq: i64) -> Result<Option<Vec<DecodedRecord>>, ReadError> {
     let encoded = encoded_batch(connection, seq).map_err(ReadError::sqlite("reading the journal"))?;
     let records = encoded.map(|encoded| format::decode_batch(&encoded)).transpose();
-    let damaged = |error| ReadError::Malformed(malformed(&format!("journal row {seq}"), &error));
-    Ok(records.map_err(damaged)?.map(|(_, records)| records))
+    let corrupt_row = |error| ReadError::Corrupt(corrupt(&format!("journal row {seq}"), &error));
+    Ok(records.map_err(corrupt_row)?.map(|(_, records)| records))
 }
 
 fn encoded_batch(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Vec<u8>>> {

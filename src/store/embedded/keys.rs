@@ -4,7 +4,7 @@
 
 use crate::store::format::BatchTime;
 use crate::store::horizon::KeyHorizon;
-use crate::store::{Key, KeyStatus};
+use crate::store::{KeyStatus, ScopedKey};
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
@@ -36,11 +36,11 @@ pub struct JournalRow {
 pub struct KeyHasher(RandomState, RandomState);
 
 impl KeyHasher {
-    pub fn hash(&self, key: &Key) -> KeyHash {
+    pub fn hash(&self, key: &ScopedKey) -> KeyHash {
         u128::from(self.0.hash_one(key)) << 64 | u128::from(self.1.hash_one(key))
     }
 
-    pub fn row<'a>(&self, seq: i64, time: BatchTime, keys: impl Iterator<Item = &'a Key> + Clone) -> JournalRow {
+    pub fn row<'a>(&self, seq: i64, time: BatchTime, keys: impl Iterator<Item = &'a ScopedKey> + Clone) -> JournalRow {
         let hashes = keys.clone().map(|key| self.hash(key)).collect();
         JournalRow { seq, time, hashes, latest_key_ms: keys.filter_map(|key| key.key.unix_ms()).max() }
     }
@@ -67,7 +67,7 @@ impl KeyIndex {
     }
 
     /// Remembers a journal row; `keys` are its keys.
-    pub fn push<'a>(&mut self, row: JournalRow, keys: impl Iterator<Item = &'a Key>) {
+    pub fn push<'a>(&mut self, row: JournalRow, keys: impl Iterator<Item = &'a ScopedKey>) {
         if row.latest_key_ms > Some(row.time.unix_ms) {
             self.horizon.remember(row.time.unix_ms, keys);
         }
@@ -87,7 +87,7 @@ impl KeyIndex {
     }
 
     /// Decides about a key that was not found.
-    pub fn status_of_unknown(&self, key: &Key, now: BatchTime) -> KeyStatus {
+    pub fn status_of_unknown(&self, key: &ScopedKey, now: BatchTime) -> KeyStatus {
         self.horizon.status_of(key, now.unix_ms)
     }
 

@@ -31,11 +31,11 @@ mod wal;
 
 pub use items::{CatalogError, CodeConflict};
 pub use open::{FORMAT_VERSION, OpenError};
-pub use settings::{Clock, EmbeddedSettings, Statistics};
+pub use settings::{Clock, EmbeddedSettings, EmbeddedStatistics};
 
-use super::{CommitError, Key, ListQuery, Loaded, Store, StoreError, StoreUsage, Transaction};
+use super::{CommitError, ListQuery, Loaded, MutationRecord, ScopedKey, Store, StoreError, StoreUsage};
 use crate::domain::{Inventory, InventoryId};
-use crate::store::format::{BatchTime, BatchWriter};
+use crate::store::format::{BatchEncoder, BatchTime};
 use failure::RetryError;
 use files::{OpenFiles, PeriodicCheck, StoreLock};
 use keys::KeyHasher;
@@ -60,7 +60,7 @@ pub struct EmbeddedStore {
 }
 
 impl EmbeddedStore {
-    /// Opens the file, or creates it; its folder must exist. SQLite's `-wal` and `-shm` and the store's `-lock` are
+    /// Opens the file, or creates it; its directory must exist. SQLite's `-wal` and `-shm` and the store's `-lock` are
     /// beside it.
     ///
     /// Takes about 2 us per remembered key and 10 us per inventory that was not folded, independent of the file's size.
@@ -79,8 +79,8 @@ impl EmbeddedStore {
             path = %path.display(),
             journal_rows = memory.keys.rows(),
             remembered_keys = memory.keys.remembered(),
-            replayed_records = memory.overlay.growing.records,
-            replayed_inventories = memory.overlay.growing.states.len(),
+            replayed_records = memory.overlay.active.records,
+            replayed_inventories = memory.overlay.active.states.len(),
             "opened the store"
         );
         let inner = Arc::new(StoreInner::new(path.clone(), settings, hasher, memory, files));
@@ -100,10 +100,10 @@ impl EmbeddedStore {
     /// Folds everything that was committed before the call, trims the rows that are due, and returns when that is done.
     pub fn fold(&self) -> Result<(), StoreError> {
         let mut memory = self.inner.lock();
-        memory.folds_requested += 1;
-        let requested = memory.folds_requested;
+        memory.fold_calls += 1;
+        let requested = memory.fold_calls;
         self.inner.fold_wakeup.notify_all();
-        while memory.folds_completed < requested {
+        while memory.fold_calls_completed < requested {
             if let Some(stopped) = self.inner.stop_reason() {
                 return Err(stopped);
             }
@@ -119,7 +119,7 @@ impl EmbeddedStore {
         // A log that was cut or replaced must not be copied into the file.
         self.inner.check_files()?;
         let writer = self.writer.lock();
-        self.paused(|| checkpoint::empty(&writer)).map_err(|error| {
+        self.with_writes_paused(|| checkpoint::checkpoint_and_truncate(&writer)).map_err(|error| {
             let failed = failure::store_error("emptying the write-ahead log", &error);
             // Otherwise closing would try again, and then remove the log.
             if failure::is_fatal(&error) {
@@ -134,32 +134,32 @@ impl EmbeddedStore {
         self.flush()
     }
 
-    /// Runs `work` while nothing is written: a copy of the file and its `-wal` that `work` makes opens to exactly the
-    /// commits up to now. Commits and the fold wait meanwhile.
-    pub fn paused<T>(&self, work: impl FnOnce() -> T) -> T {
+    /// Runs `work` while all writes wait. If `work` copies the file and its `-wal`, the copies contain exactly the
+    /// commits so far.
+    pub fn with_writes_paused<T>(&self, work: impl FnOnce() -> T) -> T {
         let _no_checkpoint = self.inner.checkpoint.lock();
         let _write_lock = self.inner.write_lock.lock();
         work()
     }
 
     /// Returns the current statistics; reads the size of the log from the file system.
-    pub fn statistics(&self) -> Statistics {
+    pub fn statistics(&self) -> EmbeddedStatistics {
         let wal_bytes = files::file_len_bytes(&files::with_suffix(&self.inner.path, "-wal"));
         let memory = self.inner.lock();
         let (unfolded_records, unfolded_inventories) = memory.overlay.unfolded();
-        Statistics {
+        EmbeddedStatistics {
             journal_rows: memory.keys.rows(),
             remembered_keys: memory.keys.remembered(),
             callers_ahead: memory.keys.horizon.callers_ahead(),
             unfolded_records,
             unfolded_inventories,
-            folds: memory.overlay.folds,
+            generations_folded: memory.overlay.generations_folded,
             wal_bytes,
         }
     }
 
-    /// Waits while too much is unfolded: the fold has the disk to itself until there is room again.
-    fn wait_for_room(&self) -> Result<BatchTime, StoreError> {
+    /// Waits while too much is unfolded: the fold has the disk to itself until the limits admit another batch.
+    fn admit_batch(&self) -> Result<BatchTime, StoreError> {
         let mut memory = self.inner.lock();
         loop {
             if let Some(stopped) = self.inner.stop_reason() {
@@ -231,21 +231,21 @@ fn connect(lock: &StoreLock, settings: &EmbeddedSettings, hasher: &KeyHasher) ->
 }
 
 impl Store for EmbeddedStore {
-    fn load(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, StoreError> {
+    fn load(&self, ids: &[InventoryId], keys: &[ScopedKey]) -> Result<Loaded, StoreError> {
         self.inner.load(ids, keys)
     }
 
-    fn commit(&self, batch: &[Transaction]) -> Result<(), CommitError> {
+    fn commit(&self, batch: &[MutationRecord]) -> Result<(), CommitError> {
         if batch.is_empty() {
             return Ok(());
         }
         let writer = self.writer.lock();
-        let time = self.wait_for_room().map_err(CommitError::NotCommitted)?;
-        let mut written = BatchWriter::new(time);
-        batch.iter().for_each(|transaction| written.push(transaction));
-        let encoded = written.finish();
+        let time = self.admit_batch().map_err(CommitError::NotCommitted)?;
+        let mut encoder = BatchEncoder::new(time);
+        batch.iter().for_each(|mutation| encoder.push(mutation));
+        let encoded = encoder.finish();
         let seq = self.inner.lock().last_seq + 1;
-        let row = self.inner.hasher.row(seq, time, batch.iter().map(|transaction| &transaction.key));
+        let row = self.inner.hasher.row(seq, time, batch.iter().map(|mutation| &mutation.key));
         self.append(&writer, seq, &encoded)?;
         // A commit would be lost if it were only in a file that no longer has its name.
         self.inner.check_files().map_err(CommitError::Unknown)?;
@@ -289,8 +289,8 @@ impl Drop for EmbeddedStore {
     }
 }
 
-/// Keeps closing from emptying the log: after a failure the log is the only good copy, or its name leads to another
-/// file.
+/// Prevents a checkpoint on close: after a failure the write-ahead log is the only good copy, or its path refers to
+/// another file.
 fn keep_wal(connection: &Connection) {
     if let Err(error) = open::keep_wal(connection, true) {
         tracing::warn!(%error, "cannot keep the write-ahead log on close; closing checkpoints it");

@@ -1,6 +1,6 @@
 //! Opening the file: the checks that refuse it with a reason, the schema, and the connections.
 
-use super::files::{StoreLock, create_temporary, file_len_bytes, parent_folder, sync_folder, with_suffix};
+use super::files::{StoreLock, create_temporary, file_len_bytes, parent_dir, sync_dir, with_suffix};
 use super::{header, items, replace, wal};
 use crate::store::StoreError;
 use rusqlite::config::DbConfig;
@@ -33,7 +33,7 @@ pub enum OpenError {
     NewerFormat { path: PathBuf, found: u32, known: u32 },
     #[error("{} is truncated: {detail}; the file was not changed; restore it from a backup", path.display())]
     Truncated { path: PathBuf, detail: String },
-    #[error("{} is damaged: {detail}; the file was not changed; restore it from a backup", path.display())]
+    #[error("{} is corrupt: {detail}; the file was not changed; restore it from a backup", path.display())]
     Corrupt { path: PathBuf, detail: String },
     #[error(
         "{}-wal, the write-ahead log, is damaged at frame {} (byte {}): at least {} acknowledged commits after it cannot \
@@ -49,7 +49,7 @@ pub enum OpenError {
     )]
     ForeignWal { path: PathBuf, detail: String },
     #[error(
-        "a restore of {} was interrupted; start the service or run `slotcast restore` again to complete it",
+        "a restore of {} was interrupted; start the server or run `slotcast restore` again to complete it",
         path.display()
     )]
     Interrupted { path: PathBuf },
@@ -105,21 +105,21 @@ impl PreparedStore {
         match std::fs::remove_file(with_suffix(path, "-journal")) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
             Err(_) => {}
-            Ok(()) => sync_folder(path).map_err(failed)?,
+            Ok(()) => sync_dir(path).map_err(failed)?,
         }
         new.persist(path).map_err(|persist| failed(persist.error))?;
-        sync_folder(path).map_err(failed)?;
+        sync_dir(path).map_err(failed)?;
         self.is_new = false;
         self.lock.lock_database()
     }
 }
 
-/// Checks that the log belongs to this database, and that all acknowledged commits in it are readable.
+/// Checks that the write-ahead log belongs to this database, and that all acknowledged commits in it are readable.
 pub fn check_wal(path: &Path) -> Result<(), OpenError> {
-    let log = with_suffix(path, "-wal");
-    let failed = |error: std::io::Error| io_error(path, &format!("write-ahead log {}: {error}", log.display()));
+    let wal_path = with_suffix(path, "-wal");
+    let failed = |error: std::io::Error| io_error(path, &format!("write-ahead log {}: {error}", wal_path.display()));
     let foreign = |detail| Err(OpenError::ForeignWal { path: path.to_owned(), detail });
-    match wal::page_bytes(&log).map_err(failed)? {
+    match wal::page_bytes(&wal_path).map_err(failed)? {
         Some(page_bytes) if u64::from(page_bytes) != PAGE_BYTES => {
             return foreign(format!("its page size is {page_bytes} bytes instead of {PAGE_BYTES}"));
         }
@@ -128,10 +128,10 @@ pub fn check_wal(path: &Path) -> Result<(), OpenError> {
         }
         Some(_) | None => {}
     }
-    match wal::check(&log, path).map_err(failed)? {
+    match wal::check(&wal_path, path).map_err(failed)? {
         Some(wal::WalFault::Damaged(damage)) => Err(OpenError::DamagedWal { path: path.to_owned(), damage }),
-        Some(wal::WalFault::Foreign { row }) => {
-            foreign(format!("journal row {row} differs from the same row in the database"))
+        Some(wal::WalFault::Foreign { seq }) => {
+            foreign(format!("journal row {seq} differs from the same row in the database"))
         }
         None => Ok(()),
     }
@@ -139,7 +139,7 @@ pub fn check_wal(path: &Path) -> Result<(), OpenError> {
 
 /// Opens the connection that commits: a transaction is durable when it returns. Also creates the schema, if a first
 /// start was interrupted before that. Until [`allow_checkpoint_on_close`] is called, closing this connection leaves the
-/// log unchanged.
+/// write-ahead log unchanged.
 pub fn commit_connection(path: &Path, bytes_max: Option<u64>) -> Result<Connection, OpenError> {
     let failed = |error| open_error(path, &error);
     let connection = connect(path).map_err(failed)?;
@@ -153,12 +153,12 @@ pub fn commit_connection(path: &Path, bytes_max: Option<u64>) -> Result<Connecti
     Ok(connection)
 }
 
-/// Ends the checks: closing the connection may now update the file and remove the log.
+/// Ends the checks: closing the connection may now update the file and remove the write-ahead log.
 pub fn allow_checkpoint_on_close(connection: &Connection) -> rusqlite::Result<()> {
     keep_wal(connection, false)
 }
 
-/// Sets whether closing the connection leaves the log unchanged.
+/// Sets whether closing the connection leaves the write-ahead log unchanged.
 pub fn keep_wal(connection: &Connection, keep: bool) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep).map(drop)
 }
@@ -181,8 +181,8 @@ pub fn read_connection(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Opens the file alone for reading, and creates no file beside it: for a folder that is not writable. The caller must
-/// ensure that no process changes the file meanwhile.
+/// Opens the file alone for reading, and creates no file beside it: for a directory that is not writable. The caller
+/// must ensure that no process changes the file meanwhile.
 pub fn immutable_connection(path: &Path) -> rusqlite::Result<Connection> {
     use std::os::unix::ffi::OsStrExt;
     let mut uri = String::from("file:");
@@ -233,12 +233,12 @@ pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     if let Ok(canonical) = path.canonicalize() {
         return Ok(canonical);
     }
-    let folder = parent_folder(path).canonicalize().map_err(|error| io_error(path, &format!("folder: {error}")))?;
-    Ok(folder.join(path.file_name().ok_or_else(|| io_error(path, "the path has no file name"))?))
+    let directory = parent_dir(path).canonicalize().map_err(|error| io_error(path, &format!("directory: {error}")))?;
+    Ok(directory.join(path.file_name().ok_or_else(|| io_error(path, "the path has no file name"))?))
 }
 
-/// Checks that the file and the log together are large enough for the database. The slack is for SQLite: a page that
-/// was always free was never written.
+/// Checks that the file and the write-ahead log together are large enough for the database. The slack is for SQLite: a
+/// page that was always free was never written.
 pub fn check_size(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     const SLACK_BYTES: u64 = 65_536;
     let count = connection.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
@@ -261,7 +261,7 @@ pub enum Identity {
     Slotcast,
 }
 
-/// Decides by what SQLite reads, including the log, and writes nothing.
+/// Decides by what SQLite reads, including the write-ahead log, and writes nothing.
 pub fn identify(path: &Path, connection: &Connection) -> Result<Identity, OpenError> {
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u32>(0));
     let read = || Ok((pragma("application_id")?, pragma("user_version")?, tables(connection)?));
@@ -278,7 +278,7 @@ pub fn identify(path: &Path, connection: &Connection) -> Result<Identity, OpenEr
     }
 }
 
-/// Creates an empty store in an empty file, without a log. The caller flushes the file as a whole.
+/// Creates an empty store in an empty file, without a write-ahead log. The caller flushes the file as a whole.
 fn create_store_file(path: &Path) -> rusqlite::Result<()> {
     let connection = connect(path)?;
     connection.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
@@ -315,7 +315,7 @@ fn tables(connection: &Connection) -> rusqlite::Result<u32> {
 
 /// The schema. The table is clustered by id: the fold writes in order of ids, so that neighbors share a page.
 ///
-/// Only the journal has row numbers: [`log`] distinguishes its pages from all others by them.
+/// Only the journal has rowids: [`super::wal`] distinguishes its pages from all others by them.
 const SCHEMA: &str = "
     CREATE TABLE journal (seq INTEGER PRIMARY KEY, batch BLOB NOT NULL) STRICT;
     CREATE TABLE inventories (
@@ -331,7 +331,7 @@ pub fn open_error(path: &Path, error: &rusqlite::Error) -> OpenError {
     if error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_READONLY_ROLLBACK) {
         let journal = with_suffix(&path, "-journal");
         let detail = format!(
-            "an interrupted write must be rolled back from {}; no file was changed; start the service once",
+            "an interrupted write must be rolled back from {}; no file was changed; start the server once",
             journal.display()
         );
         return OpenError::Io { path, detail };
@@ -365,9 +365,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_journal_has_row_numbers() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("slotcast.db");
+    fn only_the_journal_has_rowids() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("slotcast.db");
         std::fs::write(&path, []).expect("an empty file");
         create_store_file(&path).expect("an empty store");
         let connection = connect(&path).expect("it opens");

@@ -1,19 +1,21 @@
-//! Committed changes that are not in the table yet, in two generations: one grows with each commit; the fold writes the
-//! other, which no longer changes. Reads look in the growing generation first, then in the other, then in the table.
+//! Committed changes that are not in the table yet, in two generations: the active one grows with each commit; the fold
+//! writes the frozen one, which no longer changes. Reads look in the active generation, then in the frozen one, then in
+//! the table.
 
 use crate::domain::{Change, Inventory, InventoryId, PlayerId};
-use crate::store::{ListQuery, Transaction};
+use crate::store::{ListQuery, MutationRecord};
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A committed state; `None` if the inventory is deleted.
-pub type State = Option<Arc<Inventory>>;
+pub type CommittedState = Option<Arc<Inventory>>;
 
+/// Committed states that are not in the table yet, by inventory (a memtable).
 #[derive(Debug, Default)]
 pub struct Generation {
-    pub states: HashMap<InventoryId, State>,
+    pub states: HashMap<InventoryId, CommittedState>,
     /// Ids that were created in this generation: only these can be missing from the table. Sorted, for lists.
     pub created_ids: BTreeSet<InventoryId>,
     created_ids_by_owner: BTreeSet<(PlayerId, InventoryId)>,
@@ -22,12 +24,15 @@ pub struct Generation {
     pub first_change_at: Option<Duration>,
 }
 
+/// The two generations of unfolded states.
 #[derive(Debug, Default)]
 pub struct Overlay {
-    pub growing: Generation,
-    pub folding: Option<Arc<Generation>>,
+    /// Gets every commit.
+    pub active: Generation,
+    /// The generation that the fold is writing, if any.
+    pub frozen: Option<Arc<Generation>>,
     /// Number of generations that were folded and dropped since the store was opened.
-    pub folds: u64,
+    pub generations_folded: u64,
 }
 
 impl Generation {
@@ -35,9 +40,9 @@ impl Generation {
         Self { states: HashMap::with_capacity(inventories), ..Self::default() }
     }
 
-    pub fn add(&mut self, batch: &[Transaction], now: Duration) {
-        for transaction in batch {
-            for touched in transaction.touched.iter().filter(|touched| !touched.changes.is_empty()) {
+    pub fn add(&mut self, batch: &[MutationRecord], now: Duration) {
+        for mutation in batch {
+            for touched in mutation.touched.iter().filter(|touched| !touched.changes.is_empty()) {
                 let created = touched.changes.iter().any(|change| matches!(change, Change::Created(_)));
                 self.put(&touched.version.id, touched.state.clone(), created);
             }
@@ -46,7 +51,7 @@ impl Generation {
         self.first_change_at.get_or_insert(now);
     }
 
-    pub fn put(&mut self, id: &InventoryId, state: State, created: bool) {
+    pub fn put(&mut self, id: &InventoryId, state: CommittedState, created: bool) {
         if let Some(inventory) = state.as_ref().filter(|_| created) {
             self.created_ids.insert(id.clone());
             if let Some(owner) = &inventory.owner {
@@ -92,32 +97,32 @@ impl Generation {
 
 impl Overlay {
     /// Finds the newest state. The outer `None` means that the state is in the table.
-    pub fn find(&self, id: &InventoryId) -> Option<&State> {
-        self.growing.states.get(id).or_else(|| self.folding.as_ref()?.states.get(id))
+    pub fn find(&self, id: &InventoryId) -> Option<&CommittedState> {
+        self.active.states.get(id).or_else(|| self.frozen.as_ref()?.states.get(id))
     }
 
     /// Number of records and inventories that are not folded. An inventory in both generations counts twice.
     pub fn unfolded(&self) -> (usize, usize) {
-        let folding = self.folding.as_deref();
-        let records = self.growing.records + folding.map_or(0, |folding| folding.records);
-        (records, self.growing.states.len() + folding.map_or(0, |folding| folding.states.len()))
+        let frozen = self.frozen.as_deref();
+        let records = self.active.records + frozen.map_or(0, |frozen| frozen.records);
+        (records, self.active.states.len() + frozen.map_or(0, |frozen| frozen.states.len()))
     }
 
     /// Returns the next `limit` ids that were created here and exist, and whether these are all.
     pub fn created_ids(&self, query: &ListQuery, limit: usize) -> (Vec<InventoryId>, bool) {
-        let mut growing = self.growing.candidates(query).peekable();
-        let mut folding = self.folding.iter().flat_map(|folding| folding.candidates(query)).peekable();
+        let mut active = self.active.candidates(query).peekable();
+        let mut frozen = self.frozen.iter().flat_map(|frozen| frozen.candidates(query)).peekable();
         let mut ids: Vec<InventoryId> = Vec::new();
         loop {
-            let next = match (growing.peek(), folding.peek()) {
+            let next = match (active.peek(), frozen.peek()) {
                 (None, None) => return (ids, true),
-                (Some(one), Some(other)) if one <= other => growing.next(),
-                (Some(_), None) => growing.next(),
-                (_, Some(_)) => folding.next(),
+                (Some(one), Some(other)) if one <= other => active.next(),
+                (Some(_), None) => active.next(),
+                (_, Some(_)) => frozen.next(),
             };
             let Some(id) = next.filter(|id| ids.last() != Some(id)) else { continue };
-            let is_wanted = |state: &State| state.as_ref().is_some_and(|state| matches_owner(query, state));
-            if self.find(id).is_some_and(is_wanted) {
+            let is_match = |state: &CommittedState| state.as_ref().is_some_and(|state| matches_owner(query, state));
+            if self.find(id).is_some_and(is_match) {
                 if ids.len() == limit {
                     return (ids, false);
                 }

@@ -15,13 +15,13 @@ const SAMPLE_BYTES: usize = 4096;
 /// the whole file each time.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Remembers when damage was last found.
+/// Remembers when damage was last found, so that the files are not read again too soon.
 #[derive(Debug, Default)]
-pub struct Probe {
+pub struct RecentDamage {
     damaged_at: Mutex<Option<Duration>>,
 }
 
-impl Probe {
+impl RecentDamage {
     /// Same as [`find_read_error`], but returns `None` if damage was found recently.
     pub fn find_read_error(&self, store: &StoreLock, now: Duration) -> Option<String> {
         let damaged_at = *self.damaged_at.lock();
@@ -44,22 +44,22 @@ impl Probe {
 pub fn find_read_error(store: &StoreLock) -> Option<String> {
     let database = store.database().and_then(read_error_in).map(|failed| format!("the database file: {failed}"));
     database.or_else(|| {
-        let log = match open_wal(store.path()) {
-            Ok(log) => read_error_in(&log),
+        let wal = match open_wal(store.path()) {
+            Ok(wal) => read_error_in(&wal),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => Some(error.to_string()),
         };
-        log.map(|failed| format!("the write-ahead log: {failed}"))
+        wal.map(|failed| format!("the write-ahead log: {failed}"))
     })
 }
 
 /// Returns whether most of the database file or of the write-ahead log is unreadable, judging by a few samples of each.
 pub fn is_mostly_unreadable(store: &StoreLock) -> bool {
-    let log = open_wal(store.path()).ok();
-    [store.database(), log.as_ref()].into_iter().flatten().any(fails_in_most_samples)
+    let wal = open_wal(store.path()).ok();
+    [store.database(), wal.as_ref()].into_iter().flatten().any(fails_in_most_samples)
 }
 
-/// Opens the log. SQLite holds no locks on the log itself, so closing it again is safe.
+/// Opens the write-ahead log. SQLite holds no locks on it, so closing it again is safe.
 fn open_wal(path: &Path) -> std::io::Result<File> {
     File::open(with_suffix(path, "-wal"))
 }
@@ -88,17 +88,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_file_that_can_be_read_is_readable_and_a_folder_is_not() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("slotcast.db");
+    fn any_file_that_can_be_read_is_readable_and_a_directory_is_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("slotcast.db");
         std::fs::write(&path, vec![7; 3 * BUFFER_BYTES + 5]).expect("it is written");
-        let (store, probe) = (StoreLock::acquire(&path).expect("nobody else has it"), Probe::default());
-        assert_eq!((probe.find_read_error(&store, Duration::ZERO), is_mostly_unreadable(&store)), (None, false));
-        probe.record_damage(Duration::ZERO);
-        // Linux opens a folder for reading, but refuses to read it.
-        std::fs::create_dir(with_suffix(&path, "-wal")).expect("a folder");
-        assert_eq!(probe.find_read_error(&store, RECHECK_INTERVAL / 2), None, "damage was found a moment ago");
-        let failed = probe.find_read_error(&store, RECHECK_INTERVAL).expect("the log cannot be read");
+        let (store, recent) = (StoreLock::acquire(&path).expect("nobody else has it"), RecentDamage::default());
+        assert_eq!((recent.find_read_error(&store, Duration::ZERO), is_mostly_unreadable(&store)), (None, false));
+        recent.record_damage(Duration::ZERO);
+        // Linux opens a directory for reading, but refuses to read it.
+        std::fs::create_dir(with_suffix(&path, "-wal")).expect("a directory");
+        assert_eq!(recent.find_read_error(&store, RECHECK_INTERVAL / 2), None, "damage was found a moment ago");
+        let failed = recent.find_read_error(&store, RECHECK_INTERVAL).expect("the log cannot be read");
         assert!(failed.starts_with("the write-ahead log: cannot read at byte 0: "), "{failed}");
         assert!(is_mostly_unreadable(&store));
     }

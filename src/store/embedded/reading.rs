@@ -9,7 +9,7 @@ use super::overlay::matches_owner;
 use super::state::StoreInner;
 use super::{journal, open, table};
 use crate::domain::{Inventory, InventoryId};
-use crate::store::{Key, KeyStatus, ListQuery, Loaded, StoreError};
+use crate::store::{KeyStatus, ListQuery, Loaded, ScopedKey, StoreError};
 use rusqlite::Connection;
 use std::sync::Arc;
 
@@ -25,23 +25,23 @@ enum KeyLookup {
 }
 
 /// What memory knows about an inventory.
-enum InventoryLookup {
+enum OverlayLookup {
     Known(Option<Arc<Inventory>>),
     InTable,
 }
 
 impl StoreInner {
-    pub fn load(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, StoreError> {
+    pub fn load(&self, ids: &[InventoryId], keys: &[ScopedKey]) -> Result<Loaded, StoreError> {
         self.read_with_retry(|| self.load_once(ids, keys))
     }
 
-    fn load_once(&self, ids: &[InventoryId], keys: &[Key]) -> Result<Loaded, ReadError> {
+    fn load_once(&self, ids: &[InventoryId], keys: &[ScopedKey]) -> Result<Loaded, ReadError> {
         let hashes: Vec<_> = keys.iter().map(|key| self.hasher.hash(key)).collect();
         let memory = self.lock();
-        let inventory_lookups: Vec<InventoryLookup> = ids
+        let inventory_lookups: Vec<OverlayLookup> = ids
             .iter()
             .map(|id| {
-                memory.overlay.find(id).map_or(InventoryLookup::InTable, |state| InventoryLookup::Known(state.clone()))
+                memory.overlay.find(id).map_or(OverlayLookup::InTable, |state| OverlayLookup::Known(state.clone()))
             })
             .collect();
         let now = self.batch_time(&memory);
@@ -53,17 +53,20 @@ impl StoreInner {
                 None => KeyLookup::Unknown(memory.keys.status_of_unknown(key, now)),
             })
             .collect();
-        let needs_file = inventory_lookups.iter().any(|lookup| matches!(lookup, InventoryLookup::InTable))
+        let needs_file = inventory_lookups.iter().any(|lookup| matches!(lookup, OverlayLookup::InTable))
             || key_lookups.iter().any(|lookup| matches!(lookup, KeyLookup::Found(_)));
         if !needs_file {
             drop(memory);
-            return Ok(Loaded { inventories: known_states(inventory_lookups), keys: unknown_statuses(key_lookups) });
+            return Ok(Loaded {
+                inventories: known_states(inventory_lookups),
+                key_statuses: unknown_statuses(key_lookups),
+            });
         }
         let reader = self.snapshot()?;
         drop(memory);
         let inventories = ids.iter().zip(inventory_lookups).map(|(id, lookup)| match lookup {
-            InventoryLookup::Known(state) => Ok(state),
-            InventoryLookup::InTable => table::read(reader.connection(), id),
+            OverlayLookup::Known(state) => Ok(state),
+            OverlayLookup::InTable => table::read(reader.connection(), id),
         });
         let inventories = inventories.collect::<Result<_, ReadError>>()?;
         let key_statuses = keys.iter().zip(key_lookups).map(|(key, lookup)| match lookup {
@@ -74,7 +77,7 @@ impl StoreInner {
         });
         let key_statuses = key_statuses.collect::<Result<_, ReadError>>()?;
         self.lock().read_failures.reset();
-        Ok(Loaded { inventories, keys: key_statuses })
+        Ok(Loaded { inventories, key_statuses })
     }
 
     pub fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
@@ -95,7 +98,7 @@ impl StoreInner {
     fn page(&self, query: &ListQuery, limit: usize) -> Result<(Vec<Arc<Inventory>>, Option<InventoryId>), ReadError> {
         for attempt in 1.. {
             let mut memory = self.lock();
-            let folds = memory.overlay.folds;
+            let generations_folded = memory.overlay.generations_folded;
             let (created_ids, created_is_all) = memory.overlay.created_ids(query, limit);
             let reader = self.snapshot()?;
             let (rows, rows_are_all) = if attempt < ATTEMPTS_MAX {
@@ -108,7 +111,7 @@ impl StoreInner {
             };
             memory.read_failures.reset();
             // A generation that was dropped meanwhile may have held a newer state than the snapshot.
-            if memory.overlay.folds != folds {
+            if memory.overlay.generations_folded != generations_folded {
                 continue;
             }
             let ends = [
@@ -178,7 +181,7 @@ impl Drop for Reader<'_> {
 /// key with the same hash.
 fn key_status(
     connection: &Connection,
-    key: &Key,
+    key: &ScopedKey,
     location: RecordLocation,
     unknown: impl FnOnce() -> KeyStatus,
 ) -> Result<KeyStatus, ReadError> {
@@ -190,10 +193,10 @@ fn key_status(
     })
 }
 
-fn known_states(inventory_lookups: Vec<InventoryLookup>) -> Vec<Option<Arc<Inventory>>> {
+fn known_states(inventory_lookups: Vec<OverlayLookup>) -> Vec<Option<Arc<Inventory>>> {
     let state = |lookup| match lookup {
-        InventoryLookup::Known(state) => state,
-        InventoryLookup::InTable => None,
+        OverlayLookup::Known(state) => state,
+        OverlayLookup::InTable => None,
     };
     inventory_lookups.into_iter().map(state).collect()
 }

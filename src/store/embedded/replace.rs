@@ -10,7 +10,7 @@
 //! The next process that opens the store for writing completes an interrupted replacement. Each step is durable before
 //! the next one begins, and each may be repeated.
 
-use super::files::{parent_folder, sync_folder, with_suffix};
+use super::files::{parent_dir, sync_dir, with_suffix};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ enum ReplaceStep {
         to: PathBuf,
     },
     Remove(PathBuf),
-    SyncFolder,
+    SyncDirectory,
 }
 
 /// Replaces the store at `path`, whose lock the caller holds, by a complete and durable database. Returns the new name
@@ -46,7 +46,7 @@ pub fn replace(new: tempfile::NamedTempFile, path: &Path, label: &str) -> io::Re
     let free = free.map(|label| PendingReplacement::new(path, &label)).find(|pending| !pending.is_name_taken());
     let pending = free.ok_or(ErrorKind::AlreadyExists)?;
     new.persist(&pending.next).map_err(|failed| failed.error)?;
-    sync_folder(path)?;
+    sync_dir(path)?;
     let existed = [path.to_owned(), with_suffix(path, "-wal")].iter().any(|file| file.exists());
     pending.complete()?;
     Ok(existed.then_some(pending.old_store))
@@ -56,7 +56,7 @@ pub fn replace(new: tempfile::NamedTempFile, path: &Path, label: &str) -> io::Re
 pub fn find_pending(path: &Path) -> io::Result<Option<PendingReplacement>> {
     let next = with_suffix(path, NEXT);
     let Some(prefix) = next.file_name() else { return Ok(None) };
-    for entry in std::fs::read_dir(parent_folder(path))? {
+    for entry in std::fs::read_dir(parent_dir(path))? {
         let name = entry?.file_name();
         let label = name.as_bytes().strip_prefix(prefix.as_bytes()).and_then(|label| std::str::from_utf8(label).ok());
         if let Some(label) = label.filter(|label| is_label(label)) {
@@ -104,9 +104,9 @@ impl PendingReplacement {
             set_aside("-wal"),
             set_aside("-journal"),
             ReplaceStep::Remove(with_suffix(&self.store, "-shm")),
-            ReplaceStep::SyncFolder,
+            ReplaceStep::SyncDirectory,
             ReplaceStep::Rename { from: self.next.clone(), to: self.store.clone() },
-            ReplaceStep::SyncFolder,
+            ReplaceStep::SyncDirectory,
         ]
     }
 }
@@ -116,10 +116,10 @@ impl ReplaceStep {
         let done = match self {
             Self::Rename { from, to } => std::fs::rename(from, to),
             Self::Remove(path) => std::fs::remove_file(path),
-            Self::SyncFolder => sync_folder(store),
+            Self::SyncDirectory => sync_dir(store),
         };
         match done {
-            Err(error) if error.kind() == ErrorKind::NotFound && *self != Self::SyncFolder => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound && *self != Self::SyncDirectory => Ok(()),
             done => done,
         }
     }
@@ -129,9 +129,9 @@ impl ReplaceStep {
 mod tests {
     use super::*;
 
-    /// The files of a folder, by name, with their contents.
-    fn contents(folder: &Path) -> Vec<(String, String)> {
-        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    /// The files of a directory, by name, with their contents.
+    fn contents(directory: &Path) -> Vec<(String, String)> {
+        let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
         let read =
             files.map(|file| (file.file_name().into_string().unwrap(), std::fs::read_to_string(file.path()).unwrap()));
         let mut read: Vec<_> = read.collect();

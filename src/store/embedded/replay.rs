@@ -9,7 +9,7 @@ use super::failure::store_error;
 use super::journal;
 use super::keys::{KeyHasher, KeyIndex};
 use super::open;
-use super::overlay::{Generation, Overlay, State};
+use super::overlay::{CommittedState, Generation, Overlay};
 use super::settings::EmbeddedSettings;
 use super::state::{InitialState, MemoryState};
 use super::table;
@@ -42,23 +42,23 @@ pub fn replay(
     }
     let (last_seq, records) = (tail.last.unwrap_or(folded_through), tail.records);
     let initial = InitialState { last_seq, folded_through, uptime_ms: tail.uptime_ms, opened_at: now };
-    let mut overlay = Overlay { growing: Generation::with_capacity(tail.changes.len()), ..Overlay::default() };
+    let mut overlay = Overlay { active: Generation::with_capacity(tail.changes.len()), ..Overlay::default() };
     // In order of ids, which is the order of the table on disk.
     let mut changed: Vec<_> = std::mem::take(&mut tail.changes).into_iter().collect();
     changed.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     for Replayed { id, state, created } in replay_all(path, &changed)? {
-        overlay.growing.put(id, state, created);
+        overlay.active.put(id, state, created);
     }
     if records > 0 {
-        overlay.growing.records = records;
-        overlay.growing.first_change_at = Some(now);
+        overlay.active.records = records;
+        overlay.active.first_change_at = Some(now);
     }
     Ok(MemoryState::new(overlay, tail.keys, initial))
 }
 
 struct Replayed<'a> {
     id: &'a InventoryId,
-    state: State,
+    state: CommittedState,
     created: bool,
 }
 
@@ -90,7 +90,7 @@ fn replay_all<'a>(path: &Path, changed: &'a [(InventoryId, Vec<Change>)]) -> Res
 /// Committed states that are not in the table, as seen by one connection.
 #[derive(Debug)]
 pub struct Unfolded {
-    pub states: BTreeMap<InventoryId, State>,
+    pub states: BTreeMap<InventoryId, CommittedState>,
     /// The last journal row, or the last folded one if there is none after it.
     pub last_seq: i64,
 }
@@ -137,7 +137,7 @@ impl Tail {
         if seq != expected {
             return Err(StoreError::Corrupt { detail: format!("journal row {expected} is missing") });
         }
-        let bad = |error| super::failure::malformed(&format!("journal row {seq}"), &error);
+        let bad = |error| super::failure::corrupt(&format!("journal row {seq}"), &error);
         if seq <= folded_through {
             let (time, keys) = format::decode_keys(encoded).map_err(bad)?;
             self.uptime_ms = time.uptime_ms;
@@ -166,8 +166,8 @@ impl Tail {
 fn latest(
     id: &InventoryId,
     changes: &[Change],
-    row: impl FnOnce() -> Result<State, StoreError>,
-) -> Result<State, StoreError> {
+    row: impl FnOnce() -> Result<CommittedState, StoreError>,
+) -> Result<CommittedState, StoreError> {
     let gap = |what: &str| StoreError::Corrupt { detail: format!("inventory {id:?}: the journal {what}") };
     if matches!(changes.last(), Some(Change::Deleted { .. })) {
         return Ok(None);

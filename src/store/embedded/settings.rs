@@ -78,7 +78,7 @@ impl std::fmt::Debug for EmbeddedSettings {
 
 /// Statistics of the store at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Statistics {
+pub struct EmbeddedStatistics {
     pub journal_rows: usize,
     pub remembered_keys: usize,
     /// Number of callers with keys ahead of the wall clock, remembered or expired.
@@ -86,7 +86,7 @@ pub struct Statistics {
     pub unfolded_records: usize,
     pub unfolded_inventories: usize,
     /// Number of generations that were folded since the store was opened.
-    pub folds: u64,
+    pub generations_folded: u64,
     /// Size of the write-ahead log's file, in bytes. The file is reused from its beginning, and shrinks only after it
     /// has grown far too long.
     pub wal_bytes: u64,

@@ -3,11 +3,11 @@
 use super::files::OpenFiles;
 use super::keys::{JournalRow, KeyHasher, KeyIndex};
 use super::overlay::Overlay;
-use super::probe::Probe;
+use super::probe::RecentDamage;
 use super::settings::EmbeddedSettings;
 use super::stop::FailureStreak;
 use crate::store::format::BatchTime;
-use crate::store::{StoreError, Transaction};
+use crate::store::{MutationRecord, StoreError};
 use parking_lot::{Condvar, FairMutex, Mutex, MutexGuard};
 use rusqlite::Connection;
 use std::path::PathBuf;
@@ -32,14 +32,14 @@ pub struct StoreInner {
     /// a commit waits for one slice, or for two if it began to wait in the last microseconds of the first one, while a
     /// waiting thread still spins. A series of commits does not starve the fold.
     pub write_lock: FairMutex<()>,
-    /// Held while the log is copied into the file. A thread that needs both this lock and `write_lock` takes this lock
+    /// Held during a WAL checkpoint. A thread that needs both this lock and `write_lock` takes this lock
     /// first.
     pub checkpoint: Mutex<()>,
     /// Idle read connections.
     pub readers: Mutex<Vec<Connection>>,
     /// The reason why the store has stopped writing; `None` while it runs.
     pub stopped: watch::Sender<Option<StoreError>>,
-    pub probe: Probe,
+    pub recent_damage: RecentDamage,
     // Must be closed after every connection, see [`super::files::StoreLock`].
     pub files: OpenFiles,
 }
@@ -59,13 +59,13 @@ pub struct MemoryState {
     pub opened_uptime_ms: u64,
     /// Value of [`EmbeddedSettings::clock`] when the store was opened.
     pub opened_at: Duration,
-    /// Approximate length of the log, in bytes.
+    /// Approximate length of the write-ahead log, in bytes.
     pub wal_bytes: u64,
-    /// The length from which the log is due to be emptied, in bytes.
+    /// The length of the write-ahead log from which a checkpoint is due, in bytes.
     pub wal_due_bytes: u64,
-    /// Number of requested folds; `folds_completed` is how many of them have ended.
-    pub folds_requested: u64,
-    pub folds_completed: u64,
+    /// Number of calls of [`super::EmbeddedStore::fold`]; `fold_calls_completed` is how many of them have ended.
+    pub fold_calls: u64,
+    pub fold_calls_completed: u64,
     /// Why the last round of the fold failed; `None` after a successful round.
     pub fold_failure: Option<StoreError>,
     /// Failed commits, including commits that find no room because the fold fails.
@@ -95,17 +95,17 @@ impl StoreInner {
             checkpoint: Mutex::default(),
             readers: Mutex::default(),
             stopped: watch::Sender::default(),
-            probe: Probe::default(),
+            recent_damage: RecentDamage::default(),
             files,
         }
     }
 
-    pub fn committed(&self, seq: i64, row: JournalRow, batch: &[Transaction], wal_bytes: u64) {
+    pub fn committed(&self, seq: i64, row: JournalRow, batch: &[MutationRecord], wal_bytes: u64) {
         let now = (self.settings.clock)();
         let mut memory = self.lock();
         memory.last_seq = seq;
-        memory.keys.push(row, batch.iter().map(|transaction| &transaction.key));
-        memory.overlay.growing.add(batch, now);
+        memory.keys.push(row, batch.iter().map(|mutation| &mutation.key));
+        memory.overlay.active.add(batch, now);
         memory.wal_bytes += wal_bytes;
         memory.commit_failures.reset();
         if self.has_fold_work(&memory) {
@@ -121,7 +121,7 @@ impl StoreInner {
         BatchTime { uptime_ms, unix_ms: (self.settings.wall_clock)().as_millis() as u64 }
     }
 
-    /// Stops the store if its names no longer lead to its files, or if the files were overwritten.
+    /// Stops the store if its paths no longer refer to its files, or if the files were overwritten.
     pub fn check_files(&self) -> Result<(), StoreError> {
         self.files.check().map_err(|problem| {
             let failure = StoreError::Unavailable {
@@ -157,8 +157,8 @@ impl MemoryState {
             opened_at: initial.opened_at,
             wal_bytes: 0,
             wal_due_bytes: 0,
-            folds_requested: 0,
-            folds_completed: 0,
+            fold_calls: 0,
+            fold_calls_completed: 0,
             fold_failure: None,
             commit_failures: FailureStreak::default(),
             read_failures: FailureStreak::default(),

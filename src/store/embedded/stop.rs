@@ -41,7 +41,7 @@ impl StoreInner {
                 %failure,
                 path = %self.path.display(),
                 "the store has stopped: nothing more is written; \
-                 check the disk and the kernel log, then restart the service"
+                 check the disk and the kernel log, then restart the server"
             );
         }
         // The lock is held here: a thread that is about to wait has either seen the reason or is woken.
@@ -63,7 +63,7 @@ impl StoreInner {
             let is_closed = matches!(&error, ReadError::Sqlite { error, .. } if failure::cannot_open(error));
             let failed = match error {
                 ReadError::Sqlite { action, error } => self.diagnose(action, &error, unreadable),
-                ReadError::Malformed(error) => error,
+                ReadError::Corrupt(error) => error,
             };
             if matches!(failed, StoreError::Unavailable { .. }) {
                 let lasted = self.lock().read_failures.record(self.now());
@@ -85,7 +85,7 @@ impl StoreInner {
         let mut memory = self.lock();
         if is_full {
             memory.commit_failures.reset();
-            // The log can be reused once it is copied, which may need no additional room.
+            // The write-ahead log can be reused once it is copied, which may need no additional room.
             memory.wal_due_bytes = 0;
             self.fold_wakeup.notify_all();
         } else if memory.commit_failures.record(self.now()) >= self.settings.failing_max {
@@ -102,7 +102,7 @@ impl StoreInner {
         }
         let failed = failure::store_error(action, error);
         if failure::is_failed_read(error) && matches!(failed, StoreError::Corrupt { .. }) {
-            self.probe.record_damage(self.now());
+            self.recent_damage.record_damage(self.now());
         }
         failed
     }
@@ -114,7 +114,7 @@ impl StoreInner {
     ) -> Result<T, RetryError<E>> {
         failure::retry_failed_reads(
             is_failed_read,
-            || self.probe.find_read_error(self.files.lock(), self.now()),
+            || self.recent_damage.find_read_error(self.files.lock(), self.now()),
             attempt,
         )
     }

@@ -1,6 +1,6 @@
 //! The table of inventories: one row per inventory, with a checksum over the whole row.
 
-use super::failure::{ReadError, malformed, store_error};
+use super::failure::{ReadError, corrupt, store_error};
 use crate::domain::{Epoch, Inventory, InventoryId, LayoutId, PlayerId};
 use crate::store::format::{self, Malformed};
 use crate::store::{ListQuery, StoreError};
@@ -71,8 +71,8 @@ pub fn read(connection: &Connection, id: &InventoryId) -> Result<Option<Arc<Inve
     let failed = ReadError::sqlite("reading an inventory");
     let mut select = connection.prepare_cached(SELECT_ONE).map_err(&failed)?;
     let row = select.query_row([id.as_str()], |row| Ok(read_row(row))).optional().map_err(failed)?;
-    let damaged = |error| ReadError::Malformed(malformed(&format!("inventory {id:?}"), &error));
-    let found = row.transpose().map_err(damaged)?;
+    let corrupt_row = |error| ReadError::Corrupt(corrupt(&format!("inventory {id:?}"), &error));
+    let found = row.transpose().map_err(corrupt_row)?;
     Ok(found.map(Arc::new))
 }
 
@@ -95,7 +95,7 @@ pub fn read_page(
     .map_err(&failed)?;
     let mut page = Vec::new();
     while let Some(row) = rows.next().map_err(&failed)? {
-        let inventory = read_row(row).map_err(|error| ReadError::Malformed(malformed("an inventory", &error)))?;
+        let inventory = read_row(row).map_err(|error| ReadError::Corrupt(corrupt("an inventory", &error)))?;
         if !inventory.id.as_str().starts_with(&query.prefix) {
             return Ok((page, true));
         }

@@ -1,14 +1,14 @@
 //! The stored form of batches, records and changes.
 
 use super::contents::{read_contents, read_stacks, stored_contents, write_stacks};
-use super::stored::ChangeKind;
+use super::stored::StoredChangeKind;
 use super::{Malformed, stored, verify_checksum, with_checksum};
 use crate::domain::ids::NameError;
 use crate::domain::{
     Caller, Change, Digest, Epoch, Fingerprint, IdempotencyKey, Inventory, InventoryId, LayoutId, OperationOutcome,
     PlayerId, Revision, Slot, Version,
 };
-use crate::store::{Key, Reply, Transaction};
+use crate::store::{MutationRecord, Reply, ScopedKey};
 use prost::Message;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use uuid::Uuid;
 
 /// A decoded record of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BatchRecord {
-    pub key: Key,
+pub struct DecodedRecord {
+    pub key: ScopedKey,
     pub payload: Fingerprint,
     pub reply: Reply,
     pub changes: Vec<Change>,
@@ -32,41 +32,41 @@ pub struct BatchTime {
     pub unix_ms: u64,
 }
 
-/// Collects the records of one batch.
+/// Encodes the records of one batch.
 #[derive(Debug, Default)]
-pub struct BatchWriter {
+pub struct BatchEncoder {
     batch: stored::Batch,
     callers: HashMap<Caller, u32>,
 }
 
-impl BatchWriter {
+impl BatchEncoder {
     pub fn new(BatchTime { uptime_ms, unix_ms }: BatchTime) -> Self {
         Self { batch: stored::Batch { uptime_ms, unix_ms, ..Default::default() }, callers: HashMap::new() }
     }
 
-    pub fn push(&mut self, transaction: &Transaction) {
-        let caller = match self.callers.get(&transaction.key.caller) {
+    pub fn push(&mut self, mutation: &MutationRecord) {
+        let caller = match self.callers.get(&mutation.key.caller) {
             Some(index) => *index,
             None => {
                 let next = self.batch.callers.len() as u32;
-                self.batch.callers.push(transaction.key.caller.as_str().to_owned());
-                self.callers.insert(transaction.key.caller.clone(), next);
+                self.batch.callers.push(mutation.key.caller.as_str().to_owned());
+                self.callers.insert(mutation.key.caller.clone(), next);
                 next
             }
         };
-        let (uuid_high, uuid_low, key) = match uuid_halves(transaction.key.key.as_str()) {
+        let (uuid_high, uuid_low, key) = match uuid_halves(mutation.key.key.as_str()) {
             Some((high, low)) => (high, low, String::new()),
-            None => (0, 0, transaction.key.key.as_str().to_owned()),
+            None => (0, 0, mutation.key.key.as_str().to_owned()),
         };
-        let versions = &transaction.reply.versions;
-        let changes = transaction.touched.iter().flat_map(|touched| &touched.changes);
+        let versions = &mutation.reply.versions;
+        let changes = mutation.touched.iter().flat_map(|touched| &touched.changes);
         self.batch.records.push(stored::Record {
             caller,
             uuid_high,
             uuid_low,
             key,
-            payload: transaction.payload.0,
-            outcomes: transaction.reply.outcomes.iter().map(write_outcome).collect(),
+            payload: mutation.payload.0,
+            outcomes: mutation.reply.outcomes.iter().map(write_outcome).collect(),
             versions: versions.iter().map(write_version).collect(),
             changes: changes.map(|change| write_change(change, versions)).collect(),
         });
@@ -79,7 +79,7 @@ impl BatchWriter {
 }
 
 /// Decodes the time and the records of an encoded batch.
-pub fn decode_batch(encoded: &[u8]) -> Result<(BatchTime, Vec<BatchRecord>), Malformed> {
+pub fn decode_batch(encoded: &[u8]) -> Result<(BatchTime, Vec<DecodedRecord>), Malformed> {
     let batch = stored::Batch::decode(verify_checksum(encoded)?)?;
     let callers = read_callers(&batch.callers)?;
     let read = |record| read_record(record, &callers);
@@ -88,7 +88,7 @@ pub fn decode_batch(encoded: &[u8]) -> Result<(BatchTime, Vec<BatchRecord>), Mal
 }
 
 /// Decodes only the time and the keys, which is several times faster than [`decode_batch`].
-pub fn decode_keys(encoded: &[u8]) -> Result<(BatchTime, Vec<Key>), Malformed> {
+pub fn decode_keys(encoded: &[u8]) -> Result<(BatchTime, Vec<ScopedKey>), Malformed> {
     let batch = stored::BatchKeys::decode(verify_checksum(encoded)?)?;
     let callers = read_callers(&batch.callers)?;
     let read = |record: &stored::RecordKey| {
@@ -124,13 +124,13 @@ fn write_change(change: &Change, versions: &[Version]) -> stored::Change {
                 contents: Some(stored_contents(&created.contents)),
             };
             return stored::Change {
-                kind: ChangeKind::Created as i32,
+                kind: StoredChangeKind::Created as i32,
                 created: Some(created),
                 ..stored::Change::default()
             };
         }
-        Change::Updated { id, epoch, revision, .. } => (ChangeKind::Updated, id, *epoch, *revision),
-        Change::Deleted { id, epoch, revision } => (ChangeKind::Deleted, id, *epoch, *revision),
+        Change::Updated { id, epoch, revision, .. } => (StoredChangeKind::Updated, id, *epoch, *revision),
+        Change::Deleted { id, epoch, revision } => (StoredChangeKind::Deleted, id, *epoch, *revision),
     };
     let mut stored = stored::Change { kind: kind as i32, ..stored::Change::default() };
     let is_same = |version: &Version| version.id == *id && version.epoch == epoch && version.revision == revision;
@@ -146,12 +146,12 @@ fn write_change(change: &Change, versions: &[Version]) -> stored::Change {
     stored
 }
 
-fn read_record(record: &stored::Record, callers: &[Caller]) -> Result<BatchRecord, Malformed> {
+fn read_record(record: &stored::Record, callers: &[Caller]) -> Result<DecodedRecord, Malformed> {
     let key = read_key(record.caller, callers, (record.uuid_high, record.uuid_low), &record.key)?;
     let outcomes = record.outcomes.iter().map(read_outcome).collect::<Result<_, _>>()?;
     let versions: Vec<Version> = record.versions.iter().map(read_version).collect::<Result<_, _>>()?;
     let changes = record.changes.iter().map(|change| read_change(change, &versions)).collect::<Result<_, _>>()?;
-    Ok(BatchRecord { key, payload: Fingerprint(record.payload), reply: Reply { outcomes, versions }, changes })
+    Ok(DecodedRecord { key, payload: Fingerprint(record.payload), reply: Reply { outcomes, versions }, changes })
 }
 
 fn read_outcome(outcome: &stored::Outcome) -> Result<OperationOutcome, Malformed> {
@@ -172,8 +172,8 @@ fn read_version(version: &stored::Version) -> Result<Version, Malformed> {
 }
 
 fn read_change(change: &stored::Change, versions: &[Version]) -> Result<Change, Malformed> {
-    let kind = ChangeKind::try_from(change.kind).map_err(|_| Malformed::new("a change of an unknown kind"))?;
-    if let Some(created) = change.created.as_ref().filter(|_| kind == ChangeKind::Created) {
+    let kind = StoredChangeKind::try_from(change.kind).map_err(|_| Malformed::new("a change of an unknown kind"))?;
+    if let Some(created) = change.created.as_ref().filter(|_| kind == StoredChangeKind::Created) {
         return Ok(Change::Created(Arc::new(read_inventory(created)?)));
     }
     let (id, epoch, revision) = match (change.version as usize).checked_sub(1) {
@@ -186,12 +186,12 @@ fn read_change(change: &stored::Change, versions: &[Version]) -> Result<Change, 
         }
     };
     match kind {
-        ChangeKind::Updated => {
+        StoredChangeKind::Updated => {
             let edits = change.edits.iter().flat_map(read_stacks).collect::<Result<_, _>>()?;
             Ok(Change::Updated { id, epoch, revision, edits })
         }
-        ChangeKind::Deleted => Ok(Change::Deleted { id, epoch, revision }),
-        ChangeKind::Created => Err(Malformed::new("a creation without an inventory")),
+        StoredChangeKind::Deleted => Ok(Change::Deleted { id, epoch, revision }),
+        StoredChangeKind::Created => Err(Malformed::new("a creation without an inventory")),
     }
 }
 
@@ -210,14 +210,14 @@ fn read_callers(callers: &[String]) -> Result<Vec<Caller>, Malformed> {
     callers.iter().map(|caller| Caller::new(caller).map_err(invalid_name)).collect()
 }
 
-fn read_key(caller: u32, callers: &[Caller], uuid: (u64, u64), key: &str) -> Result<Key, Malformed> {
+fn read_key(caller: u32, callers: &[Caller], uuid: (u64, u64), key: &str) -> Result<ScopedKey, Malformed> {
     let caller = callers.get(caller as usize).ok_or_else(|| Malformed::new("a record without its caller"))?.clone();
     let key = if key.is_empty() {
         IdempotencyKey::new(&Uuid::from_u64_pair(uuid.0, uuid.1).to_string())
     } else {
         IdempotencyKey::new(key)
     };
-    Ok(Key { caller, key: key.map_err(invalid_name)? })
+    Ok(ScopedKey { caller, key: key.map_err(invalid_name)? })
 }
 
 fn read_epoch(epoch: u32) -> Result<Epoch, Malformed> {
@@ -228,10 +228,10 @@ fn invalid_name(error: NameError) -> Malformed {
     Malformed(format!("a name {error}"))
 }
 
-/// Returns the two halves of a UUID in its usual form, with hyphens and in lower case; `None` for any other text, which
-/// would not be restored as it was.
+/// Returns the two halves of a UUID in its canonical form, with hyphens and in lower case; `None` for any other text,
+/// which would not be restored as it was.
 fn uuid_halves(text: &str) -> Option<(u64, u64)> {
     let uuid = Uuid::try_parse(text).ok()?;
-    let is_usual_form = uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text;
-    is_usual_form.then(|| uuid.as_u64_pair())
+    let is_canonical = uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text;
+    is_canonical.then(|| uuid.as_u64_pair())
 }

@@ -20,7 +20,7 @@ pub fn stored_contents(contents: &Contents) -> stored::Contents {
         revision,
         stacks: Some(write_stacks(contents.stacks().map(|(slot, stack)| (slot, Some(stack))))),
         changed_ago: slots.iter().map(|slot| revision.wrapping_sub(slot.changed_at.0)).collect(),
-        identity_before: slots.iter().map(|slot| slot.changed_at.0.wrapping_sub(slot.identity_at.0)).collect(),
+        identity_before: slots.iter().map(|slot| slot.changed_at.0.wrapping_sub(slot.identity_changed_at.0)).collect(),
         digest_a: digest.a,
         digest_b: digest.b,
     }
@@ -34,8 +34,8 @@ pub fn read_contents(stored: &stored::Contents) -> Result<Contents, Malformed> {
     let mut slots = Vec::with_capacity(stored.changed_ago.len());
     for (ago, before) in stored.changed_ago.iter().zip(&stored.identity_before) {
         let changed_at = Revision(stored.revision.wrapping_sub(*ago));
-        let identity_at = Revision(changed_at.0.wrapping_sub(*before));
-        slots.push(SlotState { stack: None, changed_at, identity_at });
+        let identity_changed_at = Revision(changed_at.0.wrapping_sub(*before));
+        slots.push(SlotState { stack: None, changed_at, identity_changed_at });
     }
     for stack in stored.stacks.iter().flat_map(read_stacks) {
         let (slot, stack) = stack?;

@@ -9,7 +9,7 @@ pub mod change;
 pub mod contents;
 pub mod stored;
 
-pub use change::{BatchRecord, BatchTime, BatchWriter, decode_batch, decode_keys};
+pub use change::{BatchEncoder, BatchTime, DecodedRecord, decode_batch, decode_keys};
 pub use contents::{decode_contents, encode_contents, stored_contents};
 
 /// Why stored bytes are invalid.
@@ -36,7 +36,7 @@ impl From<prost::DecodeError> for Malformed {
     }
 }
 
-/// Encodes a message behind its checksum.
+/// Encodes a message, preceded by its checksum.
 pub fn with_checksum(message: &impl prost::Message) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(CHECKSUM_BYTES + message.encoded_len());
     bytes.extend_from_slice(&[0; CHECKSUM_BYTES]);
@@ -46,7 +46,7 @@ pub fn with_checksum(message: &impl prost::Message) -> Vec<u8> {
     bytes
 }
 
-/// Verifies the checksum and returns the bytes behind it.
+/// Verifies the checksum and returns the bytes after it.
 pub fn verify_checksum(bytes: &[u8]) -> Result<&[u8], Malformed> {
     let Some((checksum, message)) = bytes.split_first_chunk::<CHECKSUM_BYTES>() else {
         return Err(Malformed::new("too short for its checksum"));

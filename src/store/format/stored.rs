@@ -92,7 +92,7 @@ pub struct Version {
 /// The kind of a change. The numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
 #[repr(i32)]
-pub enum ChangeKind {
+pub enum StoredChangeKind {
     Updated = 0,
     Created = 1,
     Deleted = 2,
@@ -100,7 +100,7 @@ pub enum ChangeKind {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Change {
-    #[prost(enumeration = "ChangeKind", tag = "1")]
+    #[prost(enumeration = "StoredChangeKind", tag = "1")]
     pub kind: i32,
     /// The version of the record (counted from 1) that has this change's id, epoch and revision; 0 if this message has
     /// them.

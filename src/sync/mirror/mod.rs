@@ -154,7 +154,7 @@ impl Mirror {
                 update.corrected.push(*position);
             }
         }
-        self.include_covered(frame);
+        self.handle_included_keys(frame);
         if frame.is_heartbeat() {
             (0..len).for_each(|position| update.desyncs.extend(self.handle_heartbeat(position, frame)));
         }
@@ -193,8 +193,8 @@ impl Mirror {
     /// Prepares for a new stream and returns the cursors to resume from. Do not pass frames of an earlier stream after
     /// this call.
     pub fn handle_connecting(&mut self) -> Vec<Option<Cursor>> {
-        // The new stream starts from the confirmed states, so no frame builds on a prediction whose reply named an epoch
-        // that the earlier stream had not sent yet.
+        // The new stream starts from the confirmed states, so no frame builds on a prediction whose reply named an
+        // epoch that the earlier stream had not sent yet.
         let confirmed = &self.confirmed;
         let is_early = |state: &PredictedState| {
             state.replied.as_ref().is_some_and(|version| confirmed[state.position].is_of_another_epoch(version))
@@ -230,9 +230,9 @@ impl Mirror {
     }
 
     /// Marks the pending mutations that the confirmed state includes after this frame.
-    fn include_covered(&mut self, frame: &Frame) {
+    fn handle_included_keys(&mut self, frame: &Frame) {
         let is_changed = |position| frame.changed.iter().any(|(changed, _)| *changed == position);
-        self.pending.handle_covered(&frame.covered, is_changed);
+        self.pending.handle_included_keys(&frame.included_keys, is_changed);
         if !frame.caught_up {
             return;
         }

@@ -1,8 +1,8 @@
 //! The queue of pending mutations: predictions that were sent and are not confirmed yet, in the order in which the
 //! client applied them.
 //!
-//! The queue keeps the predicted state of each pending mutation until its reply arrives. The service sends nothing for a
-//! correct prediction, so a frame that builds on the predicted state may arrive before that reply.
+//! The queue keeps the predicted state of each pending mutation until its reply arrives. The service sends nothing for
+//! a correct prediction, so a frame that builds on the predicted state may arrive before that reply.
 
 use super::view::{PositionedState, View};
 use crate::domain::{Catalog, Contents, Digest, Epoch, Inventory, KeyTag, Mutation, Revision, Version};
@@ -73,9 +73,9 @@ impl PendingQueue {
         self.mutations.retain(|pending| pending.key != key);
     }
 
-    /// Handles a frame with the keys of mutations that the states after it include. `is_changed` tells whether the frame
-    /// changed the inventory at a position.
-    pub fn handle_covered(&mut self, keys: &[KeyTag], is_changed: impl Fn(usize) -> bool) {
+    /// Handles a frame with the keys of mutations that the states after it include. `is_changed` tells whether the
+    /// frame changed the inventory at a position.
+    pub fn handle_included_keys(&mut self, keys: &[KeyTag], is_changed: impl Fn(usize) -> bool) {
         for pending in self.mutations.iter_mut().filter(|pending| keys.contains(&pending.key)) {
             for state in pending.states.iter_mut().filter(|state| is_changed(state.position)) {
                 state.included = true;
@@ -106,8 +106,8 @@ impl PendingQueue {
         self.mutations.get(index)?.state(position).map(|state| &state.inventory.contents)
     }
 
-    /// Returns the versions in the reply to the mutation at `index` whose digests match the prediction, with the positions
-    /// of their inventories.
+    /// Returns the versions in the reply to the mutation at `index` whose digests match the prediction, with the
+    /// positions of their inventories.
     pub fn verified_versions(&self, index: usize) -> Vec<(usize, Version)> {
         let verified = |state: &PredictedState| {
             let version = state.replied.as_ref().filter(|version| version.digest == state.digest())?;
@@ -122,8 +122,8 @@ impl PendingQueue {
         states.filter(move |state| state.position == position).filter_map(|state| Some(state.replied.as_ref()?.epoch))
     }
 
-    /// Applies a delta from revision `base` to the newest predicted state that it fits. Returns the index of that state's
-    /// mutation and the state after the delta, which the digest in the delta verifies.
+    /// Applies a delta from revision `base` to the newest predicted state that it fits. Returns the index of that
+    /// state's mutation and the state after the delta, which the digest in the delta verifies.
     pub fn apply_delta(
         &self,
         position: usize,
@@ -138,8 +138,8 @@ impl PendingQueue {
         self.mutations.iter().enumerate().rev().find_map(after_delta)
     }
 
-    /// Applies all pending mutations, in order, to a view that shows the confirmed state. Skips a mutation that the rules
-    /// reject; it may apply again later.
+    /// Applies all pending mutations, in order, to a view that shows the confirmed state. Skips a mutation that the
+    /// rules reject; it may apply again later.
     pub fn apply_to(&self, view: &mut View, catalog: &Catalog) {
         for pending in &self.mutations {
             let states = if pending.states.iter().any(|state| state.included) {

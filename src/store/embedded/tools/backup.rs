@@ -1,16 +1,17 @@
-//! Copies a store at one commit, while a service has it open.
+//! Copies a store at one commit, while a server has it open.
 //!
 //! SQLite's backup copies the pages inside one [`Snapshot`], so concurrent commits neither wait for the copy nor
 //! restart it. The copy contains every commit that was acknowledged before it began, and no commit in part. It is a
-//! complete store with its keys, in one file without a write-ahead log, so that it can be read from a read-only folder.
+//! complete store with its keys, in one file without a write-ahead log, so that it can be read from a read-only
+//! directory.
 //!
 //! `VACUUM INTO` would write every row again, in one call that reports no progress until it is done.
 
 use super::snapshot::Snapshot;
 use super::{
-    ProgressCallback, ProgressUpdate, ToolError, check_output, create_temporary, io, report_progress, sql, sync_folder,
+    ProgressCallback, ProgressUpdate, ToolError, check_output, create_temporary, io, report_progress, sql, sync_dir,
 };
-use crate::store::embedded::files::{file_len_bytes, parent_folder, with_suffix};
+use crate::store::embedded::files::{file_len_bytes, parent_dir, with_suffix};
 use crate::store::embedded::journal;
 use crate::store::embedded::open::PAGE_BYTES;
 use rusqlite::Connection;
@@ -28,7 +29,7 @@ const STEP_PAGES: i32 = 256;
 pub struct BackupSummary {
     /// Size of the copy, in bytes.
     pub bytes: u64,
-    /// The last commit in the copy, as a row of the journal.
+    /// Sequence number of the last journal row in the copy.
     pub last_seq: i64,
 }
 
@@ -45,7 +46,7 @@ pub fn backup(
     if target.is_dir() {
         return Err(ToolError::Io {
             path: target.to_owned(),
-            detail: "it is a folder; give the path of a file".into(),
+            detail: "it is a directory; give the path of a file".into(),
         });
     }
     check_output(snapshot, target)?;
@@ -60,9 +61,9 @@ pub fn backup(
     let persisted = if replace { partial.persist(target) } else { partial.persist_noclobber(target) };
     let file = persisted.map_err(|failed| {
         let exists = failed.error.kind() == std::io::ErrorKind::AlreadyExists;
-        if exists { ToolError::Exists(target.to_owned()) } else { io(parent_folder(target))(failed.error) }
+        if exists { ToolError::Exists(target.to_owned()) } else { io(parent_dir(target))(failed.error) }
     })?;
-    sync_folder(target)?;
+    sync_dir(target)?;
     let bytes = file.metadata().map_err(io(target))?.len();
     Ok(BackupSummary { bytes, last_seq })
 }
@@ -72,7 +73,8 @@ fn is_filled(log: &Path) -> bool {
     file_len_bytes(log) > 0
 }
 
-/// Copies all pages into an empty file, and takes the copy out of WAL mode. Returns the last journal row.
+/// Copies all pages into an empty file, and takes the copy out of WAL mode. Returns the sequence number of the last
+/// journal row.
 pub fn copy(snapshot: &Snapshot, target: &Path, on_progress: &mut ProgressCallback<'_>) -> Result<i64, ToolError> {
     let last_seq = last_seq(snapshot)?;
     let mut copy = scratch_connection(target)?;
@@ -90,7 +92,7 @@ pub fn copy(snapshot: &Snapshot, target: &Path, on_progress: &mut ProgressCallba
             break;
         }
         file.sync_data().map_err(io(target))?;
-        // The service gets half of the disk's time.
+        // The server gets half of the disk's time.
         std::thread::sleep(began.elapsed());
     }
     drop(backup);
@@ -119,7 +121,7 @@ pub fn scratch_connection(path: &Path) -> Result<Connection, ToolError> {
     Ok(connection)
 }
 
-/// The last commit in the snapshot, as a row of the journal.
+/// Returns the sequence number of the last journal row in the snapshot.
 pub fn last_seq(snapshot: &Snapshot) -> Result<i64, ToolError> {
     let connection = snapshot.connection();
     let last = connection.query_row("SELECT max(seq) FROM journal", [], |row| row.get::<_, Option<i64>>(0));

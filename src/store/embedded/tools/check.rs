@@ -204,7 +204,7 @@ fn check_stamps(inventory: &Inventory) -> Option<String> {
         return Some(format!("inventory {id:?}: it has {} slots, but must have 1 to {LAYOUT_SLOTS_MAX}", slots.len()));
     }
     let is_wrong = slots.iter().position(|slot| {
-        let in_order = Revision::CREATED <= slot.identity_at && slot.identity_at <= slot.changed_at;
+        let in_order = Revision::CREATED <= slot.identity_changed_at && slot.identity_changed_at <= slot.changed_at;
         !in_order || slot.changed_at > revision
     });
     is_wrong.map(|slot| format!("inventory {id:?}: the stamps of slot {slot} are not in order"))

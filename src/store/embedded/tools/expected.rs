@@ -1,7 +1,7 @@
 //! The state of each inventory according to the remaining journal, to be compared with the store.
 
 use crate::domain::{Change, Digest, Epoch, Inventory, InventoryId, Revision, Slot, Stack, Version};
-use crate::store::format::BatchRecord;
+use crate::store::format::DecodedRecord;
 use std::collections::{BTreeMap, HashMap};
 
 /// The inventories in the journal. Their number is bounded by the journal, which covers the key window.
@@ -22,7 +22,7 @@ struct ExpectedInventory {
 
 impl ExpectedInventories {
     /// Applies a record's changes. Returns the changes that do not continue the state before them.
-    pub fn push(&mut self, record: &BatchRecord) -> Vec<String> {
+    pub fn push(&mut self, record: &DecodedRecord) -> Vec<String> {
         let problems = record.changes.iter().filter_map(|change| self.apply_change(change)).collect();
         for Version { id, epoch, revision, digest } in &record.reply.versions {
             if let Some(expected) = self.0.get_mut(id)

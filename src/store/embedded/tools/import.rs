@@ -87,10 +87,9 @@ impl Staging {
         let mut store = open::commit_connection(&target.0.path, None)?;
         items::accept(&target.0.path, &store, catalog)?;
         let failed = sql("importing");
-        let staged = file
-            .path()
-            .to_str()
-            .ok_or_else(|| io(file.path())(std::io::Error::other("the path is not valid UTF-8; use another folder")))?;
+        let staged = file.path().to_str().ok_or_else(|| {
+            io(file.path())(std::io::Error::other("the path is not valid UTF-8; use another directory"))
+        })?;
         store.execute("ATTACH DATABASE ?1 AS staged", [staged]).map_err(&failed)?;
         let transaction = store.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
         fold_all(&transaction)?;

@@ -1,9 +1,9 @@
-//! Tools for the operator of a store's file: they inspect and copy it while a service has it open, and create or change
-//! one that no service has open.
+//! Tools for the operator of a store's file: they inspect and copy it while a server has it open, and create or change
+//! one that no server has open.
 //!
-//! A [`Snapshot`] is a SQLite read transaction from outside the service, so it needs no lock. It sees exactly the
+//! A [`Snapshot`] is a SQLite read transaction from outside the server, so it needs no lock. It sees exactly the
 //! commits up to the moment when it was taken, because a commit is one transaction. While it lasts, the write-ahead log
-//! of the service cannot restart and grows with each commit, and the fold tries to empty the log only after every
+//! of the server cannot restart and grows with each commit, and the fold tries to empty the log only after every
 //! additional 16 MiB. [`check()`] is fsck, [`backup()`] and [`restore()`] copy pages, and [`import::Staging`] imports
 //! inventories.
 
@@ -65,8 +65,8 @@ pub enum ToolError {
     Interrupted,
     #[error("{}: {detail}", path.display())]
     Io { path: PathBuf, detail: String },
-    #[error("{} is damaged and was not used; `slotcast fsck --data` lists all problems. {}", path.display(), findings.problems.join("; "))]
-    Damaged { path: PathBuf, findings: Box<Findings> },
+    #[error("{} is corrupt and was not used; `slotcast fsck --data` lists all problems. {}", path.display(), findings.problems.join("; "))]
+    Corrupt { path: PathBuf, findings: Box<Findings> },
 }
 
 fn io(path: &Path) -> impl Fn(std::io::Error) -> ToolError {
@@ -77,14 +77,14 @@ fn sql(action: &'static str) -> impl Fn(rusqlite::Error) -> ToolError {
     move |error| ToolError::Store(failure::store_error(action, &error))
 }
 
-/// Makes created or changed names in a file's folder durable.
-fn sync_folder(path: &Path) -> Result<(), ToolError> {
-    files::sync_folder(path).map_err(io(files::parent_folder(path)))
+/// Makes created or changed names in a file's directory durable.
+fn sync_dir(path: &Path) -> Result<(), ToolError> {
+    files::sync_dir(path).map_err(io(files::parent_dir(path)))
 }
 
 /// Creates a temporary file beside `path`, which is removed unless the caller persists it.
 fn create_temporary(path: &Path, prefix: &str) -> Result<tempfile::NamedTempFile, ToolError> {
-    files::create_temporary(path, prefix).map_err(io(files::parent_folder(path)))
+    files::create_temporary(path, prefix).map_err(io(files::parent_dir(path)))
 }
 
 /// Checks that a tool may write its output to `target`: it must not be one of the store's own files, or belong to a
@@ -97,7 +97,7 @@ pub fn check_output(snapshot: &Snapshot, target: &Path) -> Result<(), ToolError>
         return refused("it belongs to the store itself; choose another file");
     }
     match File::open(target).map(|file| file.try_lock_shared()) {
-        Ok(Err(TryLockError::WouldBlock)) => refused("a running service has it open; choose another file"),
+        Ok(Err(TryLockError::WouldBlock)) => refused("a running server has it open; choose another file"),
         // Writing the file later shows whether it is writable.
         Ok(Ok(()) | Err(TryLockError::Error(_))) | Err(_) => Ok(()),
     }

@@ -1,7 +1,7 @@
 //! Restores a backup as the store.
 //!
 //! The store returns to the backup's commit, and readers must notice this: a reader with a later state could have the
-//! same revision that the restored service makes next, with other contents. So every inventory gets a **new epoch**,
+//! same revision that the restored server makes next, with other contents. So every inventory gets a **new epoch**,
 //! and its revisions begin at 1 again, as at creation. A stream that resumes gets a full frame with the reason. The
 //! digest is unchanged, because it only depends on the contents, which are the same.
 //!
@@ -39,12 +39,12 @@ pub struct RestoreSummary {
 }
 
 /// Replaces the store at `target` by `source`. Fails if there is a store, unless `force` is set; then the replaced
-/// store is kept under another name, which ends with `stamp`.
+/// store is kept under another name, which ends with `label_number`.
 pub fn restore(
     source: &Path,
     target: &Path,
     force: bool,
-    stamp: u64,
+    label_number: u64,
     new_epoch: &mut dyn FnMut() -> Epoch,
     on_progress: &mut ProgressCallback<'_>,
 ) -> Result<RestoreSummary, ToolError> {
@@ -61,7 +61,7 @@ pub fn restore(
     }
     let snapshot = Snapshot::open(source)?;
     let (new, inventories) = copy_with_new_epochs(&snapshot, source, &target, new_epoch, on_progress)?;
-    let old_store = replace::replace(new, &target, &format!("replaced-{stamp}")).map_err(io(&target))?;
+    let old_store = replace::replace(new, &target, &format!("replaced-{label_number}")).map_err(io(&target))?;
     Ok(RestoreSummary { inventories, old_store })
 }
 
@@ -76,14 +76,14 @@ pub fn copy_with_new_epochs(
 ) -> Result<(NamedTempFile, u64), ToolError> {
     let findings = check::check(snapshot, on_progress);
     if !findings.problems.is_empty() {
-        return Err(ToolError::Damaged { path: source.to_owned(), findings: Box::new(findings) });
+        return Err(ToolError::Corrupt { path: source.to_owned(), findings: Box::new(findings) });
     }
     let partial = create_temporary(target, ".slotcast-restore-")?;
     copy(snapshot, partial.path(), on_progress)?;
     let connection = scratch_connection(partial.path())?;
     let total = findings.inventories;
     assign_new_epochs(&connection, new_epoch, &mut |done| {
-        report_progress(on_progress, ProgressUpdate { phase: "giving new epochs", done, total })
+        report_progress(on_progress, ProgressUpdate { phase: "assigning new epochs", done, total })
     })?;
     connection.close().map_err(|(_, error)| sql("closing the copy")(error))?;
     partial.as_file().sync_all().map_err(io(target))?;
@@ -104,7 +104,9 @@ fn assign_new_epochs(
         let (page, is_last) = table::read_page(&transaction, &query, PAGE).map_err(StoreError::from)?;
         for inventory in &page {
             let renewed = Arc::new(with_new_epoch(inventory, new_epoch));
-            EncodedRow::new(&renewed.id, Some(&renewed), false).put(&transaction).map_err(sql("giving new epochs"))?;
+            EncodedRow::new(&renewed.id, Some(&renewed), false)
+                .put(&transaction)
+                .map_err(sql("assigning new epochs"))?;
         }
         done += page.len() as u64;
         on_inventories_done(done)?;
@@ -113,7 +115,7 @@ fn assign_new_epochs(
             break;
         }
     }
-    transaction.commit().map_err(sql("giving new epochs"))
+    transaction.commit().map_err(sql("assigning new epochs"))
 }
 
 fn with_new_epoch(inventory: &Inventory, new_epoch: &mut dyn FnMut() -> Epoch) -> Inventory {

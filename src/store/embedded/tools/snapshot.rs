@@ -5,7 +5,7 @@ use crate::store::StoreError;
 use crate::store::embedded::files::{file_len_bytes, with_suffix};
 use crate::store::embedded::items::{self, CatalogError};
 use crate::store::embedded::open::{self, Identity, OpenError};
-use crate::store::embedded::overlay::State;
+use crate::store::embedded::overlay::CommittedState;
 use crate::store::embedded::{failure, header, replace, replay, table};
 use rusqlite::{Connection, ErrorCode};
 use std::fs::{File, TryLockError};
@@ -49,7 +49,7 @@ impl Snapshot {
     /// the store, and the damage.
     pub fn open_damaged(path: &Path) -> Result<(Self, Option<OpenError>), OpenError> {
         let path = open::resolve(path)?;
-        // The folder of another user may be unreadable.
+        // The directory of another user may be unreadable.
         if matches!(replace::find_pending(&path), Ok(Some(_))) {
             return Err(OpenError::Interrupted { path });
         }
@@ -121,12 +121,12 @@ impl Snapshot {
     }
 }
 
-/// Locks a store whose folder is not writable. SQLite needs to create a file beside a store to read it. Where it
+/// Locks a store whose directory is not writable. SQLite needs to create a file beside a store to read it. Where it
 /// cannot, the store is readable if it has no log, and a lock keeps other processes from writing to it meanwhile.
 fn lock_unwritable(path: &Path) -> Result<File, OpenError> {
-    let failed = |detail: &str| open::io_error(path, &format!("its folder is not writable, and {detail}"));
+    let failed = |detail: &str| open::io_error(path, &format!("its directory is not writable, and {detail}"));
     if file_len_bytes(&with_suffix(path, "-wal")) > 0 {
-        return Err(failed("it has a write-ahead log; copy both files to another folder"));
+        return Err(failed("it has a write-ahead log; copy both files to another directory"));
     }
     let file = File::open(path).map_err(|error| open::io_error(path, &error.to_string()))?;
     match file.try_lock_shared() {
@@ -141,7 +141,7 @@ fn lock_unwritable(path: &Path) -> Result<File, OpenError> {
 pub struct Inventories<'a> {
     pub(super) connection: &'a Connection,
     /// In order of ids.
-    pub(super) unfolded: Vec<(InventoryId, State)>,
+    pub(super) unfolded: Vec<(InventoryId, CommittedState)>,
 }
 
 impl Inventories<'_> {
@@ -156,7 +156,7 @@ impl Inventories<'_> {
     }
 
     /// Returns the inventory with this id; `None` if it does not exist.
-    pub fn find(&self, id: &InventoryId) -> Result<State, StoreError> {
+    pub fn find(&self, id: &InventoryId) -> Result<CommittedState, StoreError> {
         match self.unfolded.binary_search_by(|(unfolded, _)| unfolded.cmp(id)) {
             Ok(at) => Ok(self.unfolded[at].1.clone()),
             Err(_) => Ok(table::read(self.connection, id)?),

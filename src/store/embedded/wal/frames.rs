@@ -9,11 +9,11 @@ pub const HEADER_BYTES: usize = 32;
 const FRAME_HEADER_BYTES: usize = 24;
 pub const FRAME_BYTES: u64 = FRAME_HEADER_BYTES as u64 + PAGE_BYTES;
 pub const PAGE_LEN: usize = PAGE_BYTES as usize;
-/// The first bytes of a log. The last bit gives the byte order of the checksums.
+/// The first bytes of a write-ahead log. The last bit gives the byte order of the checksums.
 pub const MAGIC: u32 = 0x377F_0682;
 /// The file format version in the header.
 const FORMAT_VERSION: u32 = 3_007_000;
-/// The type bytes of a leaf page and an interior page of a table with row numbers.
+/// The type bytes of a leaf page and an interior page of a table with rowids.
 const TABLE_LEAF: u8 = 0x0D;
 pub const TABLE_INTERIOR: u8 = 0x05;
 
@@ -30,7 +30,7 @@ pub fn fill(reader: &mut impl Read, bytes: &mut [u8]) -> io::Result<bool> {
 pub type Checksum = (u32, u32);
 
 /// The header of a log, as read: it may be invalid.
-pub struct Header {
+pub struct WalHeader {
     pub is_valid: bool,
     pub big_endian: bool,
     pub page_bytes: u32,
@@ -39,7 +39,7 @@ pub struct Header {
     pub computed: Checksum,
 }
 
-impl Header {
+impl WalHeader {
     pub fn parse(bytes: &[u8; HEADER_BYTES]) -> Self {
         let (magic, version, page_bytes) = (u32_at(bytes, 0), u32_at(bytes, 4), u32_at(bytes, 8));
         let is_magic = magic & !1 == MAGIC;
@@ -52,7 +52,7 @@ impl Header {
 }
 
 /// One frame: a header, and the contents of a page.
-pub struct Frame<'a> {
+pub struct WalFrame<'a> {
     pub page: u32,
     /// Whether this is the last frame of a transaction.
     pub is_commit: bool,
@@ -64,7 +64,7 @@ pub struct Frame<'a> {
     pub big_endian: bool,
 }
 
-impl Frame<'_> {
+impl WalFrame<'_> {
     pub fn checksum(&self, previous: Checksum) -> Checksum {
         checksum(checksum(previous, self.header, self.big_endian), self.contents, self.big_endian)
     }
@@ -85,12 +85,12 @@ pub struct Frames<R> {
 
 impl<R: Read> Frames<R> {
     /// Reads the next frame. Returns `None` at the end of the file; an incomplete frame counts as the end.
-    pub fn next(&mut self) -> io::Result<Option<Frame<'_>>> {
+    pub fn next(&mut self) -> io::Result<Option<WalFrame<'_>>> {
         if !fill(&mut self.reader, &mut self.bytes)? {
             return Ok(None);
         }
         let bytes = &self.bytes;
-        Ok(Some(Frame {
+        Ok(Some(WalFrame {
             page: u32_at(bytes, 0),
             is_commit: u32_at(bytes, 4) != 0,
             salts: (u32_at(bytes, 8), u32_at(bytes, 12)),
