@@ -1,7 +1,7 @@
 //! The catalog on the wire: a client predicts with the catalog that it fetches from the server.
 
 use slotcast::catalog_file::default_catalog;
-use slotcast::wire::catalog::read;
+use slotcast::wire::catalog::decode_catalog;
 use slotcast::wire::reply;
 
 #[test]

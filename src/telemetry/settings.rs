@@ -41,7 +41,7 @@ pub enum AccessLogMode {
 impl AccessLogMode {
     pub const NAMES: [&str; 3] = ["off", "errors", "all"];
 
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "off" => Some(Self::Off),
             "errors" => Some(Self::Errors),

@@ -96,7 +96,7 @@ impl StoreInner {
         overlay.folding.is_some()
             || growing.records >= settings.round_records
             || growing.states.len() >= settings.round_inventories
-            || growing.records > 0 && age >= settings.round_after
+            || growing.records > 0 && age >= settings.fold_after
     }
 
     fn trimmable_rows(&self, memory: &MemoryState, rows_max: usize) -> Vec<TrimmableRow> {
@@ -291,14 +291,14 @@ impl Fold<'_> {
     }
 
     fn checkpoint_if_due(&self, due_bytes: u64) -> Result<(), FoldError> {
-        let soft = self.inner.settings.wal_bytes_soft;
+        let checkpoint_bytes = self.inner.settings.wal_checkpoint_bytes;
         let checkpoint = self.inner.checkpoint.lock();
-        let wal_bytes = checkpoint::if_due(self.connection, &self.inner.write_lock, due_bytes, soft)
+        let wal_bytes = checkpoint::if_due(self.connection, &self.inner.write_lock, due_bytes, checkpoint_bytes)
             .map_err(|error| FoldError::Failed { action: "emptying the write-ahead log", error })?;
         drop(checkpoint);
         let mut memory = self.inner.lock();
         memory.wal_bytes = wal_bytes;
-        memory.wal_due_bytes = checkpoint::next_due_bytes(wal_bytes, due_bytes, soft);
+        memory.wal_due_bytes = checkpoint::next_due_bytes(wal_bytes, due_bytes, checkpoint_bytes);
         Ok(())
     }
 
