@@ -138,7 +138,7 @@ impl Subscriber {
                 *replica = None;
                 continue;
             }
-            let frame = inventory_frame(change, self.last_sent[position]).expect("a change that makes sense");
+            let frame = decode_inventory_frame(change, self.last_sent[position]).expect("a change that makes sense");
             *replica = Some(Replica::apply(replica.as_ref(), &frame).expect("a frame that fits"));
             self.last_sent[position] = replica.as_ref().map(|replica| replica.contents.revision());
         }
