@@ -143,7 +143,7 @@ fn opening(folder: &Path) {
     let without_folds = EmbeddedSettings {
         round_records: usize::MAX,
         round_inventories: usize::MAX,
-        round_after: Duration::MAX,
+        fold_after: Duration::MAX,
         ..default.clone()
     };
     let store = EmbeddedStore::open(&path, without_folds).expect("the store opens");

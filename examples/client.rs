@@ -1,9 +1,9 @@
 //! A client without the server: creates an inventory, follows it, adds items, and prints what arrives.
 //!
-//! Run with `cargo run --no-default-features --features client --example client -- http://127.0.0.1:7400` while a server
-//! listens at that address (`slotcast serve`).
+//! Run with `cargo run --no-default-features --features client --example client -- http://127.0.0.1:7400` while a
+//! server listens at that address (`slotcast serve`).
 
-use slotcast::client::{Client, fresh_context};
+use slotcast::client::{Client, new_mutation_context};
 use slotcast::wire::v1::operation::Operation;
 use slotcast::wire::v1::{AddItem, CreateInventory, Stack};
 
@@ -13,7 +13,7 @@ const ADDED: [u32; 3] = [5, 2, 1];
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let uri = std::env::args().nth(1).unwrap_or_else(|| "http://127.0.0.1:7400".into());
     let client = Client::new(&uri, "example")?;
-    let context = fresh_context();
+    let context = new_mutation_context();
     let id = format!("example/{}", context.idempotency_key);
     let create = CreateInventory { inventory_id: id.clone(), layout: "chest".into(), ..CreateInventory::default() };
     client.mutate(context, Operation::Create(create)).await?;
@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for count in ADDED {
         let stack = Stack { item: "stone".into(), count, ..Stack::default() };
         let add = AddItem { inventory_id: id.clone(), stack: Some(stack), allow_partial: false };
-        let receipt = client.mutate(fresh_context(), Operation::Add(add)).await?;
+        let receipt = client.mutate(new_mutation_context(), Operation::Add(add)).await?;
         println!("added {count}: revision {}", receipt.inventories[0].revision);
     }
     let sum: u32 = ADDED.iter().sum();

@@ -4,7 +4,7 @@
 //! Run with `cargo run --example optimistic`. The example starts its own server on a free loopback port.
 
 use slotcast::catalog_file::default_catalog;
-use slotcast::client::{Client, Event, Session, SessionOptions, fresh_context};
+use slotcast::client::{Client, Session, SessionEvent, SessionOptions, new_mutation_context};
 use slotcast::domain::Slot;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
@@ -46,10 +46,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Another caller adds stones, which the session cannot predict.
     let stack = Some(Stack { item: "stone".into(), count: 3, ..Stack::default() });
     let add = AddItem { inventory_id: "steve".into(), stack, allow_partial: false };
-    client.mutate(fresh_context(), Operation::Add(add)).await?;
+    client.mutate(new_mutation_context(), Operation::Add(add)).await?;
     while stones(&session) != 27 {
         match session.next_event().await {
-            Some(Event::Failed { status, .. }) => println!("failed: {}", status.message()),
+            Some(SessionEvent::Failed { status, .. }) => println!("failed: {}", status.message()),
             Some(_) => {}
             None => return Err("the session has ended".into()),
         }
@@ -72,7 +72,7 @@ async fn create(client: &Client) -> Result<(), tonic::Status> {
         stacks: vec![SlotStack { slot: 0, stack }],
         ..CreateInventory::default()
     };
-    client.mutate(fresh_context(), Operation::Create(create)).await.map(drop)
+    client.mutate(new_mutation_context(), Operation::Create(create)).await.map(drop)
 }
 
 fn stones(session: &Session) -> u32 {

@@ -1,4 +1,4 @@
-//! Describes failed TLS handshakes: which certificate was refused, why, and what to change.
+//! Describes failed TLS handshakes: which certificate is invalid, why, and what to change.
 
 use std::io;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error};
@@ -38,6 +38,20 @@ pub fn server_handshake_error(error: &io::Error) -> String {
     }
 }
 
+/// Returns the UTC date of a time in seconds since Unix epoch, as RFC 3339 writes it: `2026-01-31`.
+pub fn utc_date(unix_s: i64) -> String {
+    // Howard Hinnant's `civil_from_days`: a year starts in March, so that a leap day is the last day of its year.
+    let days = unix_s.div_euclid(86_400) + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
 fn rustls_error(error: &io::Error) -> Option<&Error> {
     error.get_ref()?.downcast_ref()
 }
@@ -64,7 +78,7 @@ fn describe_certificate(problem: &CertificateError, owner: &str, unknown_issuer:
     #[allow(clippy::wildcard_enum_match_arm, reason = "the library may add kinds")]
     match problem {
         CertificateError::ExpiredContext { not_after, .. } => {
-            format!("the {owner} certificate has expired at Unix time {} (renew it)", not_after.as_secs())
+            format!("the {owner} certificate expired on {} (renew it)", utc_date(not_after.as_secs() as i64))
         }
         CertificateError::Expired => format!("the {owner} certificate has expired (renew it)"),
         CertificateError::NotValidYetContext { .. } | CertificateError::NotValidYet => {
@@ -88,3 +102,22 @@ fn describe_certificate(problem: &CertificateError, owner: &str, unknown_issuer:
 /// The text of webpki's error for a CA certificate that a server or client presents as its own. rustls has no variant
 /// for it.
 const CA_USED_AS_END_ENTITY: &str = "CaUsedAsEndEntity";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_its_date_in_utc() {
+        for (unix_s, date) in [
+            (0, "1970-01-01"),
+            (-1, "1969-12-31"),
+            (951_782_400, "2000-02-29"),
+            (951_868_800, "2000-03-01"),
+            (1_767_225_599, "2025-12-31"),
+            (4_107_542_400, "2100-03-01"),
+        ] {
+            assert_eq!(utc_date(unix_s), date, "{unix_s}");
+        }
+    }
+}

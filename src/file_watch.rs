@@ -95,8 +95,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_change_is_reported_once_stable_and_files_are_reported_together() {
-        let folder = tempfile::tempdir().unwrap();
-        let paths: Vec<_> = ["certificate", "key"].map(|name| folder.path().join(name)).into();
+        let directory = tempfile::tempdir().unwrap();
+        let paths: Vec<_> = ["certificate", "key"].map(|name| directory.path().join(name)).into();
         let write = |at: usize, text: &str| std::fs::write(&paths[at], text).unwrap();
         write(0, "a");
         write(1, "b");

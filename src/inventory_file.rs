@@ -15,14 +15,14 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 /// Version of the format. It increases when an older program cannot read the files of this version.
-pub const FORMAT: u32 = 1;
+pub const FORMAT_VERSION: u32 = 1;
 /// Maximum length of a line, in bytes. No valid inventory needs more.
 pub const LINE_BYTES_MAX: usize = 4 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
-    /// The format version, [`FORMAT`].
+    /// The format version, [`FORMAT_VERSION`].
     pub slotcast_export: u32,
     /// Version of the catalog that provided the item ids.
     pub catalog: String,
@@ -39,10 +39,10 @@ impl Header {
 
     pub fn read(line: &str) -> Result<Self, String> {
         let header: Self = serde_json::from_str(line).map_err(|error| format!("not a valid export header: {error}"))?;
-        if header.slotcast_export > FORMAT {
+        if header.slotcast_export > FORMAT_VERSION {
             let found = header.slotcast_export;
             return Err(format!(
-                "unsupported format {found}: this version reads formats up to {FORMAT}, use a newer one"
+                "unsupported format {found}: this version reads formats up to {FORMAT_VERSION}, upgrade slotcast"
             ));
         }
         Ok(header)
@@ -106,15 +106,15 @@ pub fn write(inventory: &Inventory, catalog: &Catalog) -> String {
     serde_json::to_string(&line).expect("numbers and strings are JSON")
 }
 
-/// Problems that an import accepts.
+/// The options of an import.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Leniency {
-    /// Accepts stacks above the `max_stack` of their item, which exist after a catalog lowers it.
-    pub oversized: bool,
+pub struct ImportOptions {
+    /// Accepts stacks larger than their item's `max_stack`, left over after the catalog lowered it.
+    pub allow_oversized: bool,
 }
 
 /// Reads a line as a new inventory with the given epoch, or returns every problem of the line.
-pub fn read(line: &str, catalog: &Catalog, leniency: Leniency, epoch: Epoch) -> Result<Inventory, Vec<String>> {
+pub fn read(line: &str, catalog: &Catalog, options: ImportOptions, epoch: Epoch) -> Result<Inventory, Vec<String>> {
     let line: Line = serde_json::from_str(line).map_err(|error| vec![format!("not a valid inventory: {error}")])?;
     let mut problems = Vec::new();
     let mut report = |problem: String| problems.push(problem);
@@ -134,7 +134,7 @@ pub fn read(line: &str, catalog: &Catalog, leniency: Leniency, epoch: Epoch) -> 
             Some(used) if *used => report(format!("slot {slot}: duplicate")),
             Some(used) => *used = true,
         }
-        match read_stack(entry, catalog, leniency) {
+        match read_stack(entry, catalog, options) {
             Ok(stack) => edits.push((Slot(slot as u16), Some(stack))),
             Err(problem) => report(format!("slot {slot}: {problem}")),
         }
@@ -150,7 +150,7 @@ pub fn read(line: &str, catalog: &Catalog, leniency: Leniency, epoch: Epoch) -> 
     Ok(Inventory { id, owner, layout: layout.id.clone(), epoch, contents })
 }
 
-fn read_stack(entry: &StackEntry, catalog: &Catalog, leniency: Leniency) -> Result<Stack, String> {
+fn read_stack(entry: &StackEntry, catalog: &Catalog, options: ImportOptions) -> Result<Stack, String> {
     let (item, known) = match &entry.item {
         ItemRef::Id(id) => {
             let item = catalog.item(id).ok_or_else(|| format!("unknown item {id:?}: add it to the catalog"))?;
@@ -163,7 +163,7 @@ fn read_stack(entry: &StackEntry, catalog: &Catalog, leniency: Leniency) -> Resu
     };
     let in_bounds = u32::try_from(entry.count).ok().filter(|count| *count <= COUNT_MAX).and_then(Count::new);
     let count = in_bounds.ok_or_else(|| format!("count must be 1 to {COUNT_MAX}, got {}", entry.count))?;
-    if let Some(item) = known.filter(|item| count > item.max_stack && !leniency.oversized) {
+    if let Some(item) = known.filter(|item| count > item.max_stack && !options.allow_oversized) {
         let (id, max_stack) = (&item.id, item.max_stack.get());
         return Err(format!("count exceeds the max_stack of {id:?}, {max_stack}: got {}", count.get()));
     }
@@ -189,7 +189,7 @@ mod tests {
     }
 
     fn problems(line: &str) -> Vec<String> {
-        read(line, &default_catalog(), Leniency::default(), epoch()).expect_err("the line is invalid")
+        read(line, &default_catalog(), ImportOptions::default(), epoch()).expect_err("the line is invalid")
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
         };
         let line = write(&inventory, &catalog);
         assert!(line.contains(r#""item":999999,"count":500}"#), "{line}");
-        assert_eq!(read(&line, &catalog, Leniency::default(), epoch()), Ok(inventory));
+        assert_eq!(read(&line, &catalog, ImportOptions::default(), epoch()), Ok(inventory));
     }
 
     #[test]
@@ -257,19 +257,19 @@ mod tests {
     }
 
     #[test]
-    fn an_oversized_stack_is_accepted_with_leniency() {
+    fn an_oversized_stack_is_accepted_only_if_the_options_allow_it() {
         let line = r#"{"id":"a","layout":"chest","stacks":[{"slot":0,"item":"stone","count":65}]}"#;
-        let lenient = Leniency { oversized: true };
+        let lenient = ImportOptions { allow_oversized: true };
         assert!(read(line, &default_catalog(), lenient, epoch()).is_ok());
         assert_eq!(problems(line).len(), 1);
     }
 
     #[test]
-    fn a_header_of_a_newer_format_is_rejected() {
+    fn a_header_of_a_newer_format_is_invalid() {
         let header = Header { slotcast_export: 1, catalog: "c".into(), exported_unix_ms: 5, inventories: Some(2) };
         assert_eq!(Header::read(&header.write()), Ok(header.clone()));
         let newer = Header { slotcast_export: 2, ..header };
-        assert!(Header::read(&newer.write()).unwrap_err().contains("use a newer one"));
+        assert!(Header::read(&newer.write()).unwrap_err().contains("upgrade slotcast"));
         assert!(Header::read(r#"{"id":"a"}"#).is_err());
     }
 }

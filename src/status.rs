@@ -17,12 +17,12 @@ use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
 
 /// Returns the status for an invalid field.
-pub fn invalid(violation: &FieldViolation) -> Status {
-    all_invalid(std::slice::from_ref(violation))
+pub fn invalid_field(violation: &FieldViolation) -> Status {
+    invalid_fields(std::slice::from_ref(violation))
 }
 
 /// Returns the status for several invalid fields, at least one. The first one determines the reason.
-pub fn all_invalid(violations: &[FieldViolation]) -> Status {
+pub fn invalid_fields(violations: &[FieldViolation]) -> Status {
     invalid_with(violations, [])
 }
 
@@ -42,7 +42,7 @@ pub fn inventory_not_found(id: &InventoryId) -> Status {
 
 /// Returns the status for a malformed name of the caller.
 pub fn invalid_caller() -> Status {
-    invalid(&FieldViolation::new(
+    invalid_field(&FieldViolation::new(
         CALLER_METADATA,
         "must be 1 to 128 bytes of UTF-8 without control characters, sent once",
     ))
@@ -50,7 +50,7 @@ pub fn invalid_caller() -> Status {
 
 /// Returns the status for a malformed name of the player.
 pub fn invalid_player() -> Status {
-    invalid(&FieldViolation::new(
+    invalid_field(&FieldViolation::new(
         PLAYER_METADATA,
         "must be 1 to 128 bytes of UTF-8 without control characters, sent once",
     ))
@@ -76,8 +76,8 @@ pub fn unauthenticated(error: AuthError) -> Status {
     without_details(reason, text)
 }
 
-/// The player may not read the inventory. The status is the same if the inventory belongs to another player, has no
-/// owner, or does not exist.
+/// Returns the status for an inventory that the player may not read. The status is the same if the inventory belongs to
+/// another player, has no owner, or does not exist.
 pub fn no_access() -> Status {
     without_details(ErrorReason::NoAccess, "the inventory does not exist or does not belong to this player")
 }
@@ -86,11 +86,11 @@ pub fn role_too_low() -> Status {
     without_details(ErrorReason::RoleTooLow, "the role of this caller does not permit this method")
 }
 
-pub fn list_of_other_owner() -> Status {
+pub fn cannot_list_others() -> Status {
     without_details(ErrorReason::RoleTooLow, "a player can only list its own inventories; set owner to the player's id")
 }
 
-pub fn player_mismatch() -> Status {
+pub fn cannot_act_for_another_player() -> Status {
     without_details(
         ErrorReason::RoleTooLow,
         "a player cannot act for another player; remove the metadata slotcast-player",
@@ -101,20 +101,21 @@ pub fn unknown_method() -> Status {
     without_details(ErrorReason::UnknownMethod, "unknown method; server reflection lists all methods")
 }
 
-/// The caller exceeds its request rate; the next request is accepted after `retry_after`.
+/// Returns the status for a caller that exceeds its request rate; its next request is accepted after `retry_after`.
 pub fn rate_limited(retry_after: Duration) -> Status {
     quota(ErrorReason::RateLimited, "caller", "too many requests from this caller; reduce the rate", retry_after)
 }
 
-/// The opener of a stream, a player or a caller, has reached its maximum of open streams.
-pub fn too_many_streams(opener: &str, streams_max: u32) -> Status {
+/// Returns the status for a stream beyond the maximum of open streams of `quota_subject`, a player or a caller.
+pub fn too_many_streams(quota_subject: &str, streams_max: u32) -> Status {
     let text = format!(
         "at most {streams_max} streams may be open at the same time; close one, or follow more inventories on each"
     );
-    quota(ErrorReason::TooManyStreams, opener, &text, Duration::from_secs(1))
+    quota(ErrorReason::TooManyStreams, quota_subject, &text, Duration::from_secs(1))
 }
 
-/// The inventories of one stream together have too many slots. Opening the same stream again does not help.
+/// Returns the status for a stream whose inventories together have too many slots. Opening the same stream again does
+/// not help.
 pub fn subscription_too_large(SubscriptionTooLarge { slots }: SubscriptionTooLarge) -> Status {
     let text = format!(
         "the inventories of one stream can have at most {SUBSCRIPTION_SLOTS_MAX} slots together, got {slots}; \
@@ -126,19 +127,20 @@ pub fn subscription_too_large(SubscriptionTooLarge { slots }: SubscriptionTooLar
     status(ErrorReason::SubscriptionTooLarge, text, details)
 }
 
-/// The server drains, or this connection has reached its maximum age. The client can continue at another replica, or
-/// at the same one after its restart.
+/// Returns the status for streams and calls when the server drains or their connection has reached its maximum age. The
+/// client can continue at another replica, or at the same one after its restart.
 pub fn draining() -> Status {
     with_retry(ErrorReason::Draining, "the connection is closing; connect again", Duration::from_millis(500))
 }
 
-/// The deadline of the call has expired.
+/// Returns the status for a call whose deadline has expired.
 pub fn deadline_exceeded() -> Status {
     let text = "deadline exceeded; repeat a mutation with the same key to learn its outcome";
     without_details(ErrorReason::DeadlineExceeded, text)
 }
 
-/// A name is not in the catalog. `paths` are the paths of the request's names, from [`request::name_paths`].
+/// Returns the status for a name that is not in the catalog. `paths` are the paths of the request's names, from
+/// [`request::name_paths`].
 pub fn unknown_name(paths: &[&str], single: bool, unknown: &UnresolvedReference) -> Status {
     let violation = request::unknown_name(paths, single, unknown);
     invalid_with(&[violation], [("operation", unknown.operation.to_string())])
@@ -157,7 +159,7 @@ pub fn engine_error(error: &EngineError) -> Status {
             "this idempotency key is older than the keys that the server remembers; read the inventories, then decide \
              whether to send a new mutation with a new key",
         ),
-        EngineError::KeyFromTheFuture { ahead_ms } => invalid(&FieldViolation::with_reason(
+        EngineError::KeyFromTheFuture { ahead_ms } => invalid_field(&FieldViolation::with_reason(
             "context.idempotency_key",
             ErrorReason::IdempotencyKeyFromTheFuture,
             format!("its time is {ahead_ms} ms ahead of the server's clock; set your clock, or retry after that time"),
@@ -204,11 +206,11 @@ fn rejection(rejection: &Rejection) -> Status {
         Cause::StackTooLarge { .. } => (ErrorReason::StackTooLarge, Subject::Field("count")),
         Cause::UnknownItemCode { .. } => (ErrorReason::UnknownItem, Subject::Field("item_code")),
         Cause::SameInventory { .. } => (ErrorReason::SameInventory, Subject::Field("to_inventory_id")),
-        Cause::NotEnough { id, .. } => (ErrorReason::NotEnough, Subject::Rule(id)),
-        Cause::NoRoom { id, .. } => (ErrorReason::NoRoom, Subject::Rule(id)),
-        Cause::SlotEmpty { id, .. } => (ErrorReason::SlotEmpty, Subject::Rule(id)),
-        Cause::SlotOccupied { id, .. } => (ErrorReason::SlotOccupied, Subject::Rule(id)),
-        Cause::NotARearrangement { id } => (ErrorReason::NotARearrangement, Subject::Rule(id)),
+        Cause::NotEnough { id, .. } => (ErrorReason::NotEnough, Subject::Precondition(id)),
+        Cause::NoRoom { id, .. } => (ErrorReason::NoRoom, Subject::Precondition(id)),
+        Cause::SlotEmpty { id, .. } => (ErrorReason::SlotEmpty, Subject::Precondition(id)),
+        Cause::SlotOccupied { id, .. } => (ErrorReason::SlotOccupied, Subject::Precondition(id)),
+        Cause::NotARearrangement { id } => (ErrorReason::NotARearrangement, Subject::Precondition(id)),
         Cause::StaleRevision { expected, .. } => (ErrorReason::StaleRevision, Subject::Inventory(&expected.id)),
     };
     let mut details = error_details(reason, metadata(rejection));
@@ -219,7 +221,7 @@ fn rejection(rejection: &Rejection) -> Status {
         Subject::Field(field) => {
             details.add_bad_request_violation(field, &text);
         }
-        Subject::Rule(id) => {
+        Subject::Precondition(id) => {
             details.add_precondition_failure_violation(reason.name(), id.as_str(), &text);
         }
     }
@@ -230,7 +232,7 @@ fn rejection(rejection: &Rejection) -> Status {
 enum Subject<'a> {
     Inventory(&'a InventoryId),
     Field(&'static str),
-    Rule(&'a InventoryId),
+    Precondition(&'a InventoryId),
 }
 
 /// Returns the values that a program needs to handle a rejection without parsing the text.

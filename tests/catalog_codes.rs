@@ -6,7 +6,7 @@ mod process;
 
 use process::ServerProcess;
 use slotcast::catalog_file;
-use slotcast::client::{Client, fresh_context};
+use slotcast::client::{Client, new_mutation_context};
 use slotcast::domain::Catalog;
 use slotcast::store::embedded::tools::{self, Snapshot};
 use slotcast::store::embedded::{CatalogError, EmbeddedSettings, EmbeddedStore};
@@ -52,8 +52,8 @@ impl Place {
         self.folder.path().join("slotcast.db")
     }
 
-    /// Opens the store, checks a catalog, and closes the store. Returns for each conflict the stored id, the code, and the
-    /// id in the catalog.
+    /// Opens the store, checks a catalog, and closes the store. Returns for each conflict the stored id, the code, and
+    /// the id in the catalog.
     fn accept(&self, items: &[(&str, u32, Option<&str>)]) -> Result<(), Vec<(String, u32, String)>> {
         let store = EmbeddedStore::open(&self.path(), EmbeddedSettings::default()).unwrap();
         match store.accept_catalog(&catalog(items)) {
@@ -170,7 +170,7 @@ async fn create_bag_of_sand(server: &ServerProcess) {
         ..v1::CreateInventory::default()
     };
     let client = Client::new(&server.uri, "test").unwrap();
-    client.mutate(fresh_context(), Operation::Create(create)).await.unwrap();
+    client.mutate(new_mutation_context(), Operation::Create(create)).await.unwrap();
 }
 
 /// Returns the item and count in the bag.

@@ -8,7 +8,7 @@
 mod process;
 
 use process::ServerProcess;
-use slotcast::client::{Client, fresh_context};
+use slotcast::client::{Client, new_mutation_context};
 use slotcast::wire::v1;
 use slotcast::wire::v1::operation::Operation;
 use std::collections::HashMap;
@@ -86,7 +86,7 @@ fn random_operation() -> (Operation, &'static str, i64) {
 async fn write(uri: Arc<Mutex<String>>, ledger: Arc<Ledger>, stop: Arc<AtomicBool>) {
     while !stop.load(Ordering::Relaxed) {
         let (operation, item, gained) = random_operation();
-        let context = fresh_context();
+        let context = new_mutation_context();
         loop {
             let client = Client::new(&uri.lock().unwrap().clone(), "crash-test").unwrap();
             match client.mutate(context.clone(), operation.clone()).await {
@@ -129,7 +129,7 @@ async fn case_32_kill_under_load_loses_no_acknowledged_mutation_and_creates_or_l
             layout: "player".into(),
             ..v1::CreateInventory::default()
         };
-        client.mutate(fresh_context(), Operation::Create(create)).await.unwrap();
+        client.mutate(new_mutation_context(), Operation::Create(create)).await.unwrap();
     }
     let (ledger, stop) = (Arc::new(Ledger::default()), Arc::new(AtomicBool::new(false)));
     let uri = Arc::new(Mutex::new(server.uri.clone()));

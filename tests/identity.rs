@@ -37,7 +37,7 @@ async fn a_token_of_each_key_type_authenticates_its_name_and_role() {
             let verified = verifier.verify_token(&key.sign(&claims("zoë", name))).unwrap();
             assert_eq!((verified.caller.as_str(), verified.role), ("zoë", role));
             assert_eq!(verified.player.as_ref().map(|player| player.as_str()), (role == Role::Player).then_some("zoë"));
-            assert_eq!(verified.expires.check(), Ok(()));
+            assert_eq!(verified.credential_status.check(), Ok(()));
         }
     }
     let several = claims_but("a", "player", json!({ "aud": ["other", AUDIENCE], "nbf": now_s() - 1, "jti": "1" }));
@@ -218,7 +218,7 @@ async fn keys_are_reloaded_without_a_restart_and_an_invalid_file_changes_nothing
     assert!(verifier.verify_token(&by_new).is_err(), "a file that just changed may still be incomplete");
     verifier.refresh().await;
     assert!(verifier.verify_token(&by_new).is_ok() && verifier.verify_token(&by_old).is_ok());
-    assert_eq!(verified.expires.check(), Ok(()));
+    assert_eq!(verified.credential_status.check(), Ok(()));
 
     for (refused, bad) in ["", "{\"keys\": []}", "{\"keys\": [{\"kty\": \"oct\"}]}"].iter().enumerate() {
         login.write(bad);
@@ -232,7 +232,7 @@ async fn keys_are_reloaded_without_a_restart_and_an_invalid_file_changes_nothing
     assert!(verifier.verify_token(&by_new).is_ok(), "the file does not exist");
     assert_eq!((verifier.reloads().succeeded(), verifier.reloads().failed()), (1, 4));
 
-    let mut watch = verified.expires.watch();
+    let mut watch = verified.credential_status.watch();
     login.publish(&[&new]);
     refresh(&verifier).await;
     watch.changed().await;
@@ -252,15 +252,15 @@ async fn case_50_setting_the_clock_back_does_not_extend_a_token_and_setting_it_a
     let verifier = login.verifier_at(&clock);
     let token = |sub: &str, seconds: u64| key.sign(&claims_but(sub, "player", json!({ "exp": now_s() + seconds })));
     let (short, long, unseen) = (token("a", 100), token("b", 100_000), token("c", 100));
-    let expires = verifier.verify_token(&short).unwrap().expires;
-    let long_expires = verifier.verify_token(&long).unwrap().expires;
-    let mut watch = long_expires.watch();
+    let short_status = verifier.verify_token(&short).unwrap().credential_status;
+    let long_status = verifier.verify_token(&long).unwrap().credential_status;
+    let mut watch = long_status.watch();
     tokio::time::advance(Duration::from_secs(60)).await;
     clock.move_by(-86_400_000);
     verifier.refresh().await;
-    assert!(verifier.verify_token(&short).is_ok() && expires.check().is_ok());
+    assert!(verifier.verify_token(&short).is_ok() && short_status.check().is_ok());
     tokio::time::advance(Duration::from_secs(41)).await;
-    assert_eq!(expires.check(), Err(AuthError::Expired));
+    assert_eq!(short_status.check(), Err(AuthError::Expired));
     assert_eq!(role(verifier.verify_token(&short)), Err("expired"));
     assert_eq!(role(verifier.verify_token(&unseen)), Err("expired"), "including a token that was never used before");
     assert!(verifier.verify_token(&long).is_ok());

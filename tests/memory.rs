@@ -8,7 +8,7 @@
 mod process;
 
 use process::ServerProcess;
-use slotcast::client::{Client, fresh_context};
+use slotcast::client::{Client, new_mutation_context};
 use slotcast::wire::v1;
 use slotcast::wire::v1::operation::Operation;
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ async fn create(client: &Client, id: &str) {
         stacks: vec![v1::SlotStack { slot: 0, stack }],
         ..v1::CreateInventory::default()
     };
-    client.mutate(fresh_context(), Operation::Create(create)).await.unwrap();
+    client.mutate(new_mutation_context(), Operation::Create(create)).await.unwrap();
 }
 
 async fn subscribe(client: &Client, id: &str) -> Streaming<v1::SubscribeInventoryResponse> {
@@ -56,7 +56,7 @@ async fn mutate(client: &Client, id: &str, times: usize) {
             let stack =
                 Some(v1::Stack { item: "cobblestone".into(), count: fastrand::u32(1..=64), ..v1::Stack::default() });
             let set = v1::SetSlot { inventory_id: id.into(), at: Some(v1::SlotRef { slot: 0 }), stack };
-            client.mutate(fresh_context(), Operation::Set(set)).await.unwrap();
+            client.mutate(new_mutation_context(), Operation::Set(set)).await.unwrap();
         }
     });
     futures_util::future::join_all(workers).await;

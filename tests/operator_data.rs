@@ -9,7 +9,7 @@ mod store_support;
 
 use process::ServerProcess;
 use serde_json::Value;
-use slotcast::client::{Client, fresh_context};
+use slotcast::client::{Client, new_mutation_context};
 use slotcast::store::Store;
 use slotcast::wire::v1;
 use slotcast::wire::v1::operation::Operation;
@@ -119,11 +119,11 @@ impl Load {
         let mine = format!("chest-{writer}");
         while !self.stop.load(Ordering::SeqCst) {
             let began = Instant::now();
-            client.mutate(fresh_context(), add(&format!("apples-{writer}"), "apple", 1, vec![])).await.unwrap();
+            client.mutate(new_mutation_context(), add(&format!("apples-{writer}"), "apple", 1, vec![])).await.unwrap();
             self.latencies.lock().unwrap().push(began.elapsed());
             self.apples[writer].fetch_add(1, Ordering::SeqCst);
             let other = format!("chest-{}", (writer + 1 + fastrand::usize(..WRITERS - 1)) % WRITERS);
-            let moved = client.mutate(fresh_context(), transfer(&mine, &other, fastrand::u32(1..9))).await;
+            let moved = client.mutate(new_mutation_context(), transfer(&mine, &other, fastrand::u32(1..9))).await;
             assert!(moved.as_ref().err().is_none_or(|status| status.code() == Code::FailedPrecondition), "{moved:?}");
         }
     }
@@ -151,10 +151,10 @@ async fn a_backup_under_load_has_everything_acknowledged_before_and_conserves_it
     let client = Client::new(&server.uri, "operator-test").unwrap();
     for writer in 0..WRITERS {
         let stones: Vec<_> = (0..10).map(|slot| (slot, "stone", 64)).collect();
-        client.mutate(fresh_context(), create(&format!("chest-{writer}"), &stones)).await.unwrap();
-        client.mutate(fresh_context(), create(&format!("apples-{writer}"), &[])).await.unwrap();
+        client.mutate(new_mutation_context(), create(&format!("chest-{writer}"), &stones)).await.unwrap();
+        client.mutate(new_mutation_context(), create(&format!("apples-{writer}"), &[])).await.unwrap();
     }
-    let remembered = fresh_context();
+    let remembered = new_mutation_context();
     client.mutate(remembered.clone(), add("chest-0", "coal", 3, vec![])).await.unwrap();
 
     let load = Arc::new(Load::default());
@@ -208,11 +208,11 @@ async fn case_35_a_stream_that_resumes_after_a_restore_gets_a_full_frame_with_th
     let (data, copy) = (folder.path().join("data"), folder.path().join("copy.db"));
     let mut server = ServerProcess::start(&data, &[]);
     let client = Client::new(&server.uri, "operator-test").unwrap();
-    client.mutate(fresh_context(), create("a", &[(0, "stone", 5)])).await.unwrap();
-    let early = fresh_context();
+    client.mutate(new_mutation_context(), create("a", &[(0, "stone", 5)])).await.unwrap();
+    let early = new_mutation_context();
     client.mutate(early.clone(), add("a", "coal", 1, vec![])).await.unwrap();
     succeed("backup", &data, &[text(&copy)]);
-    let late = fresh_context();
+    let late = new_mutation_context();
     let after = client.mutate(late.clone(), add("a", "coal", 1, vec![])).await.unwrap().inventories.remove(0);
     assert!(fail("restore", &data, &[text(&copy), "--force"]).contains("already open in another process"));
     server.kill();
@@ -394,7 +394,7 @@ async fn case_44_on_a_full_disk_mutations_fail_reads_succeed_and_the_store_recov
             v1::Stack { item: "stone".into(), count: 1, attributes: vec![number as u8; 1_024], ..Default::default() };
         let stacks = (0..8).map(|slot| v1::SlotStack { slot, stack: Some(stack.clone()) }).collect();
         let create = v1::CreateInventory { inventory_id: id, layout: "chest".into(), stacks, ..Default::default() };
-        let (context, create) = (fresh_context(), Operation::Create(create));
+        let (context, create) = (new_mutation_context(), Operation::Create(create));
         match client.mutate(context.clone(), create.clone()).await {
             Ok(_) => chests += 1,
             Err(status) => {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use slotcast::catalog_file::default_catalog;
-use slotcast::client::{Client, Event, Session, SessionError, SessionOptions, fresh_context};
+use slotcast::client::{Client, Session, SessionError, SessionEvent, SessionOptions, new_mutation_context};
 use slotcast::domain::Slot;
 use slotcast::live_rollout::LiveRollout;
 use slotcast::server::{RunningServer, ServerSettings};
@@ -56,7 +56,7 @@ async fn world(sync: SyncSettings) -> World {
             stacks: stack.map(|stack| v1::SlotStack { slot: 0, stack: Some(stack) }).into_iter().collect(),
             ..v1::CreateInventory::default()
         };
-        client.mutate(fresh_context(), Operation::Create(create)).await.unwrap();
+        client.mutate(new_mutation_context(), Operation::Create(create)).await.unwrap();
     }
     World { server, client, folder }
 }
@@ -71,22 +71,22 @@ impl World {
 
     /// Sends a mutation by another caller without a session.
     async fn mutate_as_another(&self, operation: Operation) {
-        Client::new(&self.server.uri(), "another").unwrap().mutate(fresh_context(), operation).await.unwrap();
+        Client::new(&self.server.uri(), "another").unwrap().mutate(new_mutation_context(), operation).await.unwrap();
     }
 
     async fn assert_converged(&self, session: &Session) {
         timeout(SOON, session.settled()).await.unwrap().unwrap();
-        for (position, id) in ["anna", "chest"].into_iter().enumerate() {
+        for (index, id) in ["anna", "chest"].into_iter().enumerate() {
             let request = v1::GetInventoryRequest { inventory_id: id.into() };
             let truth = self.client.rpc().get_inventory(request).await.unwrap().into_inner().inventory.unwrap();
             let version = truth.version.unwrap();
             let reached = async {
-                while session.confirmed(position).unwrap().revision().0 < version.revision {
+                while session.confirmed(index).unwrap().revision().0 < version.revision {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };
             timeout(SOON, reached).await.unwrap();
-            let digest = session.view(position).unwrap().digest();
+            let digest = session.view(index).unwrap().digest();
             assert_eq!(Some(v1::Digest { a: digest.a, b: digest.b }), version.digest, "{id}");
         }
         assert_eq!(session.counts().desyncs, 0);
@@ -116,12 +116,12 @@ fn transfer(from: &str, to: &str, count: u32) -> Operation {
     })
 }
 
-fn held(session: &Session, position: usize, slot: u16) -> u32 {
-    session.view(position).unwrap().stack(Slot(slot)).map_or(0, |stack| stack.count.get())
+fn held(session: &Session, index: usize, slot: u16) -> u32 {
+    session.view(index).unwrap().stack(Slot(slot)).map_or(0, |stack| stack.count.get())
 }
 
 /// Returns the first event that matches.
-async fn event<T>(session: &Session, mut select: impl FnMut(Event) -> Option<T>) -> T {
+async fn event<T>(session: &Session, mut select: impl FnMut(SessionEvent) -> Option<T>) -> T {
     let found = async {
         loop {
             if let Some(found) = select(session.next_event().await.expect("more events")) {
@@ -146,7 +146,7 @@ async fn correct_predictions_send_no_frame_and_the_next_delta_skips_their_revisi
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     assert_eq!(session.counts(), initial);
     world.mutate_as_another(add("anna", 3)).await;
-    event(&session, |event| matches!(event, Event::Changed { position: PLAYER }).then_some(())).await;
+    event(&session, |event| matches!(event, SessionEvent::Changed { index: PLAYER }).then_some(())).await;
     assert_eq!(held(&session, PLAYER, 0), 55);
     let counts = session.counts();
     assert_eq!((counts.syncs - initial.syncs, counts.deltas, counts.skipped), (1, 1, 8));
@@ -166,7 +166,7 @@ async fn both_sides_of_a_transfer_are_predicted() {
     world.assert_converged(&session).await;
     assert_eq!(session.counts(), initial);
     let outcomes = event(&session, |event| {
-        let Event::Confirmed { outcomes, as_predicted: true, .. } = event else { return None };
+        let SessionEvent::Confirmed { outcomes, as_predicted: true, .. } = event else { return None };
         Some(outcomes)
     });
     assert_eq!(outcomes.await[0].count, 10);
@@ -192,7 +192,7 @@ async fn a_wrong_prediction_is_corrected_immediately_by_a_full_frame() {
     world.mutate_as_another(add("anna", 4)).await;
     session.apply(drop_one(0)).unwrap();
     assert_eq!(held(&session, PLAYER, 0), 59, "it does not know of the four yet");
-    event(&session, |event| matches!(event, Event::Corrected { position: PLAYER }).then_some(())).await;
+    event(&session, |event| matches!(event, SessionEvent::Corrected { index: PLAYER }).then_some(())).await;
     assert_eq!(held(&session, PLAYER, 0), 63);
     world.assert_converged(&session).await;
     assert_eq!(session.counts().corrections, 1);
@@ -209,7 +209,7 @@ async fn a_rejected_prediction_is_rolled_back_and_corrected_immediately() {
     world.mutate_as_another(drop_all(0)).await;
     let applied = session.apply(drop_one(0)).unwrap();
     let refused = event(&session, |event| {
-        let Event::Failed { key, status } = event else { return None };
+        let SessionEvent::Failed { key, status } = event else { return None };
         Some((key, status))
     });
     let (key, status) = refused.await;
@@ -231,7 +231,7 @@ async fn an_unpredictable_mutation_is_sent_and_arrives_as_news() {
     assert!(!session.apply(transfer("anna", "chest", 7)).unwrap().predicted);
     assert_eq!(held(&session, PLAYER, 0), 60);
     while held(&session, PLAYER, 0) != 53 {
-        event(&session, |event| matches!(event, Event::Changed { position: PLAYER }).then_some(())).await;
+        event(&session, |event| matches!(event, SessionEvent::Changed { index: PLAYER }).then_some(())).await;
     }
     assert!(asked_at.elapsed() < Duration::from_millis(600), "{:?}", asked_at.elapsed());
 }
@@ -266,7 +266,7 @@ async fn a_session_survives_a_restart_and_applies_pending_mutations_once() {
     session.caught_up().await.unwrap();
     session.apply(drop_one(0)).unwrap();
     server.stop().await.unwrap();
-    event(&session, |event| matches!(event, Event::Disconnected).then_some(())).await;
+    event(&session, |event| matches!(event, SessionEvent::Disconnected).then_some(())).await;
     for _ in 0..3 {
         session.apply(drop_one(0)).unwrap();
     }
@@ -276,7 +276,7 @@ async fn a_session_survives_a_restart_and_applies_pending_mutations_once() {
     drop(timeout(SOON, listener.accept()).await.unwrap().unwrap());
     drop(listener);
     let server = start(folder.path(), address, SyncSettings::default()).await;
-    event(&session, |event| matches!(event, Event::Connected).then_some(())).await;
+    event(&session, |event| matches!(event, SessionEvent::Connected).then_some(())).await;
     let world = World { server, client, folder };
     world.assert_converged(&session).await;
     assert_eq!(held(&session, PLAYER, 0), 56);
@@ -288,8 +288,8 @@ async fn a_reported_desync_is_counted_and_repaired_by_a_full_frame() {
     let world = world(long_windows()).await;
     let session = world.session(1).await;
     session.resync(PLAYER);
-    event(&session, |event| matches!(event, Event::Desync { position: PLAYER }).then_some(())).await;
-    event(&session, |event| matches!(event, Event::Corrected { position: PLAYER }).then_some(())).await;
+    event(&session, |event| matches!(event, SessionEvent::Desync { index: PLAYER }).then_some(())).await;
+    event(&session, |event| matches!(event, SessionEvent::Corrected { index: PLAYER }).then_some(())).await;
     let counts = session.counts();
     assert_eq!((counts.desyncs, counts.corrections, counts.reconnects), (1, 1, 0));
     assert_eq!(held(&session, PLAYER, 0), 60);
@@ -302,7 +302,7 @@ async fn a_rejected_session_ends_with_the_status() {
     let options = SessionOptions::new(vec!["anna".into(), "anna".into()]);
     let session = world.client.session(options, world.client.catalog().await.unwrap()).unwrap();
     let Err(SessionError::Ended) = timeout(SOON, session.caught_up()).await.unwrap() else { panic!() };
-    let Some(Event::Ended { status }) = session.next_event().await else { panic!() };
+    let Some(SessionEvent::Ended { status }) = session.next_event().await else { panic!() };
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(session.next_event().await.is_none());
 }
@@ -320,7 +320,7 @@ async fn message(stream: &mut Streaming<v1::SubscribeInventoryResponse>) -> v1::
 }
 
 fn context(session: &str, reason: &str) -> v1::MutationContext {
-    v1::MutationContext { session: session.into(), reason: reason.into(), ..fresh_context() }
+    v1::MutationContext { session: session.into(), reason: reason.into(), ..new_mutation_context() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

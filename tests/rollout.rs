@@ -8,7 +8,7 @@ mod process;
 use futures_util::future::join_all;
 use process::ServerProcess;
 use slotcast::catalog_file::default_catalog;
-use slotcast::client::{CallMetadata, Client, Follow, FollowCounts, RetryChannel, fresh_context};
+use slotcast::client::{CallMetadata, Client, Follow, FollowCounts, RetryChannel, new_mutation_context};
 use slotcast::live_rollout::LiveRollout;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
@@ -54,14 +54,14 @@ impl Served {
             layout: "player".into(),
             ..v1::CreateInventory::default()
         };
-        self.client.mutate(fresh_context(), Operation::Create(create)).await.unwrap();
+        self.client.mutate(new_mutation_context(), Operation::Create(create)).await.unwrap();
     }
 
     /// Adds one item and returns the revision.
     async fn add(&self, name: &str) -> u64 {
         let stack = v1::Stack { item: "cobblestone".into(), count: 1, ..v1::Stack::default() };
         let add = v1::AddItem { inventory_id: name.into(), stack: Some(stack), allow_partial: false };
-        let receipt = self.client.mutate(fresh_context(), Operation::Add(add)).await.unwrap();
+        let receipt = self.client.mutate(new_mutation_context(), Operation::Add(add)).await.unwrap();
         receipt.inventories[0].revision
     }
 
@@ -333,7 +333,7 @@ impl Session {
             .map(|digest| v1::PredictedDigest { inventory_id: "steve".into(), digest: Some(digest) })
             .into_iter()
             .collect();
-        let context = v1::MutationContext { session: "tablet".into(), predicted, ..fresh_context() };
+        let context = v1::MutationContext { session: "tablet".into(), predicted, ..new_mutation_context() };
         let shift = v1::MoveItem {
             inventory_id: "steve".into(),
             from: Some(v1::SlotQuantity { slot: from, count: None }),

@@ -295,7 +295,8 @@ fn stored_records_and_rows_are_small() {
 
 /// Commits and prints each acknowledged state, until it is killed. Runs in a child process of the test below.
 fn child(path: &Path) -> ! {
-    let settings = EmbeddedSettings { round_records: 500, wal_bytes_soft: 256 << 10, ..EmbeddedSettings::default() };
+    let settings =
+        EmbeddedSettings { round_records: 500, wal_checkpoint_bytes: 256 << 10, ..EmbeddedSettings::default() };
     let store = EmbeddedStore::open(path, settings).expect("it opens");
     let ids: Vec<InventoryId> = (0..50).map(|number| id(&format!("inv-{number:02}"))).collect();
     let mut states = store.load(&ids, &[]).expect("it loads").inventories;

@@ -431,7 +431,7 @@ fn a_crash_during_folds_and_checkpoints_is_never_reported_as_damage() {
     let settings = EmbeddedSettings {
         round_records: 20,
         round_inventories: 10,
-        wal_bytes_soft: 64 << 10,
+        wal_checkpoint_bytes: 64 << 10,
         keys_max: 40,
         ..EmbeddedSettings::default()
     };

@@ -53,7 +53,7 @@ fn a_backup_during_commits_contains_exactly_the_commits_up_to_one_moment() {
     let settings = EmbeddedSettings {
         round_records: 30,
         slice: Duration::ZERO,
-        wal_bytes_soft: 64 << 10,
+        wal_checkpoint_bytes: 64 << 10,
         ..EmbeddedSettings::default()
     };
     let store = place.open_with(settings);
@@ -342,7 +342,7 @@ fn the_number_of_listed_problems_is_bounded() {
     store.close().expect("it closes");
     damage(&place.path(), "UPDATE inventories SET checksum = 1");
     let found = fsck(&place.path());
-    assert_eq!((found.problems.len(), found.problems_left_out), (tools::PROBLEMS_MAX, 50));
+    assert_eq!((found.problems.len(), found.problems_omitted), (tools::PROBLEMS_MAX, 50));
 }
 
 #[test]
@@ -386,7 +386,7 @@ fn an_import_adds_inventories_and_later_commits_build_on_them() {
 #[test]
 fn a_long_running_reader_does_not_block_commits() {
     let place = Place::new();
-    let settings = EmbeddedSettings { wal_bytes_soft: 64 << 10, ..EmbeddedSettings::default() };
+    let settings = EmbeddedSettings { wal_checkpoint_bytes: 64 << 10, ..EmbeddedSettings::default() };
     let store = place.open_with(settings);
     let state = inventory("chest", None, 1, 36, &[]);
     store.commit(&[transaction(key("first"), vec![created(&state)])]).expect("it commits");

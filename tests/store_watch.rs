@@ -6,7 +6,7 @@ mod process;
 mod store_support;
 
 use process::ServerProcess;
-use slotcast::client::{Client, fresh_context};
+use slotcast::client::{Client, new_mutation_context};
 use slotcast::store::embedded::EmbeddedStore;
 use slotcast::store::{CommitError, Store};
 use slotcast::wire::v1;
@@ -17,7 +17,7 @@ use store_support::*;
 
 async fn add_chest(client: &Client, id: &str) -> Result<v1::MutationReceipt, tonic::Status> {
     let create = v1::CreateInventory { inventory_id: id.into(), layout: "chest".into(), ..Default::default() };
-    client.mutate(fresh_context(), Operation::Create(create)).await
+    client.mutate(new_mutation_context(), Operation::Create(create)).await
 }
 
 /// Waits for the end of a server that has to end by itself within seconds.

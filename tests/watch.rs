@@ -5,7 +5,7 @@
 mod process;
 
 use process::ServerProcess;
-use slotcast::client::{Client, fresh_context};
+use slotcast::client::{Client, new_mutation_context};
 use slotcast::wire::v1;
 use slotcast::wire::v1::operation::Operation;
 use std::io::{BufRead, BufReader};
@@ -72,7 +72,7 @@ fn add(id: &str) -> Operation {
 }
 
 async fn mutate(uri: &str, operation: Operation) {
-    Client::new(uri, "test").unwrap().mutate(fresh_context(), operation).await.unwrap();
+    Client::new(uri, "test").unwrap().mutate(new_mutation_context(), operation).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! `slotcast call`: calls any RPC by name, with requests and replies in JSON.
 //!
-//! The command derives all RPCs from the service's protobuf descriptors, so a new RPC needs no code here.
+//! The command derives all RPCs from the server's protobuf descriptors, so a new RPC needs no code here.
 
 mod codec;
 pub(super) mod failure;
@@ -8,7 +8,7 @@ mod request;
 mod rpcs;
 
 use super::output::print;
-use super::{CommandResult, Target};
+use super::{ClientArgs, CommandResult};
 use codec::DynamicCodec;
 use failure::Failure;
 use futures_util::StreamExt;
@@ -53,7 +53,7 @@ pub struct Call {
     #[arg(long)]
     list: bool,
     #[command(flatten)]
-    target: Target,
+    client: ClientArgs,
 }
 
 impl Call {
@@ -70,8 +70,8 @@ impl Call {
         let mut message = request::parse(&rpc.input(), &json)?;
         let key = request::set_key(&mut message, self.key.as_deref())?;
 
-        let mut grpc = Grpc::new(self.target.client()?.channel());
-        let failed = |status| Failure::new(status, &self.target.server).with_key(key.clone());
+        let mut grpc = Grpc::new(self.client.client()?.channel());
+        let failed = |status| Failure::new(status, &self.client.server).with_key(key.clone());
         grpc.ready().await.map_err(|error| failed(tonic::Status::from_error(error.into())))?;
         let (path, codec) = (rpcs::path(&rpc)?, DynamicCodec::new(rpc.output()));
         if !rpc.is_server_streaming() {

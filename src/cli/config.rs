@@ -15,16 +15,16 @@ use std::sync::Arc;
 /// Validate the configuration and print the effective settings with their sources.
 ///
 /// Accepts the same file, environment and flags as `slotcast serve` and rejects the same mistakes. It also reads the
-/// certificates, keys, JWKS and catalog that the settings name, compares the catalog with the store in the data folder,
-/// and checks that the data folder is writable. It opens no listeners and changes nothing. The output is a valid
-/// settings file without secrets. If the configuration is invalid, the command lists every problem and fails.
+/// certificates, keys, JWKS and catalog that the settings name, compares the catalog with the store in the data
+/// directory, and checks that the data directory is writable. It opens no listeners and changes nothing. The output is
+/// a valid settings file without secrets. If the configuration is invalid, the command lists every problem and fails.
 #[derive(Debug, clap::Args)]
 pub struct Config {
     /// Print every setting with its documentation and default, as a template for a settings file.
     #[arg(long)]
     documented: bool,
-    /// Validate only the settings, not the files and folders that they name. Use this on a machine that does not have
-    /// them.
+    /// Validate only the settings, not the files and directories that they name. Use this on a machine that does not
+    /// have them.
     #[arg(long)]
     settings_only: bool,
     #[command(flatten)]
@@ -47,7 +47,7 @@ impl Config {
     }
 }
 
-/// Fails if `slotcast serve` would refuse the catalog for an existing store in the data folder.
+/// Fails if `slotcast serve` would refuse the catalog for an existing store in the data directory.
 fn check_catalog(data: &Path, catalog: &Catalog) -> CommandResult {
     match Snapshot::open_if_any(&data.join(STORE_FILE)) {
         Ok(Some(snapshot)) => Ok(snapshot.check_catalog(catalog)?),

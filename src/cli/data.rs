@@ -13,32 +13,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Name of the store's file in its folder.
+/// Name of the store's file in its directory.
 pub const STORE_FILE: &str = "slotcast.db";
 
 #[derive(Debug, Args)]
-pub struct DataFolder {
-    /// Folder of the store, or its file.
-    #[arg(long, value_name = "FOLDER", default_value = "slotcast-data", env = "SLOTCAST_DATA")]
+pub struct DataDirectory {
+    /// Directory of the store, or its file.
+    #[arg(long, value_name = "DIR", default_value = "slotcast-data", env = "SLOTCAST_DATA")]
     data: PathBuf,
 }
 
-impl DataFolder {
+impl DataDirectory {
     pub fn store_path(&self) -> PathBuf {
         store_path(&self.data)
     }
 
-    /// Creates the folder if it does not exist, and returns the path of the store's file.
+    /// Creates the directory if it does not exist, and returns the path of the store's file.
     pub fn create(&self) -> Result<PathBuf, Box<dyn Error>> {
         if !self.data.is_file() {
             std::fs::create_dir_all(&self.data)
-                .map_err(|error| format!("cannot create the folder {}: {error}", self.data.display()))?;
+                .map_err(|error| format!("cannot create the directory {}: {error}", self.data.display()))?;
         }
         Ok(self.store_path())
     }
 }
 
-/// Returns the path of the store's file, given the file or its folder.
+/// Returns the path of the store's file, given the file or its directory.
 pub fn store_path(path: &Path) -> PathBuf {
     if path.is_file() { path.to_owned() } else { path.join(STORE_FILE) }
 }
@@ -64,7 +64,7 @@ pub struct Progress {
 }
 
 /// How long the command may clean up after Ctrl-C or SIGTERM before it exits.
-const CLEANUP_LIMIT: Duration = Duration::from_secs(2);
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Exit status after an interrupt, as in shells.
 const INTERRUPTED_STATUS: i32 = 130;
 
@@ -88,7 +88,7 @@ impl Progress {
                 _ = interrupt.recv() => {}
             }
             interrupted.store(true, Ordering::Relaxed);
-            tokio::time::sleep(CLEANUP_LIMIT).await;
+            tokio::time::sleep(CLEANUP_TIMEOUT).await;
             // The current step does not check for interrupts in time; it has either not created a file yet or is almost
             // done.
             std::process::exit(INTERRUPTED_STATUS);

@@ -3,8 +3,8 @@
 use super::CommandResult;
 use super::data::STORE_FILE;
 use super::output::print;
-use super::play::{Play, PlayError, Played, progress_bar};
-use super::trace::{Trace, World, old_game_bytes};
+use super::play::{PlayError, PlayResult, TraceRun, progress_bar};
+use super::trace::{Trace, World, baseline_bytes};
 use crate::catalog_file;
 use crate::client::Client;
 use crate::domain::{Contents, InventoryId};
@@ -46,11 +46,11 @@ struct Report {
 struct Row {
     name: String,
     ops: usize,
-    /// Bytes that the old game would have sent: JSON of every slot after each operation.
-    old_game_bytes: u64,
-    full_frames: Sent,
-    deltas: Sent,
-    predicted: Sent,
+    /// Bytes that the baseline would have sent: every slot as JSON after each operation.
+    baseline_bytes: u64,
+    full_frames: Traffic,
+    deltas: Traffic,
+    predicted: Traffic,
 }
 
 impl Row {
@@ -61,7 +61,7 @@ impl Row {
 
 /// Traffic of the stream of one trace, without the initial frames.
 #[derive(Debug, Clone, Copy, Serialize)]
-struct Sent {
+struct Traffic {
     syncs: u64,
     /// Size of the gRPC messages in bytes, including the 5-byte prefix of each.
     bytes: u64,
@@ -70,11 +70,11 @@ struct Sent {
 
 const EXPLANATION: &str = "
 syncs / bytes: gRPC messages and their size with the 5-byte prefix, without the initial frames.
-old game:      bytes of JSON with every slot, sent for each operation.
+baseline:      every slot as JSON, sent after each operation.
 full frames:   all slots as protobuf, sent immediately for each operation.
 deltas:        changed slots, debounced, for a client that names its session.
 predicted:     deltas for a client that predicts its own changes and sends the expected digests.
-saved:         bytes that deltas save compared with the old game, and with full frames.
+saved:         bytes that deltas save compared with the baseline, and with full frames.
 desyncs:       subscribers that differ from the store, which is reopened at the end.";
 
 /// How the server syncs and how the client plays a trace.
@@ -96,7 +96,7 @@ impl SyncMode {
         }
     }
 
-    async fn play(self, mut play: Play<'_>) -> Result<Played, PlayError> {
+    async fn play(self, mut play: TraceRun<'_>) -> Result<PlayResult, PlayError> {
         match self {
             Self::FullFrames => play.run().await,
             Self::Deltas => {
@@ -122,9 +122,9 @@ impl Demo {
         progress.finish_and_clear();
         let mut rows = Vec::new();
         for (((trace, full_frames), deltas), predicted) in traces.iter().zip(full_frames).zip(deltas).zip(predicted) {
-            let old_game_bytes = old_game_bytes(trace, &world)?;
+            let baseline_bytes = baseline_bytes(trace, &world)?;
             let (name, ops) = (trace.name.clone(), trace.steps.len());
-            rows.push(Row { name, ops, old_game_bytes, full_frames, deltas, predicted });
+            rows.push(Row { name, ops, baseline_bytes, full_frames, deltas, predicted });
         }
         let report = Report { traces: rows };
         if self.json {
@@ -146,9 +146,9 @@ async fn run_mode(
     traces: &[Trace],
     world: &World,
     progress: &ProgressBar,
-) -> Result<Vec<Sent>, Box<dyn Error>> {
-    let folder = TempDir::with_prefix("slotcast-demo-")?;
-    let path = folder.path().join(STORE_FILE);
+) -> Result<Vec<Traffic>, Box<dyn Error>> {
+    let directory = TempDir::with_prefix("slotcast-demo-")?;
+    let path = directory.path().join(STORE_FILE);
     let store = Arc::new(EmbeddedStore::open(&path, EmbeddedSettings::default())?);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let settings = ServerSettings { rollout: LiveRollout::new(mode.rollout()), ..ServerSettings::default() };
@@ -157,7 +157,7 @@ async fn run_mode(
     let plays = traces.iter().map(async |trace| {
         let client = Client::new(&uri, "demo")?;
         let prefix = format!("{}/", trace.name);
-        let play = Play { client: &client, trace, world, prefix: &prefix, session: "", progress };
+        let play = TraceRun { client: &client, trace, world, prefix: &prefix, session: "", progress };
         Ok::<_, Box<dyn Error>>(mode.play(play).await?)
     });
     let played = try_join_all(plays).await?;
@@ -166,7 +166,7 @@ async fn run_mode(
 }
 
 /// Reopens the store and counts every replica that differs from it as a desync.
-fn compare(path: &Path, played: Played) -> Result<Sent, Box<dyn Error>> {
+fn compare(path: &Path, played: PlayResult) -> Result<Traffic, Box<dyn Error>> {
     let store = EmbeddedStore::open(path, EmbeddedSettings::default())?;
     let ids: Vec<InventoryId> = played
         .replicas
@@ -179,7 +179,7 @@ fn compare(path: &Path, played: Played) -> Result<Sent, Box<dyn Error>> {
         !stored.is_some_and(|stored| is_equal(replica, &stored.contents))
     });
     let desyncs = played.desyncs + differing.count() as u64;
-    Ok(Sent { syncs: played.syncs, bytes: played.bytes, desyncs })
+    Ok(Traffic { syncs: played.syncs, bytes: played.bytes, desyncs })
 }
 
 fn is_equal(replica: &Contents, stored: &Contents) -> bool {
@@ -190,18 +190,18 @@ fn table(report: &Report) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(
-        ["trace", "ops", "old game", "full frames", "deltas", "saved", "predicted", "desyncs"].map(Cell::new),
+        ["trace", "ops", "baseline", "full frames", "deltas", "saved", "predicted", "desyncs"].map(Cell::new),
     );
     for row in &report.traces {
         let cells = [
             row.name.clone(),
             row.ops.to_string(),
-            row.old_game_bytes.to_string(),
+            row.baseline_bytes.to_string(),
             syncs_and_bytes(row.full_frames),
             syncs_and_bytes(row.deltas),
             format!(
                 "{} {}",
-                saved(row.old_game_bytes, row.deltas.bytes),
+                saved(row.baseline_bytes, row.deltas.bytes),
                 saved(row.full_frames.bytes, row.deltas.bytes)
             ),
             syncs_and_bytes(row.predicted),
@@ -215,7 +215,7 @@ fn table(report: &Report) -> Table {
     table
 }
 
-fn syncs_and_bytes(sent: Sent) -> String {
+fn syncs_and_bytes(sent: Traffic) -> String {
     format!("{} / {:>5}", sent.syncs, sent.bytes)
 }
 

@@ -24,8 +24,8 @@ const DAY: Duration = Duration::from_secs(24 * 3_600);
 /// owner can read them.
 #[derive(Debug, clap::Args)]
 pub struct DevCredentials {
-    /// Folder to write to. It is created if it does not exist.
-    folder: PathBuf,
+    /// Directory to write to. It is created if it does not exist.
+    directory: PathBuf,
     /// Player that the player token is for.
     #[arg(long, default_value = "steve", value_name = "NAME", value_parser = player)]
     player: PlayerId,
@@ -51,9 +51,9 @@ pub struct DevCredentials {
 
 impl DevCredentials {
     pub fn run(self) -> CommandResult {
-        let folder = files::check(&self.folder, &content::NAMES, self.force)?;
+        let directory = files::check(&self.directory, &content::NAMES, self.force)?;
         let content = Content {
-            folder: &folder,
+            directory: &directory,
             player: &self.player,
             listen: self.listen,
             hosts: &self.hosts,
@@ -62,16 +62,16 @@ impl DevCredentials {
             now: SystemTime::now(),
             validity: self.days * DAY,
         };
-        files::write(&self.folder, &content.generate()?)?;
+        files::write(&self.directory, &content.generate()?)?;
         Ok(print(self.instructions())?)
     }
 
     fn instructions(&self) -> String {
-        let path = |name: &str| quoted(self.folder.join(name).display());
+        let path = |name: &str| quoted(self.directory.join(name).display());
         let (player, days) = (self.player.as_str(), self.days);
         format!(
-            "Created development credentials in {folder}, valid for {days} days.
-Do not use them in production: anyone who can read this folder can issue tokens and certificates.
+            "Created development credentials in {directory}, valid for {days} days.
+Do not use them in production: anyone who can read this directory can issue tokens and certificates.
 
   ca.pem, ca-key.pem          certificate authority
   server.pem, server-key.pem  server certificate for {hosts}
@@ -92,12 +92,12 @@ Call it from another terminal as the service:
 Call it as the player or as the admin:
   slotcast call ListInventories {own} --token-file {player_token}
   slotcast rollout get --token-file {admin_token}",
-            folder = self.folder.display(),
+            directory = self.directory.display(),
             hosts = content::hosts(&self.hosts, self.listen).join(", "),
             service = content::SERVICE_NAME,
             admin = content::ADMIN_NAME,
             settings = path(SETTINGS),
-            client_env = sourced(&self.folder.join(CLIENT_ENV)),
+            client_env = sourced(&self.directory.join(CLIENT_ENV)),
             own = quoted(json!({ "owner": player })),
             player_token = path(PLAYER_TOKEN),
             admin_token = path(ADMIN_TOKEN),
@@ -157,20 +157,20 @@ mod tests {
         TestCli::try_parse_from([&["test"], arguments].concat()).map(|cli| cli.command)
     }
 
-    fn run(folder: &Path, arguments: &[&str]) -> Result<(), String> {
-        let folder = folder.to_str().unwrap();
-        parse(&[arguments, &[folder]].concat()).unwrap().run().map_err(|error| error.to_string())
+    fn run(directory: &Path, arguments: &[&str]) -> Result<(), String> {
+        let directory = directory.to_str().unwrap();
+        parse(&[arguments, &[directory]].concat()).unwrap().run().map_err(|error| error.to_string())
     }
 
-    fn read(folder: &Path, name: &str) -> String {
-        std::fs::read_to_string(folder.join(name)).unwrap()
+    fn read(directory: &Path, name: &str) -> String {
+        std::fs::read_to_string(directory.join(name)).unwrap()
     }
 
     #[tokio::test]
     async fn the_tokens_name_callers_of_all_three_roles() {
-        let folder = tempfile::tempdir().unwrap();
-        run(folder.path(), &["--player", "alex"]).unwrap();
-        let settings: toml::Table = read(folder.path(), SETTINGS).parse().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        run(directory.path(), &["--player", "alex"]).unwrap();
+        let settings: toml::Table = read(directory.path(), SETTINGS).parse().unwrap();
         let identity = |key: &str| settings["identity"][key].as_str().unwrap().to_owned();
         let settings = IdentitySettings {
             jwks: Some(identity("jwks").into()),
@@ -184,7 +184,7 @@ mod tests {
             (content::SERVICE_TOKEN, content::SERVICE_NAME, Role::Service),
             (ADMIN_TOKEN, content::ADMIN_NAME, Role::Admin),
         ] {
-            let verified = verifier.verify_token(read(folder.path(), file).trim()).unwrap();
+            let verified = verifier.verify_token(read(directory.path(), file).trim()).unwrap();
             assert_eq!((verified.caller.as_str(), verified.role), (name, role));
             assert_eq!(verified.player.is_some(), role == Role::Player);
         }
@@ -192,15 +192,15 @@ mod tests {
 
     #[test]
     fn only_the_owner_can_read_keys_and_tokens() {
-        let folder = tempfile::tempdir().unwrap();
-        run(folder.path(), &[]).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        run(directory.path(), &[]).unwrap();
         for name in content::NAMES {
-            let mode = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777;
+            let mode = std::fs::metadata(directory.path().join(name)).unwrap().permissions().mode() & 0o777;
             let is_secret = name.ends_with("-key.pem") || name.ends_with(".token");
             assert_eq!(mode, if is_secret { 0o600 } else { 0o644 }, "{name}");
         }
         assert_eq!(
-            std::fs::read_dir(folder.path()).unwrap().count(),
+            std::fs::read_dir(directory.path()).unwrap().count(),
             content::NAMES.len(),
             "no temporary file is left"
         );
@@ -208,28 +208,29 @@ mod tests {
 
     #[test]
     fn existing_files_are_overwritten_only_with_force() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join(SETTINGS), "mine").unwrap();
-        let error = run(folder.path(), &[]).unwrap_err();
-        let path = folder.path().join(SETTINGS);
-        let expected = format!("{} already exists (choose another folder, or overwrite with --force)", path.display());
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join(SETTINGS), "mine").unwrap();
+        let error = run(directory.path(), &[]).unwrap_err();
+        let path = directory.path().join(SETTINGS);
+        let expected =
+            format!("{} already exists (choose another directory, or overwrite with --force)", path.display());
         assert_eq!(error, expected);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing was written");
-        assert_eq!(read(folder.path(), SETTINGS), "mine");
-        run(folder.path(), &["--force"]).unwrap();
-        assert!(read(folder.path(), SETTINGS).contains("[tls]"));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing was written");
+        assert_eq!(read(directory.path(), SETTINGS), "mine");
+        run(directory.path(), &["--force"]).unwrap();
+        assert!(read(directory.path(), SETTINGS).contains("[tls]"));
     }
 
     #[test]
-    fn a_file_in_place_of_the_folder_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
+    fn a_file_in_place_of_the_directory_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
         std::fs::write(&path, "").unwrap();
-        assert_eq!(run(&path, &["--force"]).unwrap_err(), format!("{} is not a folder", path.display()));
+        assert_eq!(run(&path, &["--force"]).unwrap_err(), format!("{} is not a directory", path.display()));
     }
 
     #[test]
-    fn invalid_options_are_refused() {
+    fn invalid_options_are_errors() {
         for (arguments, part) in [
             (["--days", "0"], "0 is not in 1..=365"),
             (["--days", "366"], "366 is not in 1..=365"),
@@ -239,7 +240,7 @@ mod tests {
             (["--host", "not a host"], "not a host name or IP address"),
             (["--issuer", ""], "a value is required"),
         ] {
-            let error = parse(&[&arguments[..], &["folder"]].concat()).unwrap_err().to_string();
+            let error = parse(&[&arguments[..], &["directory"]].concat()).unwrap_err().to_string();
             assert!(error.contains(part), "{arguments:?}: {error}");
         }
     }

@@ -1,10 +1,10 @@
 //! `slotcast export`: writes all inventories as JSON lines.
 
 use super::CommandResult;
-use super::data::{CatalogFile, DataFolder, Progress, unix_ms};
+use super::data::{CatalogFile, DataDirectory, Progress, unix_ms};
 use super::output::OutputError;
 use crate::domain::Catalog;
-use crate::inventory_file::{self, FORMAT, Header};
+use crate::inventory_file::{self, FORMAT_VERSION, Header};
 use crate::store::embedded::tools::{self, Inventories, ProgressUpdate, Snapshot, ToolError};
 use crate::{catalog_file, store::StoreError};
 use std::error::Error;
@@ -12,14 +12,14 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Write all inventories as JSON, one per line. The service may run meanwhile.
+/// Write all inventories as JSON, one per line. Can run while the server is running.
 ///
 /// The first line has the format, the catalog version, the time, and the number of lines that follow. Items are named
 /// by id, or by code if the catalog does not have them; attributes are in base64. `slotcast import` reads the file.
 #[derive(Debug, clap::Args)]
 pub struct Export {
     #[command(flatten)]
-    data: DataFolder,
+    data: DataDirectory,
     #[command(flatten)]
     catalog: CatalogFile,
     /// File to create; `-` is standard output.
@@ -78,11 +78,12 @@ impl Export {
             return Err(format!("{path} already exists (choose another name, or overwrite it with --force)").into());
         }
         let unwritable = |error: std::io::Error| format!("cannot write {path}: {error}");
-        let folder = match self.file.parent() {
+        let directory = match self.file.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             Some(_) | None => Path::new("."),
         };
-        let mut partial = tempfile::NamedTempFile::with_prefix_in(".slotcast-export-", folder).map_err(unwritable)?;
+        let mut partial =
+            tempfile::NamedTempFile::with_prefix_in(".slotcast-export-", directory).map_err(unwritable)?;
         let progress = Progress::interruptible()?;
         self.write(inventories, catalog, partial.as_file_mut(), &progress).map_err(|error| match error {
             ExportError::Output(error) => unwritable(error).into(),
@@ -92,7 +93,7 @@ impl Export {
         partial.as_file().sync_all().map_err(unwritable)?;
         let persisted = if self.force { partial.persist(&self.file) } else { partial.persist_noclobber(&self.file) };
         persisted.map_err(|failed| unwritable(failed.error))?;
-        Ok(File::open(folder).and_then(|folder| folder.sync_all()).map_err(unwritable)?)
+        Ok(File::open(directory).and_then(|directory| directory.sync_all()).map_err(unwritable)?)
     }
 
     fn write(
@@ -104,7 +105,7 @@ impl Export {
     ) -> Result<(), ExportError> {
         let total = inventories.count()?;
         let header = Header {
-            slotcast_export: FORMAT,
+            slotcast_export: FORMAT_VERSION,
             catalog: catalog_file::version(catalog),
             exported_unix_ms: unix_ms(),
             // The number of damaged inventories is not known yet.

@@ -1,21 +1,21 @@
 //! `slotcast fsck`: verifies a store.
 
 use super::CommandResult;
-use super::data::{DataFolder, Progress};
+use super::data::{DataDirectory, Progress};
 use super::output::print;
 use crate::store::embedded::tools::{self, Findings, Snapshot};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// Verify a store or a backup, without changing it. The service may run meanwhile.
+/// Verify a store or a backup, without changing it. Can run while the server is running.
 ///
-/// Verifies every page, checksum, digest, stamp, journal row and idempotency key, and compares the inventories with the
-/// mutations that the journal still has. Prints every problem (at most 100) and exits with status 1, or prints a
-/// summary and exits with status 0.
+/// Verifies every page, checksum, digest, slot revision, journal row and idempotency key, and compares the inventories
+/// with the mutations that the journal still has. Prints every problem (at most 100) and exits with status 1, or prints
+/// a summary and exits with status 0.
 #[derive(Debug, clap::Args)]
 pub struct Fsck {
     #[command(flatten)]
-    data: DataFolder,
+    data: DataDirectory,
     /// Print the result as JSON, with items by code.
     #[arg(long)]
     json: bool,
@@ -42,7 +42,7 @@ impl Fsck {
         } else {
             findings.problems.iter().try_for_each(print)?;
         }
-        match findings.problems.len() as u64 + findings.problems_left_out {
+        match findings.problems.len() as u64 + findings.problems_omitted {
             0 => Ok(()),
             1 => Err(format!("{} has 1 problem (restore it from a backup)", path.display()).into()),
             problems => Err(format!("{} has {problems} problems (restore it from a backup)", path.display()).into()),
@@ -70,7 +70,7 @@ fn to_json(path: &Path, findings: &Findings) -> Value {
         "file": path.display().to_string(),
         "ok": findings.problems.is_empty(),
         "problems": findings.problems,
-        "problems_left_out": findings.problems_left_out,
+        "problems_omitted": findings.problems_omitted,
         "inventories": findings.inventories,
         "stacks": findings.stacks,
         "items": items,

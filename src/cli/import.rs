@@ -1,12 +1,12 @@
 //! `slotcast import`: creates inventories from JSON lines.
 
 use super::CommandResult;
-use super::data::{CatalogFile, DataFolder, Progress, STORE_FILE};
+use super::data::{CatalogFile, DataDirectory, Progress, STORE_FILE};
 use super::output::print;
 use crate::catalog_file;
 use crate::domain::{Catalog, InventoryId};
 use crate::engine::new_epoch;
-use crate::inventory_file::{self, Header, LINE_BYTES_MAX, Leniency};
+use crate::inventory_file::{self, Header, ImportOptions, LINE_BYTES_MAX};
 use crate::store::embedded::tools::import::{ExclusiveStore, Staging};
 use crate::store::embedded::tools::{Inventories, PROBLEMS_MAX, ProgressUpdate, Snapshot, ToolError};
 use std::error::Error;
@@ -15,14 +15,14 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Create inventories from the output of `slotcast export`, all or none. The service must not run on the store.
+/// Create inventories from the output of `slotcast export`, all or none. Stop the server first.
 ///
 /// Validates everything before it writes anything: against the catalog, for duplicates, and against the store. Reports
 /// every problem with its line (at most 100). Inventories get new epochs and start at revision 1.
 #[derive(Debug, clap::Args)]
 pub struct Import {
     #[command(flatten)]
-    data: DataFolder,
+    data: DataDirectory,
     #[command(flatten)]
     catalog: CatalogFile,
     /// File to read; `-` is standard input.
@@ -31,10 +31,10 @@ pub struct Import {
     /// Add to a store that already has inventories. The file must not contain any of them.
     #[arg(long)]
     merge: bool,
-    /// Accept stacks above the max_stack of their item, which exist after a catalog lowers it.
+    /// Accept stacks larger than their item's max_stack, left over after the catalog lowered it.
     #[arg(long)]
     oversized: bool,
-    /// Validate everything and write nothing. The service may run.
+    /// Validate everything and write nothing. Can run while the server is running.
     #[arg(long)]
     dry_run: bool,
 }
@@ -85,9 +85,9 @@ impl Import {
             let path = snapshot.path().display();
             return Err(format!("{path} already has inventories (add to them with --merge)").into());
         }
-        let leniency = Leniency { oversized: self.oversized };
+        let options = ImportOptions { allow_oversized: self.oversized };
         let existing = existing.as_ref();
-        let mut reader = Reader { catalog, leniency, existing, staging, problems: Problems::default(), lines: 0 };
+        let mut reader = Reader { catalog, options, existing, staging, problems: Problems::default(), lines: 0 };
         reader.run(BufReader::new(input), progress)?;
         reader.problems.into_result()?;
         Ok(reader.staging)
@@ -128,7 +128,7 @@ impl Problems {
 /// Reads and validates the lines of the file.
 struct Reader<'a> {
     catalog: &'a Catalog,
-    leniency: Leniency,
+    options: ImportOptions,
     /// The inventories of the store, if it exists.
     existing: Option<&'a Inventories<'a>>,
     staging: Staging,
@@ -195,7 +195,7 @@ impl Reader<'_> {
 
     fn read_inventory(&mut self, line: &str, number: u64) -> Result<(), Box<dyn Error>> {
         self.lines += 1;
-        let inventory = match inventory_file::read(line, self.catalog, self.leniency, new_epoch()) {
+        let inventory = match inventory_file::read(line, self.catalog, self.options, new_epoch()) {
             Ok(inventory) => Arc::new(inventory),
             Err(problems) => {
                 problems.iter().for_each(|problem| self.problems.add(number, problem));

@@ -64,16 +64,16 @@ enum Command {
     Fsck(fsck::Fsck),
 }
 
-/// The service to call, and the credentials to use.
+/// The server to call, and the credentials to use.
 #[derive(Debug, Args)]
-struct Target {
-    /// Address of the service.
+struct ClientArgs {
+    /// Address of the server.
     #[arg(long, default_value = "http://127.0.0.1:7400", env = "SLOTCAST_SERVER")]
     server: String,
     /// Name of this caller. Idempotency keys are scoped to it.
     #[arg(long, default_value = "slotcast-cli", env = "SLOTCAST_CALLER")]
     caller: String,
-    /// PEM file with the root certificates that verify the service. Default: the system's root certificates.
+    /// PEM file with the root certificates that verify the server. Default: the system's root certificates.
     #[arg(long, env = "SLOTCAST_CA")]
     ca: Option<PathBuf>,
     /// PEM file with the client certificate. Requires --certificate-key.
@@ -87,7 +87,7 @@ struct Target {
     token_file: Option<PathBuf>,
 }
 
-impl Target {
+impl ClientArgs {
     fn client(&self) -> Result<Client, ClientError> {
         Client::open(&ClientOptions {
             add_metadata: None,

@@ -1,7 +1,7 @@
-//! Plays a trace on a running service through its RPCs, with one subscription to all of its inventories.
+//! Plays a trace on a running server through its RPCs, with one subscription to all of its inventories.
 
 use super::trace::{Trace, TraceError, World};
-use crate::client::{Client, Follow, FollowCounts, SessionError, SessionOptions, fresh_context};
+use crate::client::{Client, Follow, FollowCounts, SessionError, SessionOptions, new_mutation_context};
 use crate::domain::Contents;
 use crate::wire::v1;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 /// How long to wait for the last frame after the last operation.
-const LAST_FRAME_LIMIT: Duration = Duration::from_secs(10);
+const LAST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait for frames that a wrong prediction would cause. Longer than any sync window.
 const QUIET_TIME: Duration = Duration::from_millis(1_200);
 
@@ -24,13 +24,13 @@ pub enum PlayError {
     Call(#[from] Status),
     #[error(transparent)]
     Session(#[from] SessionError),
-    #[error("the stream of {name} did not reach the final state within {} s", LAST_FRAME_LIMIT.as_secs())]
+    #[error("the stream of {name} did not reach the final state within {} s", LAST_FRAME_TIMEOUT.as_secs())]
     Timeout { name: String },
 }
 
 /// Traffic of the stream without the initial frames, and the final state of its reader.
 #[derive(Debug)]
-pub struct Played {
+pub struct PlayResult {
     pub syncs: u64,
     pub bytes: u64,
     pub desyncs: u64,
@@ -38,7 +38,7 @@ pub struct Played {
 }
 
 /// One run of a trace.
-pub struct Play<'a> {
+pub struct TraceRun<'a> {
     pub client: &'a Client,
     pub trace: &'a Trace,
     pub world: &'a World,
@@ -50,9 +50,9 @@ pub struct Play<'a> {
     pub progress: &'a ProgressBar,
 }
 
-impl Play<'_> {
+impl TraceRun<'_> {
     /// Creates the inventories, plays the trace in real time, and waits for the final states.
-    pub async fn run(&self) -> Result<Played, PlayError> {
+    pub async fn run(&self) -> Result<PlayResult, PlayError> {
         let ids = self.create().await?;
         let mut follow = self.client.follow(ids).with_session(self.session);
         while !follow.next().await?.caught_up {}
@@ -74,7 +74,7 @@ impl Play<'_> {
         };
         let (versions, followed) = tokio::join!(mutating, following);
         let (versions, mut follow) = (versions?, followed?);
-        let deadline = Instant::now() + LAST_FRAME_LIMIT;
+        let deadline = Instant::now() + LAST_FRAME_TIMEOUT;
         while !has_reached(&follow, &versions) {
             let timeout = |_| PlayError::Timeout { name: self.trace.name.clone() };
             tokio::time::timeout_at(deadline, follow.next()).await.map_err(timeout)??;
@@ -83,11 +83,11 @@ impl Play<'_> {
         let replicas = follow.ids().iter().enumerate();
         let replicas =
             replicas.filter_map(|(at, id)| Some((id.clone(), follow.replica(at)?.contents.clone()))).collect();
-        Ok(Played { syncs: syncs - initial.syncs, bytes: bytes - initial.bytes, desyncs, replicas })
+        Ok(PlayResult { syncs: syncs - initial.syncs, bytes: bytes - initial.bytes, desyncs, replicas })
     }
 
     /// Plays the trace as a client that predicts its own changes and sends the predicted digests.
-    pub async fn run_predicted(&self) -> Result<Played, PlayError> {
+    pub async fn run_predicted(&self) -> Result<PlayResult, PlayError> {
         let ids = self.create().await?;
         let catalog = self.client.catalog().await?;
         let session = self.client.session(SessionOptions::new(ids.clone()), catalog)?;
@@ -103,7 +103,7 @@ impl Play<'_> {
         tokio::time::sleep(QUIET_TIME).await;
         let last = session.counts();
         let confirmed = ids.into_iter().enumerate().filter_map(|(at, id)| Some((id, session.confirmed(at)?)));
-        Ok(Played {
+        Ok(PlayResult {
             syncs: last.syncs - initial.syncs,
             bytes: last.bytes - initial.bytes,
             desyncs: last.desyncs,
@@ -120,7 +120,7 @@ impl Play<'_> {
         let mut ids = Vec::new();
         for inventory in self.trace.inventories() {
             let id = self.id(inventory);
-            self.client.mutate(fresh_context(), self.world.create(self.trace, inventory, &id)?).await?;
+            self.client.mutate(new_mutation_context(), self.world.create(self.trace, inventory, &id)?).await?;
             ids.push(id);
         }
         Ok(ids)
@@ -132,7 +132,7 @@ impl Play<'_> {
         let mut versions = HashMap::new();
         for step in &self.trace.steps {
             tokio::time::sleep_until(start + Duration::from_millis(step.at_ms)).await;
-            let context = v1::MutationContext { session: self.session.to_owned(), ..fresh_context() };
+            let context = v1::MutationContext { session: self.session.to_owned(), ..new_mutation_context() };
             let receipt = self.client.mutate(context, step.operation(|inventory| self.id(inventory))).await?;
             versions.extend(receipt.inventories.into_iter().map(|version| (version.inventory_id, version.revision)));
             self.progress.inc(1);

@@ -51,7 +51,7 @@ fn authentication(config: &Config) -> Result<Authentication, crate::identity::Id
     Verifier::open(config.identity.clone()).map(|verifier| Authentication::Enabled(Arc::new(verifier)))
 }
 
-/// Checks that the store can be written or its folder created, as far as possible without doing so.
+/// Checks that the store can be written or its directory created, as far as possible without doing so.
 fn check_data(data: &Path) -> Result<(), String> {
     let store = data.join(STORE_FILE);
     match OpenOptions::new().read(true).write(true).open(&store) {
@@ -59,11 +59,12 @@ fn check_data(data: &Path) -> Result<(), String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(format!("cannot open {} for writing: {error}", store.display())),
     }
-    // A relative path that does not exist yet is created in the current folder.
-    let existing = data.ancestors().find(|folder| folder.exists()).filter(|folder| !folder.as_os_str().is_empty());
-    let folder = existing.unwrap_or(Path::new("."));
+    // A relative path that does not exist yet is created in the current directory.
+    let existing =
+        data.ancestors().find(|directory| directory.exists()).filter(|directory| !directory.as_os_str().is_empty());
+    let directory = existing.unwrap_or(Path::new("."));
     // The temporary file has no name, so no other process sees it.
-    tempfile::tempfile_in(folder)
+    tempfile::tempfile_in(directory)
         .map(drop)
-        .map_err(|error| format!("cannot write to the folder {}: {error}", folder.display()))
+        .map_err(|error| format!("cannot write to the directory {}: {error}", directory.display()))
 }

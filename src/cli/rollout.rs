@@ -2,7 +2,7 @@
 
 use super::call::failure::Failure;
 use super::output::print;
-use super::{CommandResult, Target};
+use super::{ClientArgs, CommandResult};
 use crate::sync::{OutOfBounds, RolloutField};
 use crate::wire::rollout;
 use crate::wire::v1;
@@ -27,7 +27,7 @@ enum Action {
     /// Show all values.
     Get {
         #[command(flatten)]
-        target: Target,
+        client: ClientArgs,
         /// Print the values as JSON.
         #[arg(long)]
         json: bool,
@@ -37,11 +37,11 @@ enum Action {
         /// Values to set, for example `delta_percent=50`. `slotcast rollout get` lists all keys.
         #[arg(required = true, value_name = "KEY=VALUE", value_parser = parse_value)]
         values: Vec<(RolloutField, u64)>,
-        /// Reason for the change; the service logs it.
+        /// Reason for the change; the server logs it.
         #[arg(long)]
         reason: String,
         #[command(flatten)]
-        target: Target,
+        client: ClientArgs,
         /// Print all values as JSON after the change.
         #[arg(long)]
         json: bool,
@@ -50,12 +50,12 @@ enum Action {
 
 impl Rollout {
     pub async fn run(self) -> CommandResult {
-        let (target, json, values) = match self.action {
-            Action::Get { target, json } => (target, json, None),
-            Action::Set { values, reason, target, json } => (target, json, Some((values, reason))),
+        let (client, json, values) = match self.action {
+            Action::Get { client, json } => (client, json, None),
+            Action::Set { values, reason, client, json } => (client, json, Some((values, reason))),
         };
-        let mut admin = AdminServiceClient::new(target.client()?.channel());
-        let failed = |status| Failure::new(status, &target.server);
+        let mut admin = AdminServiceClient::new(client.client()?.channel());
+        let failed = |status| Failure::new(status, &client.server);
         let rollout = match values {
             None => admin.get_rollout(v1::GetRolloutRequest {}).await.map_err(failed)?.into_inner().rollout,
             Some((values, reason)) => {

@@ -1,4 +1,4 @@
-//! `slotcast serve`: runs the service.
+//! `slotcast serve`: runs the server.
 
 use super::data::{STORE_FILE, unix_ms};
 use super::output::print;
@@ -100,7 +100,7 @@ async fn run(
     warn_of_exposure(config);
     let Prepared { catalog, authentication, transport } = prepare(config, telemetry.transport().clone())?;
     std::fs::create_dir_all(&config.data)
-        .map_err(|error| format!("cannot create the folder {}: {error}", config.data.display()))?;
+        .map_err(|error| format!("cannot create the directory {}: {error}", config.data.display()))?;
     let path = config.data.join(STORE_FILE);
     if accepts_loss {
         accept_loss(&path)?;
@@ -125,7 +125,7 @@ async fn run(
         drain: config.drain,
         ..ServerSettings::default()
     };
-    follow(settings, reload, server.rollout.clone(), filter, server.config_reloads.clone());
+    watch_for_changes(settings, reload, server.rollout.clone(), filter, server.config_reloads.clone());
     serve(transport, listener, store.clone(), Arc::new(catalog), server, stop.requested()).await?;
     close(store).await
 }
@@ -189,9 +189,15 @@ async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, String> {
 }
 
 /// Watches the settings file, if there is one, and applies changes of settings that need no restart.
-fn follow(settings: Settings, reload: Option<Signal>, rollout: LiveRollout, filter: LogFilter, reloads: Arc<Reloads>) {
+fn watch_for_changes(
+    settings: Settings,
+    reload: Option<Signal>,
+    rollout: LiveRollout,
+    filter: LogFilter,
+    reloads: Arc<Reloads>,
+) {
     let (Settings::Watched(file), Some(reload)) = (settings, reload) else { return };
-    tokio::spawn(config::follow(*file, reload, move |reloaded| {
+    tokio::spawn(config::watch_for_changes(*file, reload, move |reloaded| {
         let is_applied = reloaded.is_ok_and(|reloaded| apply(&reloaded, &rollout, &filter));
         reloads.add(is_applied);
     }));

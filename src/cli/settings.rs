@@ -1,7 +1,7 @@
 //! Command-line flags for the settings, one per setting, for every command that accepts them.
 
 use crate::config::settings::declarations;
-use crate::config::{Config, ConfigError, Declaration, Kind, Overrides, SettingsFile};
+use crate::config::{Config, ConfigError, Declaration, Overrides, SettingsFile, ValueKind};
 use clap::{Arg, ArgMatches, Args, Command, CommandFactory, Error, FromArgMatches};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -95,6 +95,6 @@ fn flag(setting: &Declaration) -> Arg {
         .hide_default_value(true)
         .allow_hyphen_values(true);
     // A flag without a value means true.
-    let is_boolean = setting.kind == Kind::Bool;
+    let is_boolean = setting.kind == ValueKind::Bool;
     if is_boolean { arg.num_args(0..=1).require_equals(true).default_missing_value("true") } else { arg }
 }

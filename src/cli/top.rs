@@ -1,16 +1,16 @@
-//! `slotcast top`: shows live statistics of the service.
+//! `slotcast top`: shows live statistics of the server.
 
-mod reading;
+mod sample;
 mod view;
 
 use super::call::failure::Failure;
 use super::output::{OutputError, print};
-use super::{CommandResult, Target};
+use super::{ClientArgs, CommandResult};
 use crate::client::{CallMetadata, RetryChannel};
 use crate::wire::v1;
 use crate::wire::v1::admin_service_client::AdminServiceClient;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
-use reading::Reading;
+use sample::StatisticsSample;
 use serde_json::json;
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -22,22 +22,22 @@ use tonic::service::interceptor::InterceptedService;
 use view::View;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Timeout of one reading.
-const READING_LIMIT: Duration = Duration::from_secs(5);
+/// Timeout of one sample.
+const SAMPLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval at which the thread that reads keys checks whether it is still needed.
 const KEYS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Show live statistics: what the service sends, saves and commits, and how shadow mode compares.
+/// Show live statistics: bytes sent and saved, commits, and shadow mode.
 ///
 /// On a terminal, press q, Esc or Ctrl-C to quit. Otherwise the command prints one line per second.
 #[derive(Debug, clap::Args)]
 pub struct Top {
     #[command(flatten)]
-    target: Target,
-    /// Print one reading with the totals since the service started, and exit.
+    client: ClientArgs,
+    /// Print one sample with the totals since the server started, and exit.
     #[arg(long)]
     once: bool,
-    /// Print readings as JSON, one per line.
+    /// Print samples as JSON, one per line.
     #[arg(long)]
     json: bool,
 }
@@ -46,10 +46,10 @@ type Admin = AdminServiceClient<InterceptedService<RetryChannel, CallMetadata>>;
 
 impl Top {
     pub async fn run(self) -> CommandResult {
-        let mut admin = AdminServiceClient::new(self.target.client()?.channel());
-        let mut view = View::new(&self.target.server);
-        // The first reading must succeed, so that a wrong address is reported as an error.
-        view.handle_reading(read(&mut admin).await.map_err(|status| Failure::new(status, &self.target.server))?);
+        let mut admin = AdminServiceClient::new(self.client.client()?.channel());
+        let mut view = View::new(&self.client.server);
+        // The first sample must succeed, so that a wrong address is reported as an error.
+        view.handle_sample(read(&mut admin).await.map_err(|status| Failure::new(status, &self.client.server))?);
         if self.once {
             self.print(&view)?;
         } else if self.json || !std::io::stdout().is_terminal() {
@@ -64,14 +64,15 @@ impl Top {
     async fn print_lines(&self, admin: &mut Admin, mut view: View) -> CommandResult {
         loop {
             tokio::time::sleep(INTERVAL).await;
-            view.handle_reading(read(admin).await.map_err(|status| Failure::new(status, &self.target.server))?);
+            view.handle_sample(read(admin).await.map_err(|status| Failure::new(status, &self.client.server))?);
             self.print(&view)?;
         }
     }
 
     fn print(&self, view: &View) -> Result<(), OutputError> {
         if self.json {
-            let line = json!({"since_start": view.reading, "rates": view.rates, "saved_percent": view.reading.saved_percent()});
+            let line =
+                json!({"since_start": view.sample, "rates": view.rates, "saved_percent": view.sample.saved_percent()});
             print(line)
         } else {
             print(view.line())
@@ -108,19 +109,19 @@ async fn show(mut screen: Screen, admin: &mut Admin, mut view: View) -> std::io:
                 Some(_) | None => return Ok(()),
             },
             _ = terminate.recv() => return Ok(()),
-            reading = async { interval.tick().await; read(admin).await } => match reading {
-                Ok(reading) => view.handle_reading(reading),
+            sample = async { interval.tick().await; read(admin).await } => match sample {
+                Ok(sample) => view.handle_sample(sample),
                 Err(status) => view.problem = Some(format!("no statistics: {}", status.message())),
             },
         }
     }
 }
 
-async fn read(admin: &mut Admin) -> Result<Reading, Status> {
+async fn read(admin: &mut Admin) -> Result<StatisticsSample, Status> {
     let call = admin.get_statistics(v1::GetStatisticsRequest {});
-    let timeout = |_| Status::deadline_exceeded(format!("no reply within {} s", READING_LIMIT.as_secs()));
-    let reply = tokio::time::timeout(READING_LIMIT, call).await.map_err(timeout)??;
-    Ok(Reading::new(reply.into_inner()))
+    let timeout = |_| Status::deadline_exceeded(format!("no reply within {} s", SAMPLE_TIMEOUT.as_secs()));
+    let reply = tokio::time::timeout(SAMPLE_TIMEOUT, call).await.map_err(timeout)??;
+    Ok(StatisticsSample::new(reply.into_inner()))
 }
 
 /// Returns the terminal events that matter: a request to quit, or a new size. A separate thread reads them, because

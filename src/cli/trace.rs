@@ -177,16 +177,16 @@ impl World {
     }
 }
 
-/// A slot as the old game sent it.
+/// A slot as the baseline sends it.
 #[derive(Serialize)]
-struct OldGameStack<'a> {
+struct BaselineStack<'a> {
     item: &'a str,
     count: u32,
 }
 
-/// Returns the number of bytes that the old game would have sent for a trace: after each operation, every slot of each
+/// Returns the number of bytes that the baseline would have sent for a trace: after each operation, every slot of each
 /// changed inventory as JSON. Applies the trace to the rules alone and serializes each state.
-pub fn old_game_bytes(trace: &Trace, world: &World) -> Result<u64, TraceError> {
+pub fn baseline_bytes(trace: &Trace, world: &World) -> Result<u64, TraceError> {
     let catalog = catalog_file::default_catalog();
     let mut states = States::default();
     for inventory in trace.inventories() {
@@ -195,16 +195,16 @@ pub fn old_game_bytes(trace: &Trace, world: &World) -> Result<u64, TraceError> {
     let mut bytes = 0;
     for step in &trace.steps {
         for changed in states.run(trace, &catalog, step.operation(str::to_owned))? {
-            bytes += old_game_json(&catalog, &changed).len() as u64;
+            bytes += baseline_json(&catalog, &changed).len() as u64;
         }
     }
     Ok(bytes)
 }
 
-fn old_game_json(catalog: &Catalog, inventory: &Inventory) -> Vec<u8> {
+fn baseline_json(catalog: &Catalog, inventory: &Inventory) -> Vec<u8> {
     let convert = |stack: &domain::Stack| {
         let item = catalog.item_by_code(stack.item).map_or("", |item| item.id.as_ref());
-        OldGameStack { item, count: stack.count.get() }
+        BaselineStack { item, count: stack.count.get() }
     };
     let slots = inventory.contents.slots().iter().map(|state| state.stack.as_ref().map(convert));
     // Serializing these values as JSON cannot fail.
@@ -234,7 +234,7 @@ impl States {
         let mutation: Mutation = request::mutation(&v1::MutationContext::default(), &operations, true)
             .and_then(|named| named.resolve(catalog).map_err(unknown))
             .map_err(|invalid| unplayable(invalid.to_string()))?;
-        // The old game does not send epochs, so any epoch will do.
+        // The baseline does not send epochs, so any epoch will do.
         let mut new_epoch = || Epoch::new(1).unwrap_or_else(|| unreachable!("1 is not 0"));
         let effect = domain::apply(&mutation, catalog, self, &mut new_epoch)
             .map_err(|rejection| unplayable(rejection.to_string()))?;
@@ -250,12 +250,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_old_game_sends_about_a_kilobyte_for_a_player_and_both_sides_of_a_transfer() {
+    fn the_baseline_sends_about_a_kilobyte_for_a_player_and_both_sides_of_a_transfer() {
         let world = World::built_in();
         let traces = Trace::built_in().expect("the traces are valid");
         let bytes: Vec<_> = traces
             .iter()
-            .map(|trace| (trace.name.as_str(), trace.steps.len(), old_game_bytes(trace, &world).expect("it plays")))
+            .map(|trace| (trace.name.as_str(), trace.steps.len(), baseline_bytes(trace, &world).expect("it plays")))
             .collect();
         insta::assert_debug_snapshot!(bytes);
     }

@@ -1,17 +1,17 @@
 //! `slotcast watch`: shows inventories as they change, as a live grid or as lines.
 
-mod board;
 mod grid;
 mod lines;
 mod screen;
+mod state;
 
 use super::call::failure::Failure;
 use super::output::OutputError;
-use super::{CommandResult, Target};
+use super::{ClientArgs, CommandResult};
 use crate::client::{Client, Rpc};
 use crate::domain::ItemCode;
 use crate::wire::v1;
-use board::{Board, Panel, PanelChange, Section};
+use state::{InventoryPanel, PanelChange, Section, WatchState};
 use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -41,19 +41,19 @@ pub struct Watch {
     #[arg(required = true)]
     ids: Vec<String>,
     #[command(flatten)]
-    target: Target,
+    client: ClientArgs,
 }
 
 impl Watch {
     pub async fn run(self) -> CommandResult {
-        let client = self.target.client()?;
-        let failed = |status| Failure::new(status, &self.target.server);
-        let (board, layouts) = read_board(&client, &self.ids).await.map_err(failed)?;
+        let client = self.client.client()?;
+        let failed = |status| Failure::new(status, &self.client.server);
+        let (state, layouts) = read_state(&client, &self.ids).await.map_err(failed)?;
         let follow = client.follow(self.ids.clone());
         let result = if std::io::stdout().is_terminal() {
-            screen::run(board, layouts, follow, &self.target.server).await
+            screen::run(state, layouts, follow, &self.client.server).await
         } else {
-            lines::run(board, follow).await
+            lines::run(state, follow).await
         };
         result.map_err(|error| match error {
             WatchError::Stream(status) => failed(*status).into(),
@@ -108,9 +108,9 @@ impl Layouts {
     }
 
     /// Loads the sections of newly created inventories.
-    async fn load_missing(&self, board: &mut Board, changes: &[PanelChange]) {
+    async fn load_missing(&self, state: &mut WatchState, changes: &[PanelChange]) {
         for change in changes.iter().filter(|change| change.is_new_epoch) {
-            let panel = &mut board.panels[change.panel];
+            let panel = &mut state.panels[change.panel];
             if !panel.has_current_sections()
                 && let Ok(Ok(sections)) = tokio::time::timeout(LAYOUT_LIMIT, self.sections(&panel.id)).await
             {
@@ -120,18 +120,18 @@ impl Layouts {
     }
 }
 
-async fn read_board(client: &Client, ids: &[String]) -> Result<(Board, Layouts), Status> {
+async fn read_state(client: &Client, ids: &[String]) -> Result<(WatchState, Layouts), Status> {
     let mut rpc = client.rpc();
     let catalog = rpc.get_catalog(v1::GetCatalogRequest {}).await?.into_inner();
     let sections = catalog.layouts.iter().map(|layout| (layout.id.clone(), sections(layout))).collect();
     let layouts = Layouts { rpc, sections };
     let mut panels = Vec::new();
     for id in ids {
-        panels.push(Panel::new(id, layouts.sections(id).await?));
+        panels.push(InventoryPanel::new(id, layouts.sections(id).await?));
     }
     let names: HashMap<ItemCode, String> =
         catalog.items.into_iter().filter_map(|item| Some((ItemCode::new(item.code)?, item.id))).collect();
-    Ok((Board::new(names, panels), layouts))
+    Ok((WatchState::new(names, panels), layouts))
 }
 
 fn sections(layout: &v1::Layout) -> Vec<Section> {

@@ -4,7 +4,7 @@
 //! - [`Client::mutate`] makes one call and waits for the reply.
 //! - [`Client::follow`] follows the committed states of inventories.
 //! - [`Client::session`] combines both: [`Session::apply`] applies a change locally, returns immediately and makes the
-//!   call in the background; the service corrects predictions that were wrong.
+//!   call in the background; the server corrects predictions that were wrong.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -31,10 +31,10 @@ mod tls;
 mod token;
 
 pub use backoff::Backoff;
-pub use follow::{Follow, FollowCounts, Update};
+pub use follow::{Follow, FollowCounts, SubscriptionUpdate};
 pub use retry::RetryChannel;
-pub use session::{Event, PendingMutation, Session, SessionCounts, SessionError, SessionOptions};
-pub use stream::Connection;
+pub use session::{PendingMutation, Session, SessionCounts, SessionError, SessionEvent, SessionOptions};
+pub use stream::ConnectionState;
 
 use crate::domain::Catalog;
 use crate::wire::v1::inventory_service_client::InventoryServiceClient;
@@ -53,7 +53,7 @@ use uuid::Uuid;
 
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// HTTP/2 flow-control window of one stream, in bytes. When the window is full, the service waits and conflates: a
+/// HTTP/2 flow-control window of one stream, in bytes. When the window is full, the server waits and conflates: a
 /// reader that was away for a long time finds few frames instead of a long history.
 const STREAM_WINDOW_BYTES: u32 = 65_535;
 /// HTTP/2 flow-control window of the connection, in bytes: the maximum that HTTP/2 allows. The windows of the streams
@@ -65,30 +65,30 @@ const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 /// The generated client, which adds the caller to every call.
 pub type Rpc = InventoryServiceClient<InterceptedService<RetryChannel, CallMetadata>>;
 
-/// A connection to a service. Cheap to clone. Connects at the first call and reconnects when needed.
+/// A connection to a server. Cheap to clone. Connects at the first call and reconnects when needed.
 #[derive(Debug, Clone)]
 pub struct Client {
     channel: RetryChannel,
     metadata: CallMetadata,
 }
 
-/// Address of the service, and the credentials and identity of the client.
+/// Address of the server, and the credentials and identity of the client.
 #[derive(Debug, Clone, Default)]
 pub struct ClientOptions {
-    /// URI of the service, for example `http://127.0.0.1:7400` or `https://slotcast.example.org`.
+    /// URI of the server, for example `http://127.0.0.1:7400` or `https://slotcast.example.org`.
     pub uri: String,
     /// Name of this game server. Idempotency keys are scoped to it.
     pub caller: String,
-    /// PEM file with the root certificates that verify the service's certificate. Default: the system's root
+    /// PEM file with the root certificates that verify the server's certificate. Default: the system's root
     /// certificates.
     pub ca: Option<PathBuf>,
-    /// PEM file with this client's certificate, for a service that requests one; `key` is the PEM file with its private
+    /// PEM file with this client's certificate, for a server that requests one; `key` is the PEM file with its private
     /// key. The client reads both files and `ca` again for each connection.
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
     /// File with a bearer token, which the client sends with each call. The client reads the file again while it runs.
     pub token_file: Option<PathBuf>,
-    /// Called for each call to add metadata such as `traceparent`, so that the service's spans join the caller's trace.
+    /// Called for each call to add metadata such as `traceparent`, so that the server's spans join the caller's trace.
     pub add_metadata: Option<AddMetadata>,
 }
 
@@ -223,11 +223,11 @@ impl Client {
         Follow::new(self.rpc(), ids)
     }
 
-    /// Fetches the catalog of the service: items, recipes and layouts. One fetch is enough, because a service changes
+    /// Fetches the catalog of the server: items, recipes and layouts. One fetch is enough, because a server changes
     /// its catalog only at a restart.
     pub async fn catalog(&self) -> Result<Arc<Catalog>, Status> {
         let reply = self.rpc().get_catalog(v1::GetCatalogRequest {}).await?.into_inner();
-        let read = wire::catalog::read(&reply);
+        let read = wire::catalog::decode_catalog(&reply);
         read.map(Arc::new).map_err(|problems| Status::data_loss(format!("the catalog: {}", problems.join("; "))))
     }
 
@@ -249,6 +249,6 @@ fn endpoint(endpoint: Endpoint) -> Endpoint {
 }
 
 /// Creates a context with a fresh idempotency key. Keep it for retries of the same call.
-pub fn fresh_context() -> v1::MutationContext {
+pub fn new_mutation_context() -> v1::MutationContext {
     v1::MutationContext { idempotency_key: Uuid::now_v7().to_string(), ..v1::MutationContext::default() }
 }

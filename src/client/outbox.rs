@@ -1,7 +1,7 @@
 //! Sends the calls of a session in order and retries each until its outcome is known.
 //!
 //! One call is in flight at a time unless [`SessionOptions::in_flight_max`] allows more. Calls in flight travel
-//! separately, so the service may see them in another order. No further call starts while one is being retried, so only
+//! separately, so the server may see them in another order. No further call starts while one is being retried, so only
 //! calls that were in flight with a retried call can overtake it. A call that runs without a change that its prediction
 //! assumed is rejected or corrected; it is never lost or applied twice.
 
@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 #[derive(Debug)]
-pub(super) struct Call {
+pub(super) struct QueuedMutation {
     pub request: v1::TransactRequest,
     pub attempts: u32,
     /// An earlier attempt may have been applied although no reply arrived.
@@ -28,7 +28,7 @@ pub(super) struct Call {
     backoff: Backoff,
 }
 
-impl Call {
+impl QueuedMutation {
     pub fn new(request: v1::TransactRequest) -> Self {
         Self { request, attempts: 0, uncertain: false, first_attempt: None, backoff: Backoff::default() }
     }
@@ -39,10 +39,14 @@ impl Call {
 }
 
 /// Sends calls until the session is dropped.
-pub(super) async fn run(shared: Arc<SharedSession>, mut queue: mpsc::Receiver<Call>, options: SessionOptions) {
+pub(super) async fn run(
+    shared: Arc<SharedSession>,
+    mut queue: mpsc::Receiver<QueuedMutation>,
+    options: SessionOptions,
+) {
     let mut in_flight = FuturesUnordered::new();
     let mut retries = 0_usize;
-    let attempt = |call, delay| attempt(shared.rpc.clone(), call, delay, options.try_timeout);
+    let attempt = |call, delay| attempt(shared.rpc.clone(), call, delay, options.attempt_timeout);
     loop {
         tokio::select! {
             call = queue.recv(), if retries == 0 && in_flight.len() < options.in_flight_max.max(1) => match call {
@@ -54,7 +58,7 @@ pub(super) async fn run(shared: Arc<SharedSession>, mut queue: mpsc::Receiver<Ca
                 match result {
                     Ok(reply) => shared.handle_reply(&call, reply),
                     Err(status) if !is_retryable(status.code()) => shared.handle_error(&call, status),
-                    Err(status) if call.first_attempt.is_some_and(|first_attempt| first_attempt.elapsed() > options.retry_for) => {
+                    Err(status) if call.first_attempt.is_some_and(|first_attempt| first_attempt.elapsed() > options.retry_timeout) => {
                         shared.handle_unknown(&call, status);
                     }
                     Err(status) => {
@@ -73,10 +77,10 @@ pub(super) async fn run(shared: Arc<SharedSession>, mut queue: mpsc::Receiver<Ca
 
 async fn attempt(
     mut rpc: Rpc,
-    mut call: Call,
+    mut call: QueuedMutation,
     delay: Duration,
     timeout: Duration,
-) -> (Call, Result<v1::TransactResponse, Status>) {
+) -> (QueuedMutation, Result<v1::TransactResponse, Status>) {
     tokio::time::sleep(delay).await;
     call.attempts += 1;
     call.first_attempt.get_or_insert_with(Instant::now);

@@ -1,9 +1,9 @@
-//! Sends calls again that the service has not processed. When a service closes a connection gracefully (because of the
+//! Sends calls again that the server has not processed. When a server closes a connection gracefully (because of the
 //! connection's age or a drain), it may abort calls that were about to be sent on it; another connection would accept
 //! them.
 //!
-//! Two signs show that the service has not processed a call: the transport never read the message from the request
-//! body, or the service reported it (a GOAWAY with the last processed stream, or REFUSED_STREAM). The caller handles
+//! Two signs show that the server has not processed a call: the transport never read the message from the request
+//! body, or the server reported it (a GOAWAY with the last processed stream, or REFUSED_STREAM). The caller handles
 //! all other failures, because only the caller knows whether the call is safe to repeat.
 
 use bytes::Bytes;
@@ -54,7 +54,7 @@ impl Service<Request<Body>> for RetryChannel {
             for _ in 1..ATTEMPTS_MAX {
                 match response.await {
                     Err(error) if kept.is_unprocessed(&error) => {
-                        tracing::debug!(%error, "the service did not process the call; repeating it on another connection");
+                        tracing::debug!(%error, "the server did not process the call; repeating it on another connection");
                     }
                     result => return result,
                 }
@@ -66,7 +66,7 @@ impl Service<Request<Body>> for RetryChannel {
     }
 }
 
-/// Returns whether the service reported that it has not processed the call.
+/// Returns whether the server reported that it has not processed the call.
 fn is_reported_unprocessed(error: &h2::Error) -> bool {
     let is_graceful = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
     let is_refused_stream = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
@@ -96,13 +96,13 @@ struct SentFrames {
     /// The frames read from `body` so far.
     frames: Vec<Bytes>,
     /// The frames exceeded [`REPLAY_BYTES_MAX`] or included trailers, so they are not kept.
-    is_too_large: bool,
+    is_not_replayable: bool,
     has_ended: bool,
 }
 
 impl ReplayableBody {
     fn new(body: Body) -> Self {
-        let sent_frames = SentFrames { body, frames: Vec::new(), is_too_large: false, has_ended: false };
+        let sent_frames = SentFrames { body, frames: Vec::new(), is_not_replayable: false, has_ended: false };
         Self { sent_frames: Arc::new(Mutex::new(sent_frames)), sent: 0 }
     }
 
@@ -112,7 +112,7 @@ impl ReplayableBody {
 
     fn is_unprocessed(&self, error: &Error) -> bool {
         let sent_frames = self.lock();
-        if sent_frames.is_too_large {
+        if sent_frames.is_not_replayable {
             return false;
         }
         // Without a working HTTP/2 connection, an immediate retry would not help.
@@ -131,9 +131,9 @@ impl Clone for ReplayableBody {
 impl SentFrames {
     fn keep(&mut self, frame: &Frame<Bytes>) {
         self.frames.extend(frame.data_ref().cloned());
-        self.is_too_large |=
+        self.is_not_replayable |=
             frame.is_trailers() || self.frames.iter().map(Bytes::len).sum::<usize>() > REPLAY_BYTES_MAX;
-        if self.is_too_large {
+        if self.is_not_replayable {
             self.frames.clear();
         }
     }
@@ -201,11 +201,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_too_large_is_not_kept() {
+    async fn a_body_that_is_too_large_is_not_kept() {
         static LARGE: [u8; REPLAY_BYTES_MAX] = [7; REPLAY_BYTES_MAX];
         static PARTS: [&[u8]; 2] = [&LARGE, b"more"];
         let whole = body(&PARTS);
         assert_eq!(read(whole.clone()).await.len(), REPLAY_BYTES_MAX + 4);
-        assert!(whole.lock().is_too_large && whole.lock().frames.is_empty());
+        assert!(whole.lock().is_not_replayable && whole.lock().frames.is_empty());
     }
 }

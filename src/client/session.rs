@@ -1,10 +1,10 @@
 //! A session that applies its own changes immediately: the public interface of [`crate::sync::Mirror`], with a stream
 //! and calls.
 
-use super::outbox::{self, Call};
+use super::outbox::{self, QueuedMutation};
 use super::session_state::{self, SessionState, SharedSession};
-use super::stream::Stream;
-use super::{Rpc, fresh_context};
+use super::stream::ReconnectingStream;
+use super::{Rpc, new_mutation_context};
 use crate::domain::{Catalog, Contents, InventoryId, KeyTag, Rejection};
 use crate::sync::mirror::PENDING_MAX;
 use crate::sync::{Mirror, PredictError, Prediction};
@@ -21,7 +21,7 @@ use uuid::Uuid;
 /// Inventories that a session follows, and how it makes calls.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
-    /// The inventories, 1 to 64, without duplicates; the session's methods refer to them by position. An inventory that
+    /// The inventories, 1 to 64, without duplicates; the session's methods refer to them by index. An inventory that
     /// does not exist or may not be read is absent until that changes.
     pub ids: Vec<String>,
     /// Id of the session on its stream and its calls, 1 to 128 bytes. Two sessions must not use the same id at the same
@@ -29,15 +29,15 @@ pub struct SessionOptions {
     pub session: String,
     /// Whether to receive notices: the kind, caller and reason of each change.
     pub notices: bool,
-    /// Maximum number of calls in flight, at least 1. With 1, the service sees calls in the order in which they were
+    /// Maximum number of calls in flight, at least 1. With 1, the server sees calls in the order in which they were
     /// applied, at most one per round trip. With more, concurrent calls may be reordered and their predictions may
     /// fail; that costs a full frame, never an item.
     pub in_flight_max: usize,
     /// Timeout of one attempt of a call.
-    pub try_timeout: Duration,
+    pub attempt_timeout: Duration,
     /// How long to retry a call with the same key before its outcome is reported as unknown. Must be less than the time
-    /// for which the service remembers keys.
-    pub retry_for: Duration,
+    /// for which the server remembers keys.
+    pub retry_timeout: Duration,
 }
 
 impl SessionOptions {
@@ -45,8 +45,8 @@ impl SessionOptions {
     /// minutes.
     pub fn new(ids: Vec<String>) -> Self {
         let (session, notices) = (Uuid::now_v7().to_string(), false);
-        let (try_timeout, retry_for) = (Duration::from_secs(5), Duration::from_secs(600));
-        Self { ids, session, notices, in_flight_max: 1, try_timeout, retry_for }
+        let (attempt_timeout, retry_timeout) = (Duration::from_secs(5), Duration::from_secs(600));
+        Self { ids, session, notices, in_flight_max: 1, attempt_timeout, retry_timeout }
     }
 }
 
@@ -58,7 +58,7 @@ pub enum SessionError {
     #[error("rejected: {0}")]
     Rejected(Rejection),
     #[error("{PENDING_MAX} mutations are pending, which is the maximum; wait until some are settled")]
-    Full,
+    TooManyPending,
     #[error("the session has ended; its last event has the reason")]
     Ended,
 }
@@ -69,49 +69,50 @@ pub struct PendingMutation {
     /// Idempotency key of the mutation; events refer to it.
     pub key: String,
     /// Whether the view already contains the change. If not, the mutation creates or deletes an inventory or touches
-    /// one that this session does not follow; a frame from the service will contain the change.
+    /// one that this session does not follow; a frame from the server will contain the change.
     pub predicted: bool,
 }
 
-/// An event of a session. Inventories are identified by their position in [`SessionOptions::ids`].
+/// An event of a session. Inventories are identified by their index in [`SessionOptions::ids`].
 #[derive(Debug, Clone)]
-pub enum Event {
-    /// The stream is open; reported again after each [`Event::Disconnected`].
+pub enum SessionEvent {
+    /// The stream is open; reported again after each [`SessionEvent::Disconnected`].
     Connected,
     /// The stream was lost and is being opened again. Changes can be applied in the meantime.
     Disconnected,
     /// The view has changed for another reason than an applied mutation: a change by others, or a correction.
     Changed {
-        position: usize,
+        index: usize,
     },
-    /// The mutation is applied and durable. `outcomes` has the result of each operation as the service reports it.
+    /// The mutation is applied and durable. `outcomes` has the result of each operation as the server reports it.
     Confirmed {
         key: String,
         outcomes: Vec<v1::OperationOutcome>,
         as_predicted: bool,
     },
-    /// The mutation was not applied: the rules rejected it, or the call failed for good. The view no longer contains it.
+    /// The mutation was not applied: the rules rejected it, or the call failed permanently. The view no longer contains
+    /// it.
     Failed {
         key: String,
         status: Status,
     },
-    /// The outcome is unknown: retries took too long, the key has expired, or the caller lost its authorization after an
-    /// attempt. The mutation may or may not have been applied. The view falls back to the confirmed state.
-    Unknown {
+    /// The outcome is unknown: retries took too long, the key has expired, or the caller lost its authorization after
+    /// an attempt. The mutation may or may not have been applied. The view falls back to the confirmed state.
+    OutcomeUnknown {
         key: String,
         status: Status,
     },
-    /// A prediction was wrong and was replaced by the state of the service. Occasional corrections are normal.
+    /// A prediction was wrong and was replaced by the state of the server. Occasional corrections are normal.
     Corrected {
-        position: usize,
+        index: usize,
     },
-    /// A confirmed state was wrong, which indicates a bug. The session reports it to the service and repairs the state.
+    /// A confirmed state was wrong, which indicates a bug. The session reports it to the server and repairs the state.
     Desync {
-        position: usize,
+        index: usize,
     },
     Notice(v1::Notice),
     /// This many events before the next one were dropped because they were not read in time.
-    Missed {
+    Dropped {
         events: u64,
     },
     /// The stream cannot be opened or cannot continue (not allowed, too many slots together). This is the last event.
@@ -131,7 +132,7 @@ pub struct SessionCounts {
     /// Number of full frames that corrected a prediction; included in `fulls`.
     pub corrections: u64,
     pub deltas: u64,
-    /// Number of revisions that the service did not send because they had been predicted, as derived from later frames.
+    /// Number of revisions that the server did not send because they had been predicted, as derived from later frames.
     pub skipped: u64,
     pub desyncs: u64,
     pub reconnects: u64,
@@ -141,9 +142,9 @@ pub struct SessionCounts {
 ///
 /// [`Self::apply`] applies a change to [`Self::view`] before it returns and makes the call in the background. The
 /// session retries a call whose reply was lost with the same key until the outcome is known, and then reports
-/// [`Event::Confirmed`] or [`Event::Failed`]; after a failure the view no longer contains the change. If the service
-/// reaches another state than predicted, it sends that state and the view follows. [`Self::next_event`] reports all
-/// events; reading them is optional.
+/// [`SessionEvent::Confirmed`] or [`SessionEvent::Failed`]; after a failure the view no longer contains the change. If
+/// the server reaches another state than predicted, it sends that state and the view follows. [`Self::next_event`]
+/// reports all events; reading them is optional.
 ///
 /// Mutations are sent in the order in which they were applied, with at most [`SessionOptions::in_flight_max`] in
 /// flight. Dropping the session discards mutations that were not sent yet; wait for [`Self::settled`] first.
@@ -164,7 +165,7 @@ pub struct SessionCounts {
 /// ```
 pub struct Session {
     shared: Arc<SharedSession>,
-    outbox: mpsc::Sender<Call>,
+    outbox: mpsc::Sender<QueuedMutation>,
     catalog: Arc<Catalog>,
     _tasks: JoinSet<()>,
 }
@@ -176,7 +177,7 @@ impl Session {
         request::session("session", &options.session).map_err(SessionError::Invalid)?;
         let mirror = Mirror::new(ids.map_err(SessionError::Invalid)?, catalog.clone());
         let shared = Arc::new(SharedSession::new(rpc.clone(), options.session.clone(), mirror));
-        let stream = Stream::new(rpc, options.ids.clone(), options.session.clone(), options.notices);
+        let stream = ReconnectingStream::new(rpc, options.ids.clone(), options.session.clone(), options.notices);
         // At most `PENDING_MAX` calls are open, so the queue always has room.
         let (outbox, queue) = mpsc::channel(PENDING_MAX);
         let mut tasks = JoinSet::new();
@@ -195,8 +196,9 @@ impl Session {
     pub fn transact(&self, operations: Vec<Operation>, reason: &str) -> Result<PendingMutation, SessionError> {
         let message = |operation| v1::Operation { operation: Some(operation) };
         let operations: Vec<v1::Operation> = operations.into_iter().map(message).collect();
-        let mut context = v1::MutationContext { reason: reason.to_owned(), ..fresh_context() };
-        let mutation = request::idempotency_key(&context).and_then(|key| {
+        let mut context = v1::MutationContext { reason: reason.to_owned(), ..new_mutation_context() };
+        let mutation = request::mutation_reason(&context).and_then(|()| {
+            let key = request::idempotency_key(&context)?;
             let single = operations.len() == 1;
             let named = request::mutation(&context, &operations, single)?;
             let unknown = |unknown| request::unknown_name(&request::name_paths(&operations), single, &unknown);
@@ -210,7 +212,7 @@ impl Session {
             return Err(SessionError::Ended);
         }
         if state.unresolved >= PENDING_MAX {
-            return Err(SessionError::Full);
+            return Err(SessionError::TooManyPending);
         }
         let predicted = match state.mirror.predict(tag, mutation) {
             Ok(Prediction::Made(digests)) => {
@@ -224,32 +226,32 @@ impl Session {
             }
             Ok(Prediction::Impossible) => false,
             Err(PredictError::Rejected(rejection)) => return Err(SessionError::Rejected(rejection)),
-            Err(PredictError::Full) => return Err(SessionError::Full),
+            Err(PredictError::Full) => return Err(SessionError::TooManyPending),
         };
-        let call = Call::new(v1::TransactRequest { context: Some(context), operations });
+        let call = QueuedMutation::new(v1::TransactRequest { context: Some(context), operations });
         if self.outbox.try_send(call).is_err() {
             state.mirror.handle_failure(tag);
-            return Err(SessionError::Full);
+            return Err(SessionError::TooManyPending);
         }
         state.unresolved += 1;
         Ok(PendingMutation { key, predicted })
     }
 
     /// Returns whether the inventory is absent: it does not exist, was deleted, or may not be read. The session keeps
-    /// following an absent inventory; [`Event::Changed`] reports when it becomes present or absent.
-    pub fn is_absent(&self, position: usize) -> bool {
-        self.shared.lock().mirror.is_absent(position)
+    /// following an absent inventory; [`SessionEvent::Changed`] reports when it becomes present or absent.
+    pub fn is_absent(&self, index: usize) -> bool {
+        self.shared.lock().mirror.is_absent(index)
     }
 
     /// Returns the contents of an inventory including the session's own pending changes, or `None` before the first
     /// frame and while the inventory is absent.
-    pub fn view(&self, position: usize) -> Option<Contents> {
-        self.shared.lock().mirror.view(position).cloned()
+    pub fn view(&self, index: usize) -> Option<Contents> {
+        self.shared.lock().mirror.view(index).cloned()
     }
 
-    /// Returns the newest state that the service is known to have had.
-    pub fn confirmed(&self, position: usize) -> Option<Contents> {
-        self.shared.lock().mirror.confirmed(position).map(|inventory| inventory.contents.clone())
+    /// Returns the newest state that the server is known to have had.
+    pub fn confirmed(&self, index: usize) -> Option<Contents> {
+        self.shared.lock().mirror.confirmed(index).map(|inventory| inventory.contents.clone())
     }
 
     /// Returns the number of mutations whose outcome is not known yet.
@@ -263,8 +265,8 @@ impl Session {
         SessionCounts { desyncs: state.mirror.desyncs(), ..state.counts }
     }
 
-    /// Waits for the next event; returns `None` after [`Event::Ended`]. Cancel safe.
-    pub async fn next_event(&self) -> Option<Event> {
+    /// Waits for the next event; returns `None` after [`SessionEvent::Ended`]. Cancel safe.
+    pub async fn next_event(&self) -> Option<SessionEvent> {
         self.shared.wait_for(|state| state.next_event().map(Some).or(state.ended.then_some(None))).await
     }
 
@@ -282,9 +284,9 @@ impl Session {
     }
 
     /// Requests a full state of an inventory, for a game that notices an error in it. Counts as a desync.
-    pub fn resync(&self, position: usize) {
+    pub fn resync(&self, index: usize) {
         let mut state = self.shared.lock();
-        let update = state.mirror.handle_desync(position);
+        let update = state.mirror.handle_desync(index);
         self.shared.push_update(&mut state, &update);
     }
 }

@@ -1,9 +1,9 @@
 //! State that a session shares with its two tasks: the reader of the stream and the sender of calls.
 
 use super::Rpc;
-use super::outbox::Call;
-use super::session::{Event, SessionCounts};
-use super::stream::Stream;
+use super::outbox::QueuedMutation;
+use super::session::{SessionCounts, SessionEvent};
+use super::stream::ReconnectingStream;
 use crate::domain::{Epoch, IdempotencyKey, KeyTag, Revision};
 use crate::sync::{FrameBody, FullReason, Mirror, MirrorUpdate};
 use crate::wire::codec::MESSAGE_PREFIX_BYTES;
@@ -33,8 +33,8 @@ pub(super) struct SharedSession {
 
 pub(super) struct SessionState {
     pub mirror: Mirror,
-    events: VecDeque<Event>,
-    missed: u64,
+    events: VecDeque<SessionEvent>,
+    dropped: u64,
     /// Number of calls whose outcome is not known.
     pub unresolved: usize,
     pub counts: SessionCounts,
@@ -47,15 +47,15 @@ pub(super) struct SessionState {
 }
 
 /// Reads the stream until it fails with an error that no retry can fix, or the session is dropped.
-pub(super) async fn read(shared: Arc<SharedSession>, mut stream: Stream) {
+pub(super) async fn read(shared: Arc<SharedSession>, mut stream: ReconnectingStream) {
     loop {
         let message = tokio::select! {
             biased;
             () = shared.reopen.notified() => {
-                stream.close();
+                stream.reopen_now();
                 Ok(None)
             }
-            message = stream.next(|| shared.lock().connecting()) => message,
+            message = stream.next(|| shared.lock().resume_cursors()) => message,
         };
         match message {
             Ok(Some(message)) => shared.handle_message(&message),
@@ -70,7 +70,7 @@ impl SharedSession {
         let state = SessionState {
             mirror,
             events: VecDeque::new(),
-            missed: 0,
+            dropped: 0,
             unresolved: 0,
             counts: SessionCounts::default(),
             connected: false,
@@ -89,7 +89,7 @@ impl SharedSession {
     /// Checks the state after each event until `check` returns a value.
     pub async fn wait_for<T>(&self, mut check: impl FnMut(&mut SessionState) -> Option<T>) -> T {
         loop {
-            // Register before the check, so that no later event is missed.
+            // Register before the check, so that no later event is dropped.
             let changed = self.changed.notified();
             let found = check(&mut self.lock());
             match found {
@@ -99,20 +99,20 @@ impl SharedSession {
         }
     }
 
-    pub fn handle_reply(self: &Arc<Self>, call: &Call, reply: v1::TransactResponse) {
+    pub fn handle_reply(self: &Arc<Self>, call: &QueuedMutation, reply: v1::TransactResponse) {
         let receipt = reply.receipt.unwrap_or_default();
-        let versions: Vec<_> = receipt.inventories.iter().filter_map(frame::read_version).collect();
+        let versions: Vec<_> = receipt.inventories.iter().filter_map(frame::decode_version).collect();
         let mut state = self.lock();
         let update = tag(call).map(|tag| state.mirror.handle_reply(tag, &versions)).unwrap_or_default();
         let as_predicted = receipt.prediction_confirmed;
         self.end(
             &mut state,
             &update,
-            Event::Confirmed { key: call.key().into(), outcomes: reply.outcomes, as_predicted },
+            SessionEvent::Confirmed { key: call.key().into(), outcomes: reply.outcomes, as_predicted },
         );
     }
 
-    pub fn handle_error(self: &Arc<Self>, call: &Call, status: Status) {
+    pub fn handle_error(self: &Arc<Self>, call: &QueuedMutation, status: Status) {
         let expired = status
             .get_details_error_info()
             .is_some_and(|info| info.reason == ErrorReason::IdempotencyKeyExpired.name());
@@ -124,36 +124,36 @@ impl SharedSession {
         }
         let mut state = self.lock();
         let update = tag(call).map(|tag| state.mirror.handle_failure(tag)).unwrap_or_default();
-        self.end(&mut state, &update, Event::Failed { key: call.key().into(), status });
+        self.end(&mut state, &update, SessionEvent::Failed { key: call.key().into(), status });
     }
 
-    pub fn handle_unknown(self: &Arc<Self>, call: &Call, status: Status) {
+    pub fn handle_unknown(self: &Arc<Self>, call: &QueuedMutation, status: Status) {
         let mut state = self.lock();
         let update = tag(call).map(|tag| state.mirror.handle_failure(tag)).unwrap_or_default();
         // If the call was applied, the stream assumes the prediction that was just dropped. A new stream starts from
         // the confirmed state.
         state.reopening = true;
         self.reopen.notify_one();
-        self.end(&mut state, &update, Event::Unknown { key: call.key().into(), status });
+        self.end(&mut state, &update, SessionEvent::OutcomeUnknown { key: call.key().into(), status });
     }
 
     /// Queues the events of a mirror update, and starts a repair for each desync that the mirror found.
     pub fn push_update(self: &Arc<Self>, state: &mut SessionState, update: &MirrorUpdate) {
-        update.corrected.iter().for_each(|position| state.push(Event::Corrected { position: *position }));
-        update.changed.iter().for_each(|position| state.push(Event::Changed { position: *position }));
-        for position in update.desyncs.iter().copied() {
-            state.push(Event::Desync { position });
+        update.corrected.iter().for_each(|index| state.push(SessionEvent::Corrected { index: *index }));
+        update.changed.iter().for_each(|index| state.push(SessionEvent::Changed { index: *index }));
+        for index in update.desyncs.iter().copied() {
+            state.push(SessionEvent::Desync { index });
             tracing::warn!(
                 session = self.session,
-                position,
-                "the confirmed state differs from the service; reporting a desync"
+                index,
+                "the confirmed state differs from the server; reporting a desync"
             );
-            tokio::spawn(self.clone().repair(position));
+            tokio::spawn(self.clone().repair(index));
         }
         self.changed.notify_waiters();
     }
 
-    fn end(self: &Arc<Self>, state: &mut SessionState, update: &MirrorUpdate, event: Event) {
+    fn end(self: &Arc<Self>, state: &mut SessionState, update: &MirrorUpdate, event: SessionEvent) {
         state.unresolved -= 1;
         state.push(event);
         self.push_update(state, update);
@@ -166,16 +166,16 @@ impl SharedSession {
             return;
         }
         if !std::mem::replace(&mut state.connected, true) {
-            state.push(Event::Connected);
+            state.push(SessionEvent::Connected);
         }
         let mirror = &state.mirror;
-        let read = frame::read(message, &mirror.ids(), |position| mirror.last_sent(position));
-        state.counts.handle(&read.frame);
-        let mut update = state.mirror.handle_frame(&read.frame);
-        for position in read.unreadable {
-            update.desyncs.extend(state.mirror.handle_desync(position).desyncs);
+        let decoded = frame::decode_frame(message, &mirror.ids(), |index| mirror.last_sent(index));
+        state.counts.handle(&decoded.frame);
+        let mut update = state.mirror.handle_frame(&decoded.frame);
+        for index in decoded.malformed {
+            update.desyncs.extend(state.mirror.handle_desync(index).desyncs);
         }
-        message.notices.iter().for_each(|notice| state.push(Event::Notice(notice.clone())));
+        message.notices.iter().for_each(|notice| state.push(SessionEvent::Notice(notice.clone())));
         state.caught_up |= message.caught_up;
         self.push_update(&mut state, &update);
     }
@@ -184,26 +184,26 @@ impl SharedSession {
         let mut state = self.lock();
         state.counts.reconnects += 1;
         if std::mem::replace(&mut state.connected, false) {
-            state.push(Event::Disconnected);
+            state.push(SessionEvent::Disconnected);
         }
         self.changed.notify_waiters();
     }
 
     fn handle_end(&self, status: Status) {
         let mut state = self.lock();
-        state.push(Event::Ended { status });
+        state.push(SessionEvent::Ended { status });
         state.ended = true;
         self.changed.notify_waiters();
     }
 
-    /// Reports a desync, so that the service sends a full state. If the report fails or no full state arrives in time,
+    /// Reports a desync, so that the server sends a full state. If the report fails or no full state arrives in time,
     /// opens the stream again.
-    async fn repair(self: Arc<Self>, position: usize) {
-        let Some(request) = self.desync_report(position) else { return };
+    async fn repair(self: Arc<Self>, index: usize) {
+        let Some(request) = self.desync_report(index) else { return };
         let mut rpc = self.rpc.clone();
         let reported = tokio::time::timeout(REPAIR_TIMEOUT, rpc.report_desync(request)).await;
         if matches!(reported, Ok(Ok(_))) {
-            let repaired = self.wait_for(|state| (!state.mirror.is_desynced(position)).then_some(()));
+            let repaired = self.wait_for(|state| (!state.mirror.is_desynced(index)).then_some(()));
             if tokio::time::timeout(REPAIR_TIMEOUT, repaired).await.is_ok() {
                 return;
             }
@@ -212,13 +212,13 @@ impl SharedSession {
         self.reopen.notify_one();
     }
 
-    fn desync_report(&self, position: usize) -> Option<v1::ReportDesyncRequest> {
+    fn desync_report(&self, index: usize) -> Option<v1::ReportDesyncRequest> {
         let state = self.lock();
-        let have = state.mirror.confirmed(position);
+        let have = state.mirror.confirmed(index);
         Some(v1::ReportDesyncRequest {
             session: self.session.clone(),
             have: Some(v1::InventoryVersion {
-                inventory_id: state.mirror.ids().get(position)?.to_string(),
+                inventory_id: state.mirror.ids().get(index)?.to_string(),
                 epoch: have.map(|have| have.epoch).map_or(0, Epoch::get),
                 revision: have.map_or(Revision(0), |have| have.contents.revision()).0,
                 digest: have.map(|have| reply::digest(have.contents.digest())),
@@ -228,28 +228,28 @@ impl SharedSession {
 }
 
 /// Returns the key tag of a call, or `None` if the call predicted nothing and the mirror does not track it.
-fn tag(call: &Call) -> Option<KeyTag> {
+fn tag(call: &QueuedMutation) -> Option<KeyTag> {
     let context = call.request.context.as_ref().filter(|context| !context.predicted.is_empty())?;
     IdempotencyKey::new(&context.idempotency_key).ok().map(|key| KeyTag::of(&key))
 }
 
 impl SessionState {
-    pub fn next_event(&mut self) -> Option<Event> {
-        match std::mem::take(&mut self.missed) {
+    pub fn next_event(&mut self) -> Option<SessionEvent> {
+        match std::mem::take(&mut self.dropped) {
             0 => self.events.pop_front(),
-            events => Some(Event::Missed { events }),
+            events => Some(SessionEvent::Dropped { events }),
         }
     }
 
-    fn push(&mut self, event: Event) {
+    fn push(&mut self, event: SessionEvent) {
         if self.events.len() == EVENTS_MAX {
             self.events.pop_front();
-            self.missed += 1;
+            self.dropped += 1;
         }
         self.events.push_back(event);
     }
 
-    fn connecting(&mut self) -> Vec<Option<crate::sync::Cursor>> {
+    fn resume_cursors(&mut self) -> Vec<Option<crate::sync::Cursor>> {
         self.reopening = false;
         self.mirror.handle_connecting()
     }

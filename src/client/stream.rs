@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
-pub(super) struct Stream {
+pub(super) struct ReconnectingStream {
     rpc: Rpc,
     ids: Vec<String>,
     /// Empty if the stream has no session.
@@ -20,12 +20,12 @@ pub(super) struct Stream {
     delay: Duration,
     /// Number of times that the stream was opened.
     opened: u64,
-    connection: watch::Sender<Connection>,
+    connection: watch::Sender<ConnectionState>,
 }
 
 /// State of a stream's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Connection {
+pub enum ConnectionState {
     /// The stream is being opened, for the first time or again.
     Connecting,
     Open,
@@ -33,9 +33,9 @@ pub enum Connection {
     Lost,
 }
 
-impl Stream {
+impl ReconnectingStream {
     pub fn new(rpc: Rpc, ids: Vec<String>, session: String, notices: bool) -> Self {
-        let connection = watch::Sender::new(Connection::Connecting);
+        let connection = watch::Sender::new(ConnectionState::Connecting);
         let (backoff, delay) = (Backoff::default(), Duration::ZERO);
         Self { rpc, ids, session, notices, open: None, backoff, delay, opened: 0, connection }
     }
@@ -49,22 +49,22 @@ impl Stream {
     }
 
     /// Returns how often the stream was lost and opened again.
-    pub fn reopened(&self) -> u64 {
+    pub fn reopen_count(&self) -> u64 {
         self.opened.saturating_sub(1)
     }
 
-    pub fn connection(&self) -> watch::Receiver<Connection> {
+    pub fn connection(&self) -> watch::Receiver<ConnectionState> {
         self.connection.subscribe()
     }
 
     /// Closes the stream; the next read opens a new one after a delay.
-    pub fn reopen_later(&mut self) {
+    pub fn reopen_with_backoff(&mut self) {
         (self.open, self.delay) = (None, self.backoff.handle_failure());
-        self.connection.send_replace(Connection::Lost);
+        self.connection.send_replace(ConnectionState::Lost);
     }
 
     /// Closes the stream; the next read opens a new one immediately.
-    pub fn close(&mut self) {
+    pub fn reopen_now(&mut self) {
         (self.open, self.delay) = (None, Duration::ZERO);
     }
 
@@ -87,7 +87,7 @@ impl Stream {
             Err(status) if is_final(&status) => return Err(status),
             Err(status) => tracing::debug!(%status, "the stream was lost"),
         }
-        self.reopen_later();
+        self.reopen_with_backoff();
         Ok(None)
     }
 
@@ -99,7 +99,7 @@ impl Stream {
             return stream.message().await;
         }
         tokio::time::sleep(self.delay).await;
-        self.connection.send_replace(Connection::Connecting);
+        self.connection.send_replace(ConnectionState::Connecting);
         let cursor = |Cursor { epoch, revision }| v1::Cursor { epoch: epoch.get(), revision: revision.0 };
         let watch =
             |(id, at): (&String, Option<Cursor>)| v1::Watch { inventory_id: id.clone(), resume: at.map(cursor) };
@@ -108,7 +108,7 @@ impl Stream {
         let request = v1::SubscribeInventoryRequest { inventories, session, notices };
         let opened = self.rpc.subscribe_inventory(request).await?;
         self.opened += 1;
-        self.connection.send_replace(Connection::Open);
+        self.connection.send_replace(ConnectionState::Open);
         self.open.insert(opened.into_inner()).message().await
     }
 }

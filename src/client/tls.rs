@@ -1,4 +1,4 @@
-//! TLS connections to the service. The files are read for each connection, because certificates are replaced while
+//! TLS connections to the server. The files are read for each connection, because certificates are replaced while
 //! clients run.
 
 use super::{ClientError, ClientOptions};

@@ -61,8 +61,8 @@ mod tests {
 
     #[test]
     fn a_token_is_reloaded_and_kept_while_its_file_is_missing_or_invalid() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("token");
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token");
         let write = |text: &str| std::fs::write(&path, text).expect("it is written");
         assert!(matches!(Token::open(path.clone()), Err(ClientError::Token { .. })));
         write("first\n");

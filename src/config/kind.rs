@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use toml::{Table, Value};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ValueKind {
     /// An IP address and a port.
     Address,
     Path,
@@ -26,15 +26,15 @@ pub enum Kind {
     Tables(&'static [Column]),
 }
 
-/// One key of the tables of [`Kind::Tables`].
+/// One key of the tables of [`ValueKind::Tables`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Column {
     pub name: &'static str,
-    /// The accepted words; if empty, any text that is not empty is accepted.
-    pub words: &'static [&'static str],
+    /// The accepted values; if empty, any text that is not empty is accepted.
+    pub values: &'static [&'static str],
 }
 
-impl Kind {
+impl ValueKind {
     /// Parses the text of an environment variable or a flag into the value that a file would contain. Returns `None` if
     /// only a file can set this kind.
     pub fn parse(&self, text: &str) -> Option<Value> {
@@ -131,10 +131,10 @@ fn check_tables(columns: &[Column], tables: &[Value]) -> Result<(), String> {
             let names = names(columns);
             return Err(format!("must have exactly the keys {names}, each a nonempty string (table {number})"));
         };
-        for column in columns.iter().filter(|column| !column.words.is_empty()) {
+        for column in columns.iter().filter(|column| !column.values.is_empty()) {
             let word = text(table, column.name).unwrap_or_default();
-            if !column.words.contains(&word) {
-                let (name, words) = (column.name, column.words.join(", "));
+            if !column.values.contains(&word) {
+                let (name, words) = (column.name, column.values.join(", "));
                 return Err(format!("{name} must be one of {words}, got {word:?} (table {number})"));
             }
         }
@@ -154,28 +154,28 @@ fn names(columns: &[Column]) -> String {
 mod tests {
     use super::*;
 
-    fn problem(kind: Kind, value: impl Into<Value>) -> String {
+    fn problem(kind: ValueKind, value: impl Into<Value>) -> String {
         kind.check(&value.into()).expect_err("the value is invalid")
     }
 
     #[test]
     fn each_kind_accepts_valid_text_and_rejects_invalid_text() {
         let words: &[&str] = &["json", "pretty"];
-        let number = Kind::Number { min: 2, max: 9 };
+        let number = ValueKind::Number { min: 2, max: 9 };
         for (kind, valid, invalid) in [
-            (Kind::Address, "[::1]:80", "localhost"),
-            (Kind::Path, "a/b", ""),
-            (Kind::Text, "x", ""),
-            (Kind::HttpUrl, "http://collector:4317", "collector:4317"),
-            (Kind::HttpUrl, "https://[::1]:1/path", "ftp://collector:4317"),
-            (Kind::HttpUrl, "http://10.0.0.1", "http://"),
-            (Kind::Bool, "true", "yes"),
+            (ValueKind::Address, "[::1]:80", "localhost"),
+            (ValueKind::Path, "a/b", ""),
+            (ValueKind::Text, "x", ""),
+            (ValueKind::HttpUrl, "http://collector:4317", "collector:4317"),
+            (ValueKind::HttpUrl, "https://[::1]:1/path", "ftp://collector:4317"),
+            (ValueKind::HttpUrl, "http://10.0.0.1", "http://"),
+            (ValueKind::Bool, "true", "yes"),
             (number, "9", "10"),
             (number, "2", "-2"),
             (number, "3", "3.5"),
-            (Kind::Choice(words), "json", "xml"),
-            (Kind::Choices(words), "json, pretty", "json,xml"),
-            (Kind::Choices(words), "pretty", ""),
+            (ValueKind::Choice(words), "json", "xml"),
+            (ValueKind::Choices(words), "json, pretty", "json,xml"),
+            (ValueKind::Choices(words), "pretty", ""),
         ] {
             assert_eq!(kind.check(&kind.parse(valid).unwrap()), Ok(()), "{kind:?} {valid}");
             let problem = problem(kind, kind.parse(invalid).unwrap());
@@ -184,22 +184,22 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_another_type_is_rejected() {
-        assert_eq!(problem(Kind::Number { min: 0, max: 5 }, "3"), "must be 0 to 5, got \"3\"");
-        assert_eq!(problem(Kind::Path, 3), "must be a path, got 3");
-        assert_eq!(problem(Kind::Bool, 1), "must be true or false, got 1");
+    fn a_value_of_another_type_is_invalid() {
+        assert_eq!(problem(ValueKind::Number { min: 0, max: 5 }, "3"), "must be 0 to 5, got \"3\"");
+        assert_eq!(problem(ValueKind::Path, 3), "must be a path, got 3");
+        assert_eq!(problem(ValueKind::Bool, 1), "must be true or false, got 1");
     }
 
     #[test]
     fn the_error_for_an_invalid_secret_does_not_show_it() {
-        assert_eq!(problem(Kind::Secret, 4_711), "must be a nonempty string");
+        assert_eq!(problem(ValueKind::Secret, 4_711), "must be a nonempty string");
     }
 
     #[test]
     fn tables_must_have_exactly_their_keys_and_accepted_words() {
         const COLUMNS: &[Column] =
-            &[Column { name: "san", words: &[] }, Column { name: "role", words: &["player", "admin"] }];
-        let kind = Kind::Tables(COLUMNS);
+            &[Column { name: "san", values: &[] }, Column { name: "role", values: &["player", "admin"] }];
+        let kind = ValueKind::Tables(COLUMNS);
         let tables = |text: &str| -> Value { text.parse::<Table>().unwrap().remove("t").unwrap() };
         assert_eq!(kind.check(&tables("[[t]]\nsan='a'\nrole='player'\n")), Ok(()));
         let valid = "[[t]]\nsan='a'\nrole='admin'\n";

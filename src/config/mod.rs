@@ -1,5 +1,5 @@
 //! Configuration: one table of settings ([`settings`]) is read from a TOML file, the environment and flags
-//! ([`sources`]), validated as a whole ([`validation`]), and reloaded while the service runs ([`reload`]).
+//! ([`sources`]), validated as a whole ([`validation`]), and reloaded while the server runs ([`reload`]).
 //!
 //! To add a setting, declare it in [`settings`] and read it with [`Values::get`] or [`Values::find`]; the flag, the
 //! environment variable, the help and `slotcast config` follow from the declaration.
@@ -13,9 +13,9 @@ pub mod settings;
 mod sources;
 mod validation;
 
-pub use kind::Kind;
+pub use kind::ValueKind;
 pub use print::{documented, effective};
-pub use reload::{Reloaded, SettingsFile, follow};
+pub use reload::{Reloaded, SettingsFile, watch_for_changes};
 pub use setting::{Declaration, OptionalSetting, Setting};
 pub use sources::{Overrides, ResolvedValue, Source, Values};
 
@@ -42,7 +42,7 @@ pub enum ConfigError {
     Invalid { problems: Vec<String> },
 }
 
-/// The effective configuration of a service.
+/// The effective configuration of a server.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The effective values with their sources.
@@ -77,7 +77,7 @@ impl Config {
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid { problems }) }
     }
 
-    /// Returns whether the service can authenticate callers.
+    /// Returns whether the server can authenticate callers.
     pub fn has_authentication(&self) -> bool {
         self.identity.jwks.is_some() || !self.identity.certificates.is_empty()
     }
@@ -92,8 +92,8 @@ impl Config {
                 bytes_max: values.find(&settings::STORE_BYTES_MAX),
                 keys_max: values.get(&settings::STORE_KEYS_MAX),
                 key_window: values.get(&settings::STORE_KEY_WINDOW_S),
-                round_after: values.get(&settings::STORE_FOLD_AFTER_MS),
-                wal_bytes_soft: values.get(&settings::STORE_WAL_BYTES),
+                fold_after: values.get(&settings::STORE_FOLD_AFTER_MS),
+                wal_checkpoint_bytes: values.get(&settings::STORE_WAL_BYTES),
                 ..EmbeddedSettings::default()
             },
             streams: StreamSettings {
@@ -109,7 +109,7 @@ impl Config {
             telemetry: telemetry(&values),
             drain: DrainSettings {
                 delay: values.get(&settings::DRAIN_DELAY_MS),
-                limit: values.get(&settings::DRAIN_LIMIT_MS),
+                timeout: values.get(&settings::DRAIN_LIMIT_MS),
             },
             rollout: rollout(&values),
             values,
@@ -204,7 +204,10 @@ mod tests {
         assert_eq!(config.admission, AdmissionSettings::default());
         let store = EmbeddedSettings::default();
         assert_eq!((config.store.keys_max, config.store.key_window), (store.keys_max, store.key_window));
-        assert_eq!((config.store.round_after, config.store.wal_bytes_soft), (store.round_after, store.wal_bytes_soft));
+        assert_eq!(
+            (config.store.fold_after, config.store.wal_checkpoint_bytes),
+            (store.fold_after, store.wal_checkpoint_bytes)
+        );
         assert_eq!(config.drain, DrainSettings::default());
         assert_eq!(config.telemetry.log, LogSettings::default());
     }
@@ -226,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictions_and_accidental_exposure_are_rejected_with_a_solution() {
+    fn the_errors_for_contradictions_and_accidental_exposure_have_a_solution() {
         let error = read(
             "listen = '[::]:7400'\n[tls]\ncertificate = 'a'\nclient_certificates = 'required'\n[identity]\nissuer = 'b'\n\
              [otlp]\nheaders = 'secret'\n[[identity.certificates]]\nsan = 'c'\nrole = 'admin'\nname = 'd'\n",
@@ -271,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_role_and_an_endpoint_without_http_are_rejected() {
+    fn an_unknown_role_and_an_endpoint_without_http_are_invalid() {
         let error = read("[[identity.certificates]]\nsan = 'c'\nrole = 'king'\nname = 'd'\n").unwrap_err();
         let expected = "role must be one of player, service, admin, got \"king\" (table 1) (file)";
         assert!(error.contains(&format!("  identity.certificates: {expected}")), "{error}");

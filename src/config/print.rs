@@ -1,7 +1,7 @@
 //! Prints settings as a TOML file: either all settings with their documentation, or the effective values with their
 //! sources.
 
-use super::kind::Kind;
+use super::kind::ValueKind;
 use super::setting::Declaration;
 use super::settings::{SECTIONS, declarations};
 use super::sources::{ResolvedValue, Values};
@@ -12,7 +12,7 @@ const HEAD: &str = "\
 #
 # Precedence: flags, environment, settings file. For limits.streams_per_player, the flag is --limits-streams-per-player
 # and the environment variable is SLOTCAST_LIMITS_STREAMS_PER_PLAYER. The file is reloaded when it changes and on SIGHUP:
-# settings marked `Live` apply immediately, all others after a restart. A file with a mistake is rejected as a whole.
+# settings marked `Reloadable` apply immediately, all others after a restart. An invalid file changes nothing.
 ";
 
 /// Returns every setting with its meaning and its default.
@@ -25,13 +25,13 @@ pub fn documented() -> String {
             add_line(&mut text, &format!("[{section}]"));
         }
         for setting in in_section(section) {
-            let live = if setting.live { " Live." } else { "" };
-            let requirement = if let Kind::Number { min, max } = setting.kind {
+            let reloadable = if setting.reloadable { " Reloadable." } else { "" };
+            let requirement = if let ValueKind::Number { min, max } = setting.kind {
                 format!("Range: {min} to {max}")
             } else {
                 capitalized(&setting.kind.requirement())
             };
-            add_line(&mut text, &format!("# {} {requirement}.{live}", setting.help));
+            add_line(&mut text, &format!("# {} {requirement}.{reloadable}", setting.help));
             add_line(
                 &mut text,
                 &match setting.default_value() {
@@ -62,7 +62,7 @@ pub fn effective(values: &Values) -> String {
 }
 
 fn line(setting: &Declaration, ResolvedValue { value, source }: &ResolvedValue) -> String {
-    let value = if setting.kind == Kind::Secret { "\"***\"".to_owned() } else { value.to_string() };
+    let value = if setting.kind == ValueKind::Secret { "\"***\"".to_owned() } else { value.to_string() };
     format!("{:<48} # {source}", format!("{} = {value}", setting.name))
 }
 

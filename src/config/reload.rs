@@ -1,4 +1,4 @@
-//! Reloads the settings file while the service runs.
+//! Reloads the settings file while the server runs.
 
 use super::{Config, ConfigError, Overrides};
 use crate::file_watch::FileWatch;
@@ -62,7 +62,7 @@ fn parse(overrides: &Overrides, path: &Path, contents: &[Vec<u8>]) -> Result<Con
 }
 
 /// Calls `apply` with the settings after each change of the file and after each `hangup` (SIGHUP). Never returns.
-pub async fn follow(
+pub async fn watch_for_changes(
     mut file: SettingsFile,
     mut hangup: Signal,
     apply: impl Fn(Result<Reloaded<'_>, &ConfigError>) + Send + 'static,
@@ -98,8 +98,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_changed_file_is_reloaded_and_an_invalid_one_changes_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("slotcast.toml");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("slotcast.toml");
         let write = |text: &str| std::fs::write(&path, text).unwrap();
         write("");
         let mut file = SettingsFile::open(Overrides::default(), path.clone()).unwrap();
@@ -120,8 +120,8 @@ mod tests {
 
     #[tokio::test]
     async fn flags_override_a_reloaded_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("slotcast.toml");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("slotcast.toml");
         std::fs::write(&path, "").unwrap();
         let overrides = Overrides::new(|_| None, [("sync.news_ms".to_owned(), "42".to_owned())].into());
         let mut file = SettingsFile::open(overrides, path.clone()).unwrap();

@@ -3,22 +3,22 @@
 //! A [`Setting`] has a default, and [`Values::get`](super::Values::get) returns its value. An [`OptionalSetting`] has
 //! none, and [`Values::find`](super::Values::find) returns `None` if no source sets it.
 
-use super::kind::Kind;
+use super::kind::ValueKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::Value;
 
-/// Everything about a setting but the type of its value.
+/// Metadata of a setting: its key, value kind, default and help.
 #[derive(Debug, Clone, Copy)]
 pub struct Declaration {
     /// Empty for settings before the first section of the file.
     pub section: &'static str,
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: ValueKind,
     default: DefaultValue,
     /// Whether a change applies without a restart.
-    pub live: bool,
+    pub reloadable: bool,
     /// Another environment variable for the setting, with lower precedence than its own.
     pub fallback_variable: Option<&'static str>,
     /// The meaning of the setting, with its unit.
@@ -29,7 +29,7 @@ pub struct Declaration {
 #[derive(Debug, Clone, Copy)]
 pub struct Setting<T> {
     pub(super) declaration: Declaration,
-    /// Converts a value that has passed [`Kind::check`].
+    /// Converts a value that has passed [`ValueKind::check`].
     pub(super) convert: Convert<T>,
 }
 
@@ -37,7 +37,7 @@ pub struct Setting<T> {
 #[derive(Debug, Clone, Copy)]
 pub struct OptionalSetting<T> {
     pub(super) declaration: Declaration,
-    /// Converts a value that has passed [`Kind::check`].
+    /// Converts a value that has passed [`ValueKind::check`].
     pub(super) convert: Convert<T>,
 }
 
@@ -76,7 +76,7 @@ impl Declaration {
 
     /// Returns whether only the settings file can set it.
     pub fn is_file_only(&self) -> bool {
-        matches!(self.kind, Kind::Tables(_))
+        matches!(self.kind, ValueKind::Tables(_))
     }
 }
 
@@ -84,18 +84,19 @@ impl<T> OptionalSetting<T> {
     pub(super) const fn new(
         section: &'static str,
         name: &'static str,
-        kind: Kind,
+        kind: ValueKind,
         convert: Convert<T>,
         help: &'static str,
     ) -> Self {
         let default = DefaultValue::None;
-        let declaration = Declaration { section, name, kind, default, live: false, fallback_variable: None, help };
+        let declaration =
+            Declaration { section, name, kind, default, reloadable: false, fallback_variable: None, help };
         Self { declaration, convert }
     }
 
     /// Marks the setting as one whose changes apply without a restart.
-    pub(super) const fn live(mut self) -> Self {
-        self.declaration.live = true;
+    pub(super) const fn reloadable(mut self) -> Self {
+        self.declaration.reloadable = true;
         self
     }
 
@@ -120,27 +121,27 @@ impl<T> OptionalSetting<T> {
 type Name = &'static str;
 
 pub(super) const fn address(section: Name, name: Name, help: &'static str) -> OptionalSetting<SocketAddr> {
-    OptionalSetting::new(section, name, Kind::Address, |value| value.as_str()?.parse().ok(), help)
+    OptionalSetting::new(section, name, ValueKind::Address, |value| value.as_str()?.parse().ok(), help)
 }
 
 pub(super) const fn path(section: Name, name: Name, help: &'static str) -> OptionalSetting<PathBuf> {
-    OptionalSetting::new(section, name, Kind::Path, |value| value.as_str().map(PathBuf::from), help)
+    OptionalSetting::new(section, name, ValueKind::Path, |value| value.as_str().map(PathBuf::from), help)
 }
 
 pub(super) const fn text(section: Name, name: Name, help: &'static str) -> OptionalSetting<String> {
-    OptionalSetting::new(section, name, Kind::Text, to_text, help)
+    OptionalSetting::new(section, name, ValueKind::Text, to_text, help)
 }
 
 pub(super) const fn http_url(section: Name, name: Name, help: &'static str) -> OptionalSetting<String> {
-    OptionalSetting::new(section, name, Kind::HttpUrl, to_text, help)
+    OptionalSetting::new(section, name, ValueKind::HttpUrl, to_text, help)
 }
 
 pub(super) const fn secret(section: Name, name: Name, help: &'static str) -> OptionalSetting<String> {
-    OptionalSetting::new(section, name, Kind::Secret, to_text, help)
+    OptionalSetting::new(section, name, ValueKind::Secret, to_text, help)
 }
 
 pub(super) const fn boolean(section: Name, name: Name, help: &'static str) -> OptionalSetting<bool> {
-    OptionalSetting::new(section, name, Kind::Bool, Value::as_bool, help)
+    OptionalSetting::new(section, name, ValueKind::Bool, Value::as_bool, help)
 }
 
 /// Both bounds must fit `N`, which a test of the table checks.
@@ -150,7 +151,7 @@ pub(super) const fn number<N: TryFrom<u64>>(
     (min, max): (u64, u64),
     help: &'static str,
 ) -> OptionalSetting<N> {
-    OptionalSetting::new(section, name, Kind::Number { min, max }, |value| N::try_from(to_u64(value)?).ok(), help)
+    OptionalSetting::new(section, name, ValueKind::Number { min, max }, |value| N::try_from(to_u64(value)?).ok(), help)
 }
 
 /// A number of seconds.
@@ -160,7 +161,13 @@ pub(super) const fn seconds(
     (min, max): (u64, u64),
     help: &'static str,
 ) -> OptionalSetting<Duration> {
-    OptionalSetting::new(section, name, Kind::Number { min, max }, |value| to_u64(value).map(Duration::from_secs), help)
+    OptionalSetting::new(
+        section,
+        name,
+        ValueKind::Number { min, max },
+        |value| to_u64(value).map(Duration::from_secs),
+        help,
+    )
 }
 
 /// A number of milliseconds.
@@ -171,7 +178,7 @@ pub(super) const fn milliseconds(
     help: &'static str,
 ) -> OptionalSetting<Duration> {
     let convert = |value: &Value| to_u64(value).map(Duration::from_millis);
-    OptionalSetting::new(section, name, Kind::Number { min, max }, convert, help)
+    OptionalSetting::new(section, name, ValueKind::Number { min, max }, convert, help)
 }
 
 /// Returns the default of a [`number`] as a value of the file, whose integers have 64 bits with a sign.

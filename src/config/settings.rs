@@ -1,7 +1,7 @@
 //! The table of all settings. The settings file, the environment variables, the flags, their help and the output of
 //! `slotcast config` are derived from it.
 
-use super::kind::{Column, Kind};
+use super::kind::{Column, ValueKind};
 use super::setting::{
     Declaration, OptionalSetting, Setting, address, boolean, http_url, milliseconds, milliseconds_value, number,
     number_value, path, seconds, seconds_value, secret, text,
@@ -33,9 +33,10 @@ pub const SECTIONS: [(&str, &str); 9] = [
 const IDENTITY: &str = "\
 Authentication of callers. If a call has a token, the token identifies the caller; otherwise its client certificate does,
 if [[identity.certificates]] has an entry for one of its names: san (a DNS name or a URI), role (player, service or
-admin) and name. All other calls are refused.";
+admin) and name. All other calls fail.";
 const SYNC: &str = "\
-How streams are synced. AdminService and `slotcast rollout` can change these settings until the file is read again.
+How streams are synced. AdminService and `slotcast rollout` can override these settings until the next reload of the
+file or a restart.
 A stable hash of the player's name determines which players a percentage includes, so raising it only adds players. With
 delta_percent, debounce_percent and prediction_percent at 0, every change is sent immediately with all slots.";
 
@@ -60,25 +61,30 @@ settings! {
     LISTEN: Setting<SocketAddr> =
         address("", "listen", "Address to serve on; port 0 selects a free port.").default(|| "127.0.0.1:7400".into());
     DATA: Setting<PathBuf> =
-        path("", "data", "Folder of the store; created if it does not exist.").default(|| "slotcast-data".into());
+        path("", "data", "Directory of the store; created if it does not exist.").default(|| "slotcast-data".into());
     CATALOG: OptionalSetting<PathBuf> =
         path("", "catalog", "TOML file with items, recipes and layouts. Default: the built-in catalog.");
     WITHOUT_AUTHENTICATION: Setting<bool> = boolean(
         "",
         "without_authentication",
-        "Serve beyond loopback without authentication: everyone who can reach the port can do everything.",
+        "Allow a non-loopback `listen` address without authentication: anyone who can reach the port has full access.",
     )
     .default(|| false.into());
     WITHOUT_TLS: Setting<bool> = boolean(
         "",
         "without_tls",
-        "Serve beyond loopback in plaintext: everyone on the network path can read and change everything, including \
-         tokens.",
+        "Allow a non-loopback `listen` address without TLS: anyone on the network path can read and change all traffic, \
+         including tokens.",
     )
     .default(|| false.into());
 
     ADMIN_LISTEN: Setting<SocketAddr> =
-        address("admin", "listen", "Address for health checks and metrics; port 0 selects a free port.")
+        address(
+            "admin",
+            "listen",
+            "Plaintext HTTP listener for health probes and /metrics. AdminService is served on `listen`, not here; \
+             port 0 selects a free port.",
+        )
             .default(|| "127.0.0.1:7401".into());
 
     TLS_CERTIFICATE: OptionalSetting<PathBuf> = path(
@@ -91,14 +97,15 @@ settings! {
     TLS_CLIENT_CA: OptionalSetting<PathBuf> = path(
         "tls",
         "client_ca",
-        "PEM file with the root certificates that verify client certificates. Without it, none is requested.",
+        "PEM file with the root certificates that verify client certificates. Without it, the server \
+         does not request client certificates.",
     );
     TLS_CLIENT_CERTIFICATES: Setting<ClientCertificates> = OptionalSetting::new(
         "tls",
         "client_certificates",
-        Kind::Choice(&["optional", "required"]),
-        |value| ClientCertificates::named(value.as_str()?),
-        "Whether clients must present a certificate, if client_ca is set.",
+        ValueKind::Choice(&["optional", "required"]),
+        |value| ClientCertificates::from_name(value.as_str()?),
+        "Whether a client certificate is optional or required; requires client_ca.",
     )
     .default(|| "optional".into());
 
@@ -114,7 +121,7 @@ settings! {
     IDENTITY_ALGORITHMS: Setting<Vec<Algorithm>> = OptionalSetting::new(
         "identity",
         "algorithms",
-        Kind::Choices(&Algorithm::NAMES),
+        ValueKind::Choices(&Algorithm::NAMES),
         to_algorithms,
         "Accepted signature algorithms of tokens.",
     )
@@ -128,10 +135,10 @@ settings! {
     IDENTITY_CERTIFICATES: OptionalSetting<Vec<CertificateIdentity>> = OptionalSetting::new(
         "identity",
         "certificates",
-        Kind::Tables(&[
-            Column { name: "san", words: &[] },
-            Column { name: "role", words: &["player", "service", "admin"] },
-            Column { name: "name", words: &[] },
+        ValueKind::Tables(&[
+            Column { name: "san", values: &[] },
+            Column { name: "role", values: &["player", "service", "admin"] },
+            Column { name: "name", values: &[] },
         ]),
         |value| value.as_array()?.iter().map(|table| to_certificate_identity(table.as_table()?)).collect(),
         "Client certificates and the callers that they identify.",
@@ -159,14 +166,14 @@ settings! {
         (10, 600_000),
         "Age at which a committed change is folded into the table, in milliseconds.",
     )
-    .default(|| milliseconds_value(EmbeddedSettings::default().round_after));
+    .default(|| milliseconds_value(EmbeddedSettings::default().fold_after));
     STORE_WAL_BYTES: Setting<u64> = number(
         "store",
         "wal_bytes",
         (1 << 16, 1 << 34),
-        "Size at which the write-ahead log is copied into the database file, in bytes.",
+        "Size of the write-ahead log that triggers a SQLite checkpoint, in bytes.",
     )
-    .default(|| number_value(EmbeddedSettings::default().wal_bytes_soft));
+    .default(|| number_value(EmbeddedSettings::default().wal_checkpoint_bytes));
 
     LIMITS_STREAMS_PER_PLAYER: Setting<u32> =
         number("limits", "streams_per_player", COUNT, "Maximum number of open streams per player.")
@@ -202,7 +209,8 @@ settings! {
         "limits",
         "streams_per_connection",
         COUNT,
-        "Maximum number of concurrent calls on one connection; further calls wait at the client.",
+        "Maximum number of concurrent HTTP/2 streams (calls and subscriptions) on one connection; further calls wait at \
+         the client.",
     )
     .default(|| number_value(TransportSettings::default().streams_per_connection_max));
     LIMITS_HEADER_BYTES: Setting<u32> =
@@ -243,15 +251,15 @@ settings! {
         "limits",
         "connection_age_s",
         (0, 604_800),
-        "Approximate age at which the server asks clients to reconnect, so that load spreads over new servers, in \
-         seconds; 0 is no limit.",
+        "Maximum age of a connection, with ±10 % jitter, in seconds. The server then sends GOAWAY, so that clients \
+         reconnect and load spreads; 0 is no limit.",
     )
     .default(|| seconds_value(TransportSettings::default().connection_age.unwrap_or_default()));
     LIMITS_CONNECTION_AGE_GRACE_S: Setting<Duration> = seconds(
         "limits",
         "connection_age_grace_s",
         (1, 3_600),
-        "Time over which the streams of such a connection end, in seconds.",
+        "Grace period over which the streams of a connection at its maximum age end, in seconds.",
     )
     .default(|| seconds_value(TransportSettings::default().connection_age_grace));
 
@@ -266,14 +274,15 @@ settings! {
         "drain",
         "limit_ms",
         (0, 3_600_000),
-        "Maximum time for calls to end after the delay, in milliseconds; then they are cut off.",
+        "Maximum time for calls to end after the delay, in milliseconds; calls that are still open \
+         are then aborted.",
     )
-    .default(|| milliseconds_value(DrainSettings::default().limit));
+    .default(|| milliseconds_value(DrainSettings::default().timeout));
 
     LOG_FORMAT: Setting<LogFormat> = OptionalSetting::new(
         "log",
         "format",
-        Kind::Choice(&["pretty", "json"]),
+        ValueKind::Choice(&["pretty", "json"]),
         |value| log_format(value.as_str()?),
         "Format of log lines: for people, or one JSON object per line.",
     )
@@ -281,14 +290,14 @@ settings! {
     LOG_FILTER: Setting<String> =
         text("log", "filter", "Log levels by module, such as info,slotcast::engine=debug.")
             .fallback_variable("SLOTCAST_LOG")
-            .live()
+            .reloadable()
             .default(|| LogSettings::default().filter.into());
     LOG_ACCESS: Setting<AccessLogMode> = OptionalSetting::new(
         "log",
         "access",
-        Kind::Choice(&AccessLogMode::NAMES),
+        ValueKind::Choice(&AccessLogMode::NAMES),
         |value| AccessLogMode::from_name(value.as_str()?),
-        "Which calls are logged: none, refused and failed calls (at a limited rate), or all.",
+        "Calls to log: off, errors (rate-limited), or all.",
     )
     .default(|| "errors".into());
 
@@ -301,7 +310,7 @@ settings! {
     OTLP_CA: OptionalSetting<PathBuf> = path(
         "otlp",
         "ca",
-        "PEM file with root certificates for an https endpoint, in addition to the public authorities.",
+        "PEM file with root certificates for an https endpoint, in addition to the public CAs.",
     );
     OTLP_HEADERS: OptionalSetting<String> =
         secret("otlp", "headers", "Headers of each export, such as authorization=Bearer abc,tenant=1.")
@@ -313,7 +322,7 @@ settings! {
         "otlp",
         "trace_percent",
         (0, 100),
-        "Percentage of calls without a trace context that are traced; for a call with one, its sampled flag decides.",
+        "Sampling rate in percent for calls without a trace context; otherwise the caller's sampled flag decides.",
     )
     .default(|| number_value(OtlpSettings::default().trace_percent));
 }
@@ -332,7 +341,7 @@ pub static SYNC_SETTINGS: [Setting<u64>; RolloutField::ALL.len()] = {
 const fn sync_setting(field: RolloutField) -> Setting<u64> {
     let bounds = field.bounds();
     let bounds = (*bounds.start(), *bounds.end());
-    number("sync", field.name(), bounds, field.help()).live().default_number(field.default_value())
+    number("sync", field.name(), bounds, field.help()).reloadable().default_number(field.default_value())
 }
 
 /// Returns the declarations of all settings, in the order of the file.
@@ -348,7 +357,7 @@ pub enum ClientCertificates {
 }
 
 impl ClientCertificates {
-    fn named(name: &str) -> Option<Self> {
+    fn from_name(name: &str) -> Option<Self> {
         match name {
             "optional" => Some(Self::Optional),
             "required" => Some(Self::Required),
@@ -366,12 +375,12 @@ fn log_format(name: &str) -> Option<LogFormat> {
 }
 
 fn to_algorithms(value: &Value) -> Option<Vec<Algorithm>> {
-    value.as_array()?.iter().map(|name| Algorithm::named(name.as_str()?)).collect()
+    value.as_array()?.iter().map(|name| Algorithm::from_name(name.as_str()?)).collect()
 }
 
 fn to_certificate_identity(table: &Table) -> Option<CertificateIdentity> {
     let text = |name: &str| table.get(name)?.as_str().map(str::to_owned);
-    Some(CertificateIdentity { san: text("san")?, role: Role::named(&text("role")?)?, name: text("name")? })
+    Some(CertificateIdentity { san: text("san")?, role: Role::from_name(&text("role")?)?, name: text("name")? })
 }
 
 #[cfg(test)]
@@ -379,19 +388,19 @@ mod tests {
     use super::*;
 
     /// Returns values that are valid for a kind: every choice, and both bounds of a number.
-    fn valid_values(kind: Kind) -> Vec<Value> {
+    fn valid_values(kind: ValueKind) -> Vec<Value> {
         match kind {
-            Kind::Address => vec!["[::1]:80".into()],
-            Kind::Path | Kind::Text | Kind::Secret => vec!["text".into()],
-            Kind::HttpUrl => vec!["https://collector".into()],
-            Kind::Bool => vec![true.into(), false.into()],
-            Kind::Number { min, max } => vec![number_value(min), number_value(max)],
-            Kind::Choice(words) => words.iter().map(|word| (*word).into()).collect(),
-            Kind::Choices(words) => vec![Value::Array(words.iter().map(|word| (*word).into()).collect())],
-            Kind::Tables(columns) => {
-                let most = columns.iter().map(|column| column.words.len()).max().unwrap_or_default();
+            ValueKind::Address => vec!["[::1]:80".into()],
+            ValueKind::Path | ValueKind::Text | ValueKind::Secret => vec!["text".into()],
+            ValueKind::HttpUrl => vec!["https://collector".into()],
+            ValueKind::Bool => vec![true.into(), false.into()],
+            ValueKind::Number { min, max } => vec![number_value(min), number_value(max)],
+            ValueKind::Choice(words) => words.iter().map(|word| (*word).into()).collect(),
+            ValueKind::Choices(words) => vec![Value::Array(words.iter().map(|word| (*word).into()).collect())],
+            ValueKind::Tables(columns) => {
+                let most = columns.iter().map(|column| column.values.len()).max().unwrap_or_default();
                 let table = |at: usize| -> Value {
-                    let word = |column: &Column| column.words.get(at % column.words.len().max(1)).copied();
+                    let word = |column: &Column| column.values.get(at % column.values.len().max(1)).copied();
                     let entry = |column: &Column| (column.name.to_owned(), word(column).unwrap_or("text").into());
                     Value::Table(columns.iter().map(entry).collect())
                 };

@@ -157,7 +157,7 @@ impl Values {
     /// Returns the keys of the settings that need a restart and differ between the two.
     pub fn restart_needed(&self, other: &Self) -> Vec<String> {
         let value = |values: &Self, setting| values.resolved(setting).map(|resolved| resolved.value.clone());
-        let fixed = declarations().filter(|setting| !setting.live);
+        let fixed = declarations().filter(|setting| !setting.reloadable);
         fixed.filter(|setting| value(self, setting) != value(other, setting)).map(Declaration::key).collect()
     }
 

@@ -20,7 +20,7 @@ fn exposure(config: &Config) -> Vec<String> {
     if config.has_authentication() && without_authentication {
         problems.push("without_authentication and [identity] are mutually exclusive: remove one of them".into());
     }
-    if !is_beyond_loopback(listen) {
+    if !is_non_loopback(listen) {
         return problems;
     }
     if !config.has_authentication() && !without_authentication {
@@ -38,7 +38,7 @@ fn exposure(config: &Config) -> Vec<String> {
     problems
 }
 
-fn is_beyond_loopback(listen: SocketAddr) -> bool {
+fn is_non_loopback(listen: SocketAddr) -> bool {
     !listen.ip().is_loopback()
 }
 

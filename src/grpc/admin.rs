@@ -17,10 +17,10 @@ pub struct Admin {
     pub engine: Engine,
     pub rollout: LiveRollout,
     pub statistics: Arc<StreamStatistics>,
-    /// Cancelled when the service must drain.
+    /// Cancelled when the server must drain.
     pub drain: CancellationToken,
-    pub drain_limit: Duration,
-    /// When the service started.
+    pub drain_timeout: Duration,
+    /// When the server started.
     pub start: Instant,
 }
 
@@ -38,7 +38,7 @@ impl v1::admin_service_server::AdminService for Admin {
         let caller = caller(&request)?;
         let request = request.into_inner();
         let values = rollout::values(&request);
-        let mut invalid = Vec::from_iter(request::reason(&request.reason).err());
+        let mut invalid = Vec::from_iter(request::admin_reason(&request.reason).err());
         if values.is_empty() {
             invalid.push(FieldViolation::new("rollout", "required; set at least one field"));
         }
@@ -46,11 +46,11 @@ impl v1::admin_service_server::AdminService for Admin {
             // Check the values too, so that the error lists all problems at once.
             let problems = self.rollout.current().with_values(values).err().unwrap_or_default();
             invalid.extend(problems.iter().map(rollout::out_of_bounds));
-            return Err(status::all_invalid(&invalid));
+            return Err(status::invalid_fields(&invalid));
         }
         let changed = self.rollout.change(caller.as_str(), &request.reason, |current| current.with_values(values));
         let changed = changed.map_err(|problems| {
-            status::all_invalid(&problems.iter().map(rollout::out_of_bounds).collect::<Vec<_>>())
+            status::invalid_fields(&problems.iter().map(rollout::out_of_bounds).collect::<Vec<_>>())
         })?;
         Ok(Response::new(v1::UpdateRolloutResponse { rollout: Some(rollout::message(&changed)) }))
     }
@@ -70,9 +70,9 @@ impl v1::admin_service_server::AdminService for Admin {
     async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
         let caller = caller(&request)?;
         let reason = &request.get_ref().reason;
-        request::reason(reason).map_err(|invalid| status::invalid(&invalid))?;
+        request::admin_reason(reason).map_err(|invalid| status::invalid_field(&invalid))?;
         tracing::info!(%caller, reason, "drain requested");
         self.drain.cancel();
-        Ok(Response::new(v1::DrainResponse { limit_ms: self.drain_limit.as_millis() as u64 }))
+        Ok(Response::new(v1::DrainResponse { limit_ms: self.drain_timeout.as_millis() as u64 }))
     }
 }

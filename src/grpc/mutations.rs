@@ -41,7 +41,7 @@ impl Service {
         field: &'static str,
         operation: Option<Operation>,
     ) -> Result<(Option<v1::MutationReceipt>, OperationOutcome), Status> {
-        let missing = || status::invalid(&FieldViolation::new(field, "required"));
+        let missing = || status::invalid_field(&FieldViolation::new(field, "required"));
         let operation = v1::Operation { operation: Some(operation.ok_or_else(missing)?) };
         let applied = self.mutate(origin, context, vec![operation], true).await?;
         Ok((applied.receipt, applied.outcomes.into_iter().next().unwrap_or_default()))
@@ -57,13 +57,13 @@ impl Service {
         single: bool,
     ) -> Result<AppliedMutation, Status> {
         let context = context.unwrap_or_default();
-        let (session, predicted) = prediction(&context).map_err(|violation| status::invalid(&violation))?;
+        let (session, predicted) = prediction(&context).map_err(|violation| status::invalid_field(&violation))?;
         let name_paths = request::name_paths(&operations);
         let request = match mutation_request(caller.clone(), context, operations, single) {
             Ok(request) => MutationRequest { session, predicted, trace, ..request },
             Err(violation) => {
                 self.correct_predictions(session, &caller, predicted).await;
-                return Err(status::invalid(&violation));
+                return Err(status::invalid_field(&violation));
             }
         };
         let reply = self.engine.mutate(request).await.map_err(|error| {
@@ -97,6 +97,7 @@ fn mutation_request(
     operations: Vec<v1::Operation>,
     single: bool,
 ) -> Result<MutationRequest, FieldViolation> {
+    request::mutation_reason(&context)?;
     let key = ScopedKey { caller, key: request::idempotency_key(&context)? };
     let mutation = request::mutation(&context, &operations, single)?;
     let (payload, reason) = (payload(context.expected, operations), context.reason.into());

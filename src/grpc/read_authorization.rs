@@ -1,7 +1,7 @@
 //! Read authorization: decides what a caller may read, once for each call, and on a stream for each frame.
 
 use crate::domain::{Inventory, InventoryId, PlayerId};
-use crate::identity::{AuthError, ExpiryWatch, Identity, Role};
+use crate::identity::{AuthError, CredentialStatusWatch, Identity, Role};
 use crate::status;
 use crate::sync::ReadAccess;
 use std::future::pending;
@@ -26,7 +26,7 @@ pub fn authorize_read<'a>(
 /// Checks that the caller may list the inventories of the owner `requested`, or of all owners if it is `None`.
 pub fn authorize_list(identity: &Identity, requested: Option<&PlayerId>) -> Result<(), Status> {
     match required_owner(identity)? {
-        Some(player) if requested != Some(player) => Err(status::list_of_other_owner()),
+        Some(player) if requested != Some(player) => Err(status::cannot_list_others()),
         Some(_) | None => Ok(()),
     }
 }
@@ -49,12 +49,12 @@ fn required_owner(identity: &Identity) -> Result<Option<&PlayerId>, Status> {
 /// revoked.
 #[derive(Debug)]
 pub struct ReadAuthorization {
-    expiry: Option<ExpiryWatch>,
+    expiry: Option<CredentialStatusWatch>,
 }
 
 impl ReadAuthorization {
     pub fn new(identity: &Identity) -> Self {
-        Self { expiry: identity.expires.as_ref().map(|expiry| expiry.watch()) }
+        Self { expiry: identity.credential_status.as_ref().map(|expiry| expiry.watch()) }
     }
 
     /// Checks that the reader's token is still valid.

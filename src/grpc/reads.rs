@@ -19,7 +19,7 @@ impl Service {
         request: &Request<v1::GetInventoryRequest>,
     ) -> Result<v1::GetInventoryResponse, Status> {
         let id = request::inventory_id("inventory_id", &request.get_ref().inventory_id)
-            .map_err(|violation| status::invalid(&violation))?;
+            .map_err(|violation| status::invalid_field(&violation))?;
         let identity = identity(request)?;
         let found = self.engine.read(&id).await.map_err(|error| status::engine_error(&error))?;
         let found = read_authorization::authorize_read(identity, &id, found.as_deref())?;
@@ -31,7 +31,7 @@ impl Service {
         &self,
         request: &Request<v1::ListInventoriesRequest>,
     ) -> Result<v1::ListInventoriesResponse, Status> {
-        let query = list_query(request.get_ref()).map_err(|violation| status::invalid(&violation))?;
+        let query = list_query(request.get_ref()).map_err(|violation| status::invalid_field(&violation))?;
         read_authorization::authorize_list(identity(request)?, query.owner.as_ref())?;
         let limit = query.limit;
         // One inventory more than requested shows whether there is another page.
@@ -59,7 +59,7 @@ impl Service {
             let session = request::session("session", &session)?.ok_or_else(missing)?;
             Ok((request::inventory_id("have.inventory_id", &inventory_id)?, session))
         };
-        let (id, session) = parse().map_err(|violation| status::invalid(&violation))?;
+        let (id, session) = parse().map_err(|violation| status::invalid_field(&violation))?;
         let found = self.engine.read(&id).await.map_err(|error| status::engine_error(&error))?;
         read_authorization::authorize_read(&identity, &id, found.as_deref())?;
         let current = self.engine.correct(session.clone(), identity.caller, id.clone()).await;

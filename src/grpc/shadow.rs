@@ -83,7 +83,7 @@ impl Shadow {
             states
         })?;
         let Some(frame) = frame else { return Ok(None) };
-        let message = frame::message(&frame);
+        let message = frame::encode_frame(&frame);
         let verification = self.apply(&message, &published.into_inner());
         Ok(Some(ShadowFrame { message, verification }))
     }
@@ -148,7 +148,7 @@ impl ReaderState {
             Self::Unknown | Self::Empty => None,
         };
         let last_sent = before.map(|replica| replica.contents.revision());
-        let frame = frame::inventory_frame(change, last_sent);
+        let frame = frame::decode_inventory_frame(change, last_sent);
         let after = frame.and_then(|frame| Replica::apply(before, &frame).ok());
         let is_equal = |(after, published): (&Replica, &Inventory)| {
             after.cursor() == Cursor::of(published) && after.contents.digest() == published.contents.digest()
@@ -163,7 +163,7 @@ impl ReaderState {
             Self::Empty => return Comparison::Different,
             Self::Known(replica) => replica,
         };
-        let digest = mark.digest.as_ref().map(frame::read_digest);
+        let digest = mark.digest.as_ref().map(frame::decode_digest);
         let Cursor { epoch, revision } = replica.cursor();
         let same_epoch = epoch.get() == mark.epoch;
         if same_epoch && revision.0 == mark.revision && digest == Some(replica.contents.digest()) {
@@ -231,7 +231,7 @@ mod tests {
             .poll_frame(now, || states.to_vec())
             .expect("within the slot limit")
             .expect("one is due");
-        let mut message = frame::message(&frame);
+        let mut message = frame::encode_frame(&frame);
         corrupt(&mut message);
         shadow.apply(&message, states)
     }

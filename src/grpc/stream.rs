@@ -130,7 +130,7 @@ impl FrameStream {
         }
     }
 
-    /// Returns the stream of messages. The stream ends with UNAVAILABLE when the service drains or the connection is
+    /// Returns the stream of messages. The stream ends with UNAVAILABLE when the server drains or the connection is
     /// old, with UNAUTHENTICATED when the reader's token is no longer valid, and with RESOURCE_EXHAUSTED when the
     /// inventories have become too large for one stream. Otherwise, the stream does not end.
     pub fn into_stream(self) -> impl Stream<Item = Result<v1::SubscribeInventoryResponse, Status>> + Send + 'static {
@@ -154,7 +154,7 @@ impl FrameStream {
             self.poll_shadow(now)?;
             let inventories = &self.inventories;
             if let Some(frame) = self.subscription.poll_frame(now, || inventories.states())? {
-                let message = frame::message(&frame);
+                let message = frame::encode_frame(&frame);
                 self.count_frame(&frame, message_bytes(&message));
                 return Ok(message);
             }
@@ -272,7 +272,7 @@ impl FrameStream {
                 None => first.absent.push(position),
             }
         }
-        message_bytes(&frame::message(&first))
+        message_bytes(&frame::encode_frame(&first))
     }
 
     /// Counts the messages and bytes of immediate full syncs for the revisions since the last call.
@@ -307,7 +307,7 @@ fn message_bytes(message: &v1::SubscribeInventoryResponse) -> u64 {
 /// Returns the size of all slots of an inventory in a message, in bytes.
 fn full_bytes(position: usize, inventory: &Inventory) -> u64 {
     let frame = Frame { changed: vec![(position, all_slots(inventory))], ..Frame::default() };
-    frame::message(&frame).encoded_len() as u64
+    frame::encode_frame(&frame).encoded_len() as u64
 }
 
 fn all_slots(inventory: &Inventory) -> InventoryFrame {

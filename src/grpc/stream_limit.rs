@@ -124,7 +124,7 @@ mod tests {
 
     fn identity(caller: &str, player: Option<&str>) -> Identity {
         let player = player.map(|player| PlayerId::new(player).expect("a name"));
-        Identity { caller: Caller::new(caller).expect("a name"), player, role: Role::Service, expires: None }
+        Identity { caller: Caller::new(caller).expect("a name"), player, role: Role::Service, credential_status: None }
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl Service {
             .acquire(identity)
             .map_err(|error| status::too_many_streams(&error.opener, error.streams_max))?;
         let (ids, options) =
-            frame::subscribe_options(request.get_ref()).map_err(|violation| status::invalid(&violation))?;
+            frame::subscribe_options(request.get_ref()).map_err(|violation| status::invalid_field(&violation))?;
         let options = SubscribeOptions { access: read_authorization::read_access(identity)?, ..options };
         let watched = self.engine.watch(ids).await.map_err(|error| status::engine_error(&error))?;
         let visible = options.access.visible(watched.states());

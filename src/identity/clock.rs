@@ -13,7 +13,7 @@ pub(super) fn system() -> WallClock {
     Arc::new(move || unix_time().as_millis() as u64)
 }
 
-/// The wall clock, but never earlier than the start time plus the time since then: setting the clock back does not
+/// The wall clock, but never behind the monotonic clock: setting the clock back does not
 /// prolong a token.
 pub(super) struct Clock {
     wall: WallClock,
@@ -31,8 +31,7 @@ impl Clock {
         (self.wall)().max(self.monotonic_ms())
     }
 
-    /// Returns how far the wall clock is ahead of the start time plus the time since then, in milliseconds; negative if
-    /// the wall clock is behind.
+    /// Returns how far the wall clock is ahead of the monotonic clock, in milliseconds; negative if it is behind.
     pub fn offset_ms(&self) -> i64 {
         (self.wall)() as i64 - self.monotonic_ms() as i64
     }

@@ -14,7 +14,7 @@ const ENTRY_BYTES: u64 = 512;
 /// Expected number of entries; a different number only costs some memory.
 const ENTRIES: usize = 16_384;
 /// Maximum size of a cached token or certificate, in bytes. A larger one is verified each time.
-const KEY_BYTES_MAX: usize = 2_048;
+const CREDENTIAL_BYTES_MAX: usize = 2_048;
 
 /// Verified credentials, by the bytes of the token or certificate.
 pub(super) struct CredentialCache(Cache<Box<[u8]>, Arc<Credential>, SizeWeighter>);
@@ -40,7 +40,7 @@ impl CredentialCache {
     }
 
     pub fn insert(&self, key: &[u8], credential: Arc<Credential>) {
-        if key.len() <= KEY_BYTES_MAX {
+        if key.len() <= CREDENTIAL_BYTES_MAX {
             self.0.insert(key.into(), credential);
         }
     }
@@ -77,8 +77,8 @@ mod tests {
     #[test]
     fn a_key_that_is_too_long_is_not_cached_and_a_removed_entry_is_gone() {
         let cache = CredentialCache::default();
-        cache.insert(&[b'x'; KEY_BYTES_MAX + 1], credential());
-        assert!(cache.get(&[b'x'; KEY_BYTES_MAX + 1]).is_none());
+        cache.insert(&[b'x'; CREDENTIAL_BYTES_MAX + 1], credential());
+        assert!(cache.get(&[b'x'; CREDENTIAL_BYTES_MAX + 1]).is_none());
         cache.insert(&token(1), credential());
         assert!(cache.get(&token(1)).is_some());
         cache.remove(&token(1));

@@ -20,7 +20,7 @@ const KEYS_MAX: usize = 256;
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=4_096;
 const ED25519_BYTES: usize = 32;
 
-/// Why a JWKS file is refused. No message quotes the contents of the file, which may be secret.
+/// Why a JWKS file is invalid. No message quotes the contents of the file, which may be secret.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     #[error("token keys: {0}")]
@@ -195,8 +195,8 @@ fn curve(jwk: &Jwk) -> Option<&EllipticCurve> {
     }
 }
 
-/// Checks what the JWT library assumes about a key: the library would truncate an Ed25519 key that is too long, and panic on one that is too
-/// short.
+/// Checks what the JWT library assumes about a key: the library would truncate an Ed25519 key that is too long, and
+/// panic on one that is too short.
 fn check_parameters(key: &DecodingKey, jwk: &Jwk, algorithms: &[Jws]) -> Result<(), &'static str> {
     match key.kind() {
         DecodingKeyKind::SecretOrDer(bytes) => {

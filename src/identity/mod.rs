@@ -46,9 +46,9 @@ mod certificates;
 mod clock;
 mod credential;
 mod credential_cache;
+mod credential_status;
 mod error;
-mod expiry;
-mod failure_limiter;
+mod invalid_token_limiter;
 mod keys;
 pub mod permissions;
 mod role;
@@ -57,8 +57,8 @@ mod token;
 mod verifier;
 
 pub use clock::WallClock;
+pub use credential_status::{CredentialStatus, CredentialStatusWatch};
 pub use error::AuthError;
-pub use expiry::{Expiry, ExpiryWatch};
 pub use keys::KeysError;
 pub use role::Role;
 pub use settings::{Algorithm, CertificateIdentity, IdentityError, IdentitySettings};
@@ -83,6 +83,6 @@ pub struct Identity {
     pub caller: Caller,
     pub player: Option<PlayerId>,
     pub role: Role,
-    /// When the identity expires; `None` if it does not expire.
-    pub expires: Option<Expiry>,
+    /// Whether the credential is still valid; `None` if callers are not authenticated.
+    pub credential_status: Option<CredentialStatus>,
 }

@@ -10,14 +10,14 @@ pub enum Role {
     Player,
     /// A game server: reads and changes all inventories, and acts for players.
     Service,
-    /// An operator of the service.
+    /// An operator of the server.
     Admin,
 }
 
 impl Role {
     pub const ALL: [Self; 3] = [Self::Player, Self::Service, Self::Admin];
 
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.to_string() == name)
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Exclusive upper bound of the leeway. With more, a stream could outlive its token by more than five seconds.
-const LEEWAY_LIMIT: Duration = Duration::from_secs(5);
+const LEEWAY_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentitySettings {
@@ -78,7 +78,7 @@ impl Algorithm {
         Self::PS512,
     ];
 
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         let index = Self::NAMES.iter().position(|known| *known == name)?;
         Some(Self::ALL[index])
     }
@@ -90,10 +90,10 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// Why the settings of authentication are refused.
+/// Why the settings of authentication are invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    #[error("no way to authenticate: set a JWKS file with the keys of your tokens, or accepted client certificates")]
+    #[error("no credentials are accepted: set identity.jwks, or add [[identity.certificates]]")]
     NoCredentialsAccepted,
     #[error("issuer: required (set it to the `iss` of your tokens)")]
     IssuerMissing,
@@ -115,7 +115,7 @@ pub enum IdentityError {
 
 impl IdentitySettings {
     pub(super) fn validate(&self) -> Result<(), IdentityError> {
-        if self.leeway >= LEEWAY_LIMIT {
+        if self.leeway >= LEEWAY_MAX {
             return Err(IdentityError::Leeway(self.leeway));
         }
         if self.jwks.is_none() {
@@ -141,21 +141,21 @@ mod tests {
     #[test]
     fn an_algorithm_is_found_by_its_name() {
         for name in Algorithm::NAMES {
-            assert_eq!(Algorithm::named(name).map(|algorithm| algorithm.to_string()), Some(name.to_owned()));
+            assert_eq!(Algorithm::from_name(name).map(|algorithm| algorithm.to_string()), Some(name.to_owned()));
         }
-        assert_eq!(Algorithm::named("HS256"), None);
+        assert_eq!(Algorithm::from_name("HS256"), None);
     }
 
     #[test]
-    fn settings_that_accept_no_credentials_or_too_many_are_refused() {
+    fn settings_that_accept_no_credentials_or_any_token_are_invalid() {
         let valid = || IdentitySettings {
             jwks: Some("keys.json".into()),
             issuer: "https://login.example".into(),
             ..IdentitySettings::default()
         };
         assert!(valid().validate().is_ok());
-        let error = |settings: IdentitySettings| settings.validate().expect_err("refused").to_string();
-        assert!(error(IdentitySettings::default()).contains("set a JWKS file"));
+        let error = |settings: IdentitySettings| settings.validate().expect_err("the settings are invalid").to_string();
+        assert!(error(IdentitySettings::default()).contains("set identity.jwks"));
         assert!(error(IdentitySettings { issuer: String::new(), ..valid() }).contains("iss"));
         assert!(error(IdentitySettings { audience: String::new(), ..valid() }).contains("aud"));
         assert!(error(IdentitySettings { algorithms: Vec::new(), ..valid() }).contains("EdDSA"));

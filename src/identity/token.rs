@@ -10,7 +10,7 @@ use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Maximum size of a token, in bytes. Larger tokens are refused.
+/// Maximum size of a token, in bytes. Larger tokens are invalid.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1_024;
 
 /// The claims that are checked; others are ignored.
@@ -37,7 +37,7 @@ impl NumericDate {
     }
 }
 
-/// The requirements for every token. The times are not checked here, but by [`verify`] with the service's clock.
+/// The requirements for every token. The times are not checked here, but by [`verify`] with the server's clock.
 pub(super) fn validation(issuer: &str, audience: &str) -> Validation {
     let mut validation = Validation::default();
     validation.algorithms.clear();

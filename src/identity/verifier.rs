@@ -3,9 +3,9 @@
 use super::certificates::Certificates;
 use super::clock::{self, Clock, WallClock};
 use super::credential::Credential;
+use super::credential_status::{CredentialStatus, VerifierState};
 use super::error::AuthError;
-use super::expiry::{Expiry, KeysAndClock};
-use super::failure_limiter::FailureLimiter;
+use super::invalid_token_limiter::InvalidTokenLimiter;
 use super::keys::{FILE_BYTES_MAX, KeySet, KeysError};
 use super::token::{self, TOKEN_BYTES_MAX, invalid};
 use super::{IdentityError, IdentitySettings, Role};
@@ -19,8 +19,8 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::{Mutex, watch};
 
-/// How far the wall clock may advance against the elapsed time between two checks, in milliseconds. A clock that
-/// exceeds it was set.
+/// Maximum forward drift of the wall clock from the monotonic clock between two checks, in milliseconds; more means
+/// that the clock was stepped.
 const CLOCK_STEP_MS: i64 = 1_000;
 /// How far the wall clock may be behind before a warning is logged, in milliseconds.
 const CLOCK_BEHIND_WARNING_MS: i64 = 60_000;
@@ -31,8 +31,8 @@ pub struct Verifier {
     settings: IdentitySettings,
     validation: Validation,
     certificates: Certificates,
-    failures: FailureLimiter,
-    current: Arc<KeysAndClock>,
+    invalid_tokens: InvalidTokenLimiter,
+    current: Arc<VerifierState>,
     refresh: Mutex<RefreshState>,
     reloads: Arc<Reloads>,
 }
@@ -54,7 +54,7 @@ pub struct Principal {
     /// The player's id, if the caller is a player.
     pub player: Option<PlayerId>,
     pub role: Role,
-    pub expires: Expiry,
+    pub credential_status: CredentialStatus,
 }
 
 impl Verifier {
@@ -81,10 +81,10 @@ impl Verifier {
             }
         };
         let clock = Clock::new(wall);
-        let current = Arc::new(KeysAndClock { keys: watch::Sender::new(Arc::new(keys)), clock });
+        let current = Arc::new(VerifierState { keys: watch::Sender::new(Arc::new(keys)), clock });
         let refresh = Mutex::new(RefreshState { file, clock_offset_ms: 0, has_warned: false });
-        let failures = FailureLimiter::new();
-        Ok(Self { settings, validation, certificates, failures, current, refresh, reloads: Arc::default() })
+        let invalid_tokens = InvalidTokenLimiter::new();
+        Ok(Self { settings, validation, certificates, invalid_tokens, current, refresh, reloads: Arc::default() })
     }
 
     /// Authenticates a caller by a token.
@@ -93,7 +93,7 @@ impl Verifier {
     }
 
     /// Authenticates a caller by a token from this address. After too many invalid tokens from the address, tokens that
-    /// are not in the cache are refused without verification.
+    /// are not in the cache fail without verification.
     pub fn verify_token_from(&self, token: &str, address: IpAddr) -> Result<Principal, AuthError> {
         self.verify(token, Some(address))
     }
@@ -107,13 +107,13 @@ impl Verifier {
             Some(credential) => credential,
             None => {
                 let key = token::signing_key(&keys, token)?;
-                if let Some(retry_after) = address.and_then(|address| self.failures.retry_after(address)) {
+                if let Some(retry_after) = address.and_then(|address| self.invalid_tokens.retry_after(address)) {
                     return Err(AuthError::TooManyInvalidTokens { retry_after });
                 }
                 let now_ms = self.current.clock.now_ms();
                 let verified = token::verify(&key, token, now_ms, self.settings.leeway);
                 if let (Err(_), Some(address)) = (&verified, address) {
-                    self.failures.add_failure(address);
+                    self.invalid_tokens.add_invalid_token(address);
                 }
                 let credential = Arc::new(verified?);
                 keys.cache.insert(token.as_bytes(), credential.clone());
@@ -123,17 +123,17 @@ impl Verifier {
         self.principal(credential).inspect_err(|_| keys.cache.remove(token.as_bytes()))
     }
 
-    /// Authenticates a caller by a client certificate. The transport must have verified it against its authority.
+    /// Authenticates a caller by a client certificate. The transport must have verified it against its CA.
     pub fn verify_certificate(&self, der: &[u8]) -> Result<Principal, AuthError> {
         self.principal(self.certificates.verify(der, self.current.clock.now_ms())?)
     }
 
     fn principal(&self, credential: Arc<Credential>) -> Result<Principal, AuthError> {
         let (caller, player, role) = (credential.caller.clone(), credential.player.clone(), credential.role);
-        let expires = Expiry::new(credential, self.current.clone());
+        let credential_status = CredentialStatus::new(credential, self.current.clone());
         // The credential may be from the cache, and the keys may have been replaced since they were read.
-        expires.check()?;
-        Ok(Principal { caller, player, role, expires })
+        credential_status.check()?;
+        Ok(Principal { caller, player, role, credential_status })
     }
 
     /// Returns the reload counts of the JWKS file.
@@ -142,7 +142,7 @@ impl Verifier {
     }
 
     /// Refreshes the keys and the clock periodically. Never returns.
-    pub async fn follow(&self) -> Infallible {
+    pub async fn watch_for_changes(&self) -> Infallible {
         let mut interval = FileWatch::interval();
         loop {
             interval.tick().await;

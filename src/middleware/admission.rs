@@ -120,7 +120,12 @@ mod tests {
             service_fn(|_: Request<()>| std::future::ready(Ok::<_, Infallible>(Response::new(Body::empty()))));
         let mut request = Request::new(());
         let caller = Caller::new("lobby").expect("a name");
-        request.extensions_mut().insert(Identity { caller, player: None, role: Role::Service, expires: None });
+        request.extensions_mut().insert(Identity {
+            caller,
+            player: None,
+            role: Role::Service,
+            credential_status: None,
+        });
         admission.layer().layer(handler).oneshot(request).await.expect("infallible");
         assert_eq!(admission.callers(), 1);
         // The limiter uses its own clock, which cannot be paused.
@@ -139,7 +144,12 @@ mod tests {
             let mut request = Request::builder().uri(path).body(()).expect("a request");
             let caller = Caller::new("anonymous").expect("a name");
             let address = ([10, 0, 0, last], 1).into();
-            request.extensions_mut().insert(Identity { caller, player: None, role: Role::Player, expires: None });
+            request.extensions_mut().insert(Identity {
+                caller,
+                player: None,
+                role: Role::Player,
+                credential_status: None,
+            });
             request.extensions_mut().insert(Peer { address, certificate: None });
             let response = layered.clone().oneshot(request).await.expect("infallible");
             !response.headers().contains_key("grpc-status")

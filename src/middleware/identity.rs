@@ -85,7 +85,7 @@ fn authorize<B>(verifier: &Verifier, request: &Request<B>, caller_record: &Calle
     if access == Some(MethodAccess::Public) {
         // Public methods need no identity. This one owns nothing, so reading an inventory would be denied.
         let caller = Caller::new(ANONYMOUS).map_err(|_| status::invalid_caller())?;
-        return Ok(Identity { caller, player: None, role: Role::Player, expires: None });
+        return Ok(Identity { caller, player: None, role: Role::Player, credential_status: None });
     }
     let principal = authenticate(verifier, request).map_err(|error| {
         // The reply to the caller has fewer details.
@@ -132,13 +132,13 @@ fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, AuthError> {
 /// Returns the identity of an authenticated caller, including the player for which it acts.
 fn identity(principal: Principal, headers: &HeaderMap) -> Result<Identity, Status> {
     let requested = player(headers)?;
-    let Principal { caller, player, role, expires } = principal;
+    let Principal { caller, player, role, credential_status } = principal;
     let player = match (player, requested) {
-        (Some(player), Some(requested)) if requested != player => return Err(status::player_mismatch()),
+        (Some(player), Some(requested)) if requested != player => return Err(status::cannot_act_for_another_player()),
         (Some(player), _) => Some(player),
         (None, requested) => requested,
     };
-    Ok(Identity { caller, player, role, expires: Some(expires) })
+    Ok(Identity { caller, player, role, credential_status: Some(credential_status) })
 }
 
 /// Returns the identity that the metadata names, without authentication.
@@ -147,7 +147,7 @@ fn identity_from_metadata(headers: &HeaderMap) -> Result<Identity, Status> {
         .map_err(|MalformedMetadata| status::invalid_caller())?
         .unwrap_or(ANONYMOUS);
     let caller = Caller::new(caller).map_err(|_| status::invalid_caller())?;
-    Ok(Identity { caller, player: player(headers)?, role: Role::Admin, expires: None })
+    Ok(Identity { caller, player: player(headers)?, role: Role::Admin, credential_status: None })
 }
 
 fn player(headers: &HeaderMap) -> Result<Option<PlayerId>, Status> {

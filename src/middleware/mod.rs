@@ -2,18 +2,18 @@
 
 pub mod access_log;
 pub mod admission;
-pub mod closing;
 pub mod content_type;
 pub mod deadline;
+pub mod drain;
 pub mod identity;
 mod messages;
 pub mod sync_limit;
 pub mod telemetry;
 
 pub use admission::{Admission, AdmissionLayer, AdmissionSettings};
-pub use closing::ClosingService;
 pub use content_type::ContentTypeLayer;
 pub use deadline::DeadlineLayer;
+pub use drain::DrainService;
 pub use identity::IdentityLayer;
 pub use sync_limit::{SyncLimitLayer, SyncRate};
 pub use telemetry::TelemetryLayer;

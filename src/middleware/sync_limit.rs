@@ -55,7 +55,7 @@ pub struct SyncLimitLayer(Arc<LimiterState>);
 #[derive(Debug)]
 struct LimiterState {
     rate: SyncRate,
-    meters: SyncLimitTelemetry,
+    telemetry: SyncLimitTelemetry,
     /// The origin of the times of the limits.
     start: Instant,
     players: Mutex<Players>,
@@ -84,12 +84,12 @@ struct PlayerQueue {
 
 impl SyncLimitLayer {
     pub fn new(rate: SyncRate) -> Self {
-        Self::with_meters(rate, SyncLimitTelemetry::default())
+        Self::with_telemetry(rate, SyncLimitTelemetry::default())
     }
 
-    /// Creates a layer that records in `meters` how long frames waited for a permit.
-    pub fn with_meters(rate: SyncRate, meters: SyncLimitTelemetry) -> Self {
-        Self(Arc::new(LimiterState { rate, meters, start: Instant::now(), players: Mutex::default() }))
+    /// Creates a layer that records in `telemetry` how long frames waited for a permit.
+    pub fn with_telemetry(rate: SyncRate, telemetry: SyncLimitTelemetry) -> Self {
+        Self(Arc::new(LimiterState { rate, telemetry, start: Instant::now(), players: Mutex::default() }))
     }
 
     /// Removes players whose last stream ended more than [`PERMIT_LIFETIME`] ago. This also happens whenever a stream
@@ -289,12 +289,12 @@ struct WaitTimer {
 
 impl WaitTimer {
     /// Records how long a frame has waited: the shorter of the stream's wait and the age of the frame's oldest change.
-    fn handle_polled(&mut self, polled: &PolledFrame, meters: &SyncLimitTelemetry) {
+    fn handle_polled(&mut self, polled: &PolledFrame, telemetry: &SyncLimitTelemetry) {
         let waited = self.since.take().map(|since| since.elapsed());
         if let Poll::Ready(Some(Ok(frame))) = polled
             && frame.is_data()
         {
-            meters.record(self.age.take().min(waited.unwrap_or_default()));
+            telemetry.record(self.age.take().min(waited.unwrap_or_default()));
         }
     }
 }
@@ -308,7 +308,7 @@ impl http_body::Body for SyncLimitBody {
         loop {
             let until = match this.stream.poll_inner(Pin::new(&mut this.inner), context) {
                 Ok(polled) => {
-                    this.wait_timer.handle_polled(&polled, &this.stream.shared.meters);
+                    this.wait_timer.handle_polled(&polled, &this.stream.shared.telemetry);
                     return polled;
                 }
                 Err(NoPermit(until)) => this.stream.shared.start + until,

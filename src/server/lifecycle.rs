@@ -56,15 +56,15 @@ pub async fn serve(
             Some(failure)
         }
     };
-    tracing::info!(limit_ms = settings.drain.limit.as_millis() as u64, "draining");
+    tracing::info!(limit_ms = settings.drain.timeout.as_millis() as u64, "draining");
     drain.cancel();
-    if tokio::time::timeout(settings.drain.limit, &mut server).await.is_err() {
+    if tokio::time::timeout(settings.drain.timeout, &mut server).await.is_err() {
         tracing::warn!("drain limit exceeded; closing the remaining connections");
     }
     drop(server);
-    // The store may have failed while the service was already draining.
+    // The store may have failed while the server was already draining.
     let failure = failure.or_else(|| commit_loop.failure());
-    finish_commits(commit_loop, settings.drain.limit).await;
+    finish_commits(commit_loop, settings.drain.timeout).await;
     failure.map_or(Ok(()), |failure| Err(ServerError::StoreFailed(failure)))
 }
 

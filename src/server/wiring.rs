@@ -9,8 +9,8 @@ use crate::grpc::stream_limit::StreamLimiter;
 use crate::grpc::{AdminServiceServer, InventoryServiceServer};
 use crate::identity::Authentication;
 use crate::middleware::{
-    Admission, AdmissionLayer, ClosingService, ContentTypeLayer, DeadlineLayer, IdentityLayer, SyncLimitLayer,
-    SyncRate, TelemetryLayer,
+    Admission, AdmissionLayer, ContentTypeLayer, DeadlineLayer, DrainService, IdentityLayer, SyncLimitLayer, SyncRate,
+    TelemetryLayer,
 };
 use crate::statistics::StreamStatistics;
 use crate::store::Store;
@@ -39,7 +39,7 @@ pub(super) struct Components {
     /// Handles all calls: the layers around the services.
     pub service: <Layers as Layer<Routes>>::Service,
     pub commit_loop: CommitLoop,
-    /// Cancelled when AdminService is told to drain.
+    /// Cancelled when AdminService.Drain is called.
     pub drain_requested: CancellationToken,
     pub background: JoinSet<()>,
 }
@@ -90,7 +90,7 @@ pub(super) fn build(
 
     let admission = Admission::new(settings.admission);
     let sync_rate = SyncRate::new(settings.rollout.current().syncs_per_second);
-    let sync_limit = SyncLimitLayer::with_meters(sync_rate.clone(), settings.telemetry.sync_limit());
+    let sync_limit = SyncLimitLayer::with_telemetry(sync_rate.clone(), settings.telemetry.sync_limit());
     let layers = build_layers(telemetry, &settings.authentication, admission.as_ref(), &sync_limit);
     let drain_requested = CancellationToken::new();
     let health = health_service.clone();
@@ -100,9 +100,9 @@ pub(super) fn build(
     spawn_admin_listener(&mut background, settings, readiness, health);
     background.spawn(remove_inactive(admission, sync_limit));
     if let Authentication::Enabled(verifier) = settings.authentication.clone() {
-        background.spawn(async move { match verifier.follow().await {} });
+        background.spawn(async move { match verifier.watch_for_changes().await {} });
     }
-    background.spawn(follow_sync_rate(settings.rollout.subscribe(), sync_rate));
+    background.spawn(apply_sync_rate(settings.rollout.subscribe(), sync_rate));
     Ok(Components { service: layers.layer(routes), commit_loop, drain_requested, background })
 }
 
@@ -132,7 +132,7 @@ fn register_metrics(
         ],
         engine: Arc::new(move || engine.read()),
         store: Arc::new(move || store.upgrade()?.usage()),
-        is_ending: Arc::new(move || readiness.is_ending()),
+        is_ending: Arc::new(move || readiness.is_draining_or_failed()),
     });
 }
 
@@ -182,7 +182,7 @@ fn build_routes(
         rollout: rollout.clone(),
         statistics: statistics.clone(),
         drain,
-        drain_limit: settings.drain.limit,
+        drain_timeout: settings.drain.timeout,
         start,
     };
     let streams = StreamLimiter::new(settings.streams);
@@ -198,9 +198,9 @@ fn build_routes(
     };
     Ok(Routes::new(InventoryServiceServer::new(service).max_decoding_message_size(message_bytes_max))
         .add_service(AdminServiceServer::new(admin).max_decoding_message_size(message_bytes_max))
-        .add_service(ClosingService::new(health))
-        .add_service(ClosingService::new(reflection().build_v1()?))
-        .add_service(ClosingService::new(reflection().build_v1alpha()?))
+        .add_service(DrainService::new(health))
+        .add_service(DrainService::new(reflection().build_v1()?))
+        .add_service(DrainService::new(reflection().build_v1alpha()?))
         .prepare())
 }
 
@@ -218,7 +218,7 @@ fn spawn_admin_listener(
 }
 
 /// Applies changes of the rollout's sync limit to the layer.
-async fn follow_sync_rate(mut rollout: watch::Receiver<Arc<Rollout>>, rate: SyncRate) {
+async fn apply_sync_rate(mut rollout: watch::Receiver<Arc<Rollout>>, rate: SyncRate) {
     loop {
         rate.set(rollout.borrow_and_update().syncs_per_second);
         if rollout.changed().await.is_err() {

@@ -60,7 +60,7 @@ impl Readiness {
     }
 
     /// Returns whether the service is draining or its store has failed.
-    pub fn is_ending(&self) -> bool {
+    pub fn is_draining_or_failed(&self) -> bool {
         matches!(self.get(), ServingState::Draining | ServingState::StoreFailed)
     }
 }

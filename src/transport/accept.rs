@@ -3,7 +3,7 @@
 
 use super::connection::{self, ConnectionContext};
 use super::connection_limiter::ConnectionLimiter;
-use super::{BoxError, ConnectionRefusal, Serve, TransportSettings, TransportStatistics};
+use super::{BoxError, ConnectionRefusal, HttpService, TransportSettings, TransportStatistics};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use socket2::SockRef;
@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 const BACKLOG: i32 = 4_096;
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(10);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
-/// Maximum size of the data that the system buffers for a connection and has not sent yet, in bytes, not counting one
-/// segment. Data in flight and data in the peer's receive buffer do not count. A fast reader therefore gets all that
+/// Maximum unsent data that the kernel buffers per connection, in bytes (TCP_NOTSENT_LOWAT), not counting one segment.
+/// Data in flight and data in the peer's receive buffer do not count. A fast reader therefore gets all that
 /// its connection can transfer, and for a stalled reader little is buffered that is outdated when it reads again. Other
 /// systems do not have this option; the bound there is their send buffer.
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -50,10 +50,10 @@ struct AcceptBackoff {
     unlogged: u64,
 }
 
-/// Accepts connections until the service drains. Returns when no connection is left.
+/// Accepts connections until the server drains. Returns when no connection is left.
 pub(super) async fn run<S, B>(inputs: AcceptLoop<S>)
 where
-    S: Serve<B>,
+    S: HttpService<B>,
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let AcceptLoop { listener, service, settings, tls, statistics, drain } = inputs;
@@ -126,8 +126,8 @@ fn log_panic(ended: Result<(), JoinError>) {
 }
 
 impl AcceptBackoff {
-    /// Logs the error if a log line is due, and returns how long to wait before the next attempt. The delay doubles with
-    /// each consecutive error, from [`RETRY_DELAY_MIN`] to [`RETRY_DELAY_MAX`].
+    /// Logs the error if a log line is due, and returns how long to wait before the next attempt. The delay doubles
+    /// with each consecutive error, from [`RETRY_DELAY_MIN`] to [`RETRY_DELAY_MAX`].
     fn handle_error(&mut self, error: &io::Error, connections: usize) -> Duration {
         self.delay = (self.delay * 2).clamp(RETRY_DELAY_MIN, RETRY_DELAY_MAX);
         self.unlogged += 1;

@@ -4,7 +4,7 @@ use super::connection_limiter::ConnectionPermit;
 use super::drain::GracePeriod;
 use super::io::TimeoutIo;
 use super::service::{ActiveCall, ConnectionService, Peer, PeerCertificate};
-use super::{BoxError, ConnectionRefusal, Serve, TransportSettings, TransportStatistics, plaintext, tls};
+use super::{BoxError, ConnectionRefusal, HttpService, TransportSettings, TransportStatistics, plaintext, tls};
 use crate::certificate_error;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -24,8 +24,8 @@ use tokio_rustls::rustls::{ServerConfig, ServerConnection};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-/// The size of the data buffered for one stream from which on its body is not polled for more, in bytes. At 1 byte, at
-/// most one message is buffered, whatever its size, because a message that is computed later is newer.
+/// Send-buffer threshold of a stream, in bytes: while at least this much is buffered, the response body is not polled.
+/// At most one message is buffered, whatever its size, because a message that is computed later is newer.
 const SEND_BUFFER_BYTES: usize = 1;
 /// Maximum size of the data that TLS buffers for a connection while the system does not accept it, in bytes.
 const TLS_UNSENT_BYTES_MAX: usize = 16 * 1024;
@@ -42,7 +42,7 @@ const IDLE_CHECKS: u32 = 4;
 /// keepalive needs a few.
 const IDLE_BYTES: u64 = 128;
 /// A draining connection is closed after this time in any case.
-const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The settings and state that all connections share.
 pub(super) struct ConnectionContext {
@@ -50,7 +50,7 @@ pub(super) struct ConnectionContext {
     pub http: auto::Builder<TokioExecutor>,
     pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
     pub statistics: Arc<TransportStatistics>,
-    /// Cancelled when the service drains.
+    /// Cancelled when the server drains.
     pub drain: CancellationToken,
 }
 
@@ -83,7 +83,7 @@ pub(super) fn http(settings: &TransportSettings) -> auto::Builder<TokioExecutor>
     http
 }
 
-/// Serves a connection until it ends or has been shut down because the service drains.
+/// Serves a connection until it ends or has been shut down because the server drains.
 pub(super) async fn run<S, B>(
     context: Arc<ConnectionContext>,
     service: S,
@@ -91,7 +91,7 @@ pub(super) async fn run<S, B>(
     address: SocketAddr,
     _permit: ConnectionPermit,
 ) where
-    S: Serve<B>,
+    S: HttpService<B>,
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let Some(tls) = &context.tls else {
@@ -135,7 +135,7 @@ impl ConnectionContext {
     async fn serve_http<T, S, B>(&self, http: auto::Builder<TokioExecutor>, service: S, io: T, peer: Peer)
     where
         T: AsyncRead + AsyncWrite + Unpin + 'static,
-        S: Serve<B>,
+        S: HttpService<B>,
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let settings = &self.settings;
@@ -222,11 +222,11 @@ impl ConnectionActivity {
         self.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Waits until a draining connection is no longer worth waiting for, at most for [`DRAIN_LIMIT`]: no call is in
+    /// Waits until a draining connection is no longer worth waiting for, at most for [`DRAIN_TIMEOUT`]: no call is in
     /// progress and almost nothing was sent for [`IDLE_TIME`]. Streams that are still open then have nothing to send,
     /// a reader that does not read, or a handler that does not end.
     async fn until_idle(&self) {
-        let end = Instant::now() + DRAIN_LIMIT;
+        let end = Instant::now() + DRAIN_TIMEOUT;
         let mut idle_checks = 0;
         while idle_checks < IDLE_CHECKS && Instant::now() < end {
             let before = self.bytes_written.load(Ordering::Relaxed);

@@ -20,7 +20,7 @@ struct AgeLimit {
     deadline: Instant,
 }
 
-/// Signals to a stream when it must end, because the service drains or its connection has reached its maximum age. The
+/// Signals to a stream when it must end, because the server drains or its connection has reached its maximum age. The
 /// transport adds it to the extensions of each request. The stream then ends with UNAVAILABLE, and its client opens it
 /// again on another connection.
 #[derive(Debug, Clone)]

@@ -2,10 +2,11 @@
 //! HTTP/2; on HTTP/1.1 it only replies that HTTP/2 is required.
 //!
 //! [`Transport::serve`] accepts connections and passes their requests to a tower service. The extensions of each
-//! request contain the other end of its connection ([`Peer`]) and the signal when its stream must end ([`DrainSignal`]).
+//! request contain the other end of its connection ([`Peer`]) and the signal when its stream must end
+//! ([`DrainSignal`]).
 
 mod accept;
-mod certificate_reload;
+mod certificate_reloader;
 mod connection;
 mod connection_limiter;
 mod drain;
@@ -24,7 +25,7 @@ pub use crate::statistics::{ConnectionRefusal, TransportStatistics};
 
 use accept::AcceptLoop;
 use bytes::Bytes;
-use certificate_reload::CertificateReload;
+use certificate_reloader::CertificateReloader;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// A tower service that handles the requests of all connections.
-pub trait Serve<B>:
+pub trait HttpService<B>:
     tower::Service<Request<Incoming>, Response = Response<B>, Future: Send, Error: Into<BoxError> + Send>
     + Clone
     + Send
@@ -40,7 +41,7 @@ pub trait Serve<B>:
 {
 }
 
-impl<S, B> Serve<B> for S where
+impl<S, B> HttpService<B> for S where
     S: tower::Service<Request<Incoming>, Response = Response<B>, Future: Send, Error: Into<BoxError> + Send>
         + Clone
         + Send
@@ -54,7 +55,7 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug)]
 pub struct Transport {
     settings: TransportSettings,
-    certificates: Option<CertificateReload>,
+    certificates: Option<CertificateReloader>,
     statistics: Arc<TransportStatistics>,
 }
 
@@ -65,7 +66,7 @@ impl Transport {
     ///
     /// A [`TlsError`] if the certificates or keys cannot be read or used.
     pub fn open(settings: TransportSettings, statistics: Arc<TransportStatistics>) -> Result<Self, TlsError> {
-        let open = |tls: &TlsSettings| CertificateReload::open(tls.clone(), statistics.clone());
+        let open = |tls: &TlsSettings| CertificateReloader::open(tls.clone(), statistics.clone());
         let certificates = settings.tls.as_ref().map(open).transpose()?;
         Ok(Self { settings, certificates, statistics })
     }
@@ -84,17 +85,17 @@ impl Transport {
     /// Dropping the future cuts off all open connections.
     pub async fn serve<S, B>(self, listener: TcpListener, service: S, drain: CancellationToken)
     where
-        S: Serve<B>,
+        S: HttpService<B>,
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let Self { settings, certificates, statistics } = self;
-        let tls = certificates.as_ref().map(CertificateReload::current);
+        let tls = certificates.as_ref().map(CertificateReloader::current);
         let connections = accept::run(AcceptLoop { listener, service, settings, tls, statistics, drain });
         match certificates {
             Some(certificates) => {
                 tokio::select! {
                     () = connections => {}
-                    never = certificates.follow() => match never {},
+                    never = certificates.watch_for_changes() => match never {},
                 }
             }
             None => connections.await,

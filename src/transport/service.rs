@@ -1,4 +1,4 @@
-//! Passes the requests of one connection to the service that all connections share.
+//! Passes the requests of one connection to the server that all connections share.
 
 use super::connection::ConnectionActivity;
 use super::connection_limiter::network;
@@ -23,7 +23,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Returns what counts as one address: an IPv4 address or an IPv6 network of 64 bits.
+    /// Returns the IPv4 address, or the /64 prefix of an IPv6 address, by which limits are counted.
     pub fn network(&self) -> IpAddr {
         network(self.address.ip())
     }

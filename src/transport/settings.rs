@@ -29,8 +29,8 @@ pub struct TransportSettings {
     /// Maximum number of open connections from one address (IPv6: from one network of 64 bits); 0 is no limit. Use 0
     /// behind a proxy.
     pub connections_per_address_max: u32,
-    /// After this time, randomly varied by up to a tenth for each connection, a connection takes no new calls, so that
-    /// clients reconnect and spread over the replicas. `None` means no maximum age.
+    /// Maximum age of a connection, with ±10 % jitter. The server then sends GOAWAY on it and takes no new calls, so
+    /// that clients reconnect and spread over the replicas. `None` means no maximum age.
     pub connection_age: Option<Duration>,
     /// The time over which the streams of an old connection end, each at its own time.
     pub connection_age_grace: Duration,
@@ -55,13 +55,13 @@ pub struct DrainSettings {
     /// How long the server continues to serve after the stop signal while health checks already report NOT_SERVING, so
     /// that load balancers can stop sending calls to it first.
     pub delay: Duration,
-    /// Maximum time for calls to end after the delay; then they are cut off.
-    pub limit: Duration,
+    /// Maximum time for calls to end after the delay; calls that are still open are then aborted.
+    pub timeout: Duration,
 }
 
 impl Default for DrainSettings {
     fn default() -> Self {
-        Self { delay: Duration::ZERO, limit: Duration::from_secs(10) }
+        Self { delay: Duration::ZERO, timeout: Duration::from_secs(10) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Configures TLS 1.2 and 1.3 with keys and certificates from PEM files.
 
 use super::TlsSettings;
+use crate::certificate_error::utc_date;
 use crate::file_watch::Unreadable;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,11 +30,11 @@ pub enum TlsError {
     KeyMissing { path: PathBuf },
     #[error("cannot use the certificate {} with the key {}: {error} (check that the key belongs to the certificate)", certificate.display(), key.display())]
     Unusable { certificate: PathBuf, key: PathBuf, error: rustls::Error },
-    #[error("certificate {} has expired at Unix time {not_after_s} (renew it)", certificate.display())]
-    Expired { certificate: PathBuf, not_after_s: i64 },
+    #[error("certificate {} expired on {} (renew it)", certificate.display(), utc_date(*not_after_unix_s))]
+    Expired { certificate: PathBuf, not_after_unix_s: i64 },
     #[error("cannot verify client certificates with {}: {problem} (it must contain root certificates)", path.display())]
     ClientRoots { path: PathBuf, problem: String },
-    #[error("client_certificate_required: requires client_ca, the roots that verify client certificates")]
+    #[error("tls.client_certificates: \"required\" requires tls.client_ca, which verifies them")]
     ClientRootsMissing,
     #[error("cannot set up TLS: {0}")]
     Setup(rustls::Error),
@@ -52,7 +53,7 @@ pub(super) struct PemFiles {
 pub(super) struct LoadedTls {
     pub config: Arc<ServerConfig>,
     /// Expiry time of the certificate, in seconds since Unix epoch.
-    pub not_after: i64,
+    pub not_after_unix_s: i64,
 }
 
 impl PemFiles {
@@ -81,7 +82,7 @@ pub(super) fn client_certificate(stream: &TlsStream<TcpStream>) -> Option<Vec<u8
 impl LoadedTls {
     pub fn new(files: &PemFiles, settings: &TlsSettings) -> Result<Self, TlsError> {
         let chain = certificates(&files.certificate, &settings.certificate)?;
-        let not_after = not_after(&chain, &settings.certificate)?;
+        let not_after_unix_s = not_after_unix_s(&chain, &settings.certificate)?;
         let key_missing = |_| TlsError::KeyMissing { path: settings.key.clone() };
         let key = PrivateKeyDer::from_pem_slice(&files.key).map_err(key_missing)?;
         let builder = ServerConfig::builder_with_provider(ring_provider());
@@ -110,7 +111,7 @@ impl LoadedTls {
             // The certificate of a resumed session would not be verified again.
             config.session_storage = Arc::new(NoServerSessionStorage {});
         }
-        Ok(Self { config: Arc::new(config), not_after })
+        Ok(Self { config: Arc::new(config), not_after_unix_s })
     }
 }
 
@@ -135,7 +136,7 @@ fn roots(pem: &[u8], path: &Path) -> Result<RootCertStore, TlsError> {
 }
 
 /// Returns the expiry time of the chain's first certificate, which is the server's own, in seconds since Unix epoch.
-fn not_after(chain: &[CertificateDer<'static>], path: &Path) -> Result<i64, TlsError> {
+fn not_after_unix_s(chain: &[CertificateDer<'static>], path: &Path) -> Result<i64, TlsError> {
     let leaf = chain.first().ok_or_else(|| TlsError::CertificateMissing { path: path.to_owned() })?;
     match x509_parser::parse_x509_certificate(leaf) {
         Ok((_, certificate)) => Ok(certificate.validity().not_after.timestamp()),

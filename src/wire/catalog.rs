@@ -1,4 +1,4 @@
-//! Reads the catalog from the wire, so that the client library predicts with the rules that the service applies.
+//! Reads the catalog from the wire, so that the client library predicts with the rules that the server applies.
 
 use crate::domain::catalog::{Catalog, CatalogSource, RecipeSource};
 use crate::wire::v1;
@@ -9,7 +9,7 @@ use std::collections::HashMap;
 /// # Errors
 ///
 /// Every problem of the catalog, one sentence each.
-pub fn read(reply: &v1::GetCatalogResponse) -> Result<Catalog, Vec<String>> {
+pub fn decode_catalog(reply: &v1::GetCatalogResponse) -> Result<Catalog, Vec<String>> {
     let ids: HashMap<u32, &str> = reply.items.iter().map(|item| (item.code, item.id.as_str())).collect();
     // A code without an item is reported by its number, as an unknown item.
     let id = |code: u32| ids.get(&code).map_or_else(|| format!("code {code}"), |id| (*id).to_owned());

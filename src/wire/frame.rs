@@ -1,4 +1,4 @@
-//! Converts the messages of streams, in both directions: the service writes them, the client library reads them.
+//! Converts the messages of streams, in both directions: the server writes them, the client library reads them.
 
 use super::{FieldViolation, reply, request};
 use crate::domain::{Attributes, Count, Digest, Epoch, InventoryId, ItemCode, KeyTag, Revision, Slot, Stack, Version};
@@ -39,7 +39,8 @@ pub fn subscribe_options(
     Ok((ids, SubscribeOptions { resume, session, notices: request.notices, ..SubscribeOptions::default() }))
 }
 
-pub fn message(frame: &Frame) -> v1::SubscribeInventoryResponse {
+/// Converts a frame to a message.
+pub fn encode_frame(frame: &Frame) -> v1::SubscribeInventoryResponse {
     let changed = frame.changed.iter().map(|(position, part)| change(*position, part));
     let absent = frame.absent.iter().map(|position| v1::InventoryChange {
         watch: *position as u32,
@@ -137,51 +138,51 @@ fn change_kind(kind: ChangeKind) -> v1::ChangeKind {
 
 /// Converts a message to a frame, without its notices. `last_sent` returns the revision that the stream last sent of
 /// the inventory at a position.
-pub fn read(
+pub fn decode_frame(
     message: &v1::SubscribeInventoryResponse,
     ids: &[InventoryId],
     last_sent: impl Fn(usize) -> Option<Revision>,
-) -> ReceivedFrame {
-    let (mut frame, mut unreadable) = (Frame { caught_up: message.caught_up, ..Frame::default() }, Vec::new());
+) -> DecodedFrame {
+    let (mut frame, mut malformed) = (Frame { caught_up: message.caught_up, ..Frame::default() }, Vec::new());
     for change in &message.changes {
         let position = change.watch as usize;
         if change.absent {
             frame.absent.push(position);
             continue;
         }
-        match inventory_frame(change, last_sent(position)) {
+        match decode_inventory_frame(change, last_sent(position)) {
             Some(part) => frame.changed.push((position, part)),
-            None => unreadable.push(position),
+            None => malformed.push(position),
         }
     }
     let version = |mark: &v1::Mark| {
         let id = ids.get(mark.watch as usize)?.clone();
-        let (epoch, digest) = (Epoch::new(mark.epoch)?, read_digest(mark.digest.as_ref()?));
+        let (epoch, digest) = (Epoch::new(mark.epoch)?, decode_digest(mark.digest.as_ref()?));
         Some((mark.watch as usize, Version { id, epoch, revision: Revision(mark.revision), digest }))
     };
     frame.versions = message.marks.iter().filter_map(version).collect();
     frame.included_keys = message.covered.iter().map(|tag| KeyTag(*tag)).collect();
     frame.notices_dropped = message.notices_dropped;
-    ReceivedFrame { frame, unreadable }
+    DecodedFrame { frame, malformed }
 }
 
 /// A message converted to a frame.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ReceivedFrame {
+pub struct DecodedFrame {
     pub frame: Frame,
     /// Positions of inventories whose change is malformed.
-    pub unreadable: Vec<usize>,
+    pub malformed: Vec<usize>,
 }
 
 /// Converts a change for a reader at `last_sent`: the revision that the stream last sent, or that of the reader's
 /// cursor. Returns `None` if the change is malformed.
-pub fn inventory_frame(change: &v1::InventoryChange, last_sent: Option<Revision>) -> Option<InventoryFrame> {
+pub fn decode_inventory_frame(change: &v1::InventoryChange, last_sent: Option<Revision>) -> Option<InventoryFrame> {
     let body = match &change.full {
         Some(full) => FrameBody::Full {
             epoch: Epoch::new(full.epoch)?,
             revision: Revision(full.revision),
             slots: usize::from(u16::try_from(full.slots).ok()?),
-            reason: read_reason(full.reason()),
+            reason: decode_full_reason(full.reason()),
         },
         None => {
             let last_sent = last_sent?;
@@ -218,7 +219,7 @@ fn attributes(change: &v1::InventoryChange, slot: u32) -> Option<Attributes> {
 
 /// Converts a reason. A reason that this client does not know becomes [`FullReason::Initial`], because a client need
 /// not know the reason.
-fn read_reason(reason: v1::FullReason) -> FullReason {
+fn decode_full_reason(reason: v1::FullReason) -> FullReason {
     match reason {
         v1::FullReason::Unspecified | v1::FullReason::Initial => FullReason::Initial,
         v1::FullReason::ManyChanges => FullReason::ManyChanges,
@@ -229,13 +230,13 @@ fn read_reason(reason: v1::FullReason) -> FullReason {
     }
 }
 
-pub fn read_digest(digest: &v1::Digest) -> Digest {
+pub fn decode_digest(digest: &v1::Digest) -> Digest {
     Digest { a: digest.a, b: digest.b }
 }
 
 /// Converts a version. Returns `None` if it is malformed.
-pub fn read_version(version: &v1::InventoryVersion) -> Option<Version> {
+pub fn decode_version(version: &v1::InventoryVersion) -> Option<Version> {
     let id = InventoryId::new(&version.inventory_id).ok()?;
-    let (epoch, digest) = (Epoch::new(version.epoch)?, read_digest(version.digest.as_ref()?));
+    let (epoch, digest) = (Epoch::new(version.epoch)?, decode_digest(version.digest.as_ref()?));
     Some(Version { id, epoch, revision: Revision(version.revision), digest })
 }

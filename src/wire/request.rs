@@ -17,16 +17,21 @@ pub const REASON_BYTES_MAX: usize = 256;
 
 type Parsed<T> = Result<T, FieldViolation>;
 
-pub fn idempotency_key(context: &v1::MutationContext) -> Parsed<IdempotencyKey> {
+/// Checks the reason of a mutation, which may be empty.
+pub fn mutation_reason(context: &v1::MutationContext) -> Parsed<()> {
     if context.reason.len() > REASON_BYTES_MAX {
         let text = format!("must have at most {REASON_BYTES_MAX} bytes, got {}", context.reason.len());
         return Err(FieldViolation::new("context.reason", text));
     }
+    Ok(())
+}
+
+pub fn idempotency_key(context: &v1::MutationContext) -> Parsed<IdempotencyKey> {
     IdempotencyKey::new(&context.idempotency_key).map_err(|error| FieldViolation::new("context.idempotency_key", error))
 }
 
 /// Checks the reason of an administrative call, which is required because it is logged.
-pub fn reason(text: &str) -> Parsed<()> {
+pub fn admin_reason(text: &str) -> Parsed<()> {
     match text.trim().len() {
         0 => Err(FieldViolation::new("reason", "required; it is logged")),
         _ if text.len() > REASON_BYTES_MAX => {
@@ -60,7 +65,7 @@ pub fn predicted(context: &v1::MutationContext) -> Parsed<Vec<(InventoryId, Dige
     let parse = |predicted: &v1::PredictedDigest| {
         let id = inventory_id("context.predicted.inventory_id", &predicted.inventory_id)?;
         let digest = predicted.digest.as_ref().ok_or_else(|| invalid("digest: required"))?;
-        Ok((id, super::frame::read_digest(digest)))
+        Ok((id, super::frame::decode_digest(digest)))
     };
     context.predicted.iter().map(parse).collect()
 }
@@ -143,8 +148,8 @@ fn operation(operation: &v1::Operation) -> Parsed<UnresolvedOperation> {
         }
         WireOperation::Add(add) => self::add(add).map_err(|violation| violation.within("add")),
         WireOperation::Remove(remove) => self::remove(remove).map_err(|violation| violation.within("remove")),
-        WireOperation::Move(move_item) => self::move_item(move_item).map_err(|violation| violation.within("move")),
-        WireOperation::Drop(drop) => self::drop(drop).map_err(|violation| violation.within("drop")),
+        WireOperation::Move(wire) => move_item(wire).map_err(|violation| violation.within("move")),
+        WireOperation::Drop(wire) => drop_item(wire).map_err(|violation| violation.within("drop")),
         WireOperation::Craft(craft) => self::craft(craft).map_err(|violation| violation.within("craft")),
         WireOperation::Transfer(transfer) => self::transfer(transfer).map_err(|violation| violation.within("transfer")),
         WireOperation::Set(set) => self::set(set).map_err(|violation| violation.within("set")),
@@ -186,7 +191,7 @@ fn move_item(move_item: &v1::MoveItem) -> Parsed<UnresolvedOperation> {
     Ok(Operation::Move { id, from, to: slot_ref("to", move_item.to.as_ref())?, count })
 }
 
-fn drop(drop: &v1::DropItem) -> Parsed<UnresolvedOperation> {
+fn drop_item(drop: &v1::DropItem) -> Parsed<UnresolvedOperation> {
     let id = inventory_id("inventory_id", &drop.inventory_id)?;
     let (slot, count) = slot_quantity("from", drop.from.as_ref())?;
     Ok(Operation::Drop { id, slot, count })
@@ -202,7 +207,7 @@ fn transfer(transfer: &v1::TransferItem) -> Parsed<UnresolvedOperation> {
     let from = inventory_id("from_inventory_id", &transfer.from_inventory_id)?;
     let to = inventory_id("to_inventory_id", &transfer.to_inventory_id)?;
     let what = match &transfer.what {
-        None => return Err(FieldViolation::new("what", "required; set from or item")),
+        None => return Err(FieldViolation::new("from", "required; set from or item")),
         Some(What::From(from)) => {
             let (slot, count) = slot_quantity("from", Some(from))?;
             TransferSource::Slot { slot, count }
@@ -265,7 +270,7 @@ fn slot_quantity(field: &str, quantity: Option<&v1::SlotQuantity>) -> Parsed<(Sl
 
 fn count(field: &str, count: u32) -> Parsed<Count> {
     if count > COUNT_MAX {
-        let text = format!("must be at most {COUNT_MAX}, got {count} (which may have been a negative number)");
+        let text = format!("must be at most {COUNT_MAX}, got {count} (a negative number may have wrapped around)");
         return Err(FieldViolation::new(field, text));
     }
     Count::new(count).ok_or_else(|| FieldViolation::new(field, "must be at least 1, got 0"))

@@ -1,4 +1,4 @@
-//! Converts the rollout settings of `AdminService`, in both directions: the service reads them, `slotcast rollout`
+//! Converts the rollout settings of `AdminService`, in both directions: the server reads them, `slotcast rollout`
 //! writes them.
 
 use super::{FieldViolation, v1};

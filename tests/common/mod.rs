@@ -7,12 +7,12 @@ mod memory_store;
 pub use memory_store::MemoryStore;
 
 use slotcast::catalog_file::default_catalog;
-use slotcast::client::{Client, fresh_context};
+use slotcast::client::{Client, new_mutation_context};
 use slotcast::domain::{Catalog, Edit, Revision};
 use slotcast::live_rollout::LiveRollout;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::sync::{Replica, Rollout, SyncSettings, Windows};
-use slotcast::wire::frame::inventory_frame;
+use slotcast::wire::frame::decode_inventory_frame;
 use slotcast::wire::v1;
 use slotcast::wire::v1::operation::Operation;
 use std::sync::Arc;
@@ -64,13 +64,13 @@ impl TestServer {
 
     /// Sends a mutation with a fresh key.
     pub async fn mutate(&self, operation: Operation) -> Result<v1::MutationReceipt, Status> {
-        self.client.mutate(fresh_context(), operation).await
+        self.client.mutate(new_mutation_context(), operation).await
     }
 
     /// Sends several operations in one commit.
     pub async fn transact(&self, operations: Vec<Operation>) -> Result<v1::TransactResponse, Status> {
         let operations = operations.into_iter().map(|operation| v1::Operation { operation: Some(operation) }).collect();
-        let request = v1::TransactRequest { context: Some(fresh_context()), operations };
+        let request = v1::TransactRequest { context: Some(new_mutation_context()), operations };
         self.client.rpc().transact(request).await.map(tonic::Response::into_inner)
     }
 
@@ -138,7 +138,7 @@ impl Subscriber {
                 *replica = None;
                 continue;
             }
-            let frame = inventory_frame(change, self.last_sent[position]).expect("a change that makes sense");
+            let frame = decode_inventory_frame(change, self.last_sent[position]).expect("a change that makes sense");
             *replica = Some(Replica::apply(replica.as_ref(), &frame).expect("a frame that fits"));
             self.last_sent[position] = replica.as_ref().map(|replica| replica.contents.revision());
         }

@@ -1,6 +1,6 @@
 //! Callers that record every mutation, and retry each until its outcome is known.
 
-use slotcast::client::{Client, fresh_context};
+use slotcast::client::{Client, new_mutation_context};
 use slotcast::wire::v1;
 use slotcast::wire::v1::operation::Operation;
 use std::collections::BTreeMap;
@@ -122,7 +122,7 @@ impl Ledger {
 async fn write(ledger: Arc<Ledger>, mut random: fastrand::Rng) {
     while !ledger.stop.load(Ordering::Relaxed) {
         let inventory = name(random.usize(..INVENTORIES));
-        let context = fresh_context();
+        let context = new_mutation_context();
         let mut is_retry = false;
         while !add(&ledger, &inventory, &context, is_retry).await {
             is_retry = true;
@@ -231,7 +231,7 @@ pub async fn create_inventories(client: &Client) {
             v1::Operation { operation: Some(Operation::Create(create)) }
         };
         let operations = (first..first + CREATED_PER_CALL).map(create).collect();
-        let request = v1::TransactRequest { context: Some(fresh_context()), operations };
+        let request = v1::TransactRequest { context: Some(new_mutation_context()), operations };
         client.rpc().transact(request).await.unwrap();
     }
 }

@@ -4,7 +4,7 @@
 
 use futures_util::future::join_all;
 use slotcast::catalog_file::default_catalog;
-use slotcast::client::{Client, Follow, fresh_context};
+use slotcast::client::{Client, Follow, new_mutation_context};
 use slotcast::grpc::stream_limit::StreamSettings;
 use slotcast::middleware::AdmissionSettings;
 use slotcast::server::{RunningServer, ServerSettings};
@@ -45,7 +45,7 @@ impl Served {
 async fn create(client: &Client, id: &str) {
     let create =
         v1::CreateInventory { inventory_id: id.into(), layout: "player".into(), ..v1::CreateInventory::default() };
-    client.mutate(fresh_context(), Operation::Create(create)).await.unwrap();
+    client.mutate(new_mutation_context(), Operation::Create(create)).await.unwrap();
 }
 
 /// Sets a slot to a new stack: a mutation without a change would send no frame.
@@ -54,7 +54,7 @@ async fn change(client: &Client, id: &str, slot: u32) -> Result<v1::MutationRece
     let attributes = CHANGES.fetch_add(1, Ordering::Relaxed).to_le_bytes().to_vec();
     let stack = Some(v1::Stack { item: "cobblestone".into(), count: 1, attributes, ..v1::Stack::default() });
     let set = v1::SetSlot { inventory_id: id.into(), at: Some(v1::SlotRef { slot }), stack };
-    client.mutate(fresh_context(), Operation::Set(set)).await
+    client.mutate(new_mutation_context(), Operation::Set(set)).await
 }
 
 async fn version(client: &Client, id: &str) -> v1::InventoryVersion {

@@ -2,7 +2,7 @@
 
 use crate::common::{add, craft, delete, drop, move_item, quantity, remove, set, slot_stack, stack, transfer};
 use prost::Message;
-use slotcast::client::fresh_context;
+use slotcast::client::new_mutation_context;
 use slotcast::wire::v1;
 use slotcast::wire::v1::operation::Operation;
 
@@ -51,7 +51,7 @@ pub fn create(id: &str, owner: &str, stacks: &[(u32, &str, u32)]) -> Operation {
 
 /// Returns the call of the operation's own RPC.
 pub fn mutation(operation: Operation) -> Call {
-    let context = Some(fresh_context());
+    let context = Some(new_mutation_context());
     match operation {
         Operation::Create(create) => {
             inventory_call("CreateInventory", &v1::CreateInventoryRequest { context, create: Some(create) })
@@ -78,7 +78,7 @@ pub fn mutation(operation: Operation) -> Call {
 
 pub fn transact(operations: Vec<Operation>) -> Call {
     let operations = operations.into_iter().map(|operation| v1::Operation { operation: Some(operation) }).collect();
-    inventory_call("Transact", &v1::TransactRequest { context: Some(fresh_context()), operations })
+    inventory_call("Transact", &v1::TransactRequest { context: Some(new_mutation_context()), operations })
 }
 
 /// Returns every RPC that changes something, in an order in which each succeeds. `from` has 8 oak logs in slot 0 and 3

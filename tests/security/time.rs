@@ -81,7 +81,7 @@ impl World {
         let verified = verifier.verify_token(token).unwrap();
         let (caller, player, role) = (verified.caller, verified.player, verified.role);
         assert_eq!(role, Role::Player);
-        let identity = Identity { caller, player, role, expires: Some(verified.expires) };
+        let identity = Identity { caller, player, role, credential_status: Some(verified.credential_status) };
         let options = SubscribeOptions { resume: vec![None], notices: true, ..SubscribeOptions::default() };
         self.open(&identity, &["steve"], options, Rollout::default(), Arc::default()).await
     }
@@ -186,7 +186,7 @@ async fn case_50_a_clock_set_ahead_a_year_ends_a_stream_at_the_next_check() {
     world.create("steve", "").await;
     let mut stream = world.subscribe(&verifier, &token).await;
     stream.next().await.unwrap().unwrap();
-    tokio::spawn(async move { verifier.follow().await });
+    tokio::spawn(async move { verifier.watch_for_changes().await });
     clock.move_by(365 * 86_400_000);
     let (messages, took, status) = end(&mut stream).await;
     assert_eq!((messages, error_of(&status).1.as_str()), (0, "TOKEN_EXPIRED"));
@@ -231,8 +231,12 @@ async fn messages_of(
         world.run("", operation.clone()).await;
     }
     let player = PlayerId::new("steve").unwrap();
-    let identity =
-        Identity { caller: Caller::new("steve").unwrap(), player: Some(player), role: Role::Player, expires: None };
+    let identity = Identity {
+        caller: Caller::new("steve").unwrap(),
+        player: Some(player),
+        role: Role::Player,
+        credential_status: None,
+    };
     let session = SessionId::new("mine").ok();
     let cursor = Cursor { epoch: Epoch::new(1).unwrap(), revision: Revision(7) };
     let options =

@@ -97,7 +97,7 @@ fn the_tokens_of_replaced_credentials_are_refused() {
     let folder = server.folder.path().join("dev");
     let again = slotcast(&["dev-credentials", folder.to_str().unwrap()]).output().unwrap();
     let problem = refused(&again);
-    assert!(problem.contains("already exist (choose another folder, or overwrite with --force)"), "{problem}");
+    assert!(problem.contains("already exist (choose another directory, or overwrite with --force)"), "{problem}");
     let replaced = slotcast(&["dev-credentials", "--force", folder.to_str().unwrap()]).output().unwrap();
     assert!(replaced.status.success(), "{}", text(&replaced.stderr));
     assert_ne!(std::fs::read_to_string(server.path("service.token")).unwrap(), old);

@@ -3,7 +3,7 @@
 use crate::common::{create_named, remove};
 use crate::process::{Server, WAIT};
 use serde_json::Value;
-use slotcast::client::fresh_context;
+use slotcast::client::new_mutation_context;
 use slotcast::wire::v1;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -51,7 +51,7 @@ async fn a_failed_call_is_one_log_line_with_caller_player_peer_method_status_rea
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start_json(folder.path(), &[]);
     let mut rpc = InventoryServiceClient::new(channel(&server));
-    server.client().mutate(fresh_context(), create_named("chest")).await.unwrap();
+    server.client().mutate(new_mutation_context(), create_named("chest")).await.unwrap();
     rpc.get_inventory(named(get("chest"))).await.unwrap();
     rpc.get_inventory(named(get("nowhere"))).await.unwrap_err();
     tokio::task::block_in_place(|| {
@@ -82,7 +82,7 @@ async fn failures_in_every_layer_are_logged_and_those_of_a_stream_at_its_end() {
     let mut server =
         Server::start_json(folder.path(), &["--limits-streams-per-player", "1", "--drain-limit-ms", "3000"]);
     let client = server.client();
-    client.mutate(fresh_context(), create_named("chest")).await.unwrap();
+    client.mutate(new_mutation_context(), create_named("chest")).await.unwrap();
     let mut rpc = InventoryServiceClient::new(channel(&server));
     let watch = || v1::SubscribeInventoryRequest {
         inventories: vec![v1::Watch { inventory_id: "chest".into(), ..v1::Watch::default() }],
@@ -92,7 +92,7 @@ async fn failures_in_every_layer_are_logged_and_those_of_a_stream_at_its_end() {
     open.message().await.unwrap();
     // Too many streams; rejected by the rules; invalid identity.
     rpc.subscribe_inventory(named(watch())).await.unwrap_err();
-    client.mutate(fresh_context(), remove("chest", "coal", 1)).await.unwrap_err();
+    client.mutate(new_mutation_context(), remove("chest", "coal", 1)).await.unwrap_err();
     let mut nobody = tonic::Request::new(get("chest"));
     nobody.metadata_mut().insert("slotcast-caller", MetadataValue::try_from("x".repeat(200)).unwrap());
     rpc.get_inventory(nobody).await.unwrap_err();
@@ -127,7 +127,7 @@ async fn failures_in_every_layer_are_logged_and_those_of_a_stream_at_its_end() {
 async fn in_json_format_every_line_is_json_and_the_first_contains_the_version() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start_json(folder.path(), &["--log-access", "all"]);
-    server.client().mutate(fresh_context(), create_named("chest")).await.unwrap();
+    server.client().mutate(new_mutation_context(), create_named("chest")).await.unwrap();
     tokio::task::block_in_place(|| {
         server.signal("-TERM");
         assert!(server.wait().success());

@@ -75,7 +75,7 @@ fn serve_and_config_refuse_the_same_settings_before_listening() {
         (format!("catalog = '{}'\n", files.path("broken")), "catalog: "),
         ("[log]\nfilter = 'slotcast=loud'\n".to_owned(), "log.filter"),
         ("[log]\nfilter = 'inof'\n".to_owned(), "\"inof\" is not a level"),
-        ("data = '/proc/slotcast'\n".to_owned(), "data: cannot write to the folder /proc"),
+        ("data = '/proc/slotcast'\n".to_owned(), "data: cannot write to the directory /proc"),
         (format!("data = '{}'\n", files.path("server.pem")), "data: cannot"),
         ("[otlp]\nendpoint = 'not an address'\n".to_owned(), "otlp.endpoint: must be an http or https URL"),
         (format!("[otlp]\nendpoint = 'https://127.0.0.1:1'\nca = '{}'\n", files.path("nowhere")), "otlp: cannot read"),
@@ -83,7 +83,7 @@ fn serve_and_config_refuse_the_same_settings_before_listening() {
     ] {
         assert_both_refuse(&settings, &files.both(&settings, &[]), expected);
     }
-    assert!(!Path::new(&files.path("slotcast-data")).exists(), "a server that did not start created its folder");
+    assert!(!Path::new(&files.path("slotcast-data")).exists(), "a server that did not start created its directory");
     let all = format!("catalog = '{}'\n{}", files.path("nowhere"), tls("broken", "server.key", ""));
     let [_, checked] = files.both(&all, &[]);
     let problems = refused(&checked);

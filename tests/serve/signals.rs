@@ -2,7 +2,7 @@
 
 use crate::common::{add, create_named};
 use crate::process::Server;
-use slotcast::client::fresh_context;
+use slotcast::client::new_mutation_context;
 use slotcast::wire::v1;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ async fn load(server: &Server, at_least: u64) -> (Arc<AtomicU64>, Vec<tokio::tas
     for number in 0..CALLERS {
         let (client, acknowledged) = (server.client(), acknowledged.clone());
         let id = format!("inventory-{number}");
-        client.mutate(fresh_context(), create_named(&id)).await.unwrap();
+        client.mutate(new_mutation_context(), create_named(&id)).await.unwrap();
         callers.push(tokio::spawn(async move {
-            while client.mutate(fresh_context(), add(&id, "coal", 1)).await.is_ok() {
+            while client.mutate(new_mutation_context(), add(&id, "coal", 1)).await.is_ok() {
                 acknowledged.fetch_add(1, Ordering::Relaxed);
             }
         }));

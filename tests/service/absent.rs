@@ -1,7 +1,7 @@
 //! Watches of inventories that do not exist: they are absent, and followed as soon as they exist.
 
 use crate::common::{Subscriber, TestServer, add, create_named, delete, error_of, immediate, with_key};
-use slotcast::client::{Client, fresh_context};
+use slotcast::client::{Client, new_mutation_context};
 use slotcast::sync::SyncSettings;
 use slotcast::wire::v1;
 use slotcast::wire::v1::FullReason;
@@ -183,6 +183,6 @@ async fn reading_a_nonexistent_inventory_returns_not_found() {
     let request = v1::GetInventoryRequest { inventory_id: "nowhere".into() };
     let status = server.client.rpc().get_inventory(request).await.unwrap_err();
     assert_eq!(error_of(&status), (Code::NotFound, "INVENTORY_NOT_FOUND".into(), None));
-    let status = server.client.mutate(fresh_context(), add("nowhere", "coal", 1)).await.unwrap_err();
+    let status = server.client.mutate(new_mutation_context(), add("nowhere", "coal", 1)).await.unwrap_err();
     assert_eq!(error_of(&status), (Code::NotFound, "INVENTORY_NOT_FOUND".into(), None));
 }

@@ -5,7 +5,7 @@ use crate::common::{
     remove, set, slot_stack, stack, transfer, with_key,
 };
 use crate::raw::{self, field, minus_one};
-use slotcast::client::fresh_context;
+use slotcast::client::new_mutation_context;
 use slotcast::wire::v1;
 use slotcast::wire::v1::operation::Operation;
 use tonic::Code;
@@ -98,8 +98,8 @@ async fn case_06_a_slot_out_of_range_is_rejected() {
         |slot| v1::RearrangeInventory { inventory_id: "a".into(), stacks: vec![slot_stack(slot, "stone", 60)] };
     let mut cases = Vec::new();
     for (slot, edge) in [(27, false), (65_535, false), (65_536, true), (u32::MAX, true)] {
-        // The error names the full field for a slot that no inventory can have, the short one for a slot that this layout
-        // lacks.
+        // The error names the full field for a slot that no inventory can have, the short one for a slot that this
+        // layout lacks.
         let refused = |field: &str, short: &str| invalid("SLOT_OUT_OF_RANGE", if edge { field } else { short });
         cases.extend([
             (move_item("a", slot, 0, None), refused("move.from.slot", "slot")),
@@ -117,7 +117,7 @@ async fn case_10_an_add_without_enough_room_is_rejected_or_reports_the_remainder
     let server = world().await;
     let add = |allow_partial| {
         let add = v1::AddItem { inventory_id: "b".into(), stack: Some(stack("stone", 2_000)), allow_partial };
-        v1::AddItemRequest { context: Some(fresh_context()), add: Some(add) }
+        v1::AddItemRequest { context: Some(new_mutation_context()), add: Some(add) }
     };
     let mut rpc = server.client.rpc();
     let status = rpc.add_item(add(false)).await.unwrap_err();
@@ -153,7 +153,7 @@ async fn case_16_a_missing_oneof_is_rejected_with_the_field() {
     let transfer =
         v1::TransferItem { from_inventory_id: "a".into(), to_inventory_id: "b".into(), ..v1::TransferItem::default() };
     let cases = vec![
-        (Operation::Transfer(transfer), invalid("INVALID_ARGUMENT", "transfer.what")),
+        (Operation::Transfer(transfer), invalid("INVALID_ARGUMENT", "transfer.from")),
         (
             Operation::Add(v1::AddItem { inventory_id: "a".into(), ..v1::AddItem::default() }),
             invalid("INVALID_ARGUMENT", "add.stack"),
@@ -170,13 +170,13 @@ async fn case_16_a_missing_oneof_is_rejected_with_the_field() {
     assert_all_rejected(&server, cases).await;
 
     let mut rpc = server.client.rpc();
-    let request = v1::MoveItemRequest { context: Some(fresh_context()), ..v1::MoveItemRequest::default() };
+    let request = v1::MoveItemRequest { context: Some(new_mutation_context()), ..v1::MoveItemRequest::default() };
     assert_eq!(error_of(&rpc.move_item(request).await.unwrap_err()), invalid("INVALID_ARGUMENT", "move"));
     let operations = vec![v1::Operation { operation: Some(drop("a", 0, None)) }, v1::Operation::default()];
-    let request = v1::TransactRequest { context: Some(fresh_context()), operations };
+    let request = v1::TransactRequest { context: Some(new_mutation_context()), operations };
     let status = rpc.transact(request).await.unwrap_err();
     assert_eq!(error_of(&status), invalid("INVALID_ARGUMENT", "operations[1].operation"));
-    let none = v1::TransactRequest { context: Some(fresh_context()), operations: vec![] };
+    let none = v1::TransactRequest { context: Some(new_mutation_context()), operations: vec![] };
     assert_eq!(error_of(&rpc.transact(none).await.unwrap_err()), invalid("INVALID_ARGUMENT", "operations"));
     let status = rpc.subscribe_inventory(v1::SubscribeInventoryRequest::default()).await.unwrap_err();
     assert_eq!(error_of(&status), invalid("INVALID_ARGUMENT", "inventories"));

@@ -2,7 +2,7 @@
 
 use crate::common::{add, error_of, invalid, precondition, with_key};
 use slotcast::catalog_file::default_catalog;
-use slotcast::client::{Client, fresh_context};
+use slotcast::client::{Client, new_mutation_context};
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
 use slotcast::wire::v1::MutationContext;
@@ -40,8 +40,8 @@ async fn a_caller_59_s_ahead_causes_no_rejections_of_others_and_no_key_runs_twic
     let (running, store) = start(folder.path()).await;
     let fast = Client::new(&running.uri(), "fast").unwrap();
     let other = Client::new(&running.uri(), "other").unwrap();
-    other.mutate(fresh_context(), create("theirs")).await.unwrap();
-    fast.mutate(fresh_context(), create("fast's")).await.unwrap();
+    other.mutate(new_mutation_context(), create("theirs")).await.unwrap();
+    fast.mutate(new_mutation_context(), create("fast's")).await.unwrap();
     let first = context_ahead(59_000, 0);
     fast.mutate(first.clone(), add("fast's", "stone", 1)).await.unwrap();
     for round in 0..5 {
@@ -56,9 +56,9 @@ async fn a_caller_59_s_ahead_causes_no_rejections_of_others_and_no_key_runs_twic
             answered.unwrap().unwrap();
         }
         store.fold().unwrap();
-        other.mutate(fresh_context(), add("theirs", "stone", 1)).await.unwrap();
+        other.mutate(new_mutation_context(), add("theirs", "stone", 1)).await.unwrap();
         let newcomer = Client::new(&running.uri(), &format!("newcomer-{round}")).unwrap();
-        newcomer.mutate(fresh_context(), add("theirs", "stone", 1)).await.unwrap();
+        newcomer.mutate(new_mutation_context(), add("theirs", "stone", 1)).await.unwrap();
     }
     let status = fast.mutate(first.clone(), add("fast's", "stone", 1)).await.unwrap_err();
     assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_EXPIRED"));
@@ -72,6 +72,6 @@ async fn a_caller_59_s_ahead_causes_no_rejections_of_others_and_no_key_runs_twic
     let status = fast.mutate(first, add("fast's", "stone", 1)).await.unwrap_err();
     assert_eq!(error_of(&status), precondition("IDEMPOTENCY_KEY_EXPIRED"), "after a restart too");
     let other = Client::new(&running.uri(), "other").unwrap();
-    other.mutate(fresh_context(), add("theirs", "stone", 1)).await.unwrap();
+    other.mutate(new_mutation_context(), add("theirs", "stone", 1)).await.unwrap();
     running.stop().await.unwrap();
 }

@@ -4,7 +4,7 @@ use crate::common::{
     TestServer, add, create_named, delete, drop, error_of, immediate, metadata, precondition, remove, set, transfer,
     with_key,
 };
-use slotcast::client::fresh_context;
+use slotcast::client::new_mutation_context;
 use slotcast::wire::v1;
 use std::time::Duration;
 use tonic::Code;
@@ -35,7 +35,7 @@ async fn case_23_a_stale_guard_is_aborted_with_the_current_revision() {
 
 fn guarded(id: &str, epoch: u32, revision: u64) -> v1::MutationContext {
     let expected = vec![v1::ExpectedRevision { inventory_id: id.into(), revision, epoch }];
-    v1::MutationContext { expected, ..fresh_context() }
+    v1::MutationContext { expected, ..new_mutation_context() }
 }
 
 fn other_than(epoch: u32) -> u32 {
@@ -52,17 +52,17 @@ async fn a_guard_without_epoch_or_revision_is_rejected_with_the_field() {
         (v1::ExpectedRevision { revision: 0, ..good.clone() }, "revision"),
         (v1::ExpectedRevision { inventory_id: String::new(), ..good.clone() }, "inventory_id"),
     ] {
-        let context = v1::MutationContext { expected: vec![good.clone(), bad], ..fresh_context() };
+        let context = v1::MutationContext { expected: vec![good.clone(), bad], ..new_mutation_context() };
         let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
         assert_eq!(
             (status.code(), error_of(&status).2),
             (Code::InvalidArgument, Some(format!("context.expected[1].{field}")))
         );
     }
-    let context = v1::MutationContext { expected: vec![good.clone(); 65], ..fresh_context() };
+    let context = v1::MutationContext { expected: vec![good.clone(); 65], ..new_mutation_context() };
     let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();
     assert_eq!(error_of(&status).2.as_deref(), Some("context.expected"));
-    let context = v1::MutationContext { expected: vec![good; 64], ..fresh_context() };
+    let context = v1::MutationContext { expected: vec![good; 64], ..new_mutation_context() };
     server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap();
 }
 
@@ -140,7 +140,7 @@ async fn case_26_the_same_key_in_flight_twice_has_one_effect_and_one_reply() {
             let client = server.client.clone();
             tokio::spawn(async move { client.mutate(context, operation).await })
         };
-        let first = ahead.then(|| send(fresh_context(), add("b", "stone", 1)));
+        let first = ahead.then(|| send(new_mutation_context(), add("b", "stone", 1)));
         tokio::time::sleep(Duration::from_millis(50)).await;
         let twice = [(); 2].map(|()| send(context.clone(), drop("a", 0, Some(7))));
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -209,7 +209,7 @@ async fn case_27_the_same_key_with_another_payload_is_rejected() {
 #[tokio::test]
 async fn case_28_an_expired_key_is_rejected_and_never_runs_again() {
     let server = world().await;
-    let context = fresh_context();
+    let context = new_mutation_context();
     server.client.mutate(context.clone(), drop("a", 0, Some(1))).await.unwrap();
     server.store.expire_keys();
     let status = server.client.mutate(context, drop("a", 0, Some(1))).await.unwrap_err();

@@ -1,7 +1,7 @@
 //! Sessions: predictions, echoes, and the frames that confirm or correct them.
 
 use crate::common::{Subscriber, TestServer, add, drop, error_of, invalid, precondition, remove, set, stack, with_key};
-use slotcast::client::fresh_context;
+use slotcast::client::new_mutation_context;
 use slotcast::domain::{Attributes, Count, IdempotencyKey, ItemCode, KeyTag, Slot, Stack};
 use slotcast::sync::{SyncSettings, Windows};
 use slotcast::wire::v1;
@@ -14,7 +14,8 @@ const STONE: u32 = 10;
 const FOR_EVER: Duration = Duration::from_secs(600);
 const SHORT: Duration = Duration::from_millis(60);
 
-/// Starts a server with a chest `a` that has 60 stones, and a reader of the session `mine`. Debounced frames never come.
+/// Starts a server with a chest `a` that has 60 stones, and a reader of the session `mine`. Debounced frames never
+/// come.
 async fn world() -> (TestServer, Subscriber) {
     let windows = Windows { news: Duration::ZERO, echo: FOR_EVER, tick: Duration::ZERO };
     let server = TestServer::start(SyncSettings { windows, ..SyncSettings::default() }).await;
@@ -33,7 +34,7 @@ fn stones(count: u32) -> Option<Stack> {
 /// Returns the context of a mutation by the session `mine`, with its predicted digest of `a`.
 fn session_context(predicted: Option<v1::Digest>) -> v1::MutationContext {
     let predicted = predicted.map(|digest| v1::PredictedDigest { inventory_id: "a".into(), digest: Some(digest) });
-    v1::MutationContext { session: "mine".into(), predicted: predicted.into_iter().collect(), ..fresh_context() }
+    v1::MutationContext { session: "mine".into(), predicted: predicted.into_iter().collect(), ..new_mutation_context() }
 }
 
 fn reason(message: &v1::SubscribeInventoryResponse) -> Option<FullReason> {

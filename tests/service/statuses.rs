@@ -72,7 +72,7 @@ fn statuses() -> Vec<Status> {
     let invalid = FieldViolation::new("add.stack.count", "must be at least 1, got 0");
     let after = Duration::from_secs(2);
     let others = [
-        status::invalid(&invalid),
+        status::invalid_field(&invalid),
         status::malformed("a field is truncated"),
         status::invalid_caller(),
         status::invalid_player(),
@@ -82,8 +82,8 @@ fn statuses() -> Vec<Status> {
         status::unauthenticated(AuthError::TooManyInvalidTokens { retry_after: after }),
         status::no_access(),
         status::role_too_low(),
-        status::list_of_other_owner(),
-        status::player_mismatch(),
+        status::cannot_list_others(),
+        status::cannot_act_for_another_player(),
         status::unknown_method(),
         status::rate_limited(after),
         status::too_many_streams("player:steve", 16),

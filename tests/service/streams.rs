@@ -3,7 +3,7 @@
 use crate::common::{
     Subscriber, TestServer, add, create_named, delete, drop, error_of, immediate, remove, set, stack, transfer,
 };
-use slotcast::client::{Client, fresh_context};
+use slotcast::client::{Client, new_mutation_context};
 use slotcast::sync::{SyncSettings, Windows};
 use slotcast::wire::v1;
 use slotcast::wire::v1::FullReason;
@@ -139,7 +139,7 @@ async fn case_36_subscribing_during_commits_leaves_no_gap_and_no_duplicate() {
     let writer = tokio::spawn(async move {
         for n in 0..COMMITS {
             let operation = if n % 3 == 2 { remove("a", "coal", 2) } else { add("a", "coal", 1) };
-            client.mutate(fresh_context(), operation).await.unwrap();
+            client.mutate(new_mutation_context(), operation).await.unwrap();
         }
     });
     let (mut readers, mut seen) = (Vec::new(), Vec::new());
@@ -199,7 +199,7 @@ async fn a_transfer_is_never_split_across_two_frames() {
         let carry = async |client: Client, from: &str, to: &str| {
             for _ in 0..150 {
                 // The transfer is rejected when the source is empty.
-                let _ = client.mutate(fresh_context(), transfer(from, to, "stone", 1)).await;
+                let _ = client.mutate(new_mutation_context(), transfer(from, to, "stone", 1)).await;
             }
         };
         let writers = async { tokio::join!(carry(there, "a", "b"), carry(back, "b", "a")) };

@@ -52,7 +52,7 @@ pub fn frequent_folds() -> EmbeddedSettings {
         slice: Duration::ZERO,
         unfolded_records_max: 200,
         unfolded_inventories_max: 100,
-        wal_bytes_soft: 64 << 10,
+        wal_checkpoint_bytes: 64 << 10,
         ..EmbeddedSettings::default()
     }
 }

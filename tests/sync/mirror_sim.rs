@@ -1,5 +1,5 @@
-//! A simulation of two predicting sessions and a third caller against a model of the service, in virtual time, over links
-//! that delay, reorder and lose messages.
+//! A simulation of two predicting sessions and a third caller against a model of the service, in virtual time, over
+//! links that delay, reorder and lose messages.
 //!
 //! `SLOTCAST_HISTORIES` sets the number of random histories (500 by default); `SLOTCAST_SEED` repeats a single one.
 
@@ -299,10 +299,10 @@ impl Simulation {
 
     fn message(&mut self, who: usize, message: &v1::SubscribeInventoryResponse) {
         let Client { mirror, ids, .. } = &mut self.clients[who];
-        let read = frame::read(message, ids, |position| mirror.last_sent(position));
-        assert_eq!(read.unreadable, [] as [usize; 0]);
+        let decoded = frame::decode_frame(message, ids, |position| mirror.last_sent(position));
+        assert_eq!(decoded.malformed, [] as [usize; 0]);
         self.tally.frames += 1;
-        for (position, part) in &read.frame.changed {
+        for (position, part) in &decoded.frame.changed {
             let have = mirror.confirmed(*position).map(Cursor::of);
             let revision = have.map_or(0, |cursor| cursor.revision.0);
             match part.body {
@@ -320,7 +320,7 @@ impl Simulation {
                 }
             }
         }
-        let MirrorUpdate { desyncs, .. } = mirror.handle_frame(&read.frame);
+        let MirrorUpdate { desyncs, .. } = mirror.handle_frame(&decoded.frame);
         assert_eq!(desyncs, [] as [usize; 0], "{:?}: {message:?}", self.now);
     }
 
@@ -339,7 +339,7 @@ impl Simulation {
             if stall {
                 served.stalled_until = self.now + Duration::from_millis(700);
             }
-            let (stream, message) = (client.stream, Box::new(frame::message(&frame)));
+            let (stream, message) = (client.stream, Box::new(frame::encode_frame(&frame)));
             let ms = (served.arrives_last - self.now).as_millis() as u64;
             self.after(ms, Event::Message { who, stream, message });
         }

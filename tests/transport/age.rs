@@ -2,7 +2,7 @@
 
 use crate::common::{MemoryStore, add, remove};
 use crate::support::{client, create, get, settings, start_at};
-use slotcast::client::{Event, SessionOptions, fresh_context};
+use slotcast::client::{SessionEvent, SessionOptions, new_mutation_context};
 use slotcast::transport::TransportSettings;
 use slotcast::wire::v1;
 use std::sync::Arc;
@@ -57,8 +57,8 @@ async fn connections_that_reach_their_maximum_age_fail_no_call_and_followers_onl
             let (client, stop, calls) = (client(&server), stop.clone(), calls.clone());
             tokio::spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
-                    client.mutate(fresh_context(), add("a", "coal", 1)).await.expect("no call fails");
-                    client.mutate(fresh_context(), remove("a", "coal", 1)).await.expect("no call fails");
+                    client.mutate(new_mutation_context(), add("a", "coal", 1)).await.expect("no call fails");
+                    client.mutate(new_mutation_context(), remove("a", "coal", 1)).await.expect("no call fails");
                     calls.fetch_add(2, Ordering::Relaxed);
                 }
             })
@@ -99,14 +99,17 @@ async fn a_session_continues_across_connections_and_reports_only_reconnects() {
     let (mut confirmed, mut lost) = (0, 0);
     while confirmed < applied {
         match session.next_event().await.expect("the session continues") {
-            Event::Confirmed { .. } => confirmed += 1,
-            Event::Missed { events } => lost += events,
-            Event::Connected | Event::Disconnected | Event::Changed { .. } | Event::Corrected { .. } => {}
-            bad @ (Event::Failed { .. }
-            | Event::Unknown { .. }
-            | Event::Desync { .. }
-            | Event::Notice(_)
-            | Event::Ended { .. }) => panic!("{bad:?}"),
+            SessionEvent::Confirmed { .. } => confirmed += 1,
+            SessionEvent::Dropped { events } => lost += events,
+            SessionEvent::Connected
+            | SessionEvent::Disconnected
+            | SessionEvent::Changed { .. }
+            | SessionEvent::Corrected { .. } => {}
+            bad @ (SessionEvent::Failed { .. }
+            | SessionEvent::OutcomeUnknown { .. }
+            | SessionEvent::Desync { .. }
+            | SessionEvent::Notice(_)
+            | SessionEvent::Ended { .. }) => panic!("{bad:?}"),
         }
         if lost > 0 {
             break;

@@ -3,7 +3,7 @@
 use crate::common::{MemoryStore, error_of};
 use crate::support::{Authority, Files, create, get, settings, start_at};
 use crate::tokens::{Login, SigningKey, claims};
-use slotcast::client::{Client, ClientOptions, fresh_context};
+use slotcast::client::{Client, ClientOptions, new_mutation_context};
 use slotcast::identity::{Authentication, CertificateIdentity, IdentitySettings, Role, Verifier};
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::transport::{TlsSettings, TransportSettings};
@@ -73,12 +73,12 @@ async fn a_client_certificate_authenticates_the_service_player_or_admin_of_its_n
     create(&lobby, "chest").await;
     let (inventory_id, owner, layout) = ("steve".into(), "steve".into(), "player".into());
     let of_steve = v1::CreateInventory { inventory_id, owner, layout, ..v1::CreateInventory::default() };
-    lobby.mutate(fresh_context(), Operation::Create(of_steve.clone())).await.unwrap();
+    lobby.mutate(new_mutation_context(), Operation::Create(of_steve.clone())).await.unwrap();
     assert_eq!(code_and_reason(rollout(&lobby).await), (Code::PermissionDenied, "ROLE_TOO_LOW".into()));
 
     get(&steve, "steve").await.expect("a player reads its own inventory");
     assert_eq!(code_and_reason(get(&steve, "chest").await), (Code::PermissionDenied, "NO_ACCESS".into()));
-    let create = v1::CreateInventoryRequest { context: Some(fresh_context()), create: Some(of_steve) };
+    let create = v1::CreateInventoryRequest { context: Some(new_mutation_context()), create: Some(of_steve) };
     assert_eq!(code_and_reason(steve.rpc().create_inventory(create).await).1, "ROLE_TOO_LOW");
 
     rollout(&ops).await.expect("an admin may call AdminService");

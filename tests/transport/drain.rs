@@ -3,7 +3,7 @@
 use crate::common::{MemoryStore, add, error_of};
 use crate::process::ServerProcess;
 use crate::support::{Files, WAIT, client, create, get, held, settings, start, start_at};
-use slotcast::client::{Client, fresh_context};
+use slotcast::client::{Client, new_mutation_context};
 use slotcast::server::ServerSettings;
 use slotcast::transport::{DrainSettings, TransportSettings};
 use slotcast::wire::v1;
@@ -42,7 +42,7 @@ async fn subscribe(client: &Client, id: &str) -> Streaming<v1::SubscribeInventor
 
 /// Adds one item, and retries with the same key until the call succeeds. Returns the number of retries.
 async fn add_with_retries(client: &Client) -> u64 {
-    let (context, mut retries) = (fresh_context(), 0);
+    let (context, mut retries) = (new_mutation_context(), 0);
     loop {
         match client.mutate(context.clone(), add("a", "coal", 1)).await {
             Ok(_) => return retries,
@@ -143,8 +143,8 @@ async fn during_the_drain_delay_calls_are_served_and_health_reports_not_serving(
     let (stop_start, stopping) = (Instant::now(), tokio::spawn(server.stop()));
     assert_eq!(health(&mut watch).await.unwrap(), ServingStatus::NotServing);
     // Both on an existing connection and on a new one.
-    client.mutate(fresh_context(), add("a", "coal", 1)).await.unwrap();
-    Client::new(&uri, "new").unwrap().mutate(fresh_context(), add("a", "coal", 1)).await.unwrap();
+    client.mutate(new_mutation_context(), add("a", "coal", 1)).await.unwrap();
+    Client::new(&uri, "new").unwrap().mutate(new_mutation_context(), add("a", "coal", 1)).await.unwrap();
     assert!(stream.message().await.unwrap().is_some(), "streams continue");
     assert!(!stopping.is_finished() && stop_start.elapsed() < delay, "the test was slower than the drain delay");
     while stream.message().await.is_ok_and(|message| message.is_some()) {}
@@ -166,7 +166,7 @@ async fn case_57_a_terminated_process_exits_with_success_within_the_drain_limit(
     let calling = tokio::spawn(async move {
         let mut added = 0;
         loop {
-            match client.mutate(fresh_context(), add("a", "coal", 1)).await {
+            match client.mutate(new_mutation_context(), add("a", "coal", 1)).await {
                 Ok(_) => added += 1,
                 Err(status) => return (added, status.code()),
             }

@@ -3,7 +3,7 @@
 use crate::common::{MemoryStore, add, set, stack};
 use crate::stalling::{StallingSocket, call, handshake};
 use crate::support::{Files, WAIT, client, closed_after, create, eventually, get, settings, start, start_at};
-use slotcast::client::fresh_context;
+use slotcast::client::new_mutation_context;
 use slotcast::transport::{ConnectionRefusal, TransportSettings};
 use slotcast::wire::v1;
 use std::sync::Arc;
@@ -130,7 +130,7 @@ async fn case_37_keepalive_closes_a_half_open_connection_and_keeps_one_that_repl
     let lasted = closed_after(&mut half_open).await;
     assert!(lasted > SHORT && lasted < 2 * SHORT + SLACK, "{lasted:?}");
     eventually("the other one is left", || server.transport.connections() == 1).await;
-    answering.mutate(fresh_context(), add("a", "coal", 1)).await.unwrap();
+    answering.mutate(new_mutation_context(), add("a", "coal", 1)).await.unwrap();
     assert_eq!(follow.next().await.unwrap().changed, [0]);
     assert_eq!(follow.counts().reconnects, 0);
 }
@@ -142,7 +142,7 @@ async fn case_37_keepalive_also_closes_a_connection_with_unsent_data() {
     create(&writer, "a").await;
     for slot in 0..27 {
         let large = v1::Stack { attributes: vec![slot as u8; 1_024], ..stack("diamond_axe", 1) };
-        writer.mutate(fresh_context(), set("a", slot, Some(large))).await.unwrap();
+        writer.mutate(new_mutation_context(), set("a", slot, Some(large))).await.unwrap();
     }
     let (socket, reading) = StallingSocket::new(TcpStream::connect(server.address).await.unwrap());
     let mut send = handshake(socket).await;
@@ -180,9 +180,9 @@ async fn case_39_two_thousand_small_frames_do_not_break_the_connection_of_a_slow
     let mut reader = crate::common::Subscriber::new(stream, 1);
     reader.next().await;
     for _ in 0..COMMITS / 2 {
-        writer.mutate(fresh_context(), add("a", "coal", 1)).await.unwrap();
+        writer.mutate(new_mutation_context(), add("a", "coal", 1)).await.unwrap();
         let remove = crate::common::remove("a", "coal", 1);
-        writer.mutate(fresh_context(), remove).await.unwrap();
+        writer.mutate(new_mutation_context(), remove).await.unwrap();
     }
     reader.read_until(0, 1 + COMMITS).await;
     reader.assert_is_at(0, &get(&writer, "a").await.unwrap());

@@ -1,11 +1,12 @@
-//! A reader that stops reading its connection: what the service and the system hold for it, and what it gets afterwards.
+//! A reader that stops reading its connection: what the service and the system hold for it, and what it gets
+//! afterwards.
 
 use crate::common::{add, remove, set, stack};
 use crate::stalling::{Reading, StallingSocket, call, handshake};
 use crate::support::{WAIT, create, get, start};
 use bytes::{Buf, BytesMut};
 use prost::Message;
-use slotcast::client::{Client, fresh_context};
+use slotcast::client::{Client, new_mutation_context};
 use slotcast::server::RunningServer;
 use slotcast::transport::TransportSettings;
 use slotcast::wire::v1;
@@ -56,7 +57,8 @@ impl Reader {
         }
     }
 
-    /// Reads what has gathered, up to a revision: messages, their bytes, and the most revisions that one message took it on.
+    /// Reads what has gathered, up to a revision: messages, their bytes, and the most revisions that one message took
+    /// it on.
     async fn catch_up(&mut self, revision: u64) -> Buffered {
         let mut gathered = Buffered::default();
         self.reading.go_on();
@@ -89,7 +91,7 @@ async fn change(writer: &Client, commits: u64, attributes: usize) {
                 set("a", (n % 8) as u32, Some(v1::Stack { attributes, ..stack("diamond_axe", 1) }))
             }
         };
-        writer.mutate(fresh_context(), operation).await.unwrap();
+        writer.mutate(new_mutation_context(), operation).await.unwrap();
     }
 }
 

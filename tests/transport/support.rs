@@ -6,7 +6,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SanType,
 };
 use slotcast::catalog_file::default_catalog;
-use slotcast::client::{Client, ClientOptions, fresh_context};
+use slotcast::client::{Client, ClientOptions, new_mutation_context};
 use slotcast::live_rollout::LiveRollout;
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::sync::Rollout;
@@ -45,7 +45,7 @@ pub fn client(server: &RunningServer) -> Client {
 }
 
 pub async fn create(client: &Client, id: &str) {
-    client.mutate(fresh_context(), crate::common::create_named(id)).await.unwrap();
+    client.mutate(new_mutation_context(), crate::common::create_named(id)).await.unwrap();
 }
 
 pub async fn get(client: &Client, id: &str) -> Result<v1::Inventory, tonic::Status> {

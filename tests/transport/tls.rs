@@ -2,7 +2,7 @@
 
 use crate::common::{add, create_named};
 use crate::support::{Authority, Files, WAIT, closed_after, create, eventually, get, handshake, self_signed, start};
-use slotcast::client::{Client, ClientError, ClientOptions, fresh_context};
+use slotcast::client::{Client, ClientError, ClientOptions, new_mutation_context};
 use slotcast::server::RunningServer;
 use slotcast::transport::{ConnectionRefusal, Peer, TlsSettings, Transport, TransportSettings};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -35,7 +35,7 @@ async fn calls_and_streams_work_over_tls_1_3_and_1_2() {
     create(&client, "a").await;
     let mut follow = client.follow(vec!["a".into()]);
     assert!(follow.next().await.unwrap().caught_up);
-    client.mutate(fresh_context(), add("a", "coal", 3)).await.unwrap();
+    client.mutate(new_mutation_context(), add("a", "coal", 3)).await.unwrap();
     assert_eq!(follow.next().await.unwrap().changed, [0]);
 
     let versions: [(&'static SupportedProtocolVersion, ProtocolVersion); 2] =
@@ -179,8 +179,8 @@ async fn a_plaintext_server_is_not_mistaken_for_a_certificate_error() {
     assert!(error.contains("TLS handshake failed") && error.contains("does not use TLS"), "{error}");
 }
 
-/// Returns the client certificate that the service sees when a client calls with the named certificate, or `None` if the
-/// call does not reach the service.
+/// Returns the client certificate that the service sees when a client calls with the named certificate, or `None` if
+/// the call does not reach the service.
 async fn certificate_seen(files: &Files, tls: TlsSettings, presented: Option<&str>) -> Option<Option<Vec<u8>>> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -361,5 +361,5 @@ async fn a_certificate_is_reloaded_under_load_without_failed_calls_and_an_invali
     for caller in callers {
         caller.await.expect("no call failed");
     }
-    first.mutate(fresh_context(), create_named("b")).await.unwrap();
+    first.mutate(new_mutation_context(), create_named("b")).await.unwrap();
 }

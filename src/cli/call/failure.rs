@@ -101,7 +101,10 @@ fn details(details: &ErrorDetails) -> Vec<(&'static str, String)> {
         lines.push(("field", format!("{}: {}", violation.field, violation.description)));
     }
     for violation in details.precondition_failure().into_iter().flat_map(|failure| &failure.violations) {
-        lines.push(("rule", format!("{} of {}: {}", violation.r#type, violation.subject, violation.description)));
+        lines.push((
+            "precondition",
+            format!("{} of {}: {}", violation.r#type, violation.subject, violation.description),
+        ));
     }
     for violation in details.quota_failure().into_iter().flat_map(|failure| &failure.violations) {
         lines.push(("quota", format!("{}: {}", violation.subject, violation.description)));
@@ -148,13 +151,13 @@ mod tests {
                         metadata  item_code = 24\n  \
                         metadata  operation = 1\n  \
                         metadata  wanted = 5\n  \
-                        rule      NOT_ENOUGH of steve: inventory \"steve\" has 2 apple, needs 5";
+                        precondition NOT_ENOUGH of steve: inventory \"steve\" has 2 apple, needs 5";
         assert_eq!(text, expected);
     }
 
     #[test]
     fn an_invalid_request_has_the_name_of_the_field() {
-        let text = text(status::invalid(&FieldViolation::new("add.stack.count", "must be at least 1")));
+        let text = text(status::invalid_field(&FieldViolation::new("add.stack.count", "must be at least 1")));
         let expected = "INVALID_ARGUMENT: add.stack.count: must be at least 1\n  \
                         reason    INVALID_ARGUMENT (slotcast)\n  \
                         field     add.stack.count: must be at least 1";

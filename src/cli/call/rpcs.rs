@@ -1,4 +1,4 @@
-//! The RPCs of the service, from its protobuf descriptors.
+//! The RPCs of the server, from its protobuf descriptors.
 
 use super::request::fields;
 use crate::wire::FILE_DESCRIPTOR_SET;

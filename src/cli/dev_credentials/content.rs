@@ -52,8 +52,8 @@ pub enum ContentError {
 
 /// What to create.
 pub struct Content<'a> {
-    /// Absolute path of the folder.
-    pub folder: &'a str,
+    /// Absolute path of the directory.
+    pub directory: &'a str,
     pub player: &'a PlayerId,
     pub listen: SocketAddr,
     /// Further hosts of the server certificate.
@@ -155,7 +155,7 @@ impl Content<'_> {
     }
 
     fn path(&self, name: &str) -> String {
-        format!("{}/{name}", self.folder)
+        format!("{}/{name}", self.directory)
     }
 
     /// Returns the address of the server for clients on the same machine.
@@ -210,9 +210,9 @@ impl Signer {
 mod tests {
     use super::*;
 
-    fn content<'a>(folder: &'a str, player: &'a PlayerId, listen: &str) -> Content<'a> {
+    fn content<'a>(directory: &'a str, player: &'a PlayerId, listen: &str) -> Content<'a> {
         Content {
-            folder,
+            directory,
             player,
             listen: listen.parse().unwrap(),
             hosts: &[],

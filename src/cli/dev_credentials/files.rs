@@ -1,4 +1,4 @@
-//! Checks the folder and writes the files.
+//! Checks the directory and writes the files.
 
 use std::fs::Permissions;
 use std::io::{self, ErrorKind, Write};
@@ -8,17 +8,17 @@ use tempfile::NamedTempFile;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    #[error("{} is not a folder", .0.display())]
-    NotAFolder(PathBuf),
-    #[error("{} (choose another folder, or overwrite with --force)", already_exist(.0))]
+    #[error("{} is not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    #[error("{} (choose another directory, or overwrite with --force)", already_exist(.0))]
     Exist(Vec<PathBuf>),
-    #[error("cannot create the folder {}: {error}", path.display())]
-    CreateFolder { path: PathBuf, error: io::Error },
+    #[error("cannot create the directory {}: {error}", path.display())]
+    CreateDirectory { path: PathBuf, error: io::Error },
     #[error("cannot read {}: {error}", path.display())]
     Read { path: PathBuf, error: io::Error },
     #[error("cannot write {}: {error}", path.display())]
     Write { path: PathBuf, error: io::Error },
-    #[error("cannot use the folder {}: settings files need a path in UTF-8", .0.display())]
+    #[error("cannot use the directory {}: settings files need a path in UTF-8", .0.display())]
     NotUtf8(PathBuf),
 }
 
@@ -34,32 +34,34 @@ pub struct File {
     pub is_secret: bool,
 }
 
-/// Checks that the files can be created in the folder, without changing anything. Returns the absolute path of the
-/// folder.
-pub fn check(folder: &Path, names: &[&str], overwrite: bool) -> Result<String, FilesError> {
-    match std::fs::metadata(folder) {
+/// Checks that the files can be created in the directory, without changing anything. Returns the absolute path of the
+/// directory.
+pub fn check(directory: &Path, names: &[&str], overwrite: bool) -> Result<String, FilesError> {
+    match std::fs::metadata(directory) {
         Ok(metadata) if metadata.is_dir() => {}
-        Ok(_) => return Err(FilesError::NotAFolder(folder.into())),
+        Ok(_) => return Err(FilesError::NotADirectory(directory.into())),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(FilesError::Read { path: folder.into(), error }),
+        Err(error) => return Err(FilesError::Read { path: directory.into(), error }),
     }
-    let paths = names.iter().map(|name| folder.join(name));
+    let paths = names.iter().map(|name| directory.join(name));
     let existing: Vec<PathBuf> = paths.filter(|path| path.symlink_metadata().is_ok()).collect();
     if !overwrite && !existing.is_empty() {
         return Err(FilesError::Exist(existing));
     }
-    let absolute = std::path::absolute(folder).map_err(|error| FilesError::Read { path: folder.into(), error })?;
+    let absolute =
+        std::path::absolute(directory).map_err(|error| FilesError::Read { path: directory.into(), error })?;
     absolute.into_os_string().into_string().map_err(|path| FilesError::NotUtf8(path.into()))
 }
 
 /// Writes all files under temporary names before any of them appears under its own name.
-pub fn write(folder: &Path, files: &[File]) -> Result<(), FilesError> {
-    std::fs::create_dir_all(folder).map_err(|error| FilesError::CreateFolder { path: folder.into(), error })?;
+pub fn write(directory: &Path, files: &[File]) -> Result<(), FilesError> {
+    std::fs::create_dir_all(directory)
+        .map_err(|error| FilesError::CreateDirectory { path: directory.into(), error })?;
     let mut written = Vec::new();
     for file in files {
-        let path = folder.join(file.name);
+        let path = directory.join(file.name);
         let temporary =
-            write_temporary(folder, file).map_err(|error| FilesError::Write { path: path.clone(), error })?;
+            write_temporary(directory, file).map_err(|error| FilesError::Write { path: path.clone(), error })?;
         written.push((temporary, path));
     }
     for (temporary, path) in written {
@@ -68,8 +70,8 @@ pub fn write(folder: &Path, files: &[File]) -> Result<(), FilesError> {
     Ok(())
 }
 
-fn write_temporary(folder: &Path, file: &File) -> io::Result<NamedTempFile> {
-    let mut temporary = NamedTempFile::with_prefix_in(".slotcast-", folder)?;
+fn write_temporary(directory: &Path, file: &File) -> io::Result<NamedTempFile> {
+    let mut temporary = NamedTempFile::with_prefix_in(".slotcast-", directory)?;
     temporary.write_all(file.content.as_bytes())?;
     let mode = if file.is_secret { 0o600 } else { 0o644 };
     temporary.as_file().set_permissions(Permissions::from_mode(mode))?;

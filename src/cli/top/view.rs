@@ -1,6 +1,6 @@
-//! Renders readings for a terminal or as a line. Pure.
+//! Renders samples for a terminal or as a line. Pure.
 
-use super::reading::{Rates, Reading};
+use super::sample::{Rates, StatisticsSample};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};
@@ -16,11 +16,11 @@ const NAME_COLUMNS: usize = 18;
 #[derive(Debug, Default)]
 pub struct View {
     server: String,
-    pub reading: Reading,
+    pub sample: StatisticsSample,
     pub rates: Option<Rates>,
     /// Bytes sent per second, the newest last.
     history: VecDeque<u64>,
-    /// Why the newest reading is unavailable.
+    /// Why the newest sample is unavailable.
     pub problem: Option<String>,
 }
 
@@ -29,15 +29,15 @@ impl View {
         Self { server: server.to_owned(), ..Self::default() }
     }
 
-    pub fn handle_reading(&mut self, reading: Reading) {
-        self.rates = Rates::between(&self.reading, &reading).filter(|_| self.reading.uptime_ms > 0);
+    pub fn handle_sample(&mut self, sample: StatisticsSample) {
+        self.rates = Rates::between(&self.sample, &sample).filter(|_| self.sample.uptime_ms > 0);
         if let Some(rates) = &self.rates {
             if self.history.len() == HISTORY_MAX {
                 self.history.pop_front();
             }
             self.history.push_back(rates.bytes_per_s as u64);
         }
-        (self.reading, self.problem) = (reading, None);
+        (self.sample, self.problem) = (sample, None);
     }
 
     pub fn draw(&self, frame: &mut Frame) {
@@ -55,7 +55,7 @@ impl View {
         let [savings, shadow] = Layout::horizontal(halves).areas(lower);
         panel(frame, streams, "streams", self.streams());
         panel(frame, commits, "commits", self.commits());
-        panel(frame, savings, "compared with immediate full syncs", self.savings());
+        panel(frame, savings, "compared with immediate full frames", self.savings());
         panel(frame, shadow, "shadow mode (computed only)", self.shadow());
         let block = Block::bordered().title(" bytes sent per second ");
         let width = block.inner(graph).width as usize;
@@ -65,8 +65,8 @@ impl View {
     }
 
     fn head(&self) -> Line<'_> {
-        let title = Span::from(format!(" slotcast {} ", self.reading.version)).bold();
-        let place = Span::from(format!("at {}, up {}", self.server, uptime(self.reading.uptime_ms)));
+        let title = Span::from(format!(" slotcast {} ", self.sample.version)).bold();
+        let place = Span::from(format!("at {}, up {}", self.server, uptime(self.sample.uptime_ms)));
         match &self.problem {
             None => Line::from(vec![title, place]),
             Some(problem) => Line::from(vec![title, place, Span::from(format!("  {problem}")).red().bold()]),
@@ -74,79 +74,79 @@ impl View {
     }
 
     fn streams(&self) -> Vec<Line<'static>> {
-        let reading = &self.reading;
+        let sample = &self.sample;
         let rate = |rate: fn(&Rates) -> f64| self.rates.as_ref().map(rate);
         vec![
-            row("open", number(reading.streams)),
+            row("open", number(sample.streams)),
             row("syncs", per_s(rate(|rates| rates.syncs_per_s))),
             row(
                 "bytes",
                 rate(|rates| rates.bytes_per_s).map_or("-".into(), |rate| format!("{}/s", bytes(rate as u64))),
             ),
-            row("full / delta", format!("{} / {}", amount(reading.full_syncs), amount(reading.delta_syncs))),
-            error_row("desyncs reported", reading.desyncs),
+            row("full / delta", format!("{} / {}", amount(sample.full_syncs), amount(sample.delta_syncs))),
+            error_row("desyncs reported", sample.desyncs),
         ]
     }
 
     fn commits(&self) -> Vec<Line<'static>> {
-        let reading = &self.reading;
+        let sample = &self.sample;
         let rates = self.rates.as_ref();
         let now = |us: Option<Option<u64>>, total| us.flatten().unwrap_or(total);
-        let p50 = now(rates.map(|rates| rates.commit_p50_us), reading.commit_p50_us);
-        let p99 = now(rates.map(|rates| rates.commit_p99_us), reading.commit_p99_us);
+        let p50 = now(rates.map(|rates| rates.commit_p50_us), sample.commit_p50_us);
+        let p99 = now(rates.map(|rates| rates.commit_p99_us), sample.commit_p99_us);
         vec![
             row("mutations", per_s(rates.map(|rates| rates.transactions_per_s))),
             row("commits", per_s(rates.map(|rates| rates.commits_per_s))),
             row("latency p50 / p99", format!("{} / {}", microseconds(p50), microseconds(p99))),
-            row("queue", format!("{} of {}", number(reading.queue), number(reading.queue_max))),
-            row("hot inventories", number(reading.hot_inventories)),
+            row("queue", format!("{} of {}", number(sample.queue), number(sample.queue_max))),
+            row("hot inventories", number(sample.hot_inventories)),
         ]
     }
 
     fn savings(&self) -> Vec<Line<'static>> {
-        let reading = &self.reading;
+        let sample = &self.sample;
         let now = self.rates.as_ref().and_then(|rates| rates.saved_percent);
         vec![
             row("saved now", percent(now)),
-            row("saved in total", percent(reading.saved_percent())),
-            row("bytes sent", bytes(reading.bytes)),
-            row("full sync bytes", bytes(reading.immediate_full_bytes)),
-            row("syncs", format!("{} of {}", amount(reading.syncs()), amount(reading.immediate_full_syncs))),
+            row("saved in total", percent(sample.saved_percent())),
+            row("bytes sent", bytes(sample.bytes)),
+            row("full frame bytes", bytes(sample.immediate_full_bytes)),
+            row("syncs", format!("{} of {}", amount(sample.syncs()), amount(sample.immediate_full_syncs))),
         ]
     }
 
     fn shadow(&self) -> Vec<Line<'static>> {
-        let reading = &self.reading;
+        let sample = &self.sample;
         let both = |sent, computed| format!("{sent} -> {computed}");
         vec![
-            row("bytes", both(bytes(reading.shadow_sent_bytes), bytes(reading.shadow_bytes))),
-            row("syncs", both(amount(reading.shadow_sent_syncs), amount(reading.shadow_syncs))),
-            row("bytes saved", percent(reading.shadow_saved_percent())),
-            error_row("mismatches", reading.shadow_mismatches),
-            row("not verifiable", number(reading.shadow_unverified)),
+            row("bytes", both(bytes(sample.shadow_sent_bytes), bytes(sample.shadow_bytes))),
+            row("syncs", both(amount(sample.shadow_sent_syncs), amount(sample.shadow_syncs))),
+            row("bytes saved", percent(sample.shadow_saved_percent())),
+            error_row("mismatches", sample.shadow_mismatches),
+            row("not verifiable", number(sample.shadow_unverified)),
         ]
     }
 
-    /// Renders the readings as one line, for output that is not a terminal.
+    /// Renders the samples as one line, for output that is not a terminal.
     pub fn line(&self) -> String {
-        let reading = &self.reading;
+        let sample = &self.sample;
         let rates = self.rates.as_ref();
         let (syncs, sent) = match rates {
             Some(rates) => (per_s(Some(rates.syncs_per_s)), format!("{}/s", bytes(rates.bytes_per_s as u64))),
-            None => (number(reading.syncs()), bytes(reading.bytes)),
+            None => (number(sample.syncs()), bytes(sample.bytes)),
         };
-        let saved = rates.and_then(|rates| rates.saved_percent).or(reading.saved_percent());
+        let saved = rates.and_then(|rates| rates.saved_percent).or(sample.saved_percent());
         let latency = |now: fn(&Rates) -> Option<u64>, total| microseconds(rates.and_then(now).unwrap_or(total));
-        let p50 = latency(|rates| rates.commit_p50_us, reading.commit_p50_us);
-        let p99 = latency(|rates| rates.commit_p99_us, reading.commit_p99_us);
+        let p50 = latency(|rates| rates.commit_p50_us, sample.commit_p50_us);
+        let p99 = latency(|rates| rates.commit_p99_us, sample.commit_p99_us);
         format!(
             "streams {}  syncs {syncs}  bytes {sent}  saved {}  desyncs {}  commit p50 {p50} p99 {p99}  shadow {} -> {}, {} mismatches",
-            number(reading.streams),
+            number(sample.streams),
             percent(saved),
-            number(reading.desyncs),
-            bytes(reading.shadow_sent_bytes),
-            bytes(reading.shadow_bytes),
-            number(reading.shadow_mismatches),
+            number(sample.desyncs),
+            bytes(sample.shadow_sent_bytes),
+            bytes(sample.shadow_bytes),
+            number(sample.shadow_mismatches),
         )
     }
 }
@@ -230,7 +230,7 @@ fn uptime(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::reading::tests::reading;
+    use super::super::sample::tests::sample;
     use super::*;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
@@ -238,7 +238,7 @@ mod tests {
     fn view() -> View {
         let mut view = View::new("http://127.0.0.1:7400");
         for seconds in [3_700, 3_701, 3_703] {
-            view.handle_reading(reading(seconds));
+            view.handle_sample(sample(seconds));
         }
         view
     }
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_fits_a_terminal_of_80_by_24() {
+    fn a_sample_fits_a_terminal_of_80_by_24() {
         insta::assert_snapshot!(drawn(&view(), 80, 24));
     }
 
@@ -270,11 +270,11 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_totals_after_one_reading_and_rates_after_two() {
+    fn a_line_has_totals_after_one_sample_and_rates_after_two() {
         let mut view = View::default();
-        view.handle_reading(reading(10));
+        view.handle_sample(sample(10));
         let once = view.line();
-        view.handle_reading(reading(11));
+        view.handle_sample(sample(11));
         insta::assert_snapshot!(format!("{once}\n{}", view.line()));
     }
 

@@ -1,7 +1,7 @@
-//! Renders the board: a header, then the sections of each inventory in rows of nine slots.
+//! Renders the watched inventories: a header, then the sections of each inventory in rows of nine slots.
 
-use super::board::{Board, Panel, PanelState, Section};
-use crate::client::Connection;
+use super::state::{InventoryPanel, PanelState, Section, WatchState};
+use crate::client::ConnectionState;
 use crate::domain::{Slot, Stack};
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
@@ -38,14 +38,14 @@ impl View {
     }
 }
 
-pub fn draw(frame: &mut Frame<'_>, board: &Board, view: &mut View, now: Duration) {
+pub fn draw(frame: &mut Frame<'_>, state: &WatchState, view: &mut View, now: Duration) {
     let area = frame.area();
     let buffer = frame.buffer_mut();
-    let picture = picture(board, area.width, now);
+    let picture = picture(state, area.width, now);
     let visible = area.height.saturating_sub(HEADER_HEIGHT);
     let hidden = picture.area.height.saturating_sub(visible);
     view.scroll = view.scroll.min(hidden);
-    header(board, view, hidden, area, buffer);
+    header(state, view, hidden, area, buffer);
     for y in 0..visible.min(picture.area.height) {
         for x in 0..area.width.min(picture.area.width) {
             buffer[(x, y + HEADER_HEIGHT)] = picture[(x, y + view.scroll)].clone();
@@ -53,13 +53,13 @@ pub fn draw(frame: &mut Frame<'_>, board: &Board, view: &mut View, now: Duration
     }
 }
 
-fn header(board: &Board, view: &View, hidden: u16, area: Rect, buffer: &mut Buffer) {
-    let traffic = &board.traffic;
+fn header(state: &WatchState, view: &View, hidden: u16, area: Rect, buffer: &mut Buffer) {
+    let traffic = &state.traffic;
     let counts = &traffic.counts;
-    let (state, style) = match board.connection {
-        Connection::Connecting => ("connecting", Style::new().fg(Color::Yellow)),
-        Connection::Open => ("connected", Style::new().fg(Color::Green)),
-        Connection::Lost => ("connection lost, reconnecting", Style::new().fg(Color::Red)),
+    let (state, style) = match state.connection {
+        ConnectionState::Connecting => ("connecting", Style::new().fg(Color::Yellow)),
+        ConnectionState::Open => ("connected", Style::new().fg(Color::Green)),
+        ConnectionState::Lost => ("connection lost, reconnecting", Style::new().fg(Color::Red)),
     };
     let desyncs = if counts.desyncs > 0 { Style::new().fg(Color::Red) } else { Style::new() };
     let per_sync = traffic.bytes_per_sync().map_or("-".to_owned(), |bytes| format!("{bytes:.1}"));
@@ -86,16 +86,17 @@ fn header(board: &Board, view: &View, hidden: u16, area: Rect, buffer: &mut Buff
 }
 
 /// Renders all panels below each other at their full height.
-fn picture(board: &Board, width: u16, now: Duration) -> Buffer {
-    let blocks: Vec<(&Panel, Vec<Section>)> = board.panels.iter().map(|panel| (panel, panel.sections())).collect();
-    let height = |(_, sections): &(&Panel, Vec<Section>)| 2 + sections.iter().map(section_height).sum::<u16>();
+fn picture(state: &WatchState, width: u16, now: Duration) -> Buffer {
+    let blocks: Vec<(&InventoryPanel, Vec<Section>)> =
+        state.panels.iter().map(|panel| (panel, panel.sections())).collect();
+    let height = |(_, sections): &(&InventoryPanel, Vec<Section>)| 2 + sections.iter().map(section_height).sum::<u16>();
     let mut buffer = Buffer::empty(Rect::new(0, 0, width, blocks.iter().map(height).sum()));
     let mut y = 0;
     for (panel, sections) in &blocks {
         buffer.set_line(0, y, &title(panel), width);
         y += 1;
         for section in sections {
-            draw_section(&mut buffer, y, board, panel, section, now);
+            draw_section(&mut buffer, y, state, panel, section, now);
             y += section_height(section);
         }
         y += 1;
@@ -103,7 +104,7 @@ fn picture(board: &Board, width: u16, now: Duration) -> Buffer {
     buffer
 }
 
-fn title(panel: &Panel) -> Line<'static> {
+fn title(panel: &InventoryPanel) -> Line<'static> {
     let name = Span::styled(panel.id.clone(), Style::new().add_modifier(Modifier::BOLD));
     let state = match &panel.state {
         PanelState::Waiting => "  waiting for the first frame".to_owned(),
@@ -122,7 +123,14 @@ fn section_height(section: &Section) -> u16 {
     1 + section.slots.div_ceil(COLUMNS) * CELL_HEIGHT
 }
 
-fn draw_section(buffer: &mut Buffer, top: u16, board: &Board, panel: &Panel, section: &Section, now: Duration) {
+fn draw_section(
+    buffer: &mut Buffer,
+    top: u16,
+    state: &WatchState,
+    panel: &InventoryPanel,
+    section: &Section,
+    now: Duration,
+) {
     let width = (buffer.area.width.saturating_sub(1) / COLUMNS).saturating_sub(1);
     let width = width.clamp(CELL_WIDTH_MIN, CELL_WIDTH_MAX);
     let border = Style::new().fg(Color::DarkGray);
@@ -143,7 +151,7 @@ fn draw_section(buffer: &mut Buffer, top: u16, board: &Board, panel: &Panel, sec
             (0..2).for_each(|line| write(buffer, x, y + line, "│", border));
             // The last row may be shorter.
             let slot = (index < section.slots).then(|| Slot(section.first + index));
-            draw_cell(buffer, Rect::new(x + 1, y, width, 2), board, panel, slot, now);
+            draw_cell(buffer, Rect::new(x + 1, y, width, 2), state, panel, slot, now);
         }
         (0..2).for_each(|line| write(buffer, columns * (width + 1), y + line, "│", border));
         let is_last = row + 1 == rows;
@@ -152,10 +160,17 @@ fn draw_section(buffer: &mut Buffer, top: u16, board: &Board, panel: &Panel, sec
     }
 }
 
-fn draw_cell(buffer: &mut Buffer, area: Rect, board: &Board, panel: &Panel, slot: Option<Slot>, now: Duration) {
+fn draw_cell(
+    buffer: &mut Buffer,
+    area: Rect,
+    state: &WatchState,
+    panel: &InventoryPanel,
+    slot: Option<Slot>,
+    now: Duration,
+) {
     let stack = slot.and_then(|slot| panel.stack(slot));
     let (name, count) = match stack {
-        Some(stack) => (short_name(&board.name(stack), usize::from(area.width)), count_text(stack)),
+        Some(stack) => (short_name(&state.name(stack), usize::from(area.width)), count_text(stack)),
         None => (String::new(), String::new()),
     };
     let is_marked = slot.is_some_and(|slot| panel.is_marked(slot, now));
@@ -201,15 +216,15 @@ fn write(buffer: &mut Buffer, x: u16, y: u16, text: &str, style: Style) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::board::tests::{board, replica, stack, update};
+    use super::super::state::tests::{replica, stack, state, update};
     use super::*;
     use crate::domain::Attributes;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
-    fn drawn(board: &Board, view: &mut View, width: u16, height: u16, ms: u64) -> Buffer {
+    fn drawn(state: &WatchState, view: &mut View, width: u16, height: u16, ms: u64) -> Buffer {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        terminal.draw(|frame| draw(frame, board, view, Duration::from_millis(ms))).unwrap();
+        terminal.draw(|frame| draw(frame, state, view, Duration::from_millis(ms))).unwrap();
         terminal.backend().buffer().clone()
     }
 
@@ -219,21 +234,21 @@ mod tests {
         (0..buffer.area.height).map(line).collect::<Vec<_>>().join("\n")
     }
 
-    /// Returns a board on which steve has dropped one of his items, and the state of the chest is not known yet.
-    fn board_with_one_drop() -> Board {
-        let mut board = board();
+    /// Returns a state on which steve has dropped one of his items, and the state of the chest is not known yet.
+    fn state_with_one_drop() -> WatchState {
+        let mut state = state();
         let pickaxe = crate::domain::Stack { attributes: Attributes::new(b"sharp").unwrap(), ..stack(26, 1) };
         let kit =
             |cobblestone| vec![(0, stack(1, 64)), (8, pickaxe.clone()), (9, stack(4, 64)), (35, stack(7, cobblestone))];
-        update(&mut board, 0, 0, &replica(1, 36, &kit(64)), 61);
-        update(&mut board, 1_000, 0, &replica(2, 36, &kit(63)), 16);
-        board.connection = Connection::Open;
-        board
+        update(&mut state, 0, 0, &replica(1, 36, &kit(64)), 61);
+        update(&mut state, 1_000, 0, &replica(2, 36, &kit(63)), 16);
+        state.connection = ConnectionState::Open;
+        state
     }
 
     #[test]
     fn a_player_is_drawn_with_the_hotbar_at_the_bottom() {
-        let buffer = drawn(&board_with_one_drop(), &mut View::new("http://127.0.0.1:7400"), 80, 24, 1_100);
+        let buffer = drawn(&state_with_one_drop(), &mut View::new("http://127.0.0.1:7400"), 80, 24, 1_100);
         insta::assert_snapshot!(text(&buffer));
     }
 
@@ -242,28 +257,28 @@ mod tests {
         let mut view = View::new("http://127.0.0.1:7400");
         let marked = |buffer: Buffer| buffer.content.iter().filter(|cell| cell.bg == Color::Yellow).count();
         assert_eq!(
-            marked(drawn(&board_with_one_drop(), &mut view, 80, 24, 1_100)),
+            marked(drawn(&state_with_one_drop(), &mut view, 80, 24, 1_100)),
             2 * 7,
             "name and count of one cell"
         );
-        assert_eq!(marked(drawn(&board_with_one_drop(), &mut view, 80, 24, 2_500)), 0);
+        assert_eq!(marked(drawn(&state_with_one_drop(), &mut view, 80, 24, 2_500)), 0);
     }
 
     #[test]
     fn scrolling_shows_what_does_not_fit() {
         let mut view = View::new("http://127.0.0.1:7400");
-        assert!(!text(&drawn(&board_with_one_drop(), &mut view, 80, 20, 0)).contains("chest-1"));
+        assert!(!text(&drawn(&state_with_one_drop(), &mut view, 80, 20, 0)).contains("chest-1"));
         view.scroll_by(i16::MAX);
-        let bottom = text(&drawn(&board_with_one_drop(), &mut view, 80, 24, 0));
+        let bottom = text(&drawn(&state_with_one_drop(), &mut view, 80, 24, 0));
         assert!(bottom.contains("chest 0-26") && bottom.contains("waiting for the first frame"), "{bottom}");
         view.scroll_by(i16::MIN);
-        assert!(text(&drawn(&board_with_one_drop(), &mut view, 80, 24, 0)).contains("main 9-35"));
+        assert!(text(&drawn(&state_with_one_drop(), &mut view, 80, 24, 0)).contains("main 9-35"));
     }
 
     #[test]
     fn any_terminal_size_can_be_drawn() {
         for (width, height) in [(1, 1), (10, 2), (20, 5), (300, 100)] {
-            drawn(&board_with_one_drop(), &mut View::new("http://127.0.0.1:7400"), width, height, 0);
+            drawn(&state_with_one_drop(), &mut View::new("http://127.0.0.1:7400"), width, height, 0);
         }
     }
 

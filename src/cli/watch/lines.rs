@@ -2,7 +2,7 @@
 
 use super::super::output::print;
 use super::WatchError;
-use super::board::{Board, PanelChange, PanelState, UpdateKind};
+use super::state::{PanelChange, PanelState, UpdateKind, WatchState};
 use crate::client::Follow;
 use crate::domain::Slot;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 const SLOTS_LISTED_MAX: usize = 12;
 
 /// Prints until Ctrl-C or until the reader closes the pipe.
-pub async fn run(mut board: Board, mut follow: Follow) -> Result<(), WatchError> {
+pub async fn run(mut state: WatchState, mut follow: Follow) -> Result<(), WatchError> {
     let start = Instant::now();
     loop {
         let update = tokio::select! {
@@ -20,14 +20,14 @@ pub async fn run(mut board: Board, mut follow: Follow) -> Result<(), WatchError>
             interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
         };
         let now = start.elapsed();
-        let (kind, changes) = board.handle_update(now, &update, follow.counts(), |position| follow.replica(position));
-        let text = line(&board, now, kind, update.bytes, &changes, &update.absent);
+        let (kind, changes) = state.handle_update(now, &update, follow.counts(), |index| follow.replica(index));
+        let text = line(&state, now, kind, update.bytes, &changes, &update.absent);
         print(text)?;
     }
 }
 
 fn line(
-    board: &Board,
+    state: &WatchState,
     now: Duration,
     kind: UpdateKind,
     bytes: usize,
@@ -44,23 +44,23 @@ fn line(
     };
     let mut text = format!("{:9.3} s  {kind:9} {bytes:5} B", now.as_secs_f64());
     for change in changes {
-        text.push_str(&format!("  {}", change_text(board, change)));
+        text.push_str(&format!("  {}", change_text(state, change)));
     }
-    for panel in absent.iter().filter_map(|position| board.panels.get(*position)) {
+    for panel in absent.iter().filter_map(|index| state.panels.get(*index)) {
         text.push_str(&format!("  {} is absent", panel.id));
     }
     text
 }
 
 /// Formats a change, for example `steve r4: 3=stone*63 7=-`.
-fn change_text(board: &Board, change: &PanelChange) -> String {
-    let panel = &board.panels[change.panel];
+fn change_text(state: &WatchState, change: &PanelChange) -> String {
+    let panel = &state.panels[change.panel];
     let revision = match &panel.state {
         PanelState::Known(replica) => replica.contents.revision().0,
         PanelState::Waiting | PanelState::Absent => 0,
     };
     let content = |slot: &Slot| match panel.stack(*slot) {
-        Some(stack) => format!("{}={}*{}", slot.0, board.name(stack), stack.count.get()),
+        Some(stack) => format!("{}={}*{}", slot.0, state.name(stack), stack.count.get()),
         None => format!("{}=-", slot.0),
     };
     let slots = match change.slots.len() {
@@ -73,24 +73,24 @@ fn change_text(board: &Board, change: &PanelChange) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::board::tests::{board, replica, stack, update};
+    use super::super::state::tests::{replica, stack, state, update};
     use super::*;
 
     #[test]
     fn a_line_has_time_kind_bytes_and_the_changed_slots() {
-        let mut board = board();
+        let mut state = state();
         let mut lines = Vec::new();
         let kit: Vec<_> = (0..20).map(|slot| (slot, stack(7, 64))).collect();
-        for (ms, state, bytes) in [
+        for (ms, after, bytes) in [
             (2, replica(1, 36, &kit), 140),
             (1_500, replica(2, 36, &[&kit[1..], &[(35, stack(99, 3))]].concat()), 21),
             (1_700, replica(3, 36, &[&kit[1..], &[(35, stack(99, 3))]].concat()), 16),
         ] {
-            let (kind, changes) = update(&mut board, ms, 0, &state, bytes);
-            lines.push(line(&board, Duration::from_millis(ms), kind, bytes, &changes, &[]));
+            let (kind, changes) = update(&mut state, ms, 0, &after, bytes);
+            lines.push(line(&state, Duration::from_millis(ms), kind, bytes, &changes, &[]));
         }
-        lines.push(line(&board, Duration::from_secs(20), UpdateKind::Heartbeat, 33, &[], &[]));
-        lines.push(line(&board, Duration::from_secs(21), UpdateKind::Absent, 9, &[], &[1]));
+        lines.push(line(&state, Duration::from_secs(20), UpdateKind::Heartbeat, 33, &[], &[]));
+        lines.push(line(&state, Duration::from_secs(21), UpdateKind::Absent, 9, &[], &[1]));
         let expected = [
             "    0.002 s  full        140 B  steve r1: 20 slots",
             "    1.500 s  delta        21 B  steve r2: 0=- 35=#99*3",

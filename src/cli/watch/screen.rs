@@ -1,7 +1,7 @@
 //! Shows the grid in a terminal, reads keys, and restores the terminal at the end.
 
-use super::board::Board;
 use super::grid::{self, View};
+use super::state::WatchState;
 use super::{Layouts, WatchError};
 use crate::client::Follow;
 use ratatui::DefaultTerminal;
@@ -16,18 +16,18 @@ const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 /// Interval at which the thread that reads keys checks whether it is still needed.
 const KEYS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Shows the board until the user quits.
-pub async fn run(board: Board, layouts: Layouts, follow: Follow, server: &str) -> Result<(), WatchError> {
+/// Shows the state until the user quits.
+pub async fn run(state: WatchState, layouts: Layouts, follow: Follow, server: &str) -> Result<(), WatchError> {
     // `try_init` also installs a panic hook that restores the terminal first.
     let mut terminal = ratatui::try_init()?;
-    let result = show(&mut terminal, board, layouts, follow, server).await;
+    let result = show(&mut terminal, state, layouts, follow, server).await;
     ratatui::restore();
     result
 }
 
 async fn show(
     terminal: &mut DefaultTerminal,
-    mut board: Board,
+    mut state: WatchState,
     layouts: Layouts,
     mut follow: Follow,
     server: &str,
@@ -44,8 +44,8 @@ async fn show(
             // The future is kept across ticks: a dropped future would restart a connection attempt at every tick.
             let mut next = std::pin::pin!(follow.next());
             loop {
-                board.connection = *connection.borrow_and_update();
-                terminal.draw(|frame| grid::draw(frame, &board, &mut view, start.elapsed()))?;
+                state.connection = *connection.borrow_and_update();
+                terminal.draw(|frame| grid::draw(frame, &state, &mut view, start.elapsed()))?;
                 tokio::select! {
                     update = &mut next => break update?,
                     event = events.recv() => match event.as_ref().map(|event| handle_event(event, &mut view)) {
@@ -58,8 +58,8 @@ async fn show(
             }
         };
         let (_, changes) =
-            board.handle_update(start.elapsed(), &update, follow.counts(), |position| follow.replica(position));
-        layouts.load_missing(&mut board, &changes).await;
+            state.handle_update(start.elapsed(), &update, follow.counts(), |index| follow.replica(index));
+        layouts.load_missing(&mut state, &changes).await;
     }
 }
 

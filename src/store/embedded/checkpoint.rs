@@ -26,33 +26,32 @@ struct Progress {
 }
 
 /// Makes a WAL checkpoint and restarts the WAL if it is longer than `due_bytes`. Returns its length afterwards, in
-/// bytes. A WAL that is more
-/// than four times as long as `wal_bytes_soft`, as after a backup, is truncated. A shorter one keeps its space, because
+/// bytes. A WAL that is more than four times as long as `wal_checkpoint_bytes`, as after a backup, is truncated. A shorter one keeps its space, because
 /// overwriting is faster than extending.
 pub fn checkpoint_if_due(
     connection: &Connection,
     write_lock: &FairMutex<()>,
     due_bytes: u64,
-    wal_bytes_soft: u64,
+    wal_checkpoint_bytes: u64,
 ) -> rusqlite::Result<u64> {
     let wal_bytes = wal_checkpoint(connection, "NOOP")?.pages * PAGE_BYTES;
     if wal_bytes <= due_bytes {
         return Ok(wal_bytes);
     }
     let Progress { busy, pages, copied } =
-        restart_wal(connection, write_lock, if wal_bytes > 4 * wal_bytes_soft { "TRUNCATE" } else { "RESTART" })?;
+        restart_wal(connection, write_lock, if wal_bytes > 4 * wal_checkpoint_bytes { "TRUNCATE" } else { "RESTART" })?;
     // SQLite reports the old length until the next write, which goes to the beginning of the WAL.
     if !busy && pages == copied { Ok(0) } else { Ok(pages * PAGE_BYTES) }
 }
 
 /// Returns the length of the WAL at which the next checkpoint is due, in bytes; `wal_bytes` is the current length.
 /// While a long-running reader such as a backup prevents a restart, the WAL grows, and an immediate retry would only
-/// delay commits. The next attempt is due after a quarter of `wal_bytes_soft` more.
-pub fn next_due_bytes(wal_bytes: u64, due_bytes: u64, wal_bytes_soft: u64) -> u64 {
-    if wal_bytes <= wal_bytes_soft {
-        wal_bytes_soft
+/// delay commits. The next attempt is due after a quarter of `wal_checkpoint_bytes` more.
+pub fn next_due_bytes(wal_bytes: u64, due_bytes: u64, wal_checkpoint_bytes: u64) -> u64 {
+    if wal_bytes <= wal_checkpoint_bytes {
+        wal_checkpoint_bytes
     } else if wal_bytes > due_bytes {
-        wal_bytes + wal_bytes_soft / 4
+        wal_bytes + wal_checkpoint_bytes / 4
     } else {
         due_bytes
     }

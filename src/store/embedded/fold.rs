@@ -96,7 +96,7 @@ impl StoreInner {
         overlay.frozen.is_some()
             || active.records >= settings.round_records
             || active.states.len() >= settings.round_inventories
-            || active.records > 0 && age >= settings.round_after
+            || active.records > 0 && age >= settings.fold_after
     }
 
     fn trimmable_rows(&self, memory: &MemoryState, rows_max: usize) -> Vec<TrimmableRow> {
@@ -292,14 +292,15 @@ impl Fold<'_> {
     }
 
     fn checkpoint_if_due(&self, due_bytes: u64) -> Result<(), FoldError> {
-        let soft = self.inner.settings.wal_bytes_soft;
+        let checkpoint_bytes = self.inner.settings.wal_checkpoint_bytes;
         let checkpoint = self.inner.checkpoint.lock();
-        let wal_bytes = checkpoint::checkpoint_if_due(self.connection, &self.inner.write_lock, due_bytes, soft)
-            .map_err(|error| FoldError::Failed { action: "emptying the write-ahead log", error })?;
+        let wal_bytes =
+            checkpoint::checkpoint_if_due(self.connection, &self.inner.write_lock, due_bytes, checkpoint_bytes)
+                .map_err(|error| FoldError::Failed { action: "emptying the write-ahead log", error })?;
         drop(checkpoint);
         let mut memory = self.inner.lock();
         memory.wal_bytes = wal_bytes;
-        memory.wal_due_bytes = checkpoint::next_due_bytes(wal_bytes, due_bytes, soft);
+        memory.wal_due_bytes = checkpoint::next_due_bytes(wal_bytes, due_bytes, checkpoint_bytes);
         Ok(())
     }
 

@@ -24,7 +24,7 @@ pub struct EmbeddedSettings {
     /// Number of changed inventories after which a round of the fold begins.
     pub round_inventories: usize,
     /// Age of the oldest change after which a round of the fold begins.
-    pub round_after: Duration,
+    pub fold_after: Duration,
     /// How long the fold writes at a time while there is enough room. A commit waits for at most one slice.
     pub slice: Duration,
     /// Commits wait while this many records are not folded. Bounds the time that opening takes.
@@ -34,7 +34,7 @@ pub struct EmbeddedSettings {
     pub unfolded_inventories_max: usize,
     /// Length from which the write-ahead log is emptied, in bytes; it grows a little longer meanwhile. Emptying flushes
     /// the disk, which delays a commit, so the log should not be short; but opening after a crash reads all of it.
-    pub wal_bytes_soft: u64,
+    pub wal_checkpoint_bytes: u64,
     /// How long commits, or reads of most of the file, may fail without one success before the store stops. Failures
     /// because the disk is full do not count: they may last.
     pub failing_max: Duration,
@@ -54,11 +54,11 @@ impl Default for EmbeddedSettings {
             keys_max: 1_000_000,
             round_records: 100_000,
             round_inventories: 40_000,
-            round_after: Duration::from_secs(5),
+            fold_after: Duration::from_secs(5),
             slice: Duration::from_micros(250),
             unfolded_records_max: 200_000,
             unfolded_inventories_max: 98_304,
-            wal_bytes_soft: 64 << 20,
+            wal_checkpoint_bytes: 64 << 20,
             failing_max: Duration::from_secs(15),
             clock: Arc::new(move || start.elapsed()),
             wall_clock: Arc::new(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),

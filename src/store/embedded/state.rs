@@ -83,7 +83,7 @@ impl StoreInner {
         mut memory: MemoryState,
         files: OpenFiles,
     ) -> Self {
-        memory.wal_due_bytes = settings.wal_bytes_soft;
+        memory.wal_due_bytes = settings.wal_checkpoint_bytes;
         Self {
             path,
             settings,

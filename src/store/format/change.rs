@@ -149,7 +149,7 @@ fn write_change(change: &Change, versions: &[Version]) -> stored::Change {
 fn read_record(record: &stored::Record, callers: &[Caller]) -> Result<DecodedRecord, Malformed> {
     let key = read_key(record.caller, callers, (record.uuid_high, record.uuid_low), &record.key)?;
     let outcomes = record.outcomes.iter().map(read_outcome).collect::<Result<_, _>>()?;
-    let versions: Vec<Version> = record.versions.iter().map(read_version).collect::<Result<_, _>>()?;
+    let versions: Vec<Version> = record.versions.iter().map(decode_version).collect::<Result<_, _>>()?;
     let changes = record.changes.iter().map(|change| read_change(change, &versions)).collect::<Result<_, _>>()?;
     Ok(DecodedRecord { key, payload: Fingerprint(record.payload), reply: Reply { outcomes, versions }, changes })
 }
@@ -162,7 +162,7 @@ fn read_outcome(outcome: &stored::Outcome) -> Result<OperationOutcome, Malformed
     Ok(OperationOutcome { count: outcome.count, remainder: outcome.remainder, stack })
 }
 
-fn read_version(version: &stored::Version) -> Result<Version, Malformed> {
+fn decode_version(version: &stored::Version) -> Result<Version, Malformed> {
     Ok(Version {
         id: InventoryId::new(&version.id).map_err(invalid_name)?,
         epoch: read_epoch(version.epoch)?,

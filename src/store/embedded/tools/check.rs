@@ -34,7 +34,7 @@ pub struct Findings {
     /// At most [`PROBLEMS_MAX`] problems, in the order in which they were found.
     pub problems: Vec<String>,
     /// Number of further problems.
-    pub problems_left_out: u64,
+    pub problems_omitted: u64,
     pub inventories: u64,
     pub stacks: u64,
     /// Number of items, by item code.
@@ -51,7 +51,7 @@ impl Findings {
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(problem);
         } else {
-            self.problems_left_out += 1;
+            self.problems_omitted += 1;
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// The current keys and the clock, against which credentials are checked.
 #[derive(Debug)]
-pub(super) struct KeysAndClock {
+pub(super) struct VerifierState {
     /// Also notified, without a new value, when the wall clock is set ahead.
     pub keys: watch::Sender<Arc<KeySet>>,
     pub clock: Clock,
@@ -18,13 +18,13 @@ pub(super) struct KeysAndClock {
 
 /// Checks whether the credential of a caller is still valid.
 #[derive(Debug, Clone)]
-pub struct Expiry {
+pub struct CredentialStatus {
     credential: Arc<Credential>,
-    current: Arc<KeysAndClock>,
+    current: Arc<VerifierState>,
 }
 
-impl Expiry {
-    pub(super) fn new(credential: Arc<Credential>, current: Arc<KeysAndClock>) -> Self {
+impl CredentialStatus {
+    pub(super) fn new(credential: Arc<Credential>, current: Arc<VerifierState>) -> Self {
         Self { credential, current }
     }
 
@@ -47,25 +47,25 @@ impl Expiry {
         self.credential.deadline
     }
 
-    pub fn watch(&self) -> ExpiryWatch {
-        ExpiryWatch { expiry: self.clone(), keys: self.current.keys.subscribe() }
+    pub fn watch(&self) -> CredentialStatusWatch {
+        CredentialStatusWatch { expiry: self.clone(), keys: self.current.keys.subscribe() }
     }
 }
 
-/// An [`Expiry`] for long-running calls, with notifications of when to check it again.
+/// An [`CredentialStatus`] for long-running calls, with notifications of when to check it again.
 #[derive(Debug)]
-pub struct ExpiryWatch {
-    expiry: Expiry,
+pub struct CredentialStatusWatch {
+    expiry: CredentialStatus,
     keys: watch::Receiver<Arc<KeySet>>,
 }
 
-impl ExpiryWatch {
-    /// See [`Expiry::check`].
+impl CredentialStatusWatch {
+    /// See [`CredentialStatus::check`].
     pub fn check(&self) -> Result<(), AuthError> {
         self.expiry.check()
     }
 
-    /// See [`Expiry::deadline`].
+    /// See [`CredentialStatus::deadline`].
     pub fn deadline(&self) -> Instant {
         self.expiry.deadline()
     }

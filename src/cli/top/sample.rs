@@ -1,12 +1,12 @@
-//! Readings of `GetStatistics`, and the rates between two readings.
+//! Samples of `GetStatistics`, and the rates between two samples.
 
 use crate::statistics::{HistogramBucket, percentile};
 use crate::wire::v1;
 use serde::Serialize;
 
-/// Totals since the service started; streams, hot inventories and the queue are current values.
+/// Totals since the server started; streams, hot inventories and the queue are current values.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Reading {
+pub struct StatisticsSample {
     pub version: String,
     pub uptime_ms: u64,
     pub streams: u64,
@@ -37,14 +37,14 @@ pub struct Reading {
     latency_us: Vec<HistogramBucket>,
 }
 
-/// Rates and percentiles between two readings.
+/// Rates and percentiles between two samples.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Rates {
     pub syncs_per_s: f64,
     pub bytes_per_s: f64,
     pub transactions_per_s: f64,
     pub commits_per_s: f64,
-    /// Percentage of bytes saved compared with immediate full syncs; `None` if immediate full syncs would have sent
+    /// Percentage of bytes saved compared with immediate full frames; `None` if immediate full frames would have sent
     /// nothing.
     pub saved_percent: Option<f64>,
     /// `None` if nothing was committed.
@@ -52,7 +52,7 @@ pub struct Rates {
     pub commit_p99_us: Option<u64>,
 }
 
-impl Reading {
+impl StatisticsSample {
     pub fn new(reply: v1::GetStatisticsResponse) -> Self {
         let streams = reply.streams.unwrap_or_default();
         let commits = reply.commits.unwrap_or_default();
@@ -105,7 +105,7 @@ impl Reading {
         self.full_syncs + self.delta_syncs
     }
 
-    /// Returns the percentage of bytes saved since the start, compared with immediate full syncs.
+    /// Returns the percentage of bytes saved since the start, compared with immediate full frames.
     pub fn saved_percent(&self) -> Option<f64> {
         saved_percent(self.immediate_full_bytes, self.bytes)
     }
@@ -118,21 +118,21 @@ impl Reading {
 }
 
 impl Rates {
-    /// Returns `None` if no time passed between the readings or the service was restarted.
-    pub fn between(before: &Reading, after: &Reading) -> Option<Self> {
+    /// Returns `None` if no time passed between the samples or the server was restarted.
+    pub fn between(before: &StatisticsSample, after: &StatisticsSample) -> Option<Self> {
         let seconds = after.uptime_ms.checked_sub(before.uptime_ms).filter(|ms| *ms > 0)? as f64 / 1_000.0;
-        let increase = |count: fn(&Reading) -> u64| count(after).saturating_sub(count(before));
-        let per_s = |count: fn(&Reading) -> u64| increase(count) as f64 / seconds;
+        let increase = |count: fn(&StatisticsSample) -> u64| count(after).saturating_sub(count(before));
+        let per_s = |count: fn(&StatisticsSample) -> u64| increase(count) as f64 / seconds;
         let latency_us = buckets_since(&before.latency_us, &after.latency_us);
         let latency = |percent| (!latency_us.is_empty()).then(|| percentile(&latency_us, percent));
         Some(Self {
-            syncs_per_s: per_s(Reading::syncs),
-            bytes_per_s: per_s(|reading| reading.bytes),
-            transactions_per_s: per_s(|reading| reading.transactions),
-            commits_per_s: per_s(|reading| reading.commits),
+            syncs_per_s: per_s(StatisticsSample::syncs),
+            bytes_per_s: per_s(|sample| sample.bytes),
+            transactions_per_s: per_s(|sample| sample.transactions),
+            commits_per_s: per_s(|sample| sample.commits),
             saved_percent: saved_percent(
-                increase(|reading| reading.immediate_full_bytes),
-                increase(|reading| reading.bytes),
+                increase(|sample| sample.immediate_full_bytes),
+                increase(|sample| sample.bytes),
             ),
             commit_p50_us: latency(50),
             commit_p99_us: latency(99),
@@ -157,13 +157,13 @@ fn buckets_since(before: &[HistogramBucket], after: &[HistogramBucket]) -> Vec<H
 pub(super) mod tests {
     use super::*;
 
-    /// A reading after some seconds of constant load.
-    pub fn reading(seconds: u64) -> Reading {
+    /// A sample after some seconds of constant load.
+    pub fn sample(seconds: u64) -> StatisticsSample {
         let latency_us = vec![
             HistogramBucket { upper: 319, count: 90 * seconds },
             HistogramBucket { upper: 1_023, count: 10 * seconds },
         ];
-        Reading {
+        StatisticsSample {
             version: "1.2.3".into(),
             uptime_ms: 1_000 * seconds,
             streams: 200,
@@ -187,13 +187,13 @@ pub(super) mod tests {
             queue: 12,
             queue_max: 8_192,
             latency_us,
-            ..Reading::default()
+            ..StatisticsSample::default()
         }
     }
 
     #[test]
     fn rates_are_differences_divided_by_the_time_between_two_readings() {
-        let rates = Rates::between(&reading(10), &reading(12)).expect("two seconds passed");
+        let rates = Rates::between(&sample(10), &sample(12)).expect("two seconds passed");
         assert_eq!((rates.syncs_per_s, rates.bytes_per_s), (500.0, 16_000.0));
         assert_eq!((rates.transactions_per_s, rates.commits_per_s), (2_000.0, 100.0));
         assert_eq!((rates.saved_percent, rates.commit_p50_us), (Some(97.5), Some(319)));
@@ -201,15 +201,15 @@ pub(super) mod tests {
 
     #[test]
     fn a_restarted_server_has_no_rates() {
-        assert_eq!(Rates::between(&reading(10), &reading(1)), None);
-        assert_eq!(Rates::between(&reading(10), &reading(10)), None);
+        assert_eq!(Rates::between(&sample(10), &sample(1)), None);
+        assert_eq!(Rates::between(&sample(10), &sample(10)), None);
     }
 
     #[test]
     fn without_traffic_there_is_no_saved_percentage_and_no_latency() {
-        let before = reading(10);
-        let rates =
-            Rates::between(&before, &Reading { uptime_ms: 11_000, ..before.clone() }).expect("one second passed");
+        let before = sample(10);
+        let rates = Rates::between(&before, &StatisticsSample { uptime_ms: 11_000, ..before.clone() })
+            .expect("one second passed");
         assert_eq!(rates, Rates::default());
     }
 }

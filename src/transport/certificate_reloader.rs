@@ -15,23 +15,23 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// The certificates in use, and the watch of their files.
 #[derive(Debug)]
-pub(super) struct CertificateReload {
+pub(super) struct CertificateReloader {
     settings: TlsSettings,
     current: Arc<ArcSwap<ServerConfig>>,
     statistics: Arc<TransportStatistics>,
     watch: FileWatch,
 }
 
-impl CertificateReload {
+impl CertificateReloader {
     pub fn open(settings: TlsSettings, statistics: Arc<TransportStatistics>) -> Result<Self, TlsError> {
         let paths = [Some(&settings.certificate), Some(&settings.key), settings.client_ca.as_ref()];
         let (watch, contents) = FileWatch::open(paths.into_iter().flatten().cloned().collect(), FILE_BYTES_MAX)?;
         let files = PemFiles::new(contents);
-        let LoadedTls { config, not_after } = LoadedTls::new(&files, &settings)?;
-        if let Err(error) = check_expiry(&settings, not_after) {
+        let LoadedTls { config, not_after_unix_s } = LoadedTls::new(&files, &settings)?;
+        if let Err(error) = check_expiry(&settings, not_after_unix_s) {
             tracing::warn!(%error, "clients will refuse the server certificate");
         }
-        statistics.set_not_after(not_after);
+        statistics.set_not_after(not_after_unix_s);
         let current = Arc::new(ArcSwap::new(config));
         Ok(Self { settings, current, statistics, watch })
     }
@@ -42,7 +42,7 @@ impl CertificateReload {
     }
 
     /// Reloads the files whenever they change. Never returns.
-    pub async fn follow(mut self) -> Infallible {
+    pub async fn watch_for_changes(mut self) -> Infallible {
         let mut interval = FileWatch::interval();
         loop {
             interval.tick().await;
@@ -55,13 +55,13 @@ impl CertificateReload {
     fn reload(&self, read: Result<PemFiles, TlsError>) {
         let settings = &self.settings;
         let loaded = read.and_then(|files| LoadedTls::new(&files, settings));
-        let loaded = loaded.and_then(|loaded| check_expiry(settings, loaded.not_after).map(|()| loaded));
+        let loaded = loaded.and_then(|loaded| check_expiry(settings, loaded.not_after_unix_s).map(|()| loaded));
         self.statistics.certificate_reloads().add(loaded.is_ok());
         match loaded {
-            Ok(LoadedTls { config, not_after }) => {
+            Ok(LoadedTls { config, not_after_unix_s }) => {
                 self.current.store(config);
-                self.statistics.set_not_after(not_after);
-                tracing::info!(not_after_unix_s = not_after, "certificate reloaded; new connections use it");
+                self.statistics.set_not_after(not_after_unix_s);
+                tracing::info!(not_after_unix_s, "certificate reloaded; new connections use it");
             }
             Err(error) => {
                 tracing::error!(%error, "cannot reload the certificate; the previous certificate stays in use");
@@ -70,10 +70,10 @@ impl CertificateReload {
     }
 }
 
-fn check_expiry(settings: &TlsSettings, not_after: i64) -> Result<(), TlsError> {
+fn check_expiry(settings: &TlsSettings, not_after_unix_s: i64) -> Result<(), TlsError> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    if not_after > now.as_secs() as i64 {
+    if not_after_unix_s > now.as_secs() as i64 {
         return Ok(());
     }
-    Err(TlsError::Expired { certificate: settings.certificate.clone(), not_after_s: not_after })
+    Err(TlsError::Expired { certificate: settings.certificate.clone(), not_after_unix_s })
 }

@@ -19,47 +19,47 @@ use tonic::{Code, Status};
 use tower::Service;
 
 #[derive(Debug, Clone)]
-pub struct ClosingService<S> {
+pub struct DrainService<S> {
     inner: S,
 }
 
-impl<S> ClosingService<S> {
+impl<S> DrainService<S> {
     pub fn new(inner: S) -> Self {
         Self { inner }
     }
 }
 
-impl<S: NamedService> NamedService for ClosingService<S> {
+impl<S: NamedService> NamedService for DrainService<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S, B> Service<Request<B>> for ClosingService<S>
+impl<S, B> Service<Request<B>> for DrainService<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = ClosingFuture<S::Future>;
+    type Future = DrainFuture<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let closing = request.extensions().get().cloned();
-        ClosingFuture { inner: self.inner.call(request), closing }
+        let drain_signal = request.extensions().get().cloned();
+        DrainFuture { inner: self.inner.call(request), drain_signal }
     }
 }
 
 pin_project! {
-    pub struct ClosingFuture<F> {
+    pub struct DrainFuture<F> {
         #[pin]
         inner: F,
-        closing: Option<DrainSignal>,
+        drain_signal: Option<DrainSignal>,
     }
 }
 
-impl<F, E> Future for ClosingFuture<F>
+impl<F, E> Future for DrainFuture<F>
 where
     F: Future<Output = Result<Response<Body>, E>>,
 {
@@ -69,9 +69,9 @@ where
         let this = self.project();
         let mut response = ready!(this.inner.poll(context))?;
         replace_decode_error(response.headers_mut());
-        let Some(closing) = this.closing.take() else { return Poll::Ready(Ok(response)) };
-        let closing = Box::pin(async move { closing.wait().await });
-        Poll::Ready(Ok(response.map(|inner| Body::new(ClosingBody { inner, closing: Some(closing) }))))
+        let Some(drain_signal) = this.drain_signal.take() else { return Poll::Ready(Ok(response)) };
+        let drain_signal = Box::pin(async move { drain_signal.wait().await });
+        Poll::Ready(Ok(response.map(|inner| Body::new(DrainBody { inner, drain_signal: Some(drain_signal) }))))
     }
 }
 
@@ -92,19 +92,19 @@ fn replace_decode_error(headers: &mut HeaderMap) {
     }
 }
 
-struct ClosingBody {
+struct DrainBody {
     inner: Body,
     /// `None` once the body has ended.
-    closing: Option<BoxFuture<'static, ()>>,
+    drain_signal: Option<BoxFuture<'static, ()>>,
 }
 
-impl http_body::Body for ClosingBody {
+impl http_body::Body for DrainBody {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        let Some(closing) = &mut this.closing else { return Poll::Ready(None) };
+        let Some(drain_signal) = &mut this.drain_signal else { return Poll::Ready(None) };
         // Pending messages are sent first: a health watch reports that the services are NOT_SERVING.
         if let Poll::Ready(mut frame) = Pin::new(&mut this.inner).poll_frame(context) {
             if let Some(Ok(frame)) = &mut frame
@@ -114,15 +114,15 @@ impl http_body::Body for ClosingBody {
             }
             return Poll::Ready(frame);
         }
-        ready!(closing.as_mut().poll(context));
-        this.closing = None;
+        ready!(drain_signal.as_mut().poll(context));
+        this.drain_signal = None;
         let mut trailers = HeaderMap::new();
         let status = status::draining();
         Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.closing.is_none() || self.inner.is_end_stream()
+        self.drain_signal.is_none() || self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

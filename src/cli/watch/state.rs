@@ -1,7 +1,7 @@
 //! The known state of the watched inventories, and counts of the stream's messages. Pure: `now` is the time since the
 //! start.
 
-use crate::client::{Connection, FollowCounts, Update};
+use crate::client::{ConnectionState, FollowCounts, SubscriptionUpdate};
 use crate::domain::{Epoch, ItemCode, Slot, Stack};
 use crate::sync::Replica;
 use std::collections::HashMap;
@@ -12,17 +12,18 @@ pub const MARK_TIME: Duration = Duration::from_millis(1_500);
 /// The section that players see as the bottom row of their screen, although its slots come first.
 const BOTTOM_SECTION: &str = "hotbar";
 
+/// The watched inventories, in the order of the command line.
 #[derive(Debug, Clone)]
-pub struct Board {
+pub struct WatchState {
     names: HashMap<ItemCode, String>,
-    pub panels: Vec<Panel>,
+    pub panels: Vec<InventoryPanel>,
     pub traffic: Traffic,
-    pub connection: Connection,
+    pub connection: ConnectionState,
 }
 
 /// One watched inventory.
 #[derive(Debug, Clone)]
-pub struct Panel {
+pub struct InventoryPanel {
     pub id: String,
     sections: Vec<Section>,
     pub state: PanelState,
@@ -49,7 +50,7 @@ pub struct Section {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
     pub counts: FollowCounts,
-    /// Bytes of the messages until the board was caught up.
+    /// Bytes of the messages until the state was caught up.
     pub initial_bytes: u64,
     /// Number of later frames with changes; `sync_bytes` is their size.
     pub syncs: u64,
@@ -79,31 +80,31 @@ pub enum UpdateKind {
     CaughtUp,
 }
 
-impl Board {
-    pub fn new(names: HashMap<ItemCode, String>, panels: Vec<Panel>) -> Self {
-        Self { names, panels, traffic: Traffic::default(), connection: Connection::Connecting }
+impl WatchState {
+    pub fn new(names: HashMap<ItemCode, String>, panels: Vec<InventoryPanel>) -> Self {
+        Self { names, panels, traffic: Traffic::default(), connection: ConnectionState::Connecting }
     }
 
     /// Applies one update and returns the changes. `replica` returns the state of an inventory after the update.
     pub fn handle_update<'a>(
         &mut self,
         now: Duration,
-        update: &Update,
+        update: &SubscriptionUpdate,
         counts: FollowCounts,
         replica: impl Fn(usize) -> Option<&'a Replica>,
     ) -> (UpdateKind, Vec<PanelChange>) {
         let kind = kind(update, self.traffic.counts, counts);
         self.traffic.handle_update(update, counts);
-        for position in &update.absent {
-            let Some(panel) = self.panels.get_mut(*position) else { continue };
+        for index in &update.absent {
+            let Some(panel) = self.panels.get_mut(*index) else { continue };
             panel.state = PanelState::Absent;
             panel.changed_at.clear();
         }
         let mut changes = Vec::new();
-        for position in &update.changed {
-            let (Some(panel), Some(after)) = (self.panels.get_mut(*position), replica(*position)) else { continue };
+        for index in &update.changed {
+            let (Some(panel), Some(after)) = (self.panels.get_mut(*index), replica(*index)) else { continue };
             let is_new_epoch = panel.epoch() != Some(after.epoch);
-            changes.push(PanelChange { panel: *position, slots: panel.handle_state(now, after), is_new_epoch });
+            changes.push(PanelChange { panel: *index, slots: panel.handle_state(now, after), is_new_epoch });
         }
         (kind, changes)
     }
@@ -114,7 +115,7 @@ impl Board {
     }
 }
 
-impl Panel {
+impl InventoryPanel {
     pub fn new(id: &str, sections: Vec<Section>) -> Self {
         Self { id: id.to_owned(), sections, state: PanelState::Waiting, changed_at: HashMap::new() }
     }
@@ -185,7 +186,7 @@ impl Panel {
 }
 
 impl Traffic {
-    fn handle_update(&mut self, update: &Update, counts: FollowCounts) {
+    fn handle_update(&mut self, update: &SubscriptionUpdate, counts: FollowCounts) {
         self.counts = counts;
         let bytes = update.bytes as u64;
         if !self.initial_is_done {
@@ -203,7 +204,7 @@ impl Traffic {
     }
 }
 
-fn kind(update: &Update, before: FollowCounts, after: FollowCounts) -> UpdateKind {
+fn kind(update: &SubscriptionUpdate, before: FollowCounts, after: FollowCounts) -> UpdateKind {
     match (after.fulls > before.fulls, after.deltas > before.deltas) {
         (true, true) => UpdateKind::Mixed,
         (true, false) => UpdateKind::Full,
@@ -229,84 +230,85 @@ pub(super) mod tests {
         Replica { epoch: Epoch::new(0x00c0_ffee).unwrap(), contents: Contents::new(slots, Revision(revision), &edits) }
     }
 
-    /// Returns a board with a player named steve and a chest, whose states are not known yet.
-    pub fn board() -> Board {
+    /// Returns the state of a watch with a player named steve and a chest, whose states are not known yet.
+    pub fn state() -> WatchState {
         let section = |name: &str, first, slots| Section { name: name.into(), first, slots };
         let names = [(1, "oak_planks"), (4, "dark_oak_planks"), (7, "cobblestone"), (26, "diamond_pickaxe")];
         let names = names.into_iter().map(|(code, name)| (ItemCode::new(code).unwrap(), name.to_owned())).collect();
-        let player = Panel::new("steve", vec![section("hotbar", 0, 9), section("main", 9, 27)]);
-        Board::new(names, vec![player, Panel::new("chest-1", vec![section("chest", 0, 27)])])
+        let player = InventoryPanel::new("steve", vec![section("hotbar", 0, 9), section("main", 9, 27)]);
+        WatchState::new(names, vec![player, InventoryPanel::new("chest-1", vec![section("chest", 0, 27)])])
     }
 
     /// Applies a full frame or a delta of some bytes to one inventory.
     pub fn update(
-        board: &mut Board,
+        state: &mut WatchState,
         ms: u64,
-        position: usize,
-        state: &Replica,
+        index: usize,
+        replica: &Replica,
         bytes: usize,
     ) -> (UpdateKind, Vec<PanelChange>) {
-        let caught_up = board.traffic.counts.fulls == 0;
-        let mut counts = board.traffic.counts;
+        let caught_up = state.traffic.counts.fulls == 0;
+        let mut counts = state.traffic.counts;
         counts.bytes += bytes as u64;
         if caught_up {
             counts.fulls += 1
         } else {
             counts.deltas += 1
         }
-        let update = Update { changed: vec![position], bytes, caught_up, ..Update::default() };
-        board.handle_update(Duration::from_millis(ms), &update, counts, |_| Some(state))
+        let update = SubscriptionUpdate { changed: vec![index], bytes, caught_up, ..SubscriptionUpdate::default() };
+        state.handle_update(Duration::from_millis(ms), &update, counts, |_| Some(replica))
     }
 
     #[test]
     fn changed_slots_are_marked_briefly_except_in_the_first_state() {
-        let mut board = board();
-        let (kind, first) = update(&mut board, 0, 0, &replica(1, 36, &[(0, stack(1, 64))]), 40);
+        let mut state = state();
+        let (kind, first) = update(&mut state, 0, 0, &replica(1, 36, &[(0, stack(1, 64))]), 40);
         assert_eq!(
             (kind, first),
             (UpdateKind::Full, vec![PanelChange { panel: 0, slots: vec![Slot(0)], is_new_epoch: true }])
         );
-        let (kind, second) = update(&mut board, 500, 0, &replica(2, 36, &[(0, stack(1, 63))]), 17);
+        let (kind, second) = update(&mut state, 500, 0, &replica(2, 36, &[(0, stack(1, 63))]), 17);
         assert_eq!(
             (kind, second),
             (UpdateKind::Delta, vec![PanelChange { panel: 0, slots: vec![Slot(0)], is_new_epoch: false }])
         );
-        let is_marked = |ms| board.panels[0].is_marked(Slot(0), Duration::from_millis(ms));
+        let is_marked = |ms| state.panels[0].is_marked(Slot(0), Duration::from_millis(ms));
         assert_eq!([500, 1_999, 2_000].map(is_marked), [true, true, false]);
-        assert!(!board.panels[0].is_marked(Slot(1), Duration::from_millis(500)));
+        assert!(!state.panels[0].is_marked(Slot(1), Duration::from_millis(500)));
     }
 
     #[test]
     fn bytes_per_sync_excludes_initial_frames_and_heartbeats() {
-        let mut board = board();
-        assert_eq!(board.traffic.bytes_per_sync(), None);
-        update(&mut board, 0, 0, &replica(1, 36, &[]), 140);
+        let mut state = state();
+        assert_eq!(state.traffic.bytes_per_sync(), None);
+        update(&mut state, 0, 0, &replica(1, 36, &[]), 140);
         for (revision, bytes) in [(2, 16), (3, 20)] {
-            update(&mut board, 10, 0, &replica(revision, 36, &[]), bytes);
+            update(&mut state, 10, 0, &replica(revision, 36, &[]), bytes);
         }
-        let heartbeat = Update { heartbeat: true, bytes: 30, ..Update::default() };
-        let counts = FollowCounts { heartbeats: 1, ..board.traffic.counts };
-        let (kind, changes) = board.handle_update(Duration::ZERO, &heartbeat, counts, |_| None);
+        let heartbeat = SubscriptionUpdate { heartbeat: true, bytes: 30, ..SubscriptionUpdate::default() };
+        let counts = FollowCounts { heartbeats: 1, ..state.traffic.counts };
+        let (kind, changes) = state.handle_update(Duration::ZERO, &heartbeat, counts, |_| None);
         assert_eq!((kind, changes), (UpdateKind::Heartbeat, vec![]));
-        assert_eq!((board.traffic.initial_bytes, board.traffic.bytes_per_sync()), (140, Some(18.0)));
+        assert_eq!((state.traffic.initial_bytes, state.traffic.bytes_per_sync()), (140, Some(18.0)));
     }
 
     #[test]
     fn the_hotbar_is_the_bottom_section_and_an_unknown_layout_is_one_section() {
-        let mut board = board();
-        let names = |panel: &Panel| panel.sections().into_iter().map(|section| section.name).collect::<Vec<_>>();
-        assert_eq!(names(&board.panels[0]), ["main", "hotbar"]);
-        update(&mut board, 0, 0, &replica(1, 54, &[]), 40);
-        assert_eq!(board.panels[0].sections(), [Section { name: "slots".into(), first: 0, slots: 54 }]);
+        let mut state = state();
+        let names =
+            |panel: &InventoryPanel| panel.sections().into_iter().map(|section| section.name).collect::<Vec<_>>();
+        assert_eq!(names(&state.panels[0]), ["main", "hotbar"]);
+        update(&mut state, 0, 0, &replica(1, 54, &[]), 40);
+        assert_eq!(state.panels[0].sections(), [Section { name: "slots".into(), first: 0, slots: 54 }]);
     }
 
     #[test]
     fn an_absent_inventory_has_an_empty_panel() {
-        let mut board = board();
-        update(&mut board, 0, 0, &replica(1, 36, &[(0, stack(1, 64))]), 40);
-        let absent = Update { absent: vec![0], ..Update::default() };
-        let counts = board.traffic.counts;
-        assert_eq!(board.handle_update(Duration::ZERO, &absent, counts, |_| None).0, UpdateKind::Absent);
-        assert_eq!((&board.panels[0].state, board.panels[0].stack(Slot(0))), (&PanelState::Absent, None));
+        let mut state = state();
+        update(&mut state, 0, 0, &replica(1, 36, &[(0, stack(1, 64))]), 40);
+        let absent = SubscriptionUpdate { absent: vec![0], ..SubscriptionUpdate::default() };
+        let counts = state.traffic.counts;
+        assert_eq!(state.handle_update(Duration::ZERO, &absent, counts, |_| None).0, UpdateKind::Absent);
+        assert_eq!((&state.panels[0].state, state.panels[0].stack(Slot(0))), (&PanelState::Absent, None));
     }
 }

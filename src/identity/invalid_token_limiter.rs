@@ -20,14 +20,14 @@ const COUNTERS: usize = 4_096;
 
 /// A token bucket for each counter, stored as the time at which it is full again.
 #[derive(Debug)]
-pub(super) struct FailureLimiter {
+pub(super) struct InvalidTokenLimiter {
     start: Instant,
     hasher: RandomState,
     /// For each counter, when its whole burst is available again, in microseconds since `start`.
     full_at_us: Box<[AtomicU64]>,
 }
 
-impl FailureLimiter {
+impl InvalidTokenLimiter {
     pub fn new() -> Self {
         let full_at_us = (0..COUNTERS).map(|_| AtomicU64::new(0)).collect();
         Self { start: Instant::now(), hasher: RandomState::new(), full_at_us }
@@ -41,7 +41,7 @@ impl FailureLimiter {
     }
 
     /// Counts an invalid token.
-    pub fn add_failure(&self, address: IpAddr) {
+    pub fn add_invalid_token(&self, address: IpAddr) {
         let now_us = self.now_us();
         // The update always succeeds, since the closure always returns a value.
         let _ = self.counter(address).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at_us| {
@@ -64,24 +64,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_address_has_its_own_burst_which_refills_over_time() {
-        let limiter = FailureLimiter::new();
+        let limiter = InvalidTokenLimiter::new();
         let address = |last| IpAddr::from([10, 0, 0, last]);
         let counter = |last| std::ptr::from_ref(limiter.counter(address(last)));
         let other = (2..).find(|last| counter(*last) != counter(1)).expect("two counters");
         for _ in 0..BURST {
             assert_eq!(limiter.retry_after(address(1)), None);
-            limiter.add_failure(address(1));
+            limiter.add_invalid_token(address(1));
         }
         assert_eq!(limiter.retry_after(address(1)), Some(Duration::from_millis(10)));
         assert_eq!(limiter.retry_after(address(other)), None);
         tokio::time::advance(Duration::from_millis(10)).await;
         assert_eq!(limiter.retry_after(address(1)), None, "one more token is allowed");
-        limiter.add_failure(address(1));
+        limiter.add_invalid_token(address(1));
         assert!(limiter.retry_after(address(1)).is_some(), "only one more token is allowed");
         tokio::time::advance(Duration::from_secs(60)).await;
         for _ in 0..BURST {
             assert_eq!(limiter.retry_after(address(1)), None, "the burst is available again");
-            limiter.add_failure(address(1));
+            limiter.add_invalid_token(address(1));
         }
         assert!(limiter.retry_after(address(1)).is_some(), "the burst does not grow while the address is idle");
     }
