@@ -69,7 +69,7 @@ fn serve_and_config_refuse_the_same_settings_before_listening() {
         (tls("server.pem", "broken", ""), "contains no private key"),
         (tls("server.pem", "server.key", &missing_ca), "tls: cannot read"),
         (tls("server.pem", "server.key", &broken_ca), "contains no certificate"),
-        (jwks("nowhere"), "identity: the keys: cannot read"),
+        (jwks("nowhere"), "identity: token keys: cannot read"),
         (jwks("broken"), "identity: "),
         (format!("catalog = '{}'\n", files.path("nowhere")), "catalog: cannot read"),
         (format!("catalog = '{}'\n", files.path("broken")), "catalog: "),
