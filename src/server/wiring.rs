@@ -153,17 +153,17 @@ fn build_layers(
     sync_limit: &SyncLimitLayer,
 ) -> Layers {
     ServiceBuilder::new()
-        // 1. Measures and traces every call, whichever layer replies.
+        // Measures and traces every call, whichever layer replies.
         .layer(telemetry)
-        // 2. Rejects requests that are not gRPC.
+        // Rejects requests that are not gRPC.
         .layer(ContentTypeLayer)
-        // 3. Enforces the deadline of the call; drops the inner layers' work when it expires.
+        // Enforces the deadline of the call; drops the inner layers' work when it expires.
         .layer(DeadlineLayer)
-        // 4. Authenticates the caller, determines the player, and authorizes the call.
+        // Authenticates the caller, determines the player, and authorizes the call.
         .layer(IdentityLayer::new(authentication.clone()))
-        // 5. Limits the request rate of the caller.
+        // Limits the request rate of the caller.
         .option_layer(admission.map(Admission::layer))
-        // 6. Limits the syncs of a stream's player.
+        // Limits the syncs of a stream's player.
         .layer(sync_limit.clone())
         .into_inner()
 }
