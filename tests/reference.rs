@@ -66,7 +66,7 @@ fn reference() -> String {
 }
 
 fn role(path: &str) -> String {
-    match method_access(path).unwrap() {
+    match method_access(path).unwrap_or_else(|| panic!("{path} is not in src/identity/permissions.rs")) {
         MethodAccess::Public => "none".into(),
         MethodAccess::MinRole(role) => role.to_string(),
     }

@@ -7,7 +7,7 @@ use super::settings::{SettingFlags, Settings};
 use super::signals::Signals;
 use super::{CommandResult, Reported};
 use crate::config::{self, Config, Reloaded};
-use crate::engine::new_epoch;
+use crate::engine::{EngineSettings, new_epoch};
 use crate::live_rollout::LiveRollout;
 use crate::server::{ServerSettings, serve};
 use crate::statistics::Reloads;
@@ -123,7 +123,8 @@ async fn run(
         telemetry,
         admin_listener: Some(Arc::new(admin_listener)),
         drain: config.drain,
-        ..ServerSettings::default()
+        engine: EngineSettings::default(),
+        config_reloads: Arc::default(),
     };
     watch_for_changes(settings, reload, server.rollout.clone(), filter, server.config_reloads.clone());
     serve(transport, listener, store.clone(), Arc::new(catalog), server, stop.requested()).await?;

@@ -197,6 +197,27 @@ mod tests {
     }
 
     #[test]
+    fn every_declared_setting_is_read() {
+        let text = "
+            [tls]
+            certificate = 'server.pem'
+            key = 'server.key'
+            client_ca = 'ca.pem'
+            [identity]
+            jwks = 'jwks.json'
+            issuer = 'login'
+            audience = 'game'
+            [otlp]
+            endpoint = 'http://collector:4317'";
+        read(text).unwrap();
+        read("listen = '0.0.0.0:7400'\nwithout_tls = true\nwithout_authentication = true").unwrap();
+        let unread: Vec<_> = sources::USED.with_borrow(|used| {
+            settings::declarations().map(Declaration::key).filter(|key| !used.contains(key)).collect()
+        });
+        assert!(unread.is_empty(), "read these settings in Config::new: {unread:?}");
+    }
+
+    #[test]
     fn an_empty_file_gives_the_defaults_of_each_module() {
         let config = read("").unwrap();
         assert_eq!(config.rollout, Rollout::default());

@@ -133,6 +133,14 @@ fn unknown(file: &Table) -> Vec<String> {
     problems
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Keys of the settings that this thread has read.
+    pub(super) static USED: std::cell::RefCell<std::collections::BTreeSet<String>> = const {
+        std::cell::RefCell::new(std::collections::BTreeSet::new())
+    };
+}
+
 impl Values {
     /// Returns the effective value of a setting.
     pub fn get<T>(&self, setting: &Setting<T>) -> T {
@@ -162,6 +170,8 @@ impl Values {
     }
 
     fn convert<T>(&self, setting: &Declaration, convert: fn(&Value) -> Option<T>) -> Option<T> {
+        #[cfg(test)]
+        USED.with_borrow_mut(|used| used.insert(setting.key()));
         convert(&self.resolved(setting)?.value)
     }
 }
