@@ -127,10 +127,10 @@ fn two_items_swap_their_ids_only_if_both_declare_renamed_from() {
 #[test]
 fn a_catalog_with_duplicates_or_an_invalid_renamed_from_is_rejected_with_all_problems() {
     let folder = tempfile::tempdir().unwrap();
-    let told = |items: &[(&str, u32, Option<&str>)]| {
+    let problems_of = |items: &[(&str, u32, Option<&str>)]| {
         catalog_file::read(written(folder.path(), items)).unwrap_err().to_string()
     };
-    let problems = told(&[("a", 1, Some("a")), ("b", 1, Some("")), ("b", 2, None)]);
+    let problems = problems_of(&[("a", 1, Some("a")), ("b", 1, Some("")), ("b", 2, None)]);
     for problem in [
         "item \"a\": renamed_from must be a former id, not its own",
         "item \"b\": renamed_from must not be empty",
@@ -204,13 +204,13 @@ async fn every_command_rejects_a_catalog_that_reassigns_stored_codes() {
     ];
     for (command, arguments) in &commands {
         let output = slotcast(command, data.path(), &[&with_catalog[..], arguments].concat());
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{command}: {told}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{command}: {stderr}");
         assert!(
-            told.contains("code 2 belongs to item \"sand\", the catalog assigns it to \"gold\""),
-            "{command}: {told}"
+            stderr.contains("code 2 belongs to item \"sand\", the catalog assigns it to \"gold\""),
+            "{command}: {stderr}"
         );
-        assert!(told.contains("renamed_from") && output.stdout.is_empty(), "{command}: {told}");
+        assert!(stderr.contains("renamed_from") && output.stdout.is_empty(), "{command}: {stderr}");
     }
 
     written(folder.path(), &[("coal", 1, None), ("quicksand", 2, Some("sand"))]);

@@ -192,7 +192,7 @@ async fn a_caller_above_its_rate_receives_a_retry_delay_in_milliseconds() {
     change(&modest, "chest", 0).await.expect("another caller is not held up");
     // Time under test: the retry delay that the status gave.
     tokio::time::sleep(Duration::from_millis(125)).await;
-    change(&greedy, "chest", 0).await.expect("after the time told one more is accepted");
+    change(&greedy, "chest", 0).await.expect("after the requested delay one more is accepted");
 }
 
 #[tokio::test]

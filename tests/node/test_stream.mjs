@@ -99,9 +99,9 @@ class Replica {
     if (this.epoch !== version.epoch || this.revision !== version.revision) return false;
     const mine = digest(this.slots);
     assert.deepEqual({ a: mine.a, b: mine.b }, version.digest, "DESYNC: same revision, other digest");
-    const told = stacks.map(({ slot, stack }) => [slot, stack.item_code, stack.count, stack.attributes.toString("hex")]);
+    const expected = stacks.map(({ slot, stack }) => [slot, stack.item_code, stack.count, stack.attributes.toString("hex")]);
     const held = [...this.slots].sort(([left], [right]) => left - right);
-    assert.deepEqual(held.map(([slot, s]) => [slot, s.item, s.count, s.attributes.toString("hex")]), told);
+    assert.deepEqual(held.map(([slot, s]) => [slot, s.item, s.count, s.attributes.toString("hex")]), expected);
     assert.equal(this.size, slots);
     return true;
   }

@@ -22,46 +22,46 @@ IMPATIENT = {"preface_timeout_ms": 1_000, "keepalive_interval_ms": 1_000, "keepa
 def gzip_bomb(arena):
     """60 gzip bomb: 64 MiB in about 300 KB, rejected without decompression"""
     bomb = gzip.compress(bytes(64 * MIB), 1)
-    before, told = arena.server.rss(), set()
+    before, results = arena.server.rss(), set()
     for compressed in (1, 0):
         with arena.connect() as connection:
             block = wire.call_headers(GET_INVENTORY, [("grpc-encoding", "gzip")])
             stream = connection.call(block, wire.message(bomb, compressed))
-            assert stream.status in (UNIMPLEMENTED, RESOURCE_EXHAUSTED), f"compressed {compressed}: {stream.told()}"
-            told.add(stream.told())
+            assert stream.status in (UNIMPLEMENTED, RESOURCE_EXHAUSTED), f"compressed {compressed}: {stream.summary()}"
+            results.add(stream.summary())
     grown = arena.server.rss() - before
     assert grown < 16 * MIB, f"{grown / MIB:.1f} MiB more while it was refused"
-    return "; ".join(sorted(told))
+    return "; ".join(sorted(results))
 
 
 def oversize_messages(arena):
     """60 oversize messages: a length prefix of 4 GiB - 1, and 64 MiB of data"""
-    told = []
+    results = []
     before = arena.server.rss()
     bodies = [wire.message(b"abc", size=0xFFFF_FFFF), wire.message(bytes(64 * MIB)), wire.message(bytes(4 * MIB + 1))]
     for body in bodies:
         with arena.connect() as connection:
             stream = connection.call(wire.call_headers(GET_INVENTORY), body, end=len(body) > 100, wait_s=20)
             assert stream.status in (OUT_OF_RANGE, RESOURCE_EXHAUSTED), f"{len(body)} bytes: {stream}"
-            told.append(stream.told())
+            results.append(stream.summary())
     grown = arena.server.rss() - before
     assert grown < 32 * MIB, f"{grown / MIB:.1f} MiB more while they were refused"
-    return "; ".join(sorted(set(told)))
+    return "; ".join(sorted(set(results)))
 
 
 def oversize_metadata(arena):
     """60 oversize metadata: a header of 1 KB is served, one of 64 KB or 1 MB rejected"""
-    told = []
+    results = []
     for length in (1_000, 8_000, 64_000, 1_000_000):
         with arena.connect() as connection:
             block = wire.call_headers(GET_INVENTORY, [("x-large", "m" * length)])
             stream = connection.call(block, VICTIMS)
-            how = f"{stream.told()}{f' {connection.closed}' if connection.closed else ''}"
+            how = f"{stream.summary()}{f' {connection.closed}' if connection.closed else ''}"
             assert length > 1_000 or stream.status == OK, f"{length} bytes: {how}"
             assert length < 64_000 or stream.status != OK, f"{length} bytes were accepted"
             assert how != "nothing", f"{length} bytes: no answer at all"
-            told.append(f"{length}: {how}")
-    return "; ".join(told)
+            results.append(f"{length}: {how}")
+    return "; ".join(results)
 
 
 def streams_of_one_player(arena):
@@ -82,7 +82,7 @@ def streams_of_one_player(arena):
             streams += states
         refused = [stream for stream in streams if stream.ended]
         served = len(streams) - len(refused)
-        assert {stream.status for stream in refused} == {RESOURCE_EXHAUSTED}, {stream.told() for stream in refused}
+        assert {stream.status for stream in refused} == {RESOURCE_EXHAUSTED}, {stream.summary() for stream in refused}
         assert served <= 16, f"{served} streams are open"
         with arena.connect() as other:
             player = wire.call_headers(SUBSCRIBE, [("slotcast-player", "modest")])
@@ -124,9 +124,9 @@ def out_of_descriptors(arena):
         for connection in connections:
             connection.close()
     serves_again(arena)
-    told = f"{len(served)} served, {len(refused)} refused, {waiting} waiting, {descriptors} descriptors, {percent:.0f} % CPU"
-    assert percent < 50, f"it spins: {told}"
-    return told
+    results = f"{len(served)} served, {len(refused)} refused, {waiting} waiting, {descriptors} descriptors, {percent:.0f} % CPU"
+    assert percent < 50, f"it spins: {results}"
+    return results
 
 
 def serves_again(arena):
@@ -142,13 +142,13 @@ def serves_again(arena):
 def trickles(arena, kinds, wait_s):
     """Connections that say `begin` and then a byte of `then` now and again: {name: [how many, how many of them the server
     has closed by the end]}."""
-    connections, told = [], {name: [0, 0] for name, _, _ in kinds}
+    connections, results = [], {name: [0, 0] for name, _, _ in kinds}
     for number in range(size(500, 2_000)):
         name, begin, then = kinds[number % len(kinds)]
         with contextlib.suppress(Closed):
             connection = Connection(arena.address, polite=False, preface=False, source=f"127.0.0.{66 + number % 8}")
             connections.append((connection, name, then))
-            told[name][0] += 1
+            results[name][0] += 1
             connection.send(begin)
     open_still, deadline, sent = list(connections), time.monotonic() + wait_s, 0
     try:
@@ -161,11 +161,11 @@ def trickles(arena, kinds, wait_s):
                         connection.receive()
                     except Closed:
                         open_still.remove(one)
-                        told[name][1] += 1
+                        results[name][1] += 1
             sent += 1
             # Time under test: the pace of a slow client.
             time.sleep(0.2)
-        return told
+        return results
     finally:
         for connection, _, _ in connections:
             connection.close()
@@ -177,9 +177,9 @@ def slowloris(arena):
     headers = wire.frame(wire.HEADERS, wire.END_HEADERS, 1, wire.call_headers(GET_INVENTORY, [("x-long", "l" * 1_000)]))
     kinds = [("silent", b"", b""), ("preface", b"", wire.PREFACE), ("settings", wire.PREFACE, wire.settings((1, 1)))]
     ends = trickles(arena, [*kinds, ("headers", prologue, headers)], GRACE_S)
-    told = "; ".join(f"{name}: {closed} of {opened} closed" for name, (opened, closed) in ends.items())
-    assert all(opened == closed for opened, closed in ends.values()), told
-    return told
+    results = "; ".join(f"{name}: {closed} of {opened} closed" for name, (opened, closed) in ends.items())
+    assert all(opened == closed for opened, closed in ends.values()), results
+    return results
 
 
 def half_open(arena):

@@ -22,7 +22,7 @@ def flood(arena, chunks, reads=True, own=(), seconds=SECONDS, connections=CONNEC
     ends, lock = collections.Counter(), threading.Lock()
 
     def one(number):
-        sent, told = 0, []
+        sent, results = 0, []
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
@@ -34,14 +34,14 @@ def flood(arena, chunks, reads=True, own=(), seconds=SECONDS, connections=CONNEC
                             pass
                         if time.monotonic() > deadline:
                             break
-                    told.append("still open")
+                    results.append("still open")
             except Closed as closed:
-                told.append(f"{closed}")
+                results.append(f"{closed}")
             except TimeoutError:
-                told.append("no longer read")
+                results.append("no longer read")
         with lock:
             ends["frames"] += sent
-            ends.update(told)
+            ends.update(results)
 
     threads = [threading.Thread(target=one, args=(number,)) for number in range(connections)]
     for thread in threads:
@@ -207,16 +207,16 @@ def header_bomb_unread(arena):
 
 def many_small_headers(arena):
     """59 many headers: served up to the limit, rejected with a clear status above it"""
-    told = []
+    results = []
     for count in (10, 100, 300, 1_000, 10_000, 100_000):
         extra = [(f"x-{index}", "v") for index in range(count)]
         with arena.connect() as connection:
             stream = connection.call(wire.call_headers(GET_INVENTORY, extra), wire.message(b"\x0a\x0dvictims-chest"))
             clear = stream.status is not None or stream.http == "431" or stream.reset is not None
             assert clear or connection.goaway is not None or connection.closed, f"{count} headers: {stream}"
-            assert count > 100 or stream.status == 0, f"{count} headers: {stream.told()}"
-            told.append(f"{count}: {stream.told() if clear else connection.closed}")
-    return "; ".join(told)
+            assert count > 100 or stream.status == 0, f"{count} headers: {stream.summary()}"
+            results.append(f"{count}: {stream.summary() if clear else connection.closed}")
+    return "; ".join(results)
 
 
 def many_streams_without_window(arena):

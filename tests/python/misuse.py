@@ -59,7 +59,7 @@ def reflected_methods(arena):
     def ask(question):
         with arena.connect() as connection:
             stream = connection.call(wire.call_headers(REFLECTION), wire.message(question))
-            assert stream.status == OK, stream.told()
+            assert stream.status == OK, stream.summary()
             return dict(fields(wire.messages(bytes(stream.data))[0]))
 
     services = [name for _, service in fields(ask(b"\x3a\x00")[6]) for number, name in fields(service) if number == 1]
@@ -80,7 +80,7 @@ def state(arena):
         found = []
         for path, body in [("InventoryService/ListInventories", b"\x18\x64"), ("AdminService/GetRollout", b"")]:
             stream = connection.call(wire.call_headers(f"/slotcast.v1.{path}"), wire.message(body))
-            assert stream.status == OK, stream.told()
+            assert stream.status == OK, stream.summary()
             found.append(wire.messages(bytes(stream.data))[0])
     summaries = [value for number, value in fields(found[0]) if number == 1 and b"victims-chest" not in value]
     return summaries, found[1]
@@ -106,7 +106,7 @@ def stones(arena):
     request = service.GetInventoryRequest(inventory_id="misused").SerializeToString()
     with arena.connect() as connection:
         stream = connection.call(wire.call_headers(GET_INVENTORY), wire.message(request))
-    assert stream.status == OK, stream.told()
+    assert stream.status == OK, stream.summary()
     inventory = service.GetInventoryResponse.FromString(wire.messages(bytes(stream.data))[0]).inventory
     return sum(entry.stack.count for entry in inventory.stacks)
 
@@ -114,7 +114,7 @@ def stones(arena):
 def malformed_calls(arena):
     """malformed calls: bad paths, truncated messages and flags get a clear reply and change nothing"""
     valid = wire.message(add_one(arena, f"once-{time.monotonic_ns()}"))
-    before, told = state(arena), []
+    before, results = state(arena), []
     # What is sent (block, body) and the statuses of gRPC, or of HTTP, that are clear.
     headers, grpc_errors = wire.call_headers, set(range(1, 17))
     compressed = wire.message(valid[5:], compressed=1)
@@ -141,15 +141,15 @@ def malformed_calls(arena):
             stream = connection.call(block, body)
             end = stream.http if stream.status is None else stream.status
             if end not in clear:
-                raise AssertionError(f"{name}: {stream.told()} {connection.closed or ''}")
-            told.append(f"{name}: {end}")
+                raise AssertionError(f"{name}: {stream.summary()} {connection.closed or ''}")
+            results.append(f"{name}: {end}")
         assert state(arena) == before, f"{name} has changed something"
-    return "; ".join(told)
+    return "; ".join(results)
 
 
 def lenient(arena):
     """calls that gRPC forbids: another content type is rejected; without te, or with two messages, the call is applied at most once"""
-    told, html = [], {"content_type": "text/html"}
+    results, html = [], {"content_type": "text/html"}
     cases = [("text/html", html, 1), ("no content-type", {"content_type": None}, 1), ("no te", {"te": None}, 1), ("two messages", {}, 2)]
     for name, headers, count in cases:
         bodies = [wire.message(add_one(arena, f"{name}-{number}-{time.monotonic_ns()}")) for number in range(count)]
@@ -157,17 +157,17 @@ def lenient(arena):
         with arena.connect() as connection:
             stream = connection.call(wire.call_headers(ADD_ITEM, **headers), b"".join(bodies))
             is_other_type = "content_type" in headers
-            assert (stream.http == "415") == is_other_type, f"{name}: {stream.told()}"
-            assert is_other_type or stream.status is not None, f"{name}: {stream.told()}"
+            assert (stream.http == "415") == is_other_type, f"{name}: {stream.summary()}"
+            assert is_other_type or stream.status is not None, f"{name}: {stream.summary()}"
         added = stones(arena) - before
-        assert added == (1 if stream.status == OK else 0), f"{name}: {stream.told()}, but {added} were added"
-        told.append(f"{name}: {stream.told()}")
-    return "; ".join(told)
+        assert added == (1 if stream.status == OK else 0), f"{name}: {stream.summary()}, but {added} were added"
+        results.append(f"{name}: {stream.summary()}")
+    return "; ".join(results)
 
 
 def malformed_http(arena):
     """input that is not HTTP/2 or violates it: the connection is closed or the call rejected"""
-    block, told = wire.call_headers(GET_INVENTORY), []
+    block, results = wire.call_headers(GET_INVENTORY), []
     prologue, whole = wire.PREFACE + wire.settings(), wire.END_HEADERS | wire.END_STREAM
     cases = [
         ("HTTP/1.1", b"GET / HTTP/1.1\r\nHost: slotcast\r\n\r\n"),
@@ -193,14 +193,14 @@ def malformed_http(arena):
                 connection.send(octets)
                 if name in ("HTTP/1.1", "TLS", "noise"):
                     connection.socket.settimeout(5)
-                    told.append(f"{name}: {'answered' if connection.socket.recv(9) else 'closed'}")
+                    results.append(f"{name}: {'answered' if connection.socket.recv(9) else 'closed'}")
                     continue
                 refused = lambda c=connection: any(s.reset is not None or s.ended for s in c.streams.values())  # noqa: E731
                 assert connection.until(refused, 5), f"{name}: no answer within 5 s"
-                told.append(f"{name}: {next(iter(connection.streams.values())).told()}")
+                results.append(f"{name}: {next(iter(connection.streams.values())).summary()}")
                 continue
-            told.append(f"{name}: {connection.closed or 'closed'}")
-    return "; ".join(told)
+            results.append(f"{name}: {connection.closed or 'closed'}")
+    return "; ".join(results)
 
 
 def fuzz(arena):
@@ -275,7 +275,7 @@ def seeded():
 
 def send_all(arena, methods, octets, each):
     """So many messages of `octets(path)` for each method; how they ended. Nothing may have changed by it."""
-    told = {}
+    results = {}
     add_one(arena, "unused")
     before = state(arena)
     with arena.connect() as connection:
@@ -288,12 +288,12 @@ def send_all(arena, methods, octets, each):
                 assert connection.until(done, 5), f"{path} hangs with {body.hex()}"
                 if not stream.ended:
                     connection.send(wire.reset(number))
-                assert stream.status not in (UNKNOWN, INTERNAL), f"{path}: {stream.told()} with {body.hex()}"
-                assert stream.status is not None or stream.data, f"{path}: {stream.told()} with {body.hex()}"
-                told[stream.status] = told.get(stream.status, 0) + 1
+                assert stream.status not in (UNKNOWN, INTERNAL), f"{path}: {stream.summary()} with {body.hex()}"
+                assert stream.status is not None or stream.data, f"{path}: {stream.summary()} with {body.hex()}"
+                results[stream.status] = results.get(stream.status, 0) + 1
                 del connection.streams[number]
     assert state(arena) == before, "something has changed"
-    return ", ".join(f"{count} of status {status}" for status, count in sorted(told.items(), key=lambda end: -end[1]))
+    return ", ".join(f"{count} of status {status}" for status, count in sorted(results.items(), key=lambda end: -end[1]))
 
 
 ATTACKS = [malformed_calls, lenient, malformed_http, fuzz, fuzz_of_fields]

@@ -27,14 +27,14 @@ def create(connection, inventory_id):
     made = mutations.CreateInventory(inventory_id=inventory_id, layout="chest")
     request = mutations.CreateInventoryRequest(context=context, create=made)
     stream = connection.call(wire.call_headers(f"{SERVICE}CreateInventory"), wire.message(request.SerializeToString()))
-    assert stream.status == OK, stream.told()
+    assert stream.status == OK, stream.summary()
 
 
 def truth(connection, inventory_id):
     _, _, service, _ = protos()
     request = service.GetInventoryRequest(inventory_id=inventory_id)
     stream = connection.call(wire.call_headers(GET_INVENTORY), wire.message(request.SerializeToString()))
-    assert stream.status == OK, stream.told()
+    assert stream.status == OK, stream.summary()
     return service.GetInventoryResponse.FromString(wire.messages(bytes(stream.data))[0]).inventory
 
 
@@ -54,7 +54,7 @@ class Reader:
     def take(self):
         """Applies the whole messages that are there; how many of them changed something."""
         _, _, _, streams = protos()
-        assert not self.state.ended and self.state.reset is None, f"the stream ended: {self.state.told()}"
+        assert not self.state.ended and self.state.reset is None, f"the stream ended: {self.state.summary()}"
         found = wire.messages(bytes(self.state.data))
         del self.state.data[: sum(5 + len(octets) for octets in found)]
         parsed = [streams.SubscribeInventoryResponse.FromString(octets) for octets in found]
@@ -111,7 +111,7 @@ def change_much(connection, inventory_id, operations, each):
 def drain(connection, calls):
     for call in calls:
         stream = connection.outcome(call, 20)
-        assert stream.status == OK, stream.told()
+        assert stream.status == OK, stream.summary()
         del connection.streams[call]
     calls.clear()
 
@@ -201,7 +201,7 @@ def small_frames_to_the_server(arena):
                 connection.send(frame)
             connection.send(wire.frame(wire.DATA, wire.END_STREAM, stream, octets[-1:]))
             answer = connection.outcome(stream)
-            assert answer.status == OK, f"{answer.told()} {connection.closed}"
+            assert answer.status == OK, f"{answer.summary()} {connection.closed}"
         assert connection.goaway is None
     return f"{5 * len(octets):,} frames of DATA"
 

@@ -70,11 +70,11 @@ class Service:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         ready, _, _ = select.select([self.process.stdout], [], [], WAIT_S)
         assert ready, f"it does not say where it listens; {self.log.read_text()}"
-        # Both lines are told at once.
-        self.address = self.told("listening on https://")
-        self.admin = self.told("admin listening on http://")
+        # Both lines are printed together.
+        self.address = self.summary("listening on https://")
+        self.admin = self.summary("admin listening on http://")
 
-    def told(self, beginning):
+    def summary(self, beginning):
         line = self.process.stdout.readline()
         assert line.startswith(beginning), f"instead of {beginning!r} it said {line!r}; {self.log.read_text()}"
         return line.removeprefix(beginning).strip()
@@ -149,7 +149,7 @@ def change(stub, inventory_id, key, by, token):
 
 
 class Worker(threading.Thread):
-    """A cobblestone more or less with each call, on connections old and new, until it is told to stop or, if it may, the service ends."""
+    """A cobblestone more or less with each call, on connections old and new, until it is stopped or, if that is allowed, the server ends."""
 
     def __init__(self, service, number, tokens):
         super().__init__(daemon=True)
@@ -309,8 +309,8 @@ def calls_in_flight_at_sigterm_are_answered_or_applied_by_their_retry(folder):
             assert took <= DRAIN_LIMIT_S + 1, f"it took {took:.1f} s"
             stream.join(WAIT_S)
             assert stream.ended == grpc.StatusCode.UNAVAILABLE, stream.ended
-        told = {failure.split(":")[0] for worker in workers for failure in worker.failures}
-        assert told <= {"StatusCode.UNAVAILABLE"}, told
+        codes = {failure.split(":")[0] for worker in workers for failure in worker.failures}
+        assert codes <= {"StatusCode.UNAVAILABLE"}, codes
         finish_elsewhere(service, workers, token)
         print(f"  exit 0 after {took * 1_000:.0f} ms, with a silent connection, an open health watch and an open stream")
     finally:

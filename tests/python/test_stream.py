@@ -74,8 +74,8 @@ class Server:
         ready, _, _ = select.select([self.process.stdout], [], [], WAIT_S)
         line = self.process.stdout.readline() if ready else ""
         if line.startswith("{"):
-            told = json.loads(line)
-            self.address, self.admin_address = (told[name].removeprefix("http://") for name in ("address", "admin_address"))
+            addresses = json.loads(line)
+            self.address, self.admin_address = (addresses[name].removeprefix("http://") for name in ("address", "admin_address"))
             return
         if not line.startswith("listening on http://"):
             self.kill()
@@ -124,7 +124,7 @@ class Replica:
     def __init__(self):
         self.epoch = self.revision = self.size = None
         # The revision that the stream has brought it to; predictions may be ahead of it.
-        self.told = None
+        self.last_sent = None
         self.slots = {}
 
     def apply(self, change):
@@ -136,11 +136,11 @@ class Replica:
             self.epoch, self.revision, self.size = change.full.epoch, change.full.revision, change.full.slots
             self.slots = {}
         else:
-            assert self.told is not None, "a delta came before any full state"
-            base = self.told + change.skipped
+            assert self.last_sent is not None, "a delta came before any full state"
+            base = self.last_sent + change.skipped
             assert base <= self.revision <= base + change.advance, "the base is not what the reader has"
             self.revision = base + change.advance
-        self.told = self.revision
+        self.last_sent = self.revision
         assert len(change.slots) == len(change.counts) >= len(change.items)
         kept = len(change.slots) - len(change.items)
         for index, (slot, count) in enumerate(zip(change.slots, change.counts)):
@@ -484,7 +484,7 @@ def a_deletion_is_reported(world):
     epoch = follower.replicas[0].epoch
     world.client.mutate("DeleteInventory", delete=pb.DeleteInventory(inventory_id="short"))
     message = follower.take()
-    assert list(message.changes) == [pb.InventoryChange(absent=True)], "nothing is told but that"
+    assert list(message.changes) == [pb.InventoryChange(absent=True)], "the message contains only that"
     resumed = Follower(world.client, ["short"], [(epoch, 1)])
     assert resumed.caught_up() == [pb.InventoryChange(absent=True)], "and again to who resumes"
     with refused(grpc.StatusCode.NOT_FOUND, "INVENTORY_NOT_FOUND", inventory_id="short"):

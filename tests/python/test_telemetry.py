@@ -440,7 +440,7 @@ def an_unreachable_collector_does_not_affect_calls(folder):
             assert took[name] < 6, f"{name}: the end took {took[name]:.1f} s"
             lines = log_path.read_text().splitlines()
             assert len(lines) < 20, f"{name}: {len(lines)} lines"
-            assert any("cannot export" in line for line in lines), f"{name}: nobody was told\n{lines}"
+            assert any("cannot export" in line for line in lines), f"{name}: no line reports the failed export\n{lines}"
         finally:
             server.kill()
     silent.close()

@@ -107,7 +107,7 @@ class Stream:
         code = self.headers.get("grpc-status")
         return None if code is None else int(code)
 
-    def told(self):
+    def summary(self):
         """Returns a summary of the end of the call."""
         if self.status is not None:
             return f"grpc-status {self.status} {self.headers.get('grpc-message', '')}".strip()

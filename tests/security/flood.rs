@@ -57,7 +57,7 @@ async fn a_flood_of_invalid_tokens_is_rejected_unverified_and_verified_callers_o
         flood.await.unwrap();
     }
     let replies_so_far = replies_so_far.lock().unwrap();
-    println!("the flood was told in {:?}: {replies_so_far:?}", begin.elapsed());
+    println!("the flood was answered within {:?}: {replies_so_far:?}", begin.elapsed());
     let reasons: Vec<_> = replies_so_far.keys().map(String::as_str).collect();
     assert_eq!(reasons, ["RATE_LIMITED", "TOKEN_INVALID"]);
 }

@@ -80,9 +80,9 @@ async fn case_42_an_inventory_given_to_another_player_is_absent_until_it_is_retu
         // The next message is about the bag: the change of the other inventory was not reported.
         server.mutate(mutation(add("bag", "dirt", 1))).await;
         let message = next(&mut stream).await;
-        let told: Vec<_> = message.notices.iter().map(|notice| (notice.watch, notice.kind())).collect();
+        let kinds: Vec<_> = message.notices.iter().map(|notice| (notice.watch, notice.kind())).collect();
         assert_eq!((message.changes.len(), message.changes[0].watch), (1, 0));
-        assert_eq!((told, message.notices_dropped), (vec![(0, v1::ChangeKind::Add)], 0));
+        assert_eq!((kinds, message.notices_dropped), (vec![(0, v1::ChangeKind::Add)], 0));
         server.mutate(transact(vec![delete(id), create(id, "steve", &[(7, "apple", 1)])])).await;
         let message = next(&mut stream).await;
         let change = &message.changes[0];

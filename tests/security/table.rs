@@ -168,8 +168,8 @@ fn allowed(server: &SecuredServer) -> Vec<Row> {
 async fn world(server: &SecuredServer) -> [Vec<u8>; 2] {
     let operator = server.credentials("olga", "admin");
     let mut world = [vec![], vec![]];
-    for (told, (path, message)) in world.iter_mut().zip([messages::list(""), messages::rollout()]) {
-        *told = server.call(&operator, &path, &message).await.unwrap();
+    for (reply, (path, message)) in world.iter_mut().zip([messages::list(""), messages::rollout()]) {
+        *reply = server.call(&operator, &path, &message).await.unwrap();
     }
     world
 }

@@ -243,7 +243,7 @@ async fn messages_of(
         SubscribeOptions { resume: vec![None, Some(cursor)], session, notices: true, ..SubscribeOptions::default() };
     let statistics = Arc::<StreamStatistics>::default();
     let mut stream = world.open(&identity, &["bag", "chest"], options, rollout, statistics.clone()).await;
-    let (mut told, mut happenings) = (Vec::new(), happenings.iter().peekable());
+    let (mut messages, mut happenings) = (Vec::new(), happenings.iter().peekable());
     for ms in (0..60_000).step_by(10) {
         while let Some((_, operation)) = happenings.next_if(|(at, _)| *at <= ms) {
             world.run_as(Some("mine"), "a secret", operation.clone()).await;
@@ -259,11 +259,11 @@ async fn messages_of(
             message.notices.iter_mut().for_each(|notice| notice.epoch = 1);
             // Every key is unique.
             message.covered.iter_mut().for_each(|key| *key = 0);
-            told.push((ms, message.encode_to_vec()));
+            messages.push((ms, message.encode_to_vec()));
         }
         tokio::time::advance(Duration::from_millis(10)).await;
     }
-    (told, format!("{:?}", statistics.counts()))
+    (messages, format!("{:?}", statistics.counts()))
 }
 
 #[tokio::test(start_paused = true)]

@@ -247,8 +247,8 @@ async fn the_admin_port_serves_its_pages_and_grpc_health_and_returns_404_or_405_
     });
     let channel = Endpoint::from_shared(server.admin.clone()).unwrap().connect_lazy();
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
-    let told = health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner();
-    assert_eq!(told.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
+    let reply = health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(reply.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
     let elsewhere = InventoryServiceClient::new(channel).get_inventory(get("chest")).await.unwrap_err();
     assert_eq!(elsewhere.code(), tonic::Code::Unimplemented);
     assert!(elsewhere.message().contains("gRPC health"), "{elsewhere:?}");

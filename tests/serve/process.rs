@@ -34,11 +34,11 @@ impl Server {
     /// Starts a server with the data folder `data` in `folder` on free ports, and waits until it listens.
     pub fn start(folder: &Path, arguments: &[&str]) -> Self {
         let mut server = Self::spawn(folder, arguments);
-        let told = |line: String, what: &str| {
+        let address_after = |line: String, what: &str| {
             line.trim().strip_prefix(what).unwrap_or_else(|| panic!("unexpected line {line:?}")).to_owned()
         };
-        server.uri = told(server.line(), "listening on ");
-        server.admin = told(server.line(), "admin listening on ");
+        server.uri = address_after(server.line(), "listening on ");
+        server.admin = address_after(server.line(), "admin listening on ");
         server
     }
 
@@ -46,10 +46,10 @@ impl Server {
     pub fn start_json(folder: &Path, arguments: &[&str]) -> Self {
         let mut server = Self::spawn(folder, &[&["--log-format", "json"], arguments].concat());
         let line = server.line();
-        let told: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
-        assert_eq!(told["message"], "listening");
-        server.uri = told["address"].as_str().unwrap().to_owned();
-        server.admin = told["admin_address"].as_str().unwrap().to_owned();
+        let message: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        assert_eq!(message["message"], "listening");
+        server.uri = message["address"].as_str().unwrap().to_owned();
+        server.admin = message["admin_address"].as_str().unwrap().to_owned();
         server
     }
 

@@ -26,7 +26,7 @@ async fn a_nonexistent_inventory_is_absent_and_followed_once_it_is_created() {
         let first = reader.next().await;
         assert!(first.caught_up, "nothing else is waited for");
         assert_eq!(fulls(&first), [(1, FullReason::Initial)]);
-        assert_eq!(first.changes[1..], [absent(0), absent(2)], "and nothing is told of them but that");
+        assert_eq!(first.changes[1..], [absent(0), absent(2)], "the message contains nothing else about them");
         server.mutate(add("bag", "coal", 1)).await.unwrap();
         reader.read_until(1, 2).await;
         server.create("chest", "chest", &[(3, "coal", 7)]).await;

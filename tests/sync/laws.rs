@@ -316,7 +316,7 @@ impl Stream {
     }
 
     fn receive(&mut self, frame: Frame, watching_since: Moment) -> Result<(), TestCaseError> {
-        prop_assert_eq!(frame.caught_up, self.frame_at.is_none(), "told once, with the first frame");
+        prop_assert_eq!(frame.caught_up, self.frame_at.is_none(), "reported once, with the first frame");
         let states = states(&self.world);
         if !frame.is_heartbeat() {
             prop_assert!(frame.versions.is_empty());
@@ -347,10 +347,7 @@ impl Stream {
             *replica = Some(Replica::apply(replica.as_ref(), part).unwrap());
         }
         for position in &frame.absent {
-            prop_assert!(
-                !std::mem::replace(&mut self.reported_absent[*position], true),
-                "that it is absent is told once"
-            );
+            prop_assert!(!std::mem::replace(&mut self.reported_absent[*position], true), "absence is reported once");
             self.replicas[*position] = None;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Clients that say nothing, or nothing any more.
+//! Clients that send nothing, or stop sending.
 
 use crate::common::{MemoryStore, add, set, stack};
 use crate::stalling::{StallingSocket, call, handshake};
@@ -13,9 +13,9 @@ use tokio::net::TcpStream;
 use tonic::transport::Endpoint;
 
 const SHORT: Duration = Duration::from_millis(300);
-/// For a machine that is busy.
+/// Long enough for a busy machine.
 const SLACK: Duration = Duration::from_secs(3);
-/// HTTP/2's preface, empty SETTINGS, and the answer to the other side's.
+/// The HTTP/2 preface, an empty SETTINGS frame, and the acknowledgement of the server's SETTINGS.
 const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0";
 
 #[tokio::test]
@@ -26,7 +26,7 @@ async fn a_connection_without_a_complete_preface_is_closed_in_time() {
     let dawdling = async {
         let begin = Instant::now();
         for byte in GREETING.iter().cycle() {
-            // Each byte on its own, far from the whole within the time.
+            // One byte at a time, too slowly for the timeout.
             if slow.write_all(&[*byte]).await.is_err() {
                 return begin.elapsed();
             }
@@ -55,16 +55,16 @@ async fn a_slow_http_1_1_client_is_disconnected() {
         ("G", false),
         ("GET / HTTP/1.1\r\n", false),
         (&*long_head, false),
-        // Its body never comes; it is not waited for.
+        // The server does not wait for the body.
         ("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\nx", true),
-        // Nor is another request on the same connection.
+        // The server does not wait for another request on the connection either.
         ("GET / HTTP/1.1\r\nhost: a\r\nconnection: keep-alive\r\n\r\n", true),
     ] {
         let mut slow = TcpStream::connect(server.address).await.unwrap();
         slow.write_all(said.as_bytes()).await.unwrap();
         let begin = Instant::now();
         let mut answer = Vec::new();
-        // A reset is an end as well.
+        // A reset also ends the connection.
         let _ = tokio::time::timeout(WAIT, slow.read_to_end(&mut answer)).await.expect("it is closed");
         assert!(begin.elapsed() < SHORT + SLACK, "{said:?}: {:?}", begin.elapsed());
         assert_eq!(
@@ -75,7 +75,7 @@ async fn a_slow_http_1_1_client_is_disconnected() {
         );
     }
     eventually("nobody is left", || server.transport.connections() == 0).await;
-    // A head without end is refused once it is too large.
+    // An endless header is refused once it is too large.
     let mut endless = TcpStream::connect(server.address).await.unwrap();
     let _ = endless.write_all(format!("GET / HTTP/1.1\r\na: {}", "a".repeat(1 << 20)).as_bytes()).await;
     assert!(closed_after(&mut endless).await < SHORT + SLACK);
@@ -106,7 +106,7 @@ async fn a_slow_handshake_is_closed_in_time_and_delays_no_other_client() {
     let served_after = begin.elapsed();
     let closed: Vec<_> = slow.iter_mut().map(closed_after).collect();
     let lasted = futures_util::future::join_all(closed).await;
-    // One after the other they would take twice as long.
+    // One after the other, the handshakes would take twice as long.
     assert!(served_after < SLACK, "{served_after:?}");
     assert!(lasted.iter().all(|lasted| *lasted < SLACK), "{lasted:?}");
     eventually("all of them are counted", || server.transport.refused(ConnectionRefusal::Handshake) == 20).await;
@@ -124,7 +124,7 @@ async fn case_37_keepalive_closes_a_half_open_connection_and_keeps_one_that_repl
     create(&answering, "a").await;
     let mut follow = answering.follow(vec!["a".into()]);
     follow.next().await.unwrap();
-    // It has spoken HTTP/2, and does not answer to PING.
+    // The client has sent its preface and does not answer PING.
     let mut half_open = TcpStream::connect(server.address).await.unwrap();
     half_open.write_all(GREETING).await.unwrap();
     let lasted = closed_after(&mut half_open).await;
@@ -171,7 +171,7 @@ async fn case_39_two_thousand_small_frames_do_not_break_the_connection_of_a_slow
     let server = start_at("127.0.0.1:0", Arc::<MemoryStore>::default(), settings(TransportSettings::default())).await;
     let writer = client(&server);
     create(&writer, "a").await;
-    // With windows as a client has them that nobody has tuned.
+    // With the default flow-control windows of a client.
     let channel = Endpoint::from_shared(server.uri()).unwrap().connect_lazy();
     let mut rpc = v1::inventory_service_client::InventoryServiceClient::new(channel);
     let inventories = vec![v1::Watch { inventory_id: "a".into(), ..v1::Watch::default() }];

@@ -13,7 +13,7 @@ use slotcast::wire::v1;
 use std::sync::Arc;
 use tokio::net::TcpSocket;
 
-/// What the reader's own system may hold for it: as little as it can be told. What it holds is the reader's own affair.
+/// Receive buffer of the reader in its kernel, in bytes: the minimum that can be set. The reader itself owns what it holds.
 const RECEIVE_BYTES: u32 = 4_096;
 
 /// A stream that is read message by message, with the bytes of each as sent.
