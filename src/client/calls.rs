@@ -31,8 +31,8 @@ impl Client {
                 let request = v1::RemoveItemRequest { context, remove: Some(remove) };
                 rpc.remove_item(request).await?.into_inner().receipt
             }
-            Operation::Move(wanted) => {
-                let request = v1::MoveItemRequest { context, r#move: Some(wanted) };
+            Operation::Move(move_item) => {
+                let request = v1::MoveItemRequest { context, r#move: Some(move_item) };
                 rpc.move_item(request).await?.into_inner().receipt
             }
             Operation::Drop(drop) => {
@@ -48,8 +48,8 @@ impl Client {
             Operation::Set(set) => {
                 rpc.set_slot(v1::SetSlotRequest { context, set: Some(set) }).await?.into_inner().receipt
             }
-            Operation::Rearrange(wanted) => {
-                let request = v1::RearrangeInventoryRequest { context, rearrange: Some(wanted) };
+            Operation::Rearrange(rearrange) => {
+                let request = v1::RearrangeInventoryRequest { context, rearrange: Some(rearrange) };
                 rpc.rearrange_inventory(request).await?.into_inner().receipt
             }
         };

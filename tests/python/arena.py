@@ -17,12 +17,12 @@ HERE = pathlib.Path(__file__).resolve().parent
 TICKS = os.sysconf("SC_CLK_TCK")
 MIB = 1 << 20
 LARGE = os.environ.get("SLOTCAST_HOSTILE", "small") == "large"
-# What may remain after an attack: allocators and tables that have grown once keep some of it. What leaks grows with every
-# round by as much, so a few more rounds tell the one from the other.
+# Memory that may remain after an attack: allocators and tables that have grown once keep some of it. A leak grows with every
+# round by the same amount, so a few more rounds distinguish the two.
 GROWTH_BYTES_MAX = 32 * MIB
 GROWTH_AGAIN_BYTES_MAX = 2 * MIB
 ROUNDS_MAX = 6
-# A machine that compiles beside this is slow at times; what hangs takes longer.
+# Long enough for a machine that also compiles; a hang takes longer.
 VICTIM_MS_MAX = 5_000
 SETTLE_S = 15
 
@@ -76,14 +76,14 @@ class Server:
         self.process.wait()
 
     def check(self):
-        """It lives, and nothing in it has panicked."""
+        """Asserts that the server runs and has not panicked."""
         log = self.log.read_text(errors="replace")
         assert self.process.poll() is None, f"the server has ended with {self.process.returncode}: {log[-2_000:]}"
         assert "panicked" not in log, log[-2_000:]
 
 
 class Victims:
-    """victims.py, asked for its figures."""
+    """The process of victims.py, which reports latencies and errors on request."""
 
     def __init__(self, address, generated, rate):
         command = [sys.executable, str(HERE / "victims.py"), address, str(generated), str(rate)]
@@ -107,7 +107,7 @@ class Victims:
 
 
 class Sampler:
-    """The highest that memory and descriptors were, and the time on the CPU, while it runs."""
+    """Measures the peak memory and descriptors of the server, and its CPU time, while an attack runs."""
 
     def __init__(self, server):
         self.server, self.stop = server, threading.Event()
@@ -133,7 +133,7 @@ class Sampler:
 
 
 class Arena:
-    """A server with victims; `trial` is one attack on it."""
+    """A server with victims; `trial` runs one attack on it."""
 
     def __init__(self, folder, generated, limits=None, descriptors_max=None):
         self.server = Server(folder, limits, descriptors_max)
@@ -156,7 +156,7 @@ class Arena:
         return wire.Connection(self.address, **options)
 
     def trial(self, attack, rounds=2):
-        """Runs `attack(arena)` so many times; what it returned last and the figures. It has to leave no connection open."""
+        """Runs `attack(arena)` several times. Returns its last result and the figures. The attack must close its connections."""
         bytes_max = self.server.rss() + getattr(attack, "growth_bytes_max", GROWTH_BYTES_MAX)
         figures = {"before": self.calm()}
         descriptors, rss = self.server.descriptors(), self.rss_at_rest()
@@ -167,7 +167,7 @@ class Arena:
                 notes.append(attack(self))
                 self.settle(descriptors)
                 after.append(self.rss_at_rest())
-            # The allocator gives back what thousands of connections took only after some seconds.
+            # The allocator releases the memory of thousands of connections only after some seconds.
             deadline = time.monotonic() + SETTLE_S
             while after[-1] > bytes_max and time.monotonic() < deadline:
                 after[-1] = min(after[-1], self.rss_at_rest())
@@ -186,7 +186,7 @@ class Arena:
         return self.victims.figures()
 
     def settle(self, descriptors):
-        """Waits until the server has closed what the attack had opened."""
+        """Waits until the server has closed the connections of the attack."""
         deadline = time.monotonic() + SETTLE_S
         while (open_now := self.server.descriptors()) > descriptors + 2:
             assert time.monotonic() < deadline, f"{open_now} descriptors, {descriptors} before: connections are not closed"
@@ -212,7 +212,7 @@ class Arena:
 
 
 def grows(after):
-    """Whether there is more after the last round than after the one before it."""
+    """Returns whether memory is still growing in the last round."""
     return after[-1] - after[-2] > GROWTH_AGAIN_BYTES_MAX
 
 
@@ -220,7 +220,7 @@ HEADINGS = ["attack", "RSS MiB", "peak", "after 1", "after", "p50 ms", "during",
 
 
 def table(rows):
-    """All trials: (name, figures), as Markdown."""
+    """Returns all trials, given as (name, figures), as a Markdown table."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
     for name, f in rows:
         before, during, after = f["before"], f["during"], f["after"]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The digest of an inventory, written a second time from its definition alone (src/domain/digest.rs tells it).
+"""A second implementation of the digest of an inventory, from its definition in src/domain/digest.rs.
 
 It checks the published vectors, and it is what their expected values come from, so that service and vectors cannot be
 wrong in the same way. Standard library only.
@@ -50,7 +50,7 @@ def murmur3_x86_32(seed, octets):
 
 
 def digest(slots):
-    """Both lanes and the folded digest; an entry is a filled slot: slot, item_code, count, attributes_hex if any."""
+    """Returns both lanes and the folded digest. An entry is a filled slot: slot, item_code, count, optionally attributes_hex."""
     a = b = 0
     for entry in slots:
         head = struct.pack("<III", entry["slot"], entry["item_code"], entry["count"])

@@ -1,4 +1,4 @@
-"""Cases 60, 61, 40, 37 and slow connections: more than the service takes of bytes, descriptors, streams and patience."""
+"""Cases 60, 61, 40, 37 and slow connections: too many bytes, descriptors and streams, and clients that are too slow."""
 
 import contextlib
 import gzip
@@ -13,7 +13,7 @@ OK, UNKNOWN, INVALID_ARGUMENT = 0, 2, 3
 RESOURCE_EXHAUSTED, OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL = 8, 11, 12, 13
 VICTIMS = wire.message(b"\x0a\x0dvictims-chest")
 WATCH_VICTIMS = wire.message(b"\x0a\x0f\x0a\x0dvictims-chest")
-# What a connection may take until it is served or reaped, beside the server's own limit.
+# Time until a connection must be served or closed, in addition to the server's own timeout.
 GRACE_S = 10
 KEEPALIVE_S = 1
 IMPATIENT = {"preface_timeout_ms": 1_000, "keepalive_interval_ms": 1_000, "keepalive_timeout_ms": 1_000}
@@ -99,7 +99,7 @@ def out_of_descriptors(arena):
     connections = []
     try:
         with contextlib.suppress(Closed):
-            # Until not even the queue of those who wait to be accepted takes more.
+            # Until the accept queue is full too.
             for number in range(300):
                 connections.append(arena.connect(source=f"127.0.0.{66 + number % 8}", connect_s=0.3))
         served, before = [], None
@@ -140,8 +140,7 @@ def serves_again(arena):
 
 
 def trickles(arena, kinds, wait_s):
-    """Connections that say `begin` and then a byte of `then` now and again: {name: [how many, how many of them the server
-    has closed by the end]}."""
+    """Opens connections that send `begin` and then single bytes of `then`. Returns {name: [opened, closed by the server]}."""
     connections, results = [], {name: [0, 0] for name, _, _ in kinds}
     for number in range(size(500, 2_000)):
         name, begin, then = kinds[number % len(kinds)]
@@ -192,7 +191,7 @@ def half_open(arena):
             stream = peer.begin(wire.call_headers(SUBSCRIBE, [("slotcast-caller", "vanished")]), WATCH_VICTIMS)
             assert peer.until(lambda peer=peer, stream=stream: peer.known(stream).data, 5), "no first frame"
             peers.append(peer)
-        # The first goes on reading but never acknowledges a PING; the second does nothing more.
+        # The first keeps reading but never acknowledges a PING; the second stops completely.
         reader, silent = peers
         with contextlib.suppress(Closed):
             reader.until(lambda: False, wait_s)
@@ -207,7 +206,7 @@ def half_open(arena):
             peer.close()
 
 
-# Thousands of streams or connections at once leave the allocator with more, once.
+# The allocator keeps some memory of thousands of simultaneous streams or connections, once.
 streams_of_one_player.growth_bytes_max = 64 * MIB
 slowloris.growth_bytes_max = size(32, 64) * MIB
 ATTACKS = [gzip_bomb, oversize_messages, oversize_metadata, streams_of_one_player]

@@ -17,8 +17,8 @@ SUBSCRIBE = "/slotcast.v1.InventoryService/SubscribeInventory"
 
 
 def flood(arena, chunks, reads=True, own=(), seconds=SECONDS, connections=CONNECTIONS):
-    """Sends what `chunks(connection)` yields as (frames, octets), as fast as it is taken, and connects again when the
-    server has had enough. With `reads` off nothing that the server says is read. Tells how it ended, and how often."""
+    """Sends the chunks of `chunks(connection)`, given as (frames, octets), as fast as the server reads them, and reconnects when the
+    server closes the connection. Without `reads`, reads nothing. Returns how the connections ended, and how often."""
     ends, lock = collections.Counter(), threading.Lock()
 
     def one(number):
@@ -242,7 +242,7 @@ def many_streams_without_window(arena):
             connection.close()
 
 
-# Thousands of streams at once leave the allocator with more, once.
+# The allocator keeps some memory of thousands of simultaneous streams, once.
 many_streams_without_window.growth_bytes_max = size(64, 192) * MIB
 ATTACKS = [
     rapid_reset,

@@ -20,7 +20,7 @@ NO_MESSAGE = b"\x00"
 
 
 def field(number, octets):
-    """A field of protobuf with octets as its value."""
+    """Encodes a length-delimited protobuf field."""
     return wire.number(number << 3 | 2, 8) + varint(len(octets)) + octets
 
 
@@ -33,7 +33,7 @@ def varint(value):
 
 
 def fields(octets):
-    """The fields with octets as value, as (number, value)."""
+    """Returns the length-delimited fields as (number, value)."""
     at = 0
 
     def take():
@@ -115,7 +115,7 @@ def malformed_calls(arena):
     """malformed calls: bad paths, truncated messages and flags get a clear reply and change nothing"""
     valid = wire.message(add_one(arena, f"once-{time.monotonic_ns()}"))
     before, results = state(arena), []
-    # What is sent (block, body) and the statuses of gRPC, or of HTTP, that are clear.
+    # Header block, body, and the acceptable statuses of gRPC or HTTP.
     headers, grpc_errors = wire.call_headers, set(range(1, 17))
     compressed = wire.message(valid[5:], compressed=1)
     cases = [
@@ -209,7 +209,7 @@ def fuzz(arena):
 
     def octets(path):
         body = chance.randbytes(chance.choice([0, 1, 2, 5, 20, 100, 1_000]))
-        # These may do what they are for; octets that are no message must not.
+        # These methods may have an effect; octets that are not a message must not.
         return NO_MESSAGE + body if path.endswith(("/Drain", "/UpdateRollout")) else body
 
     return f"{len(methods)} methods, {send_all(arena, methods, octets, size(20, 1_000))}"
@@ -219,7 +219,7 @@ def fuzz_of_fields(arena):
     """random fields in the messages of every method: each gets a status other than INTERNAL, nothing changes or hangs"""
     chance, kinds, methods = seeded(), {}, []
     for method in module("slotcast.v1.service_pb2").DESCRIPTOR.services_by_name["InventoryService"].methods:
-        # What is random could well be created.
+        # Random messages may create inventories.
         if method.name != "CreateInventory":
             path = f"/{method.containing_service.full_name}/{method.name}"
             kinds[path] = message_factory.GetMessageClass(method.input_type)
@@ -233,7 +233,7 @@ def fuzz_of_fields(arena):
     return f"{len(methods)} methods, {send_all(arena, methods, octets, size(40, 2_000))}"
 
 
-# So that most of a message passes for good, and the rest is looked at.
+# Most fields are valid, so that the others are reached.
 SENSIBLE = {"idempotency_key": "fuzz", "inventory_id": "nobody", "from_inventory_id": "nobody", "to_inventory_id": "somebody"}
 SENSIBLE |= {"item": "stone", "recipe": "stick", "layout": "chest", "owner": "fuzz", "prefix": "no", "page_token": ""}
 
@@ -274,7 +274,7 @@ def seeded():
 
 
 def send_all(arena, methods, octets, each):
-    """So many messages of `octets(path)` for each method; how they ended. Nothing may have changed by it."""
+    """Sends a number of messages from `octets(path)` to each method, and returns how they ended. Asserts that nothing changed."""
     results = {}
     add_one(arena, "unused")
     before = state(arena)

@@ -40,7 +40,7 @@ class Authority:
         return builder.serial_number(x509.random_serial_number()).not_valid_before(now - DAY).not_valid_after(now + DAY)
 
     def issue(self, names, usage=ExtendedKeyUsageOID.SERVER_AUTH):
-        """A certificate and its key as PEM, and the serial number. A name is an address, a URI or a DNS name."""
+        """Returns a certificate and its key as PEM, and its serial number. A name is an address, a URI or a DNS name."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self.builder(x509.Name([]), key.public_key())
         alternatives = x509.SubjectAlternativeName([general_name(name) for name in names])

@@ -16,7 +16,7 @@ PROTO = ROOT / "proto"
 
 
 def generate(folder, more=None):
-    """Compiles the protos, and `more` of them as a text for each name, into a folder on the path; gives `load` of them."""
+    """Compiles the protos, and `more` protos given as text by name, into a folder on the path. Returns the modules in `load`."""
     names = sorted(str(path.relative_to(PROTO)) for path in PROTO.rglob("*.proto"))
     for name, text in (more or {}).items():
         (folder / name).write_text(text)

@@ -1,4 +1,4 @@
-"""Cases 38 and 39: readers that stall for long or read slowly end at the truth, at no cost to others."""
+"""Cases 38 and 39: readers that stall or read slowly converge, at no cost to others."""
 
 import os
 import threading
@@ -46,13 +46,13 @@ def subscribe(connection, inventory_id, caller="reader"):
 
 
 class Reader:
-    """What comes on one stream, applied to a replica."""
+    """Applies the messages of one stream to a replica."""
 
     def __init__(self, connection, stream):
         self.state, self.replica, self.frames = connection.known(stream), Replica(), 0
 
     def take(self):
-        """Applies the whole messages that are there; how many of them changed something."""
+        """Applies the complete messages so far, and returns how many of them contained changes."""
         _, _, _, streams = protos()
         assert not self.state.ended and self.state.reset is None, f"the stream ended: {self.state.summary()}"
         found = wire.messages(bytes(self.state.data))
@@ -67,7 +67,7 @@ class Reader:
 
 
 def take_exactly_one(connection, stream):
-    """Gives window for the first message and not a byte more."""
+    """Grants window for the first message only."""
     state = connection.known(stream)
     for want in (5, None):
         want = want or 5 + int.from_bytes(state.data[1:5], "big")
@@ -76,7 +76,7 @@ def take_exactly_one(connection, stream):
 
 
 def transact(inventory_id, pairs):
-    """A request that adds and removes items so many times, in several slots."""
+    """Returns a request that adds and removes items several times, in several slots."""
     inventory, mutations, _, _ = protos()
     operations = []
     for index in range(pairs):
@@ -84,20 +84,20 @@ def transact(inventory_id, pairs):
         add = mutations.AddItem(inventory_id=inventory_id, stack=inventory.Stack(item=item, count=2))
         remove = mutations.RemoveItem(inventory_id=inventory_id, item=mutations.ItemQuantity(item=item, count=2))
         operations += [mutations.Operation(add=add), mutations.Operation(remove=remove)]
-    # Not all of it cancels out.
+    # The last operation leaves a change.
     operations[-1].remove.item.count = 1
     return operations
 
 
 def change_much(connection, inventory_id, operations, each):
-    """So many operations, many calls at once; `each` is called now and then."""
+    """Applies a number of operations with concurrent calls; calls `each` from time to time."""
     _, mutations, _, _ = protos()
     wanted, open_calls = transact(inventory_id, OPERATIONS_EACH // 2), []
     reset_one = mutations.Operation(set=mutations.SetSlot(inventory_id=inventory_id, at=mutations.SlotRef(slot=5)))
     block = wire.call_headers(f"{SERVICE}Transact", [("slotcast-caller", "busy")])
     for number in range(operations // OPERATIONS_EACH):
         context = mutations.MutationContext(idempotency_key=uuid7())
-        # Makes room from time to time.
+        # Empties the slots from time to time.
         listed = [mutations.Operation(set=mutations.SetSlot(inventory_id=inventory_id, at=mutations.SlotRef(slot=slot))) for slot in range(27)]
         chosen = listed if number % 200 == 199 else wanted
         request = mutations.TransactRequest(context=context, operations=chosen or [reset_one])
@@ -117,7 +117,7 @@ def drain(connection, calls):
 
 
 def stalled_reader(arena):
-    """38 a reader that stalls over very many operations gets one conflated frame after that under way; no memory"""
+    """38 a reader that stalls over very many operations gets one conflated frame after the one in flight, and costs no memory"""
     name = f"stalled-{uuid7()}"
     with arena.connect() as busy, arena.connect(own=[(wire.INITIAL_WINDOW_SIZE, 0)], generous=False) as connection:
         create(busy, name)
@@ -135,14 +135,14 @@ def stalled_reader(arena):
         took_s = time.monotonic() - began
         assert not reader.state.data, "it was sent something without window"
         grown = peak[0] - rss
-        # What the idempotency keys of these calls take, beside what any server needs to be busy.
+        # Memory of the idempotency keys of these calls, besides that of any busy server.
         allowed = 32 * MIB + 400 * (OPERATIONS // OPERATIONS_EACH)
         assert grown < allowed, f"{grown / MIB:.1f} MiB more while a reader was stalled"
         wanted = truth(busy, name)
         connection.send(wire.window_update(stream, 1 << 20))
         ended = lambda: reader.take() >= 0 and reader.replica.is_at(wanted)  # noqa: E731
         assert connection.until(ended, 10), f"at revision {reader.replica.revision} instead of {wanted.version.revision}"
-        # hyper asks for a frame before it has window for it: that one is already on its way when the reader stalls.
+        # hyper polls for a frame before it has window for it, so one frame is already in flight when the reader stalls.
         assert reader.frames <= 3, f"{reader.frames - 1} frames instead of the one under way and a conflated one"
         revisions = wanted.version.revision
     return f"{OPERATIONS:,} operations, {revisions:,} revisions in {took_s:.1f} s, {grown / MIB:.1f} MiB more, {reader.frames - 1} frames"
@@ -206,6 +206,6 @@ def small_frames_to_the_server(arena):
     return f"{5 * len(octets):,} frames of DATA"
 
 
-# Each round leaves so many idempotency keys more, which are to be remembered; what the reader costs it measures itself.
+# Each round adds idempotency keys, which the server must remember; the trial itself measures the cost of the reader.
 stalled_reader.rounds = size(2, 1)
 ATTACKS = [stalled_reader, slow_reader, small_frames_to_the_server]

@@ -32,9 +32,9 @@ from protos import uuid7  # noqa: E402
 
 ISSUER, AUDIENCE = "https://login.game.example", "slotcast"
 WORKERS = 4
-# An inventory goes up to here, then down again.
+# Maximum number of items; then they are removed again.
 HELD_MAX = 500
-# After so many calls a worker connects anew.
+# Number of calls after which a worker reconnects.
 CALLS_A_CONNECTION = 25
 WAIT_S = 20
 DRAIN_LIMIT_S = 5
@@ -149,7 +149,7 @@ def change(stub, inventory_id, key, by, token):
 
 
 class Worker(threading.Thread):
-    """A cobblestone more or less with each call, on connections old and new, until it is stopped or, if that is allowed, the server ends."""
+    """Adds or removes one cobblestone per call, on old and new connections, until it is stopped or, if allowed, the server ends."""
 
     def __init__(self, service, number, tokens):
         super().__init__(daemon=True)

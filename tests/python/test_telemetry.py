@@ -72,7 +72,7 @@ METERS = {
 }
 
 
-# Of the process, for Prometheus alone: its type there.
+# Process metrics, which only Prometheus gets, with their type.
 PROCESS = {
     "process_cpu_seconds_total": "counter",
     "process_resident_memory_bytes": "gauge",
@@ -80,7 +80,7 @@ PROCESS = {
     "process_max_fds": "gauge",
     "process_start_time_seconds": "gauge",
 }
-# Lines of /metrics after a bit of everything.
+# Maximum number of lines of /metrics after a few calls of every kind.
 LINES_MAX = 520
 
 
@@ -374,7 +374,7 @@ def check_counts(scrape, calls, syncs, follower):
     assert size == sum(follower.sizes), f"{size} bytes instead of {sum(follower.sizes)}"
     assert scrape.value("slotcast_sync_full_size_bytes_total") > 0
     aged = {trigger: int(scrape.value("slotcast_frame_age_seconds_count", trigger=trigger)) for trigger in ("initial", "news", "echo", "correction")}
-    # A first frame makes up for no commit, and neither does a reported desync.
+    # The first frame and a reported desync have no commit.
     assert aged == {"initial": 0, "news": 1, "echo": 1, "correction": 1}, aged
     assert scrape.value("slotcast_sync_limit_delay_seconds_count") == sum(syncs.values())
     outcomes = {o: int(scrape.value("slotcast_mutations_total", outcome=o)) for o in ("applied", "replayed", "rejected", "failed")}

@@ -56,7 +56,7 @@ class Victims:
             self.idle.clear()
             # Time under test: a constant rate of calls.
             time.sleep(max(0, due - time.monotonic()))
-            # A late call does not make the next ones come all at once.
+            # After a late call, the next ones keep their distance.
             due = max(due + 1 / self.rate, time.monotonic() - 1)
             self.write_one(add)
             add = not add
@@ -93,7 +93,7 @@ class Victims:
             self.errors.append(f"stream: {error}")
 
     def figures(self):
-        """Those since the last time. Writing rests until the stream is at the truth, at most for `CALL_S`."""
+        """Returns the figures since the last call. Pauses the writer until the stream has converged, for at most `CALL_S`."""
         self.pause.set()
         self.idle.wait(2 * CALL_S)
         with self.moved:

@@ -56,25 +56,25 @@ def number(value, prefix_bits, first=0):
 
 
 def literal(name, value, first=0):
-    """A header in full; `first` 0x40 puts it into the dynamic table as well."""
+    """Encodes a literal header; `first` 0x40 also adds it to the dynamic table."""
     name, value = (part if isinstance(part, bytes) else part.encode() for part in (name, value))
     return bytes([first]) + number(len(name), 7) + name + number(len(value), 7) + value
 
 
 def call_headers(path, extra=(), content_type="application/grpc", te="trailers", authority="slotcast"):
-    """The block of a gRPC call's headers; None leaves one out."""
+    """Returns the header block of a gRPC call; a header with the value None is omitted."""
     pairs = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", authority)]
     pairs += [("content-type", content_type), ("te", te), *extra]
     return b"".join(literal(name, value) for name, value in pairs if value is not None)
 
 
 def message(body, compressed=0, size=None):
-    """A message of gRPC with its prefix; `size` is what the prefix claims."""
+    """Returns a gRPC message with its prefix; `size` is the size in the prefix."""
     return struct.pack(">BI", compressed, len(body) if size is None else size) + body
 
 
 def messages(octets):
-    """The whole messages in what came on a stream."""
+    """Returns the complete messages in the data of a stream."""
     found = []
     while len(octets) >= 5 and len(octets) - 5 >= (size := struct.unpack_from(">I", octets, 1)[0]):
         found.append(octets[5 : 5 + size])
@@ -83,7 +83,7 @@ def messages(octets):
 
 
 class Closed(Exception):
-    """The server has closed the connection; the message tells how."""
+    """Raised when the server has closed the connection; the message has the cause."""
 
 
 @dataclasses.dataclass
@@ -92,7 +92,7 @@ class Stream:
 
     headers: dict = dataclasses.field(default_factory=dict)
     data: bytearray = dataclasses.field(default_factory=bytearray)
-    # The frames of DATA with something in them.
+    # Number of nonempty DATA frames.
     frames: int = 0
     ended: bool = False
     reset: int | None = None
@@ -103,7 +103,7 @@ class Stream:
 
     @property
     def status(self):
-        """The gRPC status as a number, or None."""
+        """Returns the gRPC status as a number, or None."""
         code = self.headers.get("grpc-status")
         return None if code is None else int(code)
 
@@ -121,15 +121,15 @@ def error_name(code):
 
 
 class Connection:
-    """One connection; whether it acknowledges SETTINGS and answers PINGs is asked of `polite`, whether it gives window for
-    what it has read of `generous`."""
+    """One connection. `polite` decides whether it acknowledges SETTINGS and answers PINGs, `generous` whether it returns the
+    window of what it has read."""
 
     def __init__(self, address, own=(), polite=True, generous=True, source=ATTACKER, receive_bytes=None, preface=True, connect_s=5):
         self.polite, self.generous = polite, generous
         self.decoder = hpack.Decoder(max_header_list_size=1 << 20)
         self.buffer, self.streams, self.next_stream = bytearray(), {}, 1
         self.goaway, self.closed, self.pings, self.acks = None, None, 0, 0
-        # What the peer allows to be sent.
+        # The flow-control window of the peer.
         self.windows, self.initial_window, self.greeted = {0: WINDOW_BYTES}, WINDOW_BYTES, False
         self.socket = socket.socket()
         if receive_bytes:
@@ -157,7 +157,7 @@ class Connection:
             self.socket.close()
 
     def send(self, octets, wait_s=5):
-        """All of it, or Closed; TimeoutError when the peer does not take it."""
+        """Sends all octets. Raises Closed if the connection is closed, TimeoutError if the peer does not read."""
         if self.closed:
             raise Closed(self.closed)
         self.socket.settimeout(wait_s)
@@ -166,7 +166,7 @@ class Connection:
         except TimeoutError:
             raise
         except OSError as error:
-            # What it had to say before may still be there.
+            # Frames that the peer sent before it closed may still be readable.
             with contextlib.suppress(Closed):
                 self.receive(0.05)
             raise Closed(self.how_closed(error.strerror)) from error
@@ -175,7 +175,7 @@ class Connection:
         return self.closed or (f"GOAWAY {error_name(self.goaway)}" if self.goaway is not None else f"{otherwise}")
 
     def receive(self, wait_s=0.0, most=1 << 16):
-        """Reads once and handles what is whole; the number of bytes. Closed at the end."""
+        """Reads once, handles the complete frames and returns the number of bytes. Raises Closed at the end."""
         if self.closed:
             raise Closed(self.closed)
         self.socket.settimeout(wait_s)
@@ -218,7 +218,7 @@ class Connection:
         elif kind == WINDOW_UPDATE:
             self.windows[stream] = self.windows.get(stream, self.initial_window) + struct.unpack(">I", payload)[0]
         elif kind == HEADERS:
-            # Even of a forgotten stream, for the table of names.
+            # Headers of a forgotten stream still update the dynamic table.
             headers = self.decoder.decode(payload)
             self.known(stream).headers.update(headers)
         elif kind == DATA:
@@ -259,7 +259,7 @@ class Connection:
         return stream
 
     def begin(self, block, body=b"", end=True):
-        """HEADERS, in pieces if they are large, and DATA that fits the windows; the stream's number."""
+        """Sends HEADERS, split if they are large, and DATA that fits the windows. Returns the stream's number."""
         stream = self.take_stream()
         self.send(header_frames(stream, block, 0 if body or not end else END_STREAM))
         if body:
@@ -267,7 +267,7 @@ class Connection:
         return stream
 
     def upload(self, stream, body, end=True):
-        """A body as the server gives window for it; what is left when the stream ends before is not sent."""
+        """Sends a body as the server grants window for it, until the stream ends."""
         self.windows.setdefault(stream, self.initial_window)
         view, state = memoryview(body), self.known(stream)
         while len(view):
@@ -283,7 +283,7 @@ class Connection:
                     return
 
     def outcome(self, stream, wait_s=5):
-        """Waits for the end of a call; AssertionError if there is none: that is a hang."""
+        """Waits for the end of a call; raises AssertionError if it hangs."""
         state = self.known(stream)
         with contextlib.suppress(Closed):
             assert self.until(lambda: state.ended or state.reset is not None, wait_s), f"no answer within {wait_s} s"
