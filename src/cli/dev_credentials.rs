@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use tokio_rustls::rustls::pki_types::ServerName;
 
+/// Maximum length of an issuer or audience, in bytes.
+const CLAIM_BYTES_MAX: usize = 255;
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 /// Create certificates and tokens for local development and tests. Do not use them in production.
@@ -39,10 +41,10 @@ pub struct DevCredentials {
     #[arg(long = "host", value_name = "HOST", value_parser = host)]
     hosts: Vec<String>,
     /// Issuer of the tokens (`iss`).
-    #[arg(long, default_value = "slotcast-dev", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, default_value = "slotcast-dev", value_parser = claim)]
     issuer: String,
     /// Audience of the tokens (`aud`).
-    #[arg(long, default_value = "slotcast", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, default_value = "slotcast", value_parser = claim)]
     audience: String,
     /// Overwrite existing files.
     #[arg(long)]
@@ -62,7 +64,7 @@ impl DevCredentials {
             now: SystemTime::now(),
             validity: self.days * DAY,
         };
-        files::write(&self.directory, &content.generate()?)?;
+        files::write(&self.directory, &content.generate()?, self.force)?;
         Ok(print(self.instructions())?)
     }
 
@@ -107,6 +109,16 @@ Call it as the player or as the admin:
 
 fn player(name: &str) -> Result<PlayerId, String> {
     PlayerId::new(name).map_err(|error| error.to_string())
+}
+
+/// Parses a claim of the tokens. A long one would exceed the maximum size of a token.
+fn claim(text: &str) -> Result<String, String> {
+    let is_valid = (1..=CLAIM_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control);
+    if is_valid {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("must be 1 to {CLAIM_BYTES_MAX} bytes without control characters"))
+    }
 }
 
 fn listen(text: &str) -> Result<SocketAddr, String> {
@@ -238,7 +250,7 @@ mod tests {
             (["--listen", "localhost:7400"], "not an IP address and port"),
             (["--listen", "127.0.0.1:0"], "clients need a fixed port"),
             (["--host", "not a host"], "not a host name or IP address"),
-            (["--issuer", ""], "a value is required"),
+            (["--issuer", ""], "must be 1 to 255 bytes"),
         ] {
             let error = parse(&[&arguments[..], &["directory"]].concat()).unwrap_err().to_string();
             assert!(error.contains(part), "{arguments:?}: {error}");
