@@ -5,7 +5,7 @@
 set -euo pipefail
 
 folder=$(mktemp -d)
-trap 'kill "$server" 2>/dev/null || true; rm -rf "$folder"' EXIT
+trap 'kill "$server" 2>/dev/null; wait "$server" 2>/dev/null; rm -rf "$folder"' EXIT
 SLOTCAST_LOG=warn SLOTCAST_ADMIN_LISTEN=127.0.0.1:0 \
   "$SLOTCAST_BIN" serve --listen 127.0.0.1:0 --data "$folder/data" >"$folder/out" &
 server=$!

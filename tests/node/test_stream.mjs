@@ -214,7 +214,7 @@ async function framesAreApplied(world) {
   await world.mutate("MoveItem", { move: { inventory_id, from: { slot: 0, count: 10 }, to: { slot: 20 } } });
   await world.mutate("RemoveItem", { remove: { inventory_id, item: { item: "stone", count: 6 } } });
   await follower.converge();
-  const slots = Array.from({ length: 15 }, (_, slot) => ({ set: { inventory_id, slot, stack: { item: "dirt", count: slot + 1 } } }));
+  const slots = Array.from({ length: 15 }, (_, slot) => ({ set: { inventory_id, at: { slot }, stack: { item: "dirt", count: slot + 1 } } }));
   await world.mutate("Transact", { operations: slots });
   await follower.converge();
   const { dropped } = await world.mutate("DropItem", { drop: { inventory_id, from: { slot: 14 } } });
