@@ -42,18 +42,17 @@ pub fn inventory_not_found(id: &InventoryId) -> Status {
 
 /// Returns the status for a malformed name of the caller.
 pub fn invalid_caller() -> Status {
-    invalid_field(&FieldViolation::new(
-        CALLER_METADATA,
-        "must be 1 to 128 bytes of UTF-8 without control characters, sent once",
-    ))
+    invalid_name(CALLER_METADATA)
 }
 
 /// Returns the status for a malformed name of the player.
 pub fn invalid_player() -> Status {
-    invalid_field(&FieldViolation::new(
-        PLAYER_METADATA,
-        "must be 1 to 128 bytes of UTF-8 without control characters, sent once",
-    ))
+    invalid_name(PLAYER_METADATA)
+}
+
+fn invalid_name(metadata: &str) -> Status {
+    let text = "must be 1 to 128 bytes of UTF-8 without control characters, sent once";
+    invalid_field(&FieldViolation::new(metadata, text))
 }
 
 /// Returns the status for failed authentication, also if the credentials with which a stream was opened are no longer

@@ -4,17 +4,7 @@
 #     SLOTCAST_BIN=target/debug/slotcast tests/client_example.sh
 set -euo pipefail
 
-folder=$(mktemp -d)
-trap 'kill "$server" 2>/dev/null; wait "$server" 2>/dev/null; rm -rf "$folder"' EXIT
-SLOTCAST_LOG=warn SLOTCAST_ADMIN_LISTEN=127.0.0.1:0 \
-  "$SLOTCAST_BIN" serve --listen 127.0.0.1:0 --data "$folder/data" >"$folder/out" &
-server=$!
-for _ in $(seq 100); do
-  url=$(sed -n 's/^listening on //p' "$folder/out")
-  [ -z "$url" ] || break
-  sleep 0.1
-done
-[ -n "$url" ] || { echo 'the server did not print its address within 10 s'; exit 1; }
+. "$(dirname "$0")/start_server.sh"
 
 cargo run --quiet --no-default-features --features client --example client -- "$url" | tee "$folder/example"
 [ "$(tail -n 1 "$folder/example")" = 'received: 8 stones' ]

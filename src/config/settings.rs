@@ -189,20 +189,20 @@ settings! {
         "limits",
         "requests_per_second",
         COUNT_OR_UNLIMITED,
-        "Maximum sustained rate of requests per caller, per second; 0 is no limit.",
+        "Maximum sustained rate of requests per caller, per second; 0 disables the limit.",
     )
     .default(|| number_value(AdmissionSettings::default().per_second));
     LIMITS_REQUESTS_BURST: Setting<u32> =
         number("limits", "requests_burst", COUNT, "Maximum number of requests that an idle caller may send at once.")
             .default(|| number_value(AdmissionSettings::default().burst));
     LIMITS_CONNECTIONS: Setting<u32> =
-        number("limits", "connections", COUNT_OR_UNLIMITED, "Maximum number of connections; 0 is no limit.")
+        number("limits", "connections", COUNT_OR_UNLIMITED, "Maximum number of connections; 0 disables the limit.")
             .default(|| number_value(TransportSettings::default().connections_max));
     LIMITS_CONNECTIONS_PER_ADDRESS: Setting<u32> = number(
         "limits",
         "connections_per_address",
         COUNT_OR_UNLIMITED,
-        "Maximum number of connections per client address; 0 is no limit. Use 0 behind a proxy.",
+        "Maximum number of connections per client address; 0 disables the limit. Use 0 behind a proxy.",
     )
     .default(|| number_value(TransportSettings::default().connections_per_address_max));
     LIMITS_STREAMS_PER_CONNECTION: Setting<u32> = number(
@@ -252,7 +252,7 @@ settings! {
         "connection_age_s",
         (0, 604_800),
         "Maximum age of a connection, with ±10 % jitter, in seconds. The server then sends GOAWAY, so that clients \
-         reconnect and load spreads; 0 is no limit.",
+         reconnect and load spreads; 0 disables the limit.",
     )
     .default(|| seconds_value(TransportSettings::default().connection_age.unwrap_or_default()));
     LIMITS_CONNECTION_AGE_GRACE_S: Setting<Duration> = seconds(

@@ -21,7 +21,7 @@ const HEALTH: &str = "/grpc.health.v1.Health/";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdmissionSettings {
-    /// Maximum sustained rate of requests of one caller, per second; 0 is no limit.
+    /// Maximum sustained rate of requests of one caller, per second; 0 disables the limit.
     pub per_second: u32,
     /// Maximum number of requests that an idle caller may send at once.
     pub burst: u32,

@@ -22,8 +22,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-/// The sync limit of each player, in syncs per second; 0 is no limit. Clones share the value. A change applies to
-/// frames that are polled afterwards; a waiting stream notices it within about a second.
+/// The sync limit of each player, in syncs per second; 0 disables the limit. Clones share the value. A change applies
+/// to frames that are polled afterwards; a waiting stream notices it within about a second.
 #[derive(Debug, Clone)]
 pub struct SyncRate(Arc<AtomicU32>);
 

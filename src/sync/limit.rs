@@ -33,7 +33,7 @@ pub enum Turn {
 /// The sync limit of one player.
 #[derive(Debug, Default)]
 pub struct SyncLimit {
-    /// Maximum number of syncs in any sliding second; 0 is no limit.
+    /// Maximum number of syncs in any sliding second; 0 disables the limit.
     per_second_max: u32,
     /// When each permit that still counts was granted, oldest first.
     permits: VecDeque<Moment>,
@@ -51,8 +51,8 @@ struct Waiter {
 }
 
 impl SyncLimit {
-    /// Sets the maximum number of syncs in any sliding second; 0 is no limit. Syncs sent without a limit do not count
-    /// against a later limit.
+    /// Sets the maximum number of syncs in any sliding second; 0 disables the limit. Syncs sent without a limit do not
+    /// count against a later limit.
     pub fn set_limit(&mut self, per_second_max: u32) {
         self.per_second_max = per_second_max;
         if per_second_max == 0 {

@@ -36,7 +36,7 @@ pub struct Rollout {
     pub windows: Windows,
     /// Maximum number of changed slots in a delta, for players with `delta`; more are sent as a full state.
     pub delta_slots_max: usize,
-    /// Maximum number of syncs for each player in any second, across all its streams; 0 is no limit.
+    /// Maximum number of syncs for each player in any second, across all its streams; 0 disables the limit.
     pub syncs_per_second: u32,
     /// A stream sends a heartbeat after it has sent nothing for this long.
     pub heartbeat: Duration,
@@ -328,7 +328,7 @@ impl RolloutField {
                 name: "syncs_per_second",
                 bounds: (0, 1_000),
                 default: 10,
-                help: "Maximum number of syncs per player in any second, over all its streams; 0 is no limit.",
+                help: "Maximum number of syncs per player in any second, over all its streams; 0 disables the limit.",
                 read: |rollout| u64::from(rollout.syncs_per_second),
                 write: |rollout, value| rollout.syncs_per_second = value as u32,
             },

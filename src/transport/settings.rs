@@ -24,10 +24,10 @@ pub struct TransportSettings {
     pub header_bytes_max: u32,
     /// Maximum size of a request message, in bytes.
     pub message_bytes_max: usize,
-    /// Maximum number of open connections; 0 is no limit. Further connections are closed immediately.
+    /// Maximum number of open connections; 0 disables the limit. Further connections are closed immediately.
     pub connections_max: u32,
-    /// Maximum number of open connections from one address (IPv6: from one network of 64 bits); 0 is no limit. Use 0
-    /// behind a proxy.
+    /// Maximum number of open connections from one address (IPv6: from one network of 64 bits); 0 disables the limit.
+    /// Use 0 behind a proxy.
     pub connections_per_address_max: u32,
     /// Maximum age of a connection, with ±10 % jitter. The server then sends GOAWAY on it and takes no new calls, so
     /// that clients reconnect and spread over the replicas. `None` means no maximum age.
