@@ -57,6 +57,10 @@ hostile *names:
     cargo build
     SLOTCAST_HOSTILE=large SLOTCAST_BIN=target/debug/slotcast .cache/venv/bin/python tests/python/test_hostile.py {{ names }}
 
+# Build the image as for a release, and check it (needs buildah and root)
+image:
+    SLOTCAST_IMAGE=release deploy/check image
+
 # Check licenses, advisories, bans and sources of dependencies (cargo install cargo-deny)
 deny:
     cargo deny check
