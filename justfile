@@ -36,6 +36,14 @@ fmt:
 bench *arguments:
     cargo bench {{ arguments }}
 
+# Count the instructions of the hot paths, and accept the counts as the new baseline of ./test
+instructions:
+    benches/instructions.sh write
+
+# Print what each layer of a unary call costs in instructions of a release build
+layers:
+    SLOTCAST_INSTRUCTIONS=release benches/instructions.sh layers
+
 # Kill the server N times at random moments and check that nothing was lost or duplicated
 crash n="50":
     SLOTCAST_CRASHES={{ n }} cargo test --release --test crash -- --nocapture
