@@ -44,6 +44,14 @@ instructions:
 layers:
     SLOTCAST_INSTRUCTIONS=release benches/instructions.sh layers
 
+# Compare the bytes sent to a client for each trace: JSON, protobuf, Colyseus, Slotcast; --json prints JSON
+bytes *arguments:
+    mkdir -p .cache/bytes
+    cp benches/bytes/package.json benches/bytes/package-lock.json .cache/bytes/
+    npm ci --prefix .cache/bytes --no-audit --no-fund --loglevel=error
+    cargo run --release -- demo --json > .cache/bytes/demo.json
+    node benches/bytes/bytes.mjs .cache/bytes/demo.json {{ arguments }}
+
 # Kill the server N times at random moments and check that nothing was lost or duplicated
 crash n="50":
     SLOTCAST_CRASHES={{ n }} cargo test --release --test crash -- --nocapture
