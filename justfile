@@ -52,6 +52,11 @@ bytes *arguments:
     cargo run --release -- demo --json > .cache/bytes/demo.json
     node benches/bytes/bytes.mjs .cache/bytes/demo.json {{ arguments }}
 
+# Compare with Redis, etcd, PostgreSQL and NATS at the same job (installs them); --seconds N, --only NAME, --json FILE
+peers *arguments:
+    cargo build --release
+    SLOTCAST_NATS=$(benches/peers/install.sh) SLOTCAST_BIN=target/release/slotcast cargo bench --bench peers -- {{ arguments }}
+
 # Kill the server N times at random moments and check that nothing was lost or duplicated
 crash n="50":
     SLOTCAST_CRASHES={{ n }} cargo test --release --test crash -- --nocapture
