@@ -15,4 +15,4 @@ fi
 profile=profile.dev.package.slotcast
 CARGO_INCREMENTAL=0 exec cargo test --quiet "${target[@]}" \
   --config "$profile.opt-level=1" --config "$profile.codegen-units=16" \
-  --config "$profile.debug-assertions=false" --config "$profile.overflow-checks=false" -- "$@"
+  --config "$profile.debug=false" --config "$profile.debug-assertions=false" --config "$profile.overflow-checks=false" -- "$@"

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// By how many percent a count may grow. The spread of equal builds is below 1 %.
+/// By how many percent a count may grow. `benches/instructions.sh spread N` shows how far equal builds lie apart.
 const MARGIN_PERCENT: f64 = 3.0;
 /// The margin if the baseline was counted with another compiler, which changes counts by itself.
 const MARGIN_OTHER_COMPILER_PERCENT: f64 = 15.0;

@@ -18,6 +18,7 @@ impl Counts {
         let folder = tempfile::tempdir().map_err(|error| format!("cannot create a temporary folder: {error}"))?;
         let program = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
         let dumps = folder.path().join("counts");
+        let memory_folder = Some(Path::new("/dev/shm")).filter(|folder| folder.is_dir());
         let output = Command::new("valgrind")
             .args(["--tool=callgrind", "--quiet", "--zero-before=*count_begins*", "--dump-before=*count_ends*"])
             .arg(format!("--callgrind-out-file={}", dumps.display()))
@@ -26,6 +27,8 @@ impl Counts {
             .env("GLIBC_TUNABLES", GLIBC_TUNABLES)
             // The allocator would return memory after some time, which takes an unpredictable number of instructions.
             .env("MIMALLOC_PURGE_DELAY", "-1")
+            // System calls do not count, so the stores need no disk.
+            .envs(memory_folder.map(|folder| ("TMPDIR", folder)))
             .output()
             .map_err(|error| format!("cannot run valgrind: {error} (install the package valgrind)"))?;
         if !output.status.success() {
