@@ -36,6 +36,27 @@ fmt:
 bench *arguments:
     cargo bench {{ arguments }}
 
+# Count the instructions of the hot paths, and accept the counts as the new baseline of ./test
+instructions:
+    benches/instructions.sh write
+
+# Print what each layer of a unary call costs in instructions of a release build
+layers:
+    SLOTCAST_INSTRUCTIONS=release benches/instructions.sh layers
+
+# Compare the bytes sent to a client for each trace: JSON, protobuf, Colyseus, Slotcast; --json prints JSON
+bytes *arguments:
+    mkdir -p .cache/bytes
+    cp benches/bytes/package.json benches/bytes/package-lock.json .cache/bytes/
+    npm ci --prefix .cache/bytes --no-audit --no-fund --loglevel=error
+    cargo run --release -- demo --json > .cache/bytes/demo.json
+    node benches/bytes/bytes.mjs .cache/bytes/demo.json {{ arguments }}
+
+# Compare with Redis, etcd, PostgreSQL and NATS at the same job (installs them); --seconds N, --only NAME, --json FILE
+peers *arguments:
+    cargo build --release
+    SLOTCAST_NATS=$(benches/peers/install.sh) SLOTCAST_BIN=target/release/slotcast cargo bench --bench peers -- {{ arguments }}
+
 # Kill the server N times at random moments and check that nothing was lost or duplicated
 crash n="50":
     SLOTCAST_CRASHES={{ n }} cargo test --release --test crash -- --nocapture
