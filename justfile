@@ -32,8 +32,12 @@ fmt:
     cargo fmt
     if [ -x {{ buf_bin }} ]; then {{ buf_bin }} format --write; fi
 
+# Measure throughput, latency and CPU time of a server on this machine (docs/performance.md)
+bench *arguments="all":
+    cargo run --release -- bench {{ arguments }}
+
 # Benchmark throughput and latency of the store against a plain log
-bench *arguments:
+bench-store *arguments:
     cargo bench {{ arguments }}
 
 # Count the instructions of the hot paths, and accept the counts as the new baseline of ./test

@@ -4,6 +4,7 @@
 #![deny(clippy::print_stdout)]
 
 mod backup;
+mod bench;
 mod call;
 mod config;
 mod data;
@@ -62,6 +63,9 @@ enum Command {
     Export(export::Export),
     Import(import::Import),
     Fsck(fsck::Fsck),
+    Bench(bench::Bench),
+    #[command(hide = true)]
+    BenchYardstick(bench::yardstick::Yardstick),
 }
 
 /// The server to call, and the credentials to use.
@@ -127,6 +131,8 @@ pub fn run() -> ExitCode {
             Command::Export(command) => command.run(),
             Command::Import(command) => command.run(),
             Command::Fsck(command) => command.run(),
+            Command::Bench(command) => command.run().await,
+            Command::BenchYardstick(command) => command.run().await,
         }
     });
     // Do not wait for tasks that exceeded the drain limit.

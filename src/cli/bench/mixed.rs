@@ -1,0 +1,116 @@
+//! Mutations beside other load, on stores of several sizes, and on all cores.
+
+use super::cores::Cores;
+use super::cpu::resident_bytes;
+use super::figures::{CoresFigure, MixedFigure, ScaleFigure};
+use super::load::{Pace, Run, Source};
+use super::process::{Launcher, ServerProcess};
+use super::recorder::Measurement;
+use super::streams::read_all;
+use super::workload::{CallKind, Workload};
+use super::{Failure, Session, connect};
+
+const CONNECTIONS: usize = 4;
+const IN_FLIGHT: usize = 64;
+/// Enough calls in flight for a server on all cores.
+const IN_FLIGHT_MANY: usize = 256;
+
+/// Measures mutations with and without reads of missing ids beside them, in turns.
+pub fn measure_missing_reads(session: &Session<'_>) -> Result<MixedFigure, Failure> {
+    let options = session.options;
+    session.progress.inc_length(2 * u64::from(options.runs));
+    let world = session.world(options.inventories)?;
+    let server = session.launcher.start_server(&world, 0, &[])?;
+    read_all(session, &server, &world)?;
+    let mut mutations = Workload::new(CallKind::Add, world.clone());
+    let mut reads = Workload::new(CallKind::GetMissing, world);
+    let (mut alone, mut beside, mut read_rounds) = (Vec::new(), Vec::new(), Vec::new());
+    let mut resident = Vec::new();
+    for _ in 0..options.runs {
+        session.step("AddItem alone".to_owned());
+        alone.extend(round(session, &server, &mut mutations, None, IN_FLIGHT)?);
+        resident.push(resident_bytes(server.pid())?);
+        session.step(format!("AddItem beside {} reads/s of missing ids", options.reads));
+        let both = round(session, &server, &mut mutations, Some(&mut reads), IN_FLIGHT)?;
+        resident.push(resident_bytes(server.pid())?);
+        let mut both = both.into_iter();
+        beside.extend(both.next());
+        read_rounds.extend(both.next());
+    }
+    Ok(MixedFigure::new(options.reads, alone, beside, read_rounds, resident))
+}
+
+/// Measures mutations of the same inventories in a small and in a large store, in turns.
+pub fn measure_scale(session: &Session<'_>) -> Result<Vec<ScaleFigure>, Failure> {
+    let options = session.options;
+    let sizes = [options.inventories, options.stored.max(options.inventories)];
+    session.progress.inc_length(2 + 2 * u64::from(options.runs));
+    let world = session.world(options.inventories)?;
+    let mut servers = Vec::new();
+    for stored in sizes {
+        session.step(format!("importing {stored} inventories"));
+        let server = session.launcher.start_server(&world, stored, &[])?;
+        read_all(session, &server, &world)?;
+        servers.push((server, Workload::new(CallKind::Add, world.clone()), Vec::new()));
+    }
+    for _ in 0..options.runs {
+        for ((server, workload, rounds), stored) in servers.iter_mut().zip(sizes) {
+            session.step(format!("AddItem, {stored} inventories stored"));
+            rounds.extend(round(session, server, workload, None, IN_FLIGHT)?);
+        }
+    }
+    let rounds = servers.into_iter().map(|(.., rounds)| rounds);
+    Ok(ScaleFigure::all(options.inventories, sizes.into_iter().zip(rounds).collect()))
+}
+
+/// Measures calls with the server on one core, and with the server and the load generator free on all cores, in turns.
+pub fn measure_cores(session: &Session<'_>) -> Result<Vec<CoresFigure>, Failure> {
+    let options = session.options;
+    let calls = [CallKind::Get, CallKind::Add];
+    session.progress.inc_length(2 * calls.len() as u64 * u64::from(options.runs));
+    let world = session.world(options.inventories)?;
+    let free = Launcher { cores: Cores::Unpinned("all cores"), ..session.launcher.clone() };
+    let launchers = [&session.launcher, &free];
+    let mut servers = Vec::new();
+    for launcher in launchers {
+        let server = launcher.start_server(&world, 0, &[])?;
+        read_all(session, &server, &world)?;
+        servers.push(server);
+    }
+    let mut figures = Vec::new();
+    for kind in calls {
+        let mut workloads = [kind; 2].map(|kind| Workload::new(kind, world.clone()));
+        let mut rounds = [Vec::new(), Vec::new()];
+        for _ in 0..options.runs {
+            for (index, launcher) in launchers.into_iter().enumerate() {
+                session.step(format!("{}, {}", kind.title(), launcher.cores));
+                launcher.cores.enter_generator()?;
+                let server = &servers[index];
+                rounds[index].extend(round(session, server, &mut workloads[index], None, IN_FLIGHT_MANY)?);
+            }
+        }
+        let [pinned, free] = rounds;
+        figures.push(CoresFigure::new(kind, pinned, free));
+    }
+    session.launcher.cores.enter_generator()?;
+    Ok(figures)
+}
+
+/// Measures mutations in a closed loop, and beside them reads in an open loop.
+fn round(
+    session: &Session<'_>,
+    server: &ServerProcess,
+    calls: &mut Workload,
+    reads: Option<&mut Workload>,
+    in_flight: usize,
+) -> Result<Vec<Measurement>, Failure> {
+    let mut connections = connect(server, CONNECTIONS)?;
+    let mut read_connections = connect(server, CONNECTIONS)?;
+    let mut sources = vec![Source::new(&mut connections, calls, Pace::Closed { in_flight })];
+    if let Some(reads) = reads {
+        let pace = Pace::Open { per_second: session.options.reads.into() };
+        sources.push(Source::new(&mut read_connections, reads, pace));
+    }
+    let run = Run { sources, subscribers: None, server: Some(server.pid()), interrupted: &session.interrupted };
+    Ok(run.measure(session.phases())?)
+}
