@@ -12,11 +12,13 @@ mod connection_limiter;
 mod drain;
 mod io;
 mod plaintext;
+mod runtimes;
 mod service;
 mod settings;
 mod tls;
 
 pub use drain::DrainSignal;
+pub use runtimes::Runtimes;
 pub use service::{Peer, PeerCertificate};
 pub use settings::{DrainSettings, TlsSettings, TransportSettings};
 pub use tls::TlsError;
@@ -80,17 +82,17 @@ impl Transport {
         self.statistics.clone()
     }
 
-    /// Serves until `drain` is cancelled. Then closes the listener and shuts connections down gracefully: calls are
+    /// Serves in the current runtime and in `runtimes` until `drain` is cancelled. Then closes the listener and shuts connections down gracefully: calls are
     /// answered, streams get the signal to end, and idle connections are closed. Returns when no connection is left.
     /// Dropping the future cuts off all open connections.
-    pub async fn serve<S, B>(self, listener: TcpListener, service: S, drain: CancellationToken)
+    pub async fn serve<S, B>(self, listener: TcpListener, service: S, runtimes: Runtimes, drain: CancellationToken)
     where
         S: HttpService<B>,
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let Self { settings, certificates, statistics } = self;
         let tls = certificates.as_ref().map(CertificateReloader::current);
-        let connections = accept::run(AcceptLoop { listener, service, settings, tls, statistics, drain });
+        let connections = accept::run(AcceptLoop { listener, service, runtimes, settings, tls, statistics, drain });
         match certificates {
             Some(certificates) => {
                 tokio::select! {
