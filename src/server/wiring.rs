@@ -6,6 +6,7 @@ use crate::engine::{CommitLoop, Engine, EngineSettings, EngineStatisticsReader};
 use crate::grpc::admin::Admin;
 use crate::grpc::service::Service;
 use crate::grpc::stream_limit::StreamLimiter;
+use crate::grpc::unary::UnaryService;
 use crate::grpc::{AdminServiceServer, InventoryServiceServer};
 use crate::identity::Authentication;
 use crate::middleware::{
@@ -37,7 +38,7 @@ const CLEANUP_INTERVAL: Duration = Duration::from_secs(10);
 /// The components of a server that is ready to serve.
 pub(super) struct Components {
     /// Handles all calls: the layers around the services.
-    pub service: <Layers as Layer<Routes>>::Service,
+    pub service: <Layers as Layer<UnaryService<Routes>>>::Service,
     pub commit_loop: CommitLoop,
     /// Cancelled when AdminService.Drain is called.
     pub drain_requested: CancellationToken,
@@ -174,7 +175,7 @@ fn build_routes(
     statistics: Arc<StreamStatistics>,
     drain: CancellationToken,
     health: impl ThirdPartyService,
-) -> Result<Routes, ServerError> {
+) -> Result<UnaryService<Routes>, ServerError> {
     let catalog_version = crate::catalog_file::version(engine.catalog());
     let (rollout, start) = (settings.rollout.clone(), Instant::now());
     let admin = Admin {
@@ -187,7 +188,7 @@ fn build_routes(
     };
     let streams = StreamLimiter::new(settings.streams);
     let telemetry = settings.telemetry.clone();
-    let service = Service { engine, catalog_version, rollout, statistics, telemetry, streams, start };
+    let service = Arc::new(Service { engine, catalog_version, rollout, statistics, telemetry, streams, start });
     let message_bytes_max = settings.transport.message_bytes_max;
     // Include the descriptors of error details, so that clients can show them.
     let reflection = || {
@@ -196,12 +197,14 @@ fn build_routes(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    Ok(Routes::new(InventoryServiceServer::new(service).max_decoding_message_size(message_bytes_max))
+    let inventories = InventoryServiceServer::from_arc(service.clone());
+    let routes = Routes::new(inventories.max_decoding_message_size(message_bytes_max))
         .add_service(AdminServiceServer::new(admin).max_decoding_message_size(message_bytes_max))
         .add_service(DrainService::new(health))
         .add_service(DrainService::new(reflection().build_v1()?))
         .add_service(DrainService::new(reflection().build_v1alpha()?))
-        .prepare())
+        .prepare();
+    Ok(UnaryService::new(service, message_bytes_max, routes))
 }
 
 /// Serves the admin listener, if there is one.
