@@ -7,7 +7,7 @@ use super::stream_limit::LimitedStream;
 use crate::status;
 use crate::sync::subscription::check_size;
 use crate::sync::{Bucket, FrameAge, LimitedPlayer, SubscribeOptions};
-use crate::transport::DrainSignal;
+use crate::transport::{Connection, DrainSignal};
 use crate::wire::{frame, v1};
 use tonic::{Request, Response, Status};
 
@@ -39,7 +39,7 @@ impl Service {
             authorization: ReadAuthorization::new(identity),
             rollout: self.rollout.subscribe(),
             statistics: self.statistics.clone(),
-            closing: request.extensions().get().cloned().unwrap_or_else(DrainSignal::never),
+            closing: request.extensions().get().map_or_else(DrainSignal::never, Connection::drain_signal),
             telemetry: self.telemetry.frames(trace_context(request)),
             age: age.clone(),
             start: self.start,

@@ -10,7 +10,7 @@ use super::messages::MessageCounter;
 use crate::statistics::{Method, OTHER_METHOD, RpcStatistics};
 use crate::sync::TraceContext;
 use crate::telemetry::{CallContext, CallSpan, Telemetry};
-use crate::transport::Peer;
+use crate::transport::Connection;
 use crate::wire::reason::code_name;
 use crate::wire::{ErrorReason, FILE_DESCRIPTOR_SET};
 use bytes::Bytes;
@@ -134,7 +134,10 @@ impl ActiveCall {
         let path = request.uri().path();
         let method = shared.rpc.method(path);
         shared.rpc.start_call(method);
-        let (name, client) = (shared.rpc.name(method), request.extensions().get::<Peer>().map(|peer| peer.address));
+        let (name, client) = (
+            shared.rpc.name(method),
+            request.extensions().get().map(|connection: &Connection| connection.peer().address),
+        );
         let unknown_path = Some(path).filter(|_| name == OTHER_METHOD);
         let record = AccessRecord::new(request.headers(), unknown_path, client);
         let context = CallContext { method: name, path, headers: request.headers(), client };

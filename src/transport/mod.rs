@@ -2,8 +2,7 @@
 //! HTTP/2; on HTTP/1.1 it only replies that HTTP/2 is required.
 //!
 //! [`Transport::serve`] accepts connections and passes their requests to a tower service. The extensions of each
-//! request contain the other end of its connection ([`Peer`]) and the signal when its stream must end
-//! ([`DrainSignal`]).
+//! request contain its [`Connection`]: the other end ([`Peer`]), and the signal when a stream must end ([`DrainSignal`]).
 
 mod accept;
 mod certificate_reloader;
@@ -19,7 +18,7 @@ mod tls;
 
 pub use drain::DrainSignal;
 pub use runtimes::Runtimes;
-pub use service::{Peer, PeerCertificate};
+pub use service::{Connection, Peer, PeerCertificate};
 pub use settings::{DrainSettings, TlsSettings, TransportSettings};
 pub use tls::TlsError;
 
@@ -34,7 +33,8 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// A tower service that handles the requests of all connections.
+/// A tower service that handles the requests of all connections. It must always be ready: the transport does not call
+/// `poll_ready`. A service that limits its load does so with its replies.
 pub trait HttpService<B>:
     tower::Service<Request<Incoming>, Response = Response<B>, Future: Send, Error: Into<BoxError> + Send>
     + Clone

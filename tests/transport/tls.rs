@@ -4,7 +4,7 @@ use crate::common::{add, create_named};
 use crate::support::{Authority, Files, WAIT, closed_after, create, eventually, get, handshake, self_signed, start};
 use slotcast::client::{Client, ClientError, ClientOptions, new_mutation_context};
 use slotcast::server::RunningServer;
-use slotcast::transport::{ConnectionRefusal, Peer, Runtimes, TlsSettings, Transport, TransportSettings};
+use slotcast::transport::{Connection, ConnectionRefusal, Runtimes, TlsSettings, Transport, TransportSettings};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -188,7 +188,7 @@ async fn certificate_seen(files: &Files, tls: TlsSettings, presented: Option<&st
     let seen = Arc::new(Mutex::new(None));
     let seen_by_service = seen.clone();
     let service = tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let peer: &Peer = request.extensions().get().expect("every request has a peer");
+        let peer = request.extensions().get().map(Connection::peer).expect("every request has a peer");
         assert!(peer.address.ip().is_loopback());
         *seen_by_service.lock().unwrap() = Some(peer.certificate.as_ref().map(|certificate| certificate.0.clone()));
         async { Ok::<_, std::convert::Infallible>(Status::not_found("nothing").into_http::<tonic::body::Body>()) }
