@@ -171,9 +171,8 @@ fn ingredients(parts: &[(ItemCode, crate::domain::Count)]) -> Vec<v1::Ingredient
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{
-        Attributes, CatalogSource, Contents, Count, Edit, Epoch, InventoryId, LayoutId, PlayerId, Revision,
-    };
+    use crate::domain::catalog::CatalogSource;
+    use crate::domain::{Attributes, Contents, Count, Edit, Epoch, InventoryId, LayoutId, PlayerId, Revision};
     use proptest::prelude::*;
     use prost::Message;
 
