@@ -26,7 +26,8 @@ impl Service {
         let (ids, options) =
             frame::subscribe_options(request.get_ref()).map_err(|violation| status::invalid_field(&violation))?;
         let options = SubscribeOptions { access: read_authorization::read_access(identity)?, ..options };
-        let watched = self.engine.watch(ids).await.map_err(|error| status::engine_error(&error))?;
+        let watched =
+            self.engine.watch(ids, options.session.clone()).await.map_err(|error| status::engine_error(&error))?;
         let visible = options.access.visible(watched.states());
         check_size(&visible).map_err(status::subscription_too_large)?;
         let owner = visible.iter().find_map(|state| state.inventory.as_deref()?.owner.as_ref());
