@@ -36,8 +36,10 @@ pub async fn serve(
     health.set(ServingState::Starting).await;
     let components = wiring::build(store, catalog, &settings, health.readiness(), health_service)?;
     // Dropping `_background` aborts its tasks; it is dropped together with this future.
-    let Components { service, mut commit_loop, drain_requested, background: _background } = components;
-    let runtimes = Runtimes::start(settings.threads.saturating_sub(1), || {}).map_err(ServerError::Threads)?;
+    let Components { service, engine, mut commit_loop, drain_requested, background: _background } = components;
+    // The commit loop runs until every engine is dropped, so this one moves into the closure.
+    let attach = move || engine.attach_runtime();
+    let runtimes = Runtimes::start(settings.threads.saturating_sub(1), attach).map_err(ServerError::Threads)?;
     let drain = CancellationToken::new();
     let mut server = Box::pin(transport.serve(listener, service, runtimes, drain.clone()));
     let drain_started = async {

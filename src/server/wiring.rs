@@ -39,6 +39,7 @@ const CLEANUP_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct Components {
     /// Handles all calls: the layers around the services.
     pub service: <Layers as Layer<UnaryService<Routes>>>::Service,
+    pub engine: Engine,
     pub commit_loop: CommitLoop,
     /// Cancelled when AdminService.Drain is called.
     pub drain_requested: CancellationToken,
@@ -95,7 +96,7 @@ pub(super) fn build(
     let layers = build_layers(telemetry, &settings.authentication, admission.as_ref(), &sync_limit);
     let drain_requested = CancellationToken::new();
     let health = health_service.clone();
-    let routes = build_routes(engine, settings, streams, drain_requested.clone(), health_service)?;
+    let routes = build_routes(engine.clone(), settings, streams, drain_requested.clone(), health_service)?;
 
     let mut background = JoinSet::new();
     spawn_admin_listener(&mut background, settings, readiness, health);
@@ -104,7 +105,7 @@ pub(super) fn build(
         background.spawn(async move { match verifier.watch_for_changes().await {} });
     }
     background.spawn(apply_sync_rate(settings.rollout.subscribe(), sync_rate));
-    Ok(Components { service: layers.layer(routes), commit_loop, drain_requested, background })
+    Ok(Components { service: layers.layer(routes), engine, commit_loop, drain_requested, background })
 }
 
 /// Registers the sources of the metrics. They keep neither the store open nor the commit loop running.
