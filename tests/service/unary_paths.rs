@@ -40,6 +40,8 @@ type Frames = Vec<Result<Frame<Bytes>, Status>>;
 struct Reply {
     status: u16,
     headers: HeaderMap,
+    /// The bytes of the error details in ascending order, because the order of the metadata in them is random.
+    details: Vec<u8>,
     frames: Vec<ReplyFrame>,
 }
 
@@ -73,7 +75,7 @@ fn request(method: &str, headers: &[(&'static str, &'static str)], body: Request
 }
 
 async fn reply(response: http::Response<Body>) -> Reply {
-    let (parts, mut body) = response.into_parts();
+    let (mut parts, mut body) = response.into_parts();
     let mut frames = Vec::new();
     while let Some(frame) = body.frame().await {
         frames.push(match frame.unwrap().into_data() {
@@ -82,7 +84,11 @@ async fn reply(response: http::Response<Body>) -> Reply {
         });
     }
     assert!(http_body::Body::is_end_stream(&body));
-    Reply { status: parts.status.as_u16(), headers: parts.headers, frames }
+    let mut details =
+        Status::from_header_map(&parts.headers).map(|status| status.details().to_vec()).unwrap_or_default();
+    details.sort_unstable();
+    parts.headers.remove("grpc-status-details-bin");
+    Reply { status: parts.status.as_u16(), headers: parts.headers, details, frames }
 }
 
 /// Sends the same request over the short path and to tonic's server, and returns the reply, which must be the same.
