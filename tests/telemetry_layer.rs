@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as _, Frame};
 use http_body_util::StreamBody;
+use slotcast::middleware::telemetry::ResponseBody;
 use slotcast::middleware::{DeadlineLayer, TelemetryLayer};
 use slotcast::statistics::{EngineStatistics, MethodCounts, StreamStatistics};
 use slotcast::status;
@@ -50,7 +51,7 @@ impl Measured {
     }
 
     /// Makes a call whose request has these body frames. The handler reads all of them, then replies with `answer`.
-    async fn call(&self, method: &str, sent: Vec<Bytes>, answer: Response<Body>) -> Response<Body> {
+    async fn call(&self, method: &str, sent: Vec<Bytes>, answer: Response<Body>) -> Response<ResponseBody> {
         let answer = Arc::new(Mutex::new(Some(answer)));
         let handler = service_fn(move |request: Request<_>| {
             let answer = answer.clone();

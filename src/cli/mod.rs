@@ -31,6 +31,7 @@ use clap::{Args, Parser, Subcommand};
 use output::OutputError;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tokio::runtime::Builder;
 
 type CommandResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -108,7 +109,10 @@ impl ClientArgs {
 /// Parses the arguments of this process, runs the command, and prints an error if it fails.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // Connections are fastest on single-threaded runtimes; the server starts one for each further thread.
+    let is_server = matches!(cli.command, Command::Serve(_));
+    let mut runtime = if is_server { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("slotcast: cannot start the async runtime: {error}");

@@ -7,6 +7,7 @@ use super::settings::{SettingFlags, Settings};
 use super::signals::Signals;
 use super::{CommandResult, Reported};
 use crate::config::{self, Config, Reloaded};
+use crate::domain::Catalog;
 use crate::engine::{EngineSettings, new_epoch};
 use crate::live_rollout::LiveRollout;
 use crate::server::{ServerSettings, serve};
@@ -17,6 +18,7 @@ use crate::telemetry::{Exporters, LogFormat, LogSettings, Telemetry, logs};
 use serde_json::json;
 use std::error::Error;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -101,12 +103,7 @@ async fn run(
     let Prepared { catalog, authentication, transport } = prepare(config, telemetry.transport().clone())?;
     std::fs::create_dir_all(&config.data)
         .map_err(|error| format!("cannot create the directory {}: {error}", config.data.display()))?;
-    let path = config.data.join(STORE_FILE);
-    if accepts_loss {
-        accept_loss(&path)?;
-    }
-    let store = Arc::new(EmbeddedStore::open(&path, config.store.clone())?);
-    store.accept_catalog(&catalog)?;
+    let (store, catalog) = open_store(config, catalog, accepts_loss).await?;
     if stop.is_requested() {
         tracing::info!("stopped before listening");
         return close(store).await;
@@ -115,6 +112,7 @@ async fn run(
     let admin_listener = bind(config.admin_listen, "--admin-listen").await?;
     announce(&config.telemetry.log, transport.scheme(), listener.local_addr()?, admin_listener.local_addr()?);
     let server = ServerSettings {
+        threads: threads(config.threads),
         rollout: LiveRollout::new(config.rollout.clone()),
         streams: config.streams,
         admission: config.admission,
@@ -127,8 +125,34 @@ async fn run(
         config_reloads: Arc::default(),
     };
     watch_for_changes(settings, reload, server.rollout.clone(), filter, server.config_reloads.clone());
-    serve(transport, listener, store.clone(), Arc::new(catalog), server, stop.requested()).await?;
+    serve(transport, listener, store.clone(), catalog, server, stop.requested()).await?;
     close(store).await
+}
+
+/// Opens the store for the catalog. Signals are handled in the meantime.
+async fn open_store(
+    config: &Config,
+    catalog: Catalog,
+    accepts_loss: bool,
+) -> Result<(Arc<EmbeddedStore>, Arc<Catalog>), Box<dyn Error>> {
+    let (path, settings) = (config.data.join(STORE_FILE), config.store.clone());
+    let open = move || -> Result<_, Box<dyn Error + Send + Sync>> {
+        if accepts_loss {
+            accept_loss(&path)?;
+        }
+        let store = EmbeddedStore::open(&path, settings)?;
+        store.accept_catalog(&catalog)?;
+        Ok((Arc::new(store), Arc::new(catalog)))
+    };
+    tokio::task::spawn_blocking(open).await?.map_err(|error| -> Box<dyn Error> { error })
+}
+
+/// Returns the number of threads that serve connections. `configured` is the setting.
+fn threads(configured: usize) -> usize {
+    match configured {
+        0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+        configured => configured,
+    }
 }
 
 /// Announces the addresses of the server in the log and on standard output.
@@ -152,7 +176,7 @@ async fn close(store: Arc<EmbeddedStore>) -> CommandResult {
     Ok(())
 }
 
-fn accept_loss(path: &Path) -> CommandResult {
+fn accept_loss(path: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
     let mut progress = |_| ControlFlow::Continue(());
     let Some(accepted) = tools::accept_loss(path, unix_ms() / 1_000, &mut new_epoch, &mut progress)? else {
         tracing::info!("the write-ahead log is not damaged: --accept-loss has no effect");

@@ -51,6 +51,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     pub data: PathBuf,
     pub catalog: Option<PathBuf>,
+    /// Number of threads that serve connections; 0 means one for each CPU core that the process may use.
+    pub threads: usize,
     pub store: EmbeddedSettings,
     pub streams: StreamSettings,
     pub admission: AdmissionSettings,
@@ -88,6 +90,7 @@ impl Config {
             admin_listen: values.get(&settings::ADMIN_LISTEN),
             data: values.get(&settings::DATA),
             catalog: values.find(&settings::CATALOG),
+            threads: values.get(&settings::THREADS),
             store: EmbeddedSettings {
                 bytes_max: values.find(&settings::STORE_BYTES_MAX),
                 keys_max: values.get(&settings::STORE_KEYS_MAX),

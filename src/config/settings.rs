@@ -64,6 +64,13 @@ settings! {
         path("", "data", "Directory of the store; created if it does not exist.").default(|| "slotcast-data".into());
     CATALOG: OptionalSetting<PathBuf> =
         path("", "catalog", "TOML file with items, recipes and layouts. Default: the built-in catalog.");
+    THREADS: Setting<usize> = number(
+        "",
+        "threads",
+        (0, 1_024),
+        "Number of threads that serve connections; 0 means one for each CPU core that the process may use.",
+    )
+    .default(|| number_value(0));
     WITHOUT_AUTHENTICATION: Setting<bool> = boolean(
         "",
         "without_authentication",

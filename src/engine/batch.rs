@@ -72,8 +72,13 @@ impl<'a> Batch<'a> {
         let current = |id: &InventoryId| self.inventory(id).map(|inventory| inventory.contents.digest());
         let prediction_confirmed = context.is_confirmed(&effect, current);
         let Effect { outcomes, touched } = effect;
-        for inventory in &touched {
-            if let Some(record) = context.record(inventory, prediction_confirmed) {
+        for inventory in touched.iter().filter(|touched| !touched.is_transient()) {
+            let record = if self.hot.is_watched(&inventory.version.id) {
+                context.record(inventory, prediction_confirmed)
+            } else {
+                None
+            };
+            if record.is_some() || !inventory.changes.is_empty() {
                 self.stage(request, inventory, record);
             }
         }
@@ -88,17 +93,19 @@ impl<'a> Batch<'a> {
         Ok(MutationReply { reply, replayed: false, prediction_confirmed })
     }
 
-    /// Stages the new state of an inventory, to be published once the batch is committed.
-    fn stage(&mut self, request: &MutationRequest, touched: &TouchedInventory, record: ChangeRecord) {
+    /// Stages the new state of an inventory, to be published once the batch is committed. `record` is `None` if nobody
+    /// watches the inventory.
+    fn stage(&mut self, request: &MutationRequest, touched: &TouchedInventory, record: Option<ChangeRecord>) {
         let staged = self.staged.entry(touched.version.id.clone()).or_insert_with(|| StagedState::new(None));
         staged.inventory.clone_from(&touched.state);
         staged.trace = request.trace.or(staged.trace);
-        staged.records.push(record);
+        staged.records.extend(record);
     }
 
     /// Stages a record that makes the session's streams send a full state of an inventory that it predicted wrongly.
     fn record_correction(&mut self, request: &MutationRequest, id: &InventoryId) {
-        let (Some(session), Some(inventory)) = (&request.session, self.inventory(id)) else { return };
+        let (Some(session), true) = (&request.session, self.hot.is_watched(id)) else { return };
+        let Some(inventory) = self.inventory(id) else { return };
         let record = ChangeRecord::correction(session.clone(), request.key.caller.clone(), &inventory);
         let unchanged = || StagedState::new(Some(inventory));
         self.staged.entry(id.clone()).or_insert_with(unchanged).records.push(record);

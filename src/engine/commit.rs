@@ -1,11 +1,13 @@
 //! The commit loop: a single thread that applies mutations in one linear order, so the domain needs no locks.
 
 use super::batch::Batch;
-use super::hot::{EvictionOrder, HotTable, PendingWake, StagedState};
+use super::delivery::{BatchResults, ReplyTo, RuntimeIndex, Runtimes};
+use super::hot::{EvictionOrder, HotTable, PendingWakes, StagedState};
 use super::load::{LoadedBatch, load_batch, needed_inventories};
 use super::outcome::{commit_failure, mutation_outcome};
+use super::waker::SubscriptionWaker;
 use super::{EngineError, EngineSettings, MutationReply, MutationRequest, WatchedInventories};
-use crate::domain::{Caller, Catalog, InventoryId, SessionId};
+use crate::domain::{Caller, Catalog, Inventory, InventoryId, SessionId};
 use crate::statistics::CommitCounters;
 use crate::store::{CommitError, MutationRecord, ScopedKey, Store, StoreError};
 use crate::sync::ChangeRecord;
@@ -13,77 +15,55 @@ use crate::telemetry::{CommitSpan, CommitTelemetry};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::{mpsc, oneshot, watch};
-
-pub(super) type ReplySender = oneshot::Sender<Result<MutationReply, EngineError>>;
-pub(super) type WatchSender = oneshot::Sender<Result<WatchedInventories, EngineError>>;
+use tokio::sync::{mpsc, watch};
 
 /// A request in the queue of the commit loop.
 pub(super) enum EngineRequest {
-    Mutate { request: Box<MutationRequest>, reply: ReplySender },
-    Watch { ids: Vec<InventoryId>, reply: WatchSender },
+    Mutate { request: Box<MutationRequest>, reply: ReplyTo<MutationReply> },
+    Watch { request: WatchRequest, reply: ReplyTo<WatchedInventories> },
     Correct { session: SessionId, caller: Caller, id: InventoryId },
 }
 
-/// The results of one batch, sent from the commit thread to the runtime in one message, so that the batch needs one
-/// wake-up.
-#[derive(Default)]
-struct BatchResults {
-    wakes: Vec<PendingWake>,
-    replies: Vec<(ReplySender, Result<MutationReply, EngineError>)>,
-    watches: Vec<(WatchSender, Result<WatchedInventories, EngineError>)>,
+/// A request for a subscription.
+pub(super) struct WatchRequest {
+    pub ids: Vec<InventoryId>,
+    /// The session of the subscription, whose changes are less urgent than those of others.
+    pub session: Option<SessionId>,
 }
 
-/// Starts the commit thread. Returns two receivers: the first resolves when the thread ends, the second receives the
-/// reason if it stops committing.
+type QueuedMutation = (Box<MutationRequest>, ReplyTo<MutationReply>);
+
+/// Starts the commit thread. The returned receiver receives the reason if it stops committing.
 pub(super) fn spawn(
     store: Arc<dyn Store>,
     catalog: Arc<Catalog>,
     settings: EngineSettings,
     hot: Arc<HotTable>,
     counters: Arc<CommitCounters>,
+    runtimes: Arc<Runtimes>,
     mut requests: mpsc::Receiver<EngineRequest>,
-) -> (oneshot::Receiver<()>, watch::Receiver<Option<StoreError>>) {
-    let (results, received_results) = mpsc::unbounded_channel();
-    let (end_sender, ended) = oneshot::channel();
+) -> watch::Receiver<Option<StoreError>> {
     let (failure_sender, failed) = watch::channel(None);
-    tokio::spawn(deliver(received_results, end_sender));
     let order = EvictionOrder::default();
     let EngineSettings { batch_max, hot_max, telemetry, .. } = settings;
     let mut thread = CommitThread { store, catalog, hot, counters, telemetry, order, failed: failure_sender, hot_max };
     let run = move || {
         let mut batch = Vec::new();
         while requests.blocking_recv_many(&mut batch, batch_max) > 0 {
-            // The channel is unbounded, but its size is limited by the number of waiting callers.
-            if results.send(thread.run(batch.drain(..))).is_err() {
+            if !runtimes.send(thread.run(batch.drain(..))) {
                 break;
             }
         }
         // Drop the store before signalling the end, because a caller that waits for the end may reopen the store.
         drop(thread);
-        drop(results);
+        drop(runtimes);
     };
     let started = std::thread::Builder::new().name("commit".into()).spawn(run);
     // Without the thread, the queue is closed and every request gets `Stopped`.
     if let Err(error) = started {
         tracing::error!(%error, "cannot start the commit thread");
     }
-    (ended, failed)
-}
-
-/// Runs in the runtime: wakes watchers and sends replies, in commit order.
-async fn deliver(mut results: mpsc::UnboundedReceiver<BatchResults>, ended: oneshot::Sender<()>) {
-    while let Some(BatchResults { wakes, replies, watches }) = results.recv().await {
-        wakes.into_iter().for_each(PendingWake::wake);
-        // A send fails only if the caller no longer waits.
-        for (reply, result) in replies {
-            let _ = reply.send(result);
-        }
-        for (reply, result) in watches {
-            let _ = reply.send(result);
-        }
-    }
-    let _ = ended.send(());
+    failed
 }
 
 /// The state of the commit thread.
@@ -104,47 +84,51 @@ impl CommitThread {
         let (mut mutations, mut watches, mut corrections) = (Vec::new(), Vec::new(), Vec::new());
         for request in requests {
             match request {
-                EngineRequest::Mutate { request, reply } => mutations.push((*request, reply)),
-                EngineRequest::Watch { ids, reply } => watches.push((ids, reply)),
+                EngineRequest::Mutate { request, reply } => mutations.push((request, reply)),
+                EngineRequest::Watch { request, reply } => watches.push((request, reply)),
                 EngineRequest::Correct { session, caller, id } => corrections.push((session, caller, id)),
             }
         }
         let spans = self.trace(&mut mutations);
         let loaded =
             if self.failed.borrow().is_some() { Err(stopped_error()) } else { self.load(&mutations, &watches) };
-        let (mut wakes, replies) = match &loaded {
+        let (wakes, replies) = match &loaded {
             Ok(loaded) => self.mutate(&mutations, loaded),
-            Err(error) => (Vec::new(), mutations.iter().map(|_| Err(error.clone())).collect()),
+            Err(error) => (PendingWakes::new(), mutations.iter().map(|_| Err(error.clone())).collect()),
         };
         replies.iter().for_each(|reply| self.counters.add_mutation(mutation_outcome(reply)));
         for (index, span) in spans {
             span.end(replies.len(), mutation_outcome(&replies[index]));
         }
+        let mut results = BatchResults::default();
+        results.add_wakes(wakes);
         for (session, caller, id) in corrections {
-            wakes.extend(self.hot.add_record(&id, |inventory| ChangeRecord::correction(session, caller, inventory)));
+            let correction = |inventory: &Inventory| ChangeRecord::correction(session, caller, inventory);
+            results.add_wakes(self.hot.add_record(&id, correction));
         }
-        let watches = watches
-            .into_iter()
-            .map(|(ids, reply)| {
-                let checked =
-                    loaded.as_ref().map_err(Clone::clone).and_then(|loaded| loaded.check_readable(ids.iter()));
-                (reply, checked.map(|()| self.watch(ids)))
-            })
-            .collect();
+        for ((_, reply), result) in mutations.into_iter().zip(replies) {
+            results.add_reply(reply, result);
+        }
+        for (request, reply) in watches {
+            let checked =
+                loaded.as_ref().map_err(Clone::clone).and_then(|loaded| loaded.check_readable(request.ids.iter()));
+            let watched = checked.map(|()| self.watch(request, reply.runtime));
+            results.add_watch(reply, watched);
+        }
         self.hot.evict(self.hot_max, &mut self.order);
-        let replies = mutations.into_iter().map(|(_, reply)| reply).zip(replies).collect();
-        BatchResults { wakes, replies, watches }
+        results
     }
 
     /// Watches inventories that are hot or do not exist.
-    fn watch(&mut self, ids: Vec<InventoryId>) -> WatchedInventories {
-        let receivers = self.hot.subscribe(&ids, &mut self.order);
-        WatchedInventories::new(self.hot.clone(), ids, receivers)
+    fn watch(&mut self, WatchRequest { ids, session }: WatchRequest, runtime: RuntimeIndex) -> WatchedInventories {
+        let waker = Arc::new(SubscriptionWaker::new(session, runtime));
+        self.hot.subscribe(&ids, &waker, &mut self.order);
+        WatchedInventories::new(self.hot.clone(), ids, waker)
     }
 
     /// Starts a span for each traced request and returns it with the request's index. The span becomes the parent of
     /// the request's changes.
-    fn trace(&self, mutations: &mut [(MutationRequest, ReplySender)]) -> Vec<(usize, CommitSpan)> {
+    fn trace(&self, mutations: &mut [QueuedMutation]) -> Vec<(usize, CommitSpan)> {
         let mut spans = Vec::new();
         for (index, (request, _)) in mutations.iter_mut().enumerate() {
             if let Some(span) = request.trace.take().and_then(|trace| self.telemetry.start_span(trace)) {
@@ -159,11 +143,11 @@ impl CommitThread {
     /// keys.
     fn load(
         &mut self,
-        mutations: &[(MutationRequest, ReplySender)],
-        watches: &[(Vec<InventoryId>, WatchSender)],
+        mutations: &[QueuedMutation],
+        watches: &[(WatchRequest, ReplyTo<WatchedInventories>)],
     ) -> Result<LoadedBatch, EngineError> {
         let of_mutations = mutations.iter().flat_map(|(request, _)| needed_inventories(request));
-        let of_watches = watches.iter().flat_map(|(ids, _)| ids);
+        let of_watches = watches.iter().flat_map(|(request, _)| &request.ids);
         let mut seen = HashSet::new();
         let cold: Vec<InventoryId> =
             of_mutations.chain(of_watches).filter(|id| seen.insert(*id) && !self.hot.contains(id)).cloned().collect();
@@ -181,9 +165,9 @@ impl CommitThread {
     /// Rejections also wait for the commit, because an earlier mutation of the same batch may have caused them.
     fn mutate(
         &mut self,
-        mutations: &[(MutationRequest, ReplySender)],
+        mutations: &[QueuedMutation],
         loaded: &LoadedBatch,
-    ) -> (Vec<PendingWake>, Vec<Result<MutationReply, EngineError>>) {
+    ) -> (PendingWakes, Vec<Result<MutationReply, EngineError>>) {
         let mut batch = Batch::new(&self.hot);
         let replies: Vec<_> = mutations
             .iter()
@@ -196,7 +180,7 @@ impl CommitThread {
             && let Err(error) = self.commit(&batch.mutation_records)
         {
             let error = self.engine_error(error);
-            return (Vec::new(), mutations.iter().map(|_| Err(error.clone())).collect());
+            return (PendingWakes::new(), mutations.iter().map(|_| Err(error.clone())).collect());
         }
         let staged = batch.staged;
         (self.hot.publish(staged.into_iter(), &mut self.order), replies)

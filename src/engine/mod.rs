@@ -6,12 +6,15 @@
 
 mod batch;
 mod commit;
+mod delivery;
 mod hot;
 mod load;
 mod outcome;
+mod waker;
 mod watched;
 
 pub use batch::new_epoch;
+pub use waker::WakeLevel;
 pub use watched::WatchedInventories;
 
 use crate::domain::{
@@ -22,8 +25,10 @@ use crate::statistics::{CommitCounters, EngineStatistics};
 use crate::store::{ListQuery, Reply, ScopedKey, Store, StoreError};
 use crate::sync::TraceContext;
 use crate::telemetry::CommitTelemetry;
-use commit::EngineRequest;
+use commit::{EngineRequest, WatchRequest};
+use delivery::{ReplyTo, Runtimes};
 use hot::HotTable;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -120,26 +125,45 @@ pub struct Engine {
     store: Arc<dyn Store>,
     catalog: Arc<Catalog>,
     counters: Arc<CommitCounters>,
+    runtimes: Arc<Runtimes>,
     settings: EngineSettings,
 }
 
 /// A handle to the thread of the commit loop.
 pub struct CommitLoop {
-    ended: oneshot::Receiver<()>,
+    /// Closes when the thread has ended and all results are delivered.
+    ended: mpsc::Receiver<Infallible>,
     failed: watch::Receiver<Option<StoreError>>,
     stopped: watch::Receiver<Option<StoreError>>,
 }
 
 impl Engine {
-    /// Starts the commit loop. Must be called within a tokio runtime, which delivers the replies.
+    /// Starts the commit loop. Must be called within a tokio runtime, which delivers the results of the requests from
+    /// all threads that [`Self::attach_runtime`] was not called on.
     pub fn start(store: Arc<dyn Store>, catalog: Arc<Catalog>, settings: EngineSettings) -> (Self, CommitLoop) {
         let (queue, requests) = mpsc::channel(settings.queue_max);
         let hot = Arc::new(HotTable::default());
         let counters = Arc::new(CommitCounters::default());
         let stopped = store.stopped();
-        let (ended, failed) =
-            commit::spawn(store.clone(), catalog.clone(), settings.clone(), hot.clone(), counters.clone(), requests);
-        (Self { queue, hot, store, catalog, counters, settings }, CommitLoop { ended, failed, stopped })
+        let (runtimes, ended) = Runtimes::start();
+        let failed = commit::spawn(
+            store.clone(),
+            catalog.clone(),
+            settings.clone(),
+            hot.clone(),
+            counters.clone(),
+            runtimes.clone(),
+            requests,
+        );
+        let engine = Self { queue, hot, store, catalog, counters, runtimes, settings };
+        (engine, CommitLoop { ended, failed, stopped })
+    }
+
+    /// Delivers the replies to requests from the current thread, and the wake-ups of subscriptions that it opens, in the
+    /// current runtime. Call it once on the thread of each `current_thread` runtime that uses the engine, so that a
+    /// batch wakes each runtime at most once. Must be called within that runtime.
+    pub fn attach_runtime(&self) {
+        self.runtimes.attach();
     }
 
     pub fn catalog(&self) -> &Arc<Catalog> {
@@ -149,7 +173,7 @@ impl Engine {
     /// Executes a mutation. Idempotent under retries with the same key. A queued mutation runs even if the caller drops
     /// the future.
     pub async fn mutate(&self, request: MutationRequest) -> Result<MutationReply, EngineError> {
-        let (reply, received) = oneshot::channel();
+        let (reply, received) = self.reply();
         if let Err(error) = self.enqueue(EngineRequest::Mutate { request: Box::new(request), reply }).await {
             let failed = Err(error);
             // The commit loop counts every queued mutation, whether or not the caller still waits.
@@ -164,7 +188,7 @@ impl Engine {
         if let Some(known) = self.hot.inventory(id) {
             return Ok(known);
         }
-        let watched = self.watch(vec![id.clone()]).await?;
+        let watched = self.watch(vec![id.clone()], None).await?;
         Ok(watched.states().into_iter().next().and_then(|state| state.inventory.clone()))
     }
 
@@ -181,10 +205,15 @@ impl Engine {
         Ok(current)
     }
 
-    /// Watches inventories, in the order of `ids`. An inventory that does not exist has no state yet.
-    pub async fn watch(&self, ids: Vec<InventoryId>) -> Result<WatchedInventories, EngineError> {
-        let (reply, received) = oneshot::channel();
-        self.enqueue(EngineRequest::Watch { ids, reply }).await?;
+    /// Watches inventories, in the order of `ids`. An inventory that does not exist has no state yet. Changes by
+    /// `session` are less urgent for the watcher than other changes; see [`WakeLevel`].
+    pub async fn watch(
+        &self,
+        ids: Vec<InventoryId>,
+        session: Option<SessionId>,
+    ) -> Result<WatchedInventories, EngineError> {
+        let (reply, received) = self.reply();
+        self.enqueue(EngineRequest::Watch { request: WatchRequest { ids, session }, reply }).await?;
         received.await.map_err(|_| EngineError::Stopped)?
     }
 
@@ -203,6 +232,11 @@ impl Engine {
     /// Returns a reader of the statistics that does not keep the commit loop running.
     pub fn statistics_reader(&self) -> EngineStatisticsReader {
         EngineStatisticsReader { queue: self.queue.downgrade(), hot: self.hot.clone(), counters: self.counters.clone() }
+    }
+
+    fn reply<T>(&self) -> (ReplyTo<T>, oneshot::Receiver<Result<T, EngineError>>) {
+        let (sender, received) = oneshot::channel();
+        (ReplyTo { runtime: self.runtimes.current(), sender }, received)
     }
 
     async fn enqueue(&self, request: EngineRequest) -> Result<(), EngineError> {
@@ -258,9 +292,9 @@ impl CommitLoop {
     }
 
     /// Waits until all queued requests are done. Returns only after every [`Engine`] was dropped.
-    pub async fn join(self) {
-        // An error also means that the thread has ended.
-        let _ = self.ended.await;
+    pub async fn join(mut self) {
+        // Nothing is ever sent.
+        self.ended.recv().await;
     }
 }
 

@@ -1,31 +1,26 @@
 //! The inventories that one subscription watches.
 
 use super::hot::HotTable;
+use super::waker::{SubscriptionWaker, WakeLevel};
 use crate::domain::InventoryId;
 use crate::sync::PublishedState;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
-use tokio::sync::watch;
+use std::task::{Context, Poll};
 
 /// Watches a list of inventories. Until it is dropped, their entries stay in the hot table, even if an inventory does
 /// not exist.
 #[derive(Debug)]
 pub struct WatchedInventories {
     hot: Arc<HotTable>,
-    ids: Vec<InventoryId>,
-    /// One receiver for each of `ids`.
-    receivers: Vec<watch::Receiver<Arc<PublishedState>>>,
+    ids: Box<[InventoryId]>,
+    /// Registered in the entry of each of `ids`.
+    waker: Arc<SubscriptionWaker>,
 }
 
 impl WatchedInventories {
-    pub(super) fn new(
-        hot: Arc<HotTable>,
-        ids: Vec<InventoryId>,
-        receivers: Vec<watch::Receiver<Arc<PublishedState>>>,
-    ) -> Self {
-        Self { hot, ids, receivers }
+    pub(super) fn new(hot: Arc<HotTable>, ids: Vec<InventoryId>, waker: Arc<SubscriptionWaker>) -> Self {
+        Self { hot, ids: ids.into(), waker }
     }
 
     /// Returns the ids of the watched inventories, in the requested order.
@@ -35,33 +30,37 @@ impl WatchedInventories {
 
     /// Returns a consistent snapshot of the newest states, in the requested order.
     pub fn states(&self) -> Vec<Arc<PublishedState>> {
-        self.hot.snapshot(&self.receivers)
+        self.hot.snapshot(&self.ids)
     }
 
-    /// Waits until at least one state may have changed since the last call.
+    /// Waits until at least one state may have changed since the last call; see [`Self::poll_changed`].
     ///
     /// Cancel safe: if the future is dropped, the next call sees the change.
     pub async fn changed(&mut self) {
-        if let [one] = self.receivers.as_mut_slice() {
-            // The table keeps the sender while the inventory is watched.
-            let _ = one.changed().await;
-            return;
-        }
-        let mut waits: Vec<Pin<Box<dyn Future<Output = _> + Send + '_>>> = Vec::with_capacity(self.receivers.len());
-        for receiver in &mut self.receivers {
-            waits.push(Box::pin(receiver.changed()));
-        }
-        poll_fn(|context| {
-            // Polls every receiver, so that simultaneous changes count as one.
-            let polled = waits.iter_mut().map(|wait| wait.as_mut().poll(context).is_ready());
-            if polled.fold(false, |any, ready| any | ready) { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        poll_fn(|context| self.poll_changed(context)).await;
+    }
+
+    /// Returns `Ready` if, since it last returned `Ready` or [`Self::mark_unchanged`] was called, at least one state may
+    /// have changed by a change of the wake level. Otherwise, the task is woken by the next such change.
+    pub fn poll_changed(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.waker.poll_pending(context)
+    }
+
+    /// Sets the least urgent change that makes [`Self::poll_changed`] return `Ready`, from its next call on. The level
+    /// is [`WakeLevel::Any`] until it is set.
+    pub fn set_wake_level(&mut self, level: WakeLevel) {
+        self.waker.set_level(level);
+    }
+
+    /// Treats all changes so far as seen. Call it before [`Self::states`] if the states are read for another reason
+    /// than a change, such as a due time.
+    pub fn mark_unchanged(&mut self) {
+        self.waker.take_pending();
     }
 }
 
 impl Drop for WatchedInventories {
     fn drop(&mut self) {
-        self.hot.release(&self.ids, std::mem::take(&mut self.receivers));
+        self.hot.release(&self.ids, &self.waker);
     }
 }

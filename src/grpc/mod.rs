@@ -11,6 +11,7 @@ mod statistics;
 pub mod stream;
 pub mod stream_limit;
 mod subscribe;
+pub mod unary;
 
 pub use crate::wire::v1::admin_service_server::AdminServiceServer;
 pub use crate::wire::v1::inventory_service_server::InventoryServiceServer;

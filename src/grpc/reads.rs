@@ -18,13 +18,19 @@ impl Service {
         &self,
         request: &Request<v1::GetInventoryRequest>,
     ) -> Result<v1::GetInventoryResponse, Status> {
+        let found = self.find(request).await?;
+        let inventory = Some(reply::inventory(self.engine.catalog(), &found));
+        Ok(v1::GetInventoryResponse { inventory })
+    }
+
+    /// Returns the inventory that a caller requests, if the caller may read it.
+    pub(super) async fn find(&self, request: &Request<v1::GetInventoryRequest>) -> Result<Arc<Inventory>, Status> {
         let id = request::inventory_id("inventory_id", &request.get_ref().inventory_id)
             .map_err(|violation| status::invalid_field(&violation))?;
         let identity = identity(request)?;
         let found = self.engine.read(&id).await.map_err(|error| status::engine_error(&error))?;
-        let found = read_authorization::authorize_read(identity, &id, found.as_deref())?;
-        let inventory = Some(reply::inventory(self.engine.catalog(), found));
-        Ok(v1::GetInventoryResponse { inventory })
+        read_authorization::authorize_read(identity, &id, found.as_deref())?;
+        found.ok_or_else(|| status::inventory_not_found(&id))
     }
 
     pub(super) async fn list(

@@ -7,7 +7,7 @@ use super::stream_limit::LimitedStream;
 use crate::status;
 use crate::sync::subscription::check_size;
 use crate::sync::{Bucket, FrameAge, LimitedPlayer, SubscribeOptions};
-use crate::transport::DrainSignal;
+use crate::transport::{Connection, DrainSignal};
 use crate::wire::{frame, v1};
 use tonic::{Request, Response, Status};
 
@@ -26,7 +26,8 @@ impl Service {
         let (ids, options) =
             frame::subscribe_options(request.get_ref()).map_err(|violation| status::invalid_field(&violation))?;
         let options = SubscribeOptions { access: read_authorization::read_access(identity)?, ..options };
-        let watched = self.engine.watch(ids).await.map_err(|error| status::engine_error(&error))?;
+        let watched =
+            self.engine.watch(ids, options.session.clone()).await.map_err(|error| status::engine_error(&error))?;
         let visible = options.access.visible(watched.states());
         check_size(&visible).map_err(status::subscription_too_large)?;
         let owner = visible.iter().find_map(|state| state.inventory.as_deref()?.owner.as_ref());
@@ -39,7 +40,7 @@ impl Service {
             authorization: ReadAuthorization::new(identity),
             rollout: self.rollout.subscribe(),
             statistics: self.statistics.clone(),
-            closing: request.extensions().get().cloned().unwrap_or_else(DrainSignal::never),
+            closing: request.extensions().get().map_or_else(DrainSignal::never, Connection::drain_signal),
             telemetry: self.telemetry.frames(trace_context(request)),
             age: age.clone(),
             start: self.start,

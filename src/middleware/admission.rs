@@ -4,7 +4,7 @@
 use crate::domain::Caller;
 use crate::identity::{AuthError, Identity, Role};
 use crate::status;
-use crate::transport::Peer;
+use crate::transport::Connection;
 use governor::clock::QuantaInstant;
 use governor::middleware::NoOpMiddleware;
 use http::Request;
@@ -99,7 +99,9 @@ impl KeyExtractor for CallerKeyExtractor {
 
     fn extract<T>(&self, request: &Request<T>) -> Result<Self::Key, GovernorError> {
         if request.uri().path().starts_with(HEALTH) {
-            return Ok(RateLimitKey::Probe(request.extensions().get::<Peer>().map(Peer::network)));
+            return Ok(RateLimitKey::Probe(
+                request.extensions().get().map(|connection: &Connection| connection.peer().network()),
+            ));
         }
         let identity = request.extensions().get::<Identity>().ok_or(GovernorError::UnableToExtractKey)?;
         Ok(RateLimitKey::Caller(identity.role, identity.caller.clone()))
@@ -109,6 +111,7 @@ impl KeyExtractor for CallerKeyExtractor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::Peer;
     use http::Response;
     use std::convert::Infallible;
     use tower::{Layer, ServiceExt, service_fn};
@@ -150,7 +153,7 @@ mod tests {
                 role: Role::Player,
                 credential_status: None,
             });
-            request.extensions_mut().insert(Peer { address, certificate: None });
+            request.extensions_mut().insert(Connection::detached(Peer { address, certificate: None }));
             let response = layered.clone().oneshot(request).await.expect("infallible");
             !response.headers().contains_key("grpc-status")
         };

@@ -46,7 +46,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let deadline = timeout(request.headers()).map(tokio::time::sleep);
+        let deadline = timeout(request.headers()).map(|timeout| Box::pin(tokio::time::sleep(timeout)));
         DeadlineFuture { inner: self.inner.call(request), deadline }
     }
 }
@@ -55,8 +55,8 @@ pin_project! {
     pub struct DeadlineFuture<F> {
         #[pin]
         inner: F,
-        #[pin]
-        deadline: Option<Sleep>,
+        // Boxed, because most calls have no deadline and a `Sleep` is large.
+        deadline: Option<Pin<Box<Sleep>>>,
     }
 }
 
@@ -71,8 +71,8 @@ where
         if let Poll::Ready(response) = this.inner.poll(context) {
             return Poll::Ready(response);
         }
-        let Some(deadline) = this.deadline.as_pin_mut() else { return Poll::Pending };
-        ready!(deadline.poll(context));
+        let Some(deadline) = this.deadline else { return Poll::Pending };
+        ready!(deadline.as_mut().poll(context));
         Poll::Ready(Ok(status::deadline_exceeded().into_http()))
     }
 }

@@ -5,7 +5,7 @@
 //! caller and not of the server, so the wrapper replaces it by INVALID_ARGUMENT, as in Slotcast's own services.
 
 use crate::status;
-use crate::transport::DrainSignal;
+use crate::transport::{Connection, DrainSignal};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
@@ -46,7 +46,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let drain_signal = request.extensions().get().cloned();
+        let drain_signal = request.extensions().get().map(Connection::drain_signal);
         DrainFuture { inner: self.inner.call(request), drain_signal }
     }
 }

@@ -11,18 +11,20 @@ use crate::domain::{Caller, PlayerId};
 use crate::identity::permissions::{MethodAccess, method_access};
 use crate::identity::{AuthError, Authentication, Identity, Principal, Role, Verifier};
 use crate::status;
-use crate::transport::Peer;
+use crate::transport::Connection;
 use crate::wire::{CALLER_METADATA, PLAYER_METADATA};
 use futures_util::future::Either;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response};
 use std::future::{Ready, ready};
+use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-const ANONYMOUS: &str = "anonymous";
+/// The caller that has no name, shared by all calls.
+static ANONYMOUS: LazyLock<Option<Caller>> = LazyLock::new(|| Caller::new("anonymous").ok());
 const BEARER: &str = "Bearer ";
 
 #[derive(Debug, Clone, Default)]
@@ -84,7 +86,7 @@ fn authorize<B>(verifier: &Verifier, request: &Request<B>, caller_record: &Calle
     let access = method_access(request.uri().path());
     if access == Some(MethodAccess::Public) {
         // Public methods need no identity. This one owns nothing, so reading an inventory would be denied.
-        let caller = Caller::new(ANONYMOUS).map_err(|_| status::invalid_caller())?;
+        let caller = ANONYMOUS.clone().ok_or_else(status::invalid_caller)?;
         return Ok(Identity { caller, player: None, role: Role::Player, credential_status: None });
     }
     let principal = authenticate(verifier, request).map_err(|error| {
@@ -104,14 +106,14 @@ fn authorize<B>(verifier: &Verifier, request: &Request<B>, caller_record: &Calle
 }
 
 fn authenticate<B>(verifier: &Verifier, request: &Request<B>) -> Result<Principal, AuthError> {
-    let peer = request.extensions().get::<Peer>();
+    let peer = request.extensions().get().map(Connection::peer);
     if let Some(token) = bearer_token(request.headers())? {
         return match peer {
             Some(peer) => verifier.verify_token_from(token, peer.network()),
             None => verifier.verify_token(token),
         };
     }
-    let certificate = peer.and_then(|peer| peer.certificate.as_deref());
+    let certificate = peer.and_then(|peer| peer.certificate.as_ref());
     verifier.verify_certificate(&certificate.ok_or(AuthError::CredentialsMissing)?.0)
 }
 
@@ -143,10 +145,9 @@ fn identity(principal: Principal, headers: &HeaderMap) -> Result<Identity, Statu
 
 /// Returns the identity that the metadata names, without authentication.
 fn identity_from_metadata(headers: &HeaderMap) -> Result<Identity, Status> {
-    let caller = single_value(headers, CALLER_METADATA)
-        .map_err(|MalformedMetadata| status::invalid_caller())?
-        .unwrap_or(ANONYMOUS);
-    let caller = Caller::new(caller).map_err(|_| status::invalid_caller())?;
+    let name = single_value(headers, CALLER_METADATA).map_err(|MalformedMetadata| status::invalid_caller())?;
+    let caller = name.map_or_else(|| ANONYMOUS.clone(), |name| Caller::new(name).ok());
+    let caller = caller.ok_or_else(status::invalid_caller)?;
     Ok(Identity { caller, player: player(headers)?, role: Role::Admin, credential_status: None })
 }
 

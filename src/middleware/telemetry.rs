@@ -9,8 +9,8 @@ use super::content_type::UNSUPPORTED_PROTOCOL;
 use super::messages::MessageCounter;
 use crate::statistics::{Method, OTHER_METHOD, RpcStatistics};
 use crate::sync::TraceContext;
-use crate::telemetry::{CallContext, CallSpan, Telemetry};
-use crate::transport::Peer;
+use crate::telemetry::{CallContext, CallDurations, CallSpan, Telemetry};
+use crate::transport::Connection;
 use crate::wire::reason::code_name;
 use crate::wire::{ErrorReason, FILE_DESCRIPTOR_SET};
 use bytes::Bytes;
@@ -57,6 +57,7 @@ pub struct TelemetryLayer(Arc<TelemetryState>);
 struct TelemetryState {
     telemetry: Telemetry,
     rpc: Arc<RpcStatistics>,
+    durations: CallDurations,
     access: AccessLog,
 }
 
@@ -65,7 +66,8 @@ impl TelemetryLayer {
         let methods = METHODS.iter().map(|(name, is_stream)| Method { name, is_stream: *is_stream });
         let rpc = Arc::new(RpcStatistics::new(methods, reasons()));
         let access = AccessLog::new(telemetry.access_log(), reasons());
-        Self(Arc::new(TelemetryState { telemetry, rpc, access }))
+        let durations = telemetry.call_durations(rpc.names());
+        Self(Arc::new(TelemetryState { telemetry, rpc, durations, access }))
     }
 
     /// Returns the counts of calls.
@@ -92,7 +94,7 @@ impl<S, B> Service<Request<B>> for TelemetryService<S>
 where
     S: Service<Request<RequestBody<B>>, Response = Response<Body>>,
 {
-    type Response = Response<Body>;
+    type Response = Response<ResponseBody>;
     type Error = S::Error;
     type Future = TelemetryFuture<S::Future>;
 
@@ -101,7 +103,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let call = ActiveCall::begin(self.shared.clone(), &request);
+        // Boxed, because the call moves from the future to the body.
+        let call = Box::new(ActiveCall::begin(self.shared.clone(), &request));
         if let Some(trace) = call.trace_context() {
             request.extensions_mut().insert(trace);
         }
@@ -134,7 +137,10 @@ impl ActiveCall {
         let path = request.uri().path();
         let method = shared.rpc.method(path);
         shared.rpc.start_call(method);
-        let (name, client) = (shared.rpc.name(method), request.extensions().get::<Peer>().map(|peer| peer.address));
+        let (name, client) = (
+            shared.rpc.name(method),
+            request.extensions().get().map(|connection: &Connection| connection.peer().address),
+        );
         let unknown_path = Some(path).filter(|_| name == OTHER_METHOD);
         let record = AccessRecord::new(request.headers(), unknown_path, client);
         let context = CallContext { method: name, path, headers: request.headers(), client };
@@ -160,7 +166,7 @@ impl ActiveCall {
         if self.is_open {
             self.shared.telemetry.record_stream(method, status, duration);
         } else {
-            self.shared.telemetry.record_call(method, status, is_fault, duration);
+            self.shared.durations.record(self.method, code as usize, status, is_fault, duration);
         }
         let entered = self.span.as_ref().map(CallSpan::enter);
         self.shared.access.log(&self.record, method, status, outcome, duration);
@@ -181,7 +187,7 @@ pin_project! {
     pub struct TelemetryFuture<F> {
         #[pin]
         inner: F,
-        call: Option<ActiveCall>,
+        call: Option<Box<ActiveCall>>,
     }
 }
 
@@ -189,7 +195,7 @@ impl<F, E> Future for TelemetryFuture<F>
 where
     F: Future<Output = Result<Response<Body>, E>>,
 {
-    type Output = F::Output;
+    type Output = Result<Response<ResponseBody>, E>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -197,27 +203,36 @@ where
         let polled = this.inner.poll(context);
         drop(entered);
         let response = ready!(polled);
-        let Some(mut call) = this.call.take() else { return Poll::Ready(response) };
+        let mut call = this.call.take();
         let response = match response {
             Ok(response) => response,
             Err(error) => {
-                call.end(&CallOutcome::of(Code::Unknown));
+                if let Some(call) = &mut call {
+                    call.end(&CallOutcome::of(Code::Unknown));
+                }
                 return Poll::Ready(Err(error));
             }
         };
+        Poll::Ready(Ok(measure(call, response)))
+    }
+}
+
+/// Ends the call if the response consists of headers only; otherwise, the body ends the call.
+fn measure(mut call: Option<Box<ActiveCall>>, response: Response<Body>) -> Response<ResponseBody> {
+    if let Some(started) = &mut call {
         let is_ok = response.status() == http::StatusCode::OK;
         if !is_ok || response.headers().contains_key(Status::GRPC_STATUS) {
             let code = if is_ok { Code::Unknown } else { code_of_http(response.status()) };
-            call.end(&match response.extensions().get() {
+            started.end(&match response.extensions().get() {
                 Some(not_grpc) => CallOutcome::of_not_grpc(*not_grpc, code),
                 None => CallOutcome::of_headers(response.headers(), code),
             });
-            return Poll::Ready(Ok(response));
+            call = None;
+        } else {
+            started.is_open = started.shared.rpc.is_stream(started.method);
         }
-        call.is_open = call.shared.rpc.is_stream(call.method);
-        let messages = MessageCounter::default();
-        Poll::Ready(Ok(response.map(|inner| Body::new(ResponseBody { inner, call, messages }))))
     }
+    response.map(|inner| ResponseBody { inner, call, messages: MessageCounter::default() })
 }
 
 pin_project! {
@@ -256,9 +271,11 @@ impl<B: http_body::Body<Data = Bytes>> http_body::Body for RequestBody<B> {
 }
 
 /// Counts the sent messages, and determines the outcome of the call.
-struct ResponseBody {
+#[derive(Debug)]
+pub struct ResponseBody {
     inner: Body,
-    call: ActiveCall,
+    /// `None` if the call ended with the headers.
+    call: Option<Box<ActiveCall>>,
     messages: MessageCounter,
 }
 
@@ -268,7 +285,8 @@ impl http_body::Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        let entered = this.call.span.as_ref().map(CallSpan::enter);
+        let Some(call) = &mut this.call else { return Pin::new(&mut this.inner).poll_frame(context) };
+        let entered = call.span.as_ref().map(CallSpan::enter);
         let polled = Pin::new(&mut this.inner).poll_frame(context);
         drop(entered);
         let polled = ready!(polled);
@@ -276,14 +294,14 @@ impl http_body::Body for ResponseBody {
             Some(Ok(frame)) => {
                 if let Some(bytes) = frame.data_ref() {
                     let messages = this.messages.handle_bytes(bytes);
-                    this.call.shared.rpc.add_sent(this.call.method, messages);
+                    call.shared.rpc.add_sent(call.method, messages);
                 } else if let Some(trailers) = frame.trailers_ref() {
-                    this.call.end(&CallOutcome::of_headers(trailers, Code::Unknown));
+                    call.end(&CallOutcome::of_headers(trailers, Code::Unknown));
                 }
             }
-            Some(Err(status)) => this.call.end(&CallOutcome::of(status.code())),
+            Some(Err(status)) => call.end(&CallOutcome::of(status.code())),
             // Without trailers, the outcome is unknown.
-            None => this.call.end(&CallOutcome::of(Code::Unknown)),
+            None => call.end(&CallOutcome::of(Code::Unknown)),
         }
         Poll::Ready(polled)
     }

@@ -7,14 +7,15 @@ use crate::domain::Catalog;
 use crate::engine::CommitLoop;
 use crate::store::Store;
 use crate::telemetry::listener::ServingState;
-use crate::transport::Transport;
+use crate::transport::{Runtimes, Transport};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Serves over a transport that was opened with `settings.transport`, until `stop` resolves, then drains: calls in
+/// Serves over a transport that was opened with `settings.transport`, in the current runtime and in further ones on
+/// their own threads (`settings.threads`), until `stop` resolves, then drains: calls in
 /// progress are answered, streams end with UNAVAILABLE, and calls that are still open after the drain limit are cut
 /// off.
 ///
@@ -35,9 +36,12 @@ pub async fn serve(
     health.set(ServingState::Starting).await;
     let components = wiring::build(store, catalog, &settings, health.readiness(), health_service)?;
     // Dropping `_background` aborts its tasks; it is dropped together with this future.
-    let Components { service, mut commit_loop, drain_requested, background: _background } = components;
+    let Components { service, engine, mut commit_loop, drain_requested, background: _background } = components;
+    // The commit loop runs until every engine is dropped, so this one moves into the closure.
+    let attach = move || engine.attach_runtime();
+    let runtimes = Runtimes::start(settings.threads.saturating_sub(1), attach).map_err(ServerError::Threads)?;
     let drain = CancellationToken::new();
-    let mut server = Box::pin(transport.serve(listener, service, drain.clone()));
+    let mut server = Box::pin(transport.serve(listener, service, runtimes, drain.clone()));
     let drain_started = async {
         tokio::select! {
             () = stop => {}

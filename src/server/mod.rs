@@ -25,6 +25,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// The settings of a server.
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
+    /// Number of threads that serve connections, including that of the current runtime.
+    pub threads: usize,
     pub engine: EngineSettings,
     /// The rollout, which any clone can change at runtime.
     pub rollout: LiveRollout,
@@ -45,6 +47,7 @@ pub struct ServerSettings {
 impl Default for ServerSettings {
     fn default() -> Self {
         Self {
+            threads: 1,
             engine: EngineSettings::default(),
             rollout: LiveRollout::default(),
             streams: StreamSettings::default(),
@@ -64,6 +67,8 @@ impl Default for ServerSettings {
 pub enum ServerError {
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error("cannot start the threads that serve connections: {0} (lower --threads)")]
+    Threads(std::io::Error),
     #[error("cannot read the address of the listener: {0}")]
     Listener(std::io::Error),
     #[error(

@@ -6,6 +6,7 @@ use crate::engine::{CommitLoop, Engine, EngineSettings, EngineStatisticsReader};
 use crate::grpc::admin::Admin;
 use crate::grpc::service::Service;
 use crate::grpc::stream_limit::StreamLimiter;
+use crate::grpc::unary::UnaryService;
 use crate::grpc::{AdminServiceServer, InventoryServiceServer};
 use crate::identity::Authentication;
 use crate::middleware::{
@@ -37,7 +38,8 @@ const CLEANUP_INTERVAL: Duration = Duration::from_secs(10);
 /// The components of a server that is ready to serve.
 pub(super) struct Components {
     /// Handles all calls: the layers around the services.
-    pub service: <Layers as Layer<Routes>>::Service,
+    pub service: <Layers as Layer<UnaryService<Routes>>>::Service,
+    pub engine: Engine,
     pub commit_loop: CommitLoop,
     /// Cancelled when AdminService.Drain is called.
     pub drain_requested: CancellationToken,
@@ -94,7 +96,7 @@ pub(super) fn build(
     let layers = build_layers(telemetry, &settings.authentication, admission.as_ref(), &sync_limit);
     let drain_requested = CancellationToken::new();
     let health = health_service.clone();
-    let routes = build_routes(engine, settings, streams, drain_requested.clone(), health_service)?;
+    let routes = build_routes(engine.clone(), settings, streams, drain_requested.clone(), health_service)?;
 
     let mut background = JoinSet::new();
     spawn_admin_listener(&mut background, settings, readiness, health);
@@ -103,7 +105,7 @@ pub(super) fn build(
         background.spawn(async move { match verifier.watch_for_changes().await {} });
     }
     background.spawn(apply_sync_rate(settings.rollout.subscribe(), sync_rate));
-    Ok(Components { service: layers.layer(routes), commit_loop, drain_requested, background })
+    Ok(Components { service: layers.layer(routes), engine, commit_loop, drain_requested, background })
 }
 
 /// Registers the sources of the metrics. They keep neither the store open nor the commit loop running.
@@ -174,7 +176,7 @@ fn build_routes(
     statistics: Arc<StreamStatistics>,
     drain: CancellationToken,
     health: impl ThirdPartyService,
-) -> Result<Routes, ServerError> {
+) -> Result<UnaryService<Routes>, ServerError> {
     let catalog_version = crate::catalog_file::version(engine.catalog());
     let (rollout, start) = (settings.rollout.clone(), Instant::now());
     let admin = Admin {
@@ -187,7 +189,7 @@ fn build_routes(
     };
     let streams = StreamLimiter::new(settings.streams);
     let telemetry = settings.telemetry.clone();
-    let service = Service { engine, catalog_version, rollout, statistics, telemetry, streams, start };
+    let service = Arc::new(Service { engine, catalog_version, rollout, statistics, telemetry, streams, start });
     let message_bytes_max = settings.transport.message_bytes_max;
     // Include the descriptors of error details, so that clients can show them.
     let reflection = || {
@@ -196,12 +198,14 @@ fn build_routes(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    Ok(Routes::new(InventoryServiceServer::new(service).max_decoding_message_size(message_bytes_max))
+    let inventories = InventoryServiceServer::from_arc(service.clone());
+    let routes = Routes::new(inventories.max_decoding_message_size(message_bytes_max))
         .add_service(AdminServiceServer::new(admin).max_decoding_message_size(message_bytes_max))
         .add_service(DrainService::new(health))
         .add_service(DrainService::new(reflection().build_v1()?))
         .add_service(DrainService::new(reflection().build_v1alpha()?))
-        .prepare())
+        .prepare();
+    Ok(UnaryService::new(service, message_bytes_max, routes))
 }
 
 /// Serves the admin listener, if there is one.

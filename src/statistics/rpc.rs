@@ -72,6 +72,11 @@ impl RpcStatistics {
         self.methods.get(method).copied().unwrap_or(OTHER_METHOD)
     }
 
+    /// Returns the names of all methods, in the order of their indices.
+    pub fn names(&self) -> &[&'static str] {
+        &self.methods
+    }
+
     pub fn is_stream(&self, method: usize) -> bool {
         self.counts[method].is_stream
     }

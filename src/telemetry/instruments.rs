@@ -2,7 +2,8 @@
 
 use crate::sync::SyncTrigger;
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Histogram, Meter};
+use opentelemetry::metrics::{BoundHistogram, Histogram, Meter};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Bucket boundaries of call durations, in seconds. There are few, because each adds a line for every method and
@@ -91,22 +92,49 @@ pub(super) fn record_stream(
     histogram.record(duration.as_secs_f64(), &attributes);
 }
 
-pub(super) fn record_call(
-    histogram: &Histogram<f64>,
-    method: &'static str,
-    status: &'static str,
-    is_fault: bool,
-    duration: Duration,
-) {
-    let attributes = [
+/// Number of gRPC status codes.
+const CODES: usize = 17;
+
+/// Records the durations of calls by method and status. The labels of each method and status are looked up only once.
+#[derive(Debug)]
+pub struct CallDurations {
+    histogram: Histogram<f64>,
+    methods: Vec<MethodDurations>,
+}
+
+#[derive(Debug)]
+struct MethodDurations {
+    name: &'static str,
+    /// Indexed by the status code. Bound when the first call ends with that code, because a bound histogram is exported
+    /// even without a value.
+    by_code: [OnceLock<BoundHistogram<f64>>; CODES],
+}
+
+impl CallDurations {
+    pub(super) fn new(histogram: Histogram<f64>, methods: &[&'static str]) -> Self {
+        let durations = |name: &&'static str| MethodDurations { name, by_code: Default::default() };
+        Self { histogram, methods: methods.iter().map(durations).collect() }
+    }
+
+    /// Records a call that has ended, or a stream that could not be opened. `method` is the index of its method, `code`
+    /// and `status` are the number and the name of its gRPC status; `is_fault` means a fault of the server, not of the
+    /// caller.
+    pub fn record(&self, method: usize, code: usize, status: &'static str, is_fault: bool, duration: Duration) {
+        let Some(MethodDurations { name, by_code }) = self.methods.get(method) else { return };
+        let Some(bound) = by_code.get(code) else { return };
+        let bind = || self.histogram.bind(&call_attributes(name, status)[..if is_fault { 4 } else { 3 }]);
+        bound.get_or_init(bind).record(duration.as_secs_f64());
+    }
+}
+
+/// Returns the attributes of a call. Only faults of the server have the last one, `error.type`.
+fn call_attributes(method: &'static str, status: &'static str) -> [KeyValue; 4] {
+    [
         KeyValue::new("rpc.system.name", "grpc"),
         KeyValue::new("rpc.method", method),
         KeyValue::new("rpc.response.status_code", status),
         KeyValue::new("error.type", status),
-    ];
-    // Only faults of the server have the last attribute, `error.type`.
-    let attributes = if is_fault { &attributes[..] } else { &attributes[..3] };
-    histogram.record(duration.as_secs_f64(), attributes);
+    ]
 }
 
 /// Returns the label value of a trigger.

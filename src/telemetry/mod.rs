@@ -15,7 +15,7 @@ mod spans;
 
 pub use commits::{CommitSpan, CommitTelemetry};
 pub use frames::{FrameSent, FrameTelemetry};
-pub use instruments::SyncLimitTelemetry;
+pub use instruments::{CallDurations, SyncLimitTelemetry};
 pub use metrics::MetricSources;
 pub use otlp::{ExportError, Exporters};
 pub use settings::{AccessLogMode, LogFormat, LogSettings, OtlpSettings, TelemetrySettings};
@@ -114,9 +114,9 @@ impl Telemetry {
         instruments::record_stream(&self.0.instruments.stream_duration, method, status, duration);
     }
 
-    /// Records that a call has ended or that a stream could not be opened. `status` is the name of its gRPC status;
-    /// `is_fault` means a fault of the server, not of the caller.
-    pub fn record_call(&self, method: &'static str, status: &'static str, is_fault: bool, duration: Duration) {
-        instruments::record_call(&self.0.instruments.call_duration, method, status, is_fault, duration);
+    /// Returns the histogram of the durations of unary calls, and of streams that could not be opened. `methods` are the
+    /// names of all methods, in the order of their indices.
+    pub fn call_durations(&self, methods: &[&'static str]) -> CallDurations {
+        CallDurations::new(self.0.instruments.call_duration.clone(), methods)
     }
 }

@@ -1,8 +1,9 @@
-//! The accept loop. It continues after errors of single connections. While the process has no free file descriptor, it
-//! waits and retries.
+//! The accept loop. It gives each connection to the runtime with the fewest. It continues after errors of single
+//! connections. While the process has no free file descriptor, it waits and retries.
 
 use super::connection::{self, ConnectionContext};
 use super::connection_limiter::ConnectionLimiter;
+use super::runtimes::{Runtimes, log_panic};
 use super::{BoxError, ConnectionRefusal, HttpService, TransportSettings, TransportStatistics};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct AcceptLoop<S> {
     pub listener: TcpListener,
     pub service: S,
+    pub runtimes: Runtimes,
     pub settings: TransportSettings,
     pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
     pub statistics: Arc<TransportStatistics>,
@@ -56,7 +58,7 @@ where
     S: HttpService<B>,
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let AcceptLoop { listener, service, settings, tls, statistics, drain } = inputs;
+    let AcceptLoop { listener, service, runtimes, settings, tls, statistics, drain } = inputs;
     if let Err(error) = SockRef::from(&listener).listen(BACKLOG) {
         tracing::debug!(%error, "cannot set the backlog of the listener");
     }
@@ -64,7 +66,7 @@ where
     let http = connection::http(&settings);
     let context = ConnectionContext { settings, http, tls, statistics: statistics.clone(), drain: drain.clone() };
     let context = Arc::new(context);
-    // Dropping the set aborts all connections; it is dropped together with this future.
+    // The connections of this runtime. Dropping the set aborts them; it is dropped together with this future.
     let mut connections = JoinSet::new();
     let mut backoff = AcceptBackoff::default();
     loop {
@@ -81,16 +83,25 @@ where
                 backoff.delay = Duration::ZERO;
                 let Ok(permit) = limiter.try_acquire(address) else { continue };
                 set_socket_options(&socket, address);
-                connections.spawn(connection::run(context.clone(), service.clone(), socket, address, permit));
+                let (context, service) = (context.clone(), service.clone());
+                let serve = move |socket| connection::run(context, service, socket, address, permit);
+                match runtimes.select(connections.len()) {
+                    None => drop(connections.spawn(serve(socket))),
+                    Some(runtime) => match socket.into_std() {
+                        Ok(socket) => runtime.spawn(serve_elsewhere(socket, serve)),
+                        Err(error) => tracing::debug!(%error, "cannot move a connection to its thread"),
+                    },
+                }
             }
             Err(error) if concerns_one_connection(&error) => tracing::debug!(%error, "cannot accept a connection"),
             Err(error) => {
                 statistics.add_refused(ConnectionRefusal::Descriptors);
-                let delay = backoff.handle_error(&error, connections.len());
+                let delay = backoff.handle_error(&error, statistics.connections());
                 tokio::select! {
                     () = drain.cancelled() => break,
                     // The file descriptor of the ended connection is free.
                     Some(ended) = connections.join_next() => log_panic(ended),
+                    () = runtimes.connection_ended() => {}
                     () = tokio::time::sleep(delay) => {}
                 }
             }
@@ -100,6 +111,15 @@ where
     drop(listener);
     while let Some(ended) = connections.join_next().await {
         log_panic(ended);
+    }
+    runtimes.join().await;
+}
+
+/// Registers a socket in the current runtime and serves it there.
+async fn serve_elsewhere<F: Future<Output = ()>>(socket: std::net::TcpStream, serve: impl FnOnce(TcpStream) -> F) {
+    match TcpStream::from_std(socket) {
+        Ok(socket) => serve(socket).await,
+        Err(error) => tracing::error!(%error, "cannot serve a connection on its thread"),
     }
 }
 
@@ -119,16 +139,10 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
 }
 
-fn log_panic(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!(%error, "connection task panicked");
-    }
-}
-
 impl AcceptBackoff {
     /// Logs the error if a log line is due, and returns how long to wait before the next attempt. The delay doubles
     /// with each consecutive error, from [`RETRY_DELAY_MIN`] to [`RETRY_DELAY_MAX`].
-    fn handle_error(&mut self, error: &io::Error, connections: usize) -> Duration {
+    fn handle_error(&mut self, error: &io::Error, connections: u64) -> Duration {
         self.delay = (self.delay * 2).clamp(RETRY_DELAY_MIN, RETRY_DELAY_MAX);
         self.unlogged += 1;
         if self.last_logged.is_none_or(|last_logged| last_logged.elapsed() >= LOG_INTERVAL) {

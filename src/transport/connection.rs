@@ -3,7 +3,7 @@
 use super::connection_limiter::ConnectionPermit;
 use super::drain::GracePeriod;
 use super::io::TimeoutIo;
-use super::service::{ActiveCall, ConnectionService, Peer, PeerCertificate};
+use super::service::{Connection, ConnectionService, Peer, PeerCertificate};
 use super::{BoxError, ConnectionRefusal, HttpService, TransportSettings, TransportStatistics, plaintext, tls};
 use crate::certificate_error;
 use arc_swap::ArcSwap;
@@ -106,7 +106,7 @@ pub(super) async fn run<S, B>(
             // Clients that do not offer h2 get a reply that HTTP/2 is required.
             let http = context.http.clone();
             let http = if tls::negotiated_http2(&stream) { http.http2_only() } else { http.http1_only() };
-            let certificate = tls::client_certificate(&stream).map(|der| Arc::new(PeerCertificate(der)));
+            let certificate = tls::client_certificate(&stream).map(PeerCertificate);
             return context.serve_http(http, service, stream, Peer { address, certificate }).await;
         }
         Ok(Err(error)) => certificate_error::server_handshake_error(&error),
@@ -139,23 +139,20 @@ impl ConnectionContext {
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let settings = &self.settings;
-        let (address, activity) = (peer.address, Arc::new(ConnectionActivity::default()));
-        let now = Instant::now();
+        let (address, now) = (peer.address, Instant::now());
         let grace = settings.connection_age.map(|age| grace_period(now, age, settings.connection_age_grace));
         // Cancelled after GOAWAY was sent, or when this function returns: then the streams have no reader.
         let drain_streams = CancellationToken::new();
         let _cancel_on_return = drain_streams.clone().drop_guard();
+        let facts = Connection::new(peer, drain_streams.clone(), grace.clone());
         let io = TimeoutIo::new(
             io,
-            activity.clone(),
-            address,
+            facts.clone(),
             now + settings.preface_timeout,
             settings.keepalive_interval + settings.keepalive_timeout,
             self.statistics.clone(),
         );
-        let drain = drain_streams.clone();
-        let service =
-            ConnectionService { inner: service, peer, drain, grace: grace.clone(), activity: activity.clone() };
+        let service = ConnectionService { inner: service, connection: facts.clone() };
         let mut connection = pin!(http.serve_connection(TokioIo::new(io), service));
         tokio::select! {
             end = connection.as_mut() => return self.handle_end(address, end),
@@ -176,7 +173,7 @@ impl ConnectionContext {
         drain_streams.cancel();
         tokio::select! {
             end = connection.as_mut() => self.handle_end(address, end),
-            () = activity.until_idle() => tracing::debug!(%address, "closing a connection that the client keeps open"),
+            () = facts.activity().until_idle() => tracing::debug!(%address, "closing a connection that the client keeps open"),
         }
     }
 
@@ -209,9 +206,8 @@ async fn reaches_age(grace: Option<&GracePeriod>) {
 }
 
 impl ConnectionActivity {
-    pub fn start_call(self: &Arc<Self>) -> ActiveCall {
+    pub fn start_call(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        ActiveCall(self.clone())
     }
 
     pub fn end_call(&self) {

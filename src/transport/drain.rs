@@ -21,8 +21,7 @@ struct AgeLimit {
 }
 
 /// Signals to a stream when it must end, because the server drains or its connection has reached its maximum age. The
-/// transport adds it to the extensions of each request. The stream then ends with UNAVAILABLE, and its client opens it
-/// again on another connection.
+/// stream then ends with UNAVAILABLE, and its client opens it again on another connection.
 #[derive(Debug, Clone)]
 pub struct DrainSignal {
     /// Cancelled when all streams of the connection must end.

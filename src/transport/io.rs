@@ -1,10 +1,9 @@
 //! The I/O layer between HTTP/2 and the socket. It enforces that a connection sends its HTTP/2 preface in time, and
 //! that the peer keeps accepting data.
 
-use super::connection::ConnectionActivity;
+use super::service::Connection;
 use super::{ConnectionRefusal, TransportStatistics};
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -18,8 +17,7 @@ const PREFACE_BYTES: usize = 24 + 9;
 /// A socket whose peer must send and accept data in time.
 pub(super) struct TimeoutIo<T> {
     inner: T,
-    activity: Arc<ConnectionActivity>,
-    address: SocketAddr,
+    connection: Connection,
     /// The number of missing bytes of the preface, and its deadline; `None` once the preface is complete.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
     /// Maximum time for which the peer may accept no data.
@@ -32,14 +30,13 @@ pub(super) struct TimeoutIo<T> {
 impl<T> TimeoutIo<T> {
     pub fn new(
         inner: T,
-        activity: Arc<ConnectionActivity>,
-        address: SocketAddr,
+        connection: Connection,
         preface_end: Instant,
         stall_limit: Duration,
         statistics: Arc<TransportStatistics>,
     ) -> Self {
         let preface = Some((PREFACE_BYTES, Box::pin(tokio::time::sleep_until(preface_end))));
-        Self { inner, activity, address, preface, stall_limit, stall: None, statistics }
+        Self { inner, connection, preface, stall_limit, stall: None, statistics }
     }
 
     fn handle_read(&mut self, bytes: usize) {
@@ -55,7 +52,7 @@ impl<T> TimeoutIo<T> {
         let Some((_, end)) = &mut self.preface else { return Poll::Pending };
         ready!(end.as_mut().poll(context));
         let problem = "no HTTP/2 preface or HTTP/1.1 request before the timeout";
-        self.statistics.record_refusal(ConnectionRefusal::Preface, self.address, problem);
+        self.statistics.record_refusal(ConnectionRefusal::Preface, self.connection.peer().address, problem);
         Poll::Ready(io::Error::new(ErrorKind::TimedOut, problem))
     }
 
@@ -94,7 +91,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for TimeoutIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(context, bytes);
         if let Poll::Ready(Ok(bytes)) = written {
-            self.activity.add_written(bytes);
+            self.connection.activity().add_written(bytes);
         }
         self.poll_stall(context, written)
     }

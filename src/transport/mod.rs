@@ -2,8 +2,7 @@
 //! HTTP/2; on HTTP/1.1 it only replies that HTTP/2 is required.
 //!
 //! [`Transport::serve`] accepts connections and passes their requests to a tower service. The extensions of each
-//! request contain the other end of its connection ([`Peer`]) and the signal when its stream must end
-//! ([`DrainSignal`]).
+//! request contain its [`Connection`]: the other end ([`Peer`]), and the signal when a stream must end ([`DrainSignal`]).
 
 mod accept;
 mod certificate_reloader;
@@ -12,12 +11,14 @@ mod connection_limiter;
 mod drain;
 mod io;
 mod plaintext;
+mod runtimes;
 mod service;
 mod settings;
 mod tls;
 
 pub use drain::DrainSignal;
-pub use service::{Peer, PeerCertificate};
+pub use runtimes::Runtimes;
+pub use service::{Connection, Peer, PeerCertificate};
 pub use settings::{DrainSettings, TlsSettings, TransportSettings};
 pub use tls::TlsError;
 
@@ -32,7 +33,8 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// A tower service that handles the requests of all connections.
+/// A tower service that handles the requests of all connections. It must always be ready: the transport does not call
+/// `poll_ready`. A service that limits its load does so with its replies.
 pub trait HttpService<B>:
     tower::Service<Request<Incoming>, Response = Response<B>, Future: Send, Error: Into<BoxError> + Send>
     + Clone
@@ -80,17 +82,17 @@ impl Transport {
         self.statistics.clone()
     }
 
-    /// Serves until `drain` is cancelled. Then closes the listener and shuts connections down gracefully: calls are
+    /// Serves in the current runtime and in `runtimes` until `drain` is cancelled. Then closes the listener and shuts connections down gracefully: calls are
     /// answered, streams get the signal to end, and idle connections are closed. Returns when no connection is left.
     /// Dropping the future cuts off all open connections.
-    pub async fn serve<S, B>(self, listener: TcpListener, service: S, drain: CancellationToken)
+    pub async fn serve<S, B>(self, listener: TcpListener, service: S, runtimes: Runtimes, drain: CancellationToken)
     where
         S: HttpService<B>,
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let Self { settings, certificates, statistics } = self;
         let tls = certificates.as_ref().map(CertificateReloader::current);
-        let connections = accept::run(AcceptLoop { listener, service, settings, tls, statistics, drain });
+        let connections = accept::run(AcceptLoop { listener, service, runtimes, settings, tls, statistics, drain });
         match certificates {
             Some(certificates) => {
                 tokio::select! {

@@ -11,15 +11,53 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio_util::sync::CancellationToken;
-use tower::util::Oneshot;
 
-/// The other end of the connection. The transport adds it to the extensions of each request.
+/// The connection of a request. The transport adds it to the extensions of each request; clones share it.
+#[derive(Debug, Clone)]
+pub struct Connection(Arc<ConnectionState>);
+
+#[derive(Debug)]
+struct ConnectionState {
+    peer: Peer,
+    /// Cancelled when all streams of the connection must end.
+    drain: CancellationToken,
+    /// When the streams end because of the age of the connection; `None` if connections have no maximum age.
+    grace: Option<GracePeriod>,
+    activity: ConnectionActivity,
+}
+
+impl Connection {
+    /// Creates a connection that never has to end, for requests that this transport does not serve.
+    pub fn detached(peer: Peer) -> Self {
+        Self::new(peer, CancellationToken::new(), None)
+    }
+
+    pub(super) fn new(peer: Peer, drain: CancellationToken, grace: Option<GracePeriod>) -> Self {
+        Self(Arc::new(ConnectionState { peer, drain, grace, activity: ConnectionActivity::default() }))
+    }
+
+    pub fn peer(&self) -> &Peer {
+        &self.0.peer
+    }
+
+    /// Returns the signal for one stream to end. Each signal has its own random time in the grace period of the
+    /// connection.
+    pub fn drain_signal(&self) -> DrainSignal {
+        DrainSignal::new(self.0.drain.clone(), self.0.grace.clone())
+    }
+
+    pub(super) fn activity(&self) -> &ConnectionActivity {
+        &self.0.activity
+    }
+}
+
+/// The other end of a connection.
 #[derive(Debug, Clone)]
 pub struct Peer {
     pub address: SocketAddr,
     /// The client's certificate, verified against the roots of `client_ca`. `None` if the client sent no certificate or
     /// none was requested.
-    pub certificate: Option<Arc<PeerCertificate>>,
+    pub certificate: Option<PeerCertificate>,
 }
 
 impl Peer {
@@ -36,12 +74,7 @@ pub struct PeerCertificate(pub Vec<u8>);
 #[derive(Debug, Clone)]
 pub(super) struct ConnectionService<S> {
     pub inner: S,
-    pub peer: Peer,
-    /// Cancelled when all streams of the connection must end.
-    pub drain: CancellationToken,
-    /// When the streams end because of the age of the connection; `None` if connections have no maximum age.
-    pub grace: Option<GracePeriod>,
-    pub activity: Arc<ConnectionActivity>,
+    pub connection: Connection,
 }
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for ConnectionService<S>
@@ -50,24 +83,30 @@ where
 {
     type Response = Response<B>;
     type Error = S::Error;
-    type Future = ResponseFuture<Oneshot<S, Request<Incoming>>>;
+    // Boxed, because hyper moves the future several times before it is polled.
+    type Future = Pin<Box<ResponseFuture<S::Future>>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let extensions = request.extensions_mut();
-        extensions.insert(self.peer.clone());
-        extensions.insert(DrainSignal::new(self.drain.clone(), self.grace.clone()));
-        let inner = Oneshot::new(self.inner.clone(), request);
-        ResponseFuture { inner, _call: self.activity.start_call() }
+        request.extensions_mut().insert(self.connection.clone());
+        let inner = self.inner.clone().call(request);
+        Box::pin(ResponseFuture { inner, _call: ActiveCall::start(self.connection.clone()) })
     }
 }
 
 /// A call whose response has not started. The call counts as in progress until this value is dropped.
 #[derive(Debug)]
-pub(super) struct ActiveCall(pub(super) Arc<ConnectionActivity>);
+struct ActiveCall(Connection);
+
+impl ActiveCall {
+    fn start(connection: Connection) -> Self {
+        connection.activity().start_call();
+        Self(connection)
+    }
+}
 
 impl Drop for ActiveCall {
     fn drop(&mut self) {
-        self.0.end_call();
+        self.0.activity().end_call();
     }
 }
 

@@ -13,11 +13,12 @@ async fn nonexistent_inventories_leave_memory_once_they_are_unwatched() {
     world.chest("a", 10).await;
     let hot = || world.engine.statistics().hot_inventories;
     let missing = |first: u32| (first..first + 64).map(|n| id(&format!("missing-{n}"))).collect::<Vec<_>>();
-    let (one, other) = (world.engine.watch(missing(0)).await.unwrap(), world.engine.watch(missing(32)).await.unwrap());
+    let (one, other) =
+        (world.engine.watch(missing(0), None).await.unwrap(), world.engine.watch(missing(32), None).await.unwrap());
     assert_eq!(hot(), 1 + 96);
     drop(one);
     assert_eq!(hot(), 1 + 64, "those that are still watched stay");
-    let mut created = world.engine.watch(vec![id("missing-40")]).await.unwrap();
+    let mut created = world.engine.watch(vec![id("missing-40")], None).await.unwrap();
     world.chest("missing-40", 3).await;
     created.changed().await;
     assert!(created.states()[0].inventory.is_some() && other.states()[8].inventory.is_some());

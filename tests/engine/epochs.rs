@@ -49,7 +49,7 @@ async fn a_guard_sees_deletions_and_creations_by_earlier_mutations_of_its_batch(
 async fn a_transient_inventory_appears_only_in_the_reply_of_its_mutation() {
     let world = world();
     world.chest("a", 10).await;
-    let mut watched = world.engine.watch(vec![id("passing"), id("a")]).await.unwrap();
+    let mut watched = world.engine.watch(vec![id("passing"), id("a")], None).await.unwrap();
     let through = || {
         let delete = || Operation::Delete { id: id("passing") };
         let (there, back) = (world.transfer("a", "passing", 4), world.transfer("passing", "a", 1));

@@ -60,7 +60,7 @@ async fn a_failed_commit_changes_nothing_and_is_never_visible() {
     let world = World { folder, engine, catalog };
     world.chest("a", 10).await;
     world.chest("b", 0).await;
-    let mut watched = world.engine.watch(vec![id("a"), id("b")]).await.unwrap();
+    let mut watched = world.engine.watch(vec![id("a"), id("b")], None).await.unwrap();
     let before = watched.states();
     store.fail_next_commit(Fault::NotCommitted(unavailable()));
     let call = fresh_call(world.transfer("a", "b", 10));

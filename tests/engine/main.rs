@@ -9,4 +9,5 @@ mod faults;
 #[allow(dead_code, reason = "each test target uses its own part")]
 mod faulty_store;
 mod races;
+mod runtimes;
 mod setup;

@@ -6,7 +6,7 @@ use http::{Request, Response};
 use rcgen::{CertificateParams, KeyPair};
 use slotcast::identity::{Authentication, CertificateIdentity, Identity, IdentitySettings, Role, Verifier};
 use slotcast::middleware::IdentityLayer;
-use slotcast::transport::{Peer, PeerCertificate};
+use slotcast::transport::{Connection, Peer, PeerCertificate};
 use std::convert::Infallible;
 use std::sync::Arc;
 use tonic::body::Body;
@@ -33,8 +33,8 @@ async fn identify(
     for (name, value) in headers {
         request.headers_mut().append(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
     }
-    let certificate = der.map(|der| Arc::new(PeerCertificate(der)));
-    request.extensions_mut().insert(Peer { address: "127.0.0.1:1".parse().unwrap(), certificate });
+    let peer = Peer { address: "127.0.0.1:1".parse().unwrap(), certificate: der.map(PeerCertificate) };
+    request.extensions_mut().insert(Connection::detached(peer));
     let layer = IdentityLayer::new(Authentication::Enabled(verifier.clone()));
     let response = layer.layer(inner).oneshot(request).await.unwrap();
     sees.try_recv().map_err(|_| Status::from_header_map(response.headers()).expect("a status"))

@@ -95,7 +95,7 @@ impl World {
         statistics: Arc<StreamStatistics>,
     ) -> Messages {
         let opening = StreamParameters {
-            watched: self.engine.watch(names.iter().map(|name| id(name)).collect()).await.unwrap(),
+            watched: self.engine.watch(names.iter().map(|name| id(name)).collect(), None).await.unwrap(),
             options: SubscribeOptions { access: read_authorization::read_access(identity).unwrap(), ..options },
             authorization: ReadAuthorization::new(identity),
             bucket: Bucket::of_stream(identity.player.as_ref(), None, &identity.caller),

@@ -18,3 +18,4 @@ mod sessions;
 mod size;
 mod statuses;
 mod streams;
+mod unary_paths;

@@ -2,7 +2,7 @@
 
 use crate::common::{MemoryStore, add, error_of};
 use crate::process::ServerProcess;
-use crate::support::{Files, WAIT, client, create, get, held, settings, start, start_at};
+use crate::support::{Files, WAIT, client, create, eventually, get, held, settings, start_at, start_with_threads};
 use slotcast::client::{Client, new_mutation_context};
 use slotcast::server::ServerSettings;
 use slotcast::transport::{DrainSettings, TransportSettings};
@@ -57,9 +57,17 @@ async fn add_with_retries(client: &Client) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn case_57_servers_that_stop_under_load_lose_no_call() {
+    for threads in [1, 2] {
+        stop_under_load(threads).await;
+    }
+}
+
+/// Stops and restarts a server with this number of threads while clients call it.
+async fn stop_under_load(threads: usize) {
     const CALLS: u64 = 150;
     let store = Arc::new(MemoryStore::default());
-    let mut server = start_at("127.0.0.1:0", store.clone(), settings(TransportSettings::default())).await;
+    let settings = || ServerSettings { threads, ..settings(TransportSettings::default()) };
+    let mut server = start_at("127.0.0.1:0", store.clone(), settings()).await;
     let address = server.address.to_string();
     create(&client(&server), "a").await;
     let (done, retries) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -75,7 +83,7 @@ async fn case_57_servers_that_stop_under_load_lose_no_call() {
         })
         .collect();
     for part in 1..4 {
-        crate::support::eventually("calls continue", || done.load(Ordering::Relaxed) > part * 8 * CALLS / 4).await;
+        eventually("calls continue", || done.load(Ordering::Relaxed) > part * 8 * CALLS / 4).await;
         let start = Instant::now();
         server.stop().await.unwrap();
         assert!(
@@ -83,7 +91,7 @@ async fn case_57_servers_that_stop_under_load_lose_no_call() {
             "active clients do not delay the stop: {:?}",
             start.elapsed()
         );
-        server = start_at(&address, store.clone(), settings(TransportSettings::default())).await;
+        server = start_at(&address, store.clone(), settings()).await;
     }
     for caller in callers {
         tokio::time::timeout(WAIT, caller).await.expect("all calls end in time").unwrap();
@@ -95,7 +103,13 @@ async fn case_57_servers_that_stop_under_load_lose_no_call() {
 
 #[tokio::test]
 async fn case_57_silent_connections_and_endless_streams_do_not_delay_the_stop() {
-    let server = start(TransportSettings::default()).await;
+    for threads in [1, 2] {
+        stop_with_endless_streams(threads).await;
+    }
+}
+
+async fn stop_with_endless_streams(threads: usize) {
+    let server = start_with_threads(threads, TransportSettings::default()).await;
     let client = client(&server);
     create(&client, "a").await;
     let mut stream = subscribe(&client, "a").await;
@@ -115,15 +129,46 @@ async fn case_57_silent_connections_and_endless_streams_do_not_delay_the_stop() 
 #[tokio::test]
 async fn a_tls_server_stops_even_during_a_handshake() {
     let files = Files::new();
-    let server = start(files.transport()).await;
-    let client = files.client(&server);
-    create(&client, "a").await;
-    let mut stream = subscribe(&client, "a").await;
-    let _silent = TcpStream::connect(server.address).await.unwrap();
-    let start = Instant::now();
-    server.stop().await.unwrap();
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-    assert_eq!(error_of(&stream.message().await.unwrap_err()).1, "DRAINING");
+    for threads in [1, 2] {
+        let server = start_with_threads(threads, files.transport()).await;
+        let client = files.client(&server);
+        create(&client, "a").await;
+        let mut stream = subscribe(&client, "a").await;
+        // With two threads, the second one performs this handshake.
+        let _silent = TcpStream::connect(server.address).await.unwrap();
+        eventually("the silent connection is accepted", || server.transport.connections() == 2).await;
+        let start = Instant::now();
+        server.stop().await.unwrap();
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert_eq!(error_of(&stream.message().await.unwrap_err()).1, "DRAINING");
+    }
+}
+
+#[tokio::test]
+async fn calls_that_exceed_the_drain_limit_are_cut_off_on_all_threads() {
+    for threads in [1, 2] {
+        // No mutation is answered while commits are paused.
+        let store = Arc::new(MemoryStore::default());
+        store.pause_commits();
+        let drain = DrainSettings { timeout: Duration::from_millis(300), ..DrainSettings::default() };
+        let settings = ServerSettings { threads, drain, ..settings(TransportSettings::default()) };
+        let server = start_at("127.0.0.1:0", store.clone(), settings).await;
+        let callers: Vec<_> = (0..4)
+            .map(|number| {
+                let client = client(&server);
+                let create = crate::common::create_named(&format!("inventory-{number}"));
+                tokio::spawn(async move { client.mutate(new_mutation_context(), create).await })
+            })
+            .collect();
+        eventually("every connection is open", || server.transport.connections() == 4).await;
+        let stopping = tokio::spawn(server.stop());
+        for caller in callers {
+            let ended = tokio::time::timeout(WAIT, caller).await.expect("the call was cut off").unwrap();
+            ended.expect_err("no call is answered");
+        }
+        stopping.await.unwrap().unwrap();
+        store.resume_commits();
+    }
 }
 
 #[tokio::test]

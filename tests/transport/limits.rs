@@ -1,7 +1,7 @@
 //! Limits of connections: per server, per address, and of file descriptors.
 
 use crate::process::ServerProcess;
-use crate::support::{WAIT, client, closed_after, create, eventually, get, start};
+use crate::support::{WAIT, client, closed_after, create, eventually, get, start_with_threads};
 use slotcast::client::Client;
 use slotcast::transport::{ConnectionRefusal, TransportSettings};
 use std::time::Duration;
@@ -24,19 +24,21 @@ async fn connections_beyond_the_limit_are_closed_immediately_until_others_close(
             ConnectionRefusal::AddressLimit,
         ),
     ] {
-        let server = start(transport).await;
-        let first = client(&server);
-        create(&first, "a").await;
-        let mut held = connect(&server, 2).await;
-        eventually("three connections are open", || server.transport.connections() == 3).await;
-        for mut refused in connect(&server, 5).await {
-            closed_after(&mut refused).await;
+        for threads in [1, 2] {
+            let server = start_with_threads(threads, transport.clone()).await;
+            let first = client(&server);
+            create(&first, "a").await;
+            let mut held = connect(&server, 2).await;
+            eventually("three connections are open", || server.transport.connections() == 3).await;
+            for mut refused in connect(&server, 5).await {
+                closed_after(&mut refused).await;
+            }
+            assert_eq!((server.transport.refused(reason), server.transport.connections()), (5, 3));
+            get(&first, "a").await.expect("open connections are served");
+            held.pop();
+            eventually("one connection was closed", || server.transport.connections() == 2).await;
+            get(&client(&server), "a").await.expect("a new connection is accepted");
         }
-        assert_eq!((server.transport.refused(reason), server.transport.connections()), (5, 3));
-        get(&first, "a").await.expect("open connections are served");
-        held.pop();
-        eventually("one connection was closed", || server.transport.connections() == 2).await;
-        get(&client(&server), "a").await.expect("a new connection is accepted");
     }
 }
 

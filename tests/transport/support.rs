@@ -35,6 +35,12 @@ pub async fn start(transport: TransportSettings) -> RunningServer {
     start_at("127.0.0.1:0", Arc::default(), settings(transport)).await
 }
 
+/// Starts a server whose connections are served by this number of threads.
+pub async fn start_with_threads(threads: usize, transport: TransportSettings) -> RunningServer {
+    let settings = ServerSettings { threads, ..settings(transport) };
+    start_at("127.0.0.1:0", Arc::default(), settings).await
+}
+
 pub async fn start_at(address: &str, store: Arc<MemoryStore>, settings: ServerSettings) -> RunningServer {
     let listener = TcpListener::bind(address).await.unwrap();
     RunningServer::start(listener, store, Arc::new(default_catalog()), settings).unwrap()

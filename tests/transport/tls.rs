@@ -4,7 +4,7 @@ use crate::common::{add, create_named};
 use crate::support::{Authority, Files, WAIT, closed_after, create, eventually, get, handshake, self_signed, start};
 use slotcast::client::{Client, ClientError, ClientOptions, new_mutation_context};
 use slotcast::server::RunningServer;
-use slotcast::transport::{ConnectionRefusal, Peer, TlsSettings, Transport, TransportSettings};
+use slotcast::transport::{Connection, ConnectionRefusal, Runtimes, TlsSettings, Transport, TransportSettings};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -188,13 +188,13 @@ async fn certificate_seen(files: &Files, tls: TlsSettings, presented: Option<&st
     let seen = Arc::new(Mutex::new(None));
     let seen_by_service = seen.clone();
     let service = tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let peer: &Peer = request.extensions().get().expect("every request has a peer");
+        let peer = request.extensions().get().map(Connection::peer).expect("every request has a peer");
         assert!(peer.address.ip().is_loopback());
         *seen_by_service.lock().unwrap() = Some(peer.certificate.as_ref().map(|certificate| certificate.0.clone()));
         async { Ok::<_, std::convert::Infallible>(Status::not_found("nothing").into_http::<tonic::body::Body>()) }
     });
     let transport = Transport::open(settings, Arc::default()).unwrap();
-    let serving = tokio::spawn(transport.serve(listener, service, CancellationToken::new()));
+    let serving = tokio::spawn(transport.serve(listener, service, Runtimes::default(), CancellationToken::new()));
     let client = Client::open(&ClientOptions {
         add_metadata: None,
         uri: format!("https://{address}"),
@@ -260,7 +260,7 @@ async fn a_client_sends_the_current_token_of_its_file_with_each_call() {
         Ok::<_, std::convert::Infallible>(status.into_http::<tonic::body::Body>())
     });
     let transport = Transport::open(TransportSettings::default(), Arc::default()).unwrap();
-    let serving = tokio::spawn(transport.serve(listener, service, CancellationToken::new()));
+    let serving = tokio::spawn(transport.serve(listener, service, Runtimes::default(), CancellationToken::new()));
     let options =
         ClientOptions { uri, caller: "test".into(), token_file: Some(path.clone()), ..ClientOptions::default() };
     let client = Client::open(&options).unwrap();
