@@ -2,7 +2,7 @@
 
 use super::connection::ConnectionActivity;
 use super::connection_limiter::network;
-use super::drain::{DrainSignal, GracePeriod};
+use super::drain::{ConnectionDrain, DrainSignal, GracePeriod};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
@@ -10,7 +10,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio_util::sync::CancellationToken;
 use tower::util::Oneshot;
 
 /// The other end of the connection. The transport adds it to the extensions of each request.
@@ -37,8 +36,8 @@ pub struct PeerCertificate(pub Vec<u8>);
 pub(super) struct ConnectionService<S> {
     pub inner: S,
     pub peer: Peer,
-    /// Cancelled when all streams of the connection must end.
-    pub drain: CancellationToken,
+    /// Tells the streams of the connection when to end.
+    pub drain: Arc<ConnectionDrain>,
     /// When the streams end because of the age of the connection; `None` if connections have no maximum age.
     pub grace: Option<GracePeriod>,
     pub activity: Arc<ConnectionActivity>,
@@ -55,7 +54,7 @@ where
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let extensions = request.extensions_mut();
         extensions.insert(self.peer.clone());
-        extensions.insert(DrainSignal::new(self.drain.clone(), self.grace.clone()));
+        extensions.insert(DrainSignal::new(self.drain.clone(), self.grace));
         let inner = Oneshot::new(self.inner.clone(), request);
         ResponseFuture { inner, _call: self.activity.start_call() }
     }
