@@ -1,6 +1,7 @@
 //! Ring 3: the gRPC services, a thin layer between the wire format ([`crate::wire`]) and the engine.
 
 pub mod admin;
+pub mod frame_body;
 mod mutations;
 mod page_token;
 pub mod read_authorization;
@@ -10,7 +11,10 @@ pub mod shadow;
 mod statistics;
 pub mod stream;
 pub mod stream_limit;
+pub mod stream_schedule;
 mod subscribe;
+pub mod subscribe_route;
+pub mod sync_limiter;
 
 pub use crate::wire::v1::admin_service_server::AdminServiceServer;
 pub use crate::wire::v1::inventory_service_server::InventoryServiceServer;
