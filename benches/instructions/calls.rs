@@ -11,12 +11,15 @@ use slotcast::domain::Caller;
 use slotcast::engine::{Engine, EngineSettings};
 use slotcast::grpc::InventoryServiceServer;
 use slotcast::grpc::service::Service as InventoryHandlers;
+use slotcast::grpc::short_path::ShortPath;
+use slotcast::grpc::stream::StreamContext;
 use slotcast::grpc::stream_limit::{StreamLimiter, StreamSettings};
+use slotcast::grpc::stream_schedule::StreamSchedule;
+use slotcast::grpc::sync_limiter::SyncLimiter;
 use slotcast::identity::{Authentication, Identity, Role};
 use slotcast::live_rollout::LiveRollout;
 use slotcast::middleware::{
-    Admission, AdmissionSettings, ContentTypeLayer, DeadlineLayer, IdentityLayer, SyncLimitLayer, SyncRate,
-    TelemetryLayer,
+    Admission, AdmissionSettings, ContentTypeLayer, DeadlineLayer, IdentityLayer, TelemetryLayer,
 };
 use slotcast::server::{RunningServer, ServerSettings};
 use slotcast::statistics::StreamStatistics;
@@ -42,10 +45,9 @@ const ADD_PATH: &str = "/slotcast.v1.InventoryService/AddItem";
 const OVER_CONNECTION: &str = "GetInventory over a connection";
 
 /// The cases of one call, from the inside out, and the part that each adds to the one before.
-pub const LAYERS: [(&str, &str); 9] = [
+pub const LAYERS: [(&str, &str); 8] = [
     ("GetInventory: service", "service: read the state, build the reply"),
-    ("GetInventory: + router and codec", "router and codec: find the method, decode, encode"),
-    ("GetInventory: + sync limit", "sync limit"),
+    ("GetInventory: + short path", "short path: find the method, decode, encode"),
     ("GetInventory: + admission", "admission: the request rate of the caller"),
     ("GetInventory: + identity", "identity, without authentication"),
     ("GetInventory: + deadline", "deadline, with a grpc-timeout"),
@@ -64,18 +66,16 @@ pub fn run() {
 
 /// Counts a call through the service alone, then through one more layer at a time.
 fn layers(runtime: &Runtime, folder: &Path) {
-    let handlers = runtime.block_on(handlers(folder));
-    let [service, routes, sync_limit, admission, identity, deadline, content_type, telemetry, _] =
-        LAYERS.map(|(name, _)| name);
+    let handlers = Arc::new(runtime.block_on(handlers(folder)));
+    let [service, short_path, admission, identity, deadline, content_type, telemetry, _] = LAYERS.map(|(name, _)| name);
     let mut requests: Vec<_> = (0..WARM_UP + REPETITIONS).map(|_| tonic_request()).collect();
     count(service, WARM_UP, REPETITIONS, |_| {
         let request = requests.pop().expect("a request for each call");
         runtime.block_on(handlers.get_inventory(request)).expect("the inventory exists");
     });
-    let layer = Routes::new(InventoryServiceServer::new(handlers)).prepare();
-    measure(runtime, routes, &layer, true);
-    let layer = SyncLimitLayer::new(SyncRate::new(10)).layer(layer);
-    measure(runtime, sync_limit, &layer, true);
+    let routes = Routes::new(InventoryServiceServer::from_arc(handlers.clone())).prepare();
+    let layer = ShortPath::new(handlers, ServerSettings::default().transport.message_bytes_max, routes);
+    measure(runtime, short_path, &layer, true);
     let unlimited = AdmissionSettings { per_second: 1_000_000, burst: 1_000_000 };
     let layer = Admission::new(unlimited).expect("a limit").layer().layer(layer);
     measure(runtime, admission, &layer, true);
@@ -112,11 +112,20 @@ async fn handlers(folder: &Path) -> InventoryHandlers {
     InventoryHandlers {
         engine,
         catalog_version: String::new(),
-        rollout: LiveRollout::default(),
+        stream_limiter: StreamLimiter::new(StreamSettings::default()),
+        streams: Arc::new(streams()),
+    }
+}
+
+fn streams() -> StreamContext {
+    let (rollout, start) = (LiveRollout::default(), tokio::time::Instant::now());
+    StreamContext {
+        schedule: StreamSchedule::new(rollout.clone(), Authentication::Disabled.key_changes(), start),
+        rollout,
         statistics: Arc::new(StreamStatistics::default()),
-        telemetry: Telemetry::default(),
-        streams: StreamLimiter::new(StreamSettings::default()),
-        start: tokio::time::Instant::now(),
+        telemetry: Telemetry::default().frames(),
+        limiter: SyncLimiter::new(Telemetry::default().sync_limit()),
+        start,
     }
 }
 

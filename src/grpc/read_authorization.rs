@@ -1,10 +1,9 @@
 //! Read authorization: decides what a caller may read, once for each call, and on a stream for each frame.
 
 use crate::domain::{Inventory, InventoryId, PlayerId};
-use crate::identity::{AuthError, CredentialStatusWatch, Identity, Role};
+use crate::identity::{AuthError, CredentialStatus, Identity, Role};
 use crate::status;
 use crate::sync::ReadAccess;
-use std::future::pending;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -49,29 +48,21 @@ fn required_owner(identity: &Identity) -> Result<Option<&PlayerId>, Status> {
 /// revoked.
 #[derive(Debug)]
 pub struct ReadAuthorization {
-    expiry: Option<CredentialStatusWatch>,
+    credential_status: Option<CredentialStatus>,
 }
 
 impl ReadAuthorization {
     pub fn new(identity: &Identity) -> Self {
-        Self { expiry: identity.credential_status.as_ref().map(|expiry| expiry.watch()) }
+        Self { credential_status: identity.credential_status.clone() }
     }
 
     /// Checks that the reader's token is still valid.
     pub fn check(&self) -> Result<(), AuthError> {
-        self.expiry.as_ref().map_or(Ok(()), |expiry| expiry.check())
+        self.credential_status.as_ref().map_or(Ok(()), CredentialStatus::check)
     }
 
-    /// Returns the latest time for the next check: `due`, or the expiry of the token if that is earlier.
-    pub fn next_check(&self, due: Instant) -> Instant {
-        self.expiry.as_ref().map_or(due, |expiry| due.min(expiry.deadline()))
-    }
-
-    /// Waits until the token may have been revoked before its expiry. Cancel safe.
-    pub async fn changed(&mut self) {
-        match &mut self.expiry {
-            Some(expiry) => expiry.changed().await,
-            None => pending().await,
-        }
+    /// Returns when the token expires, if it does.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.credential_status.as_ref().map(CredentialStatus::deadline)
     }
 }

@@ -71,7 +71,7 @@ impl Service {
         let current = self.engine.correct(session.clone(), identity.caller, id.clone()).await;
         let current = current.map_err(|error| status::engine_error(&error))?;
         let current = current.ok_or_else(|| status::inventory_not_found(&id))?;
-        self.statistics.add_desync_reported();
+        self.streams.statistics.add_desync_reported();
         let hexadecimal = |a: u32, b: u32| format!("{a:08x}{b:08x}");
         tracing::warn!(
             %id,

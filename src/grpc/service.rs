@@ -3,31 +3,25 @@
 //! This file lists all RPCs. What they have in common is in [`super::mutations`], [`super::reads`] and
 //! [`super::subscribe`].
 
+use super::frame_body::SubscriptionBody;
 use super::mutations::{AppliedMutation, CallOrigin};
-use super::stream_limit::{LimitedStream, StreamLimiter};
+use super::stream::StreamContext;
+use super::stream_limit::StreamLimiter;
 use crate::domain::{Caller, OperationOutcome};
 use crate::engine::Engine;
 use crate::identity::{AuthError, Identity};
-use crate::live_rollout::LiveRollout;
-use crate::statistics::StreamStatistics;
 use crate::status;
 use crate::sync::TraceContext;
-use crate::telemetry::Telemetry;
 use crate::wire::v1::operation::Operation;
 use crate::wire::{reply, v1};
 use std::sync::Arc;
-use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 pub struct Service {
     pub engine: Engine,
     pub catalog_version: String,
-    pub rollout: LiveRollout,
-    pub statistics: Arc<StreamStatistics>,
-    pub telemetry: Telemetry,
-    pub streams: StreamLimiter,
-    /// The origin of the times of all streams.
-    pub start: Instant,
+    pub stream_limiter: StreamLimiter,
+    pub streams: Arc<StreamContext>,
 }
 
 /// Returns the caller's identity, which the identity layer added to the request.
@@ -167,13 +161,13 @@ impl v1::inventory_service_server::InventoryService for Service {
         Ok(Response::new(v1::TransactResponse { receipt, outcomes }))
     }
 
-    type SubscribeInventoryStream = LimitedStream<Result<v1::SubscribeInventoryResponse, Status>>;
+    type SubscribeInventoryStream = SubscriptionBody;
 
     async fn subscribe_inventory(
         &self,
         request: Request<v1::SubscribeInventoryRequest>,
     ) -> Result<Response<Self::SubscribeInventoryStream>, Status> {
-        self.subscribe(&request).await
+        self.subscribe(&request).await.map(Response::new)
     }
 
     async fn report_desync(

@@ -8,7 +8,6 @@ use crate::sync::{
     Cursor, Moment, PublishedState, Replica, SubscribeOptions, Subscription, SubscriptionTooLarge, SyncSettings,
 };
 use crate::wire::{frame, v1};
-use std::cell::RefCell;
 use std::sync::Arc;
 
 pub struct Shadow {
@@ -69,22 +68,16 @@ impl Shadow {
         self.subscription.poll_timeout(now)
     }
 
-    /// Computes the message that would be sent now, if any, and applies it to the copies.
+    /// Computes the message that would be sent now, if any, and applies it to the copies. `states` are the newest
+    /// states, with which the copies are compared.
     pub fn poll_message(
         &mut self,
         now: Moment,
-        states: impl Fn() -> Vec<Arc<PublishedState>>,
+        states: &[Arc<PublishedState>],
     ) -> Result<Option<ShadowFrame>, SubscriptionTooLarge> {
-        // Compare with the states from which the frame is computed.
-        let published = RefCell::new(Vec::new());
-        let frame = self.subscription.poll_frame(now, || {
-            let states = states();
-            published.borrow_mut().clone_from(&states);
-            states
-        })?;
-        let Some(frame) = frame else { return Ok(None) };
+        let Some(frame) = self.subscription.poll_frame(now, || states)? else { return Ok(None) };
         let message = frame::encode_frame(&frame);
-        let verification = self.apply(&message, &published.into_inner());
+        let verification = self.apply(&message, states);
         Ok(Some(ShadowFrame { message, verification }))
     }
 
@@ -297,8 +290,7 @@ mod tests {
         let absent = vec![Arc::default()];
         let mut shadow = shadow();
         let mut joined = Shadow::join(SyncSettings::default(), SubscribeOptions::default(), &absent);
-        let first =
-            joined.poll_message(SECOND, || absent.clone()).expect("within the slot limit").expect("it has caught up");
+        let first = joined.poll_message(SECOND, &absent).expect("within the slot limit").expect("it has caught up");
         assert!(first.message.changes.is_empty(), "the reader already knows that the inventory is absent");
         verify_with(&mut shadow, SECOND, &states(1), |_| {});
         assert_eq!(verify_with(&mut shadow, 2 * SECOND, &absent, |_| {}), Verification::default());
@@ -313,12 +305,11 @@ mod tests {
     fn a_shadow_that_joins_later_computes_no_changes_until_an_inventory_changes() {
         let now = states(4);
         let mut shadow = Shadow::join(SyncSettings::default(), SubscribeOptions::default(), &now);
-        let first =
-            shadow.poll_message(SECOND, || now.clone()).expect("within the slot limit").expect("it has caught up");
+        let first = shadow.poll_message(SECOND, &now).expect("within the slot limit").expect("it has caught up");
         assert!(first.message.changes.is_empty() && first.verification == Verification::default());
         let next = states(5);
         shadow.handle_states(&next);
-        let next = shadow.poll_message(3 * SECOND, || next.clone()).expect("within the slot limit").expect("it is due");
+        let next = shadow.poll_message(3 * SECOND, &next).expect("within the slot limit").expect("it is due");
         assert_eq!((next.message.changes.len(), next.verification), (1, Verification::default()));
     }
 }

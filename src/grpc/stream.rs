@@ -1,28 +1,44 @@
-//! The response body of `SubscribeInventory`, which the transport polls. A frame is computed when it is polled, with
-//! the current rollout. A slow reader therefore gets its frames later, with fewer bytes in total.
+//! The streams of `SubscribeInventory`, which the transport polls. A frame is computed when it is polled, with the
+//! current rollout. A slow reader therefore gets its frames later, with fewer bytes in total.
+//!
+//! A stream is a plain state machine: it holds no future and no timer. Its schedule, the engine and its player's sync
+//! limit wake it.
 
 use super::read_authorization::ReadAuthorization;
 use super::shadow::{Shadow, ShadowFrame, Verification};
-use crate::domain::{Inventory, InventoryId};
-use crate::engine::WatchedInventories;
+use super::stream_schedule::{ScheduledStream, StreamSchedule};
+use super::sync_limiter::{NoPermit, PlayerStream, SyncLimiter};
+use crate::domain::{InventoryId, PlayerId};
+use crate::engine::{WakeLevel, WatchedInventories};
 use crate::identity::AuthError;
+use crate::live_rollout::LiveRollout;
 use crate::statistics::{OpenStreamGuard, StreamStatistics, SyncKind};
 use crate::status;
-use crate::sync::frame::full_frame;
 use crate::sync::{
-    Bucket, Frame, FrameAge, FrameBody, FullReason, InventoryFrame, Moment, PublishedState, Rollout, StreamMode,
-    SubscribeOptions, Subscription, SubscriptionTooLarge, SyncTrigger,
+    Bucket, Frame, FrameBody, Moment, PublishedState, Rollout, StreamMode, SubscribeOptions, Subscription,
+    SubscriptionTooLarge, SyncTrigger, TraceContext,
 };
 use crate::telemetry::{FrameSent, FrameTelemetry};
-use crate::transport::DrainSignal;
+use crate::transport::{DrainSignal, DrainWaiter};
 use crate::wire::codec::MESSAGE_PREFIX_BYTES;
-use crate::wire::{frame, v1};
-use futures_util::stream::{self, Stream};
+use crate::wire::{frame_bytes, v1};
+use bytes::Bytes;
 use prost::Message;
 use std::sync::Arc;
-use tokio::sync::watch;
+use std::task::{Context, Poll};
 use tokio::time::Instant;
 use tonic::Status;
+
+/// What all streams of a server share.
+pub struct StreamContext {
+    pub rollout: LiveRollout,
+    pub statistics: Arc<StreamStatistics>,
+    pub telemetry: FrameTelemetry,
+    pub limiter: SyncLimiter,
+    pub schedule: StreamSchedule,
+    /// The origin of the times of all streams.
+    pub start: Instant,
+}
 
 /// The parameters of a new stream.
 pub struct StreamParameters {
@@ -31,18 +47,16 @@ pub struct StreamParameters {
     pub authorization: ReadAuthorization,
     /// The rollout bucket of the stream's player.
     pub bucket: Bucket,
-    pub rollout: watch::Receiver<Arc<Rollout>>,
-    pub statistics: Arc<StreamStatistics>,
-    pub closing: DrainSignal,
-    pub telemetry: FrameTelemetry,
-    /// Set to the age of the changes in each frame.
-    pub age: FrameAge,
-    /// The origin of the times of all streams.
-    pub start: Instant,
+    /// The player whose sync limit applies to the stream; `None` if it is not limited.
+    pub limited_player: Option<PlayerId>,
+    pub drain_signal: DrainSignal,
+    /// The trace context of the stream's call, if it is traced.
+    pub trace: Option<TraceContext>,
 }
 
 /// Why a stream ends.
-enum StreamEnd {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamEnd {
     Draining,
     Unauthenticated(AuthError),
     TooLarge(SubscriptionTooLarge),
@@ -60,128 +74,151 @@ impl From<SubscriptionTooLarge> for StreamEnd {
     }
 }
 
-/// The inventories that a stream watches, as far as its reader may read them.
-struct VisibleInventories {
-    watched: WatchedInventories,
-    options: SubscribeOptions,
-}
-
-impl VisibleInventories {
-    /// Returns a consistent snapshot of the newest states, as the reader may see them.
-    fn states(&self) -> Vec<Arc<PublishedState>> {
-        self.options.access.visible(self.watched.states())
-    }
-
-    /// Returns the ids of the inventories in a message.
-    fn ids_in(&self, message: &v1::SubscribeInventoryResponse) -> Vec<&str> {
-        let marks = message.marks.iter().map(|mark| mark.watch);
-        let watches = message.changes.iter().map(|change| change.watch).chain(marks);
-        watches.filter_map(|watch| self.watched.ids().get(watch as usize)).map(InventoryId::as_str).collect()
+impl From<StreamEnd> for Status {
+    fn from(end: StreamEnd) -> Self {
+        match end {
+            StreamEnd::Draining => status::draining(),
+            StreamEnd::Unauthenticated(error) => status::unauthenticated(error),
+            StreamEnd::TooLarge(too_large) => status::subscription_too_large(too_large),
+        }
     }
 }
 
+type States = Vec<Arc<PublishedState>>;
+
+/// An open stream. It ends with UNAVAILABLE when the server drains or the connection is old, with UNAUTHENTICATED when
+/// the reader's token is no longer valid, and with RESOURCE_EXHAUSTED when the inventories have become too large for
+/// one stream. Otherwise, it does not end.
 pub struct FrameStream {
-    inventories: VisibleInventories,
+    context: Arc<StreamContext>,
+    watched: WatchedInventories,
     subscription: Subscription,
     /// The shadow, if the stream is in shadow mode.
     shadow: Option<Box<Shadow>>,
     authorization: ReadAuthorization,
     bucket: Bucket,
-    rollout: watch::Receiver<Arc<Rollout>>,
-    statistics: Arc<StreamStatistics>,
-    closing: DrainSignal,
-    telemetry: FrameTelemetry,
-    age: FrameAge,
-    start: Instant,
+    /// The rollout whose settings the subscription has.
+    rollout: Arc<Rollout>,
+    /// The stream in the queue of its player.
+    limit: Option<Box<PlayerStream>>,
+    drain: DrainWaiter,
+    schedule: ScheduledStream,
+    trace: Option<Box<TraceContext>>,
     _open: OpenStreamGuard,
 }
 
 impl FrameStream {
-    pub fn open(parameters: StreamParameters) -> Self {
-        let StreamParameters {
-            watched,
-            options,
-            authorization,
-            bucket,
-            mut rollout,
-            statistics,
-            telemetry,
-            age,
-            closing,
-            start,
-        } = parameters;
-        let StreamMode { sync, shadow } = rollout.borrow_and_update().mode_for(bucket);
+    /// Opens a stream of the current runtime.
+    pub fn open(context: Arc<StreamContext>, parameters: StreamParameters) -> Self {
+        let StreamParameters { watched, options, authorization, bucket, limited_player, drain_signal, trace } =
+            parameters;
+        let rollout = context.rollout.current();
+        let StreamMode { sync, shadow } = rollout.mode_for(bucket);
         let shadow = shadow.map(|settings| Box::new(Shadow::new(settings, options.clone())));
-        let subscription = Subscription::new(sync, options.clone());
-        let _open = statistics.open();
         Self {
-            inventories: VisibleInventories { watched, options },
-            subscription,
+            watched,
+            subscription: Subscription::new(context.rollout.share_settings(sync), options),
             shadow,
             authorization,
             bucket,
             rollout,
-            statistics,
-            telemetry,
-            age,
-            closing,
-            start,
-            _open,
+            limit: limited_player.map(|player| Box::new(context.limiter.open(player))),
+            drain: DrainWaiter::new(drain_signal),
+            schedule: context.schedule.add(),
+            trace: trace.map(Box::new),
+            _open: context.statistics.open(),
+            context,
         }
     }
 
-    /// Returns the stream of messages. The stream ends with UNAVAILABLE when the server drains or the connection is
-    /// old, with UNAUTHENTICATED when the reader's token is no longer valid, and with RESOURCE_EXHAUSTED when the
-    /// inventories have become too large for one stream. Otherwise, the stream does not end.
-    pub fn into_stream(self) -> impl Stream<Item = Result<v1::SubscribeInventoryResponse, Status>> + Send + 'static {
-        stream::unfold(Some(self), async |state| {
-            let mut this = state?;
-            match this.next().await {
-                Ok(message) => Some((Ok(message), Some(this))),
-                Err(StreamEnd::Draining) => Some((Err(status::draining()), None)),
-                Err(StreamEnd::Unauthenticated(error)) => Some((Err(status::unauthenticated(error)), None)),
-                Err(StreamEnd::TooLarge(too_large)) => Some((Err(status::subscription_too_large(too_large)), None)),
-            }
-        })
-    }
-
-    /// Waits until a message is due and returns it.
-    async fn next(&mut self) -> Result<v1::SubscribeInventoryResponse, StreamEnd> {
+    /// Returns the next message with its gRPC prefix once it is due. Do not poll again after an error.
+    pub fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, StreamEnd>> {
         loop {
             self.authorization.check()?;
             self.apply_rollout();
-            let now = self.start.elapsed();
-            self.poll_shadow(now)?;
-            let inventories = &self.inventories;
-            if let Some(frame) = self.subscription.poll_frame(now, || inventories.states())? {
-                let message = frame::encode_frame(&frame);
-                self.count_frame(&frame, message_bytes(&message));
-                return Ok(message);
-            }
-            let due = self.authorization.next_check(self.start + self.poll_timeout(now));
-            let changed = tokio::select! {
-                biased;
-                () = self.closing.wait() => return Err(StreamEnd::Draining),
-                () = self.inventories.watched.changed() => true,
-                () = self.authorization.changed() => false,
-                Ok(()) = self.rollout.changed() => {
-                    // `apply_rollout` reads the new rollout in the next iteration.
-                    self.rollout.mark_changed();
-                    false
+            // From here on, every change is noticed.
+            self.watched.set_wake_level(WakeLevel::Any);
+            let has_changed = self.watched.poll_changed(context).is_ready();
+            let now = self.context.start.elapsed();
+            let mut not_before = self.context.start;
+            if has_changed || self.poll_timeout(now) <= now {
+                let states = self.states();
+                if has_changed {
+                    self.handle_states(&states);
                 }
-                () = tokio::time::sleep_until(due) => false,
-            };
-            if changed {
-                self.update_states();
+                self.poll_shadow(now, &states)?;
+                match self.poll_frame(now, &states, context)? {
+                    Ok(Some(frame)) => {
+                        let bytes = encode(&frame, &states);
+                        self.count_frame(&frame, bytes.len() as u64, &states);
+                        return Poll::Ready(Ok(bytes));
+                    }
+                    Ok(None) => {}
+                    Err(NoPermit(until)) => not_before = until,
+                }
+            }
+            self.drain.set_waker(context.waker());
+            if self.drain.must_end() {
+                return Poll::Ready(Err(StreamEnd::Draining));
+            }
+            if self.poll_wait(now, not_before, context).is_pending() {
+                return Poll::Pending;
             }
         }
     }
 
-    fn update_states(&mut self) {
-        let states = self.inventories.states();
-        self.subscription.handle_states(&states);
+    /// Waits for the next due time, but not before `not_before`, and for changes that can make the stream due earlier.
+    fn poll_wait(&mut self, now: Moment, not_before: Instant, context: &mut Context<'_>) -> Poll<()> {
+        let due = (self.context.start + self.subscription.poll_timeout(now)).max(not_before);
+        let shadow = self.shadow.as_ref().map(|shadow| self.context.start + shadow.poll_timeout(now));
+        let others = [shadow, self.authorization.deadline(), self.drain.deadline()].into_iter().flatten();
+        self.schedule.wake_at(others.fold(due, Instant::min), context.waker());
+        let level = match self.subscription.waits_for(now) {
+            // The shadow has other due times than the stream.
+            _ if self.shadow.is_some() => WakeLevel::Any,
+            SyncTrigger::None => WakeLevel::Any,
+            SyncTrigger::Echo => WakeLevel::Echo,
+            SyncTrigger::News => WakeLevel::News,
+            SyncTrigger::Correction | SyncTrigger::Initial => WakeLevel::Correction,
+        };
+        self.watched.set_wake_level(level);
+        self.watched.poll_changed(context)
+    }
+
+    /// Returns the frame that is due and for which the player has a permit.
+    fn poll_frame(
+        &mut self,
+        now: Moment,
+        states: &States,
+        context: &Context<'_>,
+    ) -> Result<Result<Option<Frame>, NoPermit>, SubscriptionTooLarge> {
+        if self.subscription.poll_timeout(now) > now {
+            // A change that was due may have become unnecessary while the stream waited for a permit.
+            if let Some(limit) = &mut self.limit {
+                limit.leave();
+            }
+            return Ok(Ok(None));
+        }
+        let Some(limit) = &mut self.limit else { return self.subscription.poll_frame(now, || states).map(Ok) };
+        let mut too_large = None;
+        let polled = limit.poll_send(self.rollout.syncs_per_second, context.waker(), || {
+            self.subscription.poll_frame(now, || states).unwrap_or_else(|error| {
+                too_large = Some(error);
+                None
+            })
+        });
+        too_large.map_or(Ok(polled), Err)
+    }
+
+    /// Returns a consistent snapshot of the newest states, as the reader may see them.
+    fn states(&self) -> States {
+        self.subscription.access().visible(self.watched.states())
+    }
+
+    fn handle_states(&mut self, states: &States) {
+        self.subscription.handle_states(states);
         if let Some(shadow) = &mut self.shadow {
-            shadow.handle_states(&states);
+            shadow.handle_states(states);
         }
     }
 
@@ -192,35 +229,33 @@ impl FrameStream {
 
     /// Applies a changed rollout from the next frame on.
     fn apply_rollout(&mut self) {
-        // An error means that the sender was dropped and the rollout cannot change any more.
-        if !self.rollout.has_changed().unwrap_or(false) {
-            return;
-        }
-        let StreamMode { sync, shadow } = self.rollout.borrow_and_update().mode_for(self.bucket);
-        self.subscription.handle_settings(sync);
+        let Some(rollout) = self.context.rollout.changed_since(&self.rollout) else { return };
+        let StreamMode { sync, shadow } = rollout.mode_for(self.bucket);
+        self.rollout = rollout;
+        self.subscription.handle_settings(self.context.rollout.share_settings(sync));
         match (shadow, &mut self.shadow) {
             (None, shadow) => *shadow = None,
             (Some(settings), Some(shadow)) => shadow.handle_settings(settings),
-            (Some(settings), shadow @ None) => {
-                let options = self.inventories.options.clone();
-                *shadow = Some(Box::new(Shadow::join(settings, options, &self.inventories.states())));
+            (Some(settings), None) => {
+                let options = self.subscription.options();
+                self.shadow = Some(Box::new(Shadow::join(settings, options, &self.states())));
             }
         }
     }
 
-    fn poll_shadow(&mut self, now: Moment) -> Result<(), SubscriptionTooLarge> {
+    fn poll_shadow(&mut self, now: Moment, states: &States) -> Result<(), SubscriptionTooLarge> {
         let Some(shadow) = &mut self.shadow else { return Ok(()) };
-        let inventories = &self.inventories;
-        let Some(ShadowFrame { message, verification }) = shadow.poll_message(now, || inventories.states())? else {
+        let Some(ShadowFrame { message, verification }) = shadow.poll_message(now, states)? else {
             return Ok(());
         };
+        let statistics = &self.context.statistics;
         if !message.changes.is_empty() {
-            self.statistics.add_shadow_computed(message_bytes(&message));
+            statistics.add_shadow_computed((message.encoded_len() + MESSAGE_PREFIX_BYTES) as u64);
         }
-        self.statistics.add_shadow_checks(verification.mismatches, verification.unverified);
+        statistics.add_shadow_checks(verification.mismatches, verification.unverified);
         if verification.mismatches > 0 {
             let Verification { mismatches, unverified } = verification;
-            let inventories = self.inventories.ids_in(&message).join(", ");
+            let inventories = self.ids_in(&message).join(", ");
             tracing::error!(
                 mismatches,
                 unverified,
@@ -231,85 +266,79 @@ impl FrameStream {
         Ok(())
     }
 
-    fn count_frame(&mut self, frame: &Frame, bytes: u64) {
-        let is_full = |body: &FrameBody| matches!(body, FrameBody::Full { .. });
+    /// Returns the ids of the inventories in a message.
+    fn ids_in(&self, message: &v1::SubscribeInventoryResponse) -> Vec<&str> {
+        let marks = message.marks.iter().map(|mark| mark.watch);
+        let watches = message.changes.iter().map(|change| change.watch).chain(marks);
+        watches.filter_map(|watch| self.watched.ids().get(watch as usize)).map(InventoryId::as_str).collect()
+    }
+
+    fn count_frame(&mut self, frame: &Frame, bytes: u64, states: &States) {
+        let statistics = &self.context.statistics;
         if !frame.is_sync() {
-            self.statistics.add_quiet(bytes);
+            statistics.add_quiet(bytes);
         } else {
-            let full = frame.changed.iter().any(|(_, part)| is_full(&part.body));
-            let kind = if full { SyncKind::Full } else { SyncKind::Delta };
-            self.statistics.add_sync(kind, frame.trigger, bytes);
+            let kind = kind_of(frame);
+            statistics.add_sync(kind, frame.trigger, bytes);
             self.record_sync(frame, kind, bytes);
             if self.shadow.is_some() {
-                self.statistics.add_shadow_sent(bytes);
+                statistics.add_shadow_sent(bytes);
             }
         }
         if frame.trigger == SyncTrigger::Initial {
-            self.statistics.add_immediate_full(1, self.initial_bytes());
+            let full_bytes = states.iter().map(|state| state.full_bytes(frame_bytes::full_body_bytes));
+            statistics.add_immediate_full(1, frame_bytes::initial_bytes(full_bytes) as u64);
         }
-        self.count_immediate_fulls();
+        self.count_immediate_fulls(states);
     }
 
     fn record_sync(&self, frame: &Frame, kind: SyncKind, bytes: u64) {
         let Frame { trigger, stale_since, traced, .. } = *frame;
         let inventories = frame.changed.len() + frame.absent.len();
-        self.age.set(self.telemetry.record_frame(&FrameSent {
+        self.context.telemetry.record_frame(&FrameSent {
             kind,
             trigger,
             bytes,
             inventories,
             stale_since,
             traced,
-        }));
-    }
-
-    /// Returns the size of the first message if every change were an immediate full sync, in bytes.
-    fn initial_bytes(&self) -> u64 {
-        let mut first = Frame { caught_up: true, ..Frame::default() };
-        for (position, state) in self.inventories.states().iter().enumerate() {
-            match &state.inventory {
-                Some(inventory) => first.changed.push((position, all_slots(inventory))),
-                None => first.absent.push(position),
-            }
-        }
-        message_bytes(&frame::encode_frame(&first))
+            call: self.trace.as_deref().copied(),
+        });
     }
 
     /// Counts the messages and bytes of immediate full syncs for the revisions since the last call.
-    fn count_immediate_fulls(&mut self) {
-        let mut passed = self.subscription.take_revisions_passed().peekable();
-        if passed.peek().is_none() {
-            return;
-        }
-        let states = self.inventories.states();
+    fn count_immediate_fulls(&mut self, states: &States) {
         let (mut syncs, mut bytes) = (0, 0);
-        for (position, revisions) in passed {
+        for (position, revisions) in self.subscription.take_revisions_passed() {
             syncs = syncs.max(revisions);
-            let inventory = states.get(position).and_then(|state| state.inventory.as_deref());
-            bytes += revisions * inventory.map_or(0, |inventory| full_bytes(position, inventory));
+            let full_bytes = states.get(position).and_then(|state| state.full_bytes(frame_bytes::full_body_bytes));
+            bytes += revisions * full_bytes.map_or(0, |bytes| frame_bytes::change_bytes(position, bytes)) as u64;
         }
-        self.statistics.add_immediate_full(syncs, bytes + syncs * MESSAGE_PREFIX_BYTES as u64);
+        if syncs > 0 {
+            self.context.statistics.add_immediate_full(syncs, bytes + syncs * MESSAGE_PREFIX_BYTES as u64);
+        }
     }
 }
 
 impl Drop for FrameStream {
     fn drop(&mut self) {
         // Immediate full syncs would also have sent correct predictions and pending changes.
-        self.update_states();
-        self.count_immediate_fulls();
+        let states = self.states();
+        self.handle_states(&states);
+        self.count_immediate_fulls(&states);
     }
 }
 
-fn message_bytes(message: &v1::SubscribeInventoryResponse) -> u64 {
-    (message.encoded_len() + MESSAGE_PREFIX_BYTES) as u64
+fn kind_of(frame: &Frame) -> SyncKind {
+    let is_full = |body: &FrameBody| matches!(body, FrameBody::Full { .. });
+    if frame.changed.iter().any(|(_, part)| is_full(&part.body)) { SyncKind::Full } else { SyncKind::Delta }
 }
 
-/// Returns the size of all slots of an inventory in a message, in bytes.
-fn full_bytes(position: usize, inventory: &Inventory) -> u64 {
-    let frame = Frame { changed: vec![(position, all_slots(inventory))], ..Frame::default() };
-    frame::encode_frame(&frame).encoded_len() as u64
-}
-
-fn all_slots(inventory: &Inventory) -> InventoryFrame {
-    full_frame(inventory.epoch, &inventory.contents, FullReason::DeltaOff)
+/// Encodes a frame that was computed from `states`. Readers at the same step share the encoding.
+fn encode(frame: &Frame, states: &States) -> Bytes {
+    if let ([(0, part)], true, [state, ..]) = (frame.changed.as_slice(), frame.is_only_changes(), states.as_slice()) {
+        let shared = state.shared_encoding(part.body, || Arc::from(&*frame_bytes::encode(frame)));
+        return shared.map_or_else(|| frame_bytes::encode(frame), Bytes::from_owner);
+    }
+    frame_bytes::encode(frame)
 }

@@ -2,11 +2,8 @@
 
 use crate::domain::{Caller, PlayerId};
 use crate::identity::Identity;
-use futures_util::stream::{BoxStream, Stream};
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamSettings {
@@ -48,12 +45,6 @@ pub struct StreamPermit {
     counts: Arc<Mutex<HashMap<Opener, u32>>>,
 }
 
-/// A stream that counts as open until it is dropped.
-pub struct LimitedStream<T> {
-    stream: BoxStream<'static, T>,
-    _permit: StreamPermit,
-}
-
 impl StreamLimiter {
     pub fn new(settings: StreamSettings) -> Self {
         Self { settings, counts: Arc::default() }
@@ -76,13 +67,6 @@ impl StreamLimiter {
     }
 }
 
-impl StreamPermit {
-    /// Ties the permit to a stream.
-    pub fn attach<T>(self, stream: BoxStream<'static, T>) -> LimitedStream<T> {
-        LimitedStream { stream, _permit: self }
-    }
-}
-
 impl Drop for StreamPermit {
     fn drop(&mut self) {
         let mut counts = lock(&self.counts);
@@ -92,14 +76,6 @@ impl Drop for StreamPermit {
                 counts.remove(&self.opener);
             }
         }
-    }
-}
-
-impl<T> Stream for LimitedStream<T> {
-    type Item = T;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
-        self.stream.as_mut().poll_next(context)
     }
 }
 

@@ -46,33 +46,21 @@ impl CredentialStatus {
     pub fn deadline(&self) -> Instant {
         self.credential.deadline
     }
-
-    pub fn watch(&self) -> CredentialStatusWatch {
-        CredentialStatusWatch { expiry: self.clone(), keys: self.current.keys.subscribe() }
-    }
 }
 
-/// An [`CredentialStatus`] for long-running calls, with notifications of when to check it again.
-#[derive(Debug)]
-pub struct CredentialStatusWatch {
-    expiry: CredentialStatus,
-    keys: watch::Receiver<Arc<KeySet>>,
-}
+/// Notifies of changes that may invalidate credentials before their deadlines. A clone has seen the same changes.
+#[derive(Debug, Clone)]
+pub struct KeyChanges(watch::Receiver<Arc<KeySet>>);
 
-impl CredentialStatusWatch {
-    /// See [`CredentialStatus::check`].
-    pub fn check(&self) -> Result<(), AuthError> {
-        self.expiry.check()
+impl KeyChanges {
+    pub(super) fn new(current: &VerifierState) -> Self {
+        Self(current.keys.subscribe())
     }
 
-    /// See [`CredentialStatus::deadline`].
-    pub fn deadline(&self) -> Instant {
-        self.expiry.deadline()
-    }
-
-    /// Returns when the credential may have become invalid before its deadline. Cancel safe.
+    /// Waits until credentials may have become invalid. Cancel safe. Never returns once the verifier is gone.
     pub async fn changed(&mut self) {
-        // The sender cannot be gone: the expiry holds it.
-        let _ = self.keys.changed().await;
+        if self.0.changed().await.is_err() {
+            std::future::pending().await
+        }
     }
 }

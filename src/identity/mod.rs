@@ -57,7 +57,7 @@ mod token;
 mod verifier;
 
 pub use clock::WallClock;
-pub use credential_status::{CredentialStatus, CredentialStatusWatch};
+pub use credential_status::{CredentialStatus, KeyChanges};
 pub use error::AuthError;
 pub use keys::KeysError;
 pub use role::Role;
@@ -75,6 +75,16 @@ pub enum Authentication {
     #[default]
     Disabled,
     Enabled(Arc<Verifier>),
+}
+
+impl Authentication {
+    /// Returns a receiver of changes that may invalidate credentials; `None` if callers are not authenticated.
+    pub fn key_changes(&self) -> Option<KeyChanges> {
+        match self {
+            Self::Disabled => None,
+            Self::Enabled(verifier) => Some(verifier.key_changes()),
+        }
+    }
 }
 
 /// The caller of a request, in the request's extensions.

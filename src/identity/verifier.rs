@@ -3,7 +3,7 @@
 use super::certificates::Certificates;
 use super::clock::{self, Clock, WallClock};
 use super::credential::Credential;
-use super::credential_status::{CredentialStatus, VerifierState};
+use super::credential_status::{CredentialStatus, KeyChanges, VerifierState};
 use super::error::AuthError;
 use super::invalid_token_limiter::InvalidTokenLimiter;
 use super::keys::{FILE_BYTES_MAX, KeySet, KeysError};
@@ -134,6 +134,11 @@ impl Verifier {
         // The credential may be from the cache, and the keys may have been replaced since they were read.
         credential_status.check()?;
         Ok(Principal { caller, player, role, credential_status })
+    }
+
+    /// Returns a receiver of changes that may invalidate credentials.
+    pub fn key_changes(&self) -> KeyChanges {
+        KeyChanges::new(&self.current)
     }
 
     /// Returns the reload counts of the JWKS file.

@@ -7,7 +7,6 @@ pub mod deadline;
 pub mod drain;
 pub mod identity;
 mod messages;
-pub mod sync_limit;
 pub mod telemetry;
 
 pub use admission::{Admission, AdmissionLayer, AdmissionSettings};
@@ -15,5 +14,4 @@ pub use content_type::ContentTypeLayer;
 pub use deadline::DeadlineLayer;
 pub use drain::DrainService;
 pub use identity::IdentityLayer;
-pub use sync_limit::{SyncLimitLayer, SyncRate};
 pub use telemetry::TelemetryLayer;

@@ -5,24 +5,24 @@ use crate::domain::Catalog;
 use crate::engine::{CommitLoop, Engine, EngineSettings, EngineStatisticsReader};
 use crate::grpc::admin::Admin;
 use crate::grpc::service::Service;
+use crate::grpc::short_path::ShortPath;
+use crate::grpc::stream::StreamContext;
 use crate::grpc::stream_limit::StreamLimiter;
-use crate::grpc::unary::UnaryService;
+use crate::grpc::stream_schedule::StreamSchedule;
+use crate::grpc::sync_limiter::SyncLimiter;
 use crate::grpc::{AdminServiceServer, InventoryServiceServer};
 use crate::identity::Authentication;
 use crate::middleware::{
-    Admission, AdmissionLayer, ContentTypeLayer, DeadlineLayer, DrainService, IdentityLayer, SyncLimitLayer, SyncRate,
-    TelemetryLayer,
+    Admission, AdmissionLayer, ContentTypeLayer, DeadlineLayer, DrainService, IdentityLayer, TelemetryLayer,
 };
 use crate::statistics::StreamStatistics;
 use crate::store::Store;
-use crate::sync::Rollout;
 use crate::telemetry::MetricSources;
 use crate::telemetry::listener::{self, Readiness};
 use crate::wire::FILE_DESCRIPTOR_SET;
 use std::convert::Infallible;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -32,13 +32,13 @@ use tower::layer::util::{Identity, Stack};
 use tower::util::Either;
 use tower::{Layer, ServiceBuilder};
 
-/// Interval at which the layers remove inactive callers and players.
+/// Interval at which inactive callers and players are removed.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The components of a server that is ready to serve.
 pub(super) struct Components {
     /// Handles all calls: the layers around the services.
-    pub service: <Layers as Layer<UnaryService<Routes>>>::Service,
+    pub service: <Layers as Layer<ShortPath<Routes>>>::Service,
     pub engine: Engine,
     pub commit_loop: CommitLoop,
     /// Cancelled when AdminService.Drain is called.
@@ -91,20 +91,19 @@ pub(super) fn build(
     register_metrics(settings, &telemetry, &streams, engine.statistics_reader(), weak_store, readiness);
 
     let admission = Admission::new(settings.admission);
-    let sync_rate = SyncRate::new(settings.rollout.current().syncs_per_second);
-    let sync_limit = SyncLimitLayer::with_telemetry(sync_rate.clone(), settings.telemetry.sync_limit());
-    let layers = build_layers(telemetry, &settings.authentication, admission.as_ref(), &sync_limit);
+    let sync_limiter = SyncLimiter::new(settings.telemetry.sync_limit());
+    let layers = build_layers(telemetry, &settings.authentication, admission.as_ref());
     let drain_requested = CancellationToken::new();
     let health = health_service.clone();
-    let routes = build_routes(engine.clone(), settings, streams, drain_requested.clone(), health_service)?;
+    let drain = drain_requested.clone();
+    let routes = build_routes(engine.clone(), settings, streams, sync_limiter.clone(), drain, health_service)?;
 
     let mut background = JoinSet::new();
     spawn_admin_listener(&mut background, settings, readiness, health);
-    background.spawn(remove_inactive(admission, sync_limit));
+    background.spawn(remove_inactive(admission, sync_limiter));
     if let Authentication::Enabled(verifier) = settings.authentication.clone() {
         background.spawn(async move { match verifier.watch_for_changes().await {} });
     }
-    background.spawn(apply_sync_rate(settings.rollout.subscribe(), sync_rate));
     Ok(Components { service: layers.layer(routes), engine, commit_loop, drain_requested, background })
 }
 
@@ -140,20 +139,12 @@ fn register_metrics(
 
 /// The type of the layers that [`build_layers`] lists.
 type Layers = Stack<
-    SyncLimitLayer,
-    Stack<
-        Either<AdmissionLayer, Identity>,
-        Stack<IdentityLayer, Stack<DeadlineLayer, Stack<ContentTypeLayer, Stack<TelemetryLayer, Identity>>>>,
-    >,
+    Either<AdmissionLayer, Identity>,
+    Stack<IdentityLayer, Stack<DeadlineLayer, Stack<ContentTypeLayer, Stack<TelemetryLayer, Identity>>>>,
 >;
 
 /// Returns the layers around all services, from the outermost to the innermost.
-fn build_layers(
-    telemetry: TelemetryLayer,
-    authentication: &Authentication,
-    admission: Option<&Admission>,
-    sync_limit: &SyncLimitLayer,
-) -> Layers {
+fn build_layers(telemetry: TelemetryLayer, authentication: &Authentication, admission: Option<&Admission>) -> Layers {
     ServiceBuilder::new()
         // Measures and traces every call, whichever layer replies.
         .layer(telemetry)
@@ -165,8 +156,6 @@ fn build_layers(
         .layer(IdentityLayer::new(authentication.clone()))
         // Limits the request rate of the caller.
         .option_layer(admission.map(Admission::layer))
-        // Limits the syncs of a stream's player.
-        .layer(sync_limit.clone())
         .into_inner()
 }
 
@@ -174,9 +163,10 @@ fn build_routes(
     engine: Engine,
     settings: &ServerSettings,
     statistics: Arc<StreamStatistics>,
+    limiter: SyncLimiter,
     drain: CancellationToken,
     health: impl ThirdPartyService,
-) -> Result<UnaryService<Routes>, ServerError> {
+) -> Result<ShortPath<Routes>, ServerError> {
     let catalog_version = crate::catalog_file::version(engine.catalog());
     let (rollout, start) = (settings.rollout.clone(), Instant::now());
     let admin = Admin {
@@ -187,9 +177,16 @@ fn build_routes(
         drain_timeout: settings.drain.timeout,
         start,
     };
-    let streams = StreamLimiter::new(settings.streams);
-    let telemetry = settings.telemetry.clone();
-    let service = Arc::new(Service { engine, catalog_version, rollout, statistics, telemetry, streams, start });
+    let streams = Arc::new(StreamContext {
+        schedule: StreamSchedule::new(rollout.clone(), settings.authentication.key_changes(), start),
+        rollout,
+        statistics,
+        telemetry: settings.telemetry.frames(),
+        limiter,
+        start,
+    });
+    let stream_limiter = StreamLimiter::new(settings.streams);
+    let service = Arc::new(Service { engine, catalog_version, stream_limiter, streams });
     let message_bytes_max = settings.transport.message_bytes_max;
     // Include the descriptors of error details, so that clients can show them.
     let reflection = || {
@@ -205,7 +202,7 @@ fn build_routes(
         .add_service(DrainService::new(reflection().build_v1()?))
         .add_service(DrainService::new(reflection().build_v1alpha()?))
         .prepare();
-    Ok(UnaryService::new(service, message_bytes_max, routes))
+    Ok(ShortPath::new(service, message_bytes_max, routes))
 }
 
 /// Serves the admin listener, if there is one.
@@ -221,24 +218,14 @@ fn spawn_admin_listener(
     background.spawn(listener::serve(listener, router));
 }
 
-/// Applies changes of the rollout's sync limit to the layer.
-async fn apply_sync_rate(mut rollout: watch::Receiver<Arc<Rollout>>, rate: SyncRate) {
-    loop {
-        rate.set(rollout.borrow_and_update().syncs_per_second);
-        if rollout.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Periodically removes inactive callers and players from the layers.
-async fn remove_inactive(admission: Option<Admission>, sync_limit: SyncLimitLayer) {
+/// Periodically removes inactive callers and players from the limiters.
+async fn remove_inactive(admission: Option<Admission>, sync_limiter: SyncLimiter) {
     let mut interval = tokio::time::interval(CLEANUP_INTERVAL);
     loop {
         interval.tick().await;
         if let Some(admission) = &admission {
             admission.remove_idle();
         }
-        sync_limit.remove_idle();
+        sync_limiter.remove_idle();
     }
 }

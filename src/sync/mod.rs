@@ -2,6 +2,7 @@
 //! is an argument.
 //!
 //! - [`published`]: the state of one inventory as streams see it.
+//! - `derived`: what streams derive from a published state and share.
 //! - [`frame`]: computes the changes since a reader's cursor.
 //! - [`replica`]: a reader's copy of an inventory, which applies frames.
 //! - [`pacer`]: decides when a frame is due.
@@ -10,13 +11,12 @@
 //! - [`access`]: hides inventories that the reader may not read.
 //! - [`rollout`]: sync settings, and the percentage of players that each feature applies to.
 //! - [`limit`]: the sync limit that all streams of a player share.
-//! - [`limited_stream`]: tells the layer that enforces the limit what a stream sends.
 //! - [`mirror`]: a client that applies its own changes before the service confirms them.
 
 pub mod access;
+mod derived;
 pub mod frame;
 pub mod limit;
-pub mod limited_stream;
 pub mod mirror;
 pub mod pacer;
 pub mod published;
@@ -28,7 +28,6 @@ mod watch;
 pub use access::ReadAccess;
 pub use frame::{Cursor, FrameBody, FullReason, InventoryFrame, SlotChange, frame_since};
 pub use limit::{SyncLimit, Ticket, Turn};
-pub use limited_stream::{FrameAge, LimitedPlayer};
 pub use mirror::{Mirror, MirrorUpdate, PredictError, Prediction};
 pub use pacer::{Moment, Pacer, SyncTrigger, Windows};
 pub use published::{

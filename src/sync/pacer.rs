@@ -67,7 +67,16 @@ impl Pacer {
             SyncTrigger::News => windows.news,
             SyncTrigger::Echo => windows.echo,
         };
-        Some(self.sent_at.map_or(now, |sent_at| round_up(sent_at + window, windows.tick)))
+        Some(self.window_end(window, windows.tick).unwrap_or(now))
+    }
+
+    /// Returns when an echo after the last frame is due, or `None` if there was no frame.
+    pub fn echo_end(&self, windows: &Windows) -> Option<Moment> {
+        self.window_end(windows.echo, windows.tick)
+    }
+
+    fn window_end(&self, window: Duration, tick: Duration) -> Option<Moment> {
+        self.sent_at.map(|sent_at| round_up(sent_at + window, tick))
     }
 
     pub fn is_due(&self, now: Moment, windows: &Windows) -> bool {

@@ -4,7 +4,8 @@
 //! newest revision, and the newest revision that another session made. The change records beside them are a bounded
 //! history for open streams. Losing records is safe, and streams detect the loss.
 
-use super::frame::Cursor;
+use super::derived::DerivedValues;
+use super::frame::{Cursor, FrameBody};
 use crate::domain::{
     Caller, Digest, Effect, Epoch, Inventory, InventoryId, KeyTag, Mutation, Operation, Revision, SessionId,
     TouchedInventory,
@@ -33,6 +34,7 @@ pub struct PublishedState {
     records_before_epoch: u64,
     superseded_at: SupersededAt,
     traced: Option<TracedChange>,
+    derived: DerivedValues,
 }
 
 /// The time at which a state was replaced by a newer one. A reader that keeps this value of its state knows since when
@@ -246,6 +248,19 @@ impl PublishedState {
     /// Returns the newest traced change.
     pub fn traced(&self) -> Option<TracedChange> {
         self.traced
+    }
+
+    /// Returns the size of the full state, or `None` if the inventory does not exist. `compute` is called at most once
+    /// for each state.
+    pub fn full_bytes(&self, compute: impl FnOnce(&Inventory) -> usize) -> Option<usize> {
+        let inventory = self.inventory.as_deref()?;
+        Some(self.derived.full_bytes(|| compute(inventory)))
+    }
+
+    /// Returns the encoding of the frame of this state with this body, if it is shared. A frame is encoded once for all
+    /// streams that need it, beginning with the second one; `None` means that the stream encodes the frame itself.
+    pub fn shared_encoding(&self, body: FrameBody, encode: impl FnOnce() -> Arc<[u8]>) -> Option<Arc<[u8]>> {
+        self.derived.encoded(body, encode)
     }
 
     fn cursor(&self) -> Option<Cursor> {

@@ -86,32 +86,47 @@ pub struct Frame {
 /// The state machine of one subscription.
 #[derive(Debug)]
 pub struct Subscription {
-    settings: SyncSettings,
+    /// Shared by all subscriptions with the same settings.
+    settings: Arc<SyncSettings>,
     session: Option<SessionId>,
     sends_notices: bool,
     access: ReadAccess,
-    watches: Vec<WatchState>,
+    watches: Box<[WatchState]>,
     pacer: Pacer,
     caught_up: bool,
+    /// Whether the last sync was an echo that had waited for its window. The session is then likely to make more changes,
+    /// which are due when the next window ends, so they need not be handled before.
+    expects_echo: bool,
     sent_at: Option<Moment>,
+    /// What the next frame reports beside the changes; `None` if that is nothing.
+    pending: Option<Box<PendingReport>>,
+}
+
+/// What the next frame reports beside the changes.
+#[derive(Debug, Default)]
+struct PendingReport {
     included_keys: VecDeque<KeyTag>,
     notices: VecDeque<(usize, Arc<ChangeRecord>)>,
     notices_dropped: u64,
 }
 
 impl Subscription {
-    pub fn new(settings: SyncSettings, options: SubscribeOptions) -> Self {
+    pub fn new(settings: impl Into<Arc<SyncSettings>>, options: SubscribeOptions) -> Self {
         let watches = options.resume.iter().copied().map(WatchState::new).collect();
-        Self::with_watches(settings, options, watches)
+        Self::with_watches(settings.into(), options, watches)
     }
 
     /// Creates a subscription whose reader already has `states`, whatever the options say about the cursors.
-    pub fn with_states(settings: SyncSettings, options: SubscribeOptions, states: &[Arc<PublishedState>]) -> Self {
+    pub fn with_states(
+        settings: impl Into<Arc<SyncSettings>>,
+        options: SubscribeOptions,
+        states: &[Arc<PublishedState>],
+    ) -> Self {
         let watches = states.iter().map(|state| WatchState::with_state(state)).collect();
-        Self::with_watches(settings, options, watches)
+        Self::with_watches(settings.into(), options, watches)
     }
 
-    fn with_watches(settings: SyncSettings, options: SubscribeOptions, watches: Vec<WatchState>) -> Self {
+    fn with_watches(settings: Arc<SyncSettings>, options: SubscribeOptions, watches: Box<[WatchState]>) -> Self {
         let mut pacer = Pacer::default();
         pacer.handle_trigger(SyncTrigger::Initial);
         Self {
@@ -122,16 +137,26 @@ impl Subscription {
             watches,
             pacer,
             caught_up: false,
+            expects_echo: false,
             sent_at: None,
-            included_keys: VecDeque::new(),
-            notices: VecDeque::new(),
-            notices_dropped: 0,
+            pending: None,
         }
     }
 
+    /// Returns the options of the subscription, without the cursors from which the reader resumed.
+    pub fn options(&self) -> SubscribeOptions {
+        let (session, access) = (self.session.clone(), self.access.clone());
+        SubscribeOptions { resume: Vec::new(), session, notices: self.sends_notices, access }
+    }
+
+    /// Returns what the reader may read.
+    pub fn access(&self) -> &ReadAccess {
+        &self.access
+    }
+
     /// Changes the settings from the next frame on.
-    pub fn handle_settings(&mut self, settings: SyncSettings) {
-        self.settings = settings;
+    pub fn handle_settings(&mut self, settings: impl Into<Arc<SyncSettings>>) {
+        self.settings = settings.into();
     }
 
     /// Handles new states: a consistent snapshot of all inventories, in the order of the request.
@@ -149,7 +174,9 @@ impl Subscription {
 
     /// Returns the latest time for the next call of [`Self::poll_frame`], if nothing changes until then.
     pub fn poll_timeout(&self, now: Moment) -> Moment {
-        self.pacer.poll_timeout(now, &self.settings.windows).unwrap_or_else(|| self.heartbeat_at(now))
+        let idle_until =
+            || self.expected_echo(now).map_or(self.heartbeat_at(now), |end| end.min(self.heartbeat_at(now)));
+        self.pacer.poll_timeout(now, &self.settings.windows).unwrap_or_else(idle_until)
     }
 
     /// Returns the frame that is due now, if any. Calls `states` only if a frame may be due.
@@ -157,16 +184,18 @@ impl Subscription {
     /// # Errors
     ///
     /// [`SubscriptionTooLarge`] if a frame could exceed the message limit. The error is final: the stream must end.
-    pub fn poll_frame(
+    pub fn poll_frame<S: AsRef<[Arc<PublishedState>]>>(
         &mut self,
         now: Moment,
-        mut states: impl FnMut() -> Vec<Arc<PublishedState>>,
+        mut states: impl FnMut() -> S,
     ) -> Result<Option<Frame>, SubscriptionTooLarge> {
         if self.pacer.is_due(now, &self.settings.windows) {
             let states = states();
-            check_size(&states)?;
-            self.handle_states(&states);
-            if let Some(frame) = self.changes(&states) {
+            let states = states.as_ref();
+            check_size(states)?;
+            self.handle_states(states);
+            if let Some(frame) = self.changes(states) {
+                self.expects_echo = frame.trigger == SyncTrigger::Echo && self.has_waited(now);
                 self.pacer.handle_sent(now);
                 self.sent_at = Some(now);
                 return Ok(Some(frame));
@@ -177,13 +206,14 @@ impl Subscription {
             return Ok(None);
         }
         let states = states();
-        self.handle_states(&states);
+        let states = states.as_ref();
+        self.handle_states(states);
         if self.pacer.trigger() > SyncTrigger::None {
             // The states changed in the meantime; the change is sent when it is due.
             return Ok(None);
         }
         self.sent_at = Some(now);
-        Ok(Some(Frame { versions: versions(&states), ..Frame::default() }))
+        Ok(Some(Frame { versions: versions(states), ..Frame::default() }))
     }
 
     /// Returns, for each inventory, the number of revisions that the reader has advanced past since the last call, with
@@ -191,6 +221,31 @@ impl Subscription {
     pub fn take_revisions_passed(&mut self) -> impl Iterator<Item = (usize, u64)> {
         let passed = self.watches.iter_mut().map(WatchState::take_revisions_passed);
         passed.enumerate().filter(|(_, revisions)| *revisions > 0)
+    }
+
+    /// Returns the least urgent trigger that can make a frame due before [`Self::poll_timeout`]. Changes that are less
+    /// urgent can wait until then to be handled.
+    pub fn waits_for(&self, now: Moment) -> SyncTrigger {
+        match self.pacer.trigger() {
+            SyncTrigger::None if self.expected_echo(now).is_some() => SyncTrigger::News,
+            SyncTrigger::None => SyncTrigger::None,
+            SyncTrigger::Echo if self.settings.windows.news < self.settings.windows.echo => SyncTrigger::News,
+            SyncTrigger::Echo | SyncTrigger::News | SyncTrigger::Correction | SyncTrigger::Initial => {
+                SyncTrigger::Correction
+            }
+        }
+    }
+
+    /// Returns until when no echo can be due, if the session is likely to make changes.
+    fn expected_echo(&self, now: Moment) -> Option<Moment> {
+        let end = self.pacer.echo_end(&self.settings.windows).filter(|_| self.expects_echo);
+        end.filter(|end| *end > now)
+    }
+
+    /// Returns whether the frame that is due at `now` has waited for the end of its window.
+    fn has_waited(&self, now: Moment) -> bool {
+        let end = self.pacer.echo_end(&self.settings.windows);
+        end.is_some_and(|end| now.saturating_sub(end) <= self.settings.windows.tick)
     }
 
     fn heartbeat_at(&self, now: Moment) -> Moment {
@@ -205,16 +260,18 @@ impl Subscription {
         if lost > 0 && self.session.is_some() {
             watch.handle_lost_records();
         }
-        self.notices_dropped += if self.sends_notices { lost } else { 0 };
+        if self.sends_notices && lost > 0 {
+            self.pending.get_or_insert_default().notices_dropped += lost;
+        }
         for record in records {
             if record.session.is_some() && record.session == self.session {
                 watch.handle_record(record, self.settings.prediction);
-                if record.outcome != PredictionOutcome::Correction && !self.included_keys.contains(&record.key) {
-                    push_bounded(&mut self.included_keys, record.key);
+                if record.outcome != PredictionOutcome::Correction {
+                    self.pending.get_or_insert_default().add_key(record.key);
                 }
             }
             if self.sends_notices {
-                self.notices_dropped += push_bounded(&mut self.notices, (position, record.clone()));
+                self.pending.get_or_insert_default().add_notice(position, record);
             }
         }
     }
@@ -240,10 +297,24 @@ impl Subscription {
         if !initial && !frame.is_sync() {
             return None;
         }
-        frame.included_keys = self.included_keys.drain(..).collect();
-        frame.notices = self.notices.drain(..).collect();
-        frame.notices_dropped = std::mem::take(&mut self.notices_dropped);
+        if let Some(pending) = self.pending.take() {
+            frame.included_keys = pending.included_keys.into();
+            frame.notices = pending.notices.into();
+            frame.notices_dropped = pending.notices_dropped;
+        }
         Some(frame)
+    }
+}
+
+impl PendingReport {
+    fn add_key(&mut self, key: KeyTag) {
+        if !self.included_keys.contains(&key) {
+            push_bounded(&mut self.included_keys, key);
+        }
+    }
+
+    fn add_notice(&mut self, position: usize, record: &Arc<ChangeRecord>) {
+        self.notices_dropped += push_bounded(&mut self.notices, (position, record.clone()));
     }
 }
 
@@ -251,6 +322,12 @@ impl Frame {
     /// Returns whether the frame is a sync: it carries a change, and is paced, limited and counted.
     pub fn is_sync(&self) -> bool {
         !self.changed.is_empty() || !self.absent.is_empty()
+    }
+
+    /// Returns whether the frame carries changes of present inventories and nothing else.
+    pub fn is_only_changes(&self) -> bool {
+        let reports = self.included_keys.len() + self.notices.len() + self.absent.len() + self.versions.len();
+        !self.caught_up && self.notices_dropped == 0 && reports == 0
     }
 
     /// Returns whether the frame is a heartbeat: it carries only the versions of present inventories.

@@ -7,15 +7,13 @@ use crate::sync::{SyncTrigger, TraceContext, TracedChange};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Histogram;
 use opentelemetry::trace::{Link, Span as _};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-/// Measures and traces the frames of one stream; by default, it does neither.
+/// Measures and traces the frames of all streams; by default, it does neither.
 #[derive(Debug, Clone, Default)]
 pub struct FrameTelemetry {
     age: Option<Histogram<f64>>,
     spans: Spans,
-    /// The trace context of the stream's call, if it is traced.
-    call: Option<TraceContext>,
 }
 
 /// A frame with changes that the stream passes to the transport.
@@ -28,23 +26,24 @@ pub struct FrameSent {
     /// When the oldest change in the frame was published; `None` for the first frame.
     pub stale_since: Option<Instant>,
     pub traced: Option<TracedChange>,
+    /// The trace context of the stream's call, if it is traced.
+    pub call: Option<TraceContext>,
 }
 
 impl FrameTelemetry {
-    pub(super) fn new(instruments: &Instruments, spans: &Spans, call: Option<TraceContext>) -> Self {
-        Self { age: Some(instruments.frame_age.clone()), spans: spans.clone(), call }
+    pub(super) fn new(instruments: &Instruments, spans: &Spans) -> Self {
+        Self { age: Some(instruments.frame_age.clone()), spans: spans.clone() }
     }
 
-    /// Records a frame. Returns the age of its oldest change, or zero if it has none.
-    pub fn record_frame(&self, frame: &FrameSent) -> Duration {
-        let age = frame.stale_since.map(|stale_since| stale_since.elapsed());
-        if let (Some(histogram), Some(age)) = (&self.age, age) {
+    /// Records a frame and the age of its oldest change.
+    pub fn record_frame(&self, frame: &FrameSent) {
+        if let (Some(histogram), Some(stale_since)) = (&self.age, frame.stale_since) {
+            let age = stale_since.elapsed();
             histogram.record(age.as_secs_f64(), &[KeyValue::new("trigger", trigger_name(frame.trigger))]);
         }
         if let Some(traced) = frame.traced {
             self.trace(frame, traced);
         }
-        age.unwrap_or_default()
     }
 
     fn trace(&self, frame: &FrameSent, TracedChange { at, trace }: TracedChange) {
@@ -58,7 +57,7 @@ impl FrameTelemetry {
         let start = SystemTime::now() - at.elapsed();
         let parent = remote_span_context(trace);
         let Some(mut span) = self.spans.start_internal("frame", &parent, Some(start), attributes) else { return };
-        if let Some(call) = self.call {
+        if let Some(call) = frame.call {
             let Link { span_context, attributes, .. } = Link::with_context(remote_span_context(call));
             span.add_link(span_context, attributes);
         }

@@ -22,7 +22,6 @@ pub use settings::{AccessLogMode, LogFormat, LogSettings, OtlpSettings, Telemetr
 pub use spans::{CallContext, CallSpan, trace_id};
 
 use crate::statistics::TransportStatistics;
-use crate::sync::TraceContext;
 use instruments::Instruments;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Registry, TextEncoder};
@@ -94,9 +93,9 @@ impl Telemetry {
         CommitTelemetry::new(&self.0.instruments, &self.0.spans)
     }
 
-    /// Returns the telemetry of one stream; `call` is the trace context of the stream's call.
-    pub fn frames(&self, call: Option<TraceContext>) -> FrameTelemetry {
-        FrameTelemetry::new(&self.0.instruments, &self.0.spans, call)
+    /// Returns the telemetry of streams.
+    pub fn frames(&self) -> FrameTelemetry {
+        FrameTelemetry::new(&self.0.instruments, &self.0.spans)
     }
 
     /// Returns the telemetry of the sync limit.

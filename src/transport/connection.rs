@@ -1,7 +1,7 @@
 //! The life cycle of one connection: TLS handshake, HTTP/2, and a graceful shutdown that loses no call.
 
 use super::connection_limiter::ConnectionPermit;
-use super::drain::GracePeriod;
+use super::drain::{ConnectionDrain, EndStreamsOnDrop, GracePeriod};
 use super::io::TimeoutIo;
 use super::service::{Connection, ConnectionService, Peer, PeerCertificate};
 use super::{BoxError, ConnectionRefusal, HttpService, TransportSettings, TransportStatistics, plaintext, tls};
@@ -141,10 +141,10 @@ impl ConnectionContext {
         let settings = &self.settings;
         let (address, now) = (peer.address, Instant::now());
         let grace = settings.connection_age.map(|age| grace_period(now, age, settings.connection_age_grace));
-        // Cancelled after GOAWAY was sent, or when this function returns: then the streams have no reader.
-        let drain_streams = CancellationToken::new();
-        let _cancel_on_return = drain_streams.clone().drop_guard();
-        let facts = Connection::new(peer, drain_streams.clone(), grace.clone());
+        let drain = Arc::new(ConnectionDrain::default());
+        // When this function returns, the streams have no reader.
+        let _end_streams_on_return = EndStreamsOnDrop(drain.clone());
+        let facts = Connection::new(peer, drain.clone(), grace);
         let io = TimeoutIo::new(
             io,
             facts.clone(),
@@ -159,9 +159,7 @@ impl ConnectionContext {
             () = self.drain.cancelled() => {}
             () = reaches_age(grace.as_ref()) => {
                 connection.as_mut().graceful_shutdown();
-                if let Some(grace) = &grace {
-                    grace.goaway_sent.cancel();
-                }
+                drain.handle_goaway_sent();
                 tokio::select! {
                     end = connection.as_mut() => return self.handle_end(address, end),
                     () = self.drain.cancelled() => {}
@@ -170,7 +168,7 @@ impl ConnectionContext {
             }
         }
         connection.as_mut().graceful_shutdown();
-        drain_streams.cancel();
+        drain.end_streams();
         tokio::select! {
             end = connection.as_mut() => self.handle_end(address, end),
             () = facts.activity().until_idle() => tracing::debug!(%address, "closing a connection that the client keeps open"),
@@ -194,7 +192,7 @@ impl ConnectionContext {
 /// by up to a tenth, so that connections that started together do not end together.
 fn grace_period(now: Instant, age: Duration, duration: Duration) -> GracePeriod {
     let start = now + age.mul_f64(0.9 + 0.2 * fastrand::f64());
-    GracePeriod { start, duration, goaway_sent: CancellationToken::new() }
+    GracePeriod { start, duration }
 }
 
 /// Waits until the grace period starts. Never returns if there is none.

@@ -1,61 +1,151 @@
 //! Signals to the streams of a connection when they must end.
 
+use slab::Slab;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 /// The time over which the streams of a connection end once it has reached its maximum age.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct GracePeriod {
     pub start: Instant,
     pub duration: Duration,
-    /// Cancelled when GOAWAY was sent. No stream ends before, because its client would open it again on this
-    /// connection.
-    pub goaway_sent: CancellationToken,
 }
 
-#[derive(Debug, Clone)]
-struct AgeLimit {
-    goaway_sent: CancellationToken,
-    deadline: Instant,
+/// What the streams of one connection are told about its end.
+#[derive(Debug, Default)]
+pub(super) struct ConnectionDrain {
+    /// Whether all streams of the connection must end.
+    is_draining: AtomicBool,
+    /// Whether GOAWAY was sent because of the age of the connection. No stream ends in the grace period before, because
+    /// its client would open it again on this connection.
+    is_goaway_sent: AtomicBool,
+    /// The wakers of the streams.
+    wakers: Mutex<Slab<Waker>>,
+}
+
+impl ConnectionDrain {
+    /// Ends all streams.
+    pub fn end_streams(&self) {
+        self.is_draining.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Ends each stream at its own moment within the grace period.
+    pub fn handle_goaway_sent(&self) {
+        self.is_goaway_sent.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // The streams must not find the lock held when they are woken.
+        let wakers: Vec<Waker> = self.lock().iter().map(|(_, waker)| waker.clone()).collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Slab<Waker>> {
+        // Only allocation can panic under the lock, and it leaves the wakers consistent.
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends all streams of a connection when it is dropped.
+pub(super) struct EndStreamsOnDrop(pub Arc<ConnectionDrain>);
+
+impl Drop for EndStreamsOnDrop {
+    fn drop(&mut self) {
+        self.0.end_streams();
+    }
 }
 
 /// Signals to a stream when it must end, because the server drains or its connection has reached its maximum age. The
 /// stream then ends with UNAVAILABLE, and its client opens it again on another connection.
 #[derive(Debug, Clone)]
 pub struct DrainSignal {
-    /// Cancelled when all streams of the connection must end.
-    drain: CancellationToken,
-    /// Why and when this stream ends because of the age of its connection; `None` if connections have no maximum age.
-    age: Option<AgeLimit>,
+    connection: Arc<ConnectionDrain>,
+    /// When this stream ends because of the age of its connection; `None` if connections have no maximum age.
+    deadline: Option<Instant>,
 }
 
 impl DrainSignal {
     /// Returns a signal that never fires, for requests that this transport does not serve.
     pub fn never() -> Self {
-        Self { drain: CancellationToken::new(), age: None }
+        Self { connection: Arc::default(), deadline: None }
     }
 
     /// Creates the signal of one stream. The stream ends at a random time in the grace period, so that the streams of
     /// one connection do not all reconnect at once.
-    pub(super) fn new(drain: CancellationToken, grace: Option<GracePeriod>) -> Self {
-        let age = grace.map(|GracePeriod { start, duration, goaway_sent }| AgeLimit {
-            goaway_sent,
-            deadline: start + duration.mul_f32(fastrand::f32()),
-        });
-        Self { drain, age }
+    pub(super) fn new(connection: Arc<ConnectionDrain>, grace: Option<GracePeriod>) -> Self {
+        let deadline = grace.map(|GracePeriod { start, duration }| start + duration.mul_f32(fastrand::f32()));
+        Self { connection, deadline }
     }
 
     /// Waits until the stream must end. Returns immediately if that time has passed. Cancel safe.
     pub async fn wait(&self) {
-        let Some(AgeLimit { goaway_sent, deadline }) = &self.age else { return self.drain.cancelled().await };
-        tokio::select! {
-            () = self.drain.cancelled() => {}
-            () = async {
-                goaway_sent.cancelled().await;
-                tokio::time::sleep_until(*deadline).await;
-            } => {}
-        }
+        let mut waiter = DrainWaiter::new(self.clone());
+        let mut sleep = pin!(None);
+        poll_fn(|context| {
+            waiter.set_waker(context.waker());
+            if waiter.must_end() {
+                return Poll::Ready(());
+            }
+            let Some(deadline) = waiter.deadline() else { return Poll::Pending };
+            if sleep.is_none() {
+                sleep.set(Some(tokio::time::sleep_until(deadline)));
+            }
+            sleep.as_mut().as_pin_mut().map_or(Poll::Pending, |sleep| sleep.poll(context))
+        })
+        .await;
+    }
+}
+
+/// A stream that waits for its [`DrainSignal`] together with other events. It needs no memory but that of its waker.
+#[derive(Debug)]
+pub struct DrainWaiter {
+    signal: DrainSignal,
+    /// The index of the stream's waker, once it has one.
+    waker: Option<usize>,
+}
+
+impl DrainWaiter {
+    pub fn new(signal: DrainSignal) -> Self {
+        Self { signal, waker: None }
+    }
+
+    /// Returns whether the stream must end now.
+    pub fn must_end(&self) -> bool {
+        self.signal.connection.is_draining.load(Ordering::Acquire)
+            || self.deadline().is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Returns when the stream must end, as far as it is known.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.signal.deadline.filter(|_| self.signal.connection.is_goaway_sent.load(Ordering::Acquire))
+    }
+
+    /// Wakes this waker when [`Self::must_end`] or [`Self::deadline`] has changed. Check them after this call.
+    pub fn set_waker(&mut self, waker: &Waker) {
+        let mut wakers = self.signal.connection.lock();
+        // A waker may end the last use of its task, so it is dropped without the lock.
+        let _previous = match self.waker {
+            None => {
+                self.waker = Some(wakers.insert(waker.clone()));
+                None
+            }
+            Some(index) if wakers[index].will_wake(waker) => None,
+            Some(index) => Some(std::mem::replace(&mut wakers[index], waker.clone())),
+        };
+        drop(wakers);
+    }
+}
+
+impl Drop for DrainWaiter {
+    fn drop(&mut self) {
+        let _waker = self.waker.map(|index| self.signal.connection.lock().remove(index));
     }
 }
 
@@ -65,14 +155,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn streams_end_spread_over_the_grace_period_and_at_once_when_the_server_drains() {
-        let drain = CancellationToken::new();
+        let connection = Arc::new(ConnectionDrain::default());
         let start = Instant::now();
-        let grace = GracePeriod {
-            start: start + Duration::from_secs(100),
-            duration: Duration::from_secs(20),
-            goaway_sent: CancellationToken::new(),
-        };
-        let signals: Vec<_> = (0..200).map(|_| DrainSignal::new(drain.clone(), Some(grace.clone()))).collect();
+        let grace = GracePeriod { start: start + Duration::from_secs(100), duration: Duration::from_secs(20) };
+        let signals: Vec<_> = (0..200).map(|_| DrainSignal::new(connection.clone(), Some(grace))).collect();
         let waits = signals.iter().map(|signal| async move {
             signal.wait().await;
             // A second call returns immediately.
@@ -81,9 +167,9 @@ mod tests {
         });
         let drained = async {
             tokio::time::sleep(Duration::from_secs(100)).await;
-            grace.goaway_sent.cancel();
+            connection.handle_goaway_sent();
             tokio::time::sleep(Duration::from_secs(10)).await;
-            drain.cancel();
+            connection.end_streams();
         };
         let (ends, ()) = tokio::join!(futures_util::future::join_all(waits), drained);
         let seconds: Vec<u64> = ends.iter().map(Duration::as_secs).collect();
@@ -97,11 +183,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_stream_ends_before_goaway_was_sent() {
         let start = Instant::now();
-        let goaway_sent = CancellationToken::new();
-        let grace = GracePeriod { start, duration: Duration::ZERO, goaway_sent: goaway_sent.clone() };
-        let signal = DrainSignal::new(CancellationToken::new(), Some(grace));
+        let connection = Arc::new(ConnectionDrain::default());
+        let grace = GracePeriod { start, duration: Duration::ZERO };
+        let signal = DrainSignal::new(connection.clone(), Some(grace));
         assert!(tokio::time::timeout(Duration::from_secs(10), signal.wait()).await.is_err());
-        goaway_sent.cancel();
+        connection.handle_goaway_sent();
         signal.wait().await;
         assert_eq!(start.elapsed(), Duration::from_secs(10));
     }
@@ -110,5 +196,13 @@ mod tests {
     async fn a_stream_without_a_maximum_age_never_has_to_end() {
         let never = DrainSignal::never();
         assert!(tokio::time::timeout(Duration::from_secs(1_000_000), never.wait()).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_leaves_nothing_behind() {
+        let connection = Arc::new(ConnectionDrain::default());
+        let signal = DrainSignal::new(connection.clone(), None);
+        assert!(tokio::time::timeout(Duration::from_secs(1), signal.wait()).await.is_err());
+        assert!(connection.lock().is_empty());
     }
 }

@@ -16,7 +16,7 @@ mod service;
 mod settings;
 mod tls;
 
-pub use drain::DrainSignal;
+pub use drain::{DrainSignal, DrainWaiter};
 pub use runtimes::Runtimes;
 pub use service::{Connection, Peer, PeerCertificate};
 pub use settings::{DrainSettings, TlsSettings, TransportSettings};

@@ -2,7 +2,7 @@
 
 use super::connection::ConnectionActivity;
 use super::connection_limiter::network;
-use super::drain::{DrainSignal, GracePeriod};
+use super::drain::{ConnectionDrain, DrainSignal, GracePeriod};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
@@ -10,7 +10,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio_util::sync::CancellationToken;
 
 /// The connection of a request. The transport adds it to the extensions of each request; clones share it.
 #[derive(Debug, Clone)]
@@ -19,8 +18,8 @@ pub struct Connection(Arc<ConnectionState>);
 #[derive(Debug)]
 struct ConnectionState {
     peer: Peer,
-    /// Cancelled when all streams of the connection must end.
-    drain: CancellationToken,
+    /// Tells the streams of the connection when to end.
+    drain: Arc<ConnectionDrain>,
     /// When the streams end because of the age of the connection; `None` if connections have no maximum age.
     grace: Option<GracePeriod>,
     activity: ConnectionActivity,
@@ -29,10 +28,10 @@ struct ConnectionState {
 impl Connection {
     /// Creates a connection that never has to end, for requests that this transport does not serve.
     pub fn detached(peer: Peer) -> Self {
-        Self::new(peer, CancellationToken::new(), None)
+        Self::new(peer, Arc::default(), None)
     }
 
-    pub(super) fn new(peer: Peer, drain: CancellationToken, grace: Option<GracePeriod>) -> Self {
+    pub(super) fn new(peer: Peer, drain: Arc<ConnectionDrain>, grace: Option<GracePeriod>) -> Self {
         Self(Arc::new(ConnectionState { peer, drain, grace, activity: ConnectionActivity::default() }))
     }
 
@@ -43,7 +42,7 @@ impl Connection {
     /// Returns the signal for one stream to end. Each signal has its own random time in the grace period of the
     /// connection.
     pub fn drain_signal(&self) -> DrainSignal {
-        DrainSignal::new(self.0.drain.clone(), self.0.grace.clone())
+        DrainSignal::new(self.0.drain.clone(), self.0.grace)
     }
 
     pub(super) fn activity(&self) -> &ConnectionActivity {

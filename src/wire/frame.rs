@@ -47,20 +47,27 @@ pub fn encode_frame(frame: &Frame) -> v1::SubscribeInventoryResponse {
         absent: true,
         ..v1::InventoryChange::default()
     });
-    let marks = frame.versions.iter().map(|(position, version)| v1::Mark {
+    v1::SubscribeInventoryResponse {
+        changes: changed.chain(absent).collect(),
+        caught_up: frame.caught_up,
+        marks: marks(frame).collect(),
+        covered: frame.included_keys.iter().map(|key| key.0).collect(),
+        notices: notices(frame).collect(),
+        notices_dropped: frame.notices_dropped,
+    }
+}
+
+pub(super) fn marks(frame: &Frame) -> impl Iterator<Item = v1::Mark> {
+    frame.versions.iter().map(|(position, version)| v1::Mark {
         watch: *position as u32,
         epoch: version.epoch.get(),
         revision: version.revision.0,
         digest: Some(reply::digest(version.digest)),
-    });
-    v1::SubscribeInventoryResponse {
-        changes: changed.chain(absent).collect(),
-        caught_up: frame.caught_up,
-        marks: marks.collect(),
-        covered: frame.included_keys.iter().map(|key| key.0).collect(),
-        notices: frame.notices.iter().map(|(position, record)| notice(*position, record)).collect(),
-        notices_dropped: frame.notices_dropped,
-    }
+    })
+}
+
+pub(super) fn notices(frame: &Frame) -> impl Iterator<Item = v1::Notice> {
+    frame.notices.iter().map(|(position, record)| notice(*position, record))
 }
 
 fn change(position: usize, frame: &InventoryFrame) -> v1::InventoryChange {
@@ -97,7 +104,7 @@ fn change(position: usize, frame: &InventoryFrame) -> v1::InventoryChange {
     wire
 }
 
-fn full_reason(reason: FullReason) -> v1::FullReason {
+pub(super) fn full_reason(reason: FullReason) -> v1::FullReason {
     match reason {
         FullReason::Initial => v1::FullReason::Initial,
         FullReason::ManyChanges => v1::FullReason::ManyChanges,

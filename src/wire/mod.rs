@@ -5,6 +5,7 @@
 //! - [`request`]: parses requests.
 //! - [`reply`]: writes replies.
 //! - [`frame`]: writes and reads the messages of streams.
+//! - [`frame_bytes`]: writes them straight into bytes, as the server sends them.
 //! - [`catalog`]: reads the catalog, with which the client library predicts.
 //! - [`rollout`]: writes and reads the rollout settings of `AdminService`.
 //! - [`reason`]: the table of error reasons.
@@ -13,6 +14,7 @@
 pub mod catalog;
 pub mod codec;
 pub mod frame;
+pub mod frame_bytes;
 pub mod reason;
 pub mod reply;
 pub mod request;

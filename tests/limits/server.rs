@@ -20,7 +20,7 @@ use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
 /// Maximum delay of a frame from the service to this test. The time between two arrivals can be shorter than the time
-/// between their permits by this delay; `layer.rs` checks the permits to the millisecond.
+/// between their permits by this delay; `limiter.rs` checks the permits to the millisecond.
 const DELIVERY_MAX: Duration = Duration::from_millis(100);
 
 struct Served {

@@ -12,13 +12,16 @@ use slotcast::domain::{
     Operation, PlayerId, Revision, SessionId, Slot, Stack, UnresolvedOperation,
 };
 use slotcast::engine::{Engine, EngineSettings, MutationRequest};
+use slotcast::grpc::frame_body::SubscriptionBody;
 use slotcast::grpc::read_authorization::{self, ReadAuthorization};
-use slotcast::grpc::stream::{FrameStream, StreamParameters};
-use slotcast::identity::{Identity, Role, Verifier};
+use slotcast::grpc::stream::{FrameStream, StreamContext, StreamParameters};
+use slotcast::grpc::stream_limit::{StreamLimiter, StreamSettings};
+use slotcast::grpc::stream_schedule::StreamSchedule;
+use slotcast::grpc::sync_limiter::SyncLimiter;
+use slotcast::identity::{Identity, KeyChanges, Role, Verifier};
 use slotcast::live_rollout::LiveRollout;
 use slotcast::statistics::StreamStatistics;
 use slotcast::store::ScopedKey;
-use slotcast::sync::FrameAge;
 use slotcast::sync::{Bucket, Cursor, Rollout, RolloutField, SubscribeOptions};
 use slotcast::telemetry::Telemetry;
 use slotcast::transport::DrainSignal;
@@ -31,6 +34,14 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 type Messages = BoxStream<'static, Result<v1::SubscribeInventoryResponse, Status>>;
+
+/// What streams share that a test chooses.
+#[derive(Default)]
+struct Opening {
+    rollout: Rollout,
+    statistics: Arc<StreamStatistics>,
+    keys: Option<KeyChanges>,
+}
 
 struct World {
     engine: Engine,
@@ -83,7 +94,8 @@ impl World {
         assert_eq!(role, Role::Player);
         let identity = Identity { caller, player, role, credential_status: Some(verified.credential_status) };
         let options = SubscribeOptions { resume: vec![None], notices: true, ..SubscribeOptions::default() };
-        self.open(&identity, &["steve"], options, Rollout::default(), Arc::default()).await
+        let opened = Opening { keys: Some(verifier.key_changes()), ..Opening::default() };
+        self.open(&identity, &["steve"], options, opened).await
     }
 
     async fn open(
@@ -91,22 +103,32 @@ impl World {
         identity: &Identity,
         names: &[&str],
         options: SubscribeOptions,
-        rollout: Rollout,
-        statistics: Arc<StreamStatistics>,
+        Opening { rollout, statistics, keys }: Opening,
     ) -> Messages {
         let opening = StreamParameters {
-            watched: self.engine.watch(names.iter().map(|name| id(name)).collect(), None).await.unwrap(),
+            watched: self
+                .engine
+                .watch(names.iter().map(|name| id(name)).collect(), options.session.clone())
+                .await
+                .unwrap(),
             options: SubscribeOptions { access: read_authorization::read_access(identity).unwrap(), ..options },
             authorization: ReadAuthorization::new(identity),
             bucket: Bucket::of_stream(identity.player.as_ref(), None, &identity.caller),
-            rollout: LiveRollout::new(rollout).subscribe(),
-            statistics,
-            telemetry: Telemetry::default().frames(None),
-            age: FrameAge::default(),
-            closing: DrainSignal::never(),
-            start: Instant::now(),
+            limited_player: None,
+            drain_signal: DrainSignal::never(),
+            trace: None,
         };
-        FrameStream::open(opening).into_stream().boxed()
+        let (rollout, start) = (LiveRollout::new(rollout), Instant::now());
+        let context = StreamContext {
+            schedule: StreamSchedule::new(rollout.clone(), keys, start),
+            rollout,
+            statistics,
+            telemetry: Telemetry::default().frames(),
+            limiter: SyncLimiter::default(),
+            start,
+        };
+        let permit = StreamLimiter::new(StreamSettings::default()).acquire(identity).unwrap();
+        SubscriptionBody::new(FrameStream::open(Arc::new(context), opening), permit).boxed()
     }
 }
 
@@ -242,7 +264,8 @@ async fn messages_of(
     let options =
         SubscribeOptions { resume: vec![None, Some(cursor)], session, notices: true, ..SubscribeOptions::default() };
     let statistics = Arc::<StreamStatistics>::default();
-    let mut stream = world.open(&identity, &["bag", "chest"], options, rollout, statistics.clone()).await;
+    let opening = Opening { rollout, statistics: statistics.clone(), keys: None };
+    let mut stream = world.open(&identity, &["bag", "chest"], options, opening).await;
     let (mut messages, mut happenings) = (Vec::new(), happenings.iter().peekable());
     for ms in (0..60_000).step_by(10) {
         while let Some((_, operation)) = happenings.next_if(|(at, _)| *at <= ms) {

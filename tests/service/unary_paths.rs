@@ -1,4 +1,4 @@
-//! The short path of unary calls (`grpc::unary`) and tonic's generated server get the same byte-level requests. Their
+//! The short path of unary calls (`grpc::short_path`) and tonic's generated server get the same byte-level requests. Their
 //! replies must not differ in any header, frame or trailer.
 
 use crate::common::{MemoryStore, add, create_named, with_key};
@@ -14,8 +14,8 @@ use slotcast::domain::Caller;
 use slotcast::engine::{Engine, EngineSettings};
 use slotcast::grpc::InventoryServiceServer;
 use slotcast::grpc::service::Service;
+use slotcast::grpc::short_path::ShortPath;
 use slotcast::grpc::stream_limit::{StreamLimiter, StreamSettings};
-use slotcast::grpc::unary::UnaryService;
 use slotcast::identity::{Identity, Role};
 use slotcast::live_rollout::LiveRollout;
 use slotcast::telemetry::Telemetry;
@@ -102,7 +102,7 @@ async fn send(service: &Arc<Service>, method: &str, headers: &[(&'static str, &'
     };
     let copy = frames.iter().map(clone).collect();
     let expected = tonic.clone().oneshot(request(method, headers, body(copy))).await.unwrap();
-    let short = UnaryService::new(service.clone(), BYTES_MAX, tonic);
+    let short = ShortPath::new(service.clone(), BYTES_MAX, tonic);
     let actual = short.oneshot(request(method, headers, body(frames))).await.unwrap();
     let (expected, actual) = (reply(expected).await, reply(actual).await);
     assert_eq!(actual, expected, "{method}");
@@ -246,7 +246,7 @@ async fn only_unusual_requests_and_streams_take_the_other_path() {
         counter.fetch_add(1, Ordering::Relaxed);
         std::future::ready(Ok::<_, Infallible>(http::Response::new(Body::empty())))
     });
-    let short = UnaryService::new(service, BYTES_MAX, fallback);
+    let short = ShortPath::new(service, BYTES_MAX, fallback);
     let body = || Full::from(prefixed(0, b"")).map_err(|never: Infallible| match never {}).boxed_unsync();
     for method in &methods() {
         let response = short.clone().oneshot(request(method, &[], body())).await.unwrap();

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+mod frame_bytes;
 mod laws;
 mod limit_laws;
 mod mirror;

@@ -1,75 +1,54 @@
-//! The layer that limits syncs, in virtual time: the test records the time of every frame of the bodies behind it.
+//! The sync limiter, in virtual time: the test records the time of every frame of the streams behind it.
 
-use bytes::Bytes;
-use futures_util::Stream;
-use http::{Request, Response};
-use http_body::{Body as _, Frame};
 use slotcast::domain::PlayerId;
-use slotcast::middleware::{SyncLimitLayer, SyncRate};
-use slotcast::sync::LimitedPlayer;
+use slotcast::grpc::sync_limiter::{NoPermit, PlayerStream, SyncLimiter};
 use slotcast::sync::limit::PERMIT_LIFETIME;
-use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
-use tokio_stream::wrappers::WatchStream;
-use tonic::Status;
-use tonic::body::Body;
-use tower::{Layer, ServiceExt, service_fn};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 const LIMIT: u32 = 10;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A body that yields the newest state whenever it has changed, as a stream of frames does.
-struct Newest(WatchStream<u64>);
-
-impl http_body::Body for Newest {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let next = Pin::new(&mut self.0).poll_next(context);
-        next.map(|state| state.map(|state| Ok(Frame::data(Bytes::copy_from_slice(&state.to_be_bytes())))))
-    }
-}
-
 /// A service with one inventory, which every stream follows.
 struct Served {
-    layer: SyncLimitLayer,
-    rate: SyncRate,
+    limiter: SyncLimiter,
+    rate: Arc<AtomicU32>,
     state: watch::Sender<u64>,
     /// Times of the frames of all streams.
     frames: Arc<Mutex<Vec<Instant>>>,
 }
 
-/// An open stream.
+/// An open stream, which sends the newest state whenever it has changed.
 struct Reader {
-    body: Body,
+    state: watch::Receiver<u64>,
+    player: Option<PlayerStream>,
+    rate: Arc<AtomicU32>,
     frames: Arc<Mutex<Vec<Instant>>>,
 }
 
 impl Served {
     fn new() -> Self {
-        let rate = SyncRate::new(LIMIT);
-        let layer = SyncLimitLayer::new(rate.clone());
-        Self { layer, rate, state: watch::Sender::new(0), frames: Arc::default() }
+        let rate = Arc::new(AtomicU32::new(LIMIT));
+        Self { limiter: SyncLimiter::default(), rate, state: watch::Sender::new(0), frames: Arc::default() }
     }
 
-    async fn open(&self, player: Option<&str>) -> Reader {
-        let state = self.state.subscribe();
-        let limited = player.map(|player| LimitedPlayer(PlayerId::new(player).unwrap()));
-        let handler = service_fn(move |_: Request<()>| {
-            let mut response = Response::new(Body::new(Newest(WatchStream::new(state.clone()))));
-            limited.clone().map(|limited| response.extensions_mut().insert(limited));
-            std::future::ready(Ok::<_, Infallible>(response))
-        });
-        let response = self.layer.layer(handler).oneshot(Request::new(())).await.unwrap();
-        Reader { body: response.into_body(), frames: self.frames.clone() }
+    fn open(&self, player: Option<&str>) -> Reader {
+        let mut state = self.state.subscribe();
+        // A new stream always has a first frame to send.
+        state.mark_changed();
+        let player = player.map(|player| self.limiter.open(PlayerId::new(player).unwrap()));
+        Reader { state, player, rate: self.rate.clone(), frames: self.frames.clone() }
+    }
+
+    fn set_rate(&self, per_second_max: u32) {
+        self.rate.store(per_second_max, Ordering::Relaxed);
     }
 
     fn change(&self) {
@@ -86,9 +65,31 @@ impl Served {
 impl Reader {
     /// Returns the state in the next frame, or `None` after the end of the stream.
     async fn next(&mut self) -> Option<u64> {
-        let frame = poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await?.unwrap();
-        self.frames.lock().unwrap().push(Instant::now());
-        Some(u64::from_be_bytes(frame.into_data().unwrap().as_ref().try_into().unwrap()))
+        if self.state.changed().await.is_err() {
+            return None;
+        }
+        self.state.mark_changed();
+        let mut sleep = pin!(sleep_until(Instant::now()));
+        poll_fn(|context| self.poll_send(sleep.as_mut(), context)).await
+    }
+
+    fn poll_send(&mut self, mut sleep: Pin<&mut Sleep>, context: &mut Context<'_>) -> Poll<Option<u64>> {
+        loop {
+            let state = &mut self.state;
+            let mut send = || Some(*state.borrow_and_update());
+            let polled = match &mut self.player {
+                Some(player) => player.poll_send(self.rate.load(Ordering::Relaxed), context.waker(), &mut send),
+                None => Ok(send()),
+            };
+            match polled {
+                Ok(sent) => {
+                    self.frames.lock().unwrap().push(Instant::now());
+                    return Poll::Ready(sent);
+                }
+                Err(NoPermit(until)) => sleep.as_mut().reset(until),
+            }
+            std::task::ready!(sleep.as_mut().poll(context));
+        }
     }
 
     /// Reads to the end, and returns the number of frames and the last state.
@@ -114,7 +115,7 @@ async fn eight_streams_of_one_player_receive_ten_frames_in_any_second_and_the_la
     let served = Arc::new(Served::new());
     let mut readers = JoinSet::new();
     for _ in 0..8 {
-        readers.spawn(served.open(Some("steve")).await.read());
+        readers.spawn(served.open(Some("steve")).read());
     }
     let mut writers = JoinSet::new();
     for _ in 0..50 {
@@ -130,7 +131,7 @@ async fn eight_streams_of_one_player_receive_ten_frames_in_any_second_and_the_la
     sleep(2 * SECOND).await;
     let frames = served.frames();
     let most = most_in_a_second(&frames);
-    // The bodies end when their sender is dropped.
+    // The streams end when their sender is dropped.
     drop(served);
     let ended = readers.join_all().await;
     println!(
@@ -148,7 +149,7 @@ async fn reconnecting_does_not_reset_the_limit_and_idle_players_are_removed() {
     let served = Served::new();
     let (begin, mut opened) = (Instant::now(), 0);
     while begin.elapsed() < 5 * SECOND {
-        let mut reader = served.open(Some("steve")).await;
+        let mut reader = served.open(Some("steve"));
         opened += 1;
         // A new stream always has a first frame to send.
         let _ = timeout(Duration::from_millis(7), reader.next()).await;
@@ -157,10 +158,10 @@ async fn reconnecting_does_not_reset_the_limit_and_idle_players_are_removed() {
     println!("{opened} streams one after the other got {} frames", frames.len());
     assert_eq!(most_in_a_second(&frames), LIMIT as usize);
     assert!(frames.len() > 40);
-    assert_eq!(served.layer.players(), 1);
+    assert_eq!(served.limiter.players(), 1);
     sleep(SECOND + Duration::from_millis(1)).await;
-    served.layer.remove_idle();
-    assert_eq!(served.layer.players(), 0);
+    served.limiter.remove_idle();
+    assert_eq!(served.limiter.players(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,9 +169,9 @@ async fn other_players_and_streams_without_a_player_are_not_delayed() {
     let served = Served::new();
     let mut greedy = JoinSet::new();
     for _ in 0..16 {
-        greedy.spawn(served.open(Some("steve")).await.read());
+        greedy.spawn(served.open(Some("steve")).read());
     }
-    let (mut alex, mut service) = (served.open(Some("alex")).await, served.open(None).await);
+    let (mut alex, mut service) = (served.open(Some("alex")), served.open(None));
     alex.next().await.unwrap();
     service.next().await.unwrap();
     for round in 0..50 {
@@ -188,21 +189,21 @@ async fn other_players_and_streams_without_a_player_are_not_delayed() {
 #[tokio::test(start_paused = true)]
 async fn streams_without_a_player_are_neither_limited_nor_tracked() {
     let served = Served::new();
-    let mut service = served.open(None).await;
+    let mut service = served.open(None);
     for _ in 0..1_000 {
         served.change();
         service.next().await.unwrap();
     }
     assert_eq!(most_in_a_second(&served.frames()), 1_000);
-    assert_eq!(served.layer.players(), 0);
+    assert_eq!(served.limiter.players(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_changed_limit_applies_to_open_streams() {
     let served = Served::new();
-    let mut reader = served.open(Some("steve")).await;
+    let mut reader = served.open(Some("steve"));
     for (limit, expected) in [(LIMIT, 10), (3, 3), (25, 25), (0, 200), (LIMIT, 10)] {
-        served.rate.set(limit);
+        served.set_rate(limit);
         // Frames sent under the previous limit count for another second.
         sleep(2 * SECOND).await;
         let (before, begin) = (served.frames().len(), Instant::now());
@@ -220,11 +221,11 @@ async fn a_changed_limit_applies_to_open_streams() {
 #[tokio::test(start_paused = true)]
 async fn a_waiting_stream_takes_the_place_of_a_stream_that_leaves() {
     let served = Served::new();
-    served.rate.set(1);
-    let mut first = served.open(Some("steve")).await;
+    served.set_rate(1);
+    let mut first = served.open(Some("steve"));
     first.next().await.unwrap();
     let begin = Instant::now();
-    let (mut second, mut third) = (served.open(Some("steve")).await, served.open(Some("steve")).await);
+    let (mut second, mut third) = (served.open(Some("steve")), served.open(Some("steve")));
     let second = tokio::spawn(async move { second.next().await });
     tokio::task::yield_now().await;
     let third = tokio::spawn(async move {
@@ -240,14 +241,18 @@ async fn a_waiting_stream_takes_the_place_of_a_stream_that_leaves() {
 #[tokio::test(start_paused = true)]
 async fn stalled_readers_delay_other_streams_of_their_player_once_by_two_seconds_at_most() {
     let served = Served::new();
-    served.rate.set(1);
-    let mut reader = served.open(Some("steve")).await;
+    served.set_rate(1);
+    let mut reader = served.open(Some("steve"));
     reader.next().await.unwrap();
     let mut stalled = Vec::new();
     for _ in 0..15 {
         // Each stream is polled once, waits for its turn, and is never polled again.
-        let mut next = served.open(Some("steve")).await;
-        assert!(poll_fn(|context| Poll::Ready(Pin::new(&mut next.body).poll_frame(context).is_pending())).await);
+        let mut next = served.open(Some("steve"));
+        let is_waiting = poll_fn(|context| {
+            let mut sleep = pin!(sleep_until(Instant::now() + SECOND));
+            Poll::Ready(next.poll_send(sleep.as_mut(), context).is_pending())
+        });
+        assert!(is_waiting.await);
         stalled.push(next);
     }
     let mut waited = Vec::new();

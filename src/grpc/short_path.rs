@@ -1,7 +1,7 @@
-//! The short path of the unary calls of `InventoryService`: between hyper and the generated trait, without a router and
-//! without tonic's general codec, which also serves streams and compressed messages.
+//! The short path of the calls of `InventoryService`: between hyper and the generated trait, without a router and without
+//! tonic's general codec, which also serves streams of requests and compressed messages.
 //!
-//! Whatever is unusual takes the usual path through tonic: streams, other services and unknown methods, requests with a
+//! Whatever is unusual takes the usual path through tonic: other services and unknown methods, requests with a
 //! `grpc-encoding`, and in [`read_message`] each body that is not one whole message. So every status is tonic's own.
 
 use super::service::Service;
@@ -29,17 +29,17 @@ const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const OK: HeaderValue = HeaderValue::from_static("0");
 
-/// Serves the unary calls of `InventoryService`, and passes all other requests to `fallback`, which also serves these
+/// Serves the calls of `InventoryService`, and passes all other requests to `fallback`, which also serves these
 /// methods if their requests are unusual.
 #[derive(Clone)]
-pub struct UnaryService<F> {
+pub struct ShortPath<F> {
     service: Arc<Service>,
     /// Maximum size of a request message, in bytes.
     message_bytes_max: usize,
     fallback: F,
 }
 
-impl<F> UnaryService<F> {
+impl<F> ShortPath<F> {
     pub fn new(service: Arc<Service>, message_bytes_max: usize, fallback: F) -> Self {
         Self { service, message_bytes_max, fallback }
     }
@@ -52,6 +52,10 @@ macro_rules! call_method {
             "/slotcast.v1.InventoryService/GetInventory" => {
                 let (service, bytes_max) = ($self.service.clone(), $self.message_bytes_max);
                 Box::pin(async move { Ok(get_inventory(&service, bytes_max, $request).await) })
+            }
+            "/slotcast.v1.InventoryService/SubscribeInventory" => {
+                let (service, bytes_max) = ($self.service.clone(), $self.message_bytes_max);
+                Box::pin(async move { Ok(subscribe_inventory(&service, bytes_max, $request).await) })
             }
             $(concat!("/slotcast.v1.InventoryService/", $path) => {
                 let (service, bytes_max) = ($self.service.clone(), $self.message_bytes_max);
@@ -74,7 +78,7 @@ macro_rules! call_method {
     };
 }
 
-impl<F, B> tower::Service<http::Request<B>> for UnaryService<F>
+impl<F, B> tower::Service<http::Request<B>> for ShortPath<F>
 where
     F: tower::Service<http::Request<B>, Response = http::Response<Body>, Error = Infallible, Future: Send + 'static>,
     B: http_body::Body<Data = Bytes, Error: Into<BoxError> + Send> + Unpin + Send + 'static,
@@ -129,6 +133,22 @@ where
             let message = reply::inventory_message(service.engine.catalog(), &found);
             response(HeaderMap::new(), http::Extensions::new(), message)
         }
+        Err(status) => status.into_http(),
+    }
+}
+
+/// Same as the trait method, but the body of the reply is the subscription's own, without tonic's encoder: its buffer would
+/// grow with the first full state and stay with the stream.
+async fn subscribe_inventory<B>(service: &Service, bytes_max: usize, request: http::Request<B>) -> http::Response<Body>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError> + Send> + Unpin + Send + 'static,
+{
+    let opened = match read_request(request, bytes_max).await {
+        Ok(request) => service.subscribe(&request).await,
+        Err(status) => Err(status),
+    };
+    match opened {
+        Ok(body) => reply_with(HeaderMap::new(), http::Extensions::new(), Body::new(body)),
         Err(status) => status.into_http(),
     }
 }
@@ -244,7 +264,11 @@ fn encode<T: Message>(message: &T) -> Bytes {
 
 /// Returns the response of a call that succeeded. `message` includes the prefix.
 fn response(headers: HeaderMap, extensions: http::Extensions, message: Bytes) -> http::Response<Body> {
-    let mut response = http::Response::new(Body::new(ReplyBody::Message(message)));
+    reply_with(headers, extensions, Body::new(ReplyBody::Message(message)))
+}
+
+fn reply_with(headers: HeaderMap, extensions: http::Extensions, body: Body) -> http::Response<Body> {
+    let mut response = http::Response::new(body);
     *response.headers_mut() = headers;
     *response.extensions_mut() = extensions;
     response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
