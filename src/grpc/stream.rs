@@ -342,3 +342,14 @@ fn encode(frame: &Frame, states: &States) -> Bytes {
     }
     frame_bytes::encode(frame)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_stream_is_small() {
+        let bytes = size_of::<FrameStream>();
+        assert!(bytes <= 300, "{bytes} bytes");
+    }
+}
