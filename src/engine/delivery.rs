@@ -27,9 +27,11 @@ pub(super) struct BatchResults(Vec<RuntimeResults>);
 #[derive(Default)]
 struct RuntimeResults {
     wakes: Vec<Arc<SubscriptionWaker>>,
-    replies: Vec<(oneshot::Sender<Result<MutationReply, EngineError>>, Result<MutationReply, EngineError>)>,
-    watches: Vec<(oneshot::Sender<Result<WatchedInventories, EngineError>>, Result<WatchedInventories, EngineError>)>,
+    replies: Replies<MutationReply>,
+    watches: Replies<WatchedInventories>,
 }
+
+type Replies<T> = Vec<(oneshot::Sender<Result<T, EngineError>>, Result<T, EngineError>)>;
 
 /// The runtimes of one engine, each with a task that delivers results there.
 pub(super) struct Runtimes {

@@ -162,15 +162,10 @@ mod tests {
     use std::thread::ThreadId;
 
     /// A connection that reports its thread and ends with `end`.
-    fn connection(
-        started: blocking::Sender<ThreadId>,
-        end: oneshot::Receiver<()>,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        async move {
-            started.send(std::thread::current().id()).expect("the test waits");
-            // A dropped sender also ends the connection.
-            let _ = end.await;
-        }
+    async fn connection(started: blocking::Sender<ThreadId>, end: oneshot::Receiver<()>) {
+        started.send(std::thread::current().id()).expect("the test waits");
+        // A dropped sender also ends the connection.
+        let _ = end.await;
     }
 
     #[tokio::test]
