@@ -260,19 +260,20 @@ fn insert_stack(draft: &mut Draft, catalog: &Catalog, stack: &Stack, count: u32)
 
 /// Inserts up to `count` items: onto stacks of the same kind first, then into empty slots. Returns how many fit.
 fn insert_items(draft: &mut Draft, catalog: &Catalog, item: ItemCode, attributes: &Attributes, count: u64) -> u64 {
+    let limit = u64::from(stack_limit(catalog, item));
     let mut missing = count;
     for slot in draft.slots() {
         if missing == 0 {
             return count;
         }
         let Some(held) = draft.stack(slot).filter(|held| held.is_same_kind(item, attributes)) else { continue };
-        let added = missing.min(u64::from(room_on_stack(catalog, held))) as u32;
+        let room = limit.saturating_sub(u64::from(held.count.get()));
+        let added = missing.min(room) as u32;
         if added > 0 {
             draft.set(slot, held.with_count(held.count.get() + added));
             missing -= u64::from(added);
         }
     }
-    let limit = u64::from(stack_limit(catalog, item));
     for slot in draft.slots() {
         let Some(added) = Count::new(missing.min(limit) as u32) else { break };
         if draft.stack(slot).is_none() {

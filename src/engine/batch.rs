@@ -5,6 +5,7 @@ use super::{EngineError, MutationReply, MutationRequest};
 use crate::domain::{self, Catalog, Effect, Epoch, Inventory, InventoryId, InventoryLookup, KeyTag, TouchedInventory};
 use crate::store::{KeyStatus, MutationRecord, Reply, ScopedKey};
 use crate::sync::{ChangeKind, ChangeRecord, MutationContext};
+use foldhash::fast::RandomState;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -12,11 +13,11 @@ use std::sync::Arc;
 pub(super) struct Batch<'a> {
     hot: &'a HotTable,
     /// The new states and change records of the inventories that the batch has affected so far.
-    pub staged: HashMap<InventoryId, StagedState>,
+    pub staged: HashMap<InventoryId, StagedState, RandomState>,
     /// The mutations to commit, in order.
     pub mutation_records: Vec<MutationRecord>,
     /// The index in `mutation_records` of each key.
-    by_key: HashMap<ScopedKey, usize>,
+    by_key: HashMap<ScopedKey, usize, RandomState>,
 }
 
 impl InventoryLookup for Batch<'_> {
@@ -29,8 +30,14 @@ impl InventoryLookup for Batch<'_> {
 }
 
 impl<'a> Batch<'a> {
-    pub fn new(hot: &'a HotTable) -> Self {
-        Self { hot, staged: HashMap::new(), mutation_records: Vec::new(), by_key: HashMap::new() }
+    /// Creates a batch with room for `mutations`.
+    pub fn new(hot: &'a HotTable, mutations: usize) -> Self {
+        Self {
+            hot,
+            staged: HashMap::with_capacity_and_hasher(mutations, RandomState::default()),
+            mutation_records: Vec::with_capacity(mutations),
+            by_key: HashMap::with_capacity_and_hasher(mutations, RandomState::default()),
+        }
     }
 
     /// Runs a mutation, or returns its stored reply. If it fails, the session's streams correct what it predicted.

@@ -2,17 +2,17 @@
 
 use super::batch::Batch;
 use super::delivery::{BatchResults, ReplyTo, RuntimeIndex, Runtimes};
-use super::hot::{EvictionOrder, HotTable, PendingWakes, StagedState};
+use super::hot::{HotTable, PendingWakes};
 use super::load::{LoadedBatch, load_batch, needed_inventories};
 use super::outcome::{commit_failure, mutation_outcome};
 use super::waker::SubscriptionWaker;
-use super::{EngineError, EngineSettings, MutationReply, MutationRequest, WatchedInventories};
+use super::window::CommitWindow;
+use super::{EngineError, EngineSettings, MutationReply, MutationRequest, WatchedInventories, stopped_error};
 use crate::domain::{Caller, Catalog, Inventory, InventoryId, SessionId};
 use crate::statistics::CommitCounters;
 use crate::store::{CommitError, MutationRecord, ScopedKey, Store, StoreError};
 use crate::sync::ChangeRecord;
 use crate::telemetry::{CommitSpan, CommitTelemetry};
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{mpsc, watch};
@@ -31,6 +31,9 @@ pub(super) struct WatchRequest {
     pub session: Option<SessionId>,
 }
 
+/// Maximum number of times that the commit thread yields while the queue grows.
+const YIELDS_MAX: usize = 3;
+
 type QueuedMutation = (Box<MutationRequest>, ReplyTo<MutationReply>);
 
 /// Starts the commit thread. The returned receiver receives the reason if it stops committing.
@@ -44,12 +47,18 @@ pub(super) fn spawn(
     mut requests: mpsc::Receiver<EngineRequest>,
 ) -> watch::Receiver<Option<StoreError>> {
     let (failure_sender, failed) = watch::channel(None);
-    let order = EvictionOrder::default();
     let EngineSettings { batch_max, hot_max, telemetry, .. } = settings;
-    let mut thread = CommitThread { store, catalog, hot, counters, telemetry, order, failed: failure_sender, hot_max };
+    let mut thread = CommitThread { store, catalog, hot, counters, telemetry, failed: failure_sender, hot_max };
     let run = move || {
-        let mut batch = Vec::new();
-        while requests.blocking_recv_many(&mut batch, batch_max) > 0 {
+        let (mut batch, mut window) = (Vec::new(), CommitWindow::default());
+        while let Some(first) = requests.blocking_recv() {
+            batch.push(first);
+            let_batch_grow(&requests, batch_max, &mut window);
+            // Requests that find a place while the batch is taken are for the next one.
+            let further_max = batch_max.min(requests.max_capacity()).saturating_sub(1);
+            for _ in 0..requests.len().min(further_max) {
+                batch.extend(requests.try_recv());
+            }
             if !runtimes.send(thread.run(batch.drain(..))) {
                 break;
             }
@@ -66,6 +75,24 @@ pub(super) fn spawn(
     failed
 }
 
+/// Waits while more requests for the batch arrive: larger batches cost less for each mutation.
+///
+/// Lets other threads run first, which read requests on the same core. They take one turn each, so that the thread goes
+/// on at once if no other one has work.
+fn let_batch_grow(requests: &mpsc::Receiver<EngineRequest>, batch_max: usize, window: &mut CommitWindow) {
+    let mut queued = requests.len();
+    for _ in 0..YIELDS_MAX {
+        std::thread::yield_now();
+        let before = std::mem::replace(&mut queued, requests.len());
+        if queued == before || queued >= batch_max {
+            break;
+        }
+    }
+    while let Some(wait) = window.poll_wait(requests.len()) {
+        std::thread::sleep(wait);
+    }
+}
+
 /// The state of the commit thread.
 struct CommitThread {
     store: Arc<dyn Store>,
@@ -73,7 +100,6 @@ struct CommitThread {
     hot: Arc<HotTable>,
     counters: Arc<CommitCounters>,
     telemetry: CommitTelemetry,
-    order: EvictionOrder,
     /// The reason why the thread stopped committing, if it did.
     failed: watch::Sender<Option<StoreError>>,
     hot_max: usize,
@@ -115,14 +141,14 @@ impl CommitThread {
             let watched = checked.map(|()| self.watch(request, reply.runtime));
             results.add_watch(reply, watched);
         }
-        self.hot.evict(self.hot_max, &mut self.order);
+        self.hot.evict(self.hot_max);
         results
     }
 
     /// Watches inventories that are hot or do not exist.
     fn watch(&mut self, WatchRequest { ids, session }: WatchRequest, runtime: RuntimeIndex) -> WatchedInventories {
         let waker = Arc::new(SubscriptionWaker::new(session, runtime));
-        self.hot.subscribe(&ids, &waker, &mut self.order);
+        self.hot.subscribe(&ids, &waker);
         WatchedInventories::new(self.hot.clone(), ids, waker)
     }
 
@@ -148,14 +174,10 @@ impl CommitThread {
     ) -> Result<LoadedBatch, EngineError> {
         let of_mutations = mutations.iter().flat_map(|(request, _)| needed_inventories(request));
         let of_watches = watches.iter().flat_map(|(request, _)| &request.ids);
-        let mut seen = HashSet::new();
-        let cold: Vec<InventoryId> =
-            of_mutations.chain(of_watches).filter(|id| seen.insert(*id) && !self.hot.contains(id)).cloned().collect();
+        let cold = self.hot.begin_batch(of_mutations.chain(of_watches));
         let keys: Vec<ScopedKey> = mutations.iter().map(|(request, _)| request.key.clone()).collect();
         let (inventories, loaded) = load_batch(&*self.store, cold, &keys)?;
-        let staged = |(id, inventory)| (id, StagedState::new(inventory));
-        // An inventory that was not hot has no watchers to wake.
-        self.hot.publish(inventories.into_iter().map(staged), &mut self.order);
+        self.hot.insert_loaded(inventories);
         Ok(loaded)
     }
 
@@ -168,7 +190,7 @@ impl CommitThread {
         mutations: &[QueuedMutation],
         loaded: &LoadedBatch,
     ) -> (PendingWakes, Vec<Result<MutationReply, EngineError>>) {
-        let mut batch = Batch::new(&self.hot);
+        let mut batch = Batch::new(&self.hot, mutations.len());
         let replies: Vec<_> = mutations
             .iter()
             .zip(&loaded.key_statuses)
@@ -183,7 +205,7 @@ impl CommitThread {
             return (PendingWakes::new(), mutations.iter().map(|_| Err(error.clone())).collect());
         }
         let staged = batch.staged;
-        (self.hot.publish(staged.into_iter(), &mut self.order), replies)
+        (self.hot.publish(staged.into_iter()), replies)
     }
 
     /// Makes the mutations durable as one batch, and counts the result.
@@ -218,10 +240,4 @@ impl CommitThread {
             }
         }
     }
-}
-
-fn stopped_error() -> EngineError {
-    EngineError::Store(StoreError::Unavailable {
-        detail: "the outcome of an earlier commit is unknown; restart the server".into(),
-    })
 }

@@ -2,6 +2,8 @@
 
 use super::waker::SubscriptionWaker;
 use super::{EngineError, MutationReply, WatchedInventories};
+use crate::domain::Inventory;
+use crate::store::ListPage;
 use parking_lot::RwLock;
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -29,6 +31,8 @@ struct RuntimeResults {
     wakes: Vec<Arc<SubscriptionWaker>>,
     replies: Replies<MutationReply>,
     watches: Replies<WatchedInventories>,
+    reads: Replies<Option<Arc<Inventory>>>,
+    pages: Replies<ListPage>,
 }
 
 type Replies<T> = Vec<(oneshot::Sender<Result<T, EngineError>>, Result<T, EngineError>)>;
@@ -86,6 +90,11 @@ impl Runtimes {
         !first.is_closed()
     }
 
+    /// Returns a value that delays the end of the engine until it is dropped.
+    pub fn running(&self) -> mpsc::Sender<Infallible> {
+        self.running.clone()
+    }
+
     fn spawn(&self) -> RuntimeIndex {
         let (sender, results) = mpsc::unbounded_channel();
         tokio::spawn(deliver(results, self.running.clone()));
@@ -97,19 +106,23 @@ impl Runtimes {
 
 /// Runs in a runtime: wakes subscriptions and sends replies, in commit order.
 async fn deliver(mut results: mpsc::UnboundedReceiver<RuntimeResults>, running: mpsc::Sender<Infallible>) {
-    while let Some(RuntimeResults { wakes, replies, watches }) = results.recv().await {
+    while let Some(RuntimeResults { wakes, replies, watches, reads, pages }) = results.recv().await {
         for waker in wakes {
             waker.wake();
         }
-        // A send fails only if the caller no longer waits.
-        for (reply, result) in replies {
-            let _ = reply.send(result);
-        }
-        for (reply, result) in watches {
-            let _ = reply.send(result);
-        }
+        send_all(replies);
+        send_all(watches);
+        send_all(reads);
+        send_all(pages);
     }
     drop(running);
+}
+
+fn send_all<T>(replies: Replies<T>) {
+    for (reply, result) in replies {
+        // It fails only if the caller no longer waits.
+        let _ = reply.send(result);
+    }
 }
 
 impl BatchResults {
@@ -128,6 +141,18 @@ impl BatchResults {
         self.of(to.runtime).watches.push((to.sender, result));
     }
 
+    pub fn add_read(
+        &mut self,
+        to: ReplyTo<Option<Arc<Inventory>>>,
+        result: Result<Option<Arc<Inventory>>, EngineError>,
+    ) {
+        self.of(to.runtime).reads.push((to.sender, result));
+    }
+
+    pub fn add_page(&mut self, to: ReplyTo<ListPage>, result: Result<ListPage, EngineError>) {
+        self.of(to.runtime).pages.push((to.sender, result));
+    }
+
     fn of(&mut self, RuntimeIndex(index): RuntimeIndex) -> &mut RuntimeResults {
         if self.0.len() <= index {
             self.0.resize_with(index + 1, RuntimeResults::default);
@@ -138,6 +163,10 @@ impl BatchResults {
 
 impl RuntimeResults {
     fn is_empty(&self) -> bool {
-        self.wakes.is_empty() && self.replies.is_empty() && self.watches.is_empty()
+        self.wakes.is_empty()
+            && self.replies.is_empty()
+            && self.watches.is_empty()
+            && self.reads.is_empty()
+            && self.pages.is_empty()
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 const FAILED_READS_MAX: usize = 8;
 
 /// What the store returned for one batch.
+#[derive(Default)]
 pub(super) struct LoadedBatch {
     /// The status of each mutation's key.
     pub key_statuses: Vec<Result<KeyStatus, StoreError>>,
@@ -34,7 +35,7 @@ pub(super) fn load_batch(
     match store.load(&ids, keys) {
         Ok(Loaded { inventories, key_statuses }) => {
             let key_statuses = key_statuses.into_iter().map(Ok).collect();
-            Ok((ids.into_iter().zip(inventories).collect(), LoadedBatch { key_statuses, unreadable: HashMap::new() }))
+            Ok((ids.into_iter().zip(inventories).collect(), LoadedBatch { key_statuses, ..LoadedBatch::default() }))
         }
         Err(StoreError::Corrupt { .. } | StoreError::Unavailable { .. }) => load_one_by_one(store, ids, keys),
         Err(error @ StoreError::Full { .. }) => Err(EngineError::Store(error)),
@@ -76,7 +77,7 @@ fn load_one_by_one(
     ids: Vec<InventoryId>,
     keys: &[ScopedKey],
 ) -> Result<(LoadedInventories, LoadedBatch), EngineError> {
-    let mut batch = LoadedBatch { key_statuses: Vec::with_capacity(keys.len()), unreadable: HashMap::new() };
+    let mut batch = LoadedBatch { key_statuses: Vec::with_capacity(keys.len()), ..LoadedBatch::default() };
     let mut inventories = Vec::with_capacity(ids.len());
     let mut failed_reads = 0;
     let mut may_continue = |error: &StoreError| {

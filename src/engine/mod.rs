@@ -5,6 +5,7 @@
 //! commit fails, the copies are dropped and nothing has changed.
 
 mod batch;
+mod cold;
 mod commit;
 mod delivery;
 mod hot;
@@ -12,6 +13,7 @@ mod load;
 mod outcome;
 mod waker;
 mod watched;
+mod window;
 
 pub use batch::new_epoch;
 pub use waker::WakeLevel;
@@ -22,9 +24,10 @@ use crate::domain::{
     UnresolvedReference, Version,
 };
 use crate::statistics::{CommitCounters, EngineStatistics};
-use crate::store::{ListQuery, Reply, ScopedKey, Store, StoreError};
+use crate::store::{ListPage, ListQuery, Reply, ScopedKey, Store, StoreError};
 use crate::sync::TraceContext;
 use crate::telemetry::CommitTelemetry;
+use cold::{ColdReads, ReadRequest};
 use commit::{EngineRequest, WatchRequest};
 use delivery::{ReplyTo, Runtimes};
 use hot::HotTable;
@@ -36,10 +39,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// Limits and telemetry of the engine.
 #[derive(Debug, Clone)]
 pub struct EngineSettings {
-    /// Maximum number of requests that wait for the commit loop: mutations, watches, and reads of inventories that are
-    /// not in memory.
+    /// Maximum number of requests that wait for the commit loop: mutations and watches.
     pub queue_max: usize,
-    /// How long a caller waits for a place in a full queue before it gets [`EngineError::QueueFull`].
+    /// How long a caller waits for a place in a full queue, or for a read of the store, before it gets
+    /// [`EngineError::QueueFull`].
     pub queue_wait: Duration,
     /// Maximum number of mutations in one batch.
     pub batch_max: usize,
@@ -122,7 +125,7 @@ pub enum EngineError {
 pub struct Engine {
     queue: mpsc::Sender<EngineRequest>,
     hot: Arc<HotTable>,
-    store: Arc<dyn Store>,
+    cold_reads: Arc<ColdReads>,
     catalog: Arc<Catalog>,
     counters: Arc<CommitCounters>,
     runtimes: Arc<Runtimes>,
@@ -155,7 +158,9 @@ impl Engine {
             runtimes.clone(),
             requests,
         );
-        let engine = Self { queue, hot, store, catalog, counters, runtimes, settings };
+        let cold_reads = ColdReads::new(store, hot.clone(), settings.hot_max, runtimes.clone(), failed.clone());
+        let cold_reads = Arc::new(cold_reads);
+        let engine = Self { queue, hot, cold_reads, catalog, counters, runtimes, settings };
         (engine, CommitLoop { ended, failed, stopped })
     }
 
@@ -185,11 +190,10 @@ impl Engine {
 
     /// Returns the current state of an inventory, including every mutation acknowledged before the call.
     pub async fn read(&self, id: &InventoryId) -> Result<Option<Arc<Inventory>>, EngineError> {
-        if let Some(known) = self.hot.inventory(id) {
-            return Ok(known);
+        match self.hot.read_or_begin(id) {
+            Ok(known) => Ok(known),
+            Err(read) => self.read_cold(|reply| ReadRequest::Inventory { read, reply }).await,
         }
-        let watched = self.watch(vec![id.clone()], None).await?;
-        Ok(watched.states().into_iter().next().and_then(|state| state.inventory.clone()))
     }
 
     /// Makes the session's streams that watch an inventory immediately send its full state. Returns the current
@@ -200,9 +204,9 @@ impl Engine {
         caller: Caller,
         id: InventoryId,
     ) -> Result<Option<Version>, EngineError> {
-        let current = self.read(&id).await?.map(|inventory| inventory.version());
+        let Some(current) = self.read(&id).await? else { return Ok(None) };
         self.enqueue(EngineRequest::Correct { session, caller, id }).await?;
-        Ok(current)
+        Ok(Some(current.version()))
     }
 
     /// Watches inventories, in the order of `ids`. An inventory that does not exist has no state yet. Changes by
@@ -218,10 +222,8 @@ impl Engine {
     }
 
     /// Returns a page of inventories, including every mutation acknowledged before the call.
-    pub async fn list(&self, query: ListQuery) -> Result<Vec<Arc<Inventory>>, EngineError> {
-        let store = self.store.clone();
-        let listed = tokio::task::spawn_blocking(move || store.list(&query)).await;
-        listed.map_err(|_| EngineError::Stopped)?.map_err(EngineError::Store)
+    pub async fn list(&self, query: ListQuery) -> Result<ListPage, EngineError> {
+        self.read_cold(|reply| ReadRequest::Page { query, reply }).await
     }
 
     /// Returns the commit statistics since the start and the current queue length.
@@ -232,6 +234,16 @@ impl Engine {
     /// Returns a reader of the statistics that does not keep the commit loop running.
     pub fn statistics_reader(&self) -> EngineStatisticsReader {
         EngineStatisticsReader { queue: self.queue.downgrade(), hot: self.hot.clone(), counters: self.counters.clone() }
+    }
+
+    async fn read_cold<T>(&self, request: impl FnOnce(ReplyTo<T>) -> ReadRequest) -> Result<T, EngineError> {
+        let (reply, received) = self.reply();
+        let retry_after = self.settings.queue_wait;
+        if !self.cold_reads.enqueue(request(reply)) {
+            return Err(EngineError::QueueFull { retry_after });
+        }
+        let waited = tokio::time::timeout(retry_after, received).await;
+        waited.map_err(|_| EngineError::QueueFull { retry_after })?.map_err(|_| EngineError::Stopped)?
     }
 
     fn reply<T>(&self) -> (ReplyTo<T>, oneshot::Receiver<Result<T, EngineError>>) {
@@ -296,6 +308,13 @@ impl CommitLoop {
         // Nothing is ever sent.
         self.ended.recv().await;
     }
+}
+
+/// Returns the error of requests that need the store after the outcome of a commit was unknown.
+fn stopped_error() -> EngineError {
+    EngineError::Store(StoreError::Unavailable {
+        detail: "the outcome of an earlier commit is unknown; restart the server".into(),
+    })
 }
 
 async fn first_failure(failure: &mut watch::Receiver<Option<StoreError>>) -> StoreError {

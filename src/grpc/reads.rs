@@ -3,11 +3,10 @@
 use super::page_token;
 use super::read_authorization;
 use super::service::{Service, identity};
-use crate::domain::{Inventory, InventoryId};
+use crate::domain::InventoryId;
 use crate::status;
-use crate::store::ListQuery;
+use crate::store::{ListPage, ListQuery};
 use crate::wire::{FieldViolation, reply, request, v1};
-use std::sync::Arc;
 use tonic::{Request, Status};
 
 const PAGE_SIZE_DEFAULT: u32 = 100;
@@ -42,12 +41,13 @@ impl Service {
         let limit = query.limit;
         // One inventory more than requested shows whether there is another page.
         let query = ListQuery { limit: limit + 1, ..query };
-        let mut found = self.engine.list(query.clone()).await.map_err(|error| status::engine_error(&error))?;
+        let page = self.engine.list(query.clone()).await.map_err(|error| status::engine_error(&error))?;
+        let ListPage { inventories: mut found, next } = page;
         let has_more = found.len() > limit;
         found.truncate(limit);
-        let last = found.last().filter(|_| has_more);
-        let token = |last: &Arc<Inventory>| page_token::write(query.owner.as_ref(), &query.prefix, &last.id);
-        let next_page_token = last.map(token).unwrap_or_default();
+        let next = if has_more { found.last().map(|last| &last.id) } else { next.as_ref() };
+        let token = |next: &InventoryId| page_token::write(query.owner.as_ref(), &query.prefix, next);
+        let next_page_token = next.map(token).unwrap_or_default();
         let inventories = found.iter().map(|inventory| reply::summary(inventory)).collect();
         Ok(v1::ListInventoriesResponse { inventories, next_page_token })
     }

@@ -70,8 +70,17 @@ pub struct ListQuery {
     pub prefix: String,
     /// Returns only ids after this one.
     pub after: Option<InventoryId>,
-    /// Maximum number of inventories in the result.
+    /// Maximum number of inventories in the page. A store examines a bounded multiple of it.
     pub limit: usize,
+}
+
+/// A page of inventories.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListPage {
+    pub inventories: Vec<Arc<Inventory>>,
+    /// The id after which the list continues; `None` if it is complete. A page may have fewer inventories than the limit
+    /// although the list continues.
+    pub next: Option<InventoryId>,
 }
 
 /// Why a store cannot read or write.
@@ -114,8 +123,8 @@ pub trait Store: Send + Sync + 'static {
     /// the result of [`Self::load`] and the mutations before it.
     fn commit(&self, batch: &[MutationRecord]) -> Result<(), CommitError>;
 
-    /// Lists inventories. The result reflects every commit that has returned.
-    fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError>;
+    /// Lists inventories. The page reflects every commit that has returned.
+    fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError>;
 
     /// Returns a receiver of the reason why the store stopped writing. A stopped store writes nothing until it is
     /// reopened. A store that cannot stop never sends a reason.

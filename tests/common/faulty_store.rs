@@ -1,10 +1,11 @@
 //! A store that fails on demand, for tests of its callers.
 
 use parking_lot::Mutex;
-use slotcast::domain::{Inventory, InventoryId};
-use slotcast::store::{CommitError, ListQuery, Loaded, MutationRecord, ScopedKey, Store, StoreError, StoreUsage};
+use slotcast::domain::InventoryId;
+use slotcast::store::{
+    CommitError, ListPage, ListQuery, Loaded, MutationRecord, ScopedKey, Store, StoreError, StoreUsage,
+};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use tokio::sync::watch;
 
 /// How a commit fails.
@@ -75,7 +76,7 @@ impl<S: Store> Store for FaultyStore<S> {
         }
     }
 
-    fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
+    fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
         self.check_reads()?;
         self.inner.list(query)
     }

@@ -3,7 +3,9 @@
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use slotcast::domain::{Fingerprint, Inventory, InventoryId};
 use slotcast::store::horizon::{ExpiredKeys, KeyHorizon};
-use slotcast::store::{CommitError, KeyStatus, ListQuery, Loaded, MutationRecord, Reply, ScopedKey, Store, StoreError};
+use slotcast::store::{
+    CommitError, KeyStatus, ListPage, ListQuery, Loaded, MutationRecord, Reply, ScopedKey, Store, StoreError,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -104,13 +106,16 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
+    fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
         let content = self.content();
         let matches = |inventory: &&Arc<Inventory>| {
             inventory.id.as_str().starts_with(&query.prefix)
                 && (query.owner.is_none() || inventory.owner == query.owner)
                 && query.after.as_ref().is_none_or(|after| inventory.id > *after)
         };
-        Ok(content.inventories.values().filter(matches).take(query.limit).cloned().collect())
+        let mut matching = content.inventories.values().filter(matches).cloned();
+        let inventories: Vec<_> = matching.by_ref().take(query.limit).collect();
+        let next = matching.next().and(inventories.last()).map(|last| last.id.clone());
+        Ok(ListPage { inventories, next })
     }
 }

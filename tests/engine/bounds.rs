@@ -70,7 +70,7 @@ async fn a_full_queue_rejects_calls_instead_of_growing() {
     }
     assert!((4..=8).contains(&done), "{done} done, {refused} refused");
     let listed = world.engine.list(ListQuery { limit: 100, ..ListQuery::default() }).await.unwrap();
-    assert_eq!(listed.len(), done, "those refused did nothing");
+    assert_eq!(listed.inventories.len(), done, "those refused did nothing");
 }
 
 #[tokio::test]

@@ -9,5 +9,6 @@ mod faults;
 #[allow(dead_code, reason = "each test target uses its own part")]
 mod faulty_store;
 mod races;
+mod reads;
 mod runtimes;
 mod setup;

@@ -8,7 +8,7 @@ use slotcast::domain::{
 };
 use slotcast::engine::{Engine, EngineError, EngineSettings, MutationReply, MutationRequest};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
-use slotcast::store::{CommitError, ListQuery, Loaded, MutationRecord, ScopedKey, Store, StoreError};
+use slotcast::store::{CommitError, ListPage, ListQuery, Loaded, MutationRecord, ScopedKey, Store, StoreError};
 use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -128,7 +128,7 @@ impl Store for GatedStore {
         self.inner.commit(batch)
     }
 
-    fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
+    fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
         self.inner.list(query)
     }
 }

@@ -15,8 +15,11 @@ use slotcast::engine::{Engine, EngineSettings};
 use slotcast::grpc::InventoryServiceServer;
 use slotcast::grpc::service::Service;
 use slotcast::grpc::short_path::ShortPath;
+use slotcast::grpc::stream::StreamContext;
 use slotcast::grpc::stream_limit::{StreamLimiter, StreamSettings};
-use slotcast::identity::{Identity, Role};
+use slotcast::grpc::stream_schedule::StreamSchedule;
+use slotcast::grpc::sync_limiter::SyncLimiter;
+use slotcast::identity::{Authentication, Identity, Role};
 use slotcast::live_rollout::LiveRollout;
 use slotcast::telemetry::Telemetry;
 use slotcast::wire::FILE_DESCRIPTOR_SET;
@@ -52,16 +55,21 @@ enum ReplyFrame {
 }
 
 fn service() -> Arc<Service> {
+    let start = tokio::time::Instant::now();
     let (engine, _) =
         Engine::start(Arc::new(MemoryStore::default()), Arc::new(default_catalog()), EngineSettings::default());
     Arc::new(Service {
         engine,
         catalog_version: "test".into(),
-        rollout: LiveRollout::default(),
-        statistics: Arc::default(),
-        telemetry: Telemetry::default(),
-        streams: StreamLimiter::new(StreamSettings::default()),
-        start: tokio::time::Instant::now(),
+        stream_limiter: StreamLimiter::new(StreamSettings::default()),
+        streams: Arc::new(StreamContext {
+            schedule: StreamSchedule::new(LiveRollout::default(), Authentication::Disabled.key_changes(), start),
+            rollout: LiveRollout::default(),
+            statistics: Arc::default(),
+            telemetry: Telemetry::default().frames(),
+            limiter: SyncLimiter::new(Telemetry::default().sync_limit()),
+            start,
+        }),
     })
 }
 

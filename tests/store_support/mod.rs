@@ -13,7 +13,7 @@ use slotcast::domain::{
     Attributes, Caller, Change, Contents, Count, Digest, Edit, Epoch, Fingerprint, IdempotencyKey, Inventory,
     InventoryId, ItemCode, LayoutId, OperationOutcome, PlayerId, Revision, Slot, Stack, TouchedInventory, Version,
 };
-use slotcast::store::{KeyStatus, ListQuery, MutationRecord, Reply, ScopedKey, Store};
+use slotcast::store::{KeyStatus, ListPage, ListQuery, MutationRecord, Reply, ScopedKey, Store};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -166,14 +166,13 @@ impl Model {
 pub fn list_all(store: &dyn Store, mut query: ListQuery) -> Vec<Arc<Inventory>> {
     let mut all = Vec::new();
     loop {
-        let page = store.list(&query).expect("it lists");
-        assert!(page.len() <= query.limit);
-        let is_last = page.len() < query.limit;
-        all.extend(page);
-        if is_last {
+        let ListPage { inventories, next } = store.list(&query).expect("it lists");
+        assert!(inventories.len() <= query.limit && (query.after.is_none() || next.is_none() || query.after < next));
+        all.extend(inventories);
+        if next.is_none() {
             return all;
         }
-        query.after = all.last().map(|last| last.id.clone());
+        query.after = next;
     }
 }
 

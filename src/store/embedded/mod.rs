@@ -33,8 +33,8 @@ pub use items::{CatalogError, CodeConflict};
 pub use open::{FORMAT_VERSION, OpenError};
 pub use settings::{Clock, EmbeddedSettings, EmbeddedStatistics};
 
-use super::{CommitError, ListQuery, Loaded, MutationRecord, ScopedKey, Store, StoreError, StoreUsage};
-use crate::domain::{Inventory, InventoryId};
+use super::{CommitError, ListPage, ListQuery, Loaded, MutationRecord, ScopedKey, Store, StoreError, StoreUsage};
+use crate::domain::InventoryId;
 use crate::store::format::{BatchEncoder, BatchTime};
 use failure::RetryError;
 use files::{OpenFiles, PeriodicCheck, StoreLock};
@@ -241,7 +241,7 @@ impl Store for EmbeddedStore {
         }
         let writer = self.writer.lock();
         let time = self.admit_batch().map_err(CommitError::NotCommitted)?;
-        let mut encoder = BatchEncoder::new(time);
+        let mut encoder = BatchEncoder::new(time, batch.len());
         batch.iter().for_each(|mutation| encoder.push(mutation));
         let encoded = encoder.finish();
         let seq = self.inner.lock().last_seq + 1;
@@ -253,7 +253,7 @@ impl Store for EmbeddedStore {
         Ok(())
     }
 
-    fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
+    fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
         self.inner.list(query)
     }
 

@@ -4,10 +4,14 @@
 
 use crate::domain::{Change, Inventory, InventoryId, PlayerId};
 use crate::store::{ListQuery, MutationRecord};
+use foldhash::fast::RandomState;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Number of created ids that a list examines for each inventory that it may return.
+const EXAMINED_PER_RESULT: usize = 4;
 
 /// A committed state; `None` if the inventory is deleted.
 pub type CommittedState = Option<Arc<Inventory>>;
@@ -15,7 +19,7 @@ pub type CommittedState = Option<Arc<Inventory>>;
 /// Committed states that are not in the table yet, by inventory (a memtable).
 #[derive(Debug, Default)]
 pub struct Generation {
-    pub states: HashMap<InventoryId, CommittedState>,
+    pub states: HashMap<InventoryId, CommittedState, RandomState>,
     /// Ids that were created in this generation: only these can be missing from the table. Sorted, for lists.
     pub created_ids: BTreeSet<InventoryId>,
     created_ids_by_owner: BTreeSet<(PlayerId, InventoryId)>,
@@ -37,7 +41,7 @@ pub struct Overlay {
 
 impl Generation {
     pub fn with_capacity(inventories: usize) -> Self {
-        Self { states: HashMap::with_capacity(inventories), ..Self::default() }
+        Self { states: HashMap::with_capacity_and_hasher(inventories, RandomState::default()), ..Self::default() }
     }
 
     pub fn add(&mut self, batch: &[MutationRecord], now: Duration) {
@@ -108,27 +112,31 @@ impl Overlay {
         (records, self.active.states.len() + frozen.map_or(0, |frozen| frozen.states.len()))
     }
 
-    /// Returns the next `limit` ids that were created here and exist, and whether these are all.
-    pub fn created_ids(&self, query: &ListQuery, limit: usize) -> (Vec<InventoryId>, bool) {
+    /// Returns the next ids that were created here and exist, at most `limit`, and the last id that was examined if
+    /// there may be more. Examines a bounded number of ids, because callers hold the lock.
+    pub fn created_ids(&self, query: &ListQuery, limit: usize) -> (Vec<InventoryId>, Option<InventoryId>) {
         let mut active = self.active.candidates(query).peekable();
         let mut frozen = self.frozen.iter().flat_map(|frozen| frozen.candidates(query)).peekable();
         let mut ids: Vec<InventoryId> = Vec::new();
-        loop {
+        let mut examined: Option<&InventoryId> = None;
+        for _ in 0..limit.saturating_mul(EXAMINED_PER_RESULT) {
             let next = match (active.peek(), frozen.peek()) {
-                (None, None) => return (ids, true),
+                (None, None) => return (ids, None),
                 (Some(one), Some(other)) if one <= other => active.next(),
                 (Some(_), None) => active.next(),
                 (_, Some(_)) => frozen.next(),
             };
-            let Some(id) = next.filter(|id| ids.last() != Some(id)) else { continue };
+            let Some(id) = next.filter(|id| examined != Some(*id)) else { continue };
             let is_match = |state: &CommittedState| state.as_ref().is_some_and(|state| matches_owner(query, state));
             if self.find(id).is_some_and(is_match) {
                 if ids.len() == limit {
-                    return (ids, false);
+                    break;
                 }
                 ids.push(id.clone());
             }
+            examined = Some(id);
         }
+        (ids, examined.cloned())
     }
 }
 

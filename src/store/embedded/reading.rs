@@ -9,14 +9,14 @@ use super::overlay::matches_owner;
 use super::state::StoreInner;
 use super::{journal, open, table};
 use crate::domain::{Inventory, InventoryId};
-use crate::store::{KeyStatus, ListQuery, Loaded, ScopedKey, StoreError};
+use crate::store::{KeyStatus, ListPage, ListQuery, Loaded, ScopedKey, StoreError};
 use rusqlite::Connection;
 use std::sync::Arc;
 
 /// Maximum number of connections that are kept for later reads.
 const IDLE_READERS_MAX: usize = 4;
-/// Number of attempts at a page, because a fold may end meanwhile; the last attempt keeps memory locked.
-const ATTEMPTS_MAX: usize = 3;
+/// Each attempt at a page reads at most this fraction of the rows of the attempt before it.
+const ROWS_DIVISOR: usize = 4;
 
 /// What memory knows about a key.
 enum KeyLookup {
@@ -80,28 +80,23 @@ impl StoreInner {
         Ok(Loaded { inventories, key_statuses })
     }
 
-    pub fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Inventory>>, StoreError> {
-        let mut query = query.clone();
-        let mut found = Vec::new();
-        while found.len() < query.limit {
-            let (page, next) = self.read_with_retry(|| self.page(&query, query.limit - found.len()))?;
-            found.extend(page);
-            match next {
-                Some(after) => query.after = Some(after),
-                None => break,
-            }
+    pub fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
+        if query.limit == 0 {
+            return Ok(ListPage::default());
         }
-        Ok(found)
+        self.read_with_retry(|| self.page(query))
     }
 
-    /// Reads up to `limit` inventories. Also returns the id to continue after, if there may be more.
-    fn page(&self, query: &ListQuery, limit: usize) -> Result<(Vec<Arc<Inventory>>, Option<InventoryId>), ReadError> {
-        for attempt in 1.. {
+    /// Reads a page. A fold that ends meanwhile makes the attempt useless, so each further attempt reads fewer rows; the
+    /// last one reads one row with memory locked.
+    fn page(&self, query: &ListQuery) -> Result<ListPage, ReadError> {
+        let mut limit = query.limit;
+        loop {
             let mut memory = self.lock();
             let generations_folded = memory.overlay.generations_folded;
-            let (created_ids, created_is_all) = memory.overlay.created_ids(query, limit);
+            let (created_ids, created_end) = memory.overlay.created_ids(query, limit);
             let reader = self.snapshot()?;
-            let (rows, rows_are_all) = if attempt < ATTEMPTS_MAX {
+            let (rows, rows_are_all) = if limit > 1 {
                 drop(memory);
                 let read = table::read_page(reader.connection(), query, limit)?;
                 memory = self.lock();
@@ -112,12 +107,10 @@ impl StoreInner {
             memory.read_failures.reset();
             // A generation that was dropped meanwhile may have held a newer state than the snapshot.
             if memory.overlay.generations_folded != generations_folded {
+                limit = (limit / ROWS_DIVISOR).max(1);
                 continue;
             }
-            let ends = [
-                created_ids.last().filter(|_| !created_is_all).cloned(),
-                rows.last().filter(|_| !rows_are_all).map(|row| row.id.clone()),
-            ];
+            let ends = [created_end, rows.last().filter(|_| !rows_are_all).map(|row| row.id.clone())];
             let end = ends.into_iter().flatten().min();
             let mut merged: Vec<(InventoryId, Option<Arc<Inventory>>)> =
                 rows.into_iter().map(|row| (row.id.clone(), Some(row))).collect();
@@ -129,14 +122,13 @@ impl StoreInner {
                 Some(state) => state.clone(),
                 None => row,
             };
-            let mut page: Vec<_> =
+            let mut inventories: Vec<_> =
                 merged.into_iter().filter_map(current).filter(|found| matches_owner(query, found)).collect();
-            let is_more = page.len() > limit;
-            page.truncate(limit);
-            let next = if is_more { page.last().map(|last| last.id.clone()) } else { end };
-            return Ok((page, next));
+            let is_more = inventories.len() > limit;
+            inventories.truncate(limit);
+            let next = if is_more { inventories.last().map(|last| last.id.clone()) } else { end };
+            return Ok(ListPage { inventories, next });
         }
-        Ok((Vec::new(), None))
     }
 
     /// Returns a reader whose view of the file does not change until it is dropped.

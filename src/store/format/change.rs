@@ -1,14 +1,15 @@
 //! The stored form of batches, records and changes.
 
-use super::contents::{read_contents, read_stacks, stored_contents, write_stacks};
+use super::contents::{read_contents, read_stacks};
 use super::stored::StoredChangeKind;
-use super::{Malformed, stored, verify_checksum, with_checksum};
+use super::{Malformed, encode, stored, verify_checksum, with_checksum_of};
 use crate::domain::ids::NameError;
 use crate::domain::{
     Caller, Change, Digest, Epoch, Fingerprint, IdempotencyKey, Inventory, InventoryId, LayoutId, OperationOutcome,
-    PlayerId, Revision, Slot, Version,
+    PlayerId, Revision, Version,
 };
 use crate::store::{MutationRecord, Reply, ScopedKey};
+use foldhash::fast::RandomState;
 use prost::Message;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,48 +36,47 @@ pub struct BatchTime {
 /// Encodes the records of one batch.
 #[derive(Debug, Default)]
 pub struct BatchEncoder {
-    batch: stored::Batch,
-    callers: HashMap<Caller, u32>,
+    time: BatchTime,
+    /// Each caller once, in the order of their indexes.
+    callers: Vec<Caller>,
+    indexes: HashMap<Caller, u32, RandomState>,
+    records: Vec<u8>,
 }
 
 impl BatchEncoder {
-    pub fn new(BatchTime { uptime_ms, unix_ms }: BatchTime) -> Self {
-        Self { batch: stored::Batch { uptime_ms, unix_ms, ..Default::default() }, callers: HashMap::new() }
+    pub fn new(time: BatchTime, mutations: usize) -> Self {
+        Self { time, records: Vec::with_capacity(mutations * RECORD_BYTES_TYPICAL), ..Self::default() }
     }
 
     pub fn push(&mut self, mutation: &MutationRecord) {
-        let caller = match self.callers.get(&mutation.key.caller) {
+        let caller = match self.indexes.get(&mutation.key.caller) {
             Some(index) => *index,
             None => {
-                let next = self.batch.callers.len() as u32;
-                self.batch.callers.push(mutation.key.caller.as_str().to_owned());
-                self.callers.insert(mutation.key.caller.clone(), next);
+                let next = self.callers.len() as u32;
+                self.callers.push(mutation.key.caller.clone());
+                self.indexes.insert(mutation.key.caller.clone(), next);
                 next
             }
         };
-        let (uuid_high, uuid_low, key) = match uuid_halves(mutation.key.key.as_str()) {
-            Some((high, low)) => (high, low, String::new()),
-            None => (0, 0, mutation.key.key.as_str().to_owned()),
-        };
-        let versions = &mutation.reply.versions;
-        let changes = mutation.touched.iter().flat_map(|touched| &touched.changes);
-        self.batch.records.push(stored::Record {
-            caller,
-            uuid_high,
-            uuid_low,
-            key,
-            payload: mutation.payload.0,
-            outcomes: mutation.reply.outcomes.iter().map(write_outcome).collect(),
-            versions: versions.iter().map(write_version).collect(),
-            changes: changes.map(|change| write_change(change, versions)).collect(),
-        });
+        encode::put_record(&mut self.records, caller, mutation);
     }
 
     /// Encodes the batch with its checksum.
     pub fn finish(self) -> Vec<u8> {
-        with_checksum(&self.batch)
+        let Self { time: BatchTime { uptime_ms, unix_ms }, callers, records, .. } = self;
+        with_checksum_of(records.len() + HEADER_BYTES_TYPICAL, |buffer| {
+            encode::put_varint(buffer, 1, uptime_ms);
+            callers.iter().for_each(|caller| encode::put_bytes(buffer, 2, caller.as_str().as_bytes()));
+            buffer.extend_from_slice(&records);
+            encode::put_varint(buffer, 4, unix_ms);
+        })
     }
 }
+
+/// Typical size of the record of a change of one slot, in bytes.
+const RECORD_BYTES_TYPICAL: usize = 128;
+/// Typical size of a batch without its records, in bytes.
+const HEADER_BYTES_TYPICAL: usize = 64;
 
 /// Decodes the time and the records of an encoded batch.
 pub fn decode_batch(encoded: &[u8]) -> Result<(BatchTime, Vec<DecodedRecord>), Malformed> {
@@ -96,54 +96,6 @@ pub fn decode_keys(encoded: &[u8]) -> Result<(BatchTime, Vec<ScopedKey>), Malfor
     };
     let stored::BatchKeys { uptime_ms, unix_ms, .. } = batch;
     Ok((BatchTime { uptime_ms, unix_ms }, batch.records.iter().map(read).collect::<Result<_, _>>()?))
-}
-
-fn write_outcome(outcome: &OperationOutcome) -> stored::Outcome {
-    let stack = outcome.stack.as_ref().map(|stack| write_stacks(std::iter::once((Slot(0), Some(stack)))));
-    stored::Outcome { count: outcome.count, remainder: outcome.remainder, stack }
-}
-
-fn write_version(version: &Version) -> stored::Version {
-    stored::Version {
-        id: version.id.as_str().to_owned(),
-        epoch: version.epoch.get(),
-        revision: version.revision.0,
-        digest_a: version.digest.a,
-        digest_b: version.digest.b,
-    }
-}
-
-fn write_change(change: &Change, versions: &[Version]) -> stored::Change {
-    let (kind, id, epoch, revision) = match change {
-        Change::Created(created) => {
-            let created = stored::Inventory {
-                id: created.id.as_str().to_owned(),
-                owner: created.owner.as_ref().map(|owner| owner.as_str().to_owned()),
-                layout: created.layout.as_str().to_owned(),
-                epoch: created.epoch.get(),
-                contents: Some(stored_contents(&created.contents)),
-            };
-            return stored::Change {
-                kind: StoredChangeKind::Created as i32,
-                created: Some(created),
-                ..stored::Change::default()
-            };
-        }
-        Change::Updated { id, epoch, revision, .. } => (StoredChangeKind::Updated, id, *epoch, *revision),
-        Change::Deleted { id, epoch, revision } => (StoredChangeKind::Deleted, id, *epoch, *revision),
-    };
-    let mut stored = stored::Change { kind: kind as i32, ..stored::Change::default() };
-    let is_same = |version: &Version| version.id == *id && version.epoch == epoch && version.revision == revision;
-    match versions.iter().position(is_same) {
-        Some(index) => stored.version = index as u32 + 1,
-        None => {
-            (stored.id, stored.epoch, stored.revision) = (id.as_str().to_owned(), epoch.get(), revision.0);
-        }
-    }
-    if let Change::Updated { edits, .. } = change {
-        stored.edits = Some(write_stacks(edits.iter().map(|(slot, stack)| (*slot, stack.as_ref()))));
-    }
-    stored
 }
 
 fn read_record(record: &stored::Record, callers: &[Caller]) -> Result<DecodedRecord, Malformed> {
@@ -226,12 +178,4 @@ fn read_epoch(epoch: u32) -> Result<Epoch, Malformed> {
 
 fn invalid_name(error: NameError) -> Malformed {
     Malformed(format!("a name {error}"))
-}
-
-/// Returns the two halves of a UUID in its canonical form, with hyphens and in lower case; `None` for any other text,
-/// which would not be restored as it was.
-fn uuid_halves(text: &str) -> Option<(u64, u64)> {
-    let uuid = Uuid::try_parse(text).ok()?;
-    let is_canonical = uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text;
-    is_canonical.then(|| uuid.as_u64_pair())
 }

@@ -2,11 +2,13 @@
 //! be added. Numbers that belong to slots are in packed columns, so that an inventory of 36 slots takes a few hundred
 //! bytes, and the record of a one-slot change with its key and reply about 100.
 //!
-//! [`stored`] contains the messages; [`change`] and [`contents`] convert them to and from domain types. Reading checks
+//! [`stored`] contains the messages; [`change`] and [`contents`] convert them to and from domain types. Records of
+//! batches are encoded without building messages (`encode`). Reading checks
 //! everything: invalid bytes are reported as [`Malformed`], and never read as a wrong item.
 
 pub mod change;
 pub mod contents;
+mod encode;
 pub mod stored;
 
 pub use change::{BatchEncoder, BatchTime, DecodedRecord, decode_batch, decode_keys};
@@ -36,11 +38,11 @@ impl From<prost::DecodeError> for Malformed {
     }
 }
 
-/// Encodes a message, preceded by its checksum.
-pub fn with_checksum(message: &impl prost::Message) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(CHECKSUM_BYTES + message.encoded_len());
+/// Returns what `write` appends, preceded by its checksum. `capacity` is the expected number of bytes.
+pub fn with_checksum_of(capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(CHECKSUM_BYTES + capacity);
     bytes.extend_from_slice(&[0; CHECKSUM_BYTES]);
-    message.encode(&mut bytes).expect("a vector grows as needed");
+    write(&mut bytes);
     let checksum = crc32fast::hash(&bytes[CHECKSUM_BYTES..]);
     bytes[..CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
     bytes

@@ -1,0 +1,379 @@
+//! Reads that need the store. They run on blocking threads beside the commit loop, and neither waits for the other.
+
+use super::delivery::{BatchResults, ReplyTo, Runtimes};
+use super::hot::{ColdRead, HotTable};
+use super::load::load_batch;
+use super::{EngineError, stopped_error};
+use crate::domain::{Inventory, InventoryId};
+use crate::store::{ListPage, ListQuery, Store, StoreError};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+
+/// Maximum number of threads that read at the same time.
+const READERS_MAX: usize = 2;
+/// Maximum number of inventories that one thread reads in one step.
+const READ_BATCH_MAX: usize = 64;
+/// Maximum number of requests that wait for a thread.
+const WAITING_MAX: usize = 1_024;
+
+type ReadReply = ReplyTo<Option<Arc<Inventory>>>;
+
+/// The requests that wait for a thread.
+pub(super) struct ColdReads {
+    store: Arc<dyn Store>,
+    hot: Arc<HotTable>,
+    hot_max: usize,
+    runtimes: Arc<Runtimes>,
+    /// The reason why the engine has stopped committing, if it has.
+    failed: watch::Receiver<Option<StoreError>>,
+    queue: Mutex<ReadQueue>,
+}
+
+#[derive(Default)]
+struct ReadQueue {
+    waiting: VecDeque<ReadRequest>,
+    /// Number of threads that take requests from the queue.
+    readers: usize,
+}
+
+pub(super) enum ReadRequest {
+    Inventory { read: ColdRead, reply: ReadReply },
+    Page { query: ListQuery, reply: ReplyTo<ListPage> },
+}
+
+/// What a thread does in one step.
+enum ReadStep {
+    Inventories(Vec<(ColdRead, ReadReply)>),
+    Page(ListQuery, ReplyTo<ListPage>),
+}
+
+impl ColdReads {
+    pub fn new(
+        store: Arc<dyn Store>,
+        hot: Arc<HotTable>,
+        hot_max: usize,
+        runtimes: Arc<Runtimes>,
+        failed: watch::Receiver<Option<StoreError>>,
+    ) -> Self {
+        Self { store, hot, hot_max, runtimes, failed, queue: Mutex::default() }
+    }
+
+    /// Queues a request. Returns whether there was room. Must be called within a tokio runtime.
+    pub fn enqueue(self: &Arc<Self>, request: ReadRequest) -> bool {
+        let mut queue = self.queue.lock();
+        if queue.waiting.len() >= WAITING_MAX {
+            queue.waiting.retain(|request| !request.is_abandoned());
+        }
+        if queue.waiting.len() >= WAITING_MAX {
+            return false;
+        }
+        queue.waiting.push_back(request);
+        if queue.readers < READERS_MAX {
+            queue.readers += 1;
+            drop(queue);
+            let reader = Reader { reads: Some(self.clone()), _running: self.runtimes.running() };
+            tokio::task::spawn_blocking(move || reader.run());
+        }
+        true
+    }
+
+    fn run(&self, step: ReadStep) {
+        let mut results = BatchResults::default();
+        match step {
+            ReadStep::Inventories(reads) => self.read(reads, &mut results),
+            ReadStep::Page(query, reply) => {
+                let page = self.check_running().and_then(|()| self.store.list(&query).map_err(EngineError::Store));
+                results.add_page(reply, page);
+            }
+        }
+        self.runtimes.send(results);
+    }
+
+    fn read(&self, reads: Vec<(ColdRead, ReadReply)>, results: &mut BatchResults) {
+        let ids: Vec<InventoryId> = reads.iter().map(|(read, _)| read.id().clone()).collect();
+        let loaded = self.check_running().and_then(|()| load_batch(&*self.store, ids, &[]));
+        let (states, unreadable) = match loaded {
+            Ok((states, loaded)) => (states, Ok(loaded)),
+            Err(error) => (Vec::new(), Err(error)),
+        };
+        let mut states = states.into_iter().peekable();
+        for (read, reply) in reads {
+            let checked = unreadable.as_ref().map_err(Clone::clone);
+            let state = match checked.and_then(|loaded| loaded.check_readable(std::iter::once(read.id()))) {
+                // The states are in the order of the ids, without those that are not readable.
+                Ok(()) => {
+                    let found = states.next_if(|(id, _)| id == read.id()).and_then(|(_, state)| state);
+                    self.hot.end_read(read, found, || self.check_running())
+                }
+                Err(error) => Err(error),
+            };
+            results.add_read(reply, state);
+        }
+        self.hot.evict_between_batches(self.hot_max);
+    }
+
+    /// After a commit with an unknown outcome, the store may have states that are not durable.
+    fn check_running(&self) -> Result<(), EngineError> {
+        if self.failed.borrow().is_some() { Err(stopped_error()) } else { Ok(()) }
+    }
+
+    /// Takes requests that wait. If there are none, the calling thread no longer counts as a reader.
+    fn next_step(&self) -> Option<ReadStep> {
+        let mut queue = self.queue.lock();
+        let mut reads = Vec::new();
+        while reads.len() < READ_BATCH_MAX {
+            match queue.waiting.pop_front() {
+                Some(request) if request.is_abandoned() => {}
+                Some(ReadRequest::Inventory { read, reply }) => reads.push((read, reply)),
+                Some(ReadRequest::Page { query, reply }) if reads.is_empty() => {
+                    return Some(ReadStep::Page(query, reply));
+                }
+                Some(page @ ReadRequest::Page { .. }) => {
+                    queue.waiting.push_front(page);
+                    break;
+                }
+                None => break,
+            }
+        }
+        if reads.is_empty() {
+            queue.readers -= 1;
+            return None;
+        }
+        Some(ReadStep::Inventories(reads))
+    }
+}
+
+impl ReadRequest {
+    /// Returns whether the caller no longer waits.
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Inventory { reply, .. } => reply.sender.is_closed(),
+            Self::Page { reply, .. } => reply.sender.is_closed(),
+        }
+    }
+}
+
+/// A thread that takes requests until none wait.
+struct Reader {
+    /// `None` once the thread no longer counts as a reader.
+    reads: Option<Arc<ColdReads>>,
+    /// Dropped last, because a caller that waits for the end of the engine may reopen the store.
+    _running: mpsc::Sender<Infallible>,
+}
+
+impl Reader {
+    fn run(mut self) {
+        while let Some(reads) = &self.reads {
+            match reads.next_step() {
+                Some(step) => reads.run(step),
+                None => self.reads = None,
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // The thread panicked, or its runtime ended before it ran.
+        if let Some(reads) = self.reads.take() {
+            reads.queue.lock().readers -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::hot::StagedState;
+    use super::*;
+    use crate::domain::{Contents, Epoch, LayoutId, Revision};
+    use std::collections::HashMap;
+
+    /// Revisions of the inventories; without an entry, an inventory does not exist.
+    type States = HashMap<usize, u64>;
+
+    const INVENTORIES: usize = 4;
+    const HOT_MAX: usize = 1;
+
+    /// A model of the commit loop and of reads, each of which runs in several steps that interleave at random.
+    #[derive(Default)]
+    struct World {
+        hot: HotTable,
+        /// The durable states.
+        store: States,
+        /// All published states of each inventory, oldest first; `None` while it does not exist.
+        published: [Vec<Option<u64>>; INVENTORIES],
+        batch: Option<BatchInFlight>,
+        reads: Vec<ReadInFlight>,
+        revision: u64,
+    }
+
+    struct BatchInFlight {
+        ids: Vec<usize>,
+        is_committed: bool,
+    }
+
+    struct ReadInFlight {
+        number: usize,
+        cold: ColdRead,
+        /// The number of states that were published when the read began.
+        published: usize,
+        /// What the store returned.
+        found: Option<Option<u64>>,
+    }
+
+    fn id(number: usize) -> InventoryId {
+        InventoryId::new(&format!("inv-{number}")).unwrap()
+    }
+
+    fn inventory(number: usize, revision: u64) -> Arc<Inventory> {
+        Arc::new(Inventory {
+            id: id(number),
+            owner: None,
+            layout: LayoutId::new("chest").unwrap(),
+            epoch: Epoch::new(1).unwrap(),
+            contents: Contents::new(1, Revision(revision), &[]),
+        })
+    }
+
+    fn revision(inventory: Option<Arc<Inventory>>) -> Option<u64> {
+        inventory.map(|inventory| inventory.contents.revision().0)
+    }
+
+    impl World {
+        fn begin_batch(&mut self, random: &mut fastrand::Rng) {
+            let ids: Vec<usize> = (0..INVENTORIES).filter(|_| random.bool()).collect();
+            let needed: Vec<InventoryId> = ids.iter().map(|number| id(*number)).collect();
+            let cold = self.hot.begin_batch(needed.iter());
+            let loaded = cold.into_iter().map(|id| {
+                let number = (0..INVENTORIES).find(|number| self::id(*number) == id).unwrap();
+                (id, self.store.get(&number).map(|revision| inventory(number, *revision)))
+            });
+            let loaded: Vec<(InventoryId, Option<Arc<Inventory>>)> = loaded.collect();
+            self.hot.insert_loaded(loaded);
+            self.batch = Some(BatchInFlight { ids, is_committed: false });
+        }
+
+        fn commit(&mut self, ids: &[usize], random: &mut fastrand::Rng) {
+            for number in ids {
+                self.revision += 1;
+                match random.u8(..3) {
+                    0 => drop(self.store.remove(number)),
+                    _ => drop(self.store.insert(*number, self.revision)),
+                }
+            }
+        }
+
+        fn end_batch(&mut self, batch: &BatchInFlight) {
+            if batch.is_committed {
+                let state = |number: usize| self.store.get(&number).map(|revision| inventory(number, *revision));
+                let staged = batch.ids.iter().map(|number| (id(*number), StagedState::new(state(*number))));
+                self.hot.publish(staged);
+                for number in &batch.ids {
+                    self.published[*number].push(self.store.get(number).copied());
+                }
+            }
+            self.hot.evict(HOT_MAX);
+        }
+
+        fn step_batch(&mut self, random: &mut fastrand::Rng) {
+            match self.batch.take() {
+                None => self.begin_batch(random),
+                Some(BatchInFlight { ids, is_committed: false }) if random.u8(..8) > 0 => {
+                    self.commit(&ids, random);
+                    self.batch = Some(BatchInFlight { ids, is_committed: true });
+                }
+                // It was not committed, or it was and is published now.
+                Some(batch) => self.end_batch(&batch),
+            }
+        }
+
+        fn begin_read(&mut self, number: usize) {
+            match self.hot.read_or_begin(&id(number)) {
+                Ok(state) => {
+                    assert_eq!(Some(&revision(state)), self.published[number].last(), "a hot state is current")
+                }
+                Err(cold) => {
+                    let published = self.published[number].len();
+                    self.reads.push(ReadInFlight { number, cold, published, found: None });
+                }
+            }
+        }
+
+        fn step_read(&mut self, index: usize) {
+            let mut read = self.reads.swap_remove(index);
+            match read.found {
+                None => {
+                    read.found = Some(self.store.get(&read.number).copied());
+                    self.reads.push(read);
+                }
+                Some(found) => {
+                    let found = found.map(|revision| inventory(read.number, revision));
+                    let state = self.hot.end_read(read.cold, found, || Ok::<(), ()>(())).unwrap();
+                    let current_at_some_time = &self.published[read.number][read.published - 1..];
+                    assert!(
+                        current_at_some_time.contains(&revision(state)),
+                        "a state that was current during the read"
+                    );
+                    self.hot.evict_between_batches(HOT_MAX);
+                }
+            }
+        }
+
+        /// Checks that every state in the table is the newest that was published.
+        fn check(&self) {
+            for number in 0..INVENTORIES {
+                if let Some(state) = self.hot.inventory(&id(number)) {
+                    assert_eq!(Some(&revision(state)), self.published[number].last());
+                }
+            }
+            for number in self.batch.iter().flat_map(|batch| &batch.ids) {
+                assert!(self.hot.contains(&id(*number)), "a batch in flight keeps its entries");
+            }
+        }
+    }
+
+    #[test]
+    fn a_slow_read_never_returns_or_inserts_a_state_that_is_too_old_or_not_published() {
+        for seed in 0..300 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut world = World { published: std::array::from_fn(|_| vec![None]), ..World::default() };
+            for _ in 0..300 {
+                match random.u8(..3) {
+                    0 => world.step_batch(&mut random),
+                    1 => world.begin_read(random.usize(..INVENTORIES)),
+                    _ if world.reads.is_empty() => {}
+                    _ => world.step_read(random.usize(..world.reads.len())),
+                }
+                world.check();
+            }
+        }
+    }
+
+    #[test]
+    fn the_state_of_a_read_is_inserted_only_if_nothing_was_removed_meanwhile() {
+        let hot = HotTable::default();
+        let begin = || hot.read_or_begin(&id(0)).unwrap_err();
+        let end = |read| hot.end_read(read, Some(inventory(0, 5)), || Ok::<(), ()>(())).unwrap();
+        let (slow, quick) = (begin(), begin());
+        assert_eq!(revision(end(quick)), Some(5));
+        assert!(hot.contains(&id(0)));
+        // A commit changes the inventory, and eviction removes it.
+        hot.publish([(id(0), StagedState::new(Some(inventory(0, 6))))].into_iter());
+        hot.evict(0);
+        hot.evict(0);
+        assert!(!hot.contains(&id(0)));
+        end(slow);
+        assert!(!hot.contains(&id(0)), "the old state is not inserted");
+    }
+
+    #[test]
+    fn a_read_that_ends_after_the_engine_has_failed_inserts_nothing() {
+        let hot = HotTable::default();
+        let read = hot.read_or_begin(&id(0)).unwrap_err();
+        assert_eq!(hot.end_read(read, Some(inventory(0, 5)), || Err("failed")), Err("failed"));
+        assert!(!hot.contains(&id(0)));
+    }
+}

@@ -1,0 +1,119 @@
+//! Reads of inventories that are not in memory run beside the commit loop.
+
+use crate::setup::{World, fresh_call, id, open, start, start_with_held_commit};
+use slotcast::domain::InventoryId;
+use slotcast::engine::{Engine, EngineError, EngineSettings};
+use slotcast::store::embedded::EmbeddedStore;
+use slotcast::store::{CommitError, ListPage, ListQuery, Loaded, MutationRecord, ScopedKey, Store, StoreError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+fn read(engine: &Engine, name: &str) -> JoinHandle<Result<bool, EngineError>> {
+    let (engine, id) = (engine.clone(), id(name));
+    tokio::spawn(async move { engine.read(&id).await.map(|found| found.is_some()) })
+}
+
+#[tokio::test]
+async fn reads_of_missing_inventories_do_not_wait_for_commits_and_leave_nothing_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let (engine, release, first) = start_with_held_commit(folder.path()).await;
+    for round in 0..10 {
+        let reads: Vec<_> = (0..500).map(|n| read(&engine, &format!("missing-{round}-{n}"))).collect();
+        for read in reads {
+            assert_eq!(read.await.unwrap(), Ok(false));
+        }
+    }
+    let after = engine.statistics();
+    assert_eq!(after.queue, 0);
+    assert!(after.hot_inventories <= 1, "at most the inventory of the commit that is held");
+    assert_eq!(engine.list(ListQuery { limit: 10, ..ListQuery::default() }).await, Ok(ListPage::default()));
+    assert_eq!(engine.read(&id("first")).await, Ok(None), "its creation is not committed");
+    assert!(!first.is_finished());
+    drop(release);
+    first.await.unwrap().unwrap();
+    assert!(engine.read(&id("first")).await.unwrap().is_some());
+}
+
+/// A store whose reads wait until the sender of the channel is dropped.
+struct HeldReads {
+    inner: EmbeddedStore,
+    gate: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Store for HeldReads {
+    fn load(&self, ids: &[InventoryId], keys: &[ScopedKey]) -> Result<Loaded, StoreError> {
+        while self.gate.lock().unwrap().recv().is_ok() {}
+        self.inner.load(ids, keys)
+    }
+
+    fn commit(&self, batch: &[MutationRecord]) -> Result<(), CommitError> {
+        self.inner.commit(batch)
+    }
+
+    fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
+        self.inner.list(query)
+    }
+}
+
+#[tokio::test]
+async fn reads_beyond_the_limit_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (release, gate) = mpsc::channel::<()>();
+    let store = HeldReads { inner: open(folder.path()), gate: Mutex::new(gate) };
+    let settings = EngineSettings { queue_wait: Duration::from_secs(60), ..EngineSettings::default() };
+    let (engine, _) = start(Arc::new(store), settings);
+    let reads: Vec<_> = (0..3_000).map(|n| read(&engine, &format!("missing-{n}"))).collect();
+    while reads.iter().filter(|read| read.is_finished()).count() < 1_500 {
+        tokio::task::yield_now().await;
+    }
+    drop(release);
+    let (mut found_missing, mut refused) = (0, 0);
+    for read in reads {
+        match read.await.unwrap() {
+            Ok(exists) => found_missing += u32::from(!exists),
+            Err(EngineError::QueueFull { .. }) => refused += 1,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert!(found_missing >= 1_024 && refused >= 1_500, "{found_missing} answered, {refused} refused");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_that_race_with_commits_and_eviction_are_never_older_than_acknowledged_mutations() {
+    const INVENTORIES: usize = 6;
+    let settings = EngineSettings { hot_max: 2, ..EngineSettings::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let (engine, catalog) = start(Arc::new(open(folder.path())), settings);
+    let world = Arc::new(World { folder, engine, catalog });
+    let acknowledged: Arc<[AtomicU32; INVENTORIES]> = Arc::default();
+    for n in 0..INVENTORIES {
+        world.chest(&format!("chest-{n}"), 0).await;
+    }
+    let mutator = async |world: Arc<World>, acknowledged: Arc<[AtomicU32; INVENTORIES]>| {
+        for n in 0..1_200 {
+            world.engine.mutate(fresh_call(world.add(&format!("chest-{}", n % INVENTORIES), 1))).await.unwrap();
+            acknowledged[n % INVENTORIES].fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let reader = async |world: Arc<World>, acknowledged: Arc<[AtomicU32; INVENTORIES]>| {
+        let mut last = [0; INVENTORIES];
+        while last.iter().sum::<u32>() < 1_200 {
+            for (n, last) in last.iter_mut().enumerate() {
+                let floor = acknowledged[n].load(Ordering::SeqCst).max(*last);
+                let held = world.held(&format!("chest-{n}")).await;
+                assert!(held >= floor, "read {held} after {floor} were acknowledged or read");
+                *last = held;
+            }
+        }
+    };
+    let tasks = [
+        tokio::spawn(reader(world.clone(), acknowledged.clone())),
+        tokio::spawn(reader(world.clone(), acknowledged.clone())),
+    ];
+    mutator(world.clone(), acknowledged).await;
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
