@@ -72,7 +72,7 @@ fn a_deleted_inventory_is_absent_and_can_be_created_again(place: &dyn Reopen) {
 
     let store = place.open();
     store.commit(&[transaction(key("phoenix-1"), vec![created(&first)])]).expect("it commits");
-    assert_eq!(list_all(&*store, of_ann.clone()), [first.clone()]);
+    assert_eq!(list_all(&*store, of_ann.clone()), std::slice::from_ref(&first));
     store.commit(&[transaction(key("phoenix-2"), vec![deleted(&first)])]).expect("it commits");
     assert_eq!(load(&*store), [None]);
     assert_eq!(list_all(&*store, of_ann.clone()), []);

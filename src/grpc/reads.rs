@@ -3,10 +3,11 @@
 use super::page_token;
 use super::read_authorization;
 use super::service::{Service, identity};
-use crate::domain::InventoryId;
+use crate::domain::{Inventory, InventoryId};
 use crate::status;
 use crate::store::{ListPage, ListQuery};
 use crate::wire::{FieldViolation, reply, request, v1};
+use std::sync::Arc;
 use tonic::{Request, Status};
 
 const PAGE_SIZE_DEFAULT: u32 = 100;
