@@ -38,7 +38,7 @@ bench *arguments="all":
 
 # Benchmark throughput and latency of the store against a plain log
 bench-store *arguments:
-    cargo bench {{ arguments }}
+    cargo bench --bench store {{ arguments }}
 
 # Count the instructions of the hot paths, and accept the counts as the new baseline of ./test
 instructions:

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Counts the instructions of the hot paths: benches/instructions.sh check | write | layers | spread N
 #
-# Slotcast itself is built optimized. Its dependencies are those that `cargo test` has built already (opt-level 1), because
-# building all of them again would take minutes. So the counts are above those of a release build, and changes of Slotcast's
-# own code show. With SLOTCAST_INSTRUCTIONS=release, everything is built as in a release: for the figures of docs/performance.md.
+# Slotcast is built with opt-level 1, like its dependencies, which `cargo test` has built already: building all of them again
+# would take minutes. So the counts are above those of a release build. With SLOTCAST_INSTRUCTIONS=release, everything is built
+# as in a release (`just layers`).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# ./test compiles with clippy, which optimizes less.
+# ./test sets clippy-driver as the compiler, which would change the counts.
 unset RUSTC_WORKSPACE_WRAPPER
 
 # Without the command, but with its dependencies: other features of them would be another build of them.

@@ -163,9 +163,11 @@ pub fn engine_error(error: &EngineError) -> Status {
             ErrorReason::IdempotencyKeyFromTheFuture,
             format!("its time is {ahead_ms} ms ahead of the server's clock; set your clock, or retry after that time"),
         )),
-        EngineError::QueueFull { retry_after } => {
-            with_retry(ErrorReason::QueueFull, "the queue of waiting mutations is full; retry later", *retry_after)
-        }
+        EngineError::QueueFull { retry_after } => with_retry(
+            ErrorReason::QueueFull,
+            "too many requests wait for the store, or a read took too long; retry later",
+            *retry_after,
+        ),
         EngineError::Store(error) => store_error(error),
         EngineError::CommitUnknown => with_retry(
             ErrorReason::CommitUnknown,

@@ -1,4 +1,4 @@
-// Prints the bytes that a server sends to a player's client for each trace, by the way of sending.
+// Prints the bytes that a server sends to a player's client for each trace, for each encoding.
 //
 // usage: node benches/bytes/bytes.mjs DEMO.json [--json]
 //

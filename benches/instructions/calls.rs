@@ -53,7 +53,7 @@ pub const LAYERS: [(&str, &str); 8] = [
     ("GetInventory: + deadline", "deadline, with a grpc-timeout"),
     ("GetInventory: + content type", "content type"),
     ("GetInventory: + telemetry", "telemetry"),
-    (OVER_CONNECTION, "connection: HTTP/2, the task of the call, the runtime"),
+    (OVER_CONNECTION, "connection: HTTP/2, the task of the call, the runtime, the small client"),
 ];
 
 pub fn run() {

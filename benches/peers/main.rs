@@ -1,4 +1,4 @@
-//! Compares peers at Slotcast's job: durably update one slot of one inventory of 36 slots, and tell a subscriber. 64 clients,
+//! Compares peers at Slotcast's job: durably update one slot of one inventory of 36 slots, and notify a subscriber. 64 clients,
 //! each with one request in flight; the peer on core 0, the load on core 1.
 //!
 //! `just peers` installs the peers and runs it. Options: `--seconds N` for each job (5), `--only NAME` (a part of a peer's

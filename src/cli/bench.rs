@@ -48,8 +48,8 @@ const WARM_UP_SHARE: f64 = 0.2;
 
 /// Measure throughput, latency and the server's CPU time per operation.
 ///
-/// Starts servers of this executable with temporary stores, pinned to one core, and loads them from another core. Beside
-/// each figure stands its ratio to a yardstick of the same run: bare tonic with messages of the same size. Rounds of all
+/// Starts servers of this executable with temporary stores, pinned to one core, and loads them from another core. Each
+/// figure is printed with its ratio to a yardstick from the same run: bare tonic with messages of the same size. Rounds of all
 /// measurements alternate, and the medians are printed. Build with --release, and leave the machine otherwise idle.
 #[derive(Debug, clap::Args)]
 pub struct Bench {

@@ -1,6 +1,6 @@
 //! Reads that need the store. They run on blocking threads beside the commit loop, and neither waits for the other.
 
-use super::delivery::{BatchResults, ReplyTo, Runtimes};
+use super::delivery::{BatchResults, ReplyTo, ResultDelivery};
 use super::hot::{ColdRead, HotTable};
 use super::load::load_batch;
 use super::{EngineError, stopped_error};
@@ -26,7 +26,7 @@ pub(super) struct ColdReads {
     store: Arc<dyn Store>,
     hot: Arc<HotTable>,
     hot_max: usize,
-    runtimes: Arc<Runtimes>,
+    runtimes: Arc<ResultDelivery>,
     /// The reason why the engine has stopped committing, if it has.
     failed: watch::Receiver<Option<StoreError>>,
     queue: Mutex<ReadQueue>,
@@ -55,7 +55,7 @@ impl ColdReads {
         store: Arc<dyn Store>,
         hot: Arc<HotTable>,
         hot_max: usize,
-        runtimes: Arc<Runtimes>,
+        runtimes: Arc<ResultDelivery>,
         failed: watch::Receiver<Option<StoreError>>,
     ) -> Self {
         Self { store, hot, hot_max, runtimes, failed, queue: Mutex::default() }

@@ -1,7 +1,7 @@
 //! The commit loop: a single thread that applies mutations in one linear order, so the domain needs no locks.
 
 use super::batch::Batch;
-use super::delivery::{BatchResults, ReplyTo, RuntimeIndex, Runtimes};
+use super::delivery::{BatchResults, ReplyTo, ResultDelivery, RuntimeIndex};
 use super::hot::{HotTable, PendingWakes};
 use super::load::{LoadedBatch, load_batch, needed_inventories};
 use super::outcome::{commit_failure, mutation_outcome};
@@ -43,7 +43,7 @@ pub(super) fn spawn(
     settings: EngineSettings,
     hot: Arc<HotTable>,
     counters: Arc<CommitCounters>,
-    runtimes: Arc<Runtimes>,
+    runtimes: Arc<ResultDelivery>,
     mut requests: mpsc::Receiver<EngineRequest>,
 ) -> watch::Receiver<Option<StoreError>> {
     let (failure_sender, failed) = watch::channel(None);

@@ -37,8 +37,8 @@ struct RuntimeResults {
 
 type Replies<T> = Vec<(oneshot::Sender<Result<T, EngineError>>, Result<T, EngineError>)>;
 
-/// The runtimes of one engine, each with a task that delivers results there.
-pub(super) struct Runtimes {
+/// Delivers results to the runtimes of one engine; each runtime has a task for it.
+pub(super) struct ResultDelivery {
     /// Distinguishes the engines of one process.
     engine: u64,
     /// By [`RuntimeIndex`]. The channels are unbounded, but the waiting callers limit their size.
@@ -52,7 +52,7 @@ thread_local! {
     static ATTACHED: Cell<Option<(u64, RuntimeIndex)>> = const { Cell::new(None) };
 }
 
-impl Runtimes {
+impl ResultDelivery {
     /// Starts delivering in the current runtime. Returns a receiver that closes once everything is delivered, after
     /// the returned value was dropped.
     pub fn start() -> (Arc<Self>, mpsc::Receiver<Infallible>) {

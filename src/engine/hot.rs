@@ -2,7 +2,8 @@
 //!
 //! Only the commit loop changes states. It publishes all states of a batch under the write lock, and a subscription
 //! copies its states under the read lock, so no reader sees part of a commit. Reads of inventories that are not hot may
-//! insert a state ([`HotTable::end_read`]). Subscriptions are woken after the lock is released. Change records and the time at which a state was superseded are kept only for watched inventories.
+//! insert a state ([`HotTable::end_read`]). Subscriptions are woken after the lock is released. Change records and the
+//! time at which a state was superseded are kept only for watched inventories.
 
 use super::waker::{SubscriptionWaker, WakeLevel};
 use crate::domain::{Inventory, InventoryId};

@@ -29,7 +29,7 @@ use crate::sync::TraceContext;
 use crate::telemetry::CommitTelemetry;
 use cold::{ColdReads, ReadRequest};
 use commit::{EngineRequest, WatchRequest};
-use delivery::{ReplyTo, Runtimes};
+use delivery::{ReplyTo, ResultDelivery};
 use hot::HotTable;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// Limits and telemetry of the engine.
 #[derive(Debug, Clone)]
 pub struct EngineSettings {
-    /// Maximum number of requests that wait for the commit loop: mutations and watches.
+    /// Maximum number of requests that wait for the commit loop: mutations, watches and corrections.
     pub queue_max: usize,
     /// How long a caller waits for a place in a full queue, or for a read of the store, before it gets
     /// [`EngineError::QueueFull`].
@@ -128,7 +128,7 @@ pub struct Engine {
     cold_reads: Arc<ColdReads>,
     catalog: Arc<Catalog>,
     counters: Arc<CommitCounters>,
-    runtimes: Arc<Runtimes>,
+    runtimes: Arc<ResultDelivery>,
     settings: EngineSettings,
 }
 
@@ -148,7 +148,7 @@ impl Engine {
         let hot = Arc::new(HotTable::default());
         let counters = Arc::new(CommitCounters::default());
         let stopped = store.stopped();
-        let (runtimes, ended) = Runtimes::start();
+        let (runtimes, ended) = ResultDelivery::start();
         let failed = commit::spawn(
             store.clone(),
             catalog.clone(),

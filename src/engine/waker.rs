@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 /// How urgent a change is for a subscription, and the least urgent change that wakes it.
 ///
-/// A stream that waits for a due time tells with [`super::WatchedInventories::set_wake_level`] which changes can still
+/// A stream that waits for a due time sets with [`super::WatchedInventories::set_wake_level`] which changes can still
 /// move that time. Less urgent changes are only marked as pending: the stream finds them when it reads the states next.
 /// The levels are ascending: a subscription at one level is woken by changes of this level and of all later ones.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]

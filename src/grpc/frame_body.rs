@@ -59,7 +59,7 @@ impl http_body::Body for SubscriptionBody {
     }
 }
 
-/// The messages of the stream, for callers that do not need bytes.
+/// The messages of the stream, for tonic's generated server, which serves requests that do not take the short path.
 impl Stream for SubscriptionBody {
     type Item = Result<v1::SubscribeInventoryResponse, Status>;
 

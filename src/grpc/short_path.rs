@@ -1,7 +1,7 @@
 //! The short path of the calls of `InventoryService`: between hyper and the generated trait, without a router and without
 //! tonic's general codec, which also serves streams of requests and compressed messages.
 //!
-//! Whatever is unusual takes the usual path through tonic: other services and unknown methods, requests with a
+//! Tonic handles everything else: other services and unknown methods, requests with a
 //! `grpc-encoding`, and in [`read_message`] each body that is not one whole message. So every status is tonic's own.
 
 use super::service::Service;

@@ -56,7 +56,7 @@ struct RuntimeState {
 #[derive(Debug, Default)]
 struct ScheduledStreams {
     entries: Slab<Entry>,
-    /// When to look at which entry. Each entry is in the queue at most once.
+    /// The entries by the time at which to examine them. Each entry is in the queue at most once.
     queue: BTreeSet<(Tick, usize)>,
     /// The time for which the task waits.
     next: Option<Tick>,

@@ -15,9 +15,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Serves over a transport that was opened with `settings.transport`, in the current runtime and in further ones on
-/// their own threads (`settings.threads`), until `stop` resolves, then drains: calls in
-/// progress are answered, streams end with UNAVAILABLE, and calls that are still open after the drain limit are cut
-/// off.
+/// their own threads (`settings.threads`), until `stop` resolves, then drains: calls in progress are answered, streams
+/// end with UNAVAILABLE, and calls that are still open after the drain limit are cut off.
 ///
 /// # Errors
 ///

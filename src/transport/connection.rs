@@ -144,15 +144,15 @@ impl ConnectionContext {
         let drain = Arc::new(ConnectionDrain::default());
         // When this function returns, the streams have no reader.
         let _end_streams_on_return = EndStreamsOnDrop(drain.clone());
-        let facts = Connection::new(peer, drain.clone(), grace);
+        let shared = Connection::new(peer, drain.clone(), grace);
         let io = TimeoutIo::new(
             io,
-            facts.clone(),
+            shared.clone(),
             now + settings.preface_timeout,
             settings.keepalive_interval + settings.keepalive_timeout,
             self.statistics.clone(),
         );
-        let service = ConnectionService { inner: service, connection: facts.clone() };
+        let service = ConnectionService { inner: service, connection: shared.clone() };
         let mut connection = pin!(http.serve_connection(TokioIo::new(io), service));
         tokio::select! {
             end = connection.as_mut() => return self.handle_end(address, end),
@@ -171,7 +171,7 @@ impl ConnectionContext {
         drain.end_streams();
         tokio::select! {
             end = connection.as_mut() => self.handle_end(address, end),
-            () = facts.activity().until_idle() => tracing::debug!(%address, "closing a connection that the client keeps open"),
+            () = shared.activity().until_idle() => tracing::debug!(%address, "closing a connection that the client keeps open"),
         }
     }
 

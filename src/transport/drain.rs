@@ -16,7 +16,7 @@ pub(super) struct GracePeriod {
     pub duration: Duration,
 }
 
-/// What the streams of one connection are told about its end.
+/// The drain state of one connection, which its streams observe.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionDrain {
     /// Whether all streams of the connection must end.
@@ -122,7 +122,7 @@ impl DrainWaiter {
             || self.deadline().is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    /// Returns when the stream must end, as far as it is known.
+    /// Returns when the stream must end because of the age of its connection; `None` before GOAWAY was sent.
     pub fn deadline(&self) -> Option<Instant> {
         self.signal.deadline.filter(|_| self.signal.connection.is_goaway_sent.load(Ordering::Acquire))
     }

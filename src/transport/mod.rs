@@ -82,9 +82,9 @@ impl Transport {
         self.statistics.clone()
     }
 
-    /// Serves in the current runtime and in `runtimes` until `drain` is cancelled. Then closes the listener and shuts connections down gracefully: calls are
-    /// answered, streams get the signal to end, and idle connections are closed. Returns when no connection is left.
-    /// Dropping the future cuts off all open connections.
+    /// Serves in the current runtime and in `runtimes` until `drain` is cancelled. Then closes the listener and shuts
+    /// connections down gracefully: calls are answered, streams get the signal to end, and idle connections are closed.
+    /// Returns when no connection is left. Dropping the future cuts off all open connections.
     pub async fn serve<S, B>(self, listener: TcpListener, service: S, runtimes: Runtimes, drain: CancellationToken)
     where
         S: HttpService<B>,

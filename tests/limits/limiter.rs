@@ -69,7 +69,7 @@ impl Reader {
             return None;
         }
         self.state.mark_changed();
-        let mut sleep = pin!(sleep(Duration::ZERO));
+        let mut sleep = pin!(sleep(Duration::from_millis(0)));
         poll_fn(|context| self.poll_send(sleep.as_mut(), context)).await
     }
 

@@ -246,7 +246,7 @@ async fn malformed_requests_get_the_same_status() {
 }
 
 #[tokio::test]
-async fn only_unusual_requests_and_streams_take_the_other_path() {
+async fn only_unusual_requests_take_the_other_path() {
     let service = service();
     let passed = Arc::new(AtomicUsize::new(0));
     let counter = passed.clone();

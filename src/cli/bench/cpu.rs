@@ -8,7 +8,7 @@ use std::time::Duration;
 /// CPU time of a process by component.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CpuTimes {
-    /// Network and calls.
+    /// Network, calls, and reads of the store.
     pub runtime: Duration,
     pub commit: Duration,
     pub fold: Duration,
@@ -34,7 +34,8 @@ impl CpuTimes {
     }
 
     fn component(&mut self, thread: &str) -> &mut Duration {
-        let is_runtime = ["tokio", "slotcast", "connections"].iter().any(|prefix| thread.starts_with(prefix));
+        let is_runtime =
+            ["tokio", "slotcast", "connections", "runtime"].iter().any(|prefix| thread.starts_with(prefix));
         match thread {
             _ if thread.contains("commit") => &mut self.commit,
             _ if thread.contains("fold") => &mut self.fold,

@@ -5,7 +5,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::time::Duration;
 
-/// Largest latency that is told apart, in microseconds: one minute.
+/// Largest latency that is recorded, in microseconds: one minute. Longer ones count as this.
 const LATENCY_MAX_US: u64 = 60_000_000;
 /// Above this share of a core, the generator and not the server may limit a figure.
 const GENERATOR_SHARE_MAX: f64 = 0.9;

@@ -13,7 +13,7 @@ use std::fmt;
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub version: &'static str,
-    /// Whether this is a release build. The figures of others say nothing.
+    /// Whether this is a release build. The figures of other builds are not meaningful.
     pub is_release: bool,
     pub cores: String,
     pub seconds: f64,
@@ -77,7 +77,10 @@ impl fmt::Display for Report {
         let Self { version, cores, seconds, runs, .. } = self;
         writeln!(formatter, "slotcast {version}; {cores}; medians of {runs} rounds of {seconds} s each")?;
         if !self.is_release {
-            writeln!(formatter, "This is not a release build, so the figures say nothing (cargo build --release).")?;
+            writeln!(
+                formatter,
+                "This is not a release build, so the figures are not meaningful (use cargo build --release)."
+            )?;
         }
         let mut section = |title: &str, table: Option<Table>| match table {
             Some(table) => writeln!(formatter, "\n{title}\n{table}"),

@@ -33,7 +33,7 @@ pub enum SubscribeError {
     Interrupted,
 }
 
-/// What the streams are.
+/// The kind of the open streams.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamKind {
     /// SubscribeInventory, each stream with one inventory and, if `has_session`, its own session.
@@ -47,7 +47,7 @@ pub fn session(inventory: u32) -> String {
     format!("session-{inventory:07}")
 }
 
-/// What is known of a stream.
+/// The state of one stream.
 #[derive(Debug, Default)]
 struct Stream {
     /// Revision of the inventory in the last frame; for a bare stream, the number of messages after the first.

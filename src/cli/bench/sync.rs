@@ -14,35 +14,39 @@ use super::{Failure, Session, connect, headers};
 const CHANGES_PER_SECOND: u32 = 4;
 const CALL_CONNECTIONS: usize = 4;
 const STREAM_CONNECTIONS_MAX: usize = 100;
-/// The rollback: every change is immediately sent as a full state.
-const OLD_WAY: [&str; 3] = ["--sync-delta-percent=0", "--sync-debounce-percent=0", "--sync-prediction-percent=0"];
+/// Arguments that disable all sync features: every change is immediately sent as a full state.
+const IMMEDIATE_FULL_ARGUMENTS: [&str; 3] =
+    ["--sync-delta-percent=0", "--sync-debounce-percent=0", "--sync-prediction-percent=0"];
 
-/// Measures both ways in turns: each with one subscriber, and with a subscriber for each player.
+/// Measures both modes in turns: each with one subscriber, and with a subscriber for each player.
 pub fn measure(session: &Session<'_>) -> Result<Vec<SyncFigure>, Failure> {
     let options = session.options;
     session.progress.inc_length(4 * u64::from(options.runs));
     let world = session.world(options.players)?;
-    let mut ways = Vec::new();
-    for (mode, arguments) in [(SyncMode::ImmediateFull, &OLD_WAY[..]), (SyncMode::Deltas, &[])] {
+    let mut mode_runs = Vec::new();
+    for (mode, arguments) in [(SyncMode::ImmediateFull, &IMMEDIATE_FULL_ARGUMENTS[..]), (SyncMode::Deltas, &[])] {
         let server = session.launcher.start_server(&world, 0, arguments)?;
         read_all(session, &server, &world)?;
         let workload = Workload::new(CallKind::Add, world.clone()).in_turns().with_sessions();
-        ways.push(Way { mode, server, workload, alone: Vec::new(), all: Vec::new() });
+        mode_runs.push(ModeRun { mode, server, workload, alone: Vec::new(), all: Vec::new() });
     }
     for _ in 0..options.runs {
-        for way in &mut ways {
+        for mode_run in &mut mode_runs {
             for streams in [1, options.players] {
-                session.step(format!("{}, {streams} subscribers", way.mode.title()));
-                let round = way.round(session, &world, streams as usize)?;
-                if streams == 1 { way.alone.push(round.calls) } else { way.all.push(round) }
+                session.step(format!("{}, {streams} subscribers", mode_run.mode.title()));
+                let round = mode_run.round(session, &world, streams as usize)?;
+                if streams == 1 { mode_run.alone.push(round.calls) } else { mode_run.all.push(round) }
             }
         }
     }
-    Ok(SyncFigure::all(options.players, ways.into_iter().map(|way| (way.mode, way.alone, way.all)).collect()))
+    Ok(SyncFigure::all(
+        options.players,
+        mode_runs.into_iter().map(|mode_run| (mode_run.mode, mode_run.alone, mode_run.all)).collect(),
+    ))
 }
 
-/// One way of syncing, with its server and its rounds.
-struct Way {
+/// One sync mode, with its server and its rounds.
+struct ModeRun {
     mode: SyncMode,
     server: ServerProcess,
     workload: Workload,
@@ -50,7 +54,7 @@ struct Way {
     all: Vec<FrameRound>,
 }
 
-impl Way {
+impl ModeRun {
     fn round(&mut self, session: &Session<'_>, world: &World, streams: usize) -> Result<FrameRound, Failure> {
         let target = (self.server.address, &headers(self.server.address));
         let size = (streams.min(STREAM_CONNECTIONS_MAX), streams);

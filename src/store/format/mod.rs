@@ -3,8 +3,8 @@
 //! bytes, and the record of a one-slot change with its key and reply about 100.
 //!
 //! [`stored`] contains the messages; [`change`] and [`contents`] convert them to and from domain types. Records of
-//! batches are encoded without building messages (`encode`). Reading checks
-//! everything: invalid bytes are reported as [`Malformed`], and never read as a wrong item.
+//! batches are encoded without building messages (`encode`). Reading checks everything: invalid bytes are reported as
+//! [`Malformed`], and never read as a wrong item.
 
 pub mod change;
 pub mod contents;

@@ -7,8 +7,7 @@ use super::huffman::Decoder;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// Size of the prefix of a gRPC message: a flag for compression, and the length.
-pub const MESSAGE_PREFIX_BYTES: usize = 5;
+pub use crate::wire::codec::MESSAGE_PREFIX_BYTES;
 
 /// What happened to a call of type `T`.
 #[derive(Debug)]
