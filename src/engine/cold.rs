@@ -101,13 +101,12 @@ impl ColdReads {
         };
         let mut states = states.into_iter().peekable();
         for (read, reply) in reads {
+            // The states are in the order of the ids, without those that could not be read. If an id occurs twice, perhaps
+            // only one of the attempts succeeded: its state is skipped here, so that it does not hide those after it.
+            let found = states.next_if(|(id, _)| id == read.id()).and_then(|(_, state)| state);
             let checked = unreadable.as_ref().map_err(Clone::clone);
             let state = match checked.and_then(|loaded| loaded.check_readable(std::iter::once(read.id()))) {
-                // The states are in the order of the ids, without those that are not readable.
-                Ok(()) => {
-                    let found = states.next_if(|(id, _)| id == read.id()).and_then(|(_, state)| state);
-                    self.hot.end_read(read, found, || self.check_running())
-                }
+                Ok(()) => self.hot.end_read(read, found, || self.check_running()),
                 Err(error) => Err(error),
             };
             results.add_read(reply, state);

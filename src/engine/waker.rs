@@ -29,8 +29,8 @@ pub enum WakeLevel {
 
 /// Wakes one subscription when one of its inventories has changed.
 ///
-/// The publisher marks the change as pending under the lock of the hot table, after the new state is in the table, and
-/// wakes the subscription after the lock is released. Both flags are in one atomic, so there is an order between a
+/// The publisher marks the change as pending while it holds the write lock of the hot table under which the new state
+/// becomes visible, and wakes the subscription after the lock is released. Both flags are in one atomic, so there is an order between a
 /// pending change and a new level: either the publisher sees the level, or the next poll sees the change.
 #[derive(Debug)]
 pub(super) struct SubscriptionWaker {

@@ -1,8 +1,8 @@
 //! The commit window: under load, the commit loop waits up to 1 ms for more requests before it commits a batch.
 //!
 //! A commit costs the same whatever its size, so many small batches waste CPU. Waiting pays only if requests keep
-//! arriving meanwhile. Callers that wait for their replies before they send again stop arriving once all of them are in
-//! the queue. So the window consists of slices: it ends with the first slice in which nothing arrives, and it is used
+//! arriving meanwhile. Callers that send again right after their replies stop arriving once all of them are in the
+//! queue. So the window consists of slices: it ends with the first slice in which nothing arrives, and it is used
 //! only while the second slice of a window often gets requests. Rare probes find out when that begins.
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ const BATCHES_PER_PROBE: u32 = 192;
 /// Weight of one window in the average of second slices, as a divisor.
 const AVERAGE_DIVISOR: f32 = 16.0;
 /// The average from which windows are used. Requests that arrive at random reach it from about 2,800 a second on; callers
-/// that wait for their replies stay near 0.
+/// that send again right after their replies stay near 0.
 const USED_FROM: f32 = 0.25;
 
 /// Decides for each batch whether to wait for more requests.

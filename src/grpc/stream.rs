@@ -141,7 +141,8 @@ impl FrameStream {
             let has_changed = self.watched.poll_changed(context).is_ready();
             let now = self.context.start.elapsed();
             let mut not_before = self.context.start;
-            if has_changed || self.poll_timeout(now) <= now {
+            // A stream that must end sends only what is already due: further changes must not keep it open.
+            if self.poll_timeout(now) <= now || (has_changed && !self.drain.must_end()) {
                 let states = self.states();
                 if has_changed {
                     self.handle_states(&states);
@@ -156,6 +157,9 @@ impl FrameStream {
                     Ok(None) => {}
                     Err(NoPermit(until)) => not_before = until,
                 }
+            } else if let Some(limit) = &mut self.limit {
+                // A changed rollout may have made the frame due later.
+                limit.leave();
             }
             self.drain.set_waker(context.waker());
             if self.drain.must_end() {

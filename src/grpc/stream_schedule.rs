@@ -7,6 +7,7 @@
 
 use crate::identity::KeyChanges;
 use crate::live_rollout::LiveRollout;
+use crate::sync::Rollout;
 use slab::Slab;
 use std::collections::{BTreeSet, HashMap};
 use std::future::pending;
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::Duration;
 use tokio::runtime;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
@@ -103,7 +104,9 @@ impl StreamSchedule {
         runtimes.retain(|_, runtime| runtime.strong_count() > 0);
         let shared =
             Arc::new(RuntimeState { start: self.0.start, streams: Mutex::default(), is_due_earlier: Notify::new() });
-        let task = tokio::spawn(wake_streams(shared.clone(), self.0.rollout.clone(), self.0.keys.clone()));
+        // Subscribed here and not in the task: a stream may read the rollout before the task runs for the first time.
+        let rollout_changes = self.0.rollout.subscribe();
+        let task = tokio::spawn(wake_streams(shared.clone(), rollout_changes, self.0.keys.clone()));
         let runtime = Arc::new(RuntimeSchedule { shared, task: task.abort_handle() });
         runtimes.insert(id, Arc::downgrade(&runtime));
         runtime
@@ -164,8 +167,7 @@ impl Drop for ScheduledStream {
 }
 
 /// Wakes the streams of one runtime. Never returns.
-async fn wake_streams(state: Arc<RuntimeState>, rollout: LiveRollout, keys: Option<KeyChanges>) {
-    let mut rollout = rollout.subscribe();
+async fn wake_streams(state: Arc<RuntimeState>, mut rollout: watch::Receiver<Arc<Rollout>>, keys: Option<KeyChanges>) {
     let mut keys_changed = keys;
     let mut wakers = Vec::new();
     let mut sleep = pin!(sleep_until(state.start));
@@ -242,7 +244,7 @@ impl ScheduledStreams {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::{Rollout, RolloutField};
+    use crate::sync::RolloutField;
     use std::task::Wake;
     use tokio::time::timeout;
 
