@@ -1,6 +1,6 @@
 //! Reads of inventories that are not in memory run beside the commit loop.
 
-use crate::setup::{World, fresh_call, id, open, start, start_with_held_commit};
+use crate::setup::{World, create_chest, fresh_call, id, open, start, start_with_held_commit};
 use slotcast::domain::InventoryId;
 use slotcast::engine::{Engine, EngineError, EngineSettings};
 use slotcast::store::embedded::EmbeddedStore;
@@ -78,6 +78,74 @@ async fn reads_beyond_the_limit_are_refused() {
         }
     }
     assert!(found_missing >= 1_024 && refused >= 1_500, "{found_missing} answered, {refused} refused");
+}
+
+/// A store that cannot read several inventories at once, nor `twice` at the first attempt. Reads of `blocker-1` and
+/// `blocker-2` wait until the sender of the channel is dropped.
+struct FlakyReads {
+    inner: EmbeddedStore,
+    gate: Mutex<mpsc::Receiver<()>>,
+    blocked: AtomicU32,
+    attempts_of_twice: AtomicU32,
+}
+
+impl Store for FlakyReads {
+    fn load(&self, ids: &[InventoryId], keys: &[ScopedKey]) -> Result<Loaded, StoreError> {
+        let unavailable = Err(StoreError::Unavailable { detail: "planted".into() });
+        match ids {
+            [blocker] if blocker.as_str().starts_with("blocker") => {
+                self.blocked.fetch_add(1, Ordering::SeqCst);
+                while self.gate.lock().unwrap().recv().is_ok() {}
+            }
+            [_, _, ..] => return unavailable,
+            [twice] if twice.as_str() == "twice" && self.attempts_of_twice.fetch_add(1, Ordering::SeqCst) == 0 => {
+                return unavailable;
+            }
+            _ => {}
+        }
+        self.inner.load(ids, keys)
+    }
+
+    fn commit(&self, batch: &[MutationRecord]) -> Result<(), CommitError> {
+        self.inner.commit(batch)
+    }
+
+    fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
+        self.inner.list(query)
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_read_that_fails_once_does_not_hide_other_inventories() {
+    let folder = tempfile::tempdir().unwrap();
+    let (release, gate) = mpsc::channel::<()>();
+    let inner = open(folder.path());
+    let store = FlakyReads { inner, gate: Mutex::new(gate), blocked: 0.into(), attempts_of_twice: 1.into() };
+    let store = Arc::new(store);
+    let (engine, _) = start(store.clone(), EngineSettings::default());
+    for name in ["twice", "other"] {
+        engine.mutate(fresh_call(create_chest(name))).await.unwrap();
+    }
+    // Another engine on the same store has nothing in memory.
+    let settings = EngineSettings { queue_wait: Duration::from_secs(60), ..EngineSettings::default() };
+    let (engine, _) = start(store.clone(), settings);
+    store.attempts_of_twice.store(0, Ordering::SeqCst);
+    for n in 1..=2 {
+        let _blocker = read(&engine, &format!("blocker-{n}"));
+        while store.blocked.load(Ordering::SeqCst) < n {
+            tokio::task::yield_now().await;
+        }
+    }
+    // Both readers are blocked, so these reads are in one step.
+    let reads: Vec<_> = ["twice", "twice", "other"].map(|name| read(&engine, name)).into();
+    tokio::task::yield_now().await;
+    drop(release);
+    let mut results = Vec::new();
+    for read in reads {
+        results.push(read.await.unwrap());
+    }
+    assert_eq!(results[2], Ok(true), "{results:?}");
+    assert!(results[..2].iter().all(|result| matches!(result, Err(EngineError::Store(_)))), "{results:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
