@@ -21,6 +21,7 @@ mod zipf;
 
 use super::CommandResult;
 use super::output::print;
+use super::signals;
 use crate::catalog_file;
 use clap::ValueEnum;
 use cores::Cores;
@@ -35,7 +36,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 use workload::CallKind;
 use world::World;
 
@@ -262,13 +262,9 @@ fn connect(server: &ServerProcess, connections: usize) -> Result<Vec<Connection<
 fn interrupt_flag() -> std::io::Result<Arc<AtomicBool>> {
     let interrupted = Arc::<AtomicBool>::default();
     let flag = interrupted.clone();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let arrived = signals::interrupted()?;
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        arrived.await;
         flag.store(true, Ordering::Relaxed);
     });
     Ok(interrupted)

@@ -1,5 +1,6 @@
 //! Arguments and progress bars of the commands that work on a store's files.
 
+use super::signals;
 use crate::catalog_file;
 use crate::domain::Catalog;
 use crate::store::embedded::tools::ProgressUpdate;
@@ -11,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Name of the store's file in its directory.
 pub const STORE_FILE: &str = "slotcast.db";
@@ -80,13 +80,9 @@ impl Progress {
     pub fn interruptible() -> std::io::Result<Self> {
         let progress = Self::new();
         let interrupted = progress.interrupted.clone();
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let arrived = signals::interrupted()?;
         tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+            arrived.await;
             interrupted.store(true, Ordering::Relaxed);
             tokio::time::sleep(CLEANUP_TIMEOUT).await;
             // The current step does not check for interrupts in time; it has either not created a file yet or is almost

@@ -51,6 +51,17 @@ impl Signals {
     }
 }
 
+/// Returns a future that resolves when SIGTERM or SIGINT arrives. From this call on, they no longer end the process.
+pub fn interrupted() -> io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
 async fn received(signal: &mut Option<Signal>) -> Option<()> {
     match signal {
         Some(signal) => signal.recv().await,

@@ -210,8 +210,8 @@ fn items_in_slot(draft: &Draft, slot: Slot, count: Option<Count>) -> Result<(Sta
     Ok((stack, count))
 }
 
-/// Returns the slots that hold an item, in ascending order, with the number to take from each: at most
-/// `count` items in total.
+/// Returns the slots that hold an item, in ascending order, and how many items to take from each. The total is at most
+/// `count`.
 fn parts_with_item<'a>(
     draft: &'a Draft,
     item: ItemCode,

@@ -3,8 +3,8 @@
 use super::frame::FrameBody;
 use std::sync::{Arc, OnceLock};
 
-/// The derived values of one published state. They play no part in comparisons, and a copy of the state derives them
-/// anew.
+/// The derived values of one published state. They are ignored in comparisons, and a copy of the state computes them
+/// again.
 #[derive(Debug, Default)]
 pub(super) struct DerivedValues {
     full_bytes: OnceLock<u32>,

@@ -107,7 +107,7 @@ fn y_at(position: f64) -> f64 {
     HEIGHT - BOTTOM - position * (HEIGHT - TOP - BOTTOM)
 }
 
-/// A chart of lines, or `None` if there are no points.
+/// Returns a line chart, or `None` if no series has a point.
 pub fn line_chart(title: &str, x_axis: Axis, y_axis: Axis, series: &[Series]) -> Option<String> {
     let points = || series.iter().flat_map(|series| &series.points);
     points().next()?;
