@@ -21,6 +21,11 @@ reference:
 quick:
     ./test quick
 
+# Lint each feature with its own dependencies alone
+features:
+    cargo clippy --no-default-features --features client --lib -- -D warnings
+    cargo clippy --no-default-features --features server --lib -- -D warnings
+
 # Lint Rust and protos
 lint:
     cargo fmt --check

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 unset RUSTC_WORKSPACE_WRAPPER
 
 # Without the command, but with its dependencies: other features of them would be another build of them.
-target=(--no-default-features --features cli-dependencies --bench instructions)
+target=(--no-default-features --features server,cli-dependencies --bench instructions)
 if [ "${SLOTCAST_INSTRUCTIONS:-}" = release ]; then
   exec cargo bench --quiet "${target[@]}" -- "$@"
 fi

@@ -6,5 +6,6 @@ set -euo pipefail
 
 . "$(dirname "$0")/start_server.sh"
 
-cargo run --quiet --no-default-features --features client --example client -- "$url" | tee "$folder/example"
+# With the dependencies of all features, which are compiled already.
+cargo run --quiet --no-default-features --features client,cli-dependencies --example client -- "$url" | tee "$folder/example"
 [ "$(tail -n 1 "$folder/example")" = 'received: 8 stones' ]

@@ -190,7 +190,7 @@ impl Bench {
             report.sync = sync::measure(&bench)?;
         }
         if is_selected(Suite::Mixed) {
-            report.mixed = Some(mixed::measure_missing_reads(&bench)?);
+            report.mixed = mixed::measure_missing_reads(&bench)?;
         }
         if is_selected(Suite::Scale) {
             report.scale = mixed::measure_scale(&bench)?;

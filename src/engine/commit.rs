@@ -132,8 +132,8 @@ impl CommitThread {
             let correction = |inventory: &Inventory| ChangeRecord::correction(session, caller, inventory);
             results.add_wakes(self.hot.add_record(&id, correction));
         }
-        for ((_, reply), result) in mutations.into_iter().zip(replies) {
-            results.add_reply(reply, result);
+        for ((request, reply), result) in mutations.into_iter().zip(replies) {
+            results.add_mutation(reply, result, request);
         }
         for (request, reply) in watches {
             let checked =

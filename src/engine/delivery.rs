@@ -1,7 +1,7 @@
 //! Delivers the results of batches in the runtimes that wait for them: one message for each runtime and batch.
 
 use super::waker::SubscriptionWaker;
-use super::{EngineError, MutationReply, WatchedInventories};
+use super::{EngineError, MutationReply, MutationRequest, WatchedInventories};
 use crate::domain::Inventory;
 use crate::store::ListPage;
 use parking_lot::RwLock;
@@ -29,10 +29,17 @@ pub(super) struct BatchResults(Vec<RuntimeResults>);
 #[derive(Default)]
 struct RuntimeResults {
     wakes: Vec<Arc<SubscriptionWaker>>,
-    replies: Replies<MutationReply>,
+    mutations: Vec<MutationResult>,
     watches: Replies<WatchedInventories>,
     reads: Replies<Option<Arc<Inventory>>>,
     pages: Replies<ListPage>,
+}
+
+struct MutationResult {
+    sender: oneshot::Sender<Result<MutationReply, EngineError>>,
+    result: Result<MutationReply, EngineError>,
+    /// Freed by the runtime, which allocated it: that takes less time than in another thread.
+    request: Box<MutationRequest>,
 }
 
 type Replies<T> = Vec<(oneshot::Sender<Result<T, EngineError>>, Result<T, EngineError>)>;
@@ -106,11 +113,15 @@ impl ResultDelivery {
 
 /// Runs in a runtime: wakes subscriptions and sends replies, in commit order.
 async fn deliver(mut results: mpsc::UnboundedReceiver<RuntimeResults>, running: mpsc::Sender<Infallible>) {
-    while let Some(RuntimeResults { wakes, replies, watches, reads, pages }) = results.recv().await {
+    while let Some(RuntimeResults { wakes, mutations, watches, reads, pages }) = results.recv().await {
         for waker in wakes {
             waker.wake();
         }
-        send_all(replies);
+        for MutationResult { sender, result, request } in mutations {
+            // It fails only if the caller no longer waits.
+            let _ = sender.send(result);
+            drop(request);
+        }
         send_all(watches);
         send_all(reads);
         send_all(pages);
@@ -133,8 +144,13 @@ impl BatchResults {
         }
     }
 
-    pub fn add_reply(&mut self, to: ReplyTo<MutationReply>, result: Result<MutationReply, EngineError>) {
-        self.of(to.runtime).replies.push((to.sender, result));
+    pub fn add_mutation(
+        &mut self,
+        to: ReplyTo<MutationReply>,
+        result: Result<MutationReply, EngineError>,
+        request: Box<MutationRequest>,
+    ) {
+        self.of(to.runtime).mutations.push(MutationResult { sender: to.sender, result, request });
     }
 
     pub fn add_watch(&mut self, to: ReplyTo<WatchedInventories>, result: Result<WatchedInventories, EngineError>) {
@@ -164,7 +180,7 @@ impl BatchResults {
 impl RuntimeResults {
     fn is_empty(&self) -> bool {
         self.wakes.is_empty()
-            && self.replies.is_empty()
+            && self.mutations.is_empty()
             && self.watches.is_empty()
             && self.reads.is_empty()
             && self.pages.is_empty()

@@ -177,15 +177,22 @@ impl Engine {
 
     /// Executes a mutation. Idempotent under retries with the same key. A queued mutation runs even if the caller drops
     /// the future.
-    pub async fn mutate(&self, request: MutationRequest) -> Result<MutationReply, EngineError> {
-        let (reply, received) = self.reply();
-        if let Err(error) = self.enqueue(EngineRequest::Mutate { request: Box::new(request), reply }).await {
-            let failed = Err(error);
-            // The commit loop counts every queued mutation, whether or not the caller still waits.
-            self.counters.add_mutation(outcome::mutation_outcome(&failed));
-            return failed;
+    pub fn mutate(
+        &self,
+        request: MutationRequest,
+    ) -> impl Future<Output = Result<MutationReply, EngineError>> + Send + use<'_> {
+        // Boxed here, because many calls wait at the same time, and the future would contain the whole request.
+        let request = Box::new(request);
+        async move {
+            let (reply, received) = self.reply();
+            if let Err(error) = self.enqueue(EngineRequest::Mutate { request, reply }).await {
+                let failed = Err(error);
+                // The commit loop counts every queued mutation, whether or not the caller still waits.
+                self.counters.add_mutation(outcome::mutation_outcome(&failed));
+                return failed;
+            }
+            received.await.map_err(|_| EngineError::Stopped)?
         }
-        received.await.map_err(|_| EngineError::Stopped)?
     }
 
     /// Returns the current state of an inventory, including every mutation acknowledged before the call.
@@ -255,14 +262,17 @@ impl Engine {
         let permit = match self.queue.try_reserve() {
             Ok(permit) => permit,
             Err(mpsc::error::TrySendError::Closed(())) => return Err(EngineError::Stopped),
-            Err(mpsc::error::TrySendError::Full(())) => {
-                let retry_after = self.settings.queue_wait;
-                let waited = tokio::time::timeout(retry_after, self.queue.reserve()).await;
-                waited.map_err(|_| EngineError::QueueFull { retry_after })?.map_err(|_| EngineError::Stopped)?
-            }
+            // Boxed, because it is rare and larger than the rest of the future.
+            Err(mpsc::error::TrySendError::Full(())) => Box::pin(self.wait_for_place()).await?,
         };
         permit.send(request);
         Ok(())
+    }
+
+    async fn wait_for_place(&self) -> Result<mpsc::Permit<'_, EngineRequest>, EngineError> {
+        let retry_after = self.settings.queue_wait;
+        let waited = tokio::time::timeout(retry_after, self.queue.reserve()).await;
+        waited.map_err(|_| EngineError::QueueFull { retry_after })?.map_err(|_| EngineError::Stopped)
     }
 }
 

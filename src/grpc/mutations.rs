@@ -3,8 +3,10 @@
 //! The RPC of a single operation is equivalent to a `Transact` of that operation: same path, same payload fingerprint.
 
 use super::service::{Service, caller, trace_context};
-use crate::domain::{Caller, Fingerprint, OperationOutcome, SessionId};
-use crate::engine::{EngineError, MutationReply, MutationRequest, PredictedDigests};
+use crate::domain::{
+    Caller, Fingerprint, IdempotencyKey, InventoryId, OperationOutcome, SessionId, UnresolvedMutation,
+};
+use crate::engine::{EngineError, MutationReply, MutationRequest};
 use crate::status;
 use crate::store::ScopedKey;
 use crate::sync::TraceContext;
@@ -34,74 +36,111 @@ pub(super) struct AppliedMutation {
 impl Service {
     /// Applies the operation of an RPC for a single operation, and returns its outcome. `field` is the field of the
     /// request that contains the operation.
-    pub(super) async fn mutate_single(
+    pub(super) fn mutate_single(
         &self,
         origin: CallOrigin,
         context: Option<v1::MutationContext>,
         field: &'static str,
         operation: Option<Operation>,
-    ) -> Result<(Option<v1::MutationReceipt>, OperationOutcome), Status> {
-        let missing = || status::invalid_field(&FieldViolation::new(field, "required"));
-        let operation = v1::Operation { operation: Some(operation.ok_or_else(missing)?) };
-        let applied = self.mutate(origin, context, vec![operation], true).await?;
-        Ok((applied.receipt, applied.outcomes.into_iter().next().unwrap_or_default()))
+    ) -> impl Future<Output = Result<(Option<v1::MutationReceipt>, OperationOutcome), Status>> + Send + use<'_> {
+        let operation = operation.map(|operation| v1::Operation { operation: Some(operation) });
+        let applied = operation.map(|operation| self.mutate(origin, context, vec![operation], true));
+        async move {
+            let missing = || status::invalid_field(&FieldViolation::new(field, "required"));
+            let applied = applied.ok_or_else(missing)?.await?;
+            Ok((applied.receipt, applied.outcomes.into_iter().next().unwrap_or_default()))
+        }
     }
 
     /// Applies operations as one mutation. If `single`, the operation comes from its own RPC, which determines the
     /// paths of invalid fields.
-    pub(super) async fn mutate(
+    ///
+    /// Parses before it makes the future, so that a waiting call does not keep the request of the wire.
+    pub(super) fn mutate(
         &self,
         CallOrigin { caller, trace }: CallOrigin,
         context: Option<v1::MutationContext>,
         operations: Vec<v1::Operation>,
         single: bool,
-    ) -> Result<AppliedMutation, Status> {
-        let context = context.unwrap_or_default();
-        let (session, predicted) = prediction(&context).map_err(|violation| status::invalid_field(&violation))?;
+    ) -> impl Future<Output = Result<AppliedMutation, Status>> + Send + use<'_> {
         let name_paths = request::name_paths(&operations);
-        let request = match mutation_request(caller.clone(), context, operations, single) {
-            Ok(request) => MutationRequest { session, predicted, trace, ..request },
-            Err(violation) => {
-                self.correct_predictions(session, &caller, predicted).await;
-                return Err(status::invalid_field(&violation));
-            }
+        let reply = match mutation_request(caller, context.unwrap_or_default(), operations, single) {
+            Ok(request) => Ok(self.engine.mutate(MutationRequest { trace, ..request })),
+            Err(malformed) => Err(Box::new(malformed)),
         };
-        let reply = self.engine.mutate(request).await.map_err(|error| {
-            if let EngineError::UnresolvedReference(unknown) = &error {
-                return status::unknown_name(&name_paths, single, unknown);
-            }
-            status::engine_error(&error)
-        })?;
-        Ok(AppliedMutation { receipt: Some(receipt(&reply)), outcomes: reply.reply.outcomes })
+        async move {
+            let reply = match reply {
+                Ok(reply) => reply.await,
+                Err(malformed) => return Err(Box::pin(self.refuse(*malformed)).await),
+            };
+            let reply = reply.map_err(|error| {
+                if let EngineError::UnresolvedReference(unknown) = &error {
+                    return status::unknown_name(&name_paths, single, unknown);
+                }
+                status::engine_error(&error)
+            })?;
+            Ok(AppliedMutation { receipt: Some(receipt(&reply)), outcomes: reply.reply.outcomes })
+        }
     }
 
-    /// Corrects a session's predictions of a malformed mutation, which will not be applied.
-    async fn correct_predictions(&self, session: Option<SessionId>, caller: &Caller, predicted: PredictedDigests) {
-        let Some(session) = session else { return };
-        for (id, _) in predicted {
-            if let Err(error) = self.engine.correct(session.clone(), caller.clone(), id).await {
+    /// Corrects what the session predicted of a malformed mutation, which will not be applied. Returns the status of the
+    /// call.
+    async fn refuse(&self, MalformedMutation { violation, caller, predictions }: MalformedMutation) -> Status {
+        for (session, id) in predictions {
+            if let Err(error) = self.engine.correct(session, caller.clone(), id).await {
                 tracing::debug!(problem = status::engine_error(&error).message(), "cannot correct a prediction");
             }
         }
+        status::invalid_field(&violation)
     }
 }
 
-fn prediction(context: &v1::MutationContext) -> Result<(Option<SessionId>, PredictedDigests), FieldViolation> {
-    Ok((request::session("context.session", &context.session)?, request::predicted(context)?))
+/// A mutation that cannot be parsed.
+struct MalformedMutation {
+    violation: FieldViolation,
+    caller: Caller,
+    /// The inventories for which the session predicted digests, if that part can be parsed.
+    predictions: Vec<(SessionId, InventoryId)>,
 }
 
-/// Parses a mutation, without its session, prediction and trace context.
+/// Parses a mutation, without its trace context.
 fn mutation_request(
     caller: Caller,
     context: v1::MutationContext,
     operations: Vec<v1::Operation>,
     single: bool,
-) -> Result<MutationRequest, FieldViolation> {
-    request::mutation_reason(&context)?;
-    let key = ScopedKey { caller, key: request::idempotency_key(&context)? };
-    let mutation = request::mutation(&context, &operations, single)?;
-    let (payload, reason) = (payload(context.expected, operations), context.reason.into());
-    Ok(MutationRequest { key, payload, mutation, session: None, predicted: Vec::new(), reason, trace: None })
+) -> Result<MutationRequest, MalformedMutation> {
+    let prediction = request::session("context.session", &context.session)
+        .and_then(|session| Ok((session, request::predicted(&context)?)));
+    let (session, predicted) = match prediction {
+        Ok(prediction) => prediction,
+        Err(violation) => return Err(MalformedMutation { violation, caller, predictions: Vec::new() }),
+    };
+    match parse_mutation(&context, &operations, single) {
+        Ok((key, mutation)) => Ok(MutationRequest {
+            key: ScopedKey { caller, key },
+            payload: payload(context.expected, operations),
+            mutation,
+            session,
+            predicted,
+            reason: context.reason.into(),
+            trace: None,
+        }),
+        Err(violation) => {
+            let of_session = |session: SessionId| predicted.into_iter().map(|(id, _)| (session.clone(), id)).collect();
+            let predictions = session.map(of_session).unwrap_or_default();
+            Err(MalformedMutation { violation, caller, predictions })
+        }
+    }
+}
+
+fn parse_mutation(
+    context: &v1::MutationContext,
+    operations: &[v1::Operation],
+    single: bool,
+) -> Result<(IdempotencyKey, UnresolvedMutation), FieldViolation> {
+    request::mutation_reason(context)?;
+    Ok((request::idempotency_key(context)?, request::mutation(context, operations, single)?))
 }
 
 /// Returns the fingerprint that must be equal for all calls with one idempotency key: of the operations and their

@@ -140,8 +140,9 @@ async fn eight_streams_of_one_player_receive_ten_frames_in_any_second_and_the_la
     );
     assert_eq!(most, LIMIT as usize, "never more, and as many as there may be");
     assert!(ended.iter().all(|(_, last)| *last == 50 * 200), "each ends at the last state: {ended:?}");
-    let (least, most) = (ended.iter().map(|(frames, _)| frames).min(), ended.iter().map(|(frames, _)| frames).max());
-    assert!(most.unwrap() - least.unwrap() <= 4, "they take turns: {ended:?}");
+    // Each second has one for each stream, and which streams get the others depends on the times of the changes.
+    let seconds = frames.len() / LIMIT as usize;
+    assert!(ended.iter().all(|(frames, _)| *frames >= seconds), "they take turns in {seconds} seconds: {ended:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -24,11 +24,14 @@ impl CpuTimes {
     pub fn of_process(pid: u32) -> io::Result<Self> {
         let mut times = Self::default();
         for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-            let directory = thread?.path();
+            let thread = thread?;
+            let directory = thread.path();
+            // The first thread serves connections. Its name is that of the executable.
+            let is_first = thread.file_name().to_str() == Some(&pid.to_string());
             // A thread may end at any time.
             let Ok(name) = std::fs::read_to_string(directory.join("comm")) else { continue };
             let Ok(time) = thread_time(&directory) else { continue };
-            *times.component(name.trim()) += time;
+            *times.component(if is_first { "runtime" } else { name.trim() }) += time;
         }
         Ok(times)
     }

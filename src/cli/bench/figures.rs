@@ -188,6 +188,8 @@ impl SyncFigure {
 /// Mutations beside reads of missing ids.
 #[derive(Debug, Serialize)]
 pub struct MixedFigure {
+    /// The load of the mutations.
+    pub load: String,
     pub reads_per_s: u32,
     /// Server CPU per mutation, with that of the reads, as a multiple of the same round without reads.
     pub cpu_ratio: Option<f64>,
@@ -198,6 +200,13 @@ pub struct MixedFigure {
     /// Resident memory after the first round, and after the last.
     pub resident_mib: [f64; 2],
     pub is_valid: bool,
+    #[serde(flatten)]
+    pub rounds: MixedRounds,
+}
+
+/// The rounds of a [`MixedFigure`].
+#[derive(Debug, Default, Serialize)]
+pub struct MixedRounds {
     pub alone: Vec<Measurement>,
     pub beside: Vec<Measurement>,
     pub reads: Vec<Measurement>,
@@ -206,27 +215,27 @@ pub struct MixedFigure {
 }
 
 impl MixedFigure {
-    pub fn new(
-        reads_per_s: u32,
-        alone: Vec<Measurement>,
-        beside: Vec<Measurement>,
-        reads: Vec<Measurement>,
-        resident_bytes: Vec<u64>,
-    ) -> Self {
+    pub fn new(load: String, reads_per_s: u32, rounds: MixedRounds) -> Self {
         let mebibytes = |bytes: Option<&u64>| bytes.map_or(0.0, |bytes| *bytes as f64 / f64::from(1 << 20));
+        let MixedRounds { alone, beside, resident_bytes, .. } = &rounds;
+        let is_valid = rounds.all().all(|round| round.is_valid);
         Self {
+            load,
             reads_per_s,
-            cpu_ratio: median_ratio(&beside, &alone, total_cpu),
-            commit_cpu_ratio: median_ratio(&beside, &alone, |round| round.cpu_us.map(|cpu| cpu.commit)),
-            p99_ratio: median_ratio(&beside, &alone, |round| Some(round.latency_us.p99 as f64)),
-            throughput_ratio: median_ratio(&beside, &alone, throughput),
+            cpu_ratio: median_ratio(beside, alone, total_cpu),
+            commit_cpu_ratio: median_ratio(beside, alone, |round| round.cpu_us.map(|cpu| cpu.commit)),
+            p99_ratio: median_ratio(beside, alone, |round| Some(round.latency_us.p99 as f64)),
+            throughput_ratio: median_ratio(beside, alone, throughput),
             resident_mib: [mebibytes(resident_bytes.first()), mebibytes(resident_bytes.last())],
-            is_valid: alone.iter().chain(&beside).chain(&reads).all(|round| round.is_valid),
-            alone,
-            beside,
-            reads,
-            resident_bytes,
+            is_valid,
+            rounds,
         }
+    }
+}
+
+impl MixedRounds {
+    pub fn all(&self) -> impl Iterator<Item = &Measurement> {
+        self.alone.iter().chain(&self.beside).chain(&self.reads)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::cores::Cores;
 use super::cpu::resident_bytes;
-use super::figures::{CoresFigure, MixedFigure, ScaleFigure};
+use super::figures::{CoresFigure, MixedFigure, MixedRounds, ScaleFigure};
 use super::load::{Pace, Run, Source};
 use super::process::{Launcher, ServerProcess};
 use super::recorder::Measurement;
@@ -15,29 +15,40 @@ const IN_FLIGHT: usize = 64;
 /// Enough calls in flight for a server on all cores.
 const IN_FLIGHT_MANY: usize = 256;
 
-/// Measures mutations with and without reads of missing ids beside them, in turns.
-pub fn measure_missing_reads(session: &Session<'_>) -> Result<MixedFigure, Failure> {
+/// Mutations per second in the open loops beside reads: a light load, and about half of what one core can do with the
+/// reads.
+const MUTATIONS_PER_SECOND: [u32; 2] = [1_000, 4_000];
+
+/// Measures mutations with and without reads of missing ids beside them, in turns: in open loops, and in a closed loop
+/// that uses the whole core.
+pub fn measure_missing_reads(session: &Session<'_>) -> Result<Vec<MixedFigure>, Failure> {
+    let open = MUTATIONS_PER_SECOND.map(|rate| (format!("{rate}/s"), Pace::Open { per_second: rate.into() }));
+    let closed = (format!("{IN_FLIGHT} in flight"), Pace::Closed { in_flight: IN_FLIGHT });
+    let loads: Vec<_> = open.into_iter().chain([closed]).collect();
     let options = session.options;
-    session.progress.inc_length(2 * u64::from(options.runs));
+    session.progress.inc_length(2 * loads.len() as u64 * u64::from(options.runs));
     let world = session.world(options.inventories)?;
-    let server = session.launcher.start_server(&world, 0, &[])?;
-    read_all(session, &server, &world)?;
-    let mut mutations = Workload::new(CallKind::Add, world.clone());
-    let mut reads = Workload::new(CallKind::GetMissing, world);
-    let (mut alone, mut beside, mut read_rounds) = (Vec::new(), Vec::new(), Vec::new());
-    let mut resident = Vec::new();
-    for _ in 0..options.runs {
-        session.step("AddItem alone".to_owned());
-        alone.extend(round(session, &server, &mut mutations, None, IN_FLIGHT)?);
-        resident.push(resident_bytes(server.pid())?);
-        session.step(format!("AddItem beside {} reads/s of missing ids", options.reads));
-        let both = round(session, &server, &mut mutations, Some(&mut reads), IN_FLIGHT)?;
-        resident.push(resident_bytes(server.pid())?);
-        let mut both = both.into_iter();
-        beside.extend(both.next());
-        read_rounds.extend(both.next());
+    let mut figures = Vec::new();
+    for (load, pace) in loads {
+        let server = session.launcher.start_server(&world, 0, &[])?;
+        read_all(session, &server, &world)?;
+        let mut mutations = Workload::new(CallKind::Add, world.clone());
+        let mut reads = Workload::new(CallKind::GetMissing, world.clone());
+        let mut rounds = MixedRounds::default();
+        for _ in 0..options.runs {
+            session.step(format!("AddItem alone, {load}"));
+            rounds.alone.extend(round(session, &server, &mut mutations, None, pace)?);
+            rounds.resident_bytes.push(resident_bytes(server.pid())?);
+            session.step(format!("AddItem, {load}, beside {} reads/s of missing ids", options.reads));
+            let both = round(session, &server, &mut mutations, Some(&mut reads), pace)?;
+            rounds.resident_bytes.push(resident_bytes(server.pid())?);
+            let mut both = both.into_iter();
+            rounds.beside.extend(both.next());
+            rounds.reads.extend(both.next());
+        }
+        figures.push(MixedFigure::new(load, options.reads, rounds));
     }
-    Ok(MixedFigure::new(options.reads, alone, beside, read_rounds, resident))
+    Ok(figures)
 }
 
 /// Measures mutations of the same inventories in a small and in a large store, in turns.
@@ -56,7 +67,7 @@ pub fn measure_scale(session: &Session<'_>) -> Result<Vec<ScaleFigure>, Failure>
     for _ in 0..options.runs {
         for ((server, workload, rounds), stored) in servers.iter_mut().zip(sizes) {
             session.step(format!("AddItem, {stored} inventories stored"));
-            rounds.extend(round(session, server, workload, None, IN_FLIGHT)?);
+            rounds.extend(round(session, server, workload, None, Pace::Closed { in_flight: IN_FLIGHT })?);
         }
     }
     let rounds = servers.into_iter().map(|(.., rounds)| rounds);
@@ -86,7 +97,8 @@ pub fn measure_cores(session: &Session<'_>) -> Result<Vec<CoresFigure>, Failure>
                 session.step(format!("{}, {}", kind.title(), launcher.cores));
                 launcher.cores.enter_generator()?;
                 let server = &servers[index];
-                rounds[index].extend(round(session, server, &mut workloads[index], None, IN_FLIGHT_MANY)?);
+                let pace = Pace::Closed { in_flight: IN_FLIGHT_MANY };
+                rounds[index].extend(round(session, server, &mut workloads[index], None, pace)?);
             }
         }
         let [pinned, free] = rounds;
@@ -96,17 +108,17 @@ pub fn measure_cores(session: &Session<'_>) -> Result<Vec<CoresFigure>, Failure>
     Ok(figures)
 }
 
-/// Measures mutations in a closed loop, and beside them reads in an open loop.
+/// Measures mutations, and beside them reads in an open loop.
 fn round(
     session: &Session<'_>,
     server: &ServerProcess,
     calls: &mut Workload,
     reads: Option<&mut Workload>,
-    in_flight: usize,
+    pace: Pace,
 ) -> Result<Vec<Measurement>, Failure> {
     let mut connections = connect(server, CONNECTIONS)?;
     let mut read_connections = connect(server, CONNECTIONS)?;
-    let mut sources = vec![Source::new(&mut connections, calls, Pace::Closed { in_flight })];
+    let mut sources = vec![Source::new(&mut connections, calls, pace)];
     if let Some(reads) = reads {
         let pace = Pace::Open { per_second: session.options.reads.into() };
         sources.push(Source::new(&mut read_connections, reads, pace));

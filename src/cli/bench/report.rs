@@ -21,7 +21,7 @@ pub struct Report {
     pub unary: Vec<UnaryFigure>,
     pub streams: StreamFigures,
     pub sync: Vec<SyncFigure>,
-    pub mixed: Option<MixedFigure>,
+    pub mixed: Vec<MixedFigure>,
     pub scale: Vec<ScaleFigure>,
     pub all_cores: Vec<CoresFigure>,
 }
@@ -37,7 +37,7 @@ impl Report {
             unary: Vec::new(),
             streams: StreamFigures::default(),
             sync: Vec::new(),
-            mixed: None,
+            mixed: Vec::new(),
             scale: Vec::new(),
             all_cores: Vec::new(),
         }
@@ -59,7 +59,7 @@ impl Report {
         rounds.extend(self.streams.frames.iter().flat_map(|figure| &figure.rounds).map(|round| &round.calls));
         rounds.extend(self.sync.iter().flat_map(|figure| &figure.alone));
         rounds.extend(self.sync.iter().flat_map(|figure| &figure.all).map(|round| &round.calls));
-        rounds.extend(self.mixed.iter().flat_map(|figure| [&figure.alone, &figure.beside, &figure.reads]).flatten());
+        rounds.extend(self.mixed.iter().flat_map(|figure| figure.rounds.all()));
         rounds.extend(self.scale.iter().flat_map(|figure| &figure.rounds));
         rounds.extend(self.all_cores.iter().flat_map(|figure| [&figure.one_core, &figure.all_cores]).flatten());
         rounds
@@ -90,7 +90,7 @@ impl fmt::Display for Report {
         section("Idle SubscribeInventory streams", idle_table(&self.streams.idle))?;
         section("Mutations that each cause a frame", frame_table(&self.streams.frames))?;
         section("Players that watch and change their own inventories", sync_table(&self.sync))?;
-        section("AddItem beside reads of missing ids", self.mixed.as_ref().map(mixed_table))?;
+        section("AddItem beside reads of missing ids", mixed_table(&self.mixed))?;
         section("AddItem by size of the store", scale_table(&self.scale))?;
         section("A server on one core and on all cores", cores_table(&self.all_cores))?;
         write!(formatter, "{EXPLANATION}")
@@ -221,19 +221,23 @@ fn sync_table(figures: &[SyncFigure]) -> Option<Table> {
     table(&header, 1, rows)
 }
 
-fn mixed_table(figure: &MixedFigure) -> Table {
-    let [first, last] = figure.resident_mib;
-    let row = vec![
-        figure.reads_per_s.to_string(),
-        optional(figure.throughput_ratio, 2),
-        optional(figure.cpu_ratio, 2),
-        optional(figure.commit_cpu_ratio, 2),
-        optional(figure.p99_ratio, 2),
-        format!("{first:.1}"),
-        format!("{last:.1}"),
-        mark(figure.is_valid),
-    ];
+fn mixed_table(figures: &[MixedFigure]) -> Option<Table> {
+    let rows = figures.iter().map(|figure| {
+        let [first, last] = figure.resident_mib;
+        vec![
+            figure.load.clone(),
+            figure.reads_per_s.to_string(),
+            optional(figure.throughput_ratio, 2),
+            optional(figure.cpu_ratio, 2),
+            optional(figure.commit_cpu_ratio, 2),
+            optional(figure.p99_ratio, 2),
+            format!("{first:.1}"),
+            format!("{last:.1}"),
+            mark(figure.is_valid),
+        ]
+    });
     let header = [
+        "mutations",
         "reads/s",
         "x throughput",
         "x CPU/mutation",
@@ -243,7 +247,7 @@ fn mixed_table(figure: &MixedFigure) -> Table {
         "after the last",
         "",
     ];
-    table(&header, 0, std::iter::once(row)).unwrap_or_default()
+    table(&header, 1, rows)
 }
 
 fn scale_table(figures: &[ScaleFigure]) -> Option<Table> {

@@ -5,9 +5,10 @@
 use crate::store::format::BatchTime;
 use crate::store::horizon::KeyHorizon;
 use crate::store::{KeyStatus, ScopedKey};
+use siphasher::sip128::{Hasher128, SipHasher13};
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 
 /// Number of hash tables. Each is so small that growing it does not delay a commit.
 const SHARDS: usize = 256;
@@ -31,13 +32,24 @@ pub struct JournalRow {
     pub latest_key_ms: Option<u64>,
 }
 
-/// The two secrets of the hash. They are shared, so that hashing needs no lock.
-#[derive(Debug, Clone, Default)]
-pub struct KeyHasher(RandomState, RandomState);
+/// SipHash-1-3 of 128 bits with its secret, which is shared, so that hashing needs no lock.
+#[derive(Debug, Clone)]
+pub struct KeyHasher(SipHasher13);
+
+impl Default for KeyHasher {
+    /// Creates a hasher with a random secret.
+    fn default() -> Self {
+        // The standard library has no other source of randomness that an attacker cannot predict.
+        let random = || RandomState::new().hash_one(0);
+        Self(SipHasher13::new_with_keys(random(), random()))
+    }
+}
 
 impl KeyHasher {
     pub fn hash(&self, key: &ScopedKey) -> KeyHash {
-        u128::from(self.0.hash_one(key)) << 64 | u128::from(self.1.hash_one(key))
+        let mut hasher = self.0;
+        key.hash(&mut hasher);
+        hasher.finish128().as_u128()
     }
 
     pub fn row<'a>(&self, seq: i64, time: BatchTime, keys: impl Iterator<Item = &'a ScopedKey> + Clone) -> JournalRow {
