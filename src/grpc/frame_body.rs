@@ -20,11 +20,13 @@ pub struct SubscriptionBody(Option<OpenStream>);
 struct OpenStream {
     stream: FrameStream,
     _permit: StreamPermit,
+    /// Whether the response head had a chance to leave; see [`SubscriptionBody::poll_frame`].
+    has_yielded: bool,
 }
 
 impl SubscriptionBody {
     pub fn new(stream: FrameStream, permit: StreamPermit) -> Self {
-        Self(Some(OpenStream { stream, _permit: permit }))
+        Self(Some(OpenStream { stream, _permit: permit, has_yielded: false }))
     }
 
     /// Returns the next message with its prefix, the status with which the stream ends, and then `None`.
@@ -42,7 +44,16 @@ impl http_body::Body for SubscriptionBody {
     type Data = Bytes;
     type Error = Status;
 
+    /// Returns nothing when it is polled for the first time, so that the connection can write the head first. A client may
+    /// open all its streams at once, and the send buffer of an HTTP/2 connection never shrinks: with head and first frame of
+    /// each stream in it, it would have twice the size.
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(open) = &mut self.0
+            && !std::mem::replace(&mut open.has_yielded, true)
+        {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let message = ready!(self.poll_message(context));
         Poll::Ready(message.map(|message| match message {
             Ok(bytes) => Ok(Frame::data(bytes)),

@@ -5,9 +5,9 @@ use crate::domain::{Caller, PlayerId};
 use crate::identity::Identity;
 use crate::statistics::{LogRateLimiter, OTHER_REASON};
 use crate::telemetry::{AccessLogMode, trace_id};
+use crate::transport::Connection;
 use http::{HeaderMap, HeaderValue};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tonic::{Code, Status};
@@ -42,10 +42,11 @@ struct CallerNames {
 #[derive(Debug)]
 pub struct AccessRecord {
     caller_record: CallerRecord,
-    peer: Option<SocketAddr>,
+    connection: Option<Connection>,
     /// The requested path, if the method is unknown.
     path: Option<Box<str>>,
-    traceparent: Option<HeaderValue>,
+    /// Boxed, because an open stream keeps it, and most calls have none.
+    traceparent: Option<Box<HeaderValue>>,
 }
 
 /// The outcome of a call.
@@ -80,12 +81,12 @@ impl CallerRecord {
 }
 
 impl AccessRecord {
-    pub fn new(headers: &HeaderMap, unknown_path: Option<&str>, peer: Option<SocketAddr>) -> Self {
+    pub fn new(headers: &HeaderMap, unknown_path: Option<&str>, connection: Option<Connection>) -> Self {
         Self {
             caller_record: CallerRecord::default(),
-            peer,
+            connection,
             path: unknown_path.map(|path| path[..path.floor_char_boundary(PATH_BYTES_MAX)].into()),
-            traceparent: headers.get(TRACEPARENT).cloned(),
+            traceparent: headers.get(TRACEPARENT).cloned().map(Box::new),
         }
     }
 
@@ -137,13 +138,13 @@ macro_rules! line {
         tracing::$level!(
             caller = names.map(|names| names.caller.as_str()),
             player = names.and_then(|names| names.player.as_ref()).map(PlayerId::as_str),
-            peer = record.peer.map(tracing::field::display),
+            peer = record.connection.as_ref().map(|connection| tracing::field::display(connection.peer().address)),
             method = record.path.as_deref().unwrap_or(method),
             status,
             reason = outcome.reason.as_deref(),
             detail = Some(detail).filter(|detail| !detail.is_empty()),
             inventory = outcome.inventory.as_deref(),
-            trace_id = record.traceparent.as_ref().and_then(trace_id),
+            trace_id = record.traceparent.as_deref().and_then(trace_id),
             duration_ms = $duration.as_micros() as f64 / 1_000.0,
             suppressed = Some($suppressed).filter(|suppressed: &u64| *suppressed > 0),
             $text

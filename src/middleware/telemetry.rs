@@ -137,12 +137,11 @@ impl ActiveCall {
         let path = request.uri().path();
         let method = shared.rpc.method(path);
         shared.rpc.start_call(method);
-        let (name, client) = (
-            shared.rpc.name(method),
-            request.extensions().get().map(|connection: &Connection| connection.peer().address),
-        );
+        let name = shared.rpc.name(method);
+        let connection: Option<&Connection> = request.extensions().get();
+        let client = connection.map(|connection| connection.peer().address);
         let unknown_path = Some(path).filter(|_| name == OTHER_METHOD);
-        let record = AccessRecord::new(request.headers(), unknown_path, client);
+        let record = AccessRecord::new(request.headers(), unknown_path, connection.cloned());
         let context = CallContext { method: name, path, headers: request.headers(), client };
         let span = shared.telemetry.start_call(&context);
         Self { shared, method, start: Instant::now(), record, span, is_open: false, ended: false }

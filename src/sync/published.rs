@@ -33,7 +33,8 @@ pub struct PublishedState {
     /// Number of records that were added before the newest record's epoch.
     records_before_epoch: u64,
     superseded_at: SupersededAt,
-    traced: Option<TracedChange>,
+    /// Boxed, because few changes are traced.
+    traced: Option<Box<TracedChange>>,
     derived: DerivedValues,
 }
 
@@ -236,7 +237,7 @@ impl PublishedState {
         if self.cursor() != before.cursor() {
             // A state is replaced only once, so the cell is empty here.
             let _ = before.superseded_at.0.set(at);
-            self.traced = trace.map(|trace| TracedChange { at, trace }).or(self.traced);
+            self.traced = trace.map(|trace| Box::new(TracedChange { at, trace })).or(self.traced);
         }
         self
     }
@@ -247,7 +248,7 @@ impl PublishedState {
 
     /// Returns the newest traced change.
     pub fn traced(&self) -> Option<TracedChange> {
-        self.traced
+        self.traced.as_deref().copied()
     }
 
     /// Returns the size of the full state, or `None` if the inventory does not exist. `compute` is called at most once

@@ -117,7 +117,9 @@ const FORGOTTEN_AHEAD: &str = "forgotten_ahead/";
 
 /// Reads an entry of the `meta` table; `None` if it does not exist.
 pub fn meta_value(connection: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
-    connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0)).optional()
+    // Each read of the store begins with this one, and parsing it takes longer than executing it.
+    let mut select = connection.prepare_cached("SELECT value FROM meta WHERE name = ?1")?;
+    select.query_row([name], |row| row.get(0)).optional()
 }
 
 /// Writes an entry of the `meta` table.
