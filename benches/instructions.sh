@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 # ./test sets clippy-driver as the compiler, which would change the counts.
 unset RUSTC_WORKSPACE_WRAPPER
 
-# Without the command, but with its dependencies: other features of them would be another build of them.
+# Without the command but with its dependencies: other features would make cargo compile the dependencies again.
 target=(--no-default-features --features server,cli-dependencies --bench instructions)
 if [ "${SLOTCAST_INSTRUCTIONS:-}" = release ]; then
   exec cargo bench --quiet "${target[@]}" -- "$@"

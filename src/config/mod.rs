@@ -240,7 +240,7 @@ mod tests {
     fn the_file_sets_the_rollout() {
         let rollout = read("[sync]\ndelta_percent = 25\nnews_ms = 250\n").unwrap().rollout;
         let values = RolloutField::ALL.map(|field| field.read(&rollout));
-        assert_eq!(values, [25, 100, 100, 0, 250, 1_000, 10, 10, 10, 15_000]);
+        assert_eq!(values, [25, 100, 100, 0, 250, 1_000, 5, 10, 10, 15_000]);
     }
 
     #[test]

@@ -133,7 +133,7 @@ impl CommitThread {
             results.add_wakes(self.hot.add_record(&id, correction));
         }
         for ((request, reply), result) in mutations.into_iter().zip(replies) {
-            results.add_mutation(reply, result, request);
+            results.add_mutation_reply(reply, result, request);
         }
         for (request, reply) in watches {
             let checked =

@@ -38,7 +38,8 @@ struct RuntimeResults {
 struct MutationResult {
     sender: oneshot::Sender<Result<MutationReply, EngineError>>,
     result: Result<MutationReply, EngineError>,
-    /// Freed by the runtime, which allocated it: that takes less time than in another thread.
+    /// Kept so that it is dropped in the caller's runtime, which usually allocated it: freeing memory on another thread is
+    /// slower.
     request: Box<MutationRequest>,
 }
 
@@ -118,8 +119,7 @@ async fn deliver(mut results: mpsc::UnboundedReceiver<RuntimeResults>, running: 
             waker.wake();
         }
         for MutationResult { sender, result, request } in mutations {
-            // It fails only if the caller no longer waits.
-            let _ = sender.send(result);
+            send(sender, result);
             drop(request);
         }
         send_all(watches);
@@ -130,10 +130,14 @@ async fn deliver(mut results: mpsc::UnboundedReceiver<RuntimeResults>, running: 
 }
 
 fn send_all<T>(replies: Replies<T>) {
-    for (reply, result) in replies {
-        // It fails only if the caller no longer waits.
-        let _ = reply.send(result);
+    for (sender, result) in replies {
+        send(sender, result);
     }
+}
+
+fn send<T>(sender: oneshot::Sender<T>, result: T) {
+    // It fails only if the caller no longer waits.
+    let _ = sender.send(result);
 }
 
 impl BatchResults {
@@ -144,7 +148,7 @@ impl BatchResults {
         }
     }
 
-    pub fn add_mutation(
+    pub fn add_mutation_reply(
         &mut self,
         to: ReplyTo<MutationReply>,
         result: Result<MutationReply, EngineError>,

@@ -181,7 +181,8 @@ impl Engine {
         &self,
         request: MutationRequest,
     ) -> impl Future<Output = Result<MutationReply, EngineError>> + Send + use<'_> {
-        // Boxed here, because many calls wait at the same time, and the future would contain the whole request.
+        // Boxed before the future is created, which would otherwise contain the whole request; many calls wait at the same
+        // time.
         let request = Box::new(request);
         async move {
             let (reply, received) = self.reply();
@@ -263,13 +264,14 @@ impl Engine {
             Ok(permit) => permit,
             Err(mpsc::error::TrySendError::Closed(())) => return Err(EngineError::Stopped),
             // Boxed, because it is rare and larger than the rest of the future.
-            Err(mpsc::error::TrySendError::Full(())) => Box::pin(self.wait_for_place()).await?,
+            Err(mpsc::error::TrySendError::Full(())) => Box::pin(self.reserve_place()).await?,
         };
         permit.send(request);
         Ok(())
     }
 
-    async fn wait_for_place(&self) -> Result<mpsc::Permit<'_, EngineRequest>, EngineError> {
+    /// Waits for a place in the full queue, at most `queue_wait`.
+    async fn reserve_place(&self) -> Result<mpsc::Permit<'_, EngineRequest>, EngineError> {
         let retry_after = self.settings.queue_wait;
         let waited = tokio::time::timeout(retry_after, self.queue.reserve()).await;
         waited.map_err(|_| EngineError::QueueFull { retry_after })?.map_err(|_| EngineError::Stopped)

@@ -36,6 +36,8 @@ pub(super) struct AppliedMutation {
 impl Service {
     /// Applies the operation of an RPC for a single operation, and returns its outcome. `field` is the field of the
     /// request that contains the operation.
+    ///
+    /// Parses before it creates the future, as [`Self::mutate`] does.
     pub(super) fn mutate_single(
         &self,
         origin: CallOrigin,
@@ -55,7 +57,7 @@ impl Service {
     /// Applies operations as one mutation. If `single`, the operation comes from its own RPC, which determines the
     /// paths of invalid fields.
     ///
-    /// Parses before it makes the future, so that a waiting call does not keep the request of the wire.
+    /// Parses before it creates the future, so that the future of a waiting call does not contain the protobuf request.
     pub(super) fn mutate(
         &self,
         CallOrigin { caller, trace }: CallOrigin,
@@ -64,14 +66,15 @@ impl Service {
         single: bool,
     ) -> impl Future<Output = Result<AppliedMutation, Status>> + Send + use<'_> {
         let name_paths = request::name_paths(&operations);
-        let reply = match mutation_request(caller, context.unwrap_or_default(), operations, single) {
+        let sent = match mutation_request(caller, context.unwrap_or_default(), operations, single) {
             Ok(request) => Ok(self.engine.mutate(MutationRequest { trace, ..request })),
+            // Boxed, because it is rare and would make the future larger.
             Err(malformed) => Err(Box::new(malformed)),
         };
         async move {
-            let reply = match reply {
+            let reply = match sent {
                 Ok(reply) => reply.await,
-                Err(malformed) => return Err(Box::pin(self.refuse(*malformed)).await),
+                Err(malformed) => return Err(Box::pin(self.correct_predictions(*malformed)).await),
             };
             let reply = reply.map_err(|error| {
                 if let EngineError::UnresolvedReference(unknown) = &error {
@@ -83,9 +86,12 @@ impl Service {
         }
     }
 
-    /// Corrects what the session predicted of a malformed mutation, which will not be applied. Returns the status of the
-    /// call.
-    async fn refuse(&self, MalformedMutation { violation, caller, predictions }: MalformedMutation) -> Status {
+    /// Makes the session's streams correct the predictions of a malformed mutation, which will not be applied. Returns the
+    /// status of the call.
+    async fn correct_predictions(
+        &self,
+        MalformedMutation { violation, caller, predictions }: MalformedMutation,
+    ) -> Status {
         for (session, id) in predictions {
             if let Err(error) = self.engine.correct(session, caller.clone(), id).await {
                 tracing::debug!(problem = status::engine_error(&error).message(), "cannot correct a prediction");
@@ -127,8 +133,9 @@ fn mutation_request(
             trace: None,
         }),
         Err(violation) => {
-            let of_session = |session: SessionId| predicted.into_iter().map(|(id, _)| (session.clone(), id)).collect();
-            let predictions = session.map(of_session).unwrap_or_default();
+            let with_session =
+                |session: SessionId| predicted.into_iter().map(|(id, _)| (session.clone(), id)).collect();
+            let predictions = session.map(with_session).unwrap_or_default();
             Err(MalformedMutation { violation, caller, predictions })
         }
     }

@@ -42,6 +42,7 @@ struct CallerNames {
 #[derive(Debug)]
 pub struct AccessRecord {
     caller_record: CallerRecord,
+    /// Not its address, which is larger: an open stream keeps this record.
     connection: Option<Connection>,
     /// The requested path, if the method is unknown.
     path: Option<Box<str>>,

@@ -309,9 +309,9 @@ impl RolloutField {
             Self::TickMs => FieldDefinition {
                 name: "tick_ms",
                 bounds: (0, 1_000),
-                default: 10,
-                help: "Syncs are sent at multiples of this time in milliseconds, so that syncs of one connection share \
-                       a write.",
+                default: 5,
+                help: "Debounced syncs are due at multiples of this time in milliseconds, rounded up, so that syncs of one \
+                       connection share a write.",
                 read: |rollout| rollout.windows.tick.as_millis() as u64,
                 write: |rollout, value| rollout.windows.tick = Duration::from_millis(value),
             },

@@ -103,7 +103,7 @@ impl SelectedRuntime<'_> {
         let OtherRuntime { tasks, connections, .. } = self.0;
         connections.fetch_add(1, Ordering::Relaxed);
         let counted = CountedConnection(connections.clone());
-        // Boxed before it is wrapped, because the wrapper would contain it twice.
+        // Boxed, because an async block that awaits a captured future has room for it twice.
         let task = Box::pin(task);
         let task = async move {
             let _counted = counted;

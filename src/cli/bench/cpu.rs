@@ -31,7 +31,8 @@ impl CpuTimes {
             // A thread may end at any time.
             let Ok(name) = std::fs::read_to_string(directory.join("comm")) else { continue };
             let Ok(time) = thread_time(&directory) else { continue };
-            *times.component(if is_first { "runtime" } else { name.trim() }) += time;
+            let component = if is_first { &mut times.runtime } else { times.component(name.trim()) };
+            *component += time;
         }
         Ok(times)
     }

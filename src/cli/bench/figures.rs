@@ -2,6 +2,7 @@
 
 use super::recorder::{CpuPerCall, Measurement, Percentiles};
 use super::streams::FrameRound;
+use super::unary::Load;
 use super::workload::CallKind;
 use serde::Serialize;
 
@@ -188,8 +189,8 @@ impl SyncFigure {
 /// Mutations beside reads of missing ids.
 #[derive(Debug, Serialize)]
 pub struct MixedFigure {
-    /// The load of the mutations.
-    pub load: String,
+    /// How the mutations are made.
+    pub load: Load,
     pub reads_per_s: u32,
     /// Server CPU per mutation, with that of the reads, as a multiple of the same round without reads.
     pub cpu_ratio: Option<f64>,
@@ -207,25 +208,25 @@ pub struct MixedFigure {
 /// The rounds of a [`MixedFigure`].
 #[derive(Debug, Default, Serialize)]
 pub struct MixedRounds {
-    pub alone: Vec<Measurement>,
-    pub beside: Vec<Measurement>,
+    pub without_reads: Vec<Measurement>,
+    pub with_reads: Vec<Measurement>,
     pub reads: Vec<Measurement>,
     /// Resident memory after each round.
     pub resident_bytes: Vec<u64>,
 }
 
 impl MixedFigure {
-    pub fn new(load: String, reads_per_s: u32, rounds: MixedRounds) -> Self {
+    pub fn new(load: Load, reads_per_s: u32, rounds: MixedRounds) -> Self {
         let mebibytes = |bytes: Option<&u64>| bytes.map_or(0.0, |bytes| *bytes as f64 / f64::from(1 << 20));
-        let MixedRounds { alone, beside, resident_bytes, .. } = &rounds;
-        let is_valid = rounds.all().all(|round| round.is_valid);
+        let MixedRounds { without_reads, with_reads, resident_bytes, .. } = &rounds;
+        let is_valid = rounds.iter().all(|round| round.is_valid);
         Self {
             load,
             reads_per_s,
-            cpu_ratio: median_ratio(beside, alone, total_cpu),
-            commit_cpu_ratio: median_ratio(beside, alone, |round| round.cpu_us.map(|cpu| cpu.commit)),
-            p99_ratio: median_ratio(beside, alone, |round| Some(round.latency_us.p99 as f64)),
-            throughput_ratio: median_ratio(beside, alone, throughput),
+            cpu_ratio: median_ratio(with_reads, without_reads, total_cpu),
+            commit_cpu_ratio: median_ratio(with_reads, without_reads, |round| round.cpu_us.map(|cpu| cpu.commit)),
+            p99_ratio: median_ratio(with_reads, without_reads, |round| Some(round.latency_us.p99 as f64)),
+            throughput_ratio: median_ratio(with_reads, without_reads, throughput),
             resident_mib: [mebibytes(resident_bytes.first()), mebibytes(resident_bytes.last())],
             is_valid,
             rounds,
@@ -234,8 +235,8 @@ impl MixedFigure {
 }
 
 impl MixedRounds {
-    pub fn all(&self) -> impl Iterator<Item = &Measurement> {
-        self.alone.iter().chain(&self.beside).chain(&self.reads)
+    pub fn iter(&self) -> impl Iterator<Item = &Measurement> {
+        self.without_reads.iter().chain(&self.with_reads).chain(&self.reads)
     }
 }
 

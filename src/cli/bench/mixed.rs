@@ -7,48 +7,50 @@ use super::load::{Pace, Run, Source};
 use super::process::{Launcher, ServerProcess};
 use super::recorder::Measurement;
 use super::streams::read_all;
+use super::unary::Load;
 use super::workload::{CallKind, Workload};
-use super::{Failure, Session, connect};
+use super::world::World;
+use super::{ClosedLoad, Failure, Session, connect};
 
 const CONNECTIONS: usize = 4;
 const IN_FLIGHT: usize = 64;
 /// Enough calls in flight for a server on all cores.
 const IN_FLIGHT_MANY: usize = 256;
 
-/// Mutations per second in the open loops beside reads. With 10,000 reads a second beside them, one core has room for
-/// about 4,000.
-const MUTATIONS_PER_SECOND: [u32; 2] = [1_000, 2_000];
+/// How the mutations beside reads are made. One core can serve about 4,000 mutations a second beside 10,000 reads; the closed
+/// loop uses the whole core.
+const LOADS_BESIDE_READS: [Load; 3] = [
+    Load::Open { per_second: 1_000 },
+    Load::Open { per_second: 2_000 },
+    Load::Closed(ClosedLoad { connections: CONNECTIONS, in_flight: IN_FLIGHT }),
+];
 
-/// Measures mutations with and without reads of missing ids beside them, in turns: in open loops, and in a closed loop
-/// that uses the whole core.
+/// Measures mutations with and without reads of missing ids beside them, in turns.
 pub fn measure_missing_reads(session: &Session<'_>) -> Result<Vec<MixedFigure>, Failure> {
-    let open = MUTATIONS_PER_SECOND.map(|rate| (format!("{rate}/s"), Pace::Open { per_second: rate.into() }));
-    let closed = (format!("{IN_FLIGHT} in flight"), Pace::Closed { in_flight: IN_FLIGHT });
-    let loads: Vec<_> = open.into_iter().chain([closed]).collect();
+    session.progress.inc_length(2 * LOADS_BESIDE_READS.len() as u64 * u64::from(session.options.runs));
+    let world = session.world(session.options.inventories)?;
+    LOADS_BESIDE_READS.into_iter().map(|load| measure_beside_reads(session, &world, load)).collect()
+}
+
+fn measure_beside_reads(session: &Session<'_>, world: &World, load: Load) -> Result<MixedFigure, Failure> {
     let options = session.options;
-    session.progress.inc_length(2 * loads.len() as u64 * u64::from(options.runs));
-    let world = session.world(options.inventories)?;
-    let mut figures = Vec::new();
-    for (load, pace) in loads {
-        let server = session.launcher.start_server(&world, 0, &[])?;
-        read_all(session, &server, &world)?;
-        let mut mutations = Workload::new(CallKind::Add, world.clone());
-        let mut reads = Workload::new(CallKind::GetMissing, world.clone());
-        let mut rounds = MixedRounds::default();
-        for _ in 0..options.runs {
-            session.step(format!("AddItem alone, {load}"));
-            rounds.alone.extend(round(session, &server, &mut mutations, None, pace)?);
-            rounds.resident_bytes.push(resident_bytes(server.pid())?);
-            session.step(format!("AddItem, {load}, beside {} reads/s of missing ids", options.reads));
-            let both = round(session, &server, &mut mutations, Some(&mut reads), pace)?;
-            rounds.resident_bytes.push(resident_bytes(server.pid())?);
-            let mut both = both.into_iter();
-            rounds.beside.extend(both.next());
-            rounds.reads.extend(both.next());
-        }
-        figures.push(MixedFigure::new(load, options.reads, rounds));
+    let server = session.launcher.start_server(world, 0, &[])?;
+    read_all(session, &server, world)?;
+    let mut mutations = Workload::new(CallKind::Add, world.clone());
+    let mut reads = Workload::new(CallKind::GetMissing, world.clone());
+    let mut rounds = MixedRounds::default();
+    for _ in 0..options.runs {
+        session.step(format!("AddItem alone, {load}"));
+        rounds.without_reads.extend(round(session, &server, &mut mutations, None, load.pace())?);
+        rounds.resident_bytes.push(resident_bytes(server.pid())?);
+        session.step(format!("AddItem, {load}, beside {} reads/s of missing ids", options.reads));
+        let both = round(session, &server, &mut mutations, Some(&mut reads), load.pace())?;
+        rounds.resident_bytes.push(resident_bytes(server.pid())?);
+        let mut both = both.into_iter();
+        rounds.with_reads.extend(both.next());
+        rounds.reads.extend(both.next());
     }
-    Ok(figures)
+    Ok(MixedFigure::new(load, options.reads, rounds))
 }
 
 /// Measures mutations of the same inventories in a small and in a large store, in turns.
@@ -108,7 +110,7 @@ pub fn measure_cores(session: &Session<'_>) -> Result<Vec<CoresFigure>, Failure>
     Ok(figures)
 }
 
-/// Measures mutations, and beside them reads in an open loop.
+/// Measures calls at a pace and, if `reads` is given, reads in an open loop at the same time.
 fn round(
     session: &Session<'_>,
     server: &ServerProcess,

@@ -59,7 +59,7 @@ impl Report {
         rounds.extend(self.streams.frames.iter().flat_map(|figure| &figure.rounds).map(|round| &round.calls));
         rounds.extend(self.sync.iter().flat_map(|figure| &figure.alone));
         rounds.extend(self.sync.iter().flat_map(|figure| &figure.all).map(|round| &round.calls));
-        rounds.extend(self.mixed.iter().flat_map(|figure| figure.rounds.all()));
+        rounds.extend(self.mixed.iter().flat_map(|figure| figure.rounds.iter()));
         rounds.extend(self.scale.iter().flat_map(|figure| &figure.rounds));
         rounds.extend(self.all_cores.iter().flat_map(|figure| [&figure.one_core, &figure.all_cores]).flatten());
         rounds
@@ -225,7 +225,7 @@ fn mixed_table(figures: &[MixedFigure]) -> Option<Table> {
     let rows = figures.iter().map(|figure| {
         let [first, last] = figure.resident_mib;
         vec![
-            figure.load.clone(),
+            figure.load.to_string(),
             figure.reads_per_s.to_string(),
             optional(figure.throughput_ratio, 2),
             optional(figure.cpu_ratio, 2),

@@ -31,7 +31,7 @@ impl Load {
         }
     }
 
-    fn pace(self) -> Pace {
+    pub fn pace(self) -> Pace {
         match self {
             Self::Closed(load) => Pace::Closed { in_flight: load.in_flight },
             Self::Open { per_second } => Pace::Open { per_second: per_second.into() },

@@ -117,7 +117,8 @@ const FORGOTTEN_AHEAD: &str = "forgotten_ahead/";
 
 /// Reads an entry of the `meta` table; `None` if it does not exist.
 pub fn meta_value(connection: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
-    // Each read of the store begins with this one, and parsing it takes longer than executing it.
+    // Each read of the store begins with this query, and parsing it takes longer than running it, so the statement is
+    // cached.
     let mut select = connection.prepare_cached("SELECT value FROM meta WHERE name = ?1")?;
     select.query_row([name], |row| row.get(0)).optional()
 }

@@ -8,6 +8,7 @@ use crate::store::{KeyStatus, ScopedKey};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 
 /// Number of hash tables. Each is so small that growing it does not delay a commit.
@@ -32,14 +33,21 @@ pub struct JournalRow {
     pub latest_key_ms: Option<u64>,
 }
 
-/// SipHash-1-3 of 128 bits with its secret, which is shared, so that hashing needs no lock.
-#[derive(Debug, Clone)]
+/// A hasher (SipHash-1-3, 128-bit output) with a random secret. Clones have the same secret, so hashing needs no lock.
+#[derive(Clone)]
 pub struct KeyHasher(SipHasher13);
+
+impl fmt::Debug for KeyHasher {
+    /// Does not show the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyHasher").finish_non_exhaustive()
+    }
+}
 
 impl Default for KeyHasher {
     /// Creates a hasher with a random secret.
     fn default() -> Self {
-        // The standard library has no other source of randomness that an attacker cannot predict.
+        // `RandomState` has random keys from the operating system; `fastrand` is predictable.
         let random = || RandomState::new().hash_one(0);
         Self(SipHasher13::new_with_keys(random(), random()))
     }
