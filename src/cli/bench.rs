@@ -19,9 +19,9 @@ mod world;
 pub mod yardstick;
 mod zipf;
 
-use super::CommandResult;
 use super::output::print;
 use super::signals;
+use super::{CommandResult, demo};
 use crate::catalog_file;
 use clap::ValueEnum;
 use cores::Cores;
@@ -36,6 +36,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use workload::CallKind;
 use world::World;
 
@@ -124,6 +125,8 @@ enum Suite {
     Scale,
     /// A server on one core and on all cores.
     Cores,
+    /// Bytes for each trace, as in `slotcast demo`; always those of this executable.
+    Bytes,
     /// All of these.
     All,
 }
@@ -199,6 +202,10 @@ impl Bench {
             report.all_cores = mixed::measure_cores(&bench)?;
         }
         bench.progress.finish_and_clear();
+        if is_selected(Suite::Bytes) {
+            let played = Handle::current().block_on(demo::play_traces());
+            report.bytes = Some(played.map_err(|error| error.to_string())?);
+        }
         Ok(report)
     }
 

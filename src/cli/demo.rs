@@ -37,20 +37,21 @@ pub struct Demo {
     json: bool,
 }
 
+/// What each trace sends in each sync mode.
 #[derive(Debug, Serialize)]
-struct Report {
-    traces: Vec<Row>,
+pub struct Report {
+    pub traces: Vec<Row>,
 }
 
 #[derive(Debug, Serialize)]
-struct Row {
-    name: String,
+pub struct Row {
+    pub name: String,
     ops: usize,
     /// Bytes that the baseline would have sent: every slot as JSON after each operation.
-    baseline_bytes: u64,
-    full_frames: Traffic,
-    deltas: Traffic,
-    predicted: Traffic,
+    pub baseline_bytes: u64,
+    pub full_frames: Traffic,
+    pub deltas: Traffic,
+    pub predicted: Traffic,
 }
 
 impl Row {
@@ -61,10 +62,10 @@ impl Row {
 
 /// Traffic of the stream of one trace, without the initial frames.
 #[derive(Debug, Clone, Copy, Serialize)]
-struct Traffic {
+pub struct Traffic {
     syncs: u64,
     /// Size of the gRPC messages in bytes, including the 5-byte prefix of each.
-    bytes: u64,
+    pub bytes: u64,
     desyncs: u64,
 }
 
@@ -110,33 +111,44 @@ impl SyncMode {
 
 impl Demo {
     pub async fn run(self) -> CommandResult {
-        let traces = Trace::built_in()?;
-        let world = World::built_in();
-        let operations: usize = traces.iter().map(|trace| trace.steps.len()).sum();
-        let progress = progress_bar(3 * operations, "playing six traces in three sync modes");
-        let (full_frames, deltas, predicted) = tokio::try_join!(
-            run_mode(SyncMode::FullFrames, &traces, &world, &progress),
-            run_mode(SyncMode::Deltas, &traces, &world, &progress),
-            run_mode(SyncMode::Predicted, &traces, &world, &progress),
-        )?;
-        progress.finish_and_clear();
-        let mut rows = Vec::new();
-        for (((trace, full_frames), deltas), predicted) in traces.iter().zip(full_frames).zip(deltas).zip(predicted) {
-            let baseline_bytes = baseline_bytes(trace, &world)?;
-            let (name, ops) = (trace.name.clone(), trace.steps.len());
-            rows.push(Row { name, ops, baseline_bytes, full_frames, deltas, predicted });
-        }
-        let report = Report { traces: rows };
+        let report = play_traces().await?;
         if self.json {
             print(serde_json::to_string(&report)?)?;
         } else {
             print(format_args!("{}\n{EXPLANATION}", table(&report)))?;
         }
-        let desyncs: u64 = report.traces.iter().map(Row::desyncs).sum();
-        if desyncs > 0 {
-            return Err(format!("{desyncs} desyncs: this is a bug, please report it").into());
+        report.check().map_err(Into::into)
+    }
+}
+
+/// Plays all traces in all sync modes, in real time.
+pub async fn play_traces() -> Result<Report, Box<dyn Error>> {
+    let traces = Trace::built_in()?;
+    let world = World::built_in();
+    let operations: usize = traces.iter().map(|trace| trace.steps.len()).sum();
+    let progress = progress_bar(3 * operations, "playing six traces in three sync modes");
+    let (full_frames, deltas, predicted) = tokio::try_join!(
+        run_mode(SyncMode::FullFrames, &traces, &world, &progress),
+        run_mode(SyncMode::Deltas, &traces, &world, &progress),
+        run_mode(SyncMode::Predicted, &traces, &world, &progress),
+    )?;
+    progress.finish_and_clear();
+    let mut rows = Vec::new();
+    for (((trace, full_frames), deltas), predicted) in traces.iter().zip(full_frames).zip(deltas).zip(predicted) {
+        let baseline_bytes = baseline_bytes(trace, &world)?;
+        let (name, ops) = (trace.name.clone(), trace.steps.len());
+        rows.push(Row { name, ops, baseline_bytes, full_frames, deltas, predicted });
+    }
+    Ok(Report { traces: rows })
+}
+
+impl Report {
+    /// Returns an error if a subscriber differed from the store.
+    pub fn check(&self) -> Result<(), String> {
+        match self.traces.iter().map(Row::desyncs).sum() {
+            0 => Ok(()),
+            desyncs => Err(format!("{desyncs} desyncs: this is a bug, please report it")),
         }
-        Ok(())
     }
 }
 
@@ -186,7 +198,7 @@ fn is_equal(replica: &Contents, stored: &Contents) -> bool {
     replica.revision() == stored.revision() && replica.stacks().eq(stored.stacks())
 }
 
-fn table(report: &Report) -> Table {
+pub fn table(report: &Report) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(

@@ -43,6 +43,9 @@ fn every_measurement_completes_without_a_failed_call() {
     let stored: Vec<_> = figures("scale").iter().map(|figure| figure["stored"].as_u64()).collect();
     assert_eq!(stored, [Some(20), Some(50)]);
     assert_eq!(figures("all_cores").len(), 2);
+    assert_eq!(report["bytes"]["traces"].as_array().unwrap().len(), 6);
+    let bytes = std::fs::read_to_string(plots.join("bytes.svg")).unwrap();
+    assert!(bytes.contains("chest-craft-") && bytes.contains("<rect class=\"area c2\""), "{bytes}");
     for plot in ["throughput.svg", "latency.svg"] {
         assert!(std::fs::read_to_string(plots.join(plot)).unwrap().contains("<polyline"), "{plot}");
     }

@@ -4,8 +4,12 @@ mod svg;
 
 use super::report::Report;
 use super::unary::{Load, UnaryFigure};
+use crate::cli::demo;
 use std::path::Path;
-use svg::{Axis, Bar, Series, line_chart, stacked_bars};
+use svg::{Axis, Bar, Series, grouped_bars, line_chart, stacked_bars};
+
+/// Maximum number of characters in a line under a group of bars.
+const NAME_LINE_LEN: usize = 12;
 
 /// Writes the plots of all results that the report has into a directory, which is created if it does not exist.
 pub fn write(report: &Report, directory: &Path) -> Result<(), String> {
@@ -15,6 +19,7 @@ pub fn write(report: &Report, directory: &Path) -> Result<(), String> {
         ("throughput.svg", throughput(&report.unary)),
         ("latency.svg", latency(&report.unary)),
         ("cpu.svg", cpu(&report.unary)),
+        ("bytes.svg", report.bytes.as_ref().and_then(bytes)),
     ];
     for (name, plot) in plots {
         let Some(plot) = plot else { continue };
@@ -69,4 +74,29 @@ fn cpu(figures: &[UnaryFigure]) -> Option<String> {
     });
     let title = format!("CPU time per call by thread, {most} calls in flight");
     stacked_bars(&title, "CPU time per call (us)", &["runtime", "commit", "fold", "other"], &Vec::from_iter(bars))
+}
+
+/// Bytes of each trace by sync mode. A mode that sends nothing has no bar.
+fn bytes(report: &demo::Report) -> Option<String> {
+    let bars = report.traces.iter().map(|trace| {
+        let modes = [trace.full_frames, trace.deltas, trace.predicted].map(|traffic| traffic.bytes);
+        let parts = [trace.baseline_bytes].into_iter().chain(modes).map(|bytes| bytes as f64).collect();
+        Bar { name: wrapped(&trace.name), parts }
+    });
+    let modes = ["every slot as JSON", "full frames", "deltas", "predicted"];
+    grouped_bars("Bytes sent for each trace", Axis::logarithmic("bytes"), &modes, &Vec::from_iter(bars))
+}
+
+/// Separates the lines of a name, which may break after a hyphen, by commas.
+fn wrapped(name: &str) -> String {
+    let (mut text, mut line_len) = (String::new(), 0);
+    for word in name.split_inclusive('-') {
+        if line_len > 0 && line_len + word.len() > NAME_LINE_LEN {
+            text.push_str(", ");
+            line_len = 0;
+        }
+        text.push_str(word);
+        line_len += word.len();
+    }
+    text
 }

@@ -5,6 +5,7 @@ use super::figures::{CoresFigure, FrameFigure, IdleFigure, MixedFigure, ScaleFig
 use super::recorder::{CpuPerCall, Measurement, Percentiles};
 use super::streams::StreamFigures;
 use super::unary::UnaryFigure;
+use crate::cli::demo;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 use std::fmt;
@@ -24,6 +25,7 @@ pub struct Report {
     pub mixed: Vec<MixedFigure>,
     pub scale: Vec<ScaleFigure>,
     pub all_cores: Vec<CoresFigure>,
+    pub bytes: Option<demo::Report>,
 }
 
 impl Report {
@@ -40,11 +42,13 @@ impl Report {
             mixed: Vec::new(),
             scale: Vec::new(),
             all_cores: Vec::new(),
+            bytes: None,
         }
     }
 
-    /// Returns an error if calls failed.
+    /// Returns an error if calls failed, or if a subscriber of a trace ended at a wrong state.
     pub fn check(&self) -> Result<(), String> {
+        self.bytes.as_ref().map_or(Ok(()), demo::Report::check)?;
         let failed: Vec<&Measurement> = self.rounds().into_iter().filter(|round| round.errors > 0).collect();
         let errors: u64 = failed.iter().map(|round| round.errors).sum();
         match failed.first().and_then(|round| round.first_error.as_ref()) {
@@ -93,6 +97,7 @@ impl fmt::Display for Report {
         section("AddItem beside reads of missing ids", mixed_table(&self.mixed))?;
         section("AddItem by size of the store", scale_table(&self.scale))?;
         section("A server on one core and on all cores", cores_table(&self.all_cores))?;
+        section("Syncs and bytes for each trace (slotcast demo --help)", self.bytes.as_ref().map(demo::table))?;
         write!(formatter, "{EXPLANATION}")
     }
 }

@@ -1,4 +1,4 @@
-//! Line charts and stacked bars as SVG.
+//! Line charts and bars as SVG.
 
 use std::fmt::Write;
 
@@ -30,11 +30,12 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
-/// A stacked bar.
+/// A stacked bar, or a group of bars.
 #[derive(Debug)]
 pub struct Bar {
+    /// The lines under the bar, separated by commas.
     pub name: String,
-    /// From the bottom.
+    /// From the bottom, or from the left.
     pub parts: Vec<f64>,
 }
 
@@ -155,12 +156,40 @@ pub fn stacked_bars(title: &str, y_title: &'static str, parts: &[&str], bars: &[
         }
         let middle = left + 0.3 * width;
         text(&mut svg, (middle, y_at(y.position(bottom)) - 6.0), "middle", &format!("{bottom:.1}"));
-        for (line, words) in bar.name.split(", ").enumerate() {
-            text(&mut svg, (middle, HEIGHT - BOTTOM + 20.0 + 16.0 * line as f64), "middle", words);
-        }
+        bar_name(&mut svg, middle, &bar.name);
     }
     legend(&mut svg, parts.iter().copied());
     Some(svg + "</svg>\n")
+}
+
+/// A chart of groups of bars, or `None` if there are none. Values of 0 have no bar.
+pub fn grouped_bars(title: &str, y_axis: Axis, parts: &[&str], groups: &[Bar]) -> Option<String> {
+    let values = || groups.iter().flat_map(|group| &group.parts).copied().filter(|value| *value > 0.0);
+    values().next()?;
+    let y = Scale::new(y_axis, values());
+    let mut svg = begin(title, y_axis.title, &y);
+    let group_width = (WIDTH - LEFT - RIGHT) / groups.len() as f64;
+    let width = 0.8 * group_width / parts.len() as f64;
+    for (index, group) in groups.iter().enumerate() {
+        let left = LEFT + (index as f64 + 0.1) * group_width;
+        for (part, value) in group.parts.iter().enumerate().filter(|(_, value)| **value > 0.0) {
+            let (color, top, left) = (part % COLORS, y_at(y.position(*value)), left + part as f64 * width);
+            let height = y_at(0.0) - top;
+            let _ = writeln!(
+                svg,
+                r#"<rect class="area c{color}" x="{left:.1}" y="{top:.1}" width="{width:.1}" height="{height:.1}"/>"#
+            );
+        }
+        bar_name(&mut svg, left + 0.4 * group_width, &group.name);
+    }
+    legend(&mut svg, parts.iter().copied());
+    Some(svg + "</svg>\n")
+}
+
+fn bar_name(svg: &mut String, middle: f64, name: &str) {
+    for (line, words) in name.split(", ").enumerate() {
+        text(svg, (middle, HEIGHT - BOTTOM + 20.0 + 16.0 * line as f64), "middle", words);
+    }
 }
 
 /// The frame of a chart: background, titles, and the lines and labels of the y axis.
