@@ -1,5 +1,6 @@
 //! The shim in front of the server's system calls, and the control file that arms it.
 
+use crate::process::remove_settings;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -117,6 +118,7 @@ impl Control {
 /// The server's program with the shim in front of its system calls.
 pub fn shimmed_server(data: &Path, control: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_slotcast"));
+    remove_settings(&mut command);
     command.env("LD_PRELOAD", &LIBRARY.1);
     command.env("IO_FAULTS_FOLDER", data.canonicalize().unwrap()).env("IO_FAULTS_CONTROL", control);
     command

@@ -12,6 +12,13 @@ pub struct ServerProcess {
     child: Child,
 }
 
+/// Removes the variables of the tests from the environment: the server rejects unknown ones that begin with SLOTCAST_.
+pub fn remove_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SLOTCAST_")) {
+        command.env_remove(name);
+    }
+}
+
 impl ServerProcess {
     #[allow(dead_code, reason = "not every test needs all of it")]
     /// Starts `slotcast serve` with a data folder and waits until it listens.
@@ -41,10 +48,7 @@ impl ServerProcess {
     }
 
     fn start_at(mut command: Command, listen: &str, data: &Path, arguments: &[&str]) -> Self {
-        // The server rejects unknown variables that begin with SLOTCAST_, which tests use themselves.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SLOTCAST_")) {
-            command.env_remove(name);
-        }
+        remove_settings(&mut command);
         let mut child = command
             .args(["serve", "--listen", listen, "--admin-listen", "127.0.0.1:0", "--data"])
             .arg(data)
