@@ -210,8 +210,8 @@ fn items_in_slot(draft: &Draft, slot: Slot, count: Option<Count>) -> Result<(Sta
     Ok((stack, count))
 }
 
-/// Returns the slots that hold an item, in ascending order, and how many items to take from each. The total is at most
-/// `count`.
+/// Returns the slots that hold an item, in ascending order, each with its stack and the number of items to take from it:
+/// at most `count` in total.
 fn parts_with_item<'a>(
     draft: &'a Draft,
     item: ItemCode,

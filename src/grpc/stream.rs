@@ -87,8 +87,8 @@ impl From<StreamEnd> for Status {
 type States = Vec<Arc<PublishedState>>;
 
 /// An open stream. It ends with UNAVAILABLE when the server drains or the connection is old, with UNAUTHENTICATED when
-/// the reader's token is no longer valid, and with RESOURCE_EXHAUSTED when its inventories exceed the size limit of
-/// one stream. Otherwise, it does not end.
+/// the reader's token is no longer valid, and with RESOURCE_EXHAUSTED when its inventories are too large for one
+/// stream. Otherwise, it does not end.
 pub struct FrameStream {
     context: Arc<StreamContext>,
     watched: WatchedInventories,

@@ -36,15 +36,15 @@ async fn reads_of_missing_inventories_do_not_wait_for_commits_and_leave_nothing_
     assert!(engine.read(&id("first")).await.unwrap().is_some());
 }
 
-/// A store whose reads wait until the sender of the channel is dropped.
-struct HeldReads {
+/// A store that calls `before_load` before each read of inventories or keys; if it fails, so does the read.
+struct CheckedReads<F> {
     inner: EmbeddedStore,
-    gate: Mutex<mpsc::Receiver<()>>,
+    before_load: F,
 }
 
-impl Store for HeldReads {
+impl<F: Fn(&[InventoryId]) -> Result<(), StoreError> + Send + Sync + 'static> Store for CheckedReads<F> {
     fn load(&self, ids: &[InventoryId], keys: &[ScopedKey]) -> Result<Loaded, StoreError> {
-        while self.gate.lock().unwrap().recv().is_ok() {}
+        (self.before_load)(ids)?;
         self.inner.load(ids, keys)
     }
 
@@ -57,11 +57,22 @@ impl Store for HeldReads {
     }
 }
 
+/// Returns a function that waits until the sender is dropped.
+fn gate() -> (mpsc::Sender<()>, impl Fn() + Send + Sync + 'static) {
+    let (release, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    (release, move || while gate.lock().unwrap().recv().is_ok() {})
+}
+
 #[tokio::test]
 async fn reads_beyond_the_limit_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let (release, gate) = mpsc::channel::<()>();
-    let store = HeldReads { inner: open(folder.path()), gate: Mutex::new(gate) };
+    let (release, wait) = gate();
+    let before_load = move |_: &[InventoryId]| {
+        wait();
+        Ok(())
+    };
+    let store = CheckedReads { inner: open(folder.path()), before_load };
     let settings = EngineSettings { queue_wait: Duration::from_secs(60), ..EngineSettings::default() };
     let (engine, _) = start(Arc::new(store), settings);
     let reads: Vec<_> = (0..3_000).map(|n| read(&engine, &format!("missing-{n}"))).collect();
@@ -80,59 +91,43 @@ async fn reads_beyond_the_limit_are_refused() {
     assert!(found_missing >= 1_024 && refused >= 1_500, "{found_missing} answered, {refused} refused");
 }
 
-/// A store that cannot read several inventories at once, nor `twice` at the first attempt. Reads of `blocker-1` and
-/// `blocker-2` wait until the sender of the channel is dropped.
-struct FlakyReads {
-    inner: EmbeddedStore,
-    gate: Mutex<mpsc::Receiver<()>>,
-    blocked: AtomicU32,
-    attempts_of_twice: AtomicU32,
-}
-
-impl Store for FlakyReads {
-    fn load(&self, ids: &[InventoryId], keys: &[ScopedKey]) -> Result<Loaded, StoreError> {
-        let unavailable = Err(StoreError::Unavailable { detail: "planted".into() });
-        match ids {
-            [blocker] if blocker.as_str().starts_with("blocker") => {
-                self.blocked.fetch_add(1, Ordering::SeqCst);
-                while self.gate.lock().unwrap().recv().is_ok() {}
-            }
-            [_, _, ..] => return unavailable,
-            [twice] if twice.as_str() == "twice" && self.attempts_of_twice.fetch_add(1, Ordering::SeqCst) == 0 => {
-                return unavailable;
-            }
-            _ => {}
-        }
-        self.inner.load(ids, keys)
-    }
-
-    fn commit(&self, batch: &[MutationRecord]) -> Result<(), CommitError> {
-        self.inner.commit(batch)
-    }
-
-    fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
-        self.inner.list(query)
-    }
-}
-
 #[tokio::test]
 async fn a_repeated_read_that_fails_once_does_not_hide_other_inventories() {
     let folder = tempfile::tempdir().unwrap();
-    let (release, gate) = mpsc::channel::<()>();
-    let inner = open(folder.path());
-    let store = FlakyReads { inner, gate: Mutex::new(gate), blocked: 0.into(), attempts_of_twice: 1.into() };
-    let store = Arc::new(store);
+    let (release, wait) = gate();
+    let (blocked, attempts_of_twice) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(1)));
+    // The store cannot read several inventories at once, nor `twice` at the first attempt. Reads of `blocker-1` and
+    // `blocker-2` wait.
+    let before_load = {
+        let (blocked, attempts_of_twice) = (blocked.clone(), attempts_of_twice.clone());
+        move |ids: &[InventoryId]| {
+            let unavailable = Err(StoreError::Unavailable { detail: "planted".into() });
+            match ids {
+                [blocker] if blocker.as_str().starts_with("blocker") => {
+                    blocked.fetch_add(1, Ordering::SeqCst);
+                    wait();
+                    Ok(())
+                }
+                [_, _, ..] => unavailable,
+                [twice] if twice.as_str() == "twice" && attempts_of_twice.fetch_add(1, Ordering::SeqCst) == 0 => {
+                    unavailable
+                }
+                _ => Ok(()),
+            }
+        }
+    };
+    let store = Arc::new(CheckedReads { inner: open(folder.path()), before_load });
     let (engine, _) = start(store.clone(), EngineSettings::default());
     for name in ["twice", "other"] {
         engine.mutate(fresh_call(create_chest(name))).await.unwrap();
     }
     // Another engine on the same store has nothing in memory.
     let settings = EngineSettings { queue_wait: Duration::from_secs(60), ..EngineSettings::default() };
-    let (engine, _) = start(store.clone(), settings);
-    store.attempts_of_twice.store(0, Ordering::SeqCst);
+    let (engine, _) = start(store, settings);
+    attempts_of_twice.store(0, Ordering::SeqCst);
     for n in 1..=2 {
         let _blocker = read(&engine, &format!("blocker-{n}"));
-        while store.blocked.load(Ordering::SeqCst) < n {
+        while blocked.load(Ordering::SeqCst) < n {
             tokio::task::yield_now().await;
         }
     }

@@ -147,11 +147,8 @@ pub fn stacked_bars(title: &str, y_title: &'static str, parts: &[&str], bars: &[
         let mut bottom = 0.0;
         for (part, value) in bar.parts.iter().enumerate() {
             let (color, top) = (part % COLORS, y_at(y.position(bottom + value)));
-            let (bar_width, height) = (0.6 * width, y_at(y.position(bottom)) - top);
-            let _ = writeln!(
-                svg,
-                r#"<rect class="area c{color}" x="{left:.1}" y="{top:.1}" width="{bar_width:.1}" height="{height:.1}"/>"#
-            );
+            let height = y_at(y.position(bottom)) - top;
+            rectangle(&mut svg, color, (left, top), (0.6 * width, height));
             bottom += value;
         }
         let middle = left + 0.3 * width;
@@ -174,16 +171,19 @@ pub fn grouped_bars(title: &str, y_axis: Axis, parts: &[&str], groups: &[Bar]) -
         let left = LEFT + (index as f64 + 0.1) * group_width;
         for (part, value) in group.parts.iter().enumerate().filter(|(_, value)| **value > 0.0) {
             let (color, top, left) = (part % COLORS, y_at(y.position(*value)), left + part as f64 * width);
-            let height = y_at(0.0) - top;
-            let _ = writeln!(
-                svg,
-                r#"<rect class="area c{color}" x="{left:.1}" y="{top:.1}" width="{width:.1}" height="{height:.1}"/>"#
-            );
+            rectangle(&mut svg, color, (left, top), (width, y_at(0.0) - top));
         }
         bar_name(&mut svg, left + 0.4 * group_width, &group.name);
     }
     legend(&mut svg, parts.iter().copied());
     Some(svg + "</svg>\n")
+}
+
+fn rectangle(svg: &mut String, color: usize, (left, top): (f64, f64), (width, height): (f64, f64)) {
+    let _ = writeln!(
+        svg,
+        r#"<rect class="area c{color}" x="{left:.1}" y="{top:.1}" width="{width:.1}" height="{height:.1}"/>"#
+    );
 }
 
 fn bar_name(svg: &mut String, middle: f64, name: &str) {
