@@ -10,18 +10,22 @@ use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// Maximum number of threads that read at the same time.
-const READERS_MAX: usize = 2;
-/// Maximum number of inventories that one thread reads in one step.
+/// Maximum number of inventories that are read in one step.
 const READ_BATCH_MAX: usize = 64;
-/// Maximum number of requests that wait for a thread.
+/// Pause after each step of a thread that reads inventories. Reads that arrive meanwhile share the next step: a step
+/// costs a snapshot of the store and the waking of two threads, as much as tens of reads, and it takes CPU time from the
+/// commit loop.
+const STEP_PAUSE: Duration = Duration::from_millis(1);
+/// Maximum number of requests in each queue.
 const WAITING_MAX: usize = 1_024;
 
 type ReadReply = ReplyTo<Option<Arc<Inventory>>>;
 
-/// The requests that wait for a thread.
+/// The requests that wait for a thread. One thread reads inventories and another one pages of lists, because a page takes
+/// longer.
 pub(super) struct ColdReads {
     store: Arc<dyn Store>,
     hot: Arc<HotTable>,
@@ -29,14 +33,15 @@ pub(super) struct ColdReads {
     runtimes: Arc<ResultDelivery>,
     /// The reason why the engine has stopped committing, if it has.
     failed: watch::Receiver<Option<StoreError>>,
-    queue: Mutex<ReadQueue>,
+    inventories: Mutex<ReadQueue>,
+    pages: Mutex<ReadQueue>,
 }
 
 #[derive(Default)]
 struct ReadQueue {
     waiting: VecDeque<ReadRequest>,
-    /// Number of threads that take requests from the queue.
-    readers: usize,
+    /// Whether a thread takes requests from the queue.
+    has_reader: bool,
 }
 
 pub(super) enum ReadRequest {
@@ -44,10 +49,11 @@ pub(super) enum ReadRequest {
     Page { query: ListQuery, reply: ReplyTo<ListPage> },
 }
 
-/// What a thread does in one step.
-enum ReadStep {
-    Inventories(Vec<(ColdRead, ReadReply)>),
-    Page(ListQuery, ReplyTo<ListPage>),
+/// The two queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ReadKind {
+    Inventories,
+    Pages,
 }
 
 impl ColdReads {
@@ -58,12 +64,13 @@ impl ColdReads {
         runtimes: Arc<ResultDelivery>,
         failed: watch::Receiver<Option<StoreError>>,
     ) -> Self {
-        Self { store, hot, hot_max, runtimes, failed, queue: Mutex::default() }
+        Self { store, hot, hot_max, runtimes, failed, inventories: Mutex::default(), pages: Mutex::default() }
     }
 
     /// Queues a request. Returns whether there was room. Must be called within a tokio runtime.
     pub fn enqueue(self: &Arc<Self>, request: ReadRequest) -> bool {
-        let mut queue = self.queue.lock();
+        let kind = request.kind();
+        let mut queue = self.queue(kind).lock();
         if queue.waiting.len() >= WAITING_MAX {
             queue.waiting.retain(|request| !request.is_abandoned());
         }
@@ -71,23 +78,53 @@ impl ColdReads {
             return false;
         }
         queue.waiting.push_back(request);
-        if queue.readers < READERS_MAX {
-            queue.readers += 1;
+        if !std::mem::replace(&mut queue.has_reader, true) {
             drop(queue);
-            let reader = Reader { reads: Some(self.clone()), _running: self.runtimes.running() };
+            let reader = Reader { kind, reads: Some(self.clone()), _running: self.runtimes.running() };
             tokio::task::spawn_blocking(move || reader.run());
         }
         true
     }
 
-    fn run(&self, step: ReadStep) {
-        let mut results = BatchResults::default();
-        match step {
-            ReadStep::Inventories(reads) => self.read(reads, &mut results),
-            ReadStep::Page(query, reply) => {
-                let page = self.check_running().and_then(|()| self.store.list(&query).map_err(EngineError::Store));
-                results.add_page(reply, page);
+    fn queue(&self, kind: ReadKind) -> &Mutex<ReadQueue> {
+        match kind {
+            ReadKind::Inventories => &self.inventories,
+            ReadKind::Pages => &self.pages,
+        }
+    }
+
+    /// Takes the requests of the next step. If none wait, the calling thread is no longer the queue's reader.
+    fn next_step(&self, kind: ReadKind) -> Vec<ReadRequest> {
+        let requests_max = match kind {
+            ReadKind::Inventories => READ_BATCH_MAX,
+            ReadKind::Pages => 1,
+        };
+        let mut queue = self.queue(kind).lock();
+        let mut requests = Vec::new();
+        while requests.len() < requests_max {
+            match queue.waiting.pop_front() {
+                Some(request) if request.is_abandoned() => {}
+                Some(request) => requests.push(request),
+                None => break,
             }
+        }
+        queue.has_reader = !requests.is_empty();
+        requests
+    }
+
+    fn run(&self, requests: Vec<ReadRequest>) {
+        let (mut results, mut reads) = (BatchResults::default(), Vec::new());
+        for request in requests {
+            match request {
+                ReadRequest::Inventory { read, reply } => reads.push((read, reply)),
+                ReadRequest::Page { query, reply } => {
+                    let page = self.check_running().and_then(|()| self.store.list(&query).map_err(EngineError::Store));
+                    results.add_page(reply, page);
+                }
+            }
+        }
+        if !reads.is_empty() {
+            self.read(reads, &mut results);
         }
         self.runtimes.send(results);
     }
@@ -118,34 +155,16 @@ impl ColdReads {
     fn check_running(&self) -> Result<(), EngineError> {
         if self.failed.borrow().is_some() { Err(stopped_error()) } else { Ok(()) }
     }
-
-    /// Takes requests that wait. If there are none, the calling thread no longer counts as a reader.
-    fn next_step(&self) -> Option<ReadStep> {
-        let mut queue = self.queue.lock();
-        let mut reads = Vec::new();
-        while reads.len() < READ_BATCH_MAX {
-            match queue.waiting.pop_front() {
-                Some(request) if request.is_abandoned() => {}
-                Some(ReadRequest::Inventory { read, reply }) => reads.push((read, reply)),
-                Some(ReadRequest::Page { query, reply }) if reads.is_empty() => {
-                    return Some(ReadStep::Page(query, reply));
-                }
-                Some(page @ ReadRequest::Page { .. }) => {
-                    queue.waiting.push_front(page);
-                    break;
-                }
-                None => break,
-            }
-        }
-        if reads.is_empty() {
-            queue.readers -= 1;
-            return None;
-        }
-        Some(ReadStep::Inventories(reads))
-    }
 }
 
 impl ReadRequest {
+    fn kind(&self) -> ReadKind {
+        match self {
+            Self::Inventory { .. } => ReadKind::Inventories,
+            Self::Page { .. } => ReadKind::Pages,
+        }
+    }
+
     /// Returns whether the caller no longer waits.
     fn is_abandoned(&self) -> bool {
         match self {
@@ -155,9 +174,10 @@ impl ReadRequest {
     }
 }
 
-/// A thread that takes requests until none wait.
+/// A thread that takes requests from one queue until none wait.
 struct Reader {
-    /// `None` once the thread no longer counts as a reader.
+    kind: ReadKind,
+    /// `None` once the thread is no longer the reader of its queue.
     reads: Option<Arc<ColdReads>>,
     /// Dropped last, because a caller that waits for the end of the engine may reopen the store.
     _running: mpsc::Sender<Infallible>,
@@ -166,9 +186,14 @@ struct Reader {
 impl Reader {
     fn run(mut self) {
         while let Some(reads) = &self.reads {
-            match reads.next_step() {
-                Some(step) => reads.run(step),
-                None => self.reads = None,
+            let requests = reads.next_step(self.kind);
+            if requests.is_empty() {
+                self.reads = None;
+                return;
+            }
+            reads.run(requests);
+            if self.kind == ReadKind::Inventories {
+                std::thread::sleep(STEP_PAUSE);
             }
         }
     }
@@ -178,7 +203,7 @@ impl Drop for Reader {
     fn drop(&mut self) {
         // The thread panicked, or its runtime ended before it ran.
         if let Some(reads) = self.reads.take() {
-            reads.queue.lock().readers -= 1;
+            reads.queue(self.kind).lock().has_reader = false;
         }
     }
 }

@@ -20,26 +20,16 @@ pub struct SubscriptionBody(Option<OpenStream>);
 struct OpenStream {
     stream: FrameStream,
     _permit: StreamPermit,
-    /// Whether the body was polled before. The first poll only lets the response head be written.
-    was_polled: bool,
 }
 
 impl SubscriptionBody {
     pub fn new(stream: FrameStream, permit: StreamPermit) -> Self {
-        Self(Some(OpenStream { stream, _permit: permit, was_polled: false }))
+        Self(Some(OpenStream { stream, _permit: permit }))
     }
 
     /// Returns the next message with its prefix, the status with which the stream ends, and then `None`.
-    ///
-    /// The first poll is always pending, so that the connection writes the response head first. The send buffer of an HTTP/2
-    /// connection never shrinks. If a client opens many streams at once, the head and the first frame of each would be in
-    /// it together, and it would be twice as large.
     fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         let Some(open) = &mut self.0 else { return Poll::Ready(None) };
-        if !std::mem::replace(&mut open.was_polled, true) {
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
         let message = ready!(open.stream.poll_message(context));
         Poll::Ready(Some(message.map_err(|end| {
             self.0 = None;

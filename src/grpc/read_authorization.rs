@@ -48,21 +48,22 @@ fn required_owner(identity: &Identity) -> Result<Option<&PlayerId>, Status> {
 /// revoked.
 #[derive(Debug)]
 pub struct ReadAuthorization {
-    credential_status: Option<CredentialStatus>,
+    // Boxed, because a stream keeps it, and without authentication there is none.
+    credential_status: Option<Box<CredentialStatus>>,
 }
 
 impl ReadAuthorization {
     pub fn new(identity: &Identity) -> Self {
-        Self { credential_status: identity.credential_status.clone() }
+        Self { credential_status: identity.credential_status.clone().map(Box::new) }
     }
 
     /// Checks that the reader's token is still valid.
     pub fn check(&self) -> Result<(), AuthError> {
-        self.credential_status.as_ref().map_or(Ok(()), CredentialStatus::check)
+        self.credential_status.as_deref().map_or(Ok(()), CredentialStatus::check)
     }
 
     /// Returns when the token expires, if it does.
     pub fn deadline(&self) -> Option<Instant> {
-        self.credential_status.as_ref().map(CredentialStatus::deadline)
+        self.credential_status.as_deref().map(CredentialStatus::deadline)
     }
 }

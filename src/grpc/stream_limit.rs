@@ -22,7 +22,16 @@ impl Default for StreamSettings {
 #[derive(Debug, Clone)]
 pub struct StreamLimiter {
     settings: StreamSettings,
-    counts: Arc<Mutex<HashMap<Opener, u32>>>,
+    counts: Counts,
+}
+
+type Counts = Arc<Mutex<HashMap<Opener, OpenStreams>>>;
+
+/// The streams that a player or caller has open, at least one.
+#[derive(Debug)]
+struct OpenStreams {
+    count: u32,
+    permit: Arc<PermitState>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -40,9 +49,13 @@ pub struct TooManyStreams {
 
 /// Permission to have a stream open. The stream counts until this value is dropped.
 #[derive(Debug)]
-pub struct StreamPermit {
+pub struct StreamPermit(Arc<PermitState>);
+
+/// What all permits of a player or caller share.
+#[derive(Debug)]
+struct PermitState {
     opener: Opener,
-    counts: Arc<Mutex<HashMap<Opener, u32>>>,
+    counts: Counts,
 }
 
 impl StreamLimiter {
@@ -57,23 +70,26 @@ impl StreamLimiter {
             None => (Opener::Caller(identity.caller.clone()), self.settings.per_caller_max),
         };
         let mut counts = lock(&self.counts);
-        let open = counts.get(&opener).copied().unwrap_or_default();
-        if open >= streams_max {
+        if counts.get(&opener).map_or(0, |open| open.count) >= streams_max {
             return Err(TooManyStreams { opener: opener.to_string(), streams_max });
         }
-        counts.insert(opener.clone(), open + 1);
-        drop(counts);
-        Ok(StreamPermit { opener, counts: self.counts.clone() })
+        let open = counts.entry(opener).or_insert_with_key(|opener| OpenStreams {
+            count: 0,
+            permit: Arc::new(PermitState { opener: opener.clone(), counts: self.counts.clone() }),
+        });
+        open.count += 1;
+        Ok(StreamPermit(open.permit.clone()))
     }
 }
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {
-        let mut counts = lock(&self.counts);
-        match counts.get_mut(&self.opener) {
-            Some(open) if *open > 1 => *open -= 1,
+        let PermitState { opener, counts } = &*self.0;
+        let mut counts = lock(counts);
+        match counts.get_mut(opener) {
+            Some(open) if open.count > 1 => open.count -= 1,
             Some(_) | None => {
-                counts.remove(&self.opener);
+                counts.remove(opener);
             }
         }
     }
@@ -89,7 +105,7 @@ impl std::fmt::Display for Opener {
 }
 
 /// Locks the counts. A poisoned lock is safe to use, because a panic never leaves a count partly changed.
-fn lock(counts: &Mutex<HashMap<Opener, u32>>) -> MutexGuard<'_, HashMap<Opener, u32>> {
+fn lock(counts: &Mutex<HashMap<Opener, OpenStreams>>) -> MutexGuard<'_, HashMap<Opener, OpenStreams>> {
     counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -67,8 +67,8 @@ struct ScheduledStreams {
 struct Entry {
     waker: Option<Waker>,
     due: Tick,
-    /// The entry's time in the queue, if it is queued; not later than `due`.
-    queued: Option<Tick>,
+    /// The entry's time in the queue, not later than `due`; [`Tick::MAX`] if it is not queued.
+    queued: Tick,
     /// Whether the rollout or the signing keys have changed since the stream last waited. It may have read them before.
     is_stale: bool,
 }
@@ -90,8 +90,12 @@ impl StreamSchedule {
     /// Adds a stream of the current runtime.
     pub fn add(&self) -> ScheduledStream {
         let runtime = self.runtime();
-        let index =
-            runtime.shared.lock().entries.insert(Entry { waker: None, due: Tick::MAX, queued: None, is_stale: false });
+        let index = runtime.shared.lock().entries.insert(Entry {
+            waker: None,
+            due: Tick::MAX,
+            queued: Tick::MAX,
+            is_stale: false,
+        });
         ScheduledStream { runtime, index }
     }
 
@@ -133,11 +137,9 @@ impl ScheduledStream {
             Some(current) if current.will_wake(waker) => None,
             current => current.replace(waker.clone()),
         };
-        if entry.queued.is_none_or(|queued| due < queued) {
-            let earlier = entry.queued.replace(due);
-            if let Some(earlier) = earlier {
-                streams.queue.remove(&(earlier, self.index));
-            }
+        if due < entry.queued {
+            let queued = std::mem::replace(&mut entry.queued, due);
+            streams.queue.remove(&(queued, self.index));
             streams.queue.insert((due, self.index));
         }
         let is_due_earlier = streams.next.is_none_or(|next| due < next);
@@ -158,8 +160,8 @@ impl Drop for ScheduledStream {
     fn drop(&mut self) {
         let mut streams = self.runtime.shared.lock();
         let entry = streams.entries.try_remove(self.index);
-        if let Some(queued) = entry.as_ref().and_then(|entry| entry.queued) {
-            streams.queue.remove(&(queued, self.index));
+        if let Some(entry) = &entry {
+            streams.queue.remove(&(entry.queued, self.index));
         }
         drop(streams);
         drop(entry);
@@ -221,10 +223,10 @@ impl ScheduledStreams {
             self.queue.remove(&(tick, index));
             let Some(entry) = self.entries.get_mut(index) else { continue };
             if entry.due <= now {
-                entry.queued = None;
+                entry.queued = Tick::MAX;
                 wakers.extend(entry.waker.clone());
             } else {
-                entry.queued = Some(entry.due);
+                entry.queued = entry.due;
                 self.queue.insert((entry.due, index));
             }
         }

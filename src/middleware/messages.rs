@@ -7,9 +7,9 @@ use crate::wire::codec::MESSAGE_PREFIX_BYTES as PREFIX_BYTES;
 pub struct MessageCounter {
     prefix: [u8; PREFIX_BYTES],
     /// Number of bytes of the prefix that have arrived.
-    filled: usize,
+    filled: u8,
     /// Number of bytes of the message that have not arrived yet, once its prefix is complete.
-    remaining: usize,
+    remaining: u32,
 }
 
 impl MessageCounter {
@@ -17,19 +17,20 @@ impl MessageCounter {
     pub fn handle_bytes(&mut self, mut bytes: &[u8]) -> u64 {
         let mut completed = 0;
         while !bytes.is_empty() {
-            if self.filled < PREFIX_BYTES {
-                let taken = bytes.len().min(PREFIX_BYTES - self.filled);
-                self.prefix[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
-                self.filled += taken;
+            let filled = usize::from(self.filled);
+            if filled < PREFIX_BYTES {
+                let taken = bytes.len().min(PREFIX_BYTES - filled);
+                self.prefix[filled..filled + taken].copy_from_slice(&bytes[..taken]);
+                self.filled += taken as u8;
                 bytes = &bytes[taken..];
-                if self.filled < PREFIX_BYTES {
+                if filled + taken < PREFIX_BYTES {
                     break;
                 }
                 let [_, length @ ..] = self.prefix;
-                self.remaining = u32::from_be_bytes(length) as usize;
+                self.remaining = u32::from_be_bytes(length);
             }
-            let taken = bytes.len().min(self.remaining);
-            self.remaining -= taken;
+            let taken = bytes.len().min(self.remaining as usize);
+            self.remaining -= taken as u32;
             bytes = &bytes[taken..];
             if self.remaining == 0 {
                 completed += 1;

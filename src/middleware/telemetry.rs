@@ -111,7 +111,7 @@ where
         request.extensions_mut().insert(call.record.caller_record());
         let (shared, method) = (self.shared.clone(), call.method);
         let request = request.map(|inner| RequestBody { inner, shared, method, messages: MessageCounter::default() });
-        let entered = call.span.as_ref().map(CallSpan::enter);
+        let entered = call.span.as_deref().map(CallSpan::enter);
         let inner = self.inner.call(request);
         drop(entered);
         TelemetryFuture { inner, call: Some(call) }
@@ -126,7 +126,8 @@ struct ActiveCall {
     method: usize,
     start: Instant,
     record: AccessRecord,
-    span: Option<CallSpan>,
+    /// Boxed, because an open stream keeps it, and most calls have none.
+    span: Option<Box<CallSpan>>,
     /// Whether the call is a stream that was opened successfully.
     is_open: bool,
     ended: bool,
@@ -143,12 +144,12 @@ impl ActiveCall {
         let unknown_path = Some(path).filter(|_| name == OTHER_METHOD);
         let record = AccessRecord::new(request.headers(), unknown_path, connection.cloned());
         let context = CallContext { method: name, path, headers: request.headers(), client };
-        let span = shared.telemetry.start_call(&context);
+        let span = shared.telemetry.start_call(&context).map(Box::new);
         Self { shared, method, start: Instant::now(), record, span, is_open: false, ended: false }
     }
 
     fn trace_context(&self) -> Option<TraceContext> {
-        self.span.as_ref().map(CallSpan::trace_context)
+        self.span.as_deref().map(CallSpan::trace_context)
     }
 
     fn end(&mut self, outcome: &CallOutcome) {
@@ -167,7 +168,7 @@ impl ActiveCall {
         } else {
             self.shared.durations.record(self.method, code as usize, status, is_fault, duration);
         }
-        let entered = self.span.as_ref().map(CallSpan::enter);
+        let entered = self.span.as_deref().map(CallSpan::enter);
         self.shared.access.log(&self.record, method, status, outcome, duration);
         drop(entered);
         if let Some(span) = self.span.take() {
@@ -198,7 +199,7 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let entered = this.call.as_ref().and_then(|call| call.span.as_ref()).map(CallSpan::enter);
+        let entered = this.call.as_ref().and_then(|call| call.span.as_deref()).map(CallSpan::enter);
         let polled = this.inner.poll(context);
         drop(entered);
         let response = ready!(polled);
@@ -285,7 +286,7 @@ impl http_body::Body for ResponseBody {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         let Some(call) = &mut this.call else { return Pin::new(&mut this.inner).poll_frame(context) };
-        let entered = call.span.as_ref().map(CallSpan::enter);
+        let entered = call.span.as_deref().map(CallSpan::enter);
         let polled = Pin::new(&mut this.inner).poll_frame(context);
         drop(entered);
         let polled = ready!(polled);

@@ -12,7 +12,7 @@ pub use engine::{CommitCounters, CommitFailure, EngineStatistics, MutationOutcom
 pub use histogram::{Histogram, HistogramBucket, percentile};
 pub use log_rate::LogRateLimiter;
 pub use rpc::{Method, MethodCounts, OTHER_METHOD, OTHER_REASON, RpcStatistics};
-pub use streams::{MessageCount, OpenStreamGuard, ShadowCounts, StreamCounts, StreamStatistics, SyncKind};
+pub use streams::{MessageCount, ShadowCounts, StreamCounts, StreamStatistics, SyncKind};
 pub use transport::{ConnectionRefusal, Reloads, TransportStatistics};
 
 use std::sync::atomic::{AtomicU64, Ordering};

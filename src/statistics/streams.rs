@@ -2,7 +2,6 @@
 
 use super::Counter;
 use crate::sync::SyncTrigger;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Stream statistics of one server since its start.
@@ -86,20 +85,14 @@ pub struct ShadowCounts {
     pub unverified: u64,
 }
 
-/// Counts a stream as open until the guard is dropped.
-#[derive(Debug)]
-pub struct OpenStreamGuard(Arc<StreamStatistics>);
-
-impl Drop for OpenStreamGuard {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl StreamStatistics {
-    pub fn open(self: &Arc<Self>) -> OpenStreamGuard {
+    /// Counts a stream as open until [`Self::end_stream`] is called.
+    pub fn start_stream(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
-        OpenStreamGuard(self.clone())
+    }
+
+    pub fn end_stream(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub fn add_sync(&self, kind: SyncKind, trigger: SyncTrigger, bytes: u64) {
@@ -189,8 +182,9 @@ mod tests {
 
     #[test]
     fn each_sync_is_counted_once_under_its_kind_and_trigger() {
-        let statistics = Arc::new(StreamStatistics::default());
-        let guards = (statistics.open(), statistics.open());
+        let statistics = StreamStatistics::default();
+        statistics.start_stream();
+        statistics.start_stream();
         for (kind, trigger, bytes) in [
             (SyncKind::Full, SyncTrigger::Initial, 300),
             (SyncKind::Delta, SyncTrigger::Echo, 20),
@@ -198,7 +192,7 @@ mod tests {
         ] {
             statistics.add_sync(kind, trigger, bytes);
         }
-        drop(guards.0);
+        statistics.end_stream();
         let counts = statistics.counts();
         assert_eq!(counts.open, 1);
         assert_eq!(counts.sent(), MessageCount { messages: 3, bytes: 350 });

@@ -141,10 +141,10 @@ impl ConnectionContext {
         let settings = &self.settings;
         let (address, now) = (peer.address, Instant::now());
         let grace = settings.connection_age.map(|age| grace_period(now, age, settings.connection_age_grace));
-        let drain = Arc::new(ConnectionDrain::default());
+        let drain = Arc::new(ConnectionDrain::new(grace));
         // When this function returns, the streams have no reader.
         let _end_streams_on_return = EndStreamsOnDrop(drain.clone());
-        let shared = Connection::new(peer, drain.clone(), grace);
+        let shared = Connection::new(peer, drain.clone());
         let io = TimeoutIo::new(
             io,
             shared.clone(),

@@ -2,6 +2,7 @@
 
 use slab::Slab;
 use std::future::poll_fn;
+use std::num::NonZeroU32;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,8 @@ pub(super) struct GracePeriod {
 /// The drain state of one connection, which its streams observe.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionDrain {
+    /// When the streams end because of the age of the connection; `None` if connections have no maximum age.
+    grace: Option<GracePeriod>,
     /// Whether all streams of the connection must end.
     is_draining: AtomicBool,
     /// Whether GOAWAY was sent because of the age of the connection. No stream ends in the grace period before, because
@@ -29,6 +32,10 @@ pub(super) struct ConnectionDrain {
 }
 
 impl ConnectionDrain {
+    pub fn new(grace: Option<GracePeriod>) -> Self {
+        Self { grace, ..Self::default() }
+    }
+
     /// Ends all streams.
     pub fn end_streams(&self) {
         self.is_draining.store(true, Ordering::Release);
@@ -67,21 +74,20 @@ impl Drop for EndStreamsOnDrop {
 #[derive(Debug, Clone)]
 pub struct DrainSignal {
     connection: Arc<ConnectionDrain>,
-    /// When this stream ends because of the age of its connection; `None` if connections have no maximum age.
-    deadline: Option<Instant>,
+    /// When this stream ends in the grace period of its connection: 0 is its start, 1 its end.
+    position: f32,
 }
 
 impl DrainSignal {
     /// Returns a signal that never fires, for requests that this transport does not serve.
     pub fn never() -> Self {
-        Self { connection: Arc::default(), deadline: None }
+        Self { connection: Arc::default(), position: 0.0 }
     }
 
     /// Creates the signal of one stream. The stream ends at a random time in the grace period, so that the streams of
     /// one connection do not all reconnect at once.
-    pub(super) fn new(connection: Arc<ConnectionDrain>, grace: Option<GracePeriod>) -> Self {
-        let deadline = grace.map(|GracePeriod { start, duration }| start + duration.mul_f32(fastrand::f32()));
-        Self { connection, deadline }
+    pub(super) fn new(connection: Arc<ConnectionDrain>) -> Self {
+        Self { connection, position: fastrand::f32() }
     }
 
     /// Waits until the stream must end. Returns immediately if that time has passed. Cancel safe.
@@ -107,8 +113,8 @@ impl DrainSignal {
 #[derive(Debug)]
 pub struct DrainWaiter {
     signal: DrainSignal,
-    /// The index of the stream's waker, once it has one.
-    waker: Option<usize>,
+    /// The index of the stream's waker plus 1, once it has one.
+    waker: Option<NonZeroU32>,
 }
 
 impl DrainWaiter {
@@ -124,16 +130,19 @@ impl DrainWaiter {
 
     /// Returns when the stream must end because of the age of its connection; `None` before GOAWAY was sent.
     pub fn deadline(&self) -> Option<Instant> {
-        self.signal.deadline.filter(|_| self.signal.connection.is_goaway_sent.load(Ordering::Acquire))
+        let grace = self.signal.connection.grace.as_ref()?;
+        let is_goaway_sent = self.signal.connection.is_goaway_sent.load(Ordering::Acquire);
+        is_goaway_sent.then(|| grace.start + grace.duration.mul_f32(self.signal.position))
     }
 
     /// Wakes this waker when [`Self::must_end`] or [`Self::deadline`] has changed. Check them after this call.
     pub fn set_waker(&mut self, waker: &Waker) {
         let mut wakers = self.signal.connection.lock();
         // A waker may end the last use of its task, so it is dropped without the lock.
-        let _previous = match self.waker {
+        let _previous = match self.index() {
             None => {
-                self.waker = Some(wakers.insert(waker.clone()));
+                let index = wakers.insert(waker.clone());
+                self.waker = NonZeroU32::new(index as u32 + 1);
                 None
             }
             Some(index) if wakers[index].will_wake(waker) => None,
@@ -141,11 +150,15 @@ impl DrainWaiter {
         };
         drop(wakers);
     }
+
+    fn index(&self) -> Option<usize> {
+        self.waker.map(|waker| waker.get() as usize - 1)
+    }
 }
 
 impl Drop for DrainWaiter {
     fn drop(&mut self) {
-        let _waker = self.waker.map(|index| self.signal.connection.lock().remove(index));
+        let _waker = self.index().map(|index| self.signal.connection.lock().remove(index));
     }
 }
 
@@ -155,10 +168,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn streams_end_spread_over_the_grace_period_and_at_once_when_the_server_drains() {
-        let connection = Arc::new(ConnectionDrain::default());
         let start = Instant::now();
         let grace = GracePeriod { start: start + Duration::from_secs(100), duration: Duration::from_secs(20) };
-        let signals: Vec<_> = (0..200).map(|_| DrainSignal::new(connection.clone(), Some(grace))).collect();
+        let connection = Arc::new(ConnectionDrain::new(Some(grace)));
+        let signals: Vec<_> = (0..200).map(|_| DrainSignal::new(connection.clone())).collect();
         let waits = signals.iter().map(|signal| async move {
             signal.wait().await;
             // A second call returns immediately.
@@ -183,9 +196,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_stream_ends_before_goaway_was_sent() {
         let start = Instant::now();
-        let connection = Arc::new(ConnectionDrain::default());
-        let grace = GracePeriod { start, duration: Duration::ZERO };
-        let signal = DrainSignal::new(connection.clone(), Some(grace));
+        let connection = Arc::new(ConnectionDrain::new(Some(GracePeriod { start, duration: Duration::ZERO })));
+        let signal = DrainSignal::new(connection.clone());
         assert!(tokio::time::timeout(Duration::from_secs(10), signal.wait()).await.is_err());
         connection.handle_goaway_sent();
         signal.wait().await;
@@ -201,7 +213,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_waiter_leaves_nothing_behind() {
         let connection = Arc::new(ConnectionDrain::default());
-        let signal = DrainSignal::new(connection.clone(), None);
+        let signal = DrainSignal::new(connection.clone());
         assert!(tokio::time::timeout(Duration::from_secs(1), signal.wait()).await.is_err());
         assert!(connection.lock().is_empty());
     }

@@ -2,7 +2,7 @@
 
 use super::connection::ConnectionActivity;
 use super::connection_limiter::network;
-use super::drain::{ConnectionDrain, DrainSignal, GracePeriod};
+use super::drain::{ConnectionDrain, DrainSignal};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
@@ -20,19 +20,17 @@ struct ConnectionState {
     peer: Peer,
     /// Tells the streams of the connection when to end.
     drain: Arc<ConnectionDrain>,
-    /// When the streams end because of the age of the connection; `None` if connections have no maximum age.
-    grace: Option<GracePeriod>,
     activity: ConnectionActivity,
 }
 
 impl Connection {
     /// Creates a connection that never has to end, for requests that this transport does not serve.
     pub fn detached(peer: Peer) -> Self {
-        Self::new(peer, Arc::default(), None)
+        Self::new(peer, Arc::default())
     }
 
-    pub(super) fn new(peer: Peer, drain: Arc<ConnectionDrain>, grace: Option<GracePeriod>) -> Self {
-        Self(Arc::new(ConnectionState { peer, drain, grace, activity: ConnectionActivity::default() }))
+    pub(super) fn new(peer: Peer, drain: Arc<ConnectionDrain>) -> Self {
+        Self(Arc::new(ConnectionState { peer, drain, activity: ConnectionActivity::default() }))
     }
 
     pub fn peer(&self) -> &Peer {
@@ -42,7 +40,7 @@ impl Connection {
     /// Returns the signal for one stream to end. Each signal has its own random time in the grace period of the
     /// connection.
     pub fn drain_signal(&self) -> DrainSignal {
-        DrainSignal::new(self.0.drain.clone(), self.0.grace)
+        DrainSignal::new(self.0.drain.clone())
     }
 
     pub(super) fn activity(&self) -> &ConnectionActivity {
