@@ -48,6 +48,8 @@ pub mod store;
 pub mod telemetry;
 #[cfg(feature = "server")]
 pub mod transport;
+#[cfg(feature = "server")]
+pub mod web;
 
 #[cfg(feature = "cli")]
 pub mod cli;

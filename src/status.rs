@@ -12,9 +12,21 @@ use crate::sync::subscription::SUBSCRIPTION_SLOTS_MAX;
 use crate::wire::reason::error_details;
 pub use crate::wire::reason::malformed;
 use crate::wire::{CALLER_METADATA, ErrorReason, FieldViolation, PLAYER_METADATA, request};
+use std::borrow::Cow;
 use std::time::Duration;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
+
+/// Maximum length of a text that contains parts of the request, in bytes.
+const TEXT_BYTES_MAX: usize = 512;
+
+/// Returns a text without what exceeds [`TEXT_BYTES_MAX`].
+pub fn shortened(text: &str) -> Cow<'_, str> {
+    if text.len() <= TEXT_BYTES_MAX {
+        return text.into();
+    }
+    format!("{}...", &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]).into()
+}
 
 /// Returns the status for an invalid field.
 pub fn invalid_field(violation: &FieldViolation) -> Status {
@@ -30,10 +42,10 @@ fn invalid_with(violations: &[FieldViolation], metadata: impl IntoIterator<Item 
     let reason = violations.first().map_or(ErrorReason::InvalidArgument, |first| first.reason);
     let mut details = error_details(reason, metadata);
     for violation in violations {
-        details.add_bad_request_violation(&violation.field, &violation.description);
+        details.add_bad_request_violation(&violation.field, shortened(&violation.description));
     }
     let text: Vec<String> = violations.iter().map(ToString::to_string).collect();
-    status(reason, text.join("; "), details)
+    status(reason, shortened(&text.join("; ")), details)
 }
 
 pub fn inventory_not_found(id: &InventoryId) -> Status {
@@ -63,9 +75,10 @@ pub fn unauthenticated(error: AuthError) -> Status {
             ErrorReason::TokenMissing,
             "authentication required: send `authorization: Bearer TOKEN` or a client certificate that the server accepts",
         ),
-        AuthError::InvalidToken { .. } | AuthError::KeyRevoked => {
-            (ErrorReason::TokenInvalid, "invalid token; get a new one from your login service")
-        }
+        AuthError::InvalidToken { .. } | AuthError::KeyRevoked => (
+            ErrorReason::TokenInvalid,
+            "invalid token: send `authorization: Bearer TOKEN` with a new token from your login service",
+        ),
         AuthError::Expired => (ErrorReason::TokenExpired, "the token or client certificate has expired; get a new one"),
         AuthError::TooManyInvalidTokens { retry_after } => {
             let text = "too many invalid tokens from this address; retry later with a valid token";
@@ -85,6 +98,15 @@ pub fn role_too_low() -> Status {
     without_details(ErrorReason::RoleTooLow, "the role of this caller does not permit this method")
 }
 
+/// Why a request from a web page is refused.
+pub const ORIGIN_NOT_ALLOWED: &str =
+    "pages of this origin may not call this server; the operator can add it to the setting web.origins";
+
+/// Returns the status for a request from a web page whose origin is not allowed.
+pub fn origin_not_allowed() -> Status {
+    without_details(ErrorReason::OriginNotAllowed, ORIGIN_NOT_ALLOWED)
+}
+
 pub fn cannot_list_others() -> Status {
     without_details(ErrorReason::RoleTooLow, "a player can only list its own inventories; set owner to the player's id")
 }
@@ -97,7 +119,10 @@ pub fn cannot_act_for_another_player() -> Status {
 }
 
 pub fn unknown_method() -> Status {
-    without_details(ErrorReason::UnknownMethod, "unknown method; server reflection lists all methods")
+    without_details(
+        ErrorReason::UnknownMethod,
+        "unknown method; `slotcast call --list` and server reflection list all methods",
+    )
 }
 
 /// Returns the status for a caller that exceeds its request rate; its next request is accepted after `retry_after`.
@@ -136,6 +161,18 @@ pub fn draining() -> Status {
 pub fn deadline_exceeded() -> Status {
     let text = "deadline exceeded; repeat a mutation with the same key to learn its outcome";
     without_details(ErrorReason::DeadlineExceeded, text)
+}
+
+/// Returns the status for a request whose body did not arrive within `timeout`.
+pub fn request_body_timeout(timeout: Duration) -> Status {
+    let text = format!("the request body did not arrive within {} s; send it again", timeout.as_secs());
+    without_details(ErrorReason::DeadlineExceeded, &text)
+}
+
+/// Returns the status for a message that is compressed with `encoding`.
+pub fn unsupported_encoding(encoding: &str) -> Status {
+    let text = format!("the encoding {encoding:?} is not supported; use gzip or identity");
+    without_details(ErrorReason::UnsupportedEncoding, &text)
 }
 
 /// Returns the status for a name that is not in the catalog. `paths` are the paths of the request's names, from

@@ -13,7 +13,7 @@ const LINES_MAX: usize = 600;
 
 /// All modules of the crate, from the innermost ring to the outermost, with the other modules that each may name. A
 /// module names only modules above it in this table, so no dependency points outward and there is no cycle.
-const RINGS: [(&str, &[&str]); 23] = [
+const RINGS: [(&str, &[&str]); 24] = [
     ("domain", &[]),
     ("sync", &["domain"]),
     ("wire", &["domain", "sync"]),
@@ -30,7 +30,8 @@ const RINGS: [(&str, &[&str]); 23] = [
     ("telemetry", &["statistics", "store", "sync"]),
     ("engine", &["domain", "statistics", "store", "sync", "telemetry"]),
     ("status", &["domain", "engine", "identity", "store", "sync", "wire"]),
-    ("middleware", &["domain", "identity", "statistics", "status", "sync", "telemetry", "transport", "wire"]),
+    ("web", &["status", "wire"]),
+    ("middleware", &["domain", "identity", "statistics", "status", "sync", "telemetry", "transport", "web", "wire"]),
     (
         "grpc",
         &[
@@ -47,7 +48,10 @@ const RINGS: [(&str, &[&str]); 23] = [
             "wire",
         ],
     ),
-    ("config", &["domain", "file_watch", "grpc", "identity", "middleware", "store", "sync", "telemetry", "transport"]),
+    (
+        "config",
+        &["domain", "file_watch", "grpc", "identity", "middleware", "store", "sync", "telemetry", "transport", "web"],
+    ),
     (
         "server",
         &[
@@ -63,6 +67,7 @@ const RINGS: [(&str, &[&str]); 23] = [
             "sync",
             "telemetry",
             "transport",
+            "web",
             "wire",
         ],
     ),
@@ -95,7 +100,7 @@ const RINGS: [(&str, &[&str]); 23] = [
 const PURE: [&str; 2] = ["domain", "sync"];
 const CLOCKS: [&str; 2] = ["Instant::now", "SystemTime::now"];
 /// Modules that may use the generated messages and `tonic::Status`. The store encodes its own records with prost.
-const WIRE_USERS: [&str; 6] = ["wire", "status", "grpc", "middleware", "client", "cli"];
+const WIRE_USERS: [&str; 7] = ["wire", "status", "web", "grpc", "middleware", "client", "cli"];
 const SQL_ADAPTER: &str = "store/embedded";
 
 struct Source {

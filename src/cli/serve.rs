@@ -117,6 +117,7 @@ async fn run(
         streams: config.streams,
         admission: config.admission,
         transport: config.transport.clone(),
+        origins: config.origins.clone(),
         authentication,
         telemetry,
         admin_listener: Some(Arc::new(admin_listener)),

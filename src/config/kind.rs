@@ -1,5 +1,6 @@
 //! Kinds of setting values, common to the file, the environment and flags.
 
+use crate::web::Origin;
 use std::net::SocketAddr;
 use toml::{Table, Value};
 
@@ -22,6 +23,8 @@ pub enum ValueKind {
     Choice(&'static [&'static str]),
     /// One or more of these words.
     Choices(&'static [&'static str]),
+    /// Any number of origins of web pages.
+    Origins,
     /// An array of tables that have exactly these keys. Only the file can set it.
     Tables(&'static [Column]),
 }
@@ -43,7 +46,7 @@ impl ValueKind {
             // Text that does not parse stays a text; `check` reports it.
             Self::Bool => text.parse::<bool>().map_or_else(|_| text.into(), Value::from),
             Self::Number { .. } => text.parse::<i64>().map_or_else(|_| text.into(), Value::from),
-            Self::Choices(_) => {
+            Self::Choices(_) | Self::Origins => {
                 let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
                 Value::Array(words.map(Value::from).collect())
             }
@@ -63,6 +66,7 @@ impl ValueKind {
             }
             (Self::Choice(words), Value::String(word)) => words.contains(&word.as_str()),
             (Self::Choices(words), Value::Array(chosen)) => return check_choices(words, chosen),
+            (Self::Origins, Value::Array(origins)) => return check_origins(origins),
             (Self::Tables(columns), Value::Array(tables)) => return check_tables(columns, tables),
             (_, _) => false,
         };
@@ -86,6 +90,7 @@ impl ValueKind {
             Self::Number { min, max } => format!("{min} to {max}"),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
             Self::Choices(words) => format!("one or more of {}", words.join(", ")),
+            Self::Origins => "origins such as https://game.example".into(),
             Self::Tables(columns) => format!("an array of tables with the keys {}", names(columns)),
         }
     }
@@ -101,6 +106,7 @@ impl ValueKind {
             Self::Number { .. } => "NUMBER".into(),
             Self::Choice(words) => words.join("|"),
             Self::Choices(words) => words.join(","),
+            Self::Origins => "ORIGIN,ORIGIN".into(),
             Self::Tables(_) => "TABLES".into(),
         }
     }
@@ -120,6 +126,14 @@ fn check_choices(words: &[&str], chosen: &[Value]) -> Result<(), String> {
         None if chosen.is_empty() => Err(format!("must be one or more of {}, got none", words.join(", "))),
         None => Ok(()),
     }
+}
+
+fn check_origins(origins: &[Value]) -> Result<(), String> {
+    for origin in origins {
+        let parsed = origin.as_str().ok_or("must be a string").and_then(str::parse::<Origin>);
+        parsed.map_err(|problem| format!("{problem}, got {origin}"))?;
+    }
+    Ok(())
 }
 
 fn check_tables(columns: &[Column], tables: &[Value]) -> Result<(), String> {
@@ -176,6 +190,8 @@ mod tests {
             (ValueKind::Choice(words), "json", "xml"),
             (ValueKind::Choices(words), "json, pretty", "json,xml"),
             (ValueKind::Choices(words), "pretty", ""),
+            (ValueKind::Origins, "", "*"),
+            (ValueKind::Origins, "https://game.example, http://localhost:8080", "https://game.example/"),
         ] {
             assert_eq!(kind.check(&kind.parse(valid).unwrap()), Ok(()), "{kind:?} {valid}");
             let problem = problem(kind, kind.parse(invalid).unwrap());

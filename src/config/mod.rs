@@ -26,6 +26,7 @@ use crate::store::embedded::EmbeddedSettings;
 use crate::sync::{Rollout, RolloutField};
 use crate::telemetry::{LogSettings, OtlpSettings, TelemetrySettings};
 use crate::transport::{DrainSettings, TlsSettings, TransportSettings};
+use crate::web::Origins;
 use settings::ClientCertificates;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,8 @@ pub struct Config {
     pub streams: StreamSettings,
     pub admission: AdmissionSettings,
     pub transport: TransportSettings,
+    /// The origins whose web pages may call the server.
+    pub origins: Origins,
     pub identity: IdentitySettings,
     pub telemetry: TelemetrySettings,
     pub drain: DrainSettings,
@@ -108,6 +111,7 @@ impl Config {
                 burst: values.get(&settings::LIMITS_REQUESTS_BURST),
             },
             transport: transport(&values),
+            origins: values.get(&settings::WEB_ORIGINS).into_iter().collect(),
             identity: identity(&values),
             telemetry: telemetry(&values),
             drain: DrainSettings {

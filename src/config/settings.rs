@@ -13,15 +13,17 @@ use crate::store::embedded::EmbeddedSettings;
 use crate::sync::RolloutField;
 use crate::telemetry::{AccessLogMode, LogFormat, LogSettings, OtlpSettings};
 use crate::transport::{DrainSettings, TransportSettings};
+use crate::web::Origin;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::{Table, Value};
 
 /// The sections in the order of the file, each with its description.
-pub const SECTIONS: [(&str, &str); 9] = [
+pub const SECTIONS: [(&str, &str); 10] = [
     ("admin", "Health checks for probes and /metrics, in plaintext."),
     ("tls", "TLS and client certificates. The files are reloaded when they change."),
+    ("web", "Web pages that call the server directly, over Connect or gRPC-Web."),
     ("identity", IDENTITY),
     ("store", "The store on disk."),
     ("limits", "Limits per player, caller and connection."),
@@ -115,6 +117,15 @@ settings! {
         "Whether a client certificate is optional or required; requires client_ca.",
     )
     .default(|| "optional".into());
+
+    WEB_ORIGINS: Setting<Vec<Origin>> = OptionalSetting::new(
+        "web",
+        "origins",
+        ValueKind::Origins,
+        |value| value.as_array()?.iter().map(|origin| origin.as_str()?.parse().ok()).collect(),
+        "Origins of web pages that may call the server. All others are refused; by default the list is empty.",
+    )
+    .default(|| Value::Array(Vec::new()));
 
     IDENTITY_JWKS: OptionalSetting<PathBuf> = path(
         "identity",
@@ -237,7 +248,8 @@ settings! {
         "limits",
         "preface_timeout_ms",
         TIMEOUT_MS,
-        "Maximum time until a connection has sent its HTTP/2 preface, in milliseconds.",
+        "Maximum time until a connection has sent its HTTP/2 preface, or the head of its first HTTP/1.1 request, in \
+         milliseconds.",
     )
     .default(|| milliseconds_value(TransportSettings::default().preface_timeout));
     LIMITS_KEEPALIVE_INTERVAL_MS: Setting<Duration> = milliseconds(
@@ -404,6 +416,7 @@ mod tests {
             ValueKind::Number { min, max } => vec![number_value(min), number_value(max)],
             ValueKind::Choice(words) => words.iter().map(|word| (*word).into()).collect(),
             ValueKind::Choices(words) => vec![Value::Array(words.iter().map(|word| (*word).into()).collect())],
+            ValueKind::Origins => vec![Value::Array(Vec::new()), Value::Array(vec!["https://game.example".into()])],
             ValueKind::Tables(columns) => {
                 let most = columns.iter().map(|column| column.values.len()).max().unwrap_or_default();
                 let table = |at: usize| -> Value {

@@ -1,5 +1,6 @@
-//! Accepts only requests whose content type is gRPC. A browser sends some other content types to any site without a
-//! CORS preflight request, and with them the client certificate of its user.
+//! Accepts only requests whose content type is gRPC: the layer outside has converted those of gRPC-Web and Connect. A
+//! browser sends some other content types to any site without a CORS preflight request, and with them the client
+//! certificate of its user.
 //!
 //! A request of another protocol gets an HTTP error status and a sentence that explains it.
 
@@ -76,10 +77,11 @@ impl UnsupportedRequest {
 
     fn text(self) -> &'static str {
         match self {
-            Self::Http1 => "this server supports gRPC over HTTP/2, not HTTP/1.1: use a gRPC client\n",
-            Self::Method => "this server supports gRPC, whose requests all use POST: use a gRPC client\n",
+            Self::Http1 => "gRPC requires HTTP/2; over HTTP/1.1, use Connect or gRPC-Web\n",
+            Self::Method => "method not allowed: use POST\n",
             Self::ContentType => {
-                "this server supports gRPC (content-type application/grpc), not gRPC-Web or Connect: use a gRPC client\n"
+                "unsupported content-type for this method: use application/json or application/proto, for a stream \
+                 application/connect+json or application/connect+proto, or gRPC or gRPC-Web; Health.Watch needs gRPC\n"
             }
         }
     }
@@ -100,15 +102,16 @@ impl UnsupportedRequest {
 /// Returns why a request is not supported, or `None` if it is gRPC. As the gRPC specification requires, a request must
 /// use HTTP/2 and POST, and another content type gets the status 415.
 fn check_protocol(version: Version, method: &Method, headers: &HeaderMap) -> Option<UnsupportedRequest> {
-    if version < Version::HTTP_2 {
-        return Some(UnsupportedRequest::Http1);
-    }
     if method != Method::POST {
         return Some(UnsupportedRequest::Method);
     }
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_grpc = content_type.strip_prefix(GRPC).is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']));
-    (!is_grpc).then_some(UnsupportedRequest::ContentType)
+    match (is_grpc, version < Version::HTTP_2) {
+        (false, _) => Some(UnsupportedRequest::ContentType),
+        (true, true) => Some(UnsupportedRequest::Http1),
+        (true, false) => None,
+    }
 }
 
 #[cfg(test)]
@@ -123,18 +126,20 @@ mod tests {
     }
 
     #[test]
-    fn an_unsupported_request_gets_an_http_error_that_names_grpc() {
+    fn an_unsupported_request_gets_an_http_error_with_an_explanation() {
         for unsupported in [UnsupportedRequest::Http1, UnsupportedRequest::Method, UnsupportedRequest::ContentType] {
             let response = unsupported.response();
             assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain; charset=utf-8");
             assert_eq!(response.headers().contains_key(header::ALLOW), unsupported == UnsupportedRequest::Method);
             let bytes = http_body::Body::size_hint(response.body()).exact().expect("a text");
             assert_eq!(bytes, unsupported.text().len() as u64);
-            assert!(response.extensions().get::<NotGrpc>().is_some_and(|not_grpc| not_grpc.text.contains("gRPC")));
+            assert!(response.extensions().get::<NotGrpc>().is_some());
             assert!(response.headers().get("access-control-allow-origin").is_none());
         }
-        let http1 = check_protocol(Version::HTTP_11, &Method::POST, &HeaderMap::new());
-        assert_eq!(http1, Some(UnsupportedRequest::Http1));
+        let grpc = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(GRPC))]);
+        let http1 = |headers| check_protocol(Version::HTTP_11, &Method::POST, headers);
+        assert_eq!(http1(&grpc), Some(UnsupportedRequest::Http1));
+        assert_eq!(http1(&HeaderMap::new()), Some(UnsupportedRequest::ContentType));
     }
 
     #[test]

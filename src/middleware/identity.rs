@@ -2,9 +2,10 @@
 //! the default is to deny: only a request with an [`Identity`] in its extensions reaches the next layer.
 //!
 //! With authentication, the token determines the identity, or the client's certificate if there is no token. A player
-//! acts for itself; a service may name the player of a call. Without authentication, the metadata `slotcast-caller`
-//! (default `anonymous`) and `slotcast-player` name both, and every caller may do everything. The `slotcast-caller` of
-//! an authenticated caller is ignored.
+//! acts for itself; a service may name the player of a call. A request of a web page needs a token: a browser sends the
+//! certificate of its user with the requests of any web page. Without authentication, the metadata
+//! `slotcast-caller` (default `anonymous`) and `slotcast-player` name both, and every caller may do everything. The
+//! `slotcast-caller` of an authenticated caller is ignored.
 
 use super::access_log::CallerRecord;
 use crate::domain::{Caller, PlayerId};
@@ -14,7 +15,7 @@ use crate::status;
 use crate::transport::Connection;
 use crate::wire::{CALLER_METADATA, PLAYER_METADATA};
 use futures_util::future::Either;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, ORIGIN};
 use http::{HeaderMap, Request, Response};
 use std::future::{Ready, ready};
 use std::sync::LazyLock;
@@ -113,7 +114,8 @@ fn authenticate<B>(verifier: &Verifier, request: &Request<B>) -> Result<Principa
             None => verifier.verify_token(token),
         };
     }
-    let certificate = peer.and_then(|peer| peer.certificate.as_ref());
+    let is_from_web_page = request.headers().contains_key(ORIGIN);
+    let certificate = peer.filter(|_| !is_from_web_page).and_then(|peer| peer.certificate.as_ref());
     verifier.verify_certificate(&certificate.ok_or(AuthError::CredentialsMissing)?.0)
 }
 

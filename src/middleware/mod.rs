@@ -7,6 +7,7 @@ pub mod deadline;
 pub mod drain;
 pub mod identity;
 mod messages;
+pub mod origin;
 pub mod telemetry;
 
 pub use admission::{Admission, AdmissionLayer, AdmissionSettings};
@@ -14,4 +15,5 @@ pub use content_type::ContentTypeLayer;
 pub use deadline::DeadlineLayer;
 pub use drain::DrainService;
 pub use identity::IdentityLayer;
+pub use origin::OriginLayer;
 pub use telemetry::TelemetryLayer;

@@ -16,6 +16,7 @@ use crate::statistics::Reloads;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
 use crate::transport::{DrainSettings, TlsError, Transport, TransportSettings, TransportStatistics};
+use crate::web::Origins;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -33,6 +34,8 @@ pub struct ServerSettings {
     pub streams: StreamSettings,
     pub admission: AdmissionSettings,
     pub transport: TransportSettings,
+    /// The origins whose web pages may call the server.
+    pub origins: Origins,
     /// With `Authentication::Disabled`, callers name themselves and may do everything.
     pub authentication: Authentication,
     /// The telemetry; must not be shared with another server.
@@ -53,6 +56,7 @@ impl Default for ServerSettings {
             streams: StreamSettings::default(),
             admission: AdmissionSettings::default(),
             transport: TransportSettings::default(),
+            origins: Origins::default(),
             authentication: Authentication::Disabled,
             telemetry: Telemetry::default(),
             admin_listener: None,

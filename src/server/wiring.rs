@@ -13,12 +13,14 @@ use crate::grpc::sync_limiter::SyncLimiter;
 use crate::grpc::{AdminServiceServer, InventoryServiceServer};
 use crate::identity::Authentication;
 use crate::middleware::{
-    Admission, AdmissionLayer, ContentTypeLayer, DeadlineLayer, DrainService, IdentityLayer, TelemetryLayer,
+    Admission, AdmissionLayer, ContentTypeLayer, DeadlineLayer, DrainService, IdentityLayer, OriginLayer,
+    TelemetryLayer,
 };
 use crate::statistics::StreamStatistics;
 use crate::store::Store;
 use crate::telemetry::MetricSources;
 use crate::telemetry::listener::{self, Readiness};
+use crate::web::{Origins, WebLayer, WebService};
 use crate::wire::FILE_DESCRIPTOR_SET;
 use std::convert::Infallible;
 use std::sync::{Arc, Weak};
@@ -38,7 +40,7 @@ const CLEANUP_INTERVAL: Duration = Duration::from_secs(10);
 /// The components of a server that is ready to serve.
 pub(super) struct Components {
     /// Handles all calls: the layers around the services.
-    pub service: <Layers as Layer<ShortPath<Routes>>>::Service,
+    pub service: WebService<<Layers as Layer<ShortPath<Routes>>>::Service>,
     pub engine: Engine,
     pub commit_loop: CommitLoop,
     /// Cancelled when AdminService.Drain is called.
@@ -92,7 +94,9 @@ pub(super) fn build(
 
     let admission = Admission::new(settings.admission);
     let sync_limiter = SyncLimiter::new(settings.telemetry.sync_limit());
-    let layers = build_layers(telemetry, &settings.authentication, admission.as_ref());
+    let layers = build_layers(telemetry, &settings.origins, &settings.authentication, admission.as_ref());
+    // Outside of all layers, which see only gRPC.
+    let web = WebLayer { origins: settings.origins.clone(), message_bytes_max: settings.transport.message_bytes_max };
     let drain_requested = CancellationToken::new();
     let health = health_service.clone();
     let drain = drain_requested.clone();
@@ -104,7 +108,7 @@ pub(super) fn build(
     if let Authentication::Enabled(verifier) = settings.authentication.clone() {
         background.spawn(async move { match verifier.watch_for_changes().await {} });
     }
-    Ok(Components { service: layers.layer(routes), engine, commit_loop, drain_requested, background })
+    Ok(Components { service: web.layer(layers.layer(routes)), engine, commit_loop, drain_requested, background })
 }
 
 /// Registers the sources of the metrics. They keep neither the store open nor the commit loop running.
@@ -140,14 +144,24 @@ fn register_metrics(
 /// The type of the layers that [`build_layers`] lists.
 type Layers = Stack<
     Either<AdmissionLayer, Identity>,
-    Stack<IdentityLayer, Stack<DeadlineLayer, Stack<ContentTypeLayer, Stack<TelemetryLayer, Identity>>>>,
+    Stack<
+        IdentityLayer,
+        Stack<DeadlineLayer, Stack<ContentTypeLayer, Stack<OriginLayer, Stack<TelemetryLayer, Identity>>>>,
+    >,
 >;
 
 /// Returns the layers around all services, from the outermost to the innermost.
-fn build_layers(telemetry: TelemetryLayer, authentication: &Authentication, admission: Option<&Admission>) -> Layers {
+fn build_layers(
+    telemetry: TelemetryLayer,
+    origins: &Origins,
+    authentication: &Authentication,
+    admission: Option<&Admission>,
+) -> Layers {
     ServiceBuilder::new()
         // Measures and traces every call, whichever layer replies.
         .layer(telemetry)
+        // Rejects requests of web pages whose origin is not allowed.
+        .layer(OriginLayer::new(origins.clone()))
         // Rejects requests that are not gRPC.
         .layer(ContentTypeLayer)
         // Enforces the deadline of the call; drops the inner layers' work when it expires.

@@ -7,7 +7,7 @@ use super::runtimes::{Runtimes, log_panic};
 use super::{BoxError, ConnectionRefusal, HttpService, TransportSettings, TransportStatistics};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,6 +29,13 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
 /// systems do not have this option; the bound there is their send buffer.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_BYTES_MAX: u32 = 16 * 1_024;
+/// The system probes an idle connection after this time, and then at this interval. On Linux, it closes the connection when
+/// data or a probe is not acknowledged for the user timeout.
+const TCP_KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Minimum user timeout: the system must be able to repeat a lost packet.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const TCP_USER_TIMEOUT_MIN: Duration = Duration::from_secs(10);
 /// Minimum interval between log lines about a lasting problem.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -82,7 +89,7 @@ where
             Ok((socket, address)) => {
                 backoff.delay = Duration::ZERO;
                 let Ok(permit) = limiter.try_acquire(address) else { continue };
-                set_socket_options(&socket, address);
+                set_socket_options(&socket, address, context.settings.stall_limit());
                 let (context, service) = (context.clone(), service.clone());
                 let serve = move |socket| connection::run(context, service, socket, address, permit);
                 match runtimes.select(connections.len()) {
@@ -123,9 +130,19 @@ async fn serve_elsewhere<F: Future<Output = ()>>(socket: std::net::TcpStream, se
     }
 }
 
-fn set_socket_options(socket: &TcpStream, address: SocketAddr) {
+fn set_socket_options(socket: &TcpStream, address: SocketAddr, stall_limit: Duration) {
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%address, %error, "cannot set TCP_NODELAY; small frames may be delayed");
+    }
+    // HTTP/1.1 has no pings that would notice that the peer is gone.
+    let keepalive = TcpKeepalive::new().with_time(TCP_KEEPALIVE_TIME).with_interval(TCP_KEEPALIVE_INTERVAL);
+    if let Err(error) = SockRef::from(socket).set_tcp_keepalive(&keepalive) {
+        tracing::debug!(%address, %error, "cannot set SO_KEEPALIVE; a connection without its peer may stay open");
+    }
+    // The system does not probe a connection that has unacknowledged data.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Err(error) = SockRef::from(socket).set_tcp_user_timeout(Some(stall_limit.max(TCP_USER_TIMEOUT_MIN))) {
+        tracing::debug!(%address, %error, "cannot set TCP_USER_TIMEOUT; a connection without its peer may stay open");
     }
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if let Err(error) = SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX) {

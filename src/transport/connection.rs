@@ -31,6 +31,8 @@ const SEND_BUFFER_BYTES: usize = 1;
 const TLS_UNSENT_BYTES_MAX: usize = 16 * 1024;
 /// Minimum size of the buffer into which hyper reads the head of an HTTP/1.1 request, in bytes.
 const HTTP1_BYTES_MIN: usize = 8 * 1024;
+/// Maximum time until the whole head of the next HTTP/1.1 request has arrived, also if the connection is idle until then.
+const HTTP1_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Maximum number of streams that the client has reset before the server accepted them, and maximum number of streams
 /// that the server has reset because of an error. More are an attack (rapid reset).
 const RESETS_MAX: usize = 256;
@@ -61,16 +63,13 @@ pub(super) struct ConnectionActivity {
     bytes_written: AtomicU64,
 }
 
-/// Returns a builder that serves HTTP/2. It accepts HTTP/1.1 only to reply that this port requires HTTP/2: one request
-/// on a connection. The head of that request has the timeout of an HTTP/2 preface and the maximum size of a header
-/// list, and its body is not read.
+/// Returns a builder that serves HTTP/2 and HTTP/1.1.
 pub(super) fn http(settings: &TransportSettings) -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(settings.preface_timeout)
-        .max_buf_size(HTTP1_BYTES_MIN.max(settings.header_bytes_max as usize))
-        .keep_alive(false);
+        .header_read_timeout(HTTP1_IDLE_TIMEOUT)
+        .max_buf_size(HTTP1_BYTES_MIN.max(settings.header_bytes_max as usize));
     http.http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(settings.keepalive_interval).filter(|interval| !interval.is_zero()))
@@ -103,7 +102,6 @@ pub(super) async fn run<S, B>(
     };
     let problem = match handshake {
         Ok(Ok(stream)) => {
-            // Clients that do not offer h2 get a reply that HTTP/2 is required.
             let http = context.http.clone();
             let http = if tls::negotiated_http2(&stream) { http.http2_only() } else { http.http1_only() };
             let certificate = tls::client_certificate(&stream).map(PeerCertificate);
@@ -149,7 +147,7 @@ impl ConnectionContext {
             io,
             shared.clone(),
             now + settings.preface_timeout,
-            settings.keepalive_interval + settings.keepalive_timeout,
+            settings.stall_limit(),
             self.statistics.clone(),
         );
         let service = ConnectionService { inner: service, connection: shared.clone() };

@@ -1,5 +1,5 @@
 //! The transport: accepts connections, terminates TLS, enforces limits and closes connections gracefully. It serves
-//! HTTP/2; on HTTP/1.1 it only replies that HTTP/2 is required.
+//! HTTP/2 and HTTP/1.1.
 //!
 //! [`Transport::serve`] accepts connections and passes their requests to a tower service. The extensions of each
 //! request contain its [`Connection`]: the other end ([`Peer`]), and the signal when a stream must end ([`DrainSignal`]).

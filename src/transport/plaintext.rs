@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const TEXT: &str = "this port requires TLS: use https, or a gRPC client with TLS\n";
+const TEXT: &str = "this port requires TLS: use https\n";
 /// Maximum number of bytes read from the request after the reply. Unread data would reset the connection, and the reply
 /// could be lost.
 const READ_BYTES_MAX: u64 = 16 * 1024;

@@ -9,7 +9,7 @@ pub struct TransportSettings {
     pub tls: Option<TlsSettings>,
     /// Maximum duration of a TLS handshake.
     pub handshake_timeout: Duration,
-    /// Maximum time until a connection has sent its HTTP/2 preface.
+    /// Maximum time until a connection has sent its HTTP/2 preface, or the head of its first HTTP/1.1 request.
     pub preface_timeout: Duration,
     /// Interval between keepalive pings; zero disables them.
     pub keepalive_interval: Duration,
@@ -34,6 +34,13 @@ pub struct TransportSettings {
     pub connection_age: Option<Duration>,
     /// The time over which the streams of an old connection end, each at its own time.
     pub connection_age_grace: Duration,
+}
+
+impl TransportSettings {
+    /// Returns the maximum time for which the peer may accept no data.
+    pub(super) fn stall_limit(&self) -> Duration {
+        self.keepalive_interval + self.keepalive_timeout
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -104,8 +104,6 @@ impl LoadedTls {
         let (certificate, key_file) = (settings.certificate.clone(), settings.key.clone());
         let unusable = |error| TlsError::Unusable { certificate, key: key_file, error };
         let mut config = builder.with_single_cert(chain, key).map_err(unusable)?;
-        // HTTP/1.1 is offered only to reply that HTTP/2 is required; a failed handshake gives the client no
-        // explanation.
         config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
         if settings.client_ca.is_some() {
             // The certificate of a resumed session would not be verified again.

@@ -70,7 +70,7 @@ impl ErrorReason {
             | Self::SameInventory
             | Self::IdempotencyKeyFromTheFuture => (Code::InvalidArgument, &[BadRequest]),
             Self::Malformed => (Code::InvalidArgument, &[]),
-            Self::NoAccess | Self::RoleTooLow => (Code::PermissionDenied, &[]),
+            Self::NoAccess | Self::RoleTooLow | Self::OriginNotAllowed => (Code::PermissionDenied, &[]),
             Self::TokenMissing | Self::TokenInvalid | Self::TokenExpired => (Code::Unauthenticated, &[]),
             Self::RateLimited | Self::StoreFull | Self::TooManyStreams => {
                 (Code::ResourceExhausted, &[QuotaFailure, RetryInfo])
@@ -80,7 +80,7 @@ impl ErrorReason {
             Self::Draining | Self::CommitUnknown | Self::StoreUnavailable => (Code::Unavailable, &[RetryInfo]),
             Self::StoreCorrupt => (Code::DataLoss, &[]),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, &[]),
-            Self::UnknownMethod => (Code::Unimplemented, &[]),
+            Self::UnknownMethod | Self::UnsupportedEncoding => (Code::Unimplemented, &[]),
         }
     }
 }

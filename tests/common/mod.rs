@@ -22,7 +22,7 @@ use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
 /// Timeout that only a failure reaches.
-const WAIT: Duration = Duration::from_secs(10);
+pub const WAIT: Duration = Duration::from_secs(10);
 
 pub struct TestServer {
     pub running: RunningServer,

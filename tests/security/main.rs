@@ -11,6 +11,8 @@ mod flood;
 mod layer;
 mod messages;
 mod permissions;
+#[path = "../support/protocols.rs"]
+mod protocols;
 #[path = "../support/raw_codec.rs"]
 mod raw_codec;
 mod rotation;

@@ -2,6 +2,7 @@
 
 use crate::common::error_of;
 use crate::messages::{self, Call, READS};
+use crate::protocols::WebProtocol;
 use crate::secured::{Credentials, SecuredServer, bearer};
 use crate::tokens::{SigningKey, base64url, claims, claims_but, jwks, now_s};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
@@ -174,9 +175,14 @@ async fn world(server: &SecuredServer) -> [Vec<u8>; 2] {
     world
 }
 
-async fn check(server: &SecuredServer, rows: &[Row], wrong: &mut Vec<String>) {
+/// Calls over gRPC, or over another protocol if one is given.
+async fn check(server: &SecuredServer, protocol: Option<WebProtocol>, rows: &[Row], wrong: &mut Vec<String>) {
     for Row { caller, credentials, call: (path, message), on, expected } in rows {
-        let answer = server.call(credentials, path, message).await;
+        let answer = match protocol {
+            None => server.call(credentials, path, message).await,
+            Some(protocol) if !protocol.can_call(path) => continue,
+            Some(protocol) => protocol.call(server.running.address, credentials, path, message).await,
+        };
         let given = answer.as_ref().map(drop).map_err(|status| {
             let (code, reason, _) = error_of(status);
             (code, reason)
@@ -204,17 +210,29 @@ async fn start() -> SecuredServer {
 
 #[tokio::test]
 async fn every_caller_gets_the_expected_status_and_rejected_calls_change_nothing() {
+    check_all(None).await;
+}
+
+#[tokio::test]
+async fn over_every_other_protocol_every_caller_gets_the_same_status() {
+    for protocol in WebProtocol::ALL {
+        println!("\n{protocol:?}");
+        check_all(Some(protocol)).await;
+    }
+}
+
+async fn check_all(protocol: Option<WebProtocol>) {
     let server = start().await;
     let before = world(&server).await;
     let (mut wrong, mut refused) = (Vec::new(), Vec::new());
     refused.extend(bad_tokens(&server));
     refused.extend(denied(&server));
     assert!(refused.iter().all(|row| row.expected.is_err()));
-    check(&server, &refused, &mut wrong).await;
+    check(&server, protocol, &refused, &mut wrong).await;
     assert!(world(&server).await == before, "a refused call has changed something");
     println!();
-    check(&server, &allowed(&server), &mut wrong).await;
-    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    check(&server, protocol, &allowed(&server), &mut wrong).await;
+    assert!(wrong.is_empty(), "{protocol:?}\n{}", wrong.join("\n"));
     server.running.stop().await.unwrap();
 }
 

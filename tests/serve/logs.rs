@@ -192,24 +192,29 @@ fn answer(address: &str, request: &[u8]) -> String {
 }
 
 #[test]
-fn http_1_1_requests_get_an_explanation_and_are_logged_and_counted() {
+fn requests_of_an_unknown_protocol_get_an_explanation_and_are_logged_and_counted() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start_json(folder.path(), &[]);
     let address = server.uri.strip_prefix("http://").unwrap();
-    for request in [
-        "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
-        "GET / HTTP/1.0\r\n\r\n",
-        "POST /slotcast.v1.InventoryService/GetInventory HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
-        "OPTIONS /slotcast.v1.InventoryService/GetInventory HTTP/1.1\r\nhost: a\r\norigin: https://game.example\r\n\r\n",
+    const PATH: &str = "/slotcast.v1.InventoryService/GetInventory";
+    for (head, status, text) in [
+        ("GET / HTTP/1.1".to_owned(), 405, "use POST"),
+        ("GET / HTTP/1.0".to_owned(), 405, "use POST"),
+        (format!("POST {PATH} HTTP/1.1\r\ncontent-type: text/plain"), 415, "application/json"),
+        (format!("POST {PATH} HTTP/1.1\r\ncontent-type: application/grpc"), 505, "gRPC requires HTTP/2"),
+        (format!("OPTIONS {PATH} HTTP/1.1"), 405, "use POST"),
+        (format!("OPTIONS {PATH} HTTP/1.1\r\norigin: https://game.example"), 403, "web.origins"),
     ] {
-        let answer = answer(address, request.as_bytes());
-        assert!(answer.contains(" 505 ") && answer.contains("gRPC over HTTP/2"), "{request:?}: {answer:?}");
+        let answer = answer(address, format!("{head}\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes());
+        assert!(answer.contains(&format!(" {status} ")) && answer.contains(text), "{head:?}: {answer:?}");
+        assert!(!answer.contains("access-control"), "{head:?}: {answer:?}");
     }
-    let refused = lines(&server, "call refused", 4);
-    assert!(refused.iter().all(|line| line["fields"]["reason"] == "UNSUPPORTED_PROTOCOL"), "{refused:?}");
+    let refused = lines(&server, "call refused", 6);
+    let reasons: Vec<_> = refused.iter().map(|line| line["fields"]["reason"].as_str().unwrap_or_default()).collect();
+    assert_eq!(reasons, [&["UNSUPPORTED_PROTOCOL"; 5][..], &["ORIGIN_NOT_ALLOWED"]].concat());
     assert!(refused.iter().all(|line| line["fields"]["peer"].as_str().unwrap().starts_with("127.0.0.1:")));
     let metrics = answer_of_admin(&server, "GET", "/metrics");
-    assert!(metrics.contains("slotcast_refusals_total{reason=\"UNSUPPORTED_PROTOCOL\"} 4"), "{metrics}");
+    assert!(metrics.contains("slotcast_refusals_total{reason=\"UNSUPPORTED_PROTOCOL\"} 5"), "{metrics}");
     assert!(!metrics.contains("error_type"), "the server is not to blame: {metrics}");
 }
 

@@ -10,6 +10,8 @@ mod input;
 mod keys;
 mod lists;
 mod mutations;
+#[path = "../support/protocols.rs"]
+mod protocols;
 mod raw;
 #[path = "../support/raw_codec.rs"]
 mod raw_codec;
@@ -19,3 +21,4 @@ mod size;
 mod statuses;
 mod streams;
 mod unary_paths;
+mod web;

@@ -82,6 +82,8 @@ fn statuses() -> Vec<Status> {
         status::unauthenticated(AuthError::TooManyInvalidTokens { retry_after: after }),
         status::no_access(),
         status::role_too_low(),
+        status::origin_not_allowed(),
+        status::unsupported_encoding("br"),
         status::cannot_list_others(),
         status::cannot_act_for_another_player(),
         status::unknown_method(),
@@ -90,6 +92,7 @@ fn statuses() -> Vec<Status> {
         status::subscription_too_large(SubscriptionTooLarge { slots: 4_096 }),
         status::draining(),
         status::deadline_exceeded(),
+        status::request_body_timeout(Duration::from_secs(30)),
     ];
     others.into_iter().chain(engine_errors().iter().map(status::engine_error)).collect()
 }

@@ -28,6 +28,8 @@ fn issue(files: &Files) {
     }
 }
 
+const ORIGIN: &str = "https://game.example";
+
 async fn start(files: &Files, login: &Login, client_certificate_required: bool) -> RunningServer {
     let known = [
         (LOBBY, Role::Service, "lobby"),
@@ -41,6 +43,7 @@ async fn start(files: &Files, login: &Login, client_certificate_required: bool) 
     let tls = Some(TlsSettings { client_ca, client_certificate_required, ..files.tls() });
     let settings = ServerSettings {
         authentication: Authentication::Enabled(Arc::new(verifier)),
+        origins: [ORIGIN.parse().unwrap()].into_iter().collect(),
         ..settings(TransportSettings { tls, ..TransportSettings::default() })
     };
     start_at("127.0.0.1:0", Arc::<MemoryStore>::default(), settings).await
@@ -87,6 +90,31 @@ async fn a_client_certificate_authenticates_the_service_player_or_admin_of_its_n
     assert_eq!(code_and_reason(get(&stranger, "chest").await), (Code::Unauthenticated, "TOKEN_MISSING".into()));
     let none = get(&client(&files, &server, None, None), "chest").await.unwrap_err();
     assert!(none.get_error_details().error_info().is_none(), "the handshake fails, not the call: {none:?}");
+}
+
+#[tokio::test]
+async fn a_web_page_needs_a_token_because_a_browser_sends_the_certificate_of_its_user_for_any_page() {
+    let files = Files::new();
+    issue(&files);
+    let key = SigningKey::ed25519("ed");
+    let server = start(&files, &Login::new(&[&key]), true).await;
+    let ops = client(&files, &server, Some("ops"), None);
+    rollout(&ops).await.expect("without an origin, the certificate is sufficient");
+    let token = format!("Bearer {}", key.sign(&claims("ops", "admin")));
+    for (origin, token, expected) in [
+        (ORIGIN, None, Some("TOKEN_MISSING")),
+        ("https://evil.example", None, Some("ORIGIN_NOT_ALLOWED")),
+        ("https://evil.example", Some(&token), Some("ORIGIN_NOT_ALLOWED")),
+        (ORIGIN, Some(&token), None),
+    ] {
+        let mut request = tonic::Request::new(v1::GetRolloutRequest {});
+        request.metadata_mut().insert("origin", origin.parse().unwrap());
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", token.parse().unwrap());
+        }
+        let reply = AdminServiceClient::new(ops.channel()).get_rollout(request).await;
+        assert_eq!(reply.err().map(|status| error_of(&status).1).as_deref(), expected, "{origin}");
+    }
 }
 
 #[tokio::test]

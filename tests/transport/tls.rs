@@ -51,7 +51,7 @@ async fn calls_and_streams_work_over_tls_1_3_and_1_2() {
 
 /// Returns the reply to a request in HTTP/1.1.
 async fn http1_reply(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut reply = Vec::new();
     // Closing a TLS connection may end with an error instead of a close notification.
     let _ = tokio::time::timeout(WAIT, stream.read_to_end(&mut reply)).await.expect("the connection is closed");
@@ -68,7 +68,7 @@ async fn a_plaintext_request_gets_an_explanation_and_counts_as_a_refused_connect
     eventually("the failed handshake is counted", || refused() >= 1).await;
     let before = refused();
     let reply = http1_reply(TcpStream::connect(server.address).await.unwrap()).await;
-    assert!(reply.starts_with("HTTP/1.1 400") && reply.ends_with("with TLS\n"), "{reply:?}");
+    assert!(reply.starts_with("HTTP/1.1 400") && reply.ends_with("use https\n"), "{reply:?}");
     let mut nonsense = TcpStream::connect(server.address).await.unwrap();
     nonsense.write_all(b"\x00\x01\x02 nonsense").await.unwrap();
     closed_after(&mut nonsense).await;
@@ -79,13 +79,13 @@ async fn a_plaintext_request_gets_an_explanation_and_counts_as_a_refused_connect
 }
 
 #[tokio::test]
-async fn over_tls_http_1_1_gets_an_explanation_and_http_2_requires_alpn() {
+async fn over_tls_http_1_1_is_served_and_http_2_requires_alpn() {
     let files = Files::new();
     let server = start(files.transport()).await;
     for offered in [&[][..], &[b"http/1.1".as_slice()]] {
         let stream = handshake(&server, &files.path("ca.pem"), offered, &[&TLS13]).await.unwrap();
         let reply = http1_reply(stream).await;
-        assert!(reply.starts_with("HTTP/1.1 505") && reply.contains("gRPC over HTTP/2"), "{offered:?}: {reply:?}");
+        assert!(reply.starts_with("HTTP/1.1 405") && reply.contains("use POST"), "{offered:?}: {reply:?}");
     }
     let mut without_alpn = handshake(&server, &files.path("ca.pem"), &[], &[&TLS13]).await.unwrap();
     without_alpn.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
