@@ -77,10 +77,10 @@ class Server:
             addresses = json.loads(line)
             self.address, self.admin_address = (addresses[name].removeprefix("http://") for name in ("address", "admin_address"))
             return
-        if not line.startswith("listening on http://"):
+        if not line.startswith(("listening on http://", "listening on https://")):
             self.kill()
-            raise AssertionError(f"instead of where it listens the server said {line!r}")
-        self.address = line.removeprefix("listening on http://").strip()
+            raise AssertionError(f"instead of its address the server printed {line!r}")
+        self.address = line.partition("://")[2].strip()
         self.admin_address = self.process.stdout.readline().removeprefix("admin listening on http://").strip()
 
     def terminate(self):
@@ -128,11 +128,12 @@ class Replica:
         self.slots = {}
 
     def apply(self, change):
-        """Applies a change as stream.proto defines it for InventoryChange."""
-        if change.absent:
+        """Applies a change as stream.proto defines it for InventoryChange. Returns its kind."""
+        kind = "absent" if change.absent else "full" if change.HasField("full") else "delta"
+        if kind == "absent":
             self.__init__()
-            return
-        if change.HasField("full"):
+            return kind
+        if kind == "full":
             self.epoch, self.revision, self.size = change.full.epoch, change.full.revision, change.full.slots
             self.slots = {}
         else:
@@ -159,6 +160,7 @@ class Replica:
             self.slots[slot] = (item, count, attributes)
         have = self.digest()["folded"]
         assert have == change.check, f"DESYNC: the digest should be {change.check:08x} and is {have:08x}"
+        return kind
 
     def predict(self, changed):
         """Applies a predicted change and returns the expected digest."""
@@ -259,12 +261,16 @@ def refused(code, reason, **metadata):
         yield
     except grpc.RpcError as error:
         assert error.code() == code, f"{error.code()} instead of {code}: {error.details()}"
-        info = detail(error, "ErrorInfo")
-        assert (info.domain, info.reason) == ("slotcast", reason), f"{info.domain}/{info.reason}, not {reason}"
-        have = {name: info.metadata.get(name) for name in metadata}
-        assert have == metadata, f"metadata {dict(info.metadata)}, not {metadata}"
+        check_error_info(detail(error, "ErrorInfo"), reason, metadata)
     else:
         raise AssertionError(f"it was not refused with {reason}")
+
+
+def check_error_info(info, reason, metadata):
+    """Asserts that a google.rpc.ErrorInfo has a reason and at least this metadata."""
+    assert (info.domain, info.reason) == ("slotcast", reason), f"expected {reason}, got {info.domain}/{info.reason}"
+    have = {name: info.metadata.get(name) for name in metadata}
+    assert have == metadata, f"expected the metadata {metadata}, got {dict(info.metadata)}"
 
 
 def detail(error, name):
