@@ -171,14 +171,29 @@ def trickles(arena, kinds, wait_s):
 
 
 def slowloris(arena):
-    """slow connections: silent, or preface or headers byte by byte: closed after their timeout"""
+    """slow connections: silent, or preface or headers of either HTTP byte by byte: closed after their timeout"""
     prologue = wire.PREFACE + wire.settings()
     headers = wire.frame(wire.HEADERS, wire.END_HEADERS, 1, wire.call_headers(GET_INVENTORY, [("x-long", "l" * 1_000)]))
     kinds = [("silent", b"", b""), ("preface", b"", wire.PREFACE), ("settings", wire.PREFACE, wire.settings((1, 1)))]
-    ends = trickles(arena, [*kinds, ("headers", prologue, headers)], GRACE_S)
+    kinds += [("headers", prologue, headers), *slow_heads()]
+    ends = trickles(arena, kinds, GRACE_S)
     results = "; ".join(f"{name}: {closed} of {opened} closed" for name, (opened, closed) in ends.items())
     assert all(opened == closed for opened, closed in ends.values()), results
     return results
+
+
+def slow_heads():
+    """Returns first heads of HTTP/1.1 that have no end, however they begin."""
+    head = b"POST / HTTP/1.1\r\nhost: slotcast\r\nx-long: "
+    letters = b"l" * 1_000
+    return [
+        ("head of HTTP/1.1", b"", head + letters),
+        ("head without its end", head + b"\r\n", b""),
+        ("lines of a head", b"POST / HTTP/1.1\r\n", b"x:\r\n" * 250),
+        ("empty lines", b"", b"\r\n" * 500),
+        ("empty lines and a head", b"\r\n\r\n", head + letters),
+        ("method PRI", b"PRI /" + b"l" * 40, letters),
+    ]
 
 
 def half_open(arena):

@@ -15,6 +15,8 @@ from floods import GET_INVENTORY, SUBSCRIBE
 
 ADD_ITEM = "/slotcast.v1.InventoryService/AddItem"
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+# Input that is read as HTTP/1.1, and the status of the reply: a request that is not POST, and what is not a request.
+READ_AS_HTTP1 = {"HTTP/1.1": b"405", "TLS": b"400", "noise": b"400"}
 # A field with the number 0: never a message.
 NO_MESSAGE = b"\x00"
 
@@ -166,7 +168,7 @@ def lenient(arena):
 
 
 def malformed_http(arena):
-    """input that is not HTTP/2 or violates it: the connection is closed or the call rejected"""
+    """input that is neither HTTP/1.1 nor HTTP/2, or violates it: the connection is closed or the call rejected"""
     block, results = wire.call_headers(GET_INVENTORY), []
     prologue, whole = wire.PREFACE + wire.settings(), wire.END_HEADERS | wire.END_STREAM
     cases = [
@@ -191,9 +193,11 @@ def malformed_http(arena):
         with arena.connect(preface=False) as connection:
             with contextlib.suppress(wire.Closed):
                 connection.send(octets)
-                if name in ("HTTP/1.1", "TLS", "noise"):
+                if name in READ_AS_HTTP1:
                     connection.socket.settimeout(5)
-                    results.append(f"{name}: {'answered' if connection.socket.recv(9) else 'closed'}")
+                    answer = connection.socket.recv(12)
+                    assert answer == b"HTTP/1.1 " + READ_AS_HTTP1[name], f"{name}: {answer!r}"
+                    results.append(f"{name}: {answer.decode()}")
                     continue
                 refused = lambda c=connection: any(s.reset is not None or s.ended for s in c.streams.values())  # noqa: E731
                 assert connection.until(refused, 5), f"{name}: no answer within 5 s"

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Attacks by hostile clients: cases 37 to 40 and 58 to 61.
+"""Attacks by hostile clients: cases 37 to 40 and 58 to 61, and requests of HTTP/1.1, Connect and gRPC-Web.
 
-Each attack runs at least twice while victims (victims.py) use the service. They must see no error and get on, the service
-must hold as much memory after it as before, and as much after the second round as after the first.
+Each attack runs while victims (victims.py) use the service. They must see no error and get on, and the service must hold as much
+memory after it as before. Most attacks run at least twice; then it must also hold as much after the second round as after the first.
 
     SLOTCAST_BIN=target/debug/slotcast tests/python/test_hostile.py [NAME...]
 
@@ -16,10 +16,13 @@ import tempfile
 import time
 import traceback
 
+import bodies
 import excess
 import floods
+import http1
 import misuse
 import readers
+import smuggling
 from arena import LARGE, Arena, size, table
 from test_stream import generate
 
@@ -27,12 +30,14 @@ from test_stream import generate
 def shared(folder, generated):
     """Runs the attacks on one server with default settings, which has to survive all of them."""
     attacks = [*floods.ATTACKS, *excess.ATTACKS, *misuse.ATTACKS, *readers.ATTACKS]
+    attacks += [*http1.ATTACKS, *smuggling.ATTACKS, *bodies.ATTACKS]
     trials(attacks, lambda: Arena(folder / "shared", generated))
 
 
 def impatient(folder, generated):
     """Runs the attacks that wait for timeouts of the server."""
-    trials([excess.slowloris, excess.half_open], lambda: Arena(folder / "impatient", generated, limits=excess.IMPATIENT), size(1, 2))
+    attacks = [excess.slowloris, excess.half_open, *http1.IMPATIENT_ATTACKS]
+    trials(attacks, lambda: Arena(folder / "impatient", generated, limits=excess.IMPATIENT), size(1, 2))
 
 
 def poor(folder, generated):
