@@ -3,19 +3,23 @@
 
     SLOTCAST_BIN=target/debug/slotcast .cache/venv/bin/python tests/quickstart.py [SECTION]...
 
-A section is a heading such as `Python`. Each page has a server of its own. The sections of a page run in order, each in a
-shell of its own that starts in a copy of the checkout and has a temporary home directory.
+A section is a heading such as `Python`. The sections of a page run in order, each in a shell of its own that starts in a copy
+of the checkout and has a temporary home directory. A page has one server at a time, which keeps its data when it is started
+again.
 
 The info string of a fenced block says what happens to it:
 
     sh              runs in the shell of its section. It must succeed and print the `text` block that follows it, or nothing
     sh install      does not run, because ./test has installed the same packages: their versions are compared instead
-    sh server       runs in the background for all sections of its page, and must print the `text` block that follows it
+    sh server       runs in the background from its section on, in place of an earlier server of its page. It must print the
+                    `text` block that follows it
     sh live         runs for three seconds without a terminal: it must print something and not end by itself
+    sh manual       does not run, because it needs a browser
     LANGUAGE title="FILE"   is written to FILE in the current directory of the shell
 
 In a `text` block, `…` stands for any characters of one line, and alone on a line for any lines. In a `text measured` block,
-a number stands for any number. 127.0.0.1:7400 and 127.0.0.1:7401 stand for the addresses of the server.
+a number stands for any number. 127.0.0.1:7400 and 127.0.0.1:7401 stand for the addresses of the server, also in commands and
+programs. curl prints no progress.
 The sections on Go, C# and Java are run by tests/generation.sh.
 """
 
@@ -37,7 +41,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 VENV = ROOT / ".cache" / "venv"
 NODE_MODULES = ROOT / ".cache" / "node" / "node_modules"
 PAGES = {
-    "docs/quickstart.md": ["Start a server", "Python", "TypeScript (Node)"],
+    "docs/quickstart.md": ["Start a server", "curl", "Python", "TypeScript (Node)", "Web page"],
     "README.md": ["Quick start"],
 }
 START_S = 10
@@ -51,6 +55,10 @@ class Block(typing.NamedTuple):
     line: int
     info: str
     text: str
+
+    def at(self, address):
+        """The block with the address of the server, if the block is a command or a program."""
+        return self if self.info.startswith("text") else self._replace(text=self.text.replace("127.0.0.1:7400", address))
 
     def title(self):
         found = re.fullmatch(r'\w+ title="([\w./-]+)"', self.info)
@@ -133,7 +141,7 @@ def script(folder, page, blocks):
             log = shlex.quote(str(folder / f"{block.line}"))
             lines.append(f"timeout {LIVE_S} bash -c {shlex.quote(block.text)} >{log} 2>&1 || ended=$?")
             lines.append(f'[ "${{ended:-0}}" = 124 ] && [ -s {log} ] || {{ cat {log}; exit 1; }}')
-        elif block.info not in ("sh server", "text", "text measured"):
+        elif block.info not in ("sh server", "sh manual", "text", "text measured"):
             raise AssertionError(f"{page}:{block.line}: unknown kind of block: {block.info!r}")
     return "\n".join(lines), run
 
@@ -142,8 +150,9 @@ def run_section(folder, page, name, blocks, environment, address):
     """Runs the blocks of one section and compares what each prints."""
     (folder / "checkout").mkdir(parents=True)
     (folder / "home").mkdir()
+    (folder / "home" / ".curlrc").write_text("silent\n")
     subprocess.run(["cp", "-r", ROOT / "proto", folder / "checkout"], check=True)
-    text, run = script(folder, page, blocks)
+    text, run = script(folder, page, [block.at(address) for block in blocks])
     done = subprocess.run(
         ["bash", "-c", text],
         cwd=folder / "checkout",
@@ -165,7 +174,7 @@ def run_section(folder, page, name, blocks, environment, address):
 
 @contextlib.contextmanager
 def server(folder, page, blocks, environment):
-    """Runs the command of the page's server block on free ports, and gives its address."""
+    """Runs the command of a section's server block on free ports, and gives its address."""
     index = next(index for index, block in enumerate(blocks) if block.info == "sh server")
     block, expected = blocks[index], blocks[index + 1]
     settings = {"LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "127.0.0.1:0", "DATA": str(folder / "data")}
@@ -205,6 +214,18 @@ def read_lines(pipe, count):
     return printed.decode()
 
 
+def run_page(folder, page, named, selected, environment):
+    """Runs the selected sections of a page, or all of them, each with the last server that was started before it."""
+    folder.mkdir(parents=True)
+    with contextlib.ExitStack() as running:
+        for name, blocks in named.items():
+            if any(block.info == "sh server" for block in blocks):
+                running.close()
+                address = running.enter_context(server(folder, page, blocks, environment))
+            if not selected or name in selected:
+                run_section(folder / name, page, name, blocks, environment, address)
+
+
 def main():
     selected = sys.argv[1:]
     known = [name for names in PAGES.values() for name in names]
@@ -221,12 +242,7 @@ def main():
             found = sections(ROOT / page)
             missing = set(names) - found.keys()
             assert not missing, f"{page} has no sections {sorted(missing)} with blocks"
-            blocks = next(found[name] for name in names if any(block.info == "sh server" for block in found[name]))
-            (folder / page).mkdir(parents=True)
-            with server(folder / page, page, blocks, environment) as address:
-                for name in names:
-                    if not selected or name in selected:
-                        run_section(folder / page / name, page, name, found[name], environment, address)
+            run_page(folder / page, page, {name: found[name] for name in names}, selected, environment)
     return 0
 
 
