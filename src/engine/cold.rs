@@ -15,10 +15,16 @@ use tokio::sync::{mpsc, watch};
 
 /// Maximum number of inventories that are read in one step.
 const READ_BATCH_MAX: usize = 64;
-/// Pause after each step of a thread that reads inventories. Reads that arrive meanwhile share the next step: a step
-/// costs a snapshot of the store and the waking of two threads, as much as tens of reads, and it takes CPU time from the
-/// commit loop.
+/// Pause after a step of the thread that reads inventories, if reads arrive quickly. Those that arrive meanwhile share the next
+/// step: a step costs a snapshot of the store and the waking of two threads, as much as tens of reads, and it takes CPU time
+/// from the commit loop.
 const STEP_PAUSE: Duration = Duration::from_millis(1);
+/// Number of reads that must arrive in a pause so that the next step is followed by one too.
+const PAUSE_READS_MIN: usize = 6;
+/// While there are no pauses, one step in this many is followed by one as a probe. The number doubles with each probe in which
+/// fewer reads arrive: callers that wait for each reply before the next read are hardly delayed.
+const STEPS_PER_PROBE_MIN: u32 = 8;
+const STEPS_PER_PROBE_MAX: u32 = 1_024;
 /// Maximum number of requests in each queue.
 const WAITING_MAX: usize = 1_024;
 
@@ -42,6 +48,42 @@ struct ReadQueue {
     waiting: VecDeque<ReadRequest>,
     /// Whether a thread takes requests from the queue.
     has_reader: bool,
+    pauses: StepPauses,
+}
+
+/// Decides after which steps to pause.
+#[derive(Debug)]
+struct StepPauses {
+    are_used: bool,
+    steps_per_probe: u32,
+    steps_since_probe: u32,
+}
+
+impl Default for StepPauses {
+    fn default() -> Self {
+        Self { are_used: false, steps_per_probe: STEPS_PER_PROBE_MIN, steps_since_probe: 0 }
+    }
+}
+
+impl StepPauses {
+    /// Returns whether to pause after a step.
+    fn must_pause(&mut self) -> bool {
+        self.steps_since_probe += 1;
+        let must_probe = self.steps_since_probe >= self.steps_per_probe;
+        if must_probe {
+            self.steps_since_probe = 0;
+        }
+        self.are_used || must_probe
+    }
+
+    /// Handles the end of a pause, after which `waiting` reads wait.
+    fn handle_pause(&mut self, waiting: usize) {
+        self.are_used = waiting >= PAUSE_READS_MIN;
+        self.steps_per_probe = match self.are_used {
+            true => STEPS_PER_PROBE_MIN,
+            false => (self.steps_per_probe * 2).min(STEPS_PER_PROBE_MAX),
+        };
+    }
 }
 
 pub(super) enum ReadRequest {
@@ -110,6 +152,16 @@ impl ColdReads {
         }
         queue.has_reader = !requests.is_empty();
         requests
+    }
+
+    /// Pauses after a step of reads if more of them share the next step then.
+    fn pause(&self) {
+        if self.inventories.lock().pauses.must_pause() {
+            std::thread::sleep(STEP_PAUSE);
+            let mut queue = self.inventories.lock();
+            let waiting = queue.waiting.len();
+            queue.pauses.handle_pause(waiting);
+        }
     }
 
     fn run(&self, requests: Vec<ReadRequest>) {
@@ -193,7 +245,7 @@ impl Reader {
             }
             reads.run(requests);
             if self.kind == ReadKind::Inventories {
-                std::thread::sleep(STEP_PAUSE);
+                reads.pause();
             }
         }
     }
@@ -399,5 +451,21 @@ mod tests {
         let read = hot.read_or_begin(&id(0)).unwrap_err();
         assert_eq!(hot.end_read(read, Some(inventory(0, 5)), || Err("failed")), Err("failed"));
         assert!(!hot.contains(&id(0)));
+    }
+
+    #[test]
+    fn pauses_follow_most_steps_only_while_reads_arrive_quickly() {
+        const STEPS: usize = 10_000;
+        let mut pauses = StepPauses::default();
+        for (waiting, shares) in [(1, 0.0..=0.01), (10, 0.95..=1.0), (5, 0.0..=0.01)] {
+            let mut paused = 0;
+            for _ in 0..STEPS {
+                if pauses.must_pause() {
+                    paused += 1;
+                    pauses.handle_pause(waiting);
+                }
+            }
+            assert!(shares.contains(&(paused as f64 / STEPS as f64)), "{waiting} waiting: {paused} pauses");
+        }
     }
 }
