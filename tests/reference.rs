@@ -17,6 +17,7 @@ use slotcast::identity::TOKEN_BYTES_MAX;
 use slotcast::identity::permissions::{MethodAccess, method_access};
 use slotcast::sync::subscription::{SUBSCRIPTION_INVENTORIES_MAX, SUBSCRIPTION_SLOTS_MAX};
 use slotcast::transport::TransportSettings;
+use slotcast::wire::entries::ENTRIES_MAX;
 use slotcast::wire::reason::{NUMBER_MAX, code_name};
 use slotcast::wire::request::REASON_BYTES_MAX;
 use slotcast::wire::{CALLER_METADATA, ErrorReason, PLAYER_METADATA};
@@ -319,6 +320,7 @@ fn limits() -> String {
         ("attributes of a stack", bytes(Attributes::BYTES_MAX), ""),
         ("count", number(COUNT_MAX as usize), ""),
         ("slots of a layout", number(LAYOUT_SLOTS_MAX), ""),
+        ("messages inside a request of more than 64 KiB, and list entries of JSON", number(ENTRIES_MAX), ""),
         ("operations of a mutation", number(OPERATIONS_MAX), ""),
         ("guards of a mutation", number(GUARDS_MAX), ""),
         ("inventories of a page", number(PAGE_SIZE_MAX as usize), ""),

@@ -6,6 +6,7 @@
 
 use super::service::Service;
 use crate::wire::codec::{MESSAGE_PREFIX_BYTES, SmallBufferCodec};
+use crate::wire::entries::UNCHECKED_BYTES_MAX;
 use crate::wire::reply;
 use crate::wire::v1::inventory_service_server::InventoryService;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -196,7 +197,8 @@ fn whole_message(data: &Bytes, bytes_max: usize) -> Option<Bytes> {
     let (prefix, _) = data.split_first_chunk::<MESSAGE_PREFIX_BYTES>()?;
     let [0, length @ ..] = *prefix else { return None };
     let length = u32::from_be_bytes(length) as usize;
-    let is_whole = length <= bytes_max && data.len() == MESSAGE_PREFIX_BYTES + length;
+    // A larger one is checked by the decoder.
+    let is_whole = length <= bytes_max.min(UNCHECKED_BYTES_MAX) && data.len() == MESSAGE_PREFIX_BYTES + length;
     is_whole.then(|| data.slice(MESSAGE_PREFIX_BYTES..))
 }
 

@@ -2,6 +2,7 @@
 
 use crate::status;
 use crate::wire::FILE_DESCRIPTOR_SET;
+use crate::wire::entries::ENTRIES_MAX;
 use bytes::Bytes;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor};
@@ -12,9 +13,6 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::LazyLock;
 use tonic::Status;
-
-/// Maximum number of entries in all lists of one request. Each takes up to a hundred times the memory of its JSON.
-const ENTRIES_MAX: usize = 16_384;
 
 /// The descriptors of all services and of the details of errors.
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {

@@ -2,6 +2,8 @@
 
 use super::reason;
 use prost::Message;
+#[cfg(feature = "server")]
+use prost::bytes::Buf;
 use std::marker::PhantomData;
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
@@ -52,6 +54,10 @@ impl<U: Message + Default> Decoder for SmallBufferDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        #[cfg(feature = "server")]
+        if is_request::<U>() && buffer.remaining() > super::entries::UNCHECKED_BYTES_MAX {
+            super::entries::check(std::any::type_name::<U>(), buffer.chunk())?;
+        }
         let decoded = self.0.decode(buffer);
         decoded.map_err(|error| if is_request::<U>() { reason::malformed(error.message()) } else { error })
     }

@@ -13,6 +13,8 @@
 
 pub mod catalog;
 pub mod codec;
+#[cfg(feature = "server")]
+pub mod entries;
 pub mod frame;
 pub mod frame_bytes;
 pub mod reason;

@@ -8,7 +8,7 @@ import threading
 import http1
 import misuse
 import wire
-from arena import LARGE, MIB, size
+from arena import LARGE, MIB, module, size
 from excess import INTERNAL, INVALID_ARGUMENT, OUT_OF_RANGE, RESOURCE_EXHAUSTED, UNIMPLEMENTED
 from http1 import ADD_ITEM, SERVICE, SUBSCRIBE, add_item, ask, how
 from test_stream import uuid7
@@ -51,6 +51,9 @@ def bombs(arena):
     count = size(MIB, 4 * MIB - 100)
     wide = repeated(b'{"operations":[', b"{}", b"]}", count)
     most = repeated(b'{"operations":[', b"{}", b"]}", 3 * ENTRIES_MAX)
+    operations = b"\x12\x00" * (count // 2)
+    guards = module("slotcast.v1.mutations_pb2").AddItemRequest()
+    guards.context.ParseFromString(operations)
     fields = b"{" + b",".join(b'"%x":0' % number for number in range(count // 10)) + b"}"
     cases = [
         ("zeros", request(ADD_ITEM, zeros, headers=GZIP)),
@@ -62,6 +65,8 @@ def bombs(arena):
         ("operations {}", request(TRANSACT, wide)),
         ("operations {}, gzip", request(TRANSACT, gzip.compress(wide), headers=GZIP)),
         ("16,384 operations", request(TRANSACT, most)),
+        ("operations, Protobuf", request(TRANSACT, operations, "application/proto")),
+        ("guards, Protobuf", request(ADD_ITEM, guards.SerializeToString(), "application/proto")),
         ("lists in lists", request(TRANSACT, repeated(b'{"operations":[', repeated(b"[", b"{}", b"]", 300), b"]}", count))),
         ("fields", request(TRANSACT, fields)),
         ("inventories {}", connect_stream(repeated(b'{"inventories":[', b"{}", b"]}", count), encoding=None)),

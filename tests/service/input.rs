@@ -261,3 +261,15 @@ async fn a_quantity_can_specify_attributes_or_match_any() {
     assert_eq!(error_of(&server.mutate(remove(Some(b"blunt"))).await.unwrap_err()), precondition("NOT_ENOUGH"));
     server.mutate(remove(None)).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_request_with_very_many_messages_is_refused_before_it_is_decoded() {
+    let server = world().await;
+    // Empty operations of two bytes each.
+    for (rpc, field) in [("Transact", 2), ("SubscribeInventory", 1)] {
+        let message = [field << 3 | 2, 0].repeat(100_000);
+        let status = raw::send(&server.client, rpc, message).await.unwrap_err();
+        assert_eq!(error_of(&status), (Code::InvalidArgument, "MALFORMED".into(), None), "{rpc}");
+        assert!(status.message().contains("16384 messages"), "{status}");
+    }
+}
