@@ -3,6 +3,7 @@
 use super::delivery::{BatchResults, ReplyTo, ResultDelivery};
 use super::hot::{ColdRead, HotTable};
 use super::load::load_batch;
+use super::probes::Probes;
 use super::{EngineError, stopped_error};
 use crate::domain::{Inventory, InventoryId};
 use crate::store::{ListPage, ListQuery, Store, StoreError};
@@ -21,10 +22,6 @@ const READ_BATCH_MAX: usize = 64;
 const STEP_PAUSE: Duration = Duration::from_millis(1);
 /// Number of reads that must arrive in a pause so that the next step is followed by one too.
 const PAUSE_READS_MIN: usize = 6;
-/// While there are no pauses, one step in this many is followed by one as a probe. The number doubles with each probe in which
-/// fewer reads arrive: callers that wait for each reply before the next read are hardly delayed.
-const STEPS_PER_PROBE_MIN: u32 = 8;
-const STEPS_PER_PROBE_MAX: u32 = 1_024;
 /// Maximum number of requests in each queue.
 const WAITING_MAX: usize = 1_024;
 
@@ -41,6 +38,8 @@ pub(super) struct ColdReads {
     failed: watch::Receiver<Option<StoreError>>,
     inventories: Mutex<ReadQueue>,
     pages: Mutex<ReadQueue>,
+    /// Used by the thread that reads inventories.
+    pauses: Mutex<StepPauses>,
 }
 
 #[derive(Default)]
@@ -48,41 +47,28 @@ struct ReadQueue {
     waiting: VecDeque<ReadRequest>,
     /// Whether a thread takes requests from the queue.
     has_reader: bool,
-    pauses: StepPauses,
 }
 
-/// Decides after which steps to pause.
-#[derive(Debug)]
+/// Decides after which steps to pause. Callers that wait for each reply before the next read are hardly delayed: they only
+/// notice the probes.
+#[derive(Debug, Default)]
 struct StepPauses {
     are_used: bool,
-    steps_per_probe: u32,
-    steps_since_probe: u32,
-}
-
-impl Default for StepPauses {
-    fn default() -> Self {
-        Self { are_used: false, steps_per_probe: STEPS_PER_PROBE_MIN, steps_since_probe: 0 }
-    }
+    /// While pauses are not used, some steps are followed by one as a probe.
+    probes: Probes,
 }
 
 impl StepPauses {
     /// Returns whether to pause after a step.
     fn must_pause(&mut self) -> bool {
-        self.steps_since_probe += 1;
-        let must_probe = self.steps_since_probe >= self.steps_per_probe;
-        if must_probe {
-            self.steps_since_probe = 0;
-        }
+        let must_probe = self.probes.must_probe();
         self.are_used || must_probe
     }
 
     /// Handles the end of a pause, after which `waiting` reads wait.
     fn handle_pause(&mut self, waiting: usize) {
         self.are_used = waiting >= PAUSE_READS_MIN;
-        self.steps_per_probe = match self.are_used {
-            true => STEPS_PER_PROBE_MIN,
-            false => (self.steps_per_probe * 2).min(STEPS_PER_PROBE_MAX),
-        };
+        self.probes.handle_result(self.are_used);
     }
 }
 
@@ -106,7 +92,8 @@ impl ColdReads {
         runtimes: Arc<ResultDelivery>,
         failed: watch::Receiver<Option<StoreError>>,
     ) -> Self {
-        Self { store, hot, hot_max, runtimes, failed, inventories: Mutex::default(), pages: Mutex::default() }
+        let (inventories, pages, pauses) = Default::default();
+        Self { store, hot, hot_max, runtimes, failed, inventories, pages, pauses }
     }
 
     /// Queues a request. Returns whether there was room. Must be called within a tokio runtime.
@@ -135,7 +122,7 @@ impl ColdReads {
         }
     }
 
-    /// Takes the requests of the next step. If none wait, the calling thread is no longer the queue's reader.
+    /// Takes the requests of the next step. If none wait, the calling thread stops being the queue's reader.
     fn next_step(&self, kind: ReadKind) -> Vec<ReadRequest> {
         let requests_max = match kind {
             ReadKind::Inventories => READ_BATCH_MAX,
@@ -156,11 +143,10 @@ impl ColdReads {
 
     /// Pauses after a step of reads if more of them share the next step then.
     fn pause(&self) {
-        if self.inventories.lock().pauses.must_pause() {
+        if self.pauses.lock().must_pause() {
             std::thread::sleep(STEP_PAUSE);
-            let mut queue = self.inventories.lock();
-            let waiting = queue.waiting.len();
-            queue.pauses.handle_pause(waiting);
+            let waiting = self.inventories.lock().waiting.len();
+            self.pauses.lock().handle_pause(waiting);
         }
     }
 
@@ -229,7 +215,7 @@ impl ReadRequest {
 /// A thread that takes requests from one queue until none wait.
 struct Reader {
     kind: ReadKind,
-    /// `None` once the thread is no longer the reader of its queue.
+    /// `None` once the thread has stopped being the reader of its queue.
     reads: Option<Arc<ColdReads>>,
     /// Dropped last, because a caller that waits for the end of the engine may reopen the store.
     _running: mpsc::Sender<Infallible>,

@@ -11,6 +11,7 @@ mod delivery;
 mod hot;
 mod load;
 mod outcome;
+mod probes;
 mod waker;
 mod watched;
 mod window;

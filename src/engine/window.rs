@@ -5,6 +5,7 @@
 //! all, and nothing arrives after it. So windows are used while requests arrive in their later slices. Occasional
 //! probes find out when that begins.
 
+use super::probes::Probes;
 use std::time::Duration;
 
 /// Duration of one slice. A thread that sleeps wakes up to 50 us late.
@@ -13,10 +14,6 @@ const SLICE: Duration = Duration::from_micros(250);
 const LATER_SLICES: u32 = 3;
 /// Number of waiting requests from which a batch is large enough: a window does not begin, or ends after its first slice.
 const QUEUED_MAX: usize = 16;
-/// While windows are not used, one batch in this many has one as a probe. The number doubles with each probe in whose later
-/// slices nothing arrives.
-const BATCHES_PER_PROBE_MIN: u32 = 8;
-const BATCHES_PER_PROBE_MAX: u32 = 1_024;
 /// Weight of one window in the average, as a divisor.
 const AVERAGE_DIVISOR: f32 = 8.0;
 /// The averages from which and until which windows are used: 600 and 300 requests a second. Callers that send again right
@@ -25,34 +22,25 @@ const USED_FROM: f32 = 0.15;
 const USED_UNTIL: f32 = 0.075;
 
 /// Decides for each batch whether to wait for more requests.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct CommitWindow {
     /// Moving average of the number of requests that arrive in one slice of a window after its first.
     per_later_slice: f32,
     is_used: bool,
-    batches_per_probe: u32,
-    batches_since_probe: u32,
+    /// While windows are not used, some batches have one as a probe.
+    probes: Probes,
     state: WindowState,
 }
 
 /// The part of the window in which the commit loop waits. `queued` is the number of requests that waited when it began.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy)]
 enum WindowState {
+    #[default]
     Closed,
     FirstSlice,
-    LaterSlices { queued: usize },
-}
-
-impl Default for CommitWindow {
-    fn default() -> Self {
-        Self {
-            per_later_slice: 0.0,
-            is_used: false,
-            batches_per_probe: BATCHES_PER_PROBE_MIN,
-            batches_since_probe: 0,
-            state: WindowState::Closed,
-        }
-    }
+    LaterSlices {
+        queued: usize,
+    },
 }
 
 impl CommitWindow {
@@ -60,7 +48,7 @@ impl CommitWindow {
     /// the number of requests that wait.
     pub fn poll_wait(&mut self, queued: usize) -> Option<Duration> {
         let has_room = queued < QUEUED_MAX;
-        let may_begin = self.is_used || matches!(self.state, WindowState::Closed) && self.must_probe();
+        let may_begin = self.is_used || matches!(self.state, WindowState::Closed) && self.probes.must_probe();
         let (state, wait) = match self.state {
             WindowState::Closed if has_room && may_begin => (WindowState::FirstSlice, Some(SLICE)),
             WindowState::FirstSlice if has_room => (WindowState::LaterSlices { queued }, Some(SLICE * LATER_SLICES)),
@@ -74,24 +62,12 @@ impl CommitWindow {
         wait
     }
 
-    fn must_probe(&mut self) -> bool {
-        self.batches_since_probe += 1;
-        let must_probe = self.batches_since_probe >= self.batches_per_probe;
-        if must_probe {
-            self.batches_since_probe = 0;
-        }
-        must_probe
-    }
-
     /// Handles the end of a window in whose later slices `arrived` requests arrived.
     fn handle_window(&mut self, arrived: usize) {
         let per_slice = arrived as f32 / LATER_SLICES as f32;
         self.per_later_slice += (per_slice - self.per_later_slice) / AVERAGE_DIVISOR;
         self.is_used = self.per_later_slice >= if self.is_used { USED_UNTIL } else { USED_FROM };
-        self.batches_per_probe = match arrived {
-            0 => (self.batches_per_probe * 2).min(BATCHES_PER_PROBE_MAX),
-            _ => BATCHES_PER_PROBE_MIN,
-        };
+        self.probes.handle_result(arrived > 0);
     }
 }
 

@@ -123,7 +123,7 @@ where
         let request = request.map(TimedBody::new);
         let (body, bytes_max) = (request.body().clone(), self.message_bytes_max);
         // Such a client sends the body only once the server reads it.
-        let is_expected = request.headers().contains_key(header::EXPECT);
+        let has_expect = request.headers().contains_key(header::EXPECT);
         let reply: BoxFuture<'static, _> = if is_grpc_web(&request) {
             let mut service = GrpcWebLayer::new().layer(FromGrpcWeb { inner: self.inner.clone(), body: PhantomData });
             Box::pin(service.call(request))
@@ -137,7 +137,7 @@ where
         };
         let reply = async move {
             let reply = reply.await?;
-            if !is_expected {
+            if !has_expect {
                 body.discard(bytes_max).await;
             }
             Ok(reply.map(WebBody::converted))

@@ -73,10 +73,6 @@ impl Origins {
         self.0.iter().any(|allowed| allowed.0 == *origin)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Origin> {
-        self.0.iter()
-    }
-
     /// Returns the layer that tells browsers what web pages of these origins may send and read. Web pages send no
     /// cookies and no client certificates, only tokens.
     pub(super) fn cors_layer(&self) -> CorsLayer {

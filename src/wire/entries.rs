@@ -30,7 +30,8 @@ enum Stop {
 ///
 /// # Errors
 ///
-/// MALFORMED if there are more than [`ENTRIES_MAX`] messages. Bytes that are not a message are no error here.
+/// MALFORMED if the request contains more than [`ENTRIES_MAX`] messages. Bytes that are not a message pass: the decoder
+/// reports them.
 pub fn check(type_name: &str, bytes: &[u8]) -> Result<(), Status> {
     let name = type_name.rsplit("::").next().unwrap_or_default();
     let Some(descriptor) = POOL.get_message_by_name(&format!("slotcast.v1.{name}")) else { return Ok(()) };

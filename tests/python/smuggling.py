@@ -141,7 +141,7 @@ def smuggling(arena):
 
 def exchange(arena, octets, probe):
     """Sends octets and then a request for an inventory that does not exist. Returns the reply to the octets, or None, and whether
-    the other request was served too. Asserts that there is no other reply."""
+    the other request was served too. Asserts that no other reply arrives."""
     reply = None
     with http1.connect(arena) as connection:
         try:

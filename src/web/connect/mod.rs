@@ -7,6 +7,8 @@ mod request;
 
 use super::{GRPC_ONLY, json};
 use crate::status;
+use crate::wire::codec::MESSAGE_PREFIX_BYTES;
+use bytes::{BufMut, Bytes, BytesMut};
 use compression::Compression;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header};
 use prost_reflect::{MessageDescriptor, MethodDescriptor};
@@ -41,6 +43,9 @@ const REPLACED_HEADERS: [HeaderName; 12] = [
     HeaderName::from_static("grpc-accept-encoding"),
 ];
 
+/// The flag of a compressed message of a stream.
+const COMPRESSED: u8 = 1;
+
 /// How the messages of a call are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
@@ -51,7 +56,7 @@ enum Format {
 /// What a request says about its reply.
 #[derive(Debug)]
 pub struct ConnectCall {
-    /// `None` if there is no such method.
+    /// `None` if the method does not exist.
     method: Option<MethodDescriptor>,
     format: Format,
     is_stream: bool,
@@ -81,7 +86,7 @@ impl ConnectCall {
     /// refused because of its headers is not read.
     pub fn grpc_request<B>(&self, request: Request<B>, bytes_max: usize) -> Request<Body>
     where
-        B: http_body::Body<Data = bytes::Bytes, Error = Status> + Send + 'static,
+        B: http_body::Body<Data = Bytes, Error = Status> + Send + 'static,
     {
         let (mut parts, body) = request.into_parts();
         let (timeout, compression) = (grpc_timeout(&parts.headers), self.request_compression(&parts.headers));
@@ -103,7 +108,7 @@ impl ConnectCall {
     /// Converts the reply of the service.
     pub async fn reply<R>(self, reply: Response<R>) -> Response<Body>
     where
-        R: http_body::Body<Data = bytes::Bytes, Error: Display + Send> + Send + 'static,
+        R: http_body::Body<Data = Bytes, Error: Display + Send> + Send + 'static,
     {
         if self.is_stream { reply::stream(&self, reply) } else { reply::unary(&self, reply).await }
     }
@@ -135,6 +140,15 @@ fn parse_content_type(content_type: &str) -> Option<(Format, bool)> {
         "application/connect+proto" => Some((Format::Protobuf, true)),
         _ => None,
     }
+}
+
+/// Returns a message with the prefix that gRPC and the streams of Connect have: flags and the length.
+fn with_prefix(flags: u8, message: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(MESSAGE_PREFIX_BYTES + message.len());
+    bytes.put_u8(flags);
+    bytes.put_u32(message.len() as u32);
+    bytes.put_slice(message);
+    bytes.freeze()
 }
 
 fn check_version(headers: &HeaderMap) -> Result<(), Status> {

@@ -3,9 +3,9 @@
 use super::super::json;
 use super::compression::{GZIP, compress};
 use super::error::{ConnectError, http_status};
-use super::{ConnectCall, Format, STREAM_ENCODING};
+use super::{COMPRESSED, ConnectCall, Format, STREAM_ENCODING, with_prefix};
 use crate::wire::codec::MESSAGE_PREFIX_BYTES;
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
@@ -22,8 +22,6 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/proto");
 const STREAM_JSON: HeaderValue = HeaderValue::from_static("application/connect+json");
 const STREAM_PROTOBUF: HeaderValue = HeaderValue::from_static("application/connect+proto");
-/// The flag of a message that is compressed.
-const COMPRESSED: u8 = 1;
 /// The flag of the last message of a stream, which has the status.
 const END_OF_STREAM: u8 = 2;
 /// gRPC headers that a Connect reply represents differently.
@@ -172,7 +170,7 @@ where
                     Ok(message) => {
                         let compressed = compress(&message, *this.accepts_gzip);
                         let flags = if compressed.is_some() { COMPRESSED } else { 0 };
-                        let bytes = with_flags(flags, &compressed.unwrap_or(message));
+                        let bytes = with_prefix(flags, &compressed.unwrap_or(message));
                         return Poll::Ready(Some(Ok(Frame::data(bytes))));
                     }
                     Err(status) => *this.end = Some(end_of_stream(&status, &HeaderMap::new())),
@@ -233,13 +231,5 @@ fn end_of_stream(status: &Status, trailers: &HeaderMap) -> Bytes {
     if !values.is_empty() {
         end.insert("metadata".into(), serde_json::to_value(values).unwrap_or_default());
     }
-    with_flags(END_OF_STREAM, &serde_json::to_vec(&end).unwrap_or_default())
-}
-
-fn with_flags(flags: u8, message: &[u8]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(MESSAGE_PREFIX_BYTES + message.len());
-    bytes.put_u8(flags);
-    bytes.put_u32(message.len() as u32);
-    bytes.put_slice(message);
-    bytes.freeze()
+    with_prefix(END_OF_STREAM, &serde_json::to_vec(&end).unwrap_or_default())
 }

@@ -2,6 +2,7 @@
 
 use super::super::json;
 use super::compression::{Compression, DecompressError, decompress};
+use super::{COMPRESSED, with_prefix};
 use crate::status;
 use crate::wire::codec::MESSAGE_PREFIX_BYTES;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -11,9 +12,6 @@ use prost_reflect::MessageDescriptor;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tonic::Status;
-
-/// The flag of a compressed message of a stream.
-const COMPRESSED: u8 = 1;
 
 pin_project! {
     /// Reads the whole body of a request and then returns its message, with gRPC's prefix. A request that cannot be
@@ -107,8 +105,8 @@ impl Conversion {
         };
         let message = decompressed.as_deref().unwrap_or(message);
         Ok(match &self.json {
-            Some(descriptor) => with_prefix(&json::parse(descriptor.clone(), message)?),
-            None => with_prefix(message),
+            Some(descriptor) => with_prefix(0, &json::parse(descriptor.clone(), message)?),
+            None => with_prefix(0, message),
         })
     }
 }
@@ -134,14 +132,6 @@ fn split_prefix(received: &[u8]) -> Result<(bool, &[u8]), Status> {
         return Err(status::malformed(&text));
     }
     Ok((flags == COMPRESSED, message))
-}
-
-fn with_prefix(message: &[u8]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(MESSAGE_PREFIX_BYTES + message.len());
-    bytes.put_u8(0);
-    bytes.put_u32(message.len() as u32);
-    bytes.put_slice(message);
-    bytes.freeze()
 }
 
 /// Returns the prefix of a message that is too large, which tonic refuses as it refuses such a message of gRPC.
@@ -171,9 +161,7 @@ mod tests {
     }
 
     fn prefixed(flags: u8, message: &[u8]) -> Vec<u8> {
-        let mut bytes = with_prefix(message).to_vec();
-        bytes[0] = flags;
-        bytes
+        with_prefix(flags, message).to_vec()
     }
 
     #[tokio::test]
@@ -187,7 +175,7 @@ mod tests {
             (prefixed(0, &message), true, Compression::Gzip),
             (prefixed(COMPRESSED, &gzip), true, Compression::Gzip),
         ] {
-            assert_eq!(read(&body, has_prefix, compression).await.expect("a message"), with_prefix(&message));
+            assert_eq!(read(&body, has_prefix, compression).await.expect("a message"), with_prefix(0, &message));
         }
     }
 
