@@ -151,12 +151,14 @@ impl FrameStream {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
+        // `poll_wait` also takes a change, which the next round handles.
+        let mut has_changed = false;
         loop {
             self.authorization.check()?;
             self.apply_rollout();
             // From here on, every change is noticed.
             self.watched.set_wake_level(WakeLevel::Any);
-            let has_changed = self.watched.poll_changed(context).is_ready();
+            has_changed |= self.watched.poll_changed(context).is_ready();
             let now = self.context.start.elapsed();
             let mut not_before = self.context.start;
             // A stream that must end sends only what is already due: further changes must not keep it open.
@@ -186,6 +188,7 @@ impl FrameStream {
             if self.poll_wait(now, not_before, context).is_pending() {
                 return Poll::Pending;
             }
+            has_changed = true;
         }
     }
 
