@@ -6,12 +6,15 @@
 //! - `SLOTCAST_BENCH_OPEN_INVENTORIES` (1000000), `SLOTCAST_BENCH_OPEN_TAIL` (number of unfolded records; the maximum)
 //! - `SLOTCAST_BENCH_FOLDER` (the system's temporary folder): a folder on the disk to measure
 
+use slotcast::domain::flow::Flows;
 use slotcast::domain::{
-    Attributes, Caller, Change, Contents, Count, Edit, Epoch, Fingerprint, IdempotencyKey, Inventory, InventoryId,
-    ItemCode, LayoutId, OperationOutcome, PlayerId, Revision, Slot, Stack, TouchedInventory, Version,
+    Attributes, Caller, Contents, Count, Edit, Epoch, Fingerprint, Flow, IdempotencyKey, Inventory, InventoryId,
+    ItemCode, LayoutId, OperationKind, OperationOutcome, PlayerId, PredictionOutcome, Revision, Slot, Stack,
+    TouchedInventory,
 };
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStatistics, EmbeddedStore};
-use slotcast::store::{MutationRecord, Reply, ScopedKey, Store};
+use slotcast::store::log::ChainHead;
+use slotcast::store::{HeadBefore, MutationRecord, Reply, ScopedKey, Store};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -55,8 +58,9 @@ fn commits(folder: &Path) {
         let transactions = world.changes(batch);
         creating += begin.elapsed();
         let begin = Instant::now();
-        store.commit(&transactions).expect("the batch commits");
+        let heads = store.commit(&transactions).expect("the batch commits");
         durations.push(begin.elapsed());
+        world.committed(&heads);
         if durations.len() % 64 == 0 {
             let EmbeddedStatistics { wal_bytes, unfolded_records, .. } = store.statistics();
             wal_bytes_max = wal_bytes.max(wal_bytes_max);
@@ -152,7 +156,8 @@ fn opening(folder: &Path) {
     let mut records = 0;
     while records + 128 < tail && store.statistics().unfolded_inventories + 128 < default.unfolded_inventories_max {
         let transactions = world.changes_among(128, hot);
-        store.commit(&transactions).expect("the batch commits");
+        let heads = store.commit(&transactions).expect("the batch commits");
+        world.committed(&heads);
         records += 128;
     }
     let EmbeddedStatistics { unfolded_inventories, remembered_keys, wal_bytes, .. } = store.statistics();
@@ -191,6 +196,10 @@ fn copy_as_after_crash(path: &Path, folder: &Path) -> PathBuf {
 struct World {
     random: fastrand::Rng,
     states: Vec<Arc<Inventory>>,
+    /// Where the chains of the inventories begin, which the engine knows as well.
+    heads: Vec<HeadBefore>,
+    /// The inventories that the current batch has changed, in order.
+    changed: Vec<usize>,
     caller: Caller,
     key_ms: u64,
 }
@@ -199,18 +208,40 @@ impl World {
     fn new(inventories: usize) -> Self {
         let mut random = fastrand::Rng::with_seed(1);
         let states = (0..inventories).map(|number| inventory(number, &mut random)).collect();
-        Self { random, states, caller: Caller::new("game-server-1").expect("a valid name"), key_ms: 1_700_000_000_000 }
+        Self {
+            random,
+            states,
+            heads: vec![HeadBefore::Known(ChainHead::default()); inventories],
+            changed: Vec::new(),
+            caller: Caller::new("game-server-1").expect("a valid name"),
+            key_ms: 1_700_000_000_000,
+        }
     }
 
     fn create_all(&mut self, store: &EmbeddedStore) {
-        let states = self.states.clone();
+        let states: Vec<_> = self.states.iter().cloned().enumerate().collect();
         for chunk in states.chunks(1_000) {
-            let created = chunk.iter().map(|state| {
-                let changes = vec![Change::Created(state.clone())];
-                self.transaction(TouchedInventory { version: state.version(), state: Some(state.clone()), changes })
+            let created = chunk.iter().map(|(number, state)| {
+                let mut flows = Flows::default();
+                flows.add_stacks(state.contents.stacks().map(|(_, stack)| stack));
+                let touched = TouchedInventory {
+                    version: state.version(),
+                    before: None,
+                    state: Some(state.clone()),
+                    edits: Vec::new(),
+                };
+                self.transaction(*number, OperationKind::Create, flows.into_vec(), touched)
             });
             let batch: Vec<_> = created.collect();
-            store.commit(&batch).expect("the batch commits");
+            let heads = store.commit(&batch).expect("the batch commits");
+            self.committed(&heads);
+        }
+    }
+
+    /// Remembers the heads after the current batch.
+    fn committed(&mut self, heads: &[ChainHead]) {
+        for (number, head) in self.changed.drain(..).zip(heads) {
+            self.heads[number] = HeadBefore::Known(*head);
         }
     }
 
@@ -227,13 +258,23 @@ impl World {
         let number = self.random.usize(..hot);
         let edits: Vec<Edit> = vec![(Slot(self.random.u16(..36)), stack(&mut self.random))];
         let state = Arc::new(self.states[number].advanced(&edits));
-        self.states[number] = state.clone();
-        let Version { id, epoch, revision, .. } = state.version();
-        let changes = vec![Change::Updated { id, epoch, revision, edits }];
-        self.transaction(TouchedInventory { version: state.version(), state: Some(state), changes })
+        let before = std::mem::replace(&mut self.states[number], state.clone());
+        let mut flows = Flows::default();
+        flows.remove_stacks(edits.iter().filter_map(|(slot, _)| before.contents.stack(*slot)));
+        flows.add_stacks(edits.iter().filter_map(|(_, stack)| stack.as_ref()));
+        let touched = TouchedInventory { version: state.version(), before: Some(before), state: Some(state), edits };
+        self.transaction(number, OperationKind::Set, flows.into_vec(), touched)
     }
 
-    fn transaction(&mut self, touched: TouchedInventory) -> MutationRecord {
+    fn transaction(
+        &mut self,
+        number: usize,
+        kind: OperationKind,
+        flows: Vec<Flow>,
+        touched: TouchedInventory,
+    ) -> MutationRecord {
+        let head = std::mem::replace(&mut self.heads[number], HeadBefore::InBatch(self.changed.len()));
+        self.changed.push(number);
         self.key_ms += 1;
         let (high, low) = (self.key_ms >> 16, self.key_ms & 0xFFFF);
         let key =
@@ -243,7 +284,18 @@ impl World {
             outcomes: vec![OperationOutcome { count: 5, ..OperationOutcome::default() }],
             versions: vec![touched.version.clone()],
         };
-        MutationRecord { key, payload: Fingerprint(self.random.u64(..)), reply, touched: vec![touched] }
+        MutationRecord {
+            key,
+            payload: Fingerprint(self.random.u64(..)),
+            reason: Arc::from(""),
+            session: None,
+            prediction: PredictionOutcome::Unpredicted,
+            operations: vec![kind],
+            flows,
+            reply,
+            touched: vec![touched],
+            heads: vec![head],
+        }
     }
 
     /// Asserts that a sample of the inventories has the expected state.

@@ -1,5 +1,6 @@
-//! Kills the server under load, repeatedly: no acknowledged mutation is lost, no item is created or lost, and retries
-//! apply once.
+//! Kills the server under load, repeatedly: no acknowledged mutation is lost, no item is created or lost, retries apply
+//! once, and after each start `slotcast fsck` finds that log, table and supply agree. The key window is short, so that
+//! sealing and trimming run meanwhile (`tests/store_seal.rs` crashes at each of their steps).
 //!
 //! `SLOTCAST_CRASHES` sets how many times (5 by default; `just crash 100` for a campaign).
 
@@ -12,12 +13,15 @@ use slotcast::client::{Client, new_mutation_context};
 use slotcast::wire::v1;
 use slotcast::wire::v1::operation::Operation;
 use std::collections::HashMap;
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tonic::{Code, Status};
 
 const WRITERS: usize = 8;
+const ARGUMENTS: [&str; 2] = ["--store-key-window-s", "5"];
 const INVENTORIES: usize = 6;
 const ITEMS: [&str; 3] = ["cobblestone", "apple", "diamond_sword"];
 
@@ -108,6 +112,18 @@ fn is_transient(status: &Status) -> bool {
     [Code::Unavailable, Code::Unknown, Code::Cancelled, Code::Internal].contains(&status.code())
 }
 
+/// Verifies the store while the server runs.
+fn check_store(data: &Path) {
+    let mut fsck = Command::new(env!("CARGO_BIN_EXE_slotcast"));
+    process::remove_settings(&mut fsck);
+    let output = fsck.args(["fsck", "--data"]).arg(data).output().unwrap();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+}
+
+fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
 async fn check_revisions(client: &Client, ledger: &Ledger, acknowledged: &HashMap<String, u64>) {
     for (id, revision) in acknowledged {
         let request = v1::GetInventoryRequest { inventory_id: id.clone() };
@@ -121,7 +137,7 @@ async fn check_revisions(client: &Client, ledger: &Ledger, acknowledged: &HashMa
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn case_32_kill_under_load_loses_no_acknowledged_mutation_and_creates_or_loses_no_item() {
     let folder = tempfile::tempdir().unwrap();
-    let mut server = ServerProcess::start(folder.path(), &[]);
+    let mut server = ServerProcess::start(folder.path(), &ARGUMENTS);
     let client = Client::new(&server.uri, "crash-test").unwrap();
     for inventory in 0..INVENTORIES {
         let create = v1::CreateInventory {
@@ -140,8 +156,9 @@ async fn case_32_kill_under_load_loses_no_acknowledged_mutation_and_creates_or_l
         tokio::time::sleep(Duration::from_millis(fastrand::u64(20..250))).await;
         let acknowledged = ledger.revisions.lock().unwrap().clone();
         server.kill();
-        server = ServerProcess::start(folder.path(), &[]);
+        server = ServerProcess::start(folder.path(), &ARGUMENTS);
         *uri.lock().unwrap() = server.uri.clone();
+        check_store(folder.path());
         let client = Client::new(&server.uri, "crash-test").unwrap();
         check_revisions(&client, &ledger, &acknowledged).await;
         if crash % 10 == 0 {
@@ -167,6 +184,8 @@ async fn case_32_kill_under_load_loses_no_acknowledged_mutation_and_creates_or_l
         let (held, added) = (held.get(item).copied().unwrap_or(0), balance.get(item).copied().unwrap_or(0));
         assert_eq!(held, added, "{item}: held against added minus removed");
     }
+    server.kill();
+    check_store(folder.path());
     println!(
         "{} crashes, {} acknowledged, {} of them answered by a retry after a crash; held {held:?}",
         crashes(),

@@ -444,7 +444,8 @@ fn case_44_an_import_and_a_backup_on_a_full_disk_change_nothing() {
         }
         std::fs::rename(&copy, data.join(copy.file_name().unwrap()).with_extension("kept")).unwrap();
     }
-    assert!(fail("backup", data, &[text(&data.join("copy.db"))]).contains("is full"));
+    let error = fail("backup", data, &[text(&data.join("copy.db"))]);
+    assert!(error.contains("is full"), "{error}");
     let left: Vec<_> = names().into_iter().filter(|name| !before_names.contains(name)).collect();
     assert!(left.iter().all(|name| name.to_string_lossy().ends_with(".kept")), "{left:?}");
     assert_eq!(content(&succeed("export", data, &[])), content(&before));

@@ -19,7 +19,7 @@ The info string of a fenced block says what happens to it:
 
 In a `text` block, `…` stands for any characters of one line, and alone on a line for any lines. In a `text measured` block,
 a number stands for any number. 127.0.0.1:7400 and 127.0.0.1:7401 stand for the addresses of the server, also in commands and
-programs. curl prints no progress.
+programs. Commands on the files of a store find those of the server of their page. curl prints no progress.
 The sections on Go, C# and Java are run by tests/generation.sh.
 """
 
@@ -156,7 +156,12 @@ def run_section(folder, page, name, blocks, environment, address):
     done = subprocess.run(
         ["bash", "-c", text],
         cwd=folder / "checkout",
-        env={**environment, "HOME": str(folder / "home"), "SLOTCAST_SERVER": f"http://{address}"},
+        env={
+            **environment,
+            "HOME": str(folder / "home"),
+            "SLOTCAST_SERVER": f"http://{address}",
+            "SLOTCAST_DATA": str(data_of(folder.parent)),
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -172,12 +177,17 @@ def run_section(folder, page, name, blocks, environment, address):
     print(f"{page}, {name}: {len(run)} blocks of commands")
 
 
+def data_of(folder):
+    """The data directory of the server of a page."""
+    return folder / "data"
+
+
 @contextlib.contextmanager
 def server(folder, page, blocks, environment):
     """Runs the command of a section's server block on free ports, and gives its address."""
     index = next(index for index, block in enumerate(blocks) if block.info == "sh server")
     block, expected = blocks[index], blocks[index + 1]
-    settings = {"LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "127.0.0.1:0", "DATA": str(folder / "data")}
+    settings = {"LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "127.0.0.1:0", "DATA": str(data_of(folder))}
     environment = {**environment, **{f"SLOTCAST_{name}": value for name, value in settings.items()}}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(

@@ -11,6 +11,7 @@ use faulty_store::{Fault, FaultyStore};
 use memory_store::MemoryStore;
 use slotcast::domain::{Inventory, Slot};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
+use slotcast::store::log::ChainHead;
 use slotcast::store::{CommitError, KeyStatus, ListPage, ListQuery, Store, StoreError};
 use std::path::Path;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ fn an_empty_store_has_no_inventories_and_no_keys(store: &dyn Store) {
     assert_eq!(loaded.inventories, [None]);
     assert_eq!(loaded.key_statuses, [KeyStatus::New]);
     assert_eq!(store.list(&ListQuery { limit: 10, ..ListQuery::default() }), Ok(ListPage::default()));
-    assert_eq!(store.commit(&[]), Ok(()));
+    assert_eq!(store.commit(&[]), Ok(Vec::new()));
 }
 
 fn committed_inventories_are_loaded_in_the_requested_order(place: &dyn Reopen) {
@@ -225,9 +226,10 @@ impl Store for FoldingStore {
         self.0.load(ids, keys)
     }
 
-    fn commit(&self, batch: &[slotcast::store::MutationRecord]) -> Result<(), CommitError> {
-        self.0.commit(batch)?;
-        self.0.fold().map_err(CommitError::Unknown)
+    fn commit(&self, batch: &[slotcast::store::MutationRecord]) -> Result<Vec<ChainHead>, CommitError> {
+        let heads = self.0.commit(batch)?;
+        self.0.fold().map_err(CommitError::Unknown)?;
+        Ok(heads)
     }
 
     fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
@@ -261,7 +263,7 @@ impl Store for Shared {
         self.0.load(ids, keys)
     }
 
-    fn commit(&self, batch: &[slotcast::store::MutationRecord]) -> Result<(), CommitError> {
+    fn commit(&self, batch: &[slotcast::store::MutationRecord]) -> Result<Vec<ChainHead>, CommitError> {
         self.0.commit(batch)
     }
 
@@ -304,7 +306,7 @@ fn the_faulty_store_fails_before_or_after_the_inner_commit() {
         let state = inventory(name, None, 1, 3, &[]);
         store.commit(&[transaction(key(name), vec![created(&state)])])
     };
-    assert_eq!(commit("passes"), Ok(()));
+    assert!(commit("passes").is_ok());
     assert_eq!(commit("not"), Err(CommitError::NotCommitted(error.clone())));
     assert_eq!(commit("before"), Err(CommitError::Unknown(error.clone())));
     assert_eq!(commit("after"), Err(CommitError::Unknown(error.clone())));

@@ -4,7 +4,7 @@ mod store_support;
 
 use slotcast::domain::Slot;
 use slotcast::store::embedded::{EmbeddedStore, OpenError};
-use slotcast::store::{ListQuery, Store, StoreError};
+use slotcast::store::{CommitError, ListQuery, Store, StoreError};
 use store_support::*;
 
 #[test]
@@ -36,8 +36,8 @@ fn case_49_a_file_of_a_newer_format_is_refused_with_the_reason() {
     connection.pragma_update(None, "user_version", 99).expect("it is written");
     drop(connection);
     let refusal = place.refusal();
-    assert!(matches!(refusal, OpenError::NewerFormat { found: 99, .. }), "{refusal:?}");
-    assert!(refusal.to_string().contains("has format 99, but this version supports formats up to 1"), "{refusal}");
+    assert!(matches!(refusal, OpenError::OtherFormat { found: 99, .. }), "{refusal:?}");
+    assert!(refusal.to_string().contains("has format 99, but this version of Slotcast reads format 2"), "{refusal}");
 }
 
 #[test]
@@ -124,12 +124,15 @@ fn case_48_a_row_with_a_flipped_bit_is_corrupt() {
     let store = place.open();
     store.commit(&[transaction(key("1"), vec![created(&state)])]).expect("it commits");
     store.close().expect("it closes");
+    let original = Planted::open(&place.path()).row("chest");
     for damage in [
         "owner = 'eve'",
         "owner = NULL",
         "layout = 'chest'",
         "epoch = epoch + 1",
         "revision = 2",
+        "last = last + 1",
+        "checkpoint = 0",
         "checksum = checksum + 1",
         "contents = CAST(contents || x'00' AS BLOB)",
         "contents = CAST(substr(contents, 2) AS BLOB)",
@@ -142,9 +145,13 @@ fn case_48_a_row_with_a_flipped_bit_is_corrupt() {
         assert!(matches!(loaded, Err(StoreError::Corrupt { .. })), "{damage}: {loaded:?}");
         let listed = store.list(&ListQuery { limit: 9, ..ListQuery::default() });
         assert!(matches!(listed, Err(StoreError::Corrupt { .. })), "{damage}: {listed:?}");
-        // Writing the whole row repairs it.
-        store.commit(&[transaction(key(damage), vec![recreated(&state, &state)])]).expect("it commits");
-        store.close().expect("it closes");
+        // Writing over it does not repair it: the store must know where the inventory's chain begins.
+        let unknown = store.commit(&[transaction(key(damage), vec![recreated(&state, &state)])]);
+        assert!(matches!(unknown, Err(CommitError::NotCommitted(StoreError::Corrupt { .. }))), "{damage}: {unknown:?}");
+        drop(store);
+        Planted::open(&place.path()).put_row(&original);
+        let store = place.open();
+        assert_eq!(store.load(&[id("chest")], &[]).expect("it loads").inventories, [Some(state.clone())]);
     }
 }
 

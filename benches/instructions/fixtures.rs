@@ -1,12 +1,15 @@
 //! The inventories and mutations of the cases: the same in every run.
 
 use slotcast::catalog_file::default_catalog;
+use slotcast::domain::flow::Flows;
 use slotcast::domain::{
-    Attributes, Caller, Catalog, Change, Contents, Count, Edit, Epoch, Fingerprint, IdempotencyKey, Inventory,
-    InventoryId, ItemCode, LayoutId, OperationOutcome, PlayerId, Revision, Slot, Stack, TouchedInventory, Version,
+    Attributes, Caller, Catalog, Contents, Count, Edit, Epoch, Fingerprint, Flow, IdempotencyKey, Inventory,
+    InventoryId, ItemCode, LayoutId, OperationKind, OperationOutcome, PlayerId, PredictionOutcome, Revision, Slot,
+    Stack, TouchedInventory,
 };
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
-use slotcast::store::{MutationRecord, Reply, ScopedKey, Store};
+use slotcast::store::log::{ChainHead, Position};
+use slotcast::store::{HeadBefore, MutationRecord, Reply, ScopedKey, Store};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,32 +64,50 @@ pub fn store(folder: &Path, inventories: usize) -> Arc<EmbeddedStore> {
     let store = EmbeddedStore::open(&folder.join("store.db"), settings).expect("the store opens");
     let created = |number| {
         let state = inventory(number);
-        let changes = vec![Change::Created(state.clone())];
-        record(TouchedInventory { version: state.version(), state: Some(state), changes })
+        let mut flows = Flows::default();
+        flows.add_stacks(state.contents.stacks().map(|(_, stack)| stack));
+        let touched =
+            TouchedInventory { version: state.version(), before: None, state: Some(state), edits: Vec::new() };
+        record(OperationKind::Create, flows.into_vec(), touched, ChainHead::default())
     };
     let records: Vec<MutationRecord> = (0..inventories).map(created).collect();
     store.commit(&records).expect("the batch commits");
     Arc::new(store)
 }
 
-/// Creates a record that changes the count of one slot of an inventory.
+/// Creates a record that changes the count of one slot of an inventory. Each batch must change all inventories in order,
+/// because the engine knows where their chains begin.
 pub fn change(states: &mut [Arc<Inventory>], number: usize) -> MutationRecord {
     let edits: Vec<Edit> = vec![(Slot(FILLED - 1), Some(stack(added_item(), 11)))];
     let state = Arc::new(states[number].advanced(&edits));
-    states[number] = state.clone();
-    let Version { id, epoch, revision, .. } = state.version();
-    let changes = vec![Change::Updated { id, epoch, revision, edits }];
-    record(TouchedInventory { version: state.version(), state: Some(state), changes })
+    let before = std::mem::replace(&mut states[number], state.clone());
+    let batches = before.contents.revision().0 - 1;
+    let created = Position::new(1, number as u64 + 1);
+    let head = ChainHead { last: created.plus(batches * states.len() as u64), checkpoint: created };
+    let flow = Flow { operation: 0, item: added_item(), added: 1, removed: 0 };
+    let touched = TouchedInventory { version: state.version(), before: Some(before), state: Some(state), edits };
+    record(OperationKind::Add, vec![flow], touched, head)
 }
 
-fn record(touched: TouchedInventory) -> MutationRecord {
+fn record(kind: OperationKind, flows: Vec<Flow>, touched: TouchedInventory, head: ChainHead) -> MutationRecord {
     let caller = Caller::new("game-server-1").expect("a valid name");
     let key = IdempotencyKey::new(&new_key()).expect("a valid name");
     let reply = Reply {
         outcomes: vec![OperationOutcome { count: 1, ..OperationOutcome::default() }],
         versions: vec![touched.version.clone()],
     };
-    MutationRecord { key: ScopedKey { caller, key }, payload: Fingerprint(1), reply, touched: vec![touched] }
+    MutationRecord {
+        key: ScopedKey { caller, key },
+        payload: Fingerprint(1),
+        reason: Arc::from(""),
+        session: None,
+        prediction: PredictionOutcome::Unpredicted,
+        operations: vec![kind],
+        flows,
+        reply,
+        touched: vec![touched],
+        heads: vec![HeadBefore::Known(head)],
+    }
 }
 
 /// Returns a new idempotency key.

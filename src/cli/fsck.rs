@@ -9,8 +9,9 @@ use std::path::Path;
 
 /// Verify a store or a backup, without changing it. Can run while the server is running.
 ///
-/// Verifies every page, checksum, digest, slot revision, journal row and idempotency key, and compares the inventories
-/// with the mutations that the journal still has. Prints every problem (at most 100) and exits with status 1, or prints
+/// Verifies every page, checksum, digest, slot revision, journal row and idempotency key, and the whole history that is
+/// kept: each change continues the one before it, the newest one of each inventory has its state, and the inventories
+/// hold exactly the items that were added and not removed. Prints every problem (at most 100) and exits with status 1, or prints
 /// a summary and exits with status 0.
 #[derive(Debug, clap::Args)]
 pub struct Fsck {
@@ -53,10 +54,12 @@ impl Fsck {
 fn summary(path: &Path, findings: &Findings) -> String {
     let items: u64 = findings.items.values().sum();
     format!(
-        "{} is clean: {} inventories, {} stacks, {items} items; {} journal rows, {} idempotency keys, {} unfolded inventories",
+        "{} is clean: {} inventories, {} stacks, {items} items; {} records in the log, {} journal rows, \
+         {} idempotency keys, {} unfolded inventories",
         path.display(),
         findings.inventories,
         findings.stacks,
+        findings.records,
         findings.journal_rows,
         findings.keys,
         findings.unfolded_inventories,
@@ -74,6 +77,7 @@ fn to_json(path: &Path, findings: &Findings) -> Value {
         "inventories": findings.inventories,
         "stacks": findings.stacks,
         "items": items,
+        "records": findings.records,
         "journal_rows": findings.journal_rows,
         "keys": findings.keys,
         "unfolded_inventories": findings.unfolded_inventories,

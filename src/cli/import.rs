@@ -62,7 +62,8 @@ impl Import {
                 staging.inventories()
             ))?);
         };
-        let imported = staging.commit(claim, &catalog, &mut |step| progress.show(step))?;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let imported = staging.commit(claim, &catalog, now, &mut |step| progress.show(step))?;
         drop(progress);
         Ok(print(format_args!("{}: {imported} inventories imported", path.display()))?)
     }

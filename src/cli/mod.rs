@@ -3,6 +3,7 @@
 // `println!` panics when the reader has closed the pipe; `output::print` does not.
 #![deny(clippy::print_stdout)]
 
+mod at;
 mod backup;
 mod bench;
 mod call;
@@ -12,7 +13,9 @@ mod demo;
 mod dev_credentials;
 mod export;
 mod fsck;
+mod history;
 mod import;
+mod item_names;
 mod output;
 mod play;
 mod prepare;
@@ -22,6 +25,8 @@ mod rollout;
 mod serve;
 mod settings;
 mod signals;
+mod supply;
+mod timestamp;
 mod top;
 pub mod trace;
 mod watch;
@@ -59,6 +64,9 @@ enum Command {
     Call(call::Call),
     Rollout(rollout::Rollout),
     Top(top::Top),
+    History(history::History),
+    At(at::At),
+    Supply(supply::Supply),
     Backup(backup::Backup),
     Restore(restore::Restore),
     Export(export::Export),
@@ -130,6 +138,9 @@ pub fn run() -> ExitCode {
             Command::Call(command) => command.run().await,
             Command::Rollout(command) => command.run().await,
             Command::Top(command) => command.run().await,
+            Command::History(command) => command.run(),
+            Command::At(command) => command.run(),
+            Command::Supply(command) => command.run(),
             Command::Backup(command) => command.run(),
             Command::Restore(command) => command.run(),
             Command::Export(command) => command.run(),

@@ -238,7 +238,7 @@ impl States {
         let mut new_epoch = || Epoch::new(1).unwrap_or_else(|| unreachable!("1 is not 0"));
         let effect = domain::apply(&mutation, catalog, self, &mut new_epoch)
             .map_err(|rejection| unplayable(rejection.to_string()))?;
-        let changed = effect.touched.into_iter().filter(|touched| !touched.changes.is_empty());
+        let changed = effect.touched.into_iter().filter(domain::TouchedInventory::is_changed);
         let states: Vec<_> = changed.filter_map(|touched| touched.state).collect();
         self.0.extend(states.iter().map(|state| (state.id.clone(), state.clone())));
         Ok(states)

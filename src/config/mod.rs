@@ -100,6 +100,8 @@ impl Config {
                 key_window: values.get(&settings::STORE_KEY_WINDOW_S),
                 fold_after: values.get(&settings::STORE_FOLD_AFTER_MS),
                 wal_checkpoint_bytes: values.get(&settings::STORE_WAL_BYTES),
+                history_age: values.get(&settings::HISTORY_AGE_DAYS),
+                history_bytes_max: Some(values.get(&settings::HISTORY_BYTES_MAX)).filter(|bytes_max| *bytes_max > 0),
                 ..EmbeddedSettings::default()
             },
             streams: StreamSettings {
@@ -236,6 +238,10 @@ mod tests {
             (config.store.fold_after, config.store.wal_checkpoint_bytes),
             (store.fold_after, store.wal_checkpoint_bytes)
         );
+        assert_eq!(
+            (config.store.history_age, config.store.history_bytes_max),
+            (store.history_age, store.history_bytes_max)
+        );
         assert_eq!(config.drain, DrainSettings::default());
         assert_eq!(config.telemetry.log, LogSettings::default());
     }
@@ -267,6 +273,14 @@ mod tests {
         assert!(read(both).unwrap_err().contains("mutually exclusive"));
         assert!(read("listen = '0.0.0.0:1'\nwithout_authentication = true\nwithout_tls = true\n").is_ok());
         assert!(read("listen = '0.0.0.0:1'\nwithout_authentication = true\n").unwrap_err().contains("without TLS"));
+    }
+
+    #[test]
+    fn the_history_is_limited_by_days_and_by_bytes() {
+        let store = read("[history]\nage_days = 2\nbytes_max = 4096\n").unwrap().store;
+        assert_eq!((store.history_age.as_secs(), store.history_bytes_max), (2 * 86_400, Some(4_096)));
+        let error = read("[history]\nage_days = 0\n").unwrap_err();
+        assert!(error.contains("history.age_days: must be 1 to 3650, got 0"), "{error}");
     }
 
     #[test]

@@ -120,6 +120,9 @@ impl<T> OptionalSetting<T> {
 
 type Name = &'static str;
 
+/// Seconds of a day.
+const DAY_S: u64 = 24 * 60 * 60;
+
 pub(super) const fn address(section: Name, name: Name, help: &'static str) -> OptionalSetting<SocketAddr> {
     OptionalSetting::new(section, name, ValueKind::Address, |value| value.as_str()?.parse().ok(), help)
 }
@@ -170,6 +173,17 @@ pub(super) const fn seconds(
     )
 }
 
+/// A number of days.
+pub(super) const fn days(
+    section: Name,
+    name: Name,
+    (min, max): (u64, u64),
+    help: &'static str,
+) -> OptionalSetting<Duration> {
+    let convert = |value: &Value| to_u64(value)?.checked_mul(DAY_S).map(Duration::from_secs);
+    OptionalSetting::new(section, name, ValueKind::Number { min, max }, convert, help)
+}
+
 /// A number of milliseconds.
 pub(super) const fn milliseconds(
     section: Name,
@@ -188,6 +202,10 @@ pub(super) fn number_value(number: impl TryInto<i64>) -> Value {
 
 pub(super) fn seconds_value(time: Duration) -> Value {
     number_value(time.as_secs())
+}
+
+pub(super) fn days_value(time: Duration) -> Value {
+    number_value(time.as_secs() / DAY_S)
 }
 
 pub(super) fn milliseconds_value(time: Duration) -> Value {

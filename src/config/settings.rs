@@ -3,8 +3,8 @@
 
 use super::kind::{Column, ValueKind};
 use super::setting::{
-    Declaration, OptionalSetting, Setting, address, boolean, http_url, milliseconds, milliseconds_value, number,
-    number_value, path, seconds, seconds_value, secret, text,
+    Declaration, OptionalSetting, Setting, address, boolean, days, days_value, http_url, milliseconds,
+    milliseconds_value, number, number_value, path, seconds, seconds_value, secret, text,
 };
 use crate::grpc::stream_limit::StreamSettings;
 use crate::identity::{Algorithm, CertificateIdentity, IdentitySettings, Role};
@@ -20,12 +20,13 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 /// The sections in the order of the file, each with its description.
-pub const SECTIONS: [(&str, &str); 10] = [
+pub const SECTIONS: [(&str, &str); 11] = [
     ("admin", "Health checks for probes and /metrics, in plaintext."),
     ("tls", "TLS and client certificates. The files are reloaded when they change."),
     ("web", "Web pages that call the server directly, over Connect or gRPC-Web."),
     ("identity", IDENTITY),
     ("store", "The store on disk."),
+    ("history", "How long the store keeps its log of changes."),
     ("limits", "Limits per player, caller and connection."),
     ("drain", "The shutdown after SIGTERM."),
     ("log", "The log on standard error."),
@@ -192,6 +193,22 @@ settings! {
         "Size of the write-ahead log that triggers a SQLite checkpoint, in bytes.",
     )
     .default(|| number_value(EmbeddedSettings::default().wal_checkpoint_bytes));
+
+    HISTORY_AGE_DAYS: Setting<Duration> = days(
+        "history",
+        "age_days",
+        (1, 3_650),
+        "How long changes are kept, in days. Older ones are deleted, about a MiB of the log at a time.",
+    )
+    .default(|| days_value(EmbeddedSettings::default().history_age));
+    HISTORY_BYTES_MAX: Setting<u64> = number(
+        "history",
+        "bytes_max",
+        (0, 1 << 50),
+        "Maximum size of the changes in compressed form, in bytes; above it, the oldest are deleted earlier. 0: only the \
+         age limits it.",
+    )
+    .default(|| number_value(0));
 
     LIMITS_STREAMS_PER_PLAYER: Setting<u32> =
         number("limits", "streams_per_player", COUNT, "Maximum number of open streams per player.")

@@ -106,24 +106,38 @@ name!(
     64
 );
 
+/// The value of each hexadecimal digit by its byte; 255 for other bytes. Every mutation's key is parsed, twice.
+const HEX_DIGITS: [u8; 256] = {
+    let mut digits = [255; 256];
+    let mut value = 0;
+    while value < 16 {
+        let digit = b"0123456789abcdef"[value];
+        digits[digit as usize] = value as u8;
+        digits[digit.to_ascii_uppercase() as usize] = value as u8;
+        value += 1;
+    }
+    digits
+};
+
 impl IdempotencyKey {
     /// Returns the timestamp of a UUIDv7, in milliseconds since the Unix epoch; `None` for any other key.
     pub fn unix_ms(&self) -> Option<u64> {
-        let text = self.as_str().as_bytes();
-        if text.len() != 36 || text[14] != b'7' {
+        let text: &[u8; 36] = self.as_str().as_bytes().try_into().ok()?;
+        if text[14] != b'7' || [8, 13, 18, 23].iter().any(|hyphen| text[*hyphen] != b'-') {
             return None;
         }
-        let mut ms = 0_u64;
-        for (position, byte) in text.iter().enumerate() {
-            let hyphen = matches!(position, 8 | 13 | 18 | 23);
-            match (hyphen, (*byte as char).to_digit(16)) {
-                (true, _) if *byte == b'-' => {}
-                (false, Some(digit)) if position < 13 => ms = ms << 4 | u64::from(digit),
-                (false, Some(_)) => {}
-                (true | false, _) => return None,
-            }
-        }
-        Some(ms)
+        // The bits of all digits: more than four if one of the bytes is not a digit.
+        let mut bits = 0;
+        let mut number = |digits: &[u8]| {
+            digits.iter().fold(0_u64, |number, byte| {
+                let digit = HEX_DIGITS[usize::from(*byte)];
+                bits |= digit;
+                number << 4 | u64::from(digit)
+            })
+        };
+        let ms = number(&text[..8]) << 16 | number(&text[9..13]);
+        [14..18, 19..23, 24..36].into_iter().for_each(|rest| _ = number(&text[rest]));
+        (bits < 16).then_some(ms)
     }
 }
 
@@ -203,6 +217,12 @@ impl Epoch {
     pub fn get(self) -> u32 {
         self.0.get()
     }
+
+    /// Returns an epoch that differs from this one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        Self(self.0.checked_add(1).unwrap_or(NonZeroU32::MIN))
+    }
 }
 
 #[cfg(test)]
@@ -216,6 +236,8 @@ mod tests {
         assert_eq!(time("01890a5d-ac96-474b-bcce-b302099a8057"), None, "version 4");
         assert_eq!(time("01890a5dxac96-774b-bcce-b302099a8057"), None, "no hyphen");
         assert_eq!(time("order-17"), None);
+        assert_eq!(time("01890A5D-AC96-774B-BCCE-B302099A8057"), Some(0x0189_0a5d_ac96), "upper case");
+        assert_eq!(time("01890a5d-ac96-774b-bcce-b302099a805g"), None, "not a digit");
     }
 
     #[test]

@@ -151,23 +151,6 @@ pub struct Version {
     pub digest: Digest,
 }
 
-/// The change that one committed mutation made to one inventory, as stored in the journal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    Created(Arc<Inventory>),
-    Updated { id: InventoryId, epoch: Epoch, revision: Revision, edits: Vec<Edit> },
-    Deleted { id: InventoryId, epoch: Epoch, revision: Revision },
-}
-
-impl Change {
-    pub fn id(&self) -> &InventoryId {
-        match self {
-            Self::Created(inventory) => &inventory.id,
-            Self::Updated { id, .. } | Self::Deleted { id, .. } => id,
-        }
-    }
-}
-
 /// An uncommitted copy of an inventory: the base and the slots that the mutation has edited so far.
 #[derive(Debug, Clone)]
 pub struct Draft {

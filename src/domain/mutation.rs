@@ -3,8 +3,9 @@
 
 use super::catalog::{Catalog, Recipe};
 use super::digest::Digest;
+use super::flow::{Flow, Flows};
 use super::ids::{Count, Epoch, InventoryId, ItemCode, LayoutId, PlayerId, Revision, Slot};
-use super::inventory::{Change, Contents, Draft, Inventory, Version};
+use super::inventory::{Contents, Draft, Edit, Inventory, Version};
 use super::rejection::{Rejection, RejectionCause};
 use super::rules;
 use super::stack::{Attributes, Stack};
@@ -109,6 +110,8 @@ pub struct OperationOutcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Effect {
     pub outcomes: Vec<OperationOutcome>,
+    /// The items that the operations added and removed, in order of operations.
+    pub flows: Vec<Flow>,
     pub touched: Vec<TouchedInventory>,
 }
 
@@ -117,18 +120,71 @@ pub struct Effect {
 pub struct TouchedInventory {
     /// The version after the mutation. A deleted inventory has its next revision and the empty digest.
     pub version: Version,
+    /// The state before the mutation; `None` if the inventory did not exist.
+    pub before: Option<Arc<Inventory>>,
     /// The state after the mutation; `None` if the inventory was deleted.
     pub state: Option<Arc<Inventory>>,
-    /// The changes to record. Empty if the mutation did not change the inventory, or created and deleted it; two if it
-    /// deleted and recreated the inventory.
-    pub changes: Vec<Change>,
+    /// The changed slots, if the inventory existed before and after the mutation; otherwise empty.
+    pub edits: Vec<Edit>,
+}
+
+/// What a mutation did to one inventory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transition<'a> {
+    /// Nothing that is recorded: the mutation did not change the inventory, or created and deleted it.
+    Unchanged,
+    Updated {
+        before: &'a Inventory,
+        after: &'a Arc<Inventory>,
+    },
+    Created {
+        after: &'a Arc<Inventory>,
+    },
+    Deleted {
+        before: &'a Inventory,
+    },
+    /// Deleted and created again, with a new epoch.
+    Recreated {
+        before: &'a Inventory,
+        after: &'a Arc<Inventory>,
+    },
 }
 
 impl TouchedInventory {
+    pub fn transition(&self) -> Transition<'_> {
+        match (&self.before, &self.state) {
+            (None, None) => Transition::Unchanged,
+            (None, Some(after)) => Transition::Created { after },
+            (Some(before), None) => Transition::Deleted { before },
+            (Some(before), Some(after)) if before.epoch != after.epoch => Transition::Recreated { before, after },
+            (Some(_), Some(_)) if self.edits.is_empty() => Transition::Unchanged,
+            (Some(before), Some(after)) => Transition::Updated { before, after },
+        }
+    }
+
+    /// Returns whether the mutation changed the inventory, which creates a revision of it.
+    pub fn is_changed(&self) -> bool {
+        self.transition() != Transition::Unchanged
+    }
+
     /// Returns whether the inventory existed neither before nor after the mutation.
     pub fn is_transient(&self) -> bool {
-        self.state.is_none() && self.changes.is_empty()
+        self.before.is_none() && self.state.is_none()
     }
+}
+
+/// The outcome of a mutation for the session that sent it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PredictionOutcome {
+    /// Committed; the session predicted nothing.
+    Unpredicted,
+    /// Committed; the prediction was correct, so the session already has the new state.
+    Confirmed,
+    /// Committed; the prediction was wrong.
+    Mispredicted,
+    /// Not committed although the session predicted it, or the session reported a desync: the session needs a full
+    /// state.
+    Correction,
 }
 
 /// Gives access to the current states of inventories.
@@ -145,16 +201,20 @@ pub fn apply(
     view: &impl InventoryLookup,
     new_epoch: &mut dyn FnMut() -> Epoch,
 ) -> Result<Effect, Rejection> {
-    let mut scratch = MutationScratch { catalog, view, new_epoch, inventories: Vec::new() };
+    let mut scratch = MutationScratch { catalog, view, new_epoch, inventories: Vec::new(), flows: Flows::default() };
     for guard in &mutation.expected {
         scratch.check_guard(guard).map_err(|cause| Rejection::new(0, cause, catalog))?;
     }
     let mut outcomes = Vec::with_capacity(mutation.operations.len());
     for (index, operation) in mutation.operations.iter().enumerate() {
-        outcomes.push(scratch.run(operation).map_err(|cause| Rejection::new(index, cause, catalog))?);
+        scratch.flows.begin(index);
+        let outcome = scratch.run(operation).map_err(|cause| Rejection::new(index, cause, catalog))?;
+        scratch.flows.add_outcome(operation, &outcome);
+        outcomes.push(outcome);
     }
-    let touched = scratch.inventories.into_iter().filter_map(InventoryScratch::finish).collect();
-    Ok(Effect { outcomes, touched })
+    let MutationScratch { inventories, flows, .. } = scratch;
+    let touched = inventories.into_iter().filter_map(InventoryScratch::finish).collect();
+    Ok(Effect { outcomes, flows: flows.into_vec(), touched })
 }
 
 /// The working copies of all inventories that one mutation has named so far.
@@ -163,6 +223,7 @@ struct MutationScratch<'a, V> {
     view: &'a V,
     new_epoch: &'a mut dyn FnMut() -> Epoch,
     inventories: Vec<InventoryScratch>,
+    flows: Flows,
 }
 
 /// The working copy of one inventory.
@@ -193,7 +254,9 @@ impl<V: InventoryLookup> MutationScratch<'_, V> {
         match operation {
             Operation::Create { id, owner, layout, stacks } => self.create(id, owner.as_ref(), layout, stacks),
             Operation::Delete { id } => {
-                let deleted = self.draft(id)?.base().clone();
+                let draft = self.draft(id)?.clone();
+                self.flows.remove_stacks(draft.slots().filter_map(|slot| draft.stack(slot)));
+                let deleted = draft.base().clone();
                 let scratch = self.scratch(id);
                 (scratch.now, scratch.deleted) = (None, Some(deleted));
                 Ok(OperationOutcome::default())
@@ -230,6 +293,9 @@ impl<V: InventoryLookup> MutationScratch<'_, V> {
         if scratch.now.is_some() {
             return Err(RejectionCause::InventoryExists { id: id.clone() });
         }
+        // Epochs are random. One that differs from the last one tells a recreation from an update.
+        let epoch =
+            if scratch.before.as_ref().is_some_and(|before| before.epoch == epoch) { epoch.other() } else { epoch };
         let contents = Contents::new(slots, Revision::CREATED, &edits);
         let (id, layout) = (id.clone(), layout.clone());
         scratch.now = Some(Draft::new(Arc::new(Inventory { id, owner: owner.cloned(), layout, epoch, contents })));
@@ -283,31 +349,27 @@ impl InventoryScratch {
             .as_ref()
             .filter(|_| self.created || self.now.is_none())
             .map(|before| version_after_deletion(before));
-        let mut changes = Vec::with_capacity(1);
-        if let Some(Version { id, epoch, revision, .. }) = deletion.clone() {
-            changes.push(Change::Deleted { id, epoch, revision });
-        }
         let Some(draft) = self.now else {
             // An inventory that the same mutation created was never committed, so there is no change to record.
             let version = deletion.or_else(|| self.deleted.as_deref().map(version_after_deletion));
-            return version.map(|version| TouchedInventory { version, state: None, changes });
+            return version.map(|version| TouchedInventory {
+                version,
+                before: self.before,
+                state: None,
+                edits: Vec::new(),
+            });
         };
         let base = draft.base().clone();
         let edits = draft.into_edits();
-        let state = if self.created {
+        let (state, edits) = if self.created {
             let contents = base.contents.advanced(Revision::CREATED, &edits);
-            let state = Arc::new(Inventory { contents, ..(*base).clone() });
-            changes.push(Change::Created(state.clone()));
-            state
+            (Arc::new(Inventory { contents, ..(*base).clone() }), Vec::new())
         } else if edits.is_empty() {
-            base
+            (base, edits)
         } else {
-            let state = Arc::new(base.advanced(&edits));
-            let revision = state.contents.revision();
-            changes.push(Change::Updated { id: self.id, epoch: state.epoch, revision, edits });
-            state
+            (Arc::new(base.advanced(&edits)), edits)
         };
-        Some(TouchedInventory { version: state.version(), state: Some(state), changes })
+        Some(TouchedInventory { version: state.version(), before: self.before, state: Some(state), edits })
     }
 }
 

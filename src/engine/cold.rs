@@ -178,7 +178,7 @@ impl ColdReads {
         for (read, reply) in reads {
             // The states are in the order of the ids, without those that could not be read. If an id occurs twice, perhaps
             // only one of the attempts succeeded: its state is skipped here, so that it does not hide those after it.
-            let found = states.next_if(|(id, _)| id == read.id()).and_then(|(_, state)| state);
+            let found = states.next_if(|loaded| loaded.id == *read.id());
             let checked = unreadable.as_ref().map_err(Clone::clone);
             let state = match checked.and_then(|loaded| loaded.check_readable(std::iter::once(read.id()))) {
                 Ok(()) => self.hot.end_read(read, found, || self.check_running()),
@@ -249,6 +249,7 @@ impl Drop for Reader {
 #[cfg(test)]
 mod tests {
     use super::super::hot::StagedState;
+    use super::super::load::LoadedInventory;
     use super::*;
     use crate::domain::{Contents, Epoch, LayoutId, Revision};
     use std::collections::HashMap;
@@ -300,6 +301,11 @@ mod tests {
         })
     }
 
+    fn loaded(inventory: Option<Arc<Inventory>>) -> Option<LoadedInventory> {
+        let id = inventory.as_ref()?.id.clone();
+        Some(LoadedInventory { id, inventory, head: None })
+    }
+
     fn revision(inventory: Option<Arc<Inventory>>) -> Option<u64> {
         inventory.map(|inventory| inventory.contents.revision().0)
     }
@@ -311,9 +317,10 @@ mod tests {
             let cold = self.hot.begin_batch(needed.iter());
             let loaded = cold.into_iter().map(|id| {
                 let number = (0..INVENTORIES).find(|number| self::id(*number) == id).unwrap();
-                (id, self.store.get(&number).map(|revision| inventory(number, *revision)))
+                let inventory = self.store.get(&number).map(|revision| inventory(number, *revision));
+                LoadedInventory { id, inventory, head: None }
             });
-            let loaded: Vec<(InventoryId, Option<Arc<Inventory>>)> = loaded.collect();
+            let loaded: Vec<LoadedInventory> = loaded.collect();
             self.hot.insert_loaded(loaded);
             self.batch = Some(BatchInFlight { ids, is_committed: false });
         }
@@ -373,7 +380,7 @@ mod tests {
                 }
                 Some(found) => {
                     let found = found.map(|revision| inventory(read.number, revision));
-                    let state = self.hot.end_read(read.cold, found, || Ok::<(), ()>(())).unwrap();
+                    let state = self.hot.end_read(read.cold, loaded(found), || Ok::<(), ()>(())).unwrap();
                     let current_at_some_time = &self.published[read.number][read.published - 1..];
                     assert!(
                         current_at_some_time.contains(&revision(state)),
@@ -418,7 +425,7 @@ mod tests {
     fn the_state_of_a_read_is_inserted_only_if_nothing_was_removed_meanwhile() {
         let hot = HotTable::default();
         let begin = || hot.read_or_begin(&id(0)).unwrap_err();
-        let end = |read| hot.end_read(read, Some(inventory(0, 5)), || Ok::<(), ()>(())).unwrap();
+        let end = |read| hot.end_read(read, loaded(Some(inventory(0, 5))), || Ok::<(), ()>(())).unwrap();
         let (slow, quick) = (begin(), begin());
         assert_eq!(revision(end(quick)), Some(5));
         assert!(hot.contains(&id(0)));
@@ -435,7 +442,7 @@ mod tests {
     fn a_read_that_ends_after_the_engine_has_failed_inserts_nothing() {
         let hot = HotTable::default();
         let read = hot.read_or_begin(&id(0)).unwrap_err();
-        assert_eq!(hot.end_read(read, Some(inventory(0, 5)), || Err("failed")), Err("failed"));
+        assert_eq!(hot.end_read(read, loaded(Some(inventory(0, 5))), || Err("failed")), Err("failed"));
         assert!(!hot.contains(&id(0)));
     }
 

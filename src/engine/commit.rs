@@ -10,6 +10,7 @@ use super::window::CommitWindow;
 use super::{EngineError, EngineSettings, MutationReply, MutationRequest, WatchedInventories, stopped_error};
 use crate::domain::{Caller, Catalog, Inventory, InventoryId, SessionId};
 use crate::statistics::CommitCounters;
+use crate::store::log::ChainHead;
 use crate::store::{CommitError, MutationRecord, ScopedKey, Store, StoreError};
 use crate::sync::ChangeRecord;
 use crate::telemetry::{CommitSpan, CommitTelemetry};
@@ -33,6 +34,10 @@ pub(super) struct WatchRequest {
 
 /// Maximum number of times that the commit thread yields while the queue grows.
 const YIELDS_MAX: usize = 3;
+
+/// Size of the records of a batch from which it is committed although mutations are left, in bytes. A record has the states of
+/// the inventories that it creates and deletes, up to 1 MiB each.
+const BATCH_BYTES_MAX: usize = 32 << 20;
 
 type QueuedMutation = (Box<MutationRequest>, ReplyTo<MutationReply>);
 
@@ -181,8 +186,8 @@ impl CommitThread {
         Ok(loaded)
     }
 
-    /// Applies all mutations in order, commits them together and publishes the states. Returns a reply for each
-    /// mutation.
+    /// Applies all mutations in order, commits them together and publishes the states; if their records are very large, in
+    /// several parts. Returns a reply for each mutation.
     ///
     /// Rejections also wait for the commit, because an earlier mutation of the same batch may have caused them.
     fn mutate(
@@ -191,29 +196,39 @@ impl CommitThread {
         loaded: &LoadedBatch,
     ) -> (PendingWakes, Vec<Result<MutationReply, EngineError>>) {
         let mut batch = Batch::new(&self.hot, mutations.len());
-        let replies: Vec<_> = mutations
-            .iter()
-            .zip(&loaded.key_statuses)
-            .map(|((request, _), status)| {
-                batch.run(request, loaded.runnable_key_status(request, status)?, &self.catalog)
-            })
-            .collect();
-        if !batch.mutation_records.is_empty()
-            && let Err(error) = self.commit(&batch.mutation_records)
-        {
-            let error = self.engine_error(error);
-            return (PendingWakes::new(), mutations.iter().map(|_| Err(error.clone())).collect());
+        let mut replies = Vec::with_capacity(mutations.len());
+        let mut wakes = PendingWakes::new();
+        // The mutations whose replies wait for the next commit.
+        let mut uncommitted = 0;
+        for ((request, _), status) in mutations.iter().zip(&loaded.key_statuses) {
+            let status = loaded.runnable_key_status(request, status);
+            replies.push(status.and_then(|status| batch.run(request, status, &self.catalog)));
+            if replies.len() < mutations.len() && batch.uncommitted_bytes() < BATCH_BYTES_MAX {
+                continue;
+            }
+            match self.commit(batch.uncommitted_records()) {
+                Ok(heads) => wakes.extend(self.hot.publish(batch.publish(&heads))),
+                Err(error) => {
+                    let error = self.engine_error(error);
+                    replies.truncate(uncommitted);
+                    replies.resize_with(mutations.len(), || Err(error.clone()));
+                    break;
+                }
+            }
+            uncommitted = replies.len();
         }
-        let staged = batch.staged;
-        (self.hot.publish(staged.into_iter()), replies)
+        (wakes, replies)
     }
 
     /// Makes the mutations durable as one batch, and counts the result.
-    fn commit(&self, mutation_records: &[MutationRecord]) -> Result<(), CommitError> {
+    fn commit(&self, mutation_records: &[MutationRecord]) -> Result<Vec<ChainHead>, CommitError> {
+        if mutation_records.is_empty() {
+            return Ok(Vec::new());
+        }
         let start = Instant::now();
         let committed = self.store.commit(mutation_records);
         match &committed {
-            Ok(()) => {
+            Ok(_) => {
                 let latency = start.elapsed();
                 self.counters.add_commit(mutation_records.len(), latency);
                 // OpenTelemetry cannot read a histogram from counters: it has no observable histogram.

@@ -5,8 +5,10 @@
 //! insert a state ([`HotTable::end_read`]). Subscriptions are woken after the lock is released. Change records and the
 //! time at which a state was superseded are kept only for watched inventories.
 
+use super::load::LoadedInventory;
 use super::waker::{SubscriptionWaker, WakeLevel};
 use crate::domain::{Inventory, InventoryId};
+use crate::store::log::ChainHead;
 use crate::sync::{ChangeRecord, Cursor, PublishedState, TraceContext};
 use foldhash::fast::RandomState;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -55,6 +57,8 @@ pub(super) struct ColdRead {
 struct HotEntry {
     /// `None` if the inventory does not exist, which only entries of watched inventories remember.
     inventory: Option<Arc<Inventory>>,
+    /// Where the chain of its entries in the log begins; `None` if the store has to look it up.
+    head: Option<ChainHead>,
     /// Whether the entry was read or written since eviction last examined it.
     used: AtomicBool,
     /// `None` while no subscription watches the inventory.
@@ -74,6 +78,10 @@ struct WatchedEntry {
 pub(super) struct StagedState {
     /// `None` if the inventory does not exist or was deleted.
     pub inventory: Option<Arc<Inventory>>,
+    /// The index of the newest change among all changes of the batch; `None` if the batch has not changed the inventory.
+    pub change: Option<usize>,
+    /// Where the chain of its entries in the log begins, once the batch is committed; `None` if that did not change.
+    pub head: Option<ChainHead>,
     pub records: Vec<ChangeRecord>,
     /// The trace context of the newest traced change, if any.
     pub trace: Option<TraceContext>,
@@ -81,7 +89,7 @@ pub(super) struct StagedState {
 
 impl StagedState {
     pub fn new(inventory: Option<Arc<Inventory>>) -> Self {
-        Self { inventory, records: Vec::new(), trace: None }
+        Self { inventory, change: None, head: None, records: Vec::new(), trace: None }
     }
 }
 
@@ -122,7 +130,7 @@ impl HotTable {
     pub fn end_read<E>(
         &self,
         read: ColdRead,
-        found: Option<Arc<Inventory>>,
+        found: Option<LoadedInventory>,
         check: impl FnOnce() -> Result<(), E>,
     ) -> Result<Option<Arc<Inventory>>, E> {
         let mut table = self.write();
@@ -131,8 +139,9 @@ impl HotTable {
             return Ok(hot.inventory.clone());
         }
         check()?;
+        let (found, head) = found.map_or((None, None), |loaded| (loaded.inventory, loaded.head));
         if found.is_some() && table.removals.of(&read.id) == read.removals {
-            table.insert(read.id, found.clone());
+            table.insert(read.id, found.clone(), head);
         }
         Ok(found)
     }
@@ -167,10 +176,15 @@ impl HotTable {
         self.read().entries.contains_key(id)
     }
 
-    /// Returns whether a subscription watches the inventory. Only the commit loop adds subscriptions, so for the commit
-    /// loop an inventory that is not watched stays so until it calls [`Self::subscribe`].
+    /// Returns whether a subscription watches the inventory, and where the chain of its entries in the log begins; `None` if
+    /// the store has to look that up. Only the commit loop adds subscriptions, so for the commit loop an inventory that is not
+    /// watched stays so until it calls [`Self::subscribe`].
+    pub(super) fn watched_and_head(&self, id: &InventoryId) -> (bool, Option<ChainHead>) {
+        self.read().entries.get(id).map_or((false, None), |hot| (hot.watched.is_some(), hot.head))
+    }
+
     pub(super) fn is_watched(&self, id: &InventoryId) -> bool {
-        self.read().entries.get(id).is_some_and(|hot| hot.watched.is_some())
+        self.watched_and_head(id).0
     }
 
     /// Registers a subscription in the entry of each inventory. Creates an entry for an inventory that is not hot, which
@@ -213,15 +227,15 @@ impl HotTable {
     /// Makes an entry for each inventory that the batch needs and that was not hot, with the state of the store. An entry
     /// of an inventory that does not exist stays until the batch ends, so that no read returns what the batch makes of
     /// it before that is published.
-    pub(super) fn insert_loaded(&self, loaded: impl IntoIterator<Item = (InventoryId, Option<Arc<Inventory>>)>) {
+    pub(super) fn insert_loaded(&self, loaded: impl IntoIterator<Item = LoadedInventory>) {
         let mut table = self.write();
-        for (id, inventory) in loaded {
+        for LoadedInventory { id, inventory, head } in loaded {
             // A read may have inserted it meanwhile, with the same state.
             if !table.entries.contains_key(&id) {
                 if inventory.is_none() {
                     table.absent.push(id.clone());
                 }
-                table.insert(id, inventory);
+                table.insert(id, inventory, head);
             }
         }
     }
@@ -234,11 +248,12 @@ impl HotTable {
         for (id, state) in staged {
             let Some(hot) = table.entries.get_mut(&id) else {
                 if state.inventory.is_some() {
-                    table.insert(id, state.inventory);
+                    table.insert(id, state.inventory, state.head);
                 }
                 continue;
             };
             hot.mark_used();
+            hot.head = state.head.or(hot.head);
             if let Some(watched) = &mut hot.watched {
                 hot.inventory.clone_from(&state.inventory);
                 watched.publish(state, now, &mut wakes);
@@ -261,7 +276,7 @@ impl HotTable {
         if let Some(HotEntry { inventory: Some(inventory), watched: Some(watched), .. }) = table.entries.get_mut(id) {
             let inventory = inventory.clone();
             let records = vec![record(&inventory)];
-            let state = StagedState { inventory: Some(inventory), records, trace: None };
+            let state = StagedState { records, ..StagedState::new(Some(inventory)) };
             watched.publish(state, Instant::now(), &mut wakes);
         }
         wakes
@@ -324,9 +339,9 @@ impl Table {
         }
     }
 
-    fn insert(&mut self, id: InventoryId, inventory: Option<Arc<Inventory>>) {
+    fn insert(&mut self, id: InventoryId, inventory: Option<Arc<Inventory>>, head: Option<ChainHead>) {
         self.order.push_back(id.clone());
-        self.entries.insert(id, HotEntry::new(inventory));
+        self.entries.insert(id, HotEntry::new(inventory, head));
     }
 
     /// Returns the entry of an inventory; makes one for an inventory that is not hot, which does not exist.
@@ -334,7 +349,7 @@ impl Table {
         let order = &mut self.order;
         self.entries.entry(id.clone()).or_insert_with(|| {
             order.push_back(id.clone());
-            HotEntry::new(None)
+            HotEntry::new(None, None)
         })
     }
 
@@ -376,8 +391,8 @@ impl Removals {
 }
 
 impl HotEntry {
-    fn new(inventory: Option<Arc<Inventory>>) -> Self {
-        Self { inventory, used: AtomicBool::new(true), watched: None }
+    fn new(inventory: Option<Arc<Inventory>>, head: Option<ChainHead>) -> Self {
+        Self { inventory, head, used: AtomicBool::new(true), watched: None }
     }
 
     fn mark_used(&self) {
@@ -388,7 +403,7 @@ impl HotEntry {
 impl WatchedEntry {
     /// Publishes the next state, marks it as pending for each subscription and adds those to wake.
     fn publish(&mut self, state: StagedState, now: Instant, wakes: &mut PendingWakes) {
-        let StagedState { inventory, records, trace } = state;
+        let StagedState { inventory, records, trace, .. } = state;
         let before = &*self.published;
         let epoch = |inventory: &Option<Arc<Inventory>>| inventory.as_deref().map(|i| Cursor::of(i).epoch);
         let records_read_by = before.records_total() / RECORDS_UNREAD_MAX;
@@ -407,9 +422,9 @@ impl WatchedEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::PredictionOutcome;
     use crate::domain::{Caller, Contents, Epoch, LayoutId, Revision, SessionId};
     use crate::engine::delivery::RuntimeIndex;
-    use crate::sync::PredictionOutcome;
     use std::task::{Context, Waker};
 
     fn id(name: &str) -> InventoryId {
@@ -500,7 +515,7 @@ mod tests {
         let caller = Caller::new("test").unwrap();
         let correction = ChangeRecord::correction(SessionId::new(session).unwrap(), caller, &inventory);
         let records = vec![ChangeRecord { outcome, ..correction }];
-        let state = StagedState { inventory: Some(inventory), records, trace: None };
+        let state = StagedState { records, ..StagedState::new(Some(inventory)) };
         !table.publish([(id("a"), state)].into_iter()).is_empty()
     }
 

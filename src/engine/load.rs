@@ -2,6 +2,7 @@
 
 use super::{EngineError, MutationRequest};
 use crate::domain::{Inventory, InventoryId};
+use crate::store::log::ChainHead;
 use crate::store::{KeyStatus, Loaded, ScopedKey, Store, StoreError};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,8 +20,15 @@ pub(super) struct LoadedBatch {
     unreadable: HashMap<InventoryId, StoreError>,
 }
 
-/// Inventories that were not hot; `None` for one that does not exist.
-pub(super) type LoadedInventories = Vec<(InventoryId, Option<Arc<Inventory>>)>;
+/// An inventory that was not hot.
+#[derive(Debug)]
+pub(super) struct LoadedInventory {
+    pub id: InventoryId,
+    /// `None` if it does not exist.
+    pub inventory: Option<Arc<Inventory>>,
+    /// Where the chain of its entries in the log begins.
+    pub head: Option<ChainHead>,
+}
 
 /// Loads inventories and keys. If the store cannot read one of them, only the requests that need it fail.
 ///
@@ -31,11 +39,13 @@ pub(super) fn load_batch(
     store: &dyn Store,
     ids: Vec<InventoryId>,
     keys: &[ScopedKey],
-) -> Result<(LoadedInventories, LoadedBatch), EngineError> {
+) -> Result<(Vec<LoadedInventory>, LoadedBatch), EngineError> {
     match store.load(&ids, keys) {
-        Ok(Loaded { inventories, key_statuses }) => {
+        Ok(Loaded { inventories, heads, key_statuses }) => {
             let key_statuses = key_statuses.into_iter().map(Ok).collect();
-            Ok((ids.into_iter().zip(inventories).collect(), LoadedBatch { key_statuses, ..LoadedBatch::default() }))
+            let found = ids.into_iter().zip(inventories).zip(heads);
+            let found = found.map(|((id, inventory), head)| LoadedInventory { id, inventory, head: Some(head) });
+            Ok((found.collect(), LoadedBatch { key_statuses, ..LoadedBatch::default() }))
         }
         Err(StoreError::Corrupt { .. } | StoreError::Unavailable { .. }) => load_one_by_one(store, ids, keys),
         Err(error @ StoreError::Full { .. }) => Err(EngineError::Store(error)),
@@ -76,7 +86,7 @@ fn load_one_by_one(
     store: &dyn Store,
     ids: Vec<InventoryId>,
     keys: &[ScopedKey],
-) -> Result<(LoadedInventories, LoadedBatch), EngineError> {
+) -> Result<(Vec<LoadedInventory>, LoadedBatch), EngineError> {
     let mut batch = LoadedBatch { key_statuses: Vec::with_capacity(keys.len()), ..LoadedBatch::default() };
     let mut inventories = Vec::with_capacity(ids.len());
     let mut failed_reads = 0;
@@ -86,7 +96,11 @@ fn load_one_by_one(
     };
     for id in ids {
         match store.load(std::slice::from_ref(&id), &[]) {
-            Ok(loaded) => inventories.push((id, loaded.inventories.into_iter().flatten().next())),
+            Ok(loaded) => {
+                let (inventory, head) =
+                    (loaded.inventories.into_iter().flatten().next(), loaded.heads.first().copied());
+                inventories.push(LoadedInventory { id, inventory, head });
+            }
             Err(error) if may_continue(&error) => {
                 tracing::error!(%id, %error, "cannot read an inventory; requests that need it fail");
                 batch.unreadable.insert(id, error);

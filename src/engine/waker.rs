@@ -1,7 +1,8 @@
 //! The waker of a subscription: one for all of its inventories.
 
+use crate::domain::PredictionOutcome;
 use crate::domain::SessionId;
-use crate::sync::{ChangeRecord, PredictionOutcome};
+use crate::sync::ChangeRecord;
 use futures_util::task::AtomicWaker;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};

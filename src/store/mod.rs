@@ -6,11 +6,16 @@
 
 pub mod embedded;
 pub mod format;
+pub mod history;
 pub mod horizon;
+pub mod log;
+pub mod supply;
 
 use crate::domain::{
-    Caller, Fingerprint, IdempotencyKey, Inventory, InventoryId, OperationOutcome, PlayerId, TouchedInventory, Version,
+    Caller, Fingerprint, Flow, IdempotencyKey, Inventory, InventoryId, OperationKind, OperationOutcome, PlayerId,
+    PredictionOutcome, SessionId, TouchedInventory, Version,
 };
+use log::ChainHead;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -21,7 +26,7 @@ pub struct ScopedKey {
     pub key: IdempotencyKey,
 }
 
-/// The reply to a mutation. The store keeps it with the key, so that a retry gets the same reply.
+/// The reply to a mutation. A retry gets the same reply, which follows from the mutation's record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     pub outcomes: Vec<OperationOutcome>,
@@ -48,9 +53,33 @@ pub enum KeyStatus {
 pub struct MutationRecord {
     pub key: ScopedKey,
     pub payload: Fingerprint,
+    /// Why the caller makes the change; may be empty.
+    pub reason: Arc<str>,
+    pub session: Option<SessionId>,
+    pub prediction: PredictionOutcome,
+    /// The kinds of the operations, in the order of the reply's outcomes.
+    pub operations: Vec<OperationKind>,
+    /// The items that the operations added and removed, in the order of operations.
+    pub flows: Vec<Flow>,
+    /// Has the version of each touched inventory, in the same order.
     pub reply: Reply,
     /// May contain no changes: the store also remembers a mutation that changed nothing.
     pub touched: Vec<TouchedInventory>,
+    /// Where the chain of each touched inventory begins, in the same order. The store looks up those that are missing at
+    /// the end.
+    pub heads: Vec<HeadBefore>,
+}
+
+/// Where the chain of an inventory's entries begins, before a mutation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadBefore {
+    /// As loaded, or as returned by an earlier commit.
+    Known(ChainHead),
+    /// An earlier mutation of the same batch changed the inventory; the index of that change among all changes of the
+    /// batch.
+    InBatch(usize),
+    /// The store looks it up.
+    Unknown,
 }
 
 /// The result of [`Store::load`].
@@ -58,6 +87,8 @@ pub struct MutationRecord {
 pub struct Loaded {
     /// In the order of the requested ids; `None` if the inventory does not exist.
     pub inventories: Vec<Option<Arc<Inventory>>>,
+    /// Where the chains of these inventories begin; of a deleted inventory, at its deletion.
+    pub heads: Vec<ChainHead>,
     /// In the order of the requested keys.
     pub key_statuses: Vec<KeyStatus>,
 }
@@ -112,6 +143,28 @@ pub struct StoreUsage {
     pub bytes_max: u64,
     /// Number of journal records that are not yet folded into the table.
     pub unfolded: u64,
+    /// Whether the last attempt to fold, to seal or to delete old records failed.
+    pub is_maintenance_failing: bool,
+    pub log: LogUsage,
+}
+
+/// How much of the log a store keeps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogUsage {
+    /// Number of journal rows.
+    pub journal_rows: u64,
+    /// Size of the journal rows, in bytes.
+    pub journal_bytes: u64,
+    /// Number of blocks of sealed records.
+    pub blocks: u64,
+    /// Size of these blocks, in bytes.
+    pub block_bytes: u64,
+    /// The time of the earliest record that is kept, in milliseconds since the Unix epoch; `None` if the log is empty.
+    pub earliest_ms: Option<u64>,
+    /// The time of the last record that was deleted, in milliseconds since the Unix epoch; 0 if none was.
+    pub trimmed_ms: u64,
+    /// Maximum age of sealed records, in milliseconds.
+    pub age_max_ms: u64,
 }
 
 /// Durable storage of inventories and idempotency keys. All calls block.
@@ -120,8 +173,9 @@ pub trait Store: Send + Sync + 'static {
     fn load(&self, ids: &[InventoryId], keys: &[ScopedKey]) -> Result<Loaded, StoreError>;
 
     /// Makes all mutations durable, in order, or none of them. One thread at a time calls it; each mutation builds on
-    /// the result of [`Self::load`] and the mutations before it.
-    fn commit(&self, batch: &[MutationRecord]) -> Result<(), CommitError>;
+    /// the result of [`Self::load`] and the mutations before it. Returns where the chain of each changed inventory begins
+    /// now, in the order of the changes.
+    fn commit(&self, batch: &[MutationRecord]) -> Result<Vec<ChainHead>, CommitError>;
 
     /// Lists inventories. The page reflects every commit that has returned.
     fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError>;

@@ -31,8 +31,7 @@ pub use limit::{SyncLimit, Ticket, Turn};
 pub use mirror::{Mirror, MirrorUpdate, PredictError, Prediction};
 pub use pacer::{Moment, Pacer, SyncTrigger, Windows};
 pub use published::{
-    ChangeKind, ChangeRecord, MutationContext, PredictionOutcome, PublishedState, SupersededAt, TraceContext,
-    TracedChange,
+    ChangeKind, ChangeRecord, MutationContext, PublishedState, SupersededAt, TraceContext, TracedChange,
 };
 pub use replica::{Desync, Replica};
 pub use rollout::{Bucket, OutOfBounds, Percent, Rollout, RolloutField, StreamMode};

@@ -7,8 +7,8 @@
 use super::derived::DerivedValues;
 use super::frame::{Cursor, FrameBody};
 use crate::domain::{
-    Caller, Digest, Effect, Epoch, Inventory, InventoryId, KeyTag, Mutation, Operation, Revision, SessionId,
-    TouchedInventory,
+    Caller, Digest, Effect, Epoch, Inventory, InventoryId, KeyTag, Mutation, Operation, PredictionOutcome, Revision,
+    SessionId, TouchedInventory,
 };
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -77,20 +77,6 @@ pub struct ChangeRecord {
     pub caller: Caller,
     pub kind: ChangeKind,
     pub reason: Arc<str>,
-}
-
-/// The outcome of a mutation for the session that sent it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PredictionOutcome {
-    /// Committed; the session predicted nothing.
-    Unpredicted,
-    /// Committed; the prediction was correct, so the session already has the new state.
-    Confirmed,
-    /// Committed; the prediction was wrong.
-    Mispredicted,
-    /// Not committed although the session predicted it, or the session reported a desync: the session needs a full
-    /// state.
-    Correction,
 }
 
 /// The kind of change that a mutation makes.
@@ -172,7 +158,7 @@ impl MutationContext<'_> {
             (true, true) => PredictionOutcome::Confirmed,
             (true, false) => PredictionOutcome::Mispredicted,
         };
-        let is_relevant = !touched.is_transient() && (predicted || !touched.changes.is_empty());
+        let is_relevant = !touched.is_transient() && (predicted || touched.is_changed());
         is_relevant.then(|| ChangeRecord {
             session: self.session.cloned(),
             epoch: touched.version.epoch,

@@ -6,9 +6,9 @@
 use super::access::ReadAccess;
 use super::frame::{Cursor, InventoryFrame};
 use super::pacer::{Moment, Pacer, SyncTrigger, Windows};
-use super::published::{ChangeRecord, PredictionOutcome, PublishedState, TracedChange};
+use super::published::{ChangeRecord, PublishedState, TracedChange};
 use super::watch::{WatchChange, WatchState};
-use crate::domain::{KeyTag, SessionId, Version};
+use crate::domain::{KeyTag, PredictionOutcome, SessionId, Version};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -2,9 +2,9 @@
 
 use super::frame::{Cursor, FrameBody, FullReason, InventoryFrame, frame_since, full_frame};
 use super::pacer::SyncTrigger;
-use super::published::{ChangeRecord, PredictionOutcome, PublishedState, SupersededAt};
+use super::published::{ChangeRecord, PublishedState, SupersededAt};
 use super::subscription::SyncSettings;
-use crate::domain::{Inventory, Revision, SessionId};
+use crate::domain::{Inventory, PredictionOutcome, Revision, SessionId};
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -9,8 +9,8 @@ use crate::statistics::{
     CommitFailure, ConnectionRefusal, EngineStatistics, MutationOutcome, Reloads, RpcStatistics, StreamStatistics,
     TransportStatistics,
 };
-use crate::store::StoreUsage;
 use crate::store::embedded::FORMAT_VERSION;
+use crate::store::{LogUsage, StoreUsage};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Meter, MeterProvider};
 use opentelemetry_sdk::Resource;
@@ -308,5 +308,46 @@ impl Metrics<'_> {
             "Number of records in the journal that are not yet folded into the table.",
             |usage| usage.unfolded,
         );
+        gauge(
+            "slotcast.store.maintenance.failing",
+            "",
+            "Whether the last attempt to fold, to seal or to delete old records failed: 1 if so, otherwise 0.",
+            |usage| u64::from(usage.is_maintenance_failing),
+        );
+        gauge("slotcast.journal.rows", "{row}", "Number of rows in the journal.", |usage| usage.log.journal_rows);
+        gauge("slotcast.journal.size", "By", "Size of the rows in the journal in bytes.", |usage| {
+            usage.log.journal_bytes
+        });
+        self.history(store);
+    }
+
+    fn history(&self, store: &Arc<dyn Fn() -> Option<StoreUsage> + Send + Sync>) {
+        let gauge = |name, unit, description, field: fn(&LogUsage) -> Option<u64>| {
+            let read = store.clone();
+            self.gauge(name, unit, description, move |gauge| {
+                if let Some(value) = read().and_then(|usage| field(&usage.log)) {
+                    gauge.observe(value, &[]);
+                }
+            });
+        };
+        gauge("slotcast.history.size", "By", "Size of the sealed blocks of the log in bytes.", |log| {
+            Some(log.block_bytes)
+        });
+        gauge("slotcast.history.blocks", "{block}", "Number of sealed blocks of the log.", |log| Some(log.blocks));
+        gauge(
+            "slotcast.history.earliest",
+            "s",
+            "Time of the earliest record in the log since unix epoch in seconds.",
+            |log| log.earliest_ms.map(|ms| ms / 1_000),
+        );
+        gauge(
+            "slotcast.history.deleted_through",
+            "s",
+            "Time of the last record that was deleted from the log since unix epoch in seconds; 0 means none.",
+            |log| Some(log.trimmed_ms / 1_000),
+        );
+        gauge("slotcast.history.retention", "s", "Maximum age of sealed records in seconds.", |log| {
+            Some(log.age_max_ms / 1_000)
+        });
     }
 }

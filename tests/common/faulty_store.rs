@@ -2,6 +2,7 @@
 
 use parking_lot::Mutex;
 use slotcast::domain::InventoryId;
+use slotcast::store::log::ChainHead;
 use slotcast::store::{
     CommitError, ListPage, ListQuery, Loaded, MutationRecord, ScopedKey, Store, StoreError, StoreUsage,
 };
@@ -63,7 +64,7 @@ impl<S: Store> Store for FaultyStore<S> {
         self.inner.load(ids, keys)
     }
 
-    fn commit(&self, batch: &[MutationRecord]) -> Result<(), CommitError> {
+    fn commit(&self, batch: &[MutationRecord]) -> Result<Vec<ChainHead>, CommitError> {
         let fault = self.commits.lock().pop_front().flatten();
         match fault {
             None => self.inner.commit(batch),

@@ -3,6 +3,7 @@
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use slotcast::domain::{Fingerprint, Inventory, InventoryId};
 use slotcast::store::horizon::{ExpiredKeys, KeyHorizon};
+use slotcast::store::log::{ChainHead, Position};
 use slotcast::store::{
     CommitError, KeyStatus, ListPage, ListQuery, Loaded, MutationRecord, Reply, ScopedKey, Store, StoreError,
 };
@@ -23,6 +24,7 @@ pub struct MemoryStore {
 #[derive(Debug)]
 struct Content {
     inventories: BTreeMap<InventoryId, Arc<Inventory>>,
+    heads: HashMap<InventoryId, ChainHead>,
     keys: HashMap<ScopedKey, Remembered>,
     horizon: KeyHorizon,
     commits: usize,
@@ -38,7 +40,7 @@ struct Remembered {
 impl Default for Content {
     fn default() -> Self {
         let horizon = KeyHorizon::new(None, CALLERS_AHEAD_MAX);
-        Self { inventories: BTreeMap::new(), keys: HashMap::new(), horizon, commits: 0 }
+        Self { inventories: BTreeMap::new(), heads: HashMap::new(), keys: HashMap::new(), horizon, commits: 0 }
     }
 }
 
@@ -85,17 +87,25 @@ impl Store for MemoryStore {
             None => content.horizon.status_of(key, now_ms),
         };
         let inventories = ids.iter().map(|id| content.inventories.get(id).cloned()).collect();
-        Ok(Loaded { inventories, key_statuses: keys.iter().map(status).collect() })
+        let heads = ids.iter().map(|id| content.heads.get(id).copied().unwrap_or_default()).collect();
+        Ok(Loaded { inventories, heads, key_statuses: keys.iter().map(status).collect() })
     }
 
-    fn commit(&self, batch: &[MutationRecord]) -> Result<(), CommitError> {
+    fn commit(&self, batch: &[MutationRecord]) -> Result<Vec<ChainHead>, CommitError> {
         self.resumed.wait_while(&mut self.is_paused.lock(), |is_paused| *is_paused);
         let mut content = self.content();
-        for MutationRecord { key, payload, reply, touched } in batch.iter().cloned() {
+        let mut heads = Vec::new();
+        for MutationRecord { key, payload, reply, touched, .. } in batch.iter().cloned() {
             let received_ms = unix_ms();
             content.horizon.remember(received_ms, std::iter::once(&key));
             content.keys.insert(key, Remembered { payload, reply, received_ms });
+            let position = Position::new(1, content.commits as u64 + 1);
             for touched in touched {
+                if touched.is_changed() {
+                    let head = ChainHead { last: position, checkpoint: position };
+                    content.heads.insert(touched.version.id.clone(), head);
+                    heads.push(head);
+                }
                 match touched.state {
                     Some(state) => content.inventories.insert(touched.version.id, state),
                     None => content.inventories.remove(&touched.version.id),
@@ -103,7 +113,7 @@ impl Store for MemoryStore {
             }
             content.commits += 1;
         }
-        Ok(())
+        Ok(heads)
     }
 
     fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {

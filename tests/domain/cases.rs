@@ -75,7 +75,7 @@ fn assert_no_change(world: &mut World, operation: Operation) -> OperationOutcome
     let before = world.clone();
     let mut effect = world.run(operation).expect("the rules accept the operation");
     assert_eq!(world.inventories, before.inventories, "no new revision");
-    assert!(effect.touched.iter().all(|touched| touched.changes.is_empty()));
+    assert!(effect.touched.iter().all(|touched| !touched.is_changed()));
     effect.outcomes.remove(0)
 }
 

@@ -8,8 +8,8 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
-    Attributes, Change, Contents, Digest, Effect, Guard, Inventory, ItemCode, Mutation, Operation, OperationOutcome,
-    Rejection, RejectionCause, Revision, SlotState, Stack,
+    Attributes, Contents, Digest, Effect, Guard, Inventory, ItemCode, Mutation, Operation, OperationKind,
+    OperationOutcome, Rejection, RejectionCause, Revision, SlotState, Stack, Transition,
 };
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -82,26 +82,58 @@ proptest! {
             let mut replayed = world.inventories.clone();
             let Ok(effect) = world.mutate(&mutation) else { continue };
             check_touched(&mutation, &effect)?;
-            for change in effect.touched.iter().flat_map(|touched| &touched.changes) {
-                let old = replayed.remove(change.id());
-                match change {
-                    Change::Created(inventory) => {
+            for touched in &effect.touched {
+                let id = &touched.version.id;
+                let old = replayed.remove(id);
+                let new = match touched.transition() {
+                    Transition::Unchanged => old,
+                    Transition::Created { after } => {
                         prop_assert!(old.is_none());
-                        replayed.insert(change.id().clone(), inventory.clone());
+                        Some(after.clone())
                     }
-                    Change::Updated { epoch, revision, edits, .. } => {
-                        let new = old.expect("the inventory existed before").advanced(edits);
-                        prop_assert_eq!((new.epoch, new.contents.revision()), (*epoch, *revision));
-                        prop_assert!(!edits.is_empty());
-                        replayed.insert(change.id().clone(), Arc::new(new));
+                    Transition::Updated { before, .. } => {
+                        prop_assert_eq!(old.as_deref(), Some(before));
+                        prop_assert!(touched.edits.iter().all(|(slot, new)| before.contents.stack(*slot) != new.as_ref()));
+                        Some(Arc::new(before.advanced(&touched.edits)))
                     }
-                    Change::Deleted { epoch, revision, .. } => {
-                        let old = old.expect("the inventory existed before");
-                        prop_assert_eq!((old.epoch, old.contents.revision().next()), (*epoch, *revision));
+                    Transition::Deleted { before } => {
+                        prop_assert_eq!(old.as_deref(), Some(before));
+                        None
                     }
-                }
+                    Transition::Recreated { before, after } => {
+                        prop_assert_eq!(old.as_deref(), Some(before));
+                        Some(after.clone())
+                    }
+                };
+                replayed.extend(new.map(|new| (id.clone(), new)));
             }
             prop_assert_eq!(&replayed, &world.inventories);
+        }
+    }
+
+    #[test]
+    fn the_flows_of_a_mutation_are_its_change_of_each_item(History { mut world, mutations } in history()) {
+        for mutation in mutations {
+            let before = world.totals();
+            let Ok(effect) = world.mutate(&mutation) else { continue };
+            let mut balance: BTreeMap<ItemCode, i64> = BTreeMap::new();
+            for flow in &effect.flows {
+                let kind = OperationKind::of(&mutation.operations[usize::from(flow.operation)]);
+                let (may_add, may_remove) = match kind {
+                    OperationKind::Create | OperationKind::Add | OperationKind::Import => (true, false),
+                    OperationKind::Delete | OperationKind::Remove | OperationKind::Drop => (false, true),
+                    OperationKind::Craft | OperationKind::Set => (true, true),
+                    OperationKind::Move | OperationKind::Transfer | OperationKind::Rearrange => (false, false),
+                };
+                prop_assert!(may_add || flow.added == 0, "{kind:?} {flow:?}");
+                prop_assert!(may_remove || flow.removed == 0, "{kind:?} {flow:?}");
+                *balance.entry(flow.item).or_default() += flow.added as i64 - flow.removed as i64;
+            }
+            prop_assert!(effect.flows.is_sorted_by_key(|flow| flow.operation));
+            for (item, _, count) in world.totals().minus(&before).kinds() {
+                *balance.entry(item).or_default() -= count;
+            }
+            prop_assert!(balance.values().all(|difference| *difference == 0), "{balance:?}");
         }
     }
 

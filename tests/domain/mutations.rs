@@ -7,8 +7,8 @@ use crate::setup::{
 use crate::support::{World, attributes, count, filled, id, item, layout_id, stack, stack_with};
 use slotcast::domain::mutation::TransferSource;
 use slotcast::domain::{
-    Change, Contents, Digest, Guard, Mutation, Operation, OperationOutcome, RejectionCause, Revision, Slot,
-    TouchedInventory, Version,
+    Contents, Digest, Guard, Mutation, Operation, OperationOutcome, RejectionCause, Revision, Slot, TouchedInventory,
+    Transition, Version,
 };
 
 #[test]
@@ -22,8 +22,8 @@ fn delete_and_create_in_one_mutation_start_a_new_epoch() {
     assert_ne!(new.epoch, old.epoch);
     assert_eq!((new.contents.revision(), slots(&world, "player")), (Revision::CREATED, vec![(0, LOG, 2)]));
     assert_eq!(new.contents.slots().len(), 27);
-    let deleted = Change::Deleted { id: id("player"), epoch: old.epoch, revision: Revision(4) };
-    assert_eq!(effect.touched[0].changes, [deleted, Change::Created(world.inventories[&id("player")].clone())]);
+    let recreated = Transition::Recreated { before: &old, after: &world.inventories[&id("player")] };
+    assert_eq!(effect.touched[0].transition(), recreated);
 }
 
 #[test]
@@ -51,14 +51,14 @@ fn a_transient_inventory_is_reported_with_its_final_revision_and_changes_nothing
 #[test]
 fn delete_create_and_delete_in_one_mutation_is_one_deletion_of_the_old_epoch() {
     let mut world = world(&[filled(0, stack(COAL, 7))], &[]);
-    let epoch = world.get("player").epoch;
+    let before = world.inventories[&id("player")].clone();
     let create = Operation::Create { id: id("player"), owner: None, layout: layout_id("chest"), stacks: vec![] };
     let delete = || Operation::Delete { id: id("player") };
     let operations = vec![delete(), create, delete()];
     let effect = world.mutate(&Mutation { operations, expected: vec![] }).unwrap();
-    let version = Version { id: id("player"), epoch, revision: Revision(4), digest: Digest::EMPTY };
-    let deleted = Change::Deleted { id: id("player"), epoch, revision: Revision(4) };
-    assert_eq!(effect.touched, [TouchedInventory { version, state: None, changes: vec![deleted] }]);
+    let version = Version { id: id("player"), epoch: before.epoch, revision: Revision(4), digest: Digest::EMPTY };
+    let deleted = TouchedInventory { version, before: Some(before), state: None, edits: vec![] };
+    assert_eq!(effect.touched, [deleted]);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn changes_that_cancel_out_within_one_mutation_create_no_revision() {
     let mut world = world(&[filled(0, stack(COAL, 7))], &[]);
     let operations = vec![move_stack(0, 5, None), add(LOG, 1, b""), remove(LOG, 1, None), move_stack(5, 0, None)];
     let effect = world.mutate(&Mutation { operations, expected: vec![] }).unwrap();
-    assert_eq!((effect.touched[0].version.revision, effect.touched[0].changes.len()), (Revision(3), 0));
+    assert_eq!((effect.touched[0].version.revision, effect.touched[0].is_changed()), (Revision(3), false));
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn a_mutation_is_one_revision_regardless_of_its_number_of_operations() {
     let effect = world.mutate(&Mutation { operations, expected: vec![] }).unwrap();
     let touched: Vec<_> = effect.touched.iter().map(|t| (t.version.id.as_str(), t.version.revision.0)).collect();
     assert_eq!(touched, [("player", 4), ("chest", 9)], "in order of first mention");
-    let Change::Updated { edits, .. } = &effect.touched[0].changes[0] else { panic!("an update") };
+    let edits = &effect.touched[0].edits;
     assert_eq!(edits, &[(Slot(0), None), (Slot(1), Some(stack(LOG, 2)))], "only what differs in the end");
 }
 

@@ -1,8 +1,9 @@
 //! Bounded queue and memory.
 
-use crate::setup::{GatedStore, World, fresh_call, id, open, start, world};
-use slotcast::domain::{LayoutId, Operation};
-use slotcast::engine::{EngineError, EngineSettings};
+use crate::setup::{GatedStore, World, call, count, fresh_call, id, open, send, start, world};
+use slotcast::catalog_file;
+use slotcast::domain::{Attributes, ItemRef, LayoutId, Operation, Slot, Stack};
+use slotcast::engine::{Engine, EngineError, EngineSettings};
 use slotcast::store::ListQuery;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -89,4 +90,47 @@ async fn inventories_above_the_hot_limit_are_reloaded_without_loss() {
             assert_eq!(world.held(&name).await, 2 + n % 64);
         }
     }
+}
+
+#[tokio::test]
+async fn a_batch_with_very_large_records_is_committed_in_parts() {
+    const VAULTS: usize = 40;
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = "items = [{ id = 'map', code = 1, max_stack = 1 }]
+        layouts = [{ id = 'vault', sections = [{ name = 'main', slots = 1024 }] }]";
+    let catalog_path = folder.path().join("catalog.toml");
+    std::fs::write(&catalog_path, catalog).unwrap();
+    let catalog = Arc::new(catalog_file::read(&catalog_path).unwrap());
+    let (release, gate) = mpsc::channel::<()>();
+    let store = GatedStore { inner: open(folder.path()), gate: Mutex::new(gate) };
+    let engine = Engine::start(Arc::new(store), catalog, EngineSettings::default()).0;
+    let stack = |slot| {
+        let attributes = Attributes::new(&[slot as u8; Attributes::BYTES_MAX]).unwrap();
+        (Slot(slot), Stack { item: ItemRef::Id("map".into()), count: count(1), attributes })
+    };
+    let stacks: Vec<_> = (0..1024).map(stack).collect();
+    let vault = |number: usize| id(&format!("vault-{number}"));
+    let create = |number| Operation::Create {
+        id: vault(number),
+        owner: None,
+        layout: LayoutId::new("vault").unwrap(),
+        stacks: stacks.clone(),
+    };
+    // The first commit waits; all others are in the next batch: 40 MiB of created states, and as much of deleted ones.
+    let mut calls = vec![send(&engine, fresh_call(Operation::Delete { id: id("nothing") }))];
+    calls.extend((0..VAULTS).map(|number| send(&engine, fresh_call(create(number)))));
+    let delete = |number: usize| call(&format!("delete-{number}"), Operation::Delete { id: vault(number) });
+    calls.extend((0..VAULTS).map(|number| send(&engine, delete(number))));
+    let retries: Vec<_> = (0..VAULTS).map(|number| send(&engine, delete(number))).collect();
+    tokio::task::yield_now().await;
+    drop(release);
+    assert!(calls.remove(0).await.unwrap().is_err(), "it does not exist");
+    for call in calls {
+        assert!(!call.await.unwrap().unwrap().replayed);
+    }
+    for retry in retries {
+        assert!(retry.await.unwrap().unwrap().replayed, "a mutation of an earlier part is known");
+    }
+    let commits = engine.statistics().commits;
+    assert!((3..10).contains(&commits), "{commits} commits");
 }

@@ -4,6 +4,7 @@ use crate::setup::{World, create_chest, fresh_call, id, open, start, start_with_
 use slotcast::domain::InventoryId;
 use slotcast::engine::{Engine, EngineError, EngineSettings};
 use slotcast::store::embedded::EmbeddedStore;
+use slotcast::store::log::ChainHead;
 use slotcast::store::{CommitError, ListPage, ListQuery, Loaded, MutationRecord, ScopedKey, Store, StoreError};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -48,7 +49,7 @@ impl<F: Fn(&[InventoryId]) -> Result<(), StoreError> + Send + Sync + 'static> St
         self.inner.load(ids, keys)
     }
 
-    fn commit(&self, batch: &[MutationRecord]) -> Result<(), CommitError> {
+    fn commit(&self, batch: &[MutationRecord]) -> Result<Vec<ChainHead>, CommitError> {
         self.inner.commit(batch)
     }
 

@@ -8,6 +8,7 @@ use slotcast::domain::{
 };
 use slotcast::engine::{Engine, EngineError, EngineSettings, MutationReply, MutationRequest};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
+use slotcast::store::log::ChainHead;
 use slotcast::store::{CommitError, ListPage, ListQuery, Loaded, MutationRecord, ScopedKey, Store, StoreError};
 use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
@@ -123,7 +124,7 @@ impl Store for GatedStore {
         self.inner.load(ids, keys)
     }
 
-    fn commit(&self, batch: &[MutationRecord]) -> Result<(), CommitError> {
+    fn commit(&self, batch: &[MutationRecord]) -> Result<Vec<ChainHead>, CommitError> {
         while self.gate.lock().unwrap().recv().is_ok() {}
         self.inner.commit(batch)
     }

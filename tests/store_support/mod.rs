@@ -1,17 +1,27 @@
 //! Helpers of the store tests: mutations to commit, and a model of the expected contents of a store.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+mod aged;
 mod commands;
+mod log_model;
 mod place;
+mod planting;
 
+#[allow(unused_imports, reason = "each test file uses its own part")]
+pub use aged::*;
 #[allow(unused_imports, reason = "each test file uses its own part")]
 pub use commands::*;
 #[allow(unused_imports, reason = "each test file uses its own part")]
+pub use log_model::*;
+#[allow(unused_imports, reason = "each test file uses its own part")]
 pub use place::*;
+#[allow(unused_imports, reason = "each test file uses its own part")]
+pub use planting::*;
 
 use slotcast::domain::{
-    Attributes, Caller, Change, Contents, Count, Digest, Edit, Epoch, Fingerprint, IdempotencyKey, Inventory,
-    InventoryId, ItemCode, LayoutId, OperationOutcome, PlayerId, Revision, Slot, Stack, TouchedInventory, Version,
+    Attributes, Caller, Contents, Count, Digest, Edit, Epoch, Fingerprint, Flow, IdempotencyKey, Inventory,
+    InventoryId, ItemCode, LayoutId, OperationKind, OperationOutcome, PlayerId, PredictionOutcome, Revision, Slot,
+    Stack, TouchedInventory, Version,
 };
 use slotcast::store::{KeyStatus, ListPage, ListQuery, MutationRecord, Reply, ScopedKey, Store};
 use std::collections::{BTreeMap, HashMap};
@@ -63,32 +73,29 @@ pub fn inventory(name: &str, owner: Option<&str>, with_epoch: u32, slots: usize,
 }
 
 pub fn created(state: &Arc<Inventory>) -> TouchedInventory {
-    TouchedInventory {
-        version: state.version(),
-        state: Some(state.clone()),
-        changes: vec![Change::Created(state.clone())],
-    }
+    TouchedInventory { version: state.version(), before: None, state: Some(state.clone()), edits: Vec::new() }
 }
 
 pub fn updated(before: &Inventory, edits: Vec<Edit>) -> TouchedInventory {
     let state = Arc::new(before.advanced(&edits));
-    let Version { id, epoch, revision, .. } = state.version();
-    let changes = vec![Change::Updated { id, epoch, revision, edits }];
-    TouchedInventory { version: state.version(), state: Some(state), changes }
+    TouchedInventory { version: state.version(), before: Some(Arc::new(before.clone())), state: Some(state), edits }
 }
 
 pub fn deleted(before: &Inventory) -> TouchedInventory {
     let version = Version { revision: before.contents.revision().next(), digest: Digest::EMPTY, ..before.version() };
-    let Version { id, epoch, revision, .. } = version.clone();
-    TouchedInventory { version, state: None, changes: vec![Change::Deleted { id, epoch, revision }] }
+    TouchedInventory { version, before: Some(Arc::new(before.clone())), state: None, edits: Vec::new() }
 }
 
 pub fn recreated(before: &Inventory, after: &Arc<Inventory>) -> TouchedInventory {
-    let mut touched = deleted(before);
-    touched.changes.push(Change::Created(after.clone()));
-    TouchedInventory { version: after.version(), state: Some(after.clone()), changes: touched.changes }
+    TouchedInventory {
+        version: after.version(),
+        before: Some(Arc::new(before.clone())),
+        state: Some(after.clone()),
+        edits: Vec::new(),
+    }
 }
 
+/// Returns a mutation with the flows of its changes. Its first operation is a set, which may change any slots.
 pub fn transaction(key: ScopedKey, touched: Vec<TouchedInventory>) -> MutationRecord {
     let versions = touched.iter().map(|touched| touched.version.clone()).collect();
     let dropped = OperationOutcome { count: 3, remainder: 1, stack: stack_with(9, 3, b"sharp") };
@@ -96,9 +103,32 @@ pub fn transaction(key: ScopedKey, touched: Vec<TouchedInventory>) -> MutationRe
     MutationRecord {
         key,
         payload,
+        reason: "a test".into(),
+        session: None,
+        prediction: PredictionOutcome::Unpredicted,
+        operations: vec![OperationKind::Set, OperationKind::Move],
+        flows: flows(&touched),
         reply: Reply { outcomes: vec![OperationOutcome::default(), dropped], versions },
         touched,
+        heads: Vec::new(),
     }
+}
+
+/// What the changes add and remove, slot by slot.
+fn flows(touched: &[TouchedInventory]) -> Vec<Flow> {
+    let mut flows: BTreeMap<ItemCode, Flow> = BTreeMap::new();
+    for inventory in touched.iter().filter(|touched| touched.is_changed()) {
+        let is_edited = |slot: Slot| inventory.edits.is_empty() || inventory.edits.iter().any(|edit| edit.0 == slot);
+        let states = [(&inventory.before, false), (&inventory.state, true)];
+        for (state, is_added) in states.into_iter().filter_map(|(state, is_added)| Some((state.as_ref()?, is_added))) {
+            for (_, stack) in state.contents.stacks().filter(|(slot, _)| is_edited(*slot)) {
+                let none = Flow { operation: 0, item: stack.item, added: 0, removed: 0 };
+                let flow = flows.entry(stack.item).or_insert(none);
+                *(if is_added { &mut flow.added } else { &mut flow.removed }) += u64::from(stack.count.get());
+            }
+        }
+    }
+    flows.into_values().collect()
 }
 
 /// The expected contents of a store after all commits.
@@ -113,7 +143,7 @@ pub struct Model {
 impl Model {
     pub fn apply(&mut self, batch: &[MutationRecord]) {
         for transaction in batch {
-            let MutationRecord { key, payload, reply, touched } = transaction.clone();
+            let MutationRecord { key, payload, reply, touched, .. } = transaction.clone();
             self.keys.insert(key, KeyStatus::Applied { payload, reply });
             for touched in touched {
                 self.ids.insert(touched.version.id.clone(), ());

@@ -32,6 +32,11 @@ impl DrivenClock {
         WALL_CLOCK_START_MS + self.us.load(Ordering::SeqCst) / 1_000
     }
 
+    /// Returns the correct time since the unix epoch.
+    pub fn unix_time(&self) -> Duration {
+        Duration::from_millis(self.right_unix_ms())
+    }
+
     /// Returns settings with this clock. The store neither folds nor trims on its own while the clock does not advance.
     pub fn settings(&self) -> EmbeddedSettings {
         let (us, this) = (self.us.clone(), self.clone());

@@ -283,7 +283,7 @@ impl Stream {
 
     fn mutate(&mut self, mutation: &Mutation) {
         let Ok(effect) = self.world.mutate(mutation) else { return };
-        if effect.touched.iter().any(|touched| !touched.changes.is_empty()) {
+        if effect.touched.iter().any(|touched| touched.is_changed()) {
             self.subscription.handle_states(&states(&self.world));
             self.waiting_since.get_or_insert(self.now);
         }

@@ -1,11 +1,12 @@
-//! The fold: a thread that updates the table in the background, trims the journal and empties the write-ahead log.
+//! The fold: a thread that updates the table in the background, seals the journal's rows ([`super::log`]) and empties the
+//! write-ahead log.
 //!
 //! The fold works in rounds. A round takes the generation that has grown so far, and writes its states in order of ids,
 //! in slices of a fraction of a millisecond; it holds the write lock during each slice. Each inventory is written once,
 //! however often it changed. A failure loses nothing: changes that are not folded stay in the journal and in memory.
 
 use super::failure::{self, RetryError};
-use super::keys::{TrimLimits, TrimmableRow};
+use super::log::totals::{self, TotalsTable};
 use super::open::PAGE_BYTES;
 use super::overlay::Generation;
 use super::state::{MemoryState, StoreInner};
@@ -20,8 +21,6 @@ use std::time::Duration;
 
 /// Number of rows that are encoded before taking the write lock; also the maximum that one slice writes.
 const ROWS_AHEAD: usize = 192;
-/// Number of journal rows that one slice trims.
-const TRIMMED_ROWS: usize = 8;
 /// How often the fold checks the length of the write-ahead log, in slices.
 const SLICES_PER_WAL_CHECK: usize = 32;
 /// How often the thread checks the clock while nothing wakes it.
@@ -30,9 +29,14 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
 /// Why the fold stopped its work early.
-enum FoldError {
+pub enum FoldError {
     Closing,
-    Failed { action: &'static str, error: rusqlite::Error },
+    Failed {
+        action: &'static str,
+        error: rusqlite::Error,
+    },
+    /// A row of the journal or of the log is malformed.
+    Corrupt(String),
 }
 
 impl FoldError {
@@ -60,6 +64,10 @@ pub fn run(inner: &StoreInner, connection: Connection) {
                 inner.record_failure(failure, failure::is_fatal(&error), back_off);
                 back_off = (back_off * 2).min(BACK_OFF_MAX);
             }
+            Err(RetryError { error: FoldError::Corrupt(detail), .. }) => {
+                inner.record_failure(StoreError::Corrupt { detail }, false, back_off);
+                back_off = (back_off * 2).min(BACK_OFF_MAX);
+            }
         }
     }
     if inner.is_stopped() {
@@ -76,8 +84,11 @@ impl StoreInner {
                 return None;
             }
             let fold = memory.fold_calls > memory.fold_calls_completed || self.is_round_due(&memory);
-            if !self.is_stopped() && (fold || self.has_fold_work(&memory)) {
-                return Some(FoldTask { fold, fold_calls: memory.fold_calls });
+            let has_log_work =
+                || self.is_seal_due(&memory) || self.is_trim_due(&memory) || self.is_retention_due(&memory);
+            if !self.is_stopped() && (fold || self.has_fold_work(&memory) || has_log_work()) {
+                let seal_all = memory.fold_calls > memory.fold_calls_completed;
+                return Some(FoldTask { fold, seal_all, fold_calls: memory.fold_calls });
             }
             self.fold_wakeup.wait_for(&mut memory, IDLE_MAX);
         }
@@ -86,7 +97,7 @@ impl StoreInner {
     /// Returns whether to wake the fold.
     pub(super) fn has_fold_work(&self, memory: &MemoryState) -> bool {
         let wal_is_long = memory.wal_bytes > memory.wal_due_bytes;
-        wal_is_long || self.is_round_due(memory) || !self.trimmable_rows(memory, 1).is_empty()
+        wal_is_long || self.is_round_due(memory)
     }
 
     fn is_round_due(&self, memory: &MemoryState) -> bool {
@@ -99,18 +110,8 @@ impl StoreInner {
             || active.records > 0 && age >= settings.fold_after
     }
 
-    fn trimmable_rows(&self, memory: &MemoryState, rows_max: usize) -> Vec<TrimmableRow> {
-        let limits = TrimLimits {
-            now: self.batch_time(memory),
-            folded_through: memory.folded_through,
-            window_ms: self.settings.key_window.as_millis() as u64,
-            keys_max: self.settings.keys_max,
-        };
-        memory.keys.trimmable(&limits, rows_max)
-    }
-
     /// Maximum duration of one slice. It grows as room runs out, so that commits slow down before they stop.
-    fn slice_max(&self) -> Duration {
+    pub fn slice_max(&self) -> Duration {
         let (records, inventories) = self.lock().overlay.unfolded();
         let eighths = |part: usize, whole: usize| (part * 8).checked_div(whole).unwrap_or(8);
         let settings = &self.settings;
@@ -150,8 +151,10 @@ impl StoreInner {
 
 /// What one pass of the thread does.
 struct FoldTask {
-    /// Whether to fold, in addition to trimming and checking the write-ahead log.
+    /// Whether to fold, in addition to sealing and checking the write-ahead log.
     fold: bool,
+    /// Whether to seal all due rows, even if they are few.
+    seal_all: bool,
     /// Number of calls of [`super::EmbeddedStore::fold`] before this pass.
     fold_calls: u64,
 }
@@ -167,15 +170,15 @@ impl Drop for StopOnPanic<'_> {
     }
 }
 
-struct Fold<'a> {
-    inner: &'a StoreInner,
-    connection: &'a Connection,
+pub struct Fold<'a> {
+    pub inner: &'a StoreInner,
+    pub connection: &'a Connection,
 }
 
 impl Fold<'_> {
     fn run_task(&self, task: &FoldTask) -> Result<(), FoldError> {
         let due_bytes = self.inner.lock().wal_due_bytes;
-        match self.fold_and_trim(task) {
+        match self.fold_and_seal(task) {
             // Existing pages of the file can be overwritten without room; then the write-ahead log restarts at its
             // beginning.
             Err(error) if error.is_full() => self.checkpoint_if_due(0).and(Err(error)),
@@ -184,7 +187,7 @@ impl Fold<'_> {
         }
     }
 
-    fn fold_and_trim(&self, task: &FoldTask) -> Result<(), FoldError> {
+    fn fold_and_seal(&self, task: &FoldTask) -> Result<(), FoldError> {
         if task.fold {
             // After a failure a generation is left over, and the requested changes are in the next one.
             let is_resumed = self.inner.lock().overlay.frozen.is_some();
@@ -194,7 +197,8 @@ impl Fold<'_> {
                 self.end(through);
             }
         }
-        self.trim()
+        self.seal(task.seal_all)?;
+        self.apply_retention()
     }
 
     /// Returns the generation to fold, and the last journal row that it contains.
@@ -224,7 +228,7 @@ impl Fold<'_> {
         let mut encoded = VecDeque::with_capacity(ROWS_AHEAD);
         for slice in 1.. {
             for id in ids.by_ref().take(ROWS_AHEAD - encoded.len()) {
-                let state = generation.states.get(id).and_then(Option::as_ref);
+                let Some(state) = generation.states.get(id) else { continue };
                 encoded.push_back(EncodedRow::new(id, state, generation.created_ids.contains(id)));
             }
             if encoded.is_empty() {
@@ -237,9 +241,11 @@ impl Fold<'_> {
                 self.checkpoint_if_due(due_bytes)?;
             }
         }
-        let _write_lock = self.inner.write_lock.lock();
-        journal::set_meta_value(self.connection, journal::FOLDED_THROUGH, through)
-            .map_err(|error| FoldError::Failed { action: "storing the fold position", error })
+        // Together, so that the supply is exact at the mark.
+        self.in_transaction(|transaction| {
+            totals::add(transaction, TotalsTable::Supply, &generation.supply)?;
+            journal::set_meta_value(transaction, journal::FOLDED_THROUGH, through)
+        })
     }
 
     /// Writes rows from the front until the slice's time is over.
@@ -273,24 +279,6 @@ impl Fold<'_> {
         drop(folded);
     }
 
-    fn trim(&self) -> Result<(), FoldError> {
-        loop {
-            let due = self.inner.trimmable_rows(&self.inner.lock(), TRIMMED_ROWS);
-            let Some(last) = due.last() else { return Ok(()) };
-            let failed = |error| FoldError::Failed { action: "trimming the journal", error };
-            let expired = journal::expired_keys(self.connection, &due).map_err(failed)?;
-            // The horizon comes first: a key that is about to be removed must not count as new in between.
-            let change = self.inner.lock().keys.horizon.expire(expired);
-            let write_lock = self.inner.write_lock.lock();
-            journal::trim(self.connection, last.seq, &change).map_err(failed)?;
-            drop(write_lock);
-            for _ in &due {
-                self.inner.lock().keys.remove_oldest();
-            }
-            self.check_closing()?;
-        }
-    }
-
     fn checkpoint_if_due(&self, due_bytes: u64) -> Result<(), FoldError> {
         let checkpoint_bytes = self.inner.settings.wal_checkpoint_bytes;
         let checkpoint = self.inner.checkpoint.lock();
@@ -304,12 +292,12 @@ impl Fold<'_> {
         Ok(())
     }
 
-    fn check_closing(&self) -> Result<(), FoldError> {
+    pub fn check_closing(&self) -> Result<(), FoldError> {
         if self.inner.lock().is_closing { Err(FoldError::Closing) } else { Ok(()) }
     }
 }
 
 /// Approximate number of bytes that a commit adds to the log: the batch and the pages around it.
-pub fn wal_bytes_added(batch: &[u8]) -> u64 {
-    batch.len() as u64 + 3 * PAGE_BYTES
+pub fn wal_bytes_added(batch_bytes: usize) -> u64 {
+    batch_bytes as u64 + 3 * PAGE_BYTES
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 const HEADER_BYTES: usize = 100;
 /// The first bytes of every SQLite database.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-/// Maximum size of a store that was never used, in bytes. An empty store with its schema is half as large.
+/// Maximum size of a store that was never used, in bytes. An empty store with its schema is smaller.
 const UNUSED_BYTES_MAX: u64 = 65_536;
 
 // Offsets of the fields in the header, in bytes.
@@ -59,6 +59,12 @@ impl DatabaseHeader {
     }
 }
 
+/// Marks a database as one without a write-ahead log. No process may have it open, and it must not have a log.
+pub fn set_rollback_mode(file: &File) -> io::Result<()> {
+    // The write version, and after it the read version.
+    file.write_all_at(&[ROLLBACK_JOURNAL; 2], WRITE_VERSION_AT as u64)
+}
+
 /// Returns whether there is a store. There is none if the file does not exist, or if an interrupted first start created
 /// the file and it was never used.
 ///
@@ -90,8 +96,8 @@ pub fn check(path: &Path) -> Result<bool, OpenError> {
         return Err(not_sqlite());
     }
     match (header.field(APPLICATION_ID_AT), header.field(USER_VERSION_AT)) {
-        (APPLICATION_ID, found) if found > FORMAT_VERSION => {
-            return Err(OpenError::NewerFormat { path: path.to_owned(), found, known: FORMAT_VERSION });
+        (APPLICATION_ID, found) if found != FORMAT_VERSION => {
+            return Err(OpenError::OtherFormat { path: path.to_owned(), found, known: FORMAT_VERSION });
         }
         // 0: the creation may have been interrupted. The check after opening decides.
         (APPLICATION_ID | 0, _) => {}

@@ -6,15 +6,11 @@
 
 use super::EmbeddedStore;
 use super::failure::store_error;
-use crate::domain::{Catalog, Item};
+use crate::domain::{Catalog, Item, ItemCode};
 use crate::store::StoreError;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-/// Part of each new store; a store of an earlier version gets the table when it is opened. The table has no
-/// rowids, because the check of the write-ahead log recognizes the journal by its rowids ([`super::wal`]).
-pub const SCHEMA: &str =
-    "CREATE TABLE IF NOT EXISTS items (code INTEGER PRIMARY KEY NOT NULL, id TEXT NOT NULL) STRICT, WITHOUT ROWID;";
 
 /// Maximum number of conflicts that an error lists; it counts the others.
 const CONFLICTS_MAX: usize = 10;
@@ -79,9 +75,6 @@ pub fn accept(path: &Path, connection: &Connection, catalog: &Catalog) -> Result
 /// Checks the catalog without changing anything. Returns the items whose id the store does not have yet.
 pub fn check<'a>(path: &Path, connection: &Connection, catalog: &'a Catalog) -> Result<Vec<&'a Item>, CatalogError> {
     let failed = |error| CatalogError::Store(store_error("reading the known items", &error));
-    if !connection.table_exists(None, "items").map_err(failed)? {
-        return Ok(catalog.items().iter().collect());
-    }
     let mut select = connection.prepare("SELECT id FROM items WHERE code = ?1").map_err(failed)?;
     let (mut unknown, mut conflicts) = (Vec::new(), Vec::new());
     for item in catalog.items() {
@@ -98,9 +91,22 @@ pub fn check<'a>(path: &Path, connection: &Connection, catalog: &'a Catalog) -> 
     if conflicts.is_empty() { Ok(unknown) } else { Err(CatalogError::CodesReused { path: path.to_owned(), conflicts }) }
 }
 
+/// Reads the id of each code that a catalog of the store has ever contained.
+pub fn ids(connection: &Connection) -> Result<BTreeMap<ItemCode, String>, StoreError> {
+    let failed = |error| store_error("reading the known items", &error);
+    let mut select = connection.prepare("SELECT code, id FROM items").map_err(failed)?;
+    let rows = select.query_map([], |row| Ok((row.get::<_, u32>(0)?, row.get::<_, String>(1)?))).map_err(failed)?;
+    let mut ids = BTreeMap::new();
+    for row in rows {
+        let (code, id) = row.map_err(failed)?;
+        let zero = || StoreError::Corrupt { detail: format!("item {id:?} has code 0") };
+        ids.insert(ItemCode::new(code).ok_or_else(zero)?, id);
+    }
+    Ok(ids)
+}
+
 fn remember(connection: &Connection, items: &[&Item]) -> rusqlite::Result<()> {
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-    transaction.execute_batch(SCHEMA)?;
     let mut put = transaction.prepare("INSERT OR REPLACE INTO items (code, id) VALUES (?1, ?2)")?;
     for item in items {
         put.execute(params![item.code.get(), &*item.id])?;

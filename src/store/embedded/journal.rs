@@ -1,12 +1,16 @@
-//! The journal: one row per committed batch, in order, without gaps. A row stays until it is folded and its keys may
-//! expire.
+//! The journal: the newest part of the log, one row per committed batch, in order, without gaps. A row stays until it is
+//! folded, its keys may expire, and its records are in a sealed block.
+//!
+//! Rows are numbered from 1, and not by the position of their first record, because [`super::wal`] tells by consecutive
+//! numbers which commits were acknowledged.
 
 use super::failure::{ReadError, corrupt, store_error};
 use super::keys::TrimmableRow;
 use crate::domain::Caller;
-use crate::store::StoreError;
-use crate::store::format::{self, DecodedRecord};
+use crate::store::format::{Batch, BatchTime};
 use crate::store::horizon::{ExpiredKeys, HorizonChange, KeyHorizon};
+use crate::store::log::{LogRecord, Position};
+use crate::store::{ScopedKey, StoreError};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 /// Appends a row in its own transaction. The row is durable when this returns.
@@ -15,17 +19,29 @@ pub fn append(connection: &Connection, seq: i64, batch: &[u8]) -> rusqlite::Resu
     Ok(())
 }
 
-/// Reads the records of a row; `None` if it has been trimmed.
-pub fn read(connection: &Connection, seq: i64) -> Result<Option<Vec<DecodedRecord>>, ReadError> {
+/// Reads the record at a position of a row; `None` if the row has been trimmed, or does not have the position.
+pub fn read(connection: &Connection, seq: i64, position: Position) -> Result<Option<LogRecord>, ReadError> {
     let encoded = encoded_batch(connection, seq).map_err(ReadError::sqlite("reading the journal"))?;
-    let records = encoded.map(|encoded| format::decode_batch(&encoded)).transpose();
-    let corrupt_row = |error| ReadError::Corrupt(corrupt(&format!("journal row {seq}"), &error));
-    Ok(records.map_err(corrupt_row)?.map(|(_, records)| records))
+    let Some(encoded) = encoded else { return Ok(None) };
+    let record = Batch::parse_with_checksum(&encoded).and_then(|batch| batch.record(position));
+    record.map_err(|error| ReadError::Corrupt(corrupt(&format!("journal row {seq}"), &error)))
 }
 
-fn encoded_batch(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Vec<u8>>> {
+/// Reads the encoded batch of a row; `None` if it has been trimmed.
+pub fn encoded_batch(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Vec<u8>>> {
     let mut select = connection.prepare_cached("SELECT batch FROM journal WHERE seq = ?1")?;
     select.query_row([seq], |row| row.get(0)).optional()
+}
+
+/// Reads the number of the last row, the position after its last record, and its time; `None` if the journal is empty.
+pub fn last_batch(connection: &Connection) -> Result<Option<(i64, Position, BatchTime)>, StoreError> {
+    let failed = |error| store_error("reading the journal", &error);
+    let mut select =
+        connection.prepare_cached("SELECT seq, batch FROM journal ORDER BY seq DESC LIMIT 1").map_err(failed)?;
+    let last = select.query_row([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)));
+    let Some((seq, encoded)) = last.optional().map_err(failed)? else { return Ok(None) };
+    let batch = Batch::parse_with_checksum(&encoded).map_err(|error| corrupt(&format!("journal row {seq}"), &error))?;
+    Ok(Some((seq, batch.end(), batch.time)))
 }
 
 /// Passes each row from `first` on to `visit`, oldest first.
@@ -53,17 +69,23 @@ pub fn expired_keys(connection: &Connection, due: &[TrimmableRow]) -> rusqlite::
     for TrimmableRow { seq, received_ms, latest_key_ms } in due {
         let Some(latest_key_ms) = *latest_key_ms else { continue };
         let keys = if latest_key_ms > *received_ms {
-            encoded_batch(connection, *seq)?.and_then(|encoded| format::decode_keys(&encoded).ok())
+            encoded_batch(connection, *seq)?.and_then(|encoded| keys_of(&encoded))
         } else {
             None
         };
         match keys {
-            Some((_, keys)) => expired.add(*received_ms, keys.iter()),
+            Some(keys) => expired.add(*received_ms, keys.iter()),
             // No key was ahead; or the row is damaged, so that the callers of its keys are unknown.
             None => expired.raise(latest_key_ms),
         }
     }
     Ok(expired)
+}
+
+fn keys_of(encoded: &[u8]) -> Option<Vec<ScopedKey>> {
+    let batch = Batch::parse_with_checksum(encoded).ok()?;
+    let keys: Result<Vec<_>, _> = batch.keys().collect();
+    Some(keys.ok()?.into_iter().flatten().collect())
 }
 
 /// Removes all rows up to `through` and stores the resulting horizon, in one transaction.
@@ -106,9 +128,6 @@ fn ahead_name(caller: &Caller) -> String {
 
 /// Name of the `meta` entry for the last row that is folded into the table.
 pub const FOLDED_THROUGH: &str = "folded_through";
-/// Name of the `meta` entry for the last row before a restore or an import rewrote the table. Up to this row, the
-/// journal is only used for its keys.
-pub const REWRITTEN_THROUGH: &str = "rewritten_through";
 /// Name of the `meta` entry for the common horizon: unknown keys with this time, or an earlier one, are not new.
 const FORGOTTEN_BEFORE_MS: &str = "forgotten_before_ms";
 /// Prefix of the `meta` entry for a caller's own horizon; the caller's name follows. Unknown keys of this caller with

@@ -4,6 +4,7 @@
 
 use crate::store::format::BatchTime;
 use crate::store::horizon::KeyHorizon;
+use crate::store::log::Position;
 use crate::store::{KeyStatus, ScopedKey};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::collections::hash_map::RandomState;
@@ -16,18 +17,31 @@ const SHARDS: usize = 256;
 
 pub type KeyHash = u128;
 
-/// The location of a key's record: the journal row, and the index of the record in it.
+/// The location of a key's record: the journal row, and the record's position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordLocation {
     pub seq: i64,
-    pub index: u32,
+    pub position: Position,
+}
+
+/// The location and the size of a journal row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowLocation {
+    pub seq: i64,
+    /// The position of its first record.
+    pub first: Position,
+    /// Number of its records.
+    pub count: u64,
+    /// Size of the encoded batch, in bytes.
+    pub bytes: usize,
 }
 
 /// The facts about a journal row that are kept in memory.
 #[derive(Debug)]
 pub struct JournalRow {
-    pub seq: i64,
+    pub location: RowLocation,
     pub time: BatchTime,
+    /// One for each record; none if the row has no keys, as after an import.
     pub hashes: Box<[KeyHash]>,
     /// The latest time inside a key of this row, in milliseconds since the Unix epoch.
     pub latest_key_ms: Option<u64>,
@@ -60,9 +74,14 @@ impl KeyHasher {
         hasher.finish128().as_u128()
     }
 
-    pub fn row<'a>(&self, seq: i64, time: BatchTime, keys: impl Iterator<Item = &'a ScopedKey> + Clone) -> JournalRow {
+    pub fn row<'a>(
+        &self,
+        location: RowLocation,
+        time: BatchTime,
+        keys: impl Iterator<Item = &'a ScopedKey> + Clone,
+    ) -> JournalRow {
         let hashes = keys.clone().map(|key| self.hash(key)).collect();
-        JournalRow { seq, time, hashes, latest_key_ms: keys.filter_map(|key| key.key.unix_ms()).max() }
+        JournalRow { location, time, hashes, latest_key_ms: keys.filter_map(|key| key.key.unix_ms()).max() }
     }
 }
 
@@ -72,6 +91,8 @@ pub struct KeyIndex {
     /// All remaining journal rows, oldest first.
     rows: VecDeque<JournalRow>,
     remembered: usize,
+    /// Size of all rows, in bytes.
+    bytes: u64,
     /// The horizon that remains of the expired keys.
     pub horizon: KeyHorizon,
 }
@@ -79,7 +100,7 @@ pub struct KeyIndex {
 impl KeyIndex {
     pub fn new(horizon: KeyHorizon) -> Self {
         let shards = (0..SHARDS).map(|_| HashMap::default()).collect();
-        Self { shards, rows: VecDeque::new(), remembered: 0, horizon }
+        Self { shards, rows: VecDeque::new(), remembered: 0, bytes: 0, horizon }
     }
 
     pub fn find(&self, hash: KeyHash) -> Option<RecordLocation> {
@@ -91,10 +112,12 @@ impl KeyIndex {
         if row.latest_key_ms > Some(row.time.unix_ms) {
             self.horizon.remember(row.time.unix_ms, keys);
         }
-        for (index, hash) in row.hashes.iter().enumerate() {
-            self.shards[shard(*hash)].insert(*hash, RecordLocation { seq: row.seq, index: index as u32 });
+        let RowLocation { seq, first, .. } = row.location;
+        for (index, hash) in (0..).zip(&row.hashes) {
+            self.shards[shard(*hash)].insert(*hash, RecordLocation { seq, position: first.plus(index) });
         }
         self.remembered += row.hashes.len();
+        self.bytes += row.location.bytes as u64;
         self.rows.push_back(row);
     }
 
@@ -106,36 +129,62 @@ impl KeyIndex {
         self.rows.len()
     }
 
+    /// Size of the rows, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Returns the time of the oldest row after `sealed_row`, in milliseconds since the Unix epoch.
+    pub fn unsealed_since_ms(&self, sealed_row: i64) -> Option<u64> {
+        let sealed = self.rows.partition_point(|row| row.location.seq <= sealed_row);
+        self.rows.get(sealed).map(|row| row.time.time_ms)
+    }
+
     /// Decides about a key that was not found.
     pub fn status_of_unknown(&self, key: &ScopedKey, now: BatchTime) -> KeyStatus {
         self.horizon.status_of(key, now.unix_ms)
     }
 
-    /// Returns the oldest rows that may be trimmed, at most `rows_max`: rows that are folded, and that are older than
-    /// the key window or exceed the maximum number of keys.
-    pub fn trimmable(&self, limits: &TrimLimits, rows_max: usize) -> Vec<TrimmableRow> {
+    /// Returns the journal row that has the record at a position; `None` if it has been trimmed.
+    pub fn row_of(&self, position: Position) -> Option<RowLocation> {
+        let end = self.rows.partition_point(|row| row.location.first <= position);
+        let location = self.rows.get(end.checked_sub(1)?)?.location;
+        (position < location.first.plus(location.count)).then_some(location)
+    }
+
+    /// Returns the oldest rows after `sealed_row` that may be sealed: rows that are folded, and that are older than the key
+    /// window, exceed the maximum number of keys, or have no keys.
+    pub fn sealable<'a>(&'a self, sealed_row: i64, limits: &'a TrimLimits) -> impl Iterator<Item = SealableRow> + 'a {
         let mut remembered = self.remembered;
-        let is_due = |row: &&JournalRow| {
-            let is_expired = limits.now.uptime_ms.saturating_sub(row.time.uptime_ms) > limits.window_ms;
-            let is_due = row.seq <= limits.folded_through && (is_expired || remembered > limits.keys_max);
+        let age_ms = |row: &JournalRow| limits.now.uptime_ms.saturating_sub(row.time.uptime_ms);
+        let is_due = move |row: &&JournalRow| {
+            let is_expired = age_ms(row) > limits.window_ms || row.hashes.is_empty();
+            let is_due = row.location.seq <= limits.folded_through && (is_expired || remembered > limits.keys_max);
             remembered = remembered.saturating_sub(row.hashes.len());
             is_due
         };
+        let due = self.rows.iter().take_while(is_due).skip_while(move |row| row.location.seq <= sealed_row);
+        due.map(move |row| SealableRow { location: row.location, age_ms: age_ms(row) })
+    }
+
+    /// Returns the oldest rows up to `sealed_row`, at most `rows_max`, which may be trimmed.
+    pub fn trimmable(&self, sealed_row: i64, now: BatchTime, rows_max: usize) -> Vec<TrimmableRow> {
         let due = |row: &JournalRow| TrimmableRow {
-            seq: row.seq,
-            received_ms: row.received_ms(limits.now),
+            seq: row.location.seq,
+            received_ms: row.received_ms(now),
             latest_key_ms: row.latest_key_ms,
         };
-        self.rows.iter().take(rows_max).take_while(is_due).map(due).collect()
+        self.rows.iter().take(rows_max).take_while(|row| row.location.seq <= sealed_row).map(due).collect()
     }
 
     /// Forgets the oldest row.
     pub fn remove_oldest(&mut self) {
         let Some(row) = self.rows.pop_front() else { return };
         self.remembered -= row.hashes.len();
+        self.bytes -= row.location.bytes as u64;
         for hash in &row.hashes {
             let shard = &mut self.shards[shard(*hash)];
-            if shard.get(hash).is_some_and(|location| location.seq == row.seq) {
+            if shard.get(hash).is_some_and(|location| location.seq == row.location.seq) {
                 shard.remove(hash);
             }
         }
@@ -159,6 +208,14 @@ pub struct TrimLimits {
     pub folded_through: i64,
     pub window_ms: u64,
     pub keys_max: usize,
+}
+
+/// A journal row that may be sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealableRow {
+    pub location: RowLocation,
+    /// Age by the store's own clock, in milliseconds.
+    pub age_ms: u64,
 }
 
 /// A journal row that may be trimmed.

@@ -16,6 +16,7 @@ mod header;
 mod items;
 mod journal;
 mod keys;
+mod log;
 mod open;
 mod overlay;
 mod probe;
@@ -33,12 +34,15 @@ pub use items::{CatalogError, CodeConflict};
 pub use open::{FORMAT_VERSION, OpenError};
 pub use settings::{Clock, EmbeddedSettings, EmbeddedStatistics};
 
-use super::{CommitError, ListPage, ListQuery, Loaded, MutationRecord, ScopedKey, Store, StoreError, StoreUsage};
+use super::log::{ChainHead, Position};
+use super::{
+    CommitError, ListPage, ListQuery, Loaded, LogUsage, MutationRecord, ScopedKey, Store, StoreError, StoreUsage,
+};
 use crate::domain::InventoryId;
-use crate::store::format::{BatchEncoder, BatchTime};
+use crate::store::format::{BatchEncoder, BatchTime, ChainHeads};
 use failure::RetryError;
 use files::{OpenFiles, PeriodicCheck, StoreLock};
-use keys::KeyHasher;
+use keys::{KeyHasher, RowLocation};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use state::{MemoryState, StoreInner};
@@ -72,8 +76,6 @@ impl EmbeddedStore {
         let Connections { writer, fold_connection, memory } = connect(&lock, &settings, &hasher)?;
         let failed = |error| open::open_error(&path, &error);
         [&writer, &fold_connection].into_iter().try_for_each(open::allow_checkpoint_on_close).map_err(failed)?;
-        // The fold's connection has room even if the store is full.
-        fold_connection.execute_batch(items::SCHEMA).map_err(failed)?;
         let files = OpenFiles::new(lock, given_path).map_err(|error| open::io_error(&path, &error.to_string()))?;
         tracing::info!(
             path = %path.display(),
@@ -97,7 +99,7 @@ impl EmbeddedStore {
         Ok(store)
     }
 
-    /// Folds everything that was committed before the call, trims the rows that are due, and returns when that is done.
+    /// Folds everything that was committed before the call, seals the rows that are due, and returns when that is done.
     pub fn fold(&self) -> Result<(), StoreError> {
         let mut memory = self.inner.lock();
         memory.fold_calls += 1;
@@ -149,6 +151,8 @@ impl EmbeddedStore {
         let (unfolded_records, unfolded_inventories) = memory.overlay.unfolded();
         EmbeddedStatistics {
             journal_rows: memory.keys.rows(),
+            log_blocks: memory.log.blocks,
+            log_bytes: memory.log.bytes,
             remembered_keys: memory.keys.remembered(),
             callers_ahead: memory.keys.horizon.callers_ahead(),
             unfolded_records,
@@ -159,7 +163,7 @@ impl EmbeddedStore {
     }
 
     /// Waits while too much is unfolded: the fold has the disk to itself until the limits admit another batch.
-    fn admit_batch(&self) -> Result<BatchTime, StoreError> {
+    fn admit_batch(&self) -> Result<NextBatch, StoreError> {
         let mut memory = self.inner.lock();
         loop {
             if let Some(stopped) = self.inner.stop_reason() {
@@ -168,7 +172,8 @@ impl EmbeddedStore {
             let (records, inventories) = memory.overlay.unfolded();
             let settings = &self.inner.settings;
             if records < settings.unfolded_records_max && inventories < settings.unfolded_inventories_max {
-                return Ok(self.inner.batch_time(&memory));
+                let (seq, first) = (memory.last_seq + 1, memory.next_position);
+                return Ok(NextBatch { seq, first, time: self.inner.batch_time(&memory) });
             }
             if let Some(failure) = memory.fold_failure.clone() {
                 drop(memory);
@@ -203,6 +208,15 @@ impl EmbeddedStore {
     }
 }
 
+/// Where and when the next batch is committed.
+struct NextBatch {
+    /// Its journal row.
+    seq: i64,
+    /// The position of its first record.
+    first: Position,
+    time: BatchTime,
+}
+
 /// The connections and the memory of a store that is being opened.
 struct Connections {
     writer: Connection,
@@ -235,22 +249,25 @@ impl Store for EmbeddedStore {
         self.inner.load(ids, keys)
     }
 
-    fn commit(&self, batch: &[MutationRecord]) -> Result<(), CommitError> {
+    fn commit(&self, batch: &[MutationRecord]) -> Result<Vec<ChainHead>, CommitError> {
         if batch.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let writer = self.writer.lock();
-        let time = self.admit_batch().map_err(CommitError::NotCommitted)?;
-        let mut encoder = BatchEncoder::new(time, batch.len());
-        batch.iter().for_each(|mutation| encoder.push(mutation));
+        let NextBatch { seq, first, time } = self.admit_batch().map_err(CommitError::NotCommitted)?;
+        let mut heads =
+            ChainHeads::new(batch, |ids| self.inner.look_up_heads(ids)).map_err(CommitError::NotCommitted)?;
+        let mut encoder = BatchEncoder::new(first, time, batch.len());
+        batch.iter().for_each(|mutation| encoder.push(mutation, &mut heads));
         let encoded = encoder.finish();
-        let seq = self.inner.lock().last_seq + 1;
-        let row = self.inner.hasher.row(seq, time, batch.iter().map(|mutation| &mutation.key));
+        let location = RowLocation { seq, first, count: batch.len() as u64, bytes: encoded.len() };
+        let row = self.inner.hasher.row(location, time, batch.iter().map(|mutation| &mutation.key));
         self.append(&writer, seq, &encoded)?;
         // A commit would be lost if it were only in a file that no longer has its name.
         self.inner.check_files().map_err(CommitError::Unknown)?;
-        self.inner.committed(seq, row, batch, fold::wal_bytes_added(&encoded));
-        Ok(())
+        let heads = heads.into_vec();
+        self.inner.committed(row, batch, &heads);
+        Ok(heads)
     }
 
     fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
@@ -263,11 +280,20 @@ impl Store for EmbeddedStore {
 
     /// Returns the size of the file itself, to which the limit applies, without the write-ahead log beside it.
     fn usage(&self) -> Option<StoreUsage> {
-        Some(StoreUsage {
-            bytes: files::file_len_bytes(&self.inner.path),
-            bytes_max: self.inner.settings.bytes_max.unwrap_or(0),
-            unfolded: self.statistics().unfolded_records as u64,
-        })
+        let settings = &self.inner.settings;
+        let (bytes, bytes_max) = (files::file_len_bytes(&self.inner.path), settings.bytes_max.unwrap_or(0));
+        let memory = self.inner.lock();
+        let log = LogUsage {
+            journal_rows: memory.keys.rows() as u64,
+            journal_bytes: memory.keys.bytes(),
+            blocks: memory.log.blocks,
+            block_bytes: memory.log.bytes,
+            earliest_ms: memory.log.earliest_ms.or_else(|| memory.keys.unsealed_since_ms(memory.log.sealed_row)),
+            trimmed_ms: memory.log.trimmed_ms,
+            age_max_ms: settings.history_age.as_millis() as u64,
+        };
+        let unfolded = memory.overlay.unfolded().0 as u64;
+        Some(StoreUsage { bytes, bytes_max, unfolded, is_maintenance_failing: memory.fold_failure.is_some(), log })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Opening the file: the checks that refuse it with a reason, the schema, and the connections.
 
 use super::files::{StoreLock, create_temporary, file_len_bytes, parent_dir, sync_dir, with_suffix};
-use super::{header, items, replace, wal};
+use super::{header, replace, wal};
 use crate::store::StoreError;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
@@ -12,7 +12,7 @@ use std::time::Duration;
 pub const APPLICATION_ID: u32 = 0x536C_6F74;
 /// Version of the file format. It increases when the previous version of Slotcast cannot read the files that this one
 /// writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 pub const PAGE_BYTES: u64 = 4096;
 
 /// Why a file was not opened, and how to proceed.
@@ -26,11 +26,12 @@ pub enum OpenError {
     #[error("{} is not a Slotcast store: {detail}; the file was not changed; choose another path", path.display())]
     NotSlotcast { path: PathBuf, detail: String },
     #[error(
-        "{} has format {found}, but this version supports formats up to {known}; use the version of Slotcast that wrote \
-         the file, or a newer one",
+        "{} has format {found}, but this version of Slotcast reads format {known}; the file was not changed. Use the version \
+         that wrote the file, or move the inventories: `slotcast export` with that version, then `slotcast import` into a new \
+         store with this one",
         path.display()
     )]
-    NewerFormat { path: PathBuf, found: u32, known: u32 },
+    OtherFormat { path: PathBuf, found: u32, known: u32 },
     #[error("{} is truncated: {detail}; the file was not changed; restore it from a backup", path.display())]
     Truncated { path: PathBuf, detail: String },
     #[error("{} is corrupt: {detail}; the file was not changed; restore it from a backup", path.display())]
@@ -266,8 +267,8 @@ pub fn identify(path: &Path, connection: &Connection) -> Result<Identity, OpenEr
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u32>(0));
     let read = || Ok((pragma("application_id")?, pragma("user_version")?, tables(connection)?));
     match read().map_err(|error| open_error(path, &error))? {
-        (APPLICATION_ID, found, _) if found > FORMAT_VERSION => {
-            Err(OpenError::NewerFormat { path: path.to_owned(), found, known: FORMAT_VERSION })
+        (APPLICATION_ID, found, _) if found != FORMAT_VERSION => {
+            Err(OpenError::OtherFormat { path: path.to_owned(), found, known: FORMAT_VERSION })
         }
         (APPLICATION_ID, _, _) => Ok(Identity::Slotcast),
         (0, 0, 0) => Ok(Identity::Empty),
@@ -279,7 +280,7 @@ pub fn identify(path: &Path, connection: &Connection) -> Result<Identity, OpenEr
 }
 
 /// Creates an empty store in an empty file, without a write-ahead log. The caller flushes the file as a whole.
-fn create_store_file(path: &Path) -> rusqlite::Result<()> {
+pub fn create_store_file(path: &Path) -> rusqlite::Result<()> {
     let connection = connect(path)?;
     connection.pragma_update(None, "page_size", PAGE_BYTES.cast_signed())?;
     connection.query_row("PRAGMA journal_mode = OFF", [], |_| Ok(()))?;
@@ -290,9 +291,8 @@ fn create_store_file(path: &Path) -> rusqlite::Result<()> {
 fn create_schema(connection: &Connection) -> rusqlite::Result<()> {
     // The checkpoint writes the schema into the file itself at once: the file's head identifies it.
     connection.execute_batch(&format!(
-        "BEGIN IMMEDIATE; {SCHEMA} {} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT_VERSION};
-         COMMIT; PRAGMA wal_checkpoint(TRUNCATE);",
-        items::SCHEMA
+        "BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT_VERSION};
+         COMMIT; PRAGMA wal_checkpoint(TRUNCATE);"
     ))
 }
 
@@ -320,10 +320,25 @@ const SCHEMA: &str = "
     CREATE TABLE journal (seq INTEGER PRIMARY KEY, batch BLOB NOT NULL) STRICT;
     CREATE TABLE inventories (
         id TEXT PRIMARY KEY NOT NULL, owner TEXT, layout TEXT NOT NULL, epoch INTEGER NOT NULL,
-        revision INTEGER NOT NULL, checksum INTEGER NOT NULL, contents BLOB NOT NULL
+        revision INTEGER NOT NULL, last INTEGER NOT NULL, checkpoint INTEGER NOT NULL, checksum INTEGER NOT NULL,
+        contents BLOB NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX inventories_of_owner ON inventories (owner, id) WHERE owner IS NOT NULL;
+    CREATE TABLE tombstones (
+        id TEXT PRIMARY KEY NOT NULL, epoch INTEGER NOT NULL, revision INTEGER NOT NULL, last INTEGER NOT NULL,
+        checkpoint INTEGER NOT NULL, checksum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX tombstones_by_last ON tombstones (last);
+    CREATE TABLE blocks (first INTEGER PRIMARY KEY NOT NULL, body BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE segments (first INTEGER PRIMARY KEY NOT NULL, head BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE supply (
+        item INTEGER NOT NULL, kind INTEGER NOT NULL, added BLOB NOT NULL, removed BLOB NOT NULL, PRIMARY KEY (item, kind)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE trimmed (
+        item INTEGER NOT NULL, kind INTEGER NOT NULL, added BLOB NOT NULL, removed BLOB NOT NULL, PRIMARY KEY (item, kind)
+    ) STRICT, WITHOUT ROWID;
     CREATE TABLE meta (name TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE items (code INTEGER PRIMARY KEY NOT NULL, id TEXT NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
 pub fn open_error(path: &Path, error: &rusqlite::Error) -> OpenError {

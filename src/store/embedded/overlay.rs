@@ -2,7 +2,10 @@
 //! writes the frozen one, which no longer changes. Reads look in the active generation, then in the frozen one, then in
 //! the table.
 
-use crate::domain::{Change, Inventory, InventoryId, PlayerId};
+use super::table::{StoredInventory, StoredState};
+use crate::domain::{Inventory, InventoryId, PlayerId, Transition};
+use crate::store::log::ChainHead;
+use crate::store::supply::SupplyTotals;
 use crate::store::{ListQuery, MutationRecord};
 use foldhash::fast::RandomState;
 use std::collections::{BTreeSet, HashMap};
@@ -13,16 +16,15 @@ use std::time::Duration;
 /// Number of created ids that a list examines for each inventory that it may return.
 const EXAMINED_PER_RESULT: usize = 4;
 
-/// A committed state; `None` if the inventory is deleted.
-pub type CommittedState = Option<Arc<Inventory>>;
-
 /// Committed states that are not in the table yet, by inventory (a memtable).
 #[derive(Debug, Default)]
 pub struct Generation {
-    pub states: HashMap<InventoryId, CommittedState, RandomState>,
+    pub states: HashMap<InventoryId, StoredInventory, RandomState>,
     /// Ids that were created in this generation: only these can be missing from the table. Sorted, for lists.
     pub created_ids: BTreeSet<InventoryId>,
     created_ids_by_owner: BTreeSet<(PlayerId, InventoryId)>,
+    /// The flows of the records.
+    pub supply: SupplyTotals,
     pub records: usize,
     /// Time of the first change, by the store's clock.
     pub first_change_at: Option<Duration>,
@@ -44,19 +46,34 @@ impl Generation {
         Self { states: HashMap::with_capacity_and_hasher(inventories, RandomState::default()), ..Self::default() }
     }
 
-    pub fn add(&mut self, batch: &[MutationRecord], now: Duration) {
+    /// Adds committed mutations; `heads` are the new heads of the changed inventories.
+    pub fn add(&mut self, batch: &[MutationRecord], heads: &[ChainHead], now: Duration) {
+        let mut heads = heads.iter();
         for mutation in batch {
-            for touched in mutation.touched.iter().filter(|touched| !touched.changes.is_empty()) {
-                let created = touched.changes.iter().any(|change| matches!(change, Change::Created(_)));
-                self.put(&touched.version.id, touched.state.clone(), created);
+            self.supply
+                .add_flows(&mutation.flows, |operation| mutation.operations.get(usize::from(operation)).copied());
+            for touched in &mutation.touched {
+                let (state, created) = match touched.transition() {
+                    Transition::Unchanged => continue,
+                    Transition::Updated { after, .. } => (StoredState::Present(after.clone()), false),
+                    Transition::Created { after } | Transition::Recreated { after, .. } => {
+                        (StoredState::Present(after.clone()), true)
+                    }
+                    Transition::Deleted { .. } => {
+                        let (epoch, revision) = (touched.version.epoch, touched.version.revision);
+                        (StoredState::Deleted { epoch, revision }, false)
+                    }
+                };
+                let head = heads.next().copied().unwrap_or_default();
+                self.put(&touched.version.id, StoredInventory { state, head }, created);
             }
         }
         self.records += batch.len();
         self.first_change_at.get_or_insert(now);
     }
 
-    pub fn put(&mut self, id: &InventoryId, state: CommittedState, created: bool) {
-        if let Some(inventory) = state.as_ref().filter(|_| created) {
+    pub fn put(&mut self, id: &InventoryId, state: StoredInventory, created: bool) {
+        if let Some(inventory) = state.inventory().filter(|_| created) {
             self.created_ids.insert(id.clone());
             if let Some(owner) = &inventory.owner {
                 self.created_ids_by_owner.insert((owner.clone(), id.clone()));
@@ -101,7 +118,7 @@ impl Generation {
 
 impl Overlay {
     /// Finds the newest state. The outer `None` means that the state is in the table.
-    pub fn find(&self, id: &InventoryId) -> Option<&CommittedState> {
+    pub fn find(&self, id: &InventoryId) -> Option<&StoredInventory> {
         self.active.states.get(id).or_else(|| self.frozen.as_ref()?.states.get(id))
     }
 
@@ -127,7 +144,7 @@ impl Overlay {
                 (_, Some(_)) => frozen.next(),
             };
             let Some(id) = next.filter(|id| examined != Some(*id)) else { continue };
-            let is_match = |state: &CommittedState| state.as_ref().is_some_and(|state| matches_owner(query, state));
+            let is_match = |state: &StoredInventory| state.inventory().is_some_and(|state| matches_owner(query, state));
             if self.find(id).is_some_and(is_match) {
                 if ids.len() == limit {
                     break;

@@ -7,8 +7,10 @@ use super::failure::ReadError;
 use super::keys::RecordLocation;
 use super::overlay::matches_owner;
 use super::state::StoreInner;
+use super::table::{StoredInventory, TablePage};
 use super::{journal, open, table};
 use crate::domain::{Inventory, InventoryId};
+use crate::store::log::ChainHead;
 use crate::store::{KeyStatus, ListPage, ListQuery, Loaded, ScopedKey, StoreError};
 use rusqlite::Connection;
 use std::sync::Arc;
@@ -26,7 +28,7 @@ enum KeyLookup {
 
 /// What memory knows about an inventory.
 enum OverlayLookup {
-    Known(Option<Arc<Inventory>>),
+    Known(StoredInventory),
     InTable,
 }
 
@@ -57,18 +59,19 @@ impl StoreInner {
             || key_lookups.iter().any(|lookup| matches!(lookup, KeyLookup::Found(_)));
         if !needs_file {
             drop(memory);
-            return Ok(Loaded {
-                inventories: known_states(inventory_lookups),
-                key_statuses: unknown_statuses(key_lookups),
-            });
+            let (inventories, heads) = states_and_heads(inventory_lookups.into_iter().map(|lookup| match lookup {
+                OverlayLookup::Known(stored) => Some(stored),
+                OverlayLookup::InTable => None,
+            }));
+            return Ok(Loaded { inventories, heads, key_statuses: unknown_statuses(key_lookups) });
         }
         let reader = self.snapshot()?;
         drop(memory);
-        let inventories = ids.iter().zip(inventory_lookups).map(|(id, lookup)| match lookup {
-            OverlayLookup::Known(state) => Ok(state),
-            OverlayLookup::InTable => table::read(reader.connection(), id),
+        let found = ids.iter().zip(inventory_lookups).map(|(id, lookup)| match lookup {
+            OverlayLookup::Known(state) => Ok(Some(state)),
+            OverlayLookup::InTable => table::find(reader.connection(), id),
         });
-        let inventories = inventories.collect::<Result<_, ReadError>>()?;
+        let (inventories, heads) = states_and_heads(found.collect::<Result<Vec<_>, ReadError>>()?.into_iter());
         let key_statuses = keys.iter().zip(key_lookups).map(|(key, lookup)| match lookup {
             KeyLookup::Unknown(status) => Ok(status),
             KeyLookup::Found(location) => {
@@ -77,7 +80,7 @@ impl StoreInner {
         });
         let key_statuses = key_statuses.collect::<Result<_, ReadError>>()?;
         self.lock().read_failures.reset();
-        Ok(Loaded { inventories, key_statuses })
+        Ok(Loaded { inventories, heads, key_statuses })
     }
 
     pub fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
@@ -96,7 +99,7 @@ impl StoreInner {
             let generations_folded = memory.overlay.generations_folded;
             let (created_ids, created_end) = memory.overlay.created_ids(query, limit);
             let reader = self.snapshot()?;
-            let (rows, rows_are_all) = if limit > 1 {
+            let TablePage { rows, is_all: rows_are_all } = if limit > 1 {
                 drop(memory);
                 let read = table::read_page(reader.connection(), query, limit)?;
                 memory = self.lock();
@@ -110,16 +113,16 @@ impl StoreInner {
                 limit = (limit / ROWS_DIVISOR).max(1);
                 continue;
             }
-            let ends = [created_end, rows.last().filter(|_| !rows_are_all).map(|row| row.id.clone())];
+            let ends = [created_end, rows.last().filter(|_| !rows_are_all).map(|(row, _)| row.id.clone())];
             let end = ends.into_iter().flatten().min();
             let mut merged: Vec<(InventoryId, Option<Arc<Inventory>>)> =
-                rows.into_iter().map(|row| (row.id.clone(), Some(row))).collect();
+                rows.into_iter().map(|(row, _)| (row.id.clone(), Some(row))).collect();
             merged.extend(created_ids.into_iter().map(|id| (id, None)));
             merged.retain(|(id, _)| end.as_ref().is_none_or(|end| id <= end));
             merged.sort_by(|(one, _), (other, _)| one.cmp(other));
             merged.dedup_by(|later, earlier| later.0 == earlier.0);
             let current = |(id, row): (InventoryId, Option<Arc<Inventory>>)| match memory.overlay.find(&id) {
-                Some(state) => state.clone(),
+                Some(stored) => stored.inventory().cloned(),
                 None => row,
             };
             let mut inventories: Vec<_> =
@@ -131,8 +134,14 @@ impl StoreInner {
         }
     }
 
+    /// Returns where the chains of inventories begin.
+    pub fn look_up_heads(&self, ids: &[&InventoryId]) -> Result<Vec<ChainHead>, StoreError> {
+        let ids: Vec<InventoryId> = ids.iter().map(|id| (*id).clone()).collect();
+        self.load(&ids, &[]).map(|loaded| loaded.heads)
+    }
+
     /// Returns a reader whose view of the file does not change until it is dropped.
-    fn snapshot(&self) -> Result<Reader<'_>, ReadError> {
+    pub fn snapshot(&self) -> Result<Reader<'_>, ReadError> {
         let failed = ReadError::sqlite("reading");
         let idle = self.readers.lock().pop();
         let connection = match idle {
@@ -147,13 +156,13 @@ impl StoreInner {
     }
 }
 
-struct Reader<'a> {
+pub struct Reader<'a> {
     connection: Option<Connection>,
     inner: &'a StoreInner,
 }
 
 impl Reader<'_> {
-    fn connection(&self) -> &Connection {
+    pub fn connection(&self) -> &Connection {
         self.connection.as_ref().expect("present until it is dropped")
     }
 }
@@ -177,20 +186,22 @@ fn key_status(
     location: RecordLocation,
     unknown: impl FnOnce() -> KeyStatus,
 ) -> Result<KeyStatus, ReadError> {
-    let records = journal::read(connection, location.seq)?.unwrap_or_default();
-    let record = records.into_iter().nth(location.index as usize).filter(|record| record.key == *key);
+    let record = journal::read(connection, location.seq, location.position)?;
+    let record = record.filter(|record| record.caller == key.caller && record.key.as_ref() == Some(&key.key));
     Ok(match record {
-        Some(record) => KeyStatus::Applied { payload: record.payload, reply: record.reply },
+        Some(record) => KeyStatus::Applied { payload: record.payload, reply: record.reply() },
         None => unknown(),
     })
 }
 
-fn known_states(inventory_lookups: Vec<OverlayLookup>) -> Vec<Option<Arc<Inventory>>> {
-    let state = |lookup| match lookup {
-        OverlayLookup::Known(state) => state,
-        OverlayLookup::InTable => None,
+fn states_and_heads(
+    found: impl Iterator<Item = Option<StoredInventory>>,
+) -> (Vec<Option<Arc<Inventory>>>, Vec<ChainHead>) {
+    let parts = |stored: Option<StoredInventory>| match stored {
+        Some(stored) => (stored.inventory().cloned(), stored.head),
+        None => (None, ChainHead::default()),
     };
-    inventory_lookups.into_iter().map(state).collect()
+    found.map(parts).unzip()
 }
 
 fn unknown_statuses(key_lookups: Vec<KeyLookup>) -> Vec<KeyStatus> {

@@ -3,20 +3,24 @@
 //! A fold may have been interrupted, so a row of the table may be ahead of the mark for folded rows. The tail is the
 //! part of the journal that is not folded. An inventory that was created in the tail is built from the tail alone; for
 //! any other inventory, changes that its table row already contains are skipped. A change that does not continue the
-//! state before it is reported as damage.
+//! state before it is reported as damage. Supply needs no such care: the last transaction of a fold writes it together with
+//! the mark.
 
 use super::failure::store_error;
 use super::journal;
-use super::keys::{KeyHasher, KeyIndex};
+use super::keys::{KeyHasher, KeyIndex, RowLocation};
+use super::log;
 use super::open;
-use super::overlay::{CommittedState, Generation, Overlay};
+use super::overlay::{Generation, Overlay};
 use super::settings::EmbeddedSettings;
 use super::state::{InitialState, MemoryState};
-use super::table;
-use crate::domain::{Change, Inventory, InventoryId};
-use crate::store::StoreError;
-use crate::store::format;
+use super::table::{self, StoredInventory, StoredState};
+use crate::domain::{Edit, Inventory, InventoryId, Version};
+use crate::store::format::{Batch, BatchTime};
 use crate::store::horizon::KeyHorizon;
+use crate::store::log::{ChainHead, LogEntry, LogRecord, LoggedChange, LoggedChangeKind, Position};
+use crate::store::supply::SupplyTotals;
+use crate::store::{ScopedKey, StoreError};
 use rusqlite::Connection;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -41,7 +45,17 @@ pub fn replay(
         return Err(StoreError::Corrupt { detail });
     }
     let (last_seq, records) = (tail.last.unwrap_or(folded_through), tail.records);
-    let initial = InitialState { last_seq, folded_through, uptime_ms: tail.uptime_ms, opened_at: now };
+    let log = log::read_state(connection)?;
+    let initial = InitialState {
+        last_seq,
+        next_position: log.next_position(tail.end),
+        last_position: tail.end.map_or(Position::NONE, Position::before).max(log.sealed_through),
+        last_time_ms: tail.time.time_ms.max(log.last_ms),
+        log,
+        folded_through,
+        uptime_ms: tail.time.uptime_ms,
+        opened_at: now,
+    };
     let mut overlay = Overlay { active: Generation::with_capacity(tail.changes.len()), ..Overlay::default() };
     // In order of ids, which is the order of the table on disk.
     let mut changed: Vec<_> = std::mem::take(&mut tail.changes).into_iter().collect();
@@ -49,6 +63,7 @@ pub fn replay(
     for Replayed { id, state, created } in replay_all(path, &changed)? {
         overlay.active.put(id, state, created);
     }
+    overlay.active.supply = std::mem::take(&mut tail.supply);
     if records > 0 {
         overlay.active.records = records;
         overlay.active.first_change_at = Some(now);
@@ -58,19 +73,19 @@ pub fn replay(
 
 struct Replayed<'a> {
     id: &'a InventoryId,
-    state: CommittedState,
+    state: StoredInventory,
     created: bool,
 }
 
 /// Number of threads that replay in parallel, each with a part of the ids.
 const THREADS: usize = 2;
 
-fn replay_all<'a>(path: &Path, changed: &'a [(InventoryId, Vec<Change>)]) -> Result<Vec<Replayed<'a>>, StoreError> {
-    let part = |changed: &'a [(InventoryId, Vec<Change>)]| {
+fn replay_all<'a>(path: &Path, changed: &'a [(InventoryId, Vec<TailChange>)]) -> Result<Vec<Replayed<'a>>, StoreError> {
+    let part = |changed: &'a [(InventoryId, Vec<TailChange>)]| {
         let connection = open::read_connection(path).map_err(|error| store_error("reading", &error))?;
         let replayed = changed.iter().map(|(id, changes)| {
-            let created = changes.iter().any(|change| matches!(change, Change::Created(_)));
-            let state = latest(id, changes, || Ok(table::read(&connection, id)?))?;
+            let created = changes.iter().any(|change| change.created().is_some());
+            let state = latest(id, changes, || Ok(table::find(&connection, id)?))?;
             Ok(Replayed { id, state, created })
         });
         replayed.collect::<Result<Vec<_>, StoreError>>()
@@ -90,7 +105,9 @@ fn replay_all<'a>(path: &Path, changed: &'a [(InventoryId, Vec<Change>)]) -> Res
 /// Committed states that are not in the table, as seen by one connection.
 #[derive(Debug)]
 pub struct Unfolded {
-    pub states: BTreeMap<InventoryId, CommittedState>,
+    pub states: BTreeMap<InventoryId, StoredInventory>,
+    /// The flows of the unfolded records.
+    pub supply: SupplyTotals,
     /// The last journal row, or the last folded one if there is none after it.
     pub last_seq: i64,
 }
@@ -111,25 +128,55 @@ pub fn unfolded(
     }
     let mut states = BTreeMap::new();
     for (id, changes) in tail.changes {
-        match latest(&id, &changes, || Ok(table::read(connection, &id)?)) {
+        match latest(&id, &changes, || Ok(table::find(connection, &id)?)) {
             Ok(state) => drop(states.insert(id, state)),
             Err(error) => on_error(error)?,
         }
     }
-    Ok(Unfolded { states, last_seq: tail.last.unwrap_or(folded_through) })
+    Ok(Unfolded { states, supply: tail.supply, last_seq: tail.last.unwrap_or(folded_through) })
+}
+
+/// A change of one inventory in the tail, and the position of its record.
+#[derive(Debug)]
+struct TailChange {
+    position: Position,
+    version: Version,
+    change: LoggedChange,
+}
+
+impl TailChange {
+    /// Returns the state with which the change begins a life of the inventory.
+    fn created(&self) -> Option<&Arc<Inventory>> {
+        match &self.change.kind {
+            LoggedChangeKind::Created { after } | LoggedChangeKind::Recreated { after, .. } => Some(after),
+            LoggedChangeKind::Edited { .. } | LoggedChangeKind::Deleted { .. } => None,
+        }
+    }
 }
 
 struct Tail {
     keys: KeyIndex,
-    changes: HashMap<InventoryId, Vec<Change>>,
+    changes: HashMap<InventoryId, Vec<TailChange>>,
+    supply: SupplyTotals,
     records: usize,
     last: Option<i64>,
-    uptime_ms: u64,
+    /// The position after the last record.
+    end: Option<Position>,
+    /// The time of the last row.
+    time: BatchTime,
 }
 
 impl Tail {
     fn new(horizon: KeyHorizon) -> Self {
-        Self { keys: KeyIndex::new(horizon), changes: HashMap::new(), records: 0, last: None, uptime_ms: 0 }
+        Self {
+            keys: KeyIndex::new(horizon),
+            changes: HashMap::new(),
+            supply: SupplyTotals::default(),
+            records: 0,
+            last: None,
+            end: None,
+            time: BatchTime::default(),
+        }
     }
 
     fn visit(&mut self, seq: i64, encoded: &[u8], folded_through: i64, hasher: &KeyHasher) -> Result<(), StoreError> {
@@ -138,62 +185,80 @@ impl Tail {
             return Err(StoreError::Corrupt { detail: format!("journal row {expected} is missing") });
         }
         let bad = |error| super::failure::corrupt(&format!("journal row {seq}"), &error);
-        if seq <= folded_through {
-            let (time, keys) = format::decode_keys(encoded).map_err(bad)?;
-            self.uptime_ms = time.uptime_ms;
-            self.keys.push(hasher.row(seq, time, keys.iter()), keys.iter());
-        } else {
-            let (time, records) = format::decode_batch(encoded).map_err(bad)?;
-            self.uptime_ms = time.uptime_ms;
-            let keys = records.iter().map(|record| &record.key);
-            self.keys.push(hasher.row(seq, time, keys.clone()), keys);
-            self.records += records.len();
-            for change in records.into_iter().flat_map(|record| record.changes) {
-                match self.changes.get_mut(change.id()) {
-                    Some(changes) => changes.push(change),
-                    None => {
-                        self.changes.insert(change.id().clone(), vec![change]);
-                    }
-                }
+        let batch = Batch::parse_with_checksum(encoded).map_err(bad)?;
+        if let Some(end) = self.end.filter(|end| !batch.first.continues(*end)) {
+            let detail = format!("journal row {seq} begins at position {}, not at {end}", batch.first);
+            return Err(StoreError::Corrupt { detail });
+        }
+        if seq > folded_through {
+            for record in batch.records() {
+                self.add_record(record.map_err(bad)?);
             }
         }
-        self.last = Some(seq);
+        let keys: Vec<ScopedKey> = batch.keys().flat_map(Result::transpose).collect::<Result<_, _>>().map_err(bad)?;
+        let location = RowLocation { seq, first: batch.first, count: batch.count, bytes: encoded.len() };
+        self.keys.push(hasher.row(location, batch.time, keys.iter()), keys.iter());
+        (self.last, self.end, self.time) = (Some(seq), Some(batch.end()), batch.time);
         Ok(())
+    }
+
+    fn add_record(&mut self, record: LogRecord) {
+        self.supply.add_record(&record);
+        self.records += 1;
+        for LogEntry { version, change } in record.entries {
+            let Some(change) = change else { continue };
+            let change = TailChange { position: record.position, version, change };
+            match self.changes.get_mut(&change.version.id) {
+                Some(changes) => changes.push(change),
+                None => drop(self.changes.insert(change.version.id.clone(), vec![change])),
+            }
+        }
     }
 }
 
 /// Computes the state after an inventory's changes in the tail.
 fn latest(
     id: &InventoryId,
-    changes: &[Change],
-    row: impl FnOnce() -> Result<CommittedState, StoreError>,
-) -> Result<CommittedState, StoreError> {
+    changes: &[TailChange],
+    row: impl FnOnce() -> Result<Option<StoredInventory>, StoreError>,
+) -> Result<StoredInventory, StoreError> {
     let gap = |what: &str| StoreError::Corrupt { detail: format!("inventory {id:?}: the journal {what}") };
-    if matches!(changes.last(), Some(Change::Deleted { .. })) {
-        return Ok(None);
+    let last = changes.last().ok_or_else(|| gap("does not change it"))?;
+    let in_tail = changes.iter().rev().find(|change| change.change.has_state()).map(|change| change.position);
+    let head = |row: Option<&StoredInventory>| {
+        // The row may be ahead of the tail's beginning, but not of the tail.
+        let checkpoint = in_tail.or(row.map(|row| row.head.checkpoint)).unwrap_or_default();
+        ChainHead { last: last.position, checkpoint }
+    };
+    if let LoggedChangeKind::Deleted { .. } = &last.change.kind {
+        let Version { epoch, revision, .. } = last.version;
+        return Ok(StoredInventory { state: StoredState::Deleted { epoch, revision }, head: head(None) });
     }
-    let creation = changes.iter().rposition(|change| matches!(change, Change::Created(_)));
+    let creation = changes.iter().rposition(|change| change.created().is_some());
     let rest = &changes[creation.map_or(0, |creation| creation + 1)..];
-    let mut state: Arc<Inventory> = match creation.and_then(|creation| changes.get(creation)) {
-        Some(Change::Created(inventory)) => inventory.clone(),
-        Some(Change::Updated { .. } | Change::Deleted { .. }) | None => {
-            row()?.ok_or_else(|| gap("changes it, but it does not exist"))?
+    let (mut state, row) = match creation.and_then(|creation| changes[creation].created()) {
+        Some(created) => (created.clone(), None),
+        None => {
+            let row = row()?.ok_or_else(|| gap("changes it, but it does not exist"))?;
+            let state = row.inventory().ok_or_else(|| gap("changes it, but it was deleted"))?.clone();
+            (state, Some(row))
         }
     };
-    for change in rest {
-        let Change::Updated { epoch, revision, edits, .. } = change else {
+    for TailChange { version, change, .. } in rest {
+        let LoggedChangeKind::Edited { edits, .. } = &change.kind else {
             return Err(gap("deletes it twice"));
         };
-        if *epoch != state.epoch {
+        if version.epoch != state.epoch {
             return Err(gap("contains a change of another epoch"));
         }
-        if *revision <= state.contents.revision() {
+        if version.revision <= state.contents.revision() {
             continue;
         }
-        if *revision != state.contents.revision().next() {
+        if version.revision != state.contents.revision().next() {
             return Err(gap(&format!("misses revision {}", state.contents.revision().next().0)));
         }
-        Arc::make_mut(&mut state).advance(edits);
+        let edits: Vec<Edit> = edits.iter().map(|edit| (edit.slot, edit.after.clone())).collect();
+        Arc::make_mut(&mut state).advance(&edits);
     }
-    Ok(Some(state))
+    Ok(StoredInventory { state: StoredState::Present(state), head: head(row.as_ref()) })
 }

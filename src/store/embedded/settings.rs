@@ -19,6 +19,14 @@ pub struct EmbeddedSettings {
     pub key_window: Duration,
     /// Maximum number of remembered keys, except for the keys of records that are not folded yet.
     pub keys_max: usize,
+    /// How long sealed records are kept, by the wall clock.
+    pub history_age: Duration,
+    /// Maximum size of the sealed records, in bytes; the oldest are deleted above it. `None`: only the age limits it.
+    pub history_bytes_max: Option<u64>,
+    /// Size of the journal rows that become a segment of the log, in bytes.
+    pub segment_bytes: usize,
+    /// Age of a journal row after which it is sealed although too few rows for a segment are due.
+    pub seal_after: Duration,
     /// Number of records after which a round of the fold begins.
     pub round_records: usize,
     /// Number of changed inventories after which a round of the fold begins.
@@ -52,6 +60,10 @@ impl Default for EmbeddedSettings {
             fold_reserve_bytes: 64 << 20,
             key_window: Duration::from_secs(15 * 60),
             keys_max: 1_000_000,
+            history_age: Duration::from_secs(30 * 24 * 3_600),
+            history_bytes_max: None,
+            segment_bytes: 1 << 20,
+            seal_after: Duration::from_secs(24 * 3_600),
             round_records: 100_000,
             round_inventories: 40_000,
             fold_after: Duration::from_secs(5),
@@ -80,6 +92,10 @@ impl std::fmt::Debug for EmbeddedSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EmbeddedStatistics {
     pub journal_rows: usize,
+    /// Number of blocks in the sealed part of the log.
+    pub log_blocks: u64,
+    /// Size of these blocks, in bytes.
+    pub log_bytes: u64,
     pub remembered_keys: usize,
     /// Number of callers with keys ahead of the wall clock, remembered or expired.
     pub callers_ahead: usize,

@@ -1,12 +1,14 @@
 //! The state of an open store, which callers and the fold share.
 
 use super::files::OpenFiles;
-use super::keys::{JournalRow, KeyHasher, KeyIndex};
+use super::keys::{JournalRow, KeyHasher, KeyIndex, RowLocation};
+use super::log::LogState;
 use super::overlay::Overlay;
 use super::probe::RecentDamage;
 use super::settings::EmbeddedSettings;
 use super::stop::FailureStreak;
 use crate::store::format::BatchTime;
+use crate::store::log::{ChainHead, Position};
 use crate::store::{MutationRecord, StoreError};
 use parking_lot::{Condvar, FairMutex, Mutex, MutexGuard};
 use rusqlite::Connection;
@@ -51,6 +53,14 @@ pub struct MemoryState {
     pub keys: KeyIndex,
     /// The last committed journal row.
     pub last_seq: i64,
+    /// The position of the next record.
+    pub next_position: Position,
+    /// The position of the last record; none if the log is empty. After a restore it is of another writer.
+    pub last_position: Position,
+    /// The time of the last record, in milliseconds since the Unix epoch.
+    pub last_time_ms: u64,
+    /// The sealed part of the log.
+    pub log: LogState,
     /// The last row of the generation that is being folded.
     pub folding_through: i64,
     /// The last row that is folded into the table.
@@ -100,25 +110,29 @@ impl StoreInner {
         }
     }
 
-    pub fn committed(&self, seq: i64, row: JournalRow, batch: &[MutationRecord], wal_bytes: u64) {
+    pub fn committed(&self, row: JournalRow, batch: &[MutationRecord], heads: &[ChainHead]) {
         let now = (self.settings.clock)();
+        let RowLocation { seq, first, count, bytes } = row.location;
         let mut memory = self.lock();
-        memory.last_seq = seq;
+        (memory.last_seq, memory.next_position) = (seq, first.plus(count));
+        memory.last_position = memory.next_position.before();
+        memory.last_time_ms = row.time.time_ms;
         memory.keys.push(row, batch.iter().map(|mutation| &mutation.key));
-        memory.overlay.active.add(batch, now);
-        memory.wal_bytes += wal_bytes;
+        memory.overlay.active.add(batch, heads, now);
+        memory.wal_bytes += super::fold::wal_bytes_added(bytes);
         memory.commit_failures.reset();
         if self.has_fold_work(&memory) {
             self.fold_wakeup.notify_all();
         }
     }
 
-    /// Reads both clocks. The key window uses the store's own clock, so that no step of the wall clock frees a key. The
+    /// Reads both clocks, and determines the time of the next records. The key window uses the store's own clock, so that no step of the wall clock frees a key. The
     /// wall clock is compared with the times inside keys.
     pub fn batch_time(&self, memory: &MemoryState) -> BatchTime {
         let open_for = (self.settings.clock)().saturating_sub(memory.opened_at);
         let uptime_ms = memory.opened_uptime_ms + open_for.as_millis() as u64;
-        BatchTime { uptime_ms, unix_ms: (self.settings.wall_clock)().as_millis() as u64 }
+        let unix_ms = (self.settings.wall_clock)().as_millis() as u64;
+        BatchTime { uptime_ms, unix_ms, time_ms: unix_ms.max(memory.last_time_ms) }
     }
 
     /// Stops the store if its paths no longer refer to its files, or if the files were overwritten.
@@ -140,6 +154,10 @@ impl StoreInner {
 /// The state of a store when it was opened.
 pub struct InitialState {
     pub last_seq: i64,
+    pub next_position: Position,
+    pub last_position: Position,
+    pub last_time_ms: u64,
+    pub log: LogState,
     pub folded_through: i64,
     pub uptime_ms: u64,
     pub opened_at: Duration,
@@ -151,6 +169,10 @@ impl MemoryState {
             overlay,
             keys,
             last_seq: initial.last_seq,
+            next_position: initial.next_position,
+            last_position: initial.last_position,
+            last_time_ms: initial.last_time_ms,
+            log: initial.log,
             folding_through: initial.folded_through,
             folded_through: initial.folded_through,
             opened_uptime_ms: initial.uptime_ms,

@@ -1,18 +1,25 @@
-//! The format of stored bytes, which is the same for every store that keeps bytes. It uses Protobuf, so that fields can
-//! be added. Numbers that belong to slots are in packed columns, so that an inventory of 36 slots takes a few hundred
-//! bytes, and the record of a one-slot change with its key and reply about 100.
+//! The format of stored bytes, which is the same for every store that keeps bytes: one file for each part, with its test
+//! beside it. Records are encoded straight into their buffer, and a record of a one-slot change with its key takes about 90
+//! bytes.
 //!
-//! [`stored`] contains the messages; [`change`] and [`contents`] convert them to and from domain types. Records of
-//! batches are encoded without building messages (`encode`). Reading checks everything: invalid bytes are reported as
-//! [`Malformed`], and never read as a wrong item.
+//! Reading checks everything: invalid bytes are reported as [`Malformed`], and never read as a wrong item.
 
-pub mod change;
-pub mod contents;
-mod encode;
-pub mod stored;
+pub mod batch;
+pub mod block;
+mod bytes;
+mod edits;
+mod entry;
+mod heads;
+mod operation;
+mod record;
+pub mod segment;
+mod stack;
+mod state;
 
-pub use change::{BatchEncoder, BatchTime, DecodedRecord, decode_batch, decode_keys};
-pub use contents::{decode_contents, encode_contents, stored_contents};
+pub use batch::{Batch, BatchEncoder, BatchTime};
+pub use heads::ChainHeads;
+pub use operation::{kind_from_number, kind_number};
+pub use state::{decode_contents, encode_contents};
 
 /// Why stored bytes are invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +38,6 @@ impl std::fmt::Display for Malformed {
 }
 
 impl std::error::Error for Malformed {}
-
-impl From<prost::DecodeError> for Malformed {
-    fn from(error: prost::DecodeError) -> Self {
-        Self(error.to_string())
-    }
-}
 
 /// Returns what `write` appends, preceded by its checksum. `capacity` is the expected number of bytes.
 pub fn with_checksum_of(capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {

@@ -1,27 +1,27 @@
 //! fsck: checks that the stored data is the data that was written. Changes nothing.
 //!
-//! It checks every page (with SQLite's own check, which also compares the index with the table), every checksum of the
-//! store, every inventory's digest and stamps, and every journal row and key. Then it compares the inventories with the
-//! remaining journal's edits and with the digests in the replies to callers. So a wrong row with a matching checksum
-//! and digest is found as long as the journal keeps a record of it.
+//! It checks every page (with SQLite's own check, which also compares the indexes with their tables), every checksum of the
+//! store, every inventory's digest and stamps, every journal row and key, and the whole history that is kept:
 //!
-//! The store keeps no totals of items over its whole life. The fold could add up what each row gains and loses when it
-//! writes the row. But these totals would be computed from the same states as the rows, so they would agree with the
-//! rows whatever bug had produced them. Beyond the checks here, they could only reveal a row that was lost or written
-//! past the store long ago. They would cost reading and decoding the old version of each folded row, and a new format.
-//! The domain decides how mutations may change the totals, and is tested for that (`tests/domain/laws.rs`). The items
-//! counted here can be compared with an expected result: a backup with its source, an export with its import.
+//! - each entry continues the one before it ([`super::chains`]), and the newest one of each inventory has its state;
+//! - each record's flows, which the rules reported, are the differences of its slots;
+//! - each segment's sets and sums are those of its records;
+//! - the supply is what was deleted from the log, plus what the log has; and all inventories together hold it.
+//!
+//! Flows (reported by the rules), states (the table) and sums (added up when sealing) come from three sources, so no wrong row
+//! agrees with all of them.
 
-use super::expected::ExpectedInventories;
+use super::chains::ChainCheck;
+use super::log_check::{LogCheck, check_log};
 use super::snapshot::{Inventories, Snapshot};
 use super::{ProgressCallback, ProgressUpdate};
 use crate::domain::catalog::LAYOUT_SLOTS_MAX;
 use crate::domain::{Inventory, ItemCode, Revision};
 use crate::store::StoreError;
-use crate::store::embedded::keys::KeyHasher;
-use crate::store::embedded::{failure, journal, replay, table};
-use crate::store::format::{self, BatchTime};
-use std::collections::{BTreeMap, HashSet};
+use crate::store::embedded::log::totals::{self, TotalsTable};
+use crate::store::embedded::{failure, replay, table};
+use crate::store::supply::SupplyTotals;
+use std::collections::BTreeMap;
 
 /// Maximum number of problems in the findings; further problems are only counted.
 pub const PROBLEMS_MAX: usize = 100;
@@ -40,6 +40,8 @@ pub struct Findings {
     /// Number of items, by item code.
     pub items: BTreeMap<ItemCode, u64>,
     pub journal_rows: u64,
+    /// Number of records in the log.
+    pub records: u64,
     /// Number of idempotency keys in the journal.
     pub keys: u64,
     /// Number of inventories whose newest state is in the journal alone.
@@ -47,7 +49,7 @@ pub struct Findings {
 }
 
 impl Findings {
-    fn add_problem(&mut self, problem: String) {
+    pub(super) fn add_problem(&mut self, problem: String) {
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(problem);
         } else {
@@ -55,7 +57,7 @@ impl Findings {
         }
     }
 
-    fn add_error(&mut self, error: &StoreError) {
+    pub(super) fn add_error(&mut self, error: &StoreError) {
         self.add_problem(match error {
             StoreError::Corrupt { detail } => detail.clone(),
             StoreError::Full { .. } | StoreError::Unavailable { .. } => error.to_string(),
@@ -70,29 +72,74 @@ pub fn check(snapshot: &Snapshot, on_progress: &mut ProgressCallback<'_>) -> Fin
     if let Err(error) = check_pages(snapshot, &mut findings) {
         findings.add_error(&failure::store_error("checking pages", &error));
     }
-    let mut expected = ExpectedInventories::default();
-    if let Err(error) = check_journal(snapshot, &mut findings, &mut expected, on_progress) {
-        findings.add_error(&error);
-    }
+    let log = check_log(snapshot, &mut findings, on_progress);
     let mut is_replayable = true;
     let unfolded = replay::unfolded(snapshot.connection(), |error| {
         is_replayable = false;
         findings.add_error(&error);
         Ok(())
     });
-    // Inventories that were not replayed would only be reported as missing again.
-    let mut expected = if is_replayable { expected } else { ExpectedInventories::default() };
-    let checked = unfolded.and_then(|unfolded| {
+    let checked = log.and_then(|log| {
+        let unfolded = unfolded?;
         findings.unfolded_inventories = unfolded.states.len() as u64;
         let connection = snapshot.connection();
         let inventories = Inventories { connection, unfolded: unfolded.states.into_iter().collect() };
-        check_inventories(&inventories, &mut findings, &mut expected, on_progress)
+        let LogCheck { mut chains, state, is_incomplete, .. } = log;
+        // Inventories that were not replayed, or whose changes were not read, would only be reported again.
+        let is_comparable = is_replayable && !is_incomplete;
+        if !is_comparable {
+            chains = ChainCheck::default();
+        }
+        let mut compared = Compared { chains, writer: state.writer, is_comparable, is_complete: true };
+        check_inventories(&inventories, &mut findings, &mut compared, on_progress)?;
+        if is_comparable {
+            compared.chains.missing().for_each(|missing| findings.add_problem(missing));
+        }
+        // The items of an unreadable inventory would only be reported again.
+        if is_comparable && compared.is_complete {
+            check_balance(snapshot, &mut findings, &unfolded.supply)?;
+        }
+        Ok(())
     });
-    match checked {
-        Ok(()) => expected.missing().for_each(|missing| findings.add_problem(missing)),
-        Err(error) => findings.add_error(&error),
+    if let Err(error) = checked {
+        findings.add_error(&error);
     }
     findings
+}
+
+/// The inventories in the log, to be compared with the store.
+struct Compared {
+    chains: ChainCheck,
+    writer: u16,
+    /// Whether the log could be read as a whole.
+    is_comparable: bool,
+    /// Whether all inventories could be read.
+    is_complete: bool,
+}
+
+/// Compares the items in all inventories with the supply: what was added minus what was removed.
+fn check_balance(snapshot: &Snapshot, findings: &mut Findings, unfolded: &SupplyTotals) -> Result<(), StoreError> {
+    let mut supply = totals::read(snapshot.connection(), TotalsTable::Supply)?;
+    supply.add_all(unfolded);
+    let existing = match supply.existing() {
+        Ok(existing) => existing,
+        Err(item) => {
+            findings.add_problem(format!("more of item code {} were removed than added", item.get()));
+            return Ok(());
+        }
+    };
+    let items: Vec<ItemCode> = findings.items.keys().chain(existing.keys()).copied().collect();
+    for item in std::collections::BTreeSet::from_iter(items) {
+        let (held, expected) =
+            (findings.items.get(&item).copied().unwrap_or(0), existing.get(&item).copied().unwrap_or(0));
+        if u128::from(held) != expected {
+            findings.add_problem(format!(
+                "the inventories hold {held} of item code {}, but {expected} were added and not removed",
+                item.get()
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn check_pages(snapshot: &Snapshot, findings: &mut Findings) -> rusqlite::Result<()> {
@@ -107,88 +154,37 @@ fn check_pages(snapshot: &Snapshot, findings: &mut Findings) -> rusqlite::Result
     Ok(())
 }
 
-fn check_journal(
-    snapshot: &Snapshot,
-    findings: &mut Findings,
-    expected: &mut ExpectedInventories,
-    on_progress: &mut ProgressCallback<'_>,
-) -> Result<(), StoreError> {
-    let connection = snapshot.connection();
-    let meta_value = |name| {
-        journal::meta_value(connection, name).map_err(|error| failure::store_error("reading the fold position", &error))
-    };
-    let folded_through = meta_value(journal::FOLDED_THROUGH)?.unwrap_or(0);
-    let rewritten_through = meta_value(journal::REWRITTEN_THROUGH)?.unwrap_or(i64::MIN);
-    let (mut last, mut last_uptime_ms) = (None, 0);
-    let (mut keys, hasher) = (HashSet::new(), KeyHasher::default());
-    journal::scan(connection, i64::MIN, |seq, encoded| {
-        findings.journal_rows += 1;
-        if findings.journal_rows % ROWS_PER_STEP == 1 {
-            let _ =
-                on_progress(ProgressUpdate { phase: "checking the journal", done: findings.journal_rows, total: 0 });
-        }
-        let expected_seq = last.replace(seq).map_or(seq.min(folded_through + 1), |last: i64| last + 1);
-        // After the last folded row, the replay reports errors.
-        let is_folded = seq <= folded_through;
-        if expected_seq != seq && is_folded {
-            findings.add_problem(format!("journal row {expected_seq} is missing"));
-        }
-        let (BatchTime { uptime_ms, .. }, records) = match format::decode_batch(encoded) {
-            Ok(read) => read,
-            Err(error) if is_folded => {
-                findings.add_problem(format!("journal row {seq}: {error}"));
-                *expected = ExpectedInventories::default();
-                return Ok(());
-            }
-            Err(_) => return Ok(()),
-        };
-        if uptime_ms < last_uptime_ms {
-            findings.add_problem(format!("journal row {seq}: the store's clock goes back"));
-        }
-        last_uptime_ms = uptime_ms;
-        for record in records {
-            findings.keys += 1;
-            if !keys.insert(hasher.hash(&record.key)) {
-                findings.add_problem(format!("journal row {seq}: key {} was applied twice", record.key.key));
-            }
-            if seq > rewritten_through {
-                expected.push(&record).into_iter().for_each(|problem| findings.add_problem(problem));
-            }
-        }
-        Ok(())
-    })?;
-    if last.is_some_and(|last| last < folded_through) {
-        findings.add_problem(format!("the journal ends before row {folded_through}, which was folded"));
-    }
-    Ok(())
-}
-
 fn check_inventories(
     inventories: &Inventories<'_>,
     findings: &mut Findings,
-    expected: &mut ExpectedInventories,
+    compared: &mut Compared,
     on_progress: &mut ProgressCallback<'_>,
 ) -> Result<(), StoreError> {
     let total = table::count(inventories.connection)?;
     let mut checked_rows = 0;
-    inventories.each(|found| {
+    inventories.each_with_tombstones(|id, found| {
         checked_rows += 1;
         if checked_rows % ROWS_PER_STEP == 0 {
             let _ = on_progress(ProgressUpdate { phase: "checking inventories", done: checked_rows, total });
         }
         match found {
-            Ok(inventory) => {
-                findings.inventories += 1;
-                for (_, stack) in inventory.contents.stacks() {
-                    findings.stacks += 1;
-                    *findings.items.entry(stack.item).or_default() += u64::from(stack.count.get());
+            Ok(stored) => {
+                if let Some(inventory) = stored.inventory() {
+                    findings.inventories += 1;
+                    for (_, stack) in inventory.contents.stacks() {
+                        findings.stacks += 1;
+                        *findings.items.entry(stack.item).or_default() += u64::from(stack.count.get());
+                    }
+                    check_stamps(inventory).into_iter().for_each(|problem| findings.add_problem(problem));
                 }
-                let problem = check_stamps(&inventory).or_else(|| expected.check(&inventory));
-                expected.exclude(inventory.id.as_str());
-                problem.into_iter().for_each(|problem| findings.add_problem(problem));
+                if compared.is_comparable {
+                    let problem = compared.chains.compare(id, &stored, compared.writer);
+                    problem.into_iter().for_each(|problem| findings.add_problem(problem));
+                }
             }
-            Err((id, error)) => {
-                expected.exclude(&id);
+            Err(error) => {
+                compared.is_complete = false;
+                compared.chains.exclude(id.as_str());
                 findings.add_problem(format!("inventory {id:?}: {error}"));
             }
         }

@@ -1,25 +1,45 @@
 //! Imports inventories into a store, all of them or none.
 //!
 //! The inventories are collected in a temporary file first, so that memory does not grow with their number. Then one
-//! transaction copies them into the table, at revision 1. No mutation created them, so they have no key.
+//! transaction writes them to the log, as creations of the kind *import* without a key, and to the table, at revision 1.
+//!
+//! The transaction has many journal rows. The check of the write-ahead log ([`crate::store::embedded::wal`]) relies on one row
+//! in each transaction, so this one uses SQLite's rollback journal instead of the write-ahead log.
 
 use super::restore::fold_all;
-use super::{ProgressCallback, ProgressUpdate, ToolError, backup, create_temporary, io, report_progress, sql};
-use crate::domain::{Catalog, Inventory};
-use crate::store::embedded::items;
+use super::{ProgressCallback, ProgressUpdate, ToolError, backup, create_temporary, report_progress, sql};
+use crate::domain::{
+    Caller, Catalog, Fingerprint, Flow, Inventory, OperationKind, OperationOutcome, PredictionOutcome,
+};
+use crate::store::embedded::log::totals::{self, TotalsTable};
 use crate::store::embedded::open::{self, PreparedStore};
-use crate::store::embedded::table::EncodedRow;
+use crate::store::embedded::table::{self, EncodedRow, StoredInventory, StoredState};
+use crate::store::embedded::{items, journal, log};
+use crate::store::format::{BatchEncoder, BatchTime};
+use crate::store::log::{ChainHead, LogEntry, LogRecord, LoggedChange, LoggedChangeKind, LoggedOperation, Position};
+use crate::store::supply::SupplyTotals;
+use crate::store::{ListQuery, StoreError};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 const SCHEMA: &str = "
     CREATE TABLE inventories (
         id TEXT PRIMARY KEY NOT NULL, owner TEXT, layout TEXT NOT NULL, epoch INTEGER NOT NULL,
-        revision INTEGER NOT NULL, checksum INTEGER NOT NULL, contents BLOB NOT NULL
+        revision INTEGER NOT NULL, last INTEGER NOT NULL, checkpoint INTEGER NOT NULL, checksum INTEGER NOT NULL,
+        contents BLOB NOT NULL
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE tombstones (id TEXT PRIMARY KEY NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE lines (id TEXT PRIMARY KEY NOT NULL, line INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     BEGIN;";
+
+/// Number of inventories in one record.
+const RECORD_INVENTORIES: usize = 64;
+/// Size of the records in one journal row, in bytes: a row ends with the record that reaches it.
+const ROW_BYTES: usize = 256 * 1_024;
+/// The caller of imports in the log.
+const CALLER: &str = "slotcast import";
 
 /// The inventories that are collected for an import.
 #[derive(Debug)]
@@ -58,7 +78,8 @@ impl Staging {
         if let Some(earlier) = earlier {
             return Ok(Some(earlier.unsigned_abs()));
         }
-        EncodedRow::new(&inventory.id, Some(inventory), true).put(&self.connection).map_err(&failed)?;
+        let stored = StoredInventory { state: StoredState::Present(inventory.clone()), head: ChainHead::default() };
+        EncodedRow::new(&inventory.id, &stored, true).put(&self.connection).map_err(&failed)?;
         let mut insert =
             self.connection.prepare_cached("INSERT INTO lines (id, line) VALUES (?1, ?2)").map_err(&failed)?;
         insert.execute(rusqlite::params![id, line.cast_signed()]).map_err(&failed)?;
@@ -72,38 +93,163 @@ impl Staging {
     }
 
     /// Imports the inventories into the store, which is created if it does not exist. None of them may exist already.
-    /// The store remembers the items of the catalog that the imported stacks use.
+    /// The store remembers the items of the catalog that the imported stacks use. `now` is the time since the Unix epoch.
     pub fn commit(
         self,
         mut target: ExclusiveStore,
         catalog: &Catalog,
+        now: Duration,
         on_progress: &mut ProgressCallback<'_>,
     ) -> Result<u64, ToolError> {
-        let Self { connection: staged, file, inventories } = self;
+        let Self { connection: staged, file: _file, inventories: total } = self;
         staged.execute_batch("COMMIT").map_err(sql("staging"))?;
-        staged.close().map_err(|(_, error)| sql("staging")(error))?;
-        report_progress(on_progress, ProgressUpdate { phase: "importing", done: 0, total: 0 })?;
+        report_progress(on_progress, ProgressUpdate { phase: "importing", done: 0, total })?;
         target.0.create()?;
         let mut store = open::commit_connection(&target.0.path, None)?;
         items::accept(&target.0.path, &store, catalog)?;
         let failed = sql("importing");
-        let staged = file.path().to_str().ok_or_else(|| {
-            io(file.path())(std::io::Error::other("the path is not valid UTF-8; use another directory"))
-        })?;
-        store.execute("ATTACH DATABASE ?1 AS staged", [staged]).map_err(&failed)?;
+        set_journal_mode(&store, "DELETE")?;
         let transaction = store.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
         fold_all(&transaction)?;
-        transaction
-            .execute(
-                "INSERT INTO main.inventories (id, owner, layout, epoch, revision, checksum, contents)
-                 SELECT id, owner, layout, epoch, revision, checksum, contents FROM staged.inventories ORDER BY id",
-                [],
-            )
-            .map_err(&failed)?;
+        let mut import = Import::new(&transaction, now)?;
+        let mut query = ListQuery { limit: RECORD_INVENTORIES, ..ListQuery::default() };
+        loop {
+            let page = table::read_page(&staged, &query, RECORD_INVENTORIES).map_err(StoreError::from)?;
+            let is_last = page.is_all;
+            let page: Vec<Arc<Inventory>> = page.rows.into_iter().map(|(inventory, _)| inventory).collect();
+            import.put(&page)?;
+            report_progress(on_progress, ProgressUpdate { phase: "importing", done: import.inventories, total })?;
+            query.after = page.last().map(|last| last.id.clone());
+            if is_last {
+                break;
+            }
+        }
+        import.finish()?;
         transaction.commit().map_err(&failed)?;
-        store.execute("DETACH DATABASE staged", []).map_err(&failed)?;
+        set_journal_mode(&store, "WAL")?;
         open::allow_checkpoint_on_close(&store).map_err(&failed)?;
         store.close().map_err(|(_, error)| failed(error))?;
-        Ok(inventories)
+        Ok(total)
+    }
+}
+
+fn set_journal_mode(connection: &Connection, mode: &str) -> Result<(), ToolError> {
+    let set: String = connection
+        .query_row(&format!("PRAGMA journal_mode = {mode}"), [], |row| row.get(0))
+        .map_err(sql("changing the journal mode"))?;
+    if set.eq_ignore_ascii_case(mode) {
+        return Ok(());
+    }
+    let detail = format!("the journal mode of the store is still {set}: another process has it open");
+    Err(ToolError::Store(StoreError::Unavailable { detail }))
+}
+
+/// An import in progress, inside its transaction.
+struct Import<'a> {
+    connection: &'a Connection,
+    time: BatchTime,
+    /// The next journal row, and the position of its first record.
+    seq: i64,
+    first: Position,
+    records: u64,
+    row: BatchEncoder,
+    supply: SupplyTotals,
+    inventories: u64,
+}
+
+impl<'a> Import<'a> {
+    fn new(connection: &'a Connection, now: Duration) -> Result<Self, ToolError> {
+        let state = log::read_state(connection)?;
+        let last = journal::last_batch(connection)?;
+        let (seq, end, last_time) = match last {
+            Some((seq, end, time)) => (seq, Some(end), time),
+            None => {
+                let folded = journal::meta_value(connection, journal::FOLDED_THROUGH);
+                (folded.map_err(sql("reading the fold position"))?.unwrap_or(0), None, BatchTime::default())
+            }
+        };
+        let unix_ms = now.as_millis() as u64;
+        let time_ms = unix_ms.max(last_time.time_ms).max(state.last_ms);
+        let time = BatchTime { uptime_ms: last_time.uptime_ms, unix_ms, time_ms };
+        let first = state.next_position(end);
+        let row = BatchEncoder::new(first, time, 1);
+        Ok(Self {
+            connection,
+            time,
+            seq: seq + 1,
+            first,
+            records: 0,
+            row,
+            supply: SupplyTotals::default(),
+            inventories: 0,
+        })
+    }
+
+    /// Writes one record with these inventories, and their rows in the table.
+    fn put(&mut self, inventories: &[Arc<Inventory>]) -> Result<(), ToolError> {
+        if inventories.is_empty() {
+            return Ok(());
+        }
+        let position = self.first.plus(self.records);
+        let mut record = LogRecord {
+            position,
+            time_ms: self.time.time_ms,
+            caller: Caller::new(CALLER).unwrap_or_else(|_| unreachable!("a valid name")),
+            key: None,
+            payload: Fingerprint(0),
+            reason: Arc::from(""),
+            session: None,
+            prediction: PredictionOutcome::Unpredicted,
+            operations: Vec::with_capacity(inventories.len()),
+            flows: Vec::new(),
+            entries: Vec::with_capacity(inventories.len()),
+        };
+        for (operation, inventory) in (0..).zip(inventories) {
+            // The head of its tombstone, if it existed before.
+            let before = table::find(self.connection, &inventory.id).map_err(StoreError::from)?;
+            let head = before.map(|before| before.head).unwrap_or_default();
+            record
+                .operations
+                .push(LoggedOperation { kind: OperationKind::Import, outcome: OperationOutcome::default() });
+            record.flows.extend(inventory.contents.stacks().map(|(_, stack)| Flow {
+                operation,
+                item: stack.item,
+                added: u64::from(stack.count.get()),
+                removed: 0,
+            }));
+            record.entries.push(LogEntry {
+                version: inventory.version(),
+                change: Some(LoggedChange {
+                    previous: head.last,
+                    kind: LoggedChangeKind::Created { after: inventory.clone() },
+                    previous_checkpoint: head.checkpoint,
+                }),
+            });
+            let head = ChainHead { last: position, checkpoint: position };
+            let stored = StoredInventory { state: StoredState::Present(inventory.clone()), head };
+            EncodedRow::new(&inventory.id, &stored, true).put(self.connection).map_err(sql("importing"))?;
+        }
+        self.supply.add_record(&record);
+        self.row.push_record(&record);
+        self.records += 1;
+        self.inventories += inventories.len() as u64;
+        if self.row.len_bytes() >= ROW_BYTES { self.end_row() } else { Ok(()) }
+    }
+
+    fn end_row(&mut self) -> Result<(), ToolError> {
+        let next = self.first.plus(self.records);
+        let row = std::mem::replace(&mut self.row, BatchEncoder::new(next, self.time, 1));
+        if !row.is_empty() {
+            journal::append(self.connection, self.seq, &row.finish()).map_err(sql("importing"))?;
+            (self.seq, self.first, self.records) = (self.seq + 1, next, 0);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<(), ToolError> {
+        self.end_row()?;
+        let failed = sql("importing");
+        totals::add(self.connection, TotalsTable::Supply, &self.supply).map_err(&failed)?;
+        journal::set_meta_value(self.connection, journal::FOLDED_THROUGH, self.seq - 1).map_err(failed)
     }
 }

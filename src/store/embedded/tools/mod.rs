@@ -9,17 +9,18 @@
 
 mod accept_loss;
 mod backup;
+mod chains;
 mod check;
-mod expected;
 pub mod import;
+mod log_check;
 mod restore;
 mod snapshot;
 
 pub use accept_loss::{AcceptedLoss, accept_loss};
-pub use backup::{BackupSummary, backup};
+pub use backup::{BackupSummary, backup, backup_without_history};
 pub use check::{Findings, PROBLEMS_MAX, check};
 pub use restore::{RestoreSummary, restore};
-pub use snapshot::{Inventories, Snapshot};
+pub use snapshot::{Inventories, NewestState, Snapshot};
 
 use super::failure;
 use super::files::{self, FileId};

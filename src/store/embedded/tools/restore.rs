@@ -10,16 +10,18 @@
 //! no key and runs: its effect is gone, so running it applies it once. Keys that had expired in the backup are still
 //! refused. The key window continues where it was, because it uses the store's own clock.
 //!
-//! Journal rows remain for their keys only: everything is folded first, and [`journal::REWRITTEN_THROUGH`] records that
-//! the table no longer follows from the rows.
+//! The **log** remains as well. Everything is folded first, and later records have a new writer, so that no position names
+//! two records. The new epochs have no entries: the history of an inventory continues before the restore with the epoch that
+//! it had then. The supply is that of the backup.
 
 use super::backup::{copy, scratch_connection};
 use super::snapshot::Snapshot;
 use super::{ProgressCallback, ProgressUpdate, ToolError, check, create_temporary, io, report_progress, sql};
 use crate::domain::{Contents, Edit, Epoch, Inventory, Revision};
 use crate::store::embedded::files::{FileId, StoreLock, with_suffix};
-use crate::store::embedded::table::EncodedRow;
-use crate::store::embedded::{journal, open, replace, replay, table};
+use crate::store::embedded::log::totals::{self, TotalsTable};
+use crate::store::embedded::table::{EncodedRow, StoredInventory, StoredState};
+use crate::store::embedded::{journal, log, open, replace, replay, table};
 use crate::store::{ListQuery, StoreError};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
@@ -82,7 +84,8 @@ pub fn copy_with_new_epochs(
     copy(snapshot, partial.path(), on_progress)?;
     let connection = scratch_connection(partial.path())?;
     let total = findings.inventories;
-    assign_new_epochs(&connection, new_epoch, &mut |done| {
+    let writer = writer_of(target).max(log::read_state(&connection)?.writer);
+    assign_new_epochs(&connection, writer + 1, new_epoch, &mut |done| {
         report_progress(on_progress, ProgressUpdate { phase: "assigning new epochs", done, total })
     })?;
     connection.close().map_err(|(_, error)| sql("closing the copy")(error))?;
@@ -90,9 +93,16 @@ pub fn copy_with_new_epochs(
     Ok((partial, total))
 }
 
-/// Folds everything, and gives every inventory a new epoch.
+/// Returns the number of the writer of the store that is replaced; 0 if it cannot be read.
+fn writer_of(target: &Path) -> u16 {
+    let read = || log::read_state(Snapshot::open_damaged(target).ok()?.0.connection()).ok();
+    read().map_or(0, |state| state.writer)
+}
+
+/// Folds everything, gives every inventory a new epoch, and makes `writer` the writer of later records.
 fn assign_new_epochs(
     connection: &Connection,
+    writer: u16,
     new_epoch: &mut dyn FnMut() -> Epoch,
     on_inventories_done: &mut dyn FnMut(u64) -> Result<(), ToolError>,
 ) -> Result<(), ToolError> {
@@ -101,20 +111,21 @@ fn assign_new_epochs(
     let mut query = ListQuery { limit: PAGE, ..ListQuery::default() };
     let mut done = 0;
     loop {
-        let (page, is_last) = table::read_page(&transaction, &query, PAGE).map_err(StoreError::from)?;
-        for inventory in &page {
+        let page = table::read_page(&transaction, &query, PAGE).map_err(StoreError::from)?;
+        for (inventory, head) in &page.rows {
             let renewed = Arc::new(with_new_epoch(inventory, new_epoch));
-            EncodedRow::new(&renewed.id, Some(&renewed), false)
-                .put(&transaction)
-                .map_err(sql("assigning new epochs"))?;
+            let stored = StoredInventory { state: StoredState::Present(renewed), head: *head };
+            EncodedRow::new(&inventory.id, &stored, false).put(&transaction).map_err(sql("assigning new epochs"))?;
         }
-        done += page.len() as u64;
+        done += page.rows.len() as u64;
         on_inventories_done(done)?;
-        query.after = page.last().map(|last| last.id.clone());
-        if is_last {
+        query.after = page.rows.last().map(|(last, _)| last.id.clone());
+        if page.is_all {
             break;
         }
     }
+    let state = log::LogState { writer, ..log::read_state(&transaction)? };
+    log::write_state(&transaction, &state).map_err(sql("assigning a new writer"))?;
     transaction.commit().map_err(sql("assigning new epochs"))
 }
 
@@ -131,15 +142,13 @@ fn with_new_epoch(inventory: &Inventory, new_epoch: &mut dyn FnMut() -> Epoch) -
     Inventory { epoch, contents, ..inventory.clone() }
 }
 
-/// Folds everything into the table, inside the caller's transaction, and records that the table no longer follows from
-/// the journal alone.
+/// Folds everything into the table, inside the caller's transaction.
 pub fn fold_all(connection: &Connection) -> Result<(), ToolError> {
     let unfolded = replay::unfolded(connection, Err)?;
     for (id, state) in &unfolded.states {
-        EncodedRow::new(id, state.as_ref(), true).put(connection).map_err(sql("folding"))?;
+        EncodedRow::new(id, state, true).put(connection).map_err(sql("folding"))?;
     }
-    for mark in [journal::FOLDED_THROUGH, journal::REWRITTEN_THROUGH] {
-        journal::set_meta_value(connection, mark, unfolded.last_seq).map_err(sql("storing the fold position"))?;
-    }
-    Ok(())
+    let failed = sql("storing the fold position");
+    totals::add(connection, TotalsTable::Supply, &unfolded.supply).map_err(&failed)?;
+    journal::set_meta_value(connection, journal::FOLDED_THROUGH, unfolded.last_seq).map_err(failed)
 }

@@ -1,13 +1,14 @@
 //! A snapshot of a store, which another process may have open.
 
-use crate::domain::{Catalog, Inventory, InventoryId};
+use crate::domain::{Catalog, Epoch, Inventory, InventoryId, ItemCode, Revision};
 use crate::store::StoreError;
 use crate::store::embedded::files::{file_len_bytes, with_suffix};
 use crate::store::embedded::items::{self, CatalogError};
 use crate::store::embedded::open::{self, Identity, OpenError};
-use crate::store::embedded::overlay::CommittedState;
+use crate::store::embedded::table::{StoredInventory, StoredState};
 use crate::store::embedded::{failure, header, replace, replay, table};
 use rusqlite::{Connection, ErrorCode};
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -103,7 +104,12 @@ impl Snapshot {
         items::check(&self.path, &self.connection, catalog).map(drop)
     }
 
-    pub(super) fn connection(&self) -> &Connection {
+    /// Reads the id of each item code that a catalog of the store has ever contained.
+    pub fn item_ids(&self) -> Result<BTreeMap<ItemCode, String>, StoreError> {
+        items::ids(&self.connection)
+    }
+
+    pub(in crate::store::embedded) fn connection(&self) -> &Connection {
         &self.connection
     }
 
@@ -113,12 +119,35 @@ impl Snapshot {
         Ok(pages.map_err(|error| failure::store_error("counting pages", &error))?.unsigned_abs() * open::PAGE_BYTES)
     }
 
+    /// Returns the newest version of an inventory, even if it was deleted; `None` if it never existed, or if its history was
+    /// deleted.
+    pub fn newest_state(&self, id: &InventoryId) -> Result<Option<NewestState>, StoreError> {
+        let newest = self.inventories()?.find_stored(id)?;
+        Ok(newest.map(|newest| match &newest.state {
+            StoredState::Present(inventory) => {
+                NewestState { epoch: inventory.epoch, revision: inventory.contents.revision(), exists: true }
+            }
+            StoredState::Deleted { epoch, revision } => {
+                NewestState { epoch: *epoch, revision: *revision, exists: false }
+            }
+        }))
+    }
+
     /// Returns the inventories, to find by id or to iterate in order. Keeps the states in memory that are not folded
     /// yet.
     pub fn inventories(&self) -> Result<Inventories<'_>, StoreError> {
         let unfolded = replay::unfolded(&self.connection, Err)?;
         Ok(Inventories { connection: &self.connection, unfolded: unfolded.states.into_iter().collect() })
     }
+}
+
+/// The newest version of an inventory that exists or existed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewestState {
+    pub epoch: Epoch,
+    pub revision: Revision,
+    /// Whether it exists; otherwise this is the version of its deletion.
+    pub exists: bool,
 }
 
 /// Locks a store whose directory is not writable. SQLite needs to create a file beside a store to read it. Where it
@@ -141,7 +170,7 @@ fn lock_unwritable(path: &Path) -> Result<File, OpenError> {
 pub struct Inventories<'a> {
     pub(super) connection: &'a Connection,
     /// In order of ids.
-    pub(super) unfolded: Vec<(InventoryId, CommittedState)>,
+    pub(super) unfolded: Vec<(InventoryId, StoredInventory)>,
 }
 
 impl Inventories<'_> {
@@ -150,16 +179,22 @@ impl Inventories<'_> {
         let mut count = table::count(self.connection)?;
         for (id, state) in &self.unfolded {
             let existed = table::exists(self.connection, id)?;
-            count = count + u64::from(state.is_some()) - u64::from(existed);
+            count = count + u64::from(state.inventory().is_some()) - u64::from(existed);
         }
         Ok(count)
     }
 
     /// Returns the inventory with this id; `None` if it does not exist.
-    pub fn find(&self, id: &InventoryId) -> Result<CommittedState, StoreError> {
+    pub fn find(&self, id: &InventoryId) -> Result<Option<Arc<Inventory>>, StoreError> {
+        Ok(self.find_stored(id)?.and_then(|stored| stored.inventory().cloned()))
+    }
+
+    /// Returns the newest state of the inventory with this id, even if it was deleted, and where its chain in the log begins;
+    /// `None` if it never existed, or if its history was deleted.
+    pub fn find_stored(&self, id: &InventoryId) -> Result<Option<StoredInventory>, StoreError> {
         match self.unfolded.binary_search_by(|(unfolded, _)| unfolded.cmp(id)) {
-            Ok(at) => Ok(self.unfolded[at].1.clone()),
-            Err(_) => Ok(table::read(self.connection, id)?),
+            Ok(at) => Ok(Some(self.unfolded[at].1.clone())),
+            Err(_) => Ok(table::find(self.connection, id)?),
         }
     }
 
@@ -168,16 +203,46 @@ impl Inventories<'_> {
         &self,
         mut visit: impl FnMut(Result<Arc<Inventory>, (String, String)>) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.each_stored(|id, found| match found {
+            Ok(stored) => stored.inventory().cloned().map_or(Ok(()), |inventory| visit(Ok(inventory))),
+            Err(error) => visit(Err((id.to_owned(), error))),
+        })
+    }
+
+    /// Passes the newest state of each inventory to `visit`, then each tombstone.
+    pub(super) fn each_with_tombstones<E: From<StoreError>>(
+        &self,
+        mut visit: impl FnMut(&InventoryId, Result<StoredInventory, String>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut visit = |id: &str, found: Result<StoredInventory, String>| match InventoryId::new(id) {
+            Ok(id) => visit(&id, found),
+            Err(error) => {
+                let detail = format!("inventory {id:?}: its id {error}");
+                Err(StoreError::Corrupt { detail }.into())
+            }
+        };
+        self.each_stored(&mut visit)?;
+        table::scan_tombstones(self.connection, |id, found| {
+            let is_unfolded = self.unfolded.binary_search_by(|(unfolded, _)| unfolded.as_str().cmp(id)).is_ok();
+            if is_unfolded { Ok(()) } else { visit(id, found.map_err(|error| format!("its tombstone: {error}"))) }
+        })
+    }
+
+    /// Passes each row of the table and each unfolded state to `visit`, in order of ids.
+    fn each_stored<E: From<StoreError>>(
+        &self,
+        mut visit: impl FnMut(&str, Result<StoredInventory, String>) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut unfolded = self.unfolded.iter().peekable();
         table::scan(self.connection, |id, row| {
-            while let Some((_, state)) = unfolded.next_if(|(unfolded, _)| unfolded.as_str() < id) {
-                state.iter().try_for_each(|state| visit(Ok(state.clone())))?;
+            while let Some((unfolded, state)) = unfolded.next_if(|(unfolded, _)| unfolded.as_str() < id) {
+                visit(unfolded.as_str(), Ok(state.clone()))?;
             }
             match unfolded.next_if(|(unfolded, _)| unfolded.as_str() == id) {
-                Some((_, state)) => state.iter().try_for_each(|state| visit(Ok(state.clone()))),
-                None => visit(row.map(Arc::new).map_err(|error| (id.to_owned(), error.to_string()))),
+                Some((_, state)) => visit(id, Ok(state.clone())),
+                None => visit(id, row.map_err(|error| error.to_string())),
             }
         })?;
-        unfolded.filter_map(|(_, state)| state.clone()).try_for_each(|state| visit(Ok(state)))
+        unfolded.try_for_each(|(id, state)| visit(id.as_str(), Ok(state.clone())))
     }
 }
