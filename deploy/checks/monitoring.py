@@ -24,8 +24,10 @@ MONITORING = ROOT / "deploy" / "monitoring"
 # Labels that Prometheus adds, and metrics that Slotcast does not export.
 SCRAPE_LABELS = {"job", "instance", "namespace", "pod", "container", "service", "endpoint"}
 FOREIGN = {"up"}
-# Metrics that exist only with TLS, or only after a frame has waited for its player's sync limit.
-ONLY_SOMETIMES = re.compile("slotcast_certificate_not_after_seconds|slotcast_sync_limit_delay_seconds_.*")
+# Metrics that exist only with TLS, only after a frame has waited for its player's sync limit, or only after a mutation.
+ONLY_SOMETIMES = re.compile(
+    "slotcast_certificate_not_after_seconds|slotcast_sync_limit_delay_seconds_.*|slotcast_history_earliest_seconds"
+)
 SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?(?:\s|$)")
 LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
 

@@ -67,6 +67,7 @@ MISTAKES = {
     "store": [
         lambda o: named(o, "StatefulSet", "slotcast")["spec"].update(replicas=2),
         lambda o: settings(o, "bytes_max = 17179869184", "bytes_max = 34359738368"),
+        lambda o: settings(o, "bytes_max = 8589934592", "bytes_max = 0"),
     ],
 }
 
