@@ -88,18 +88,18 @@ fn history_pages_through_the_changes_of_an_inventory() {
 1-4  2027-01-15T08:00:03.000Z  move, set
   caller server-1, key set-4
   reason \"a test\"
-  inventory \"chest\" edited, revision 4
+  inventory \"chest\" edited, revision 4 of epoch 7
     slot 0: 2 apple -> 3 apple
 1-3  2027-01-15T08:00:02.000Z  move, set
   caller server-1, key set-3
   reason \"a test\"
-  inventory \"chest\" edited, revision 3
+  inventory \"chest\" edited, revision 3 of epoch 7
     slot 0: 1 apple -> 2 apple
 older changes follow; continue with --from 1-2
 ";
     assert_eq!(first, expected);
     let rest = succeed("history", scenario.data(), &["chest", "--from", "1-2"]);
-    let created = "inventory \"chest\" created, revision 1, epoch 7, layout player, owner \"ann\"\n    slot 0: empty -> 5 apple\nno older changes\n";
+    let created = "inventory \"chest\" created, revision 1 of epoch 7, layout player, owner \"ann\"\n    slot 0: empty -> 5 apple\nno older changes\n";
     assert!(rest.starts_with("1-2 ") && rest.ends_with(created), "{rest}");
     let page = succeed_json("history", scenario.data(), &["chest", "--limit", "2"]);
     assert_eq!((&page["next"], &page["is_trimmed"]), (&json!("1-2"), &json!(false)));
@@ -117,13 +117,7 @@ fn history_explains_an_unknown_inventory_and_a_wrong_position() {
     assert!(wrong.contains("--from 1-2: the mutation at this position did not change inventory \"chest\""), "{wrong}");
     let ahead = fail("history", scenario.data(), &["chest", "--from", "1-99"], 1);
     assert!(ahead.contains("--from 1-99: the log has no mutation at this position"), "{ahead}");
-    for arguments in [
-        &["chest", "--kind", "set"][..],
-        &["--from", "1-1"],
-        &["--kind", "steal"],
-        &["--limit", "0"],
-        &["chest", "--from", "x"],
-    ] {
+    for arguments in [&["--kind", "steal"][..], &["--limit", "0"], &["chest", "--from", "x"]] {
         fail("history", scenario.data(), arguments, 2);
     }
 }
@@ -155,15 +149,18 @@ fn a_scan_finds_mutations_by_caller_item_kind_reason_and_time() {
     assert_eq!(found(&["--reason", "a chest"]), ["1-1"]);
     assert_eq!(found(&["--item", "999999"]), ["1-6"]);
     assert_eq!(found(&["--item", "apple", "--limit", "3"]), ["1-5", "1-4", "1-3"]);
-    assert_eq!(found(&["--item", "apple", "--before", "1-3"]), ["1-2", "1-1"]);
+    assert_eq!(found(&["--item", "apple", "--from", "1-2"]), ["1-2", "1-1"]);
+    assert_eq!(found(&["chest", "--kind", "craft"]), Vec::<String>::new());
+    assert_eq!(found(&["chest", "--reason", "a test", "--limit", "1"]), ["1-5"]);
     let (since, until) = ("2027-01-15T08:00:01Z", "1800000002000");
     assert_eq!(found(&["--since", since, "--until", until]), ["1-3", "1-2"]);
+    assert_eq!(found(&["chest", "--since", since, "--until", until]), ["1-3", "1-2"]);
     assert_eq!(found(&["--caller", "nobody"]), Vec::<String>::new());
 
     let text = succeed("history", scenario.data(), &["--limit", "1"]);
     assert!(text.contains("session s-1, prediction mispredicted\n  reason \"crafting\"\n"), "{text}");
     assert!(text.contains("    slot 1: empty -> 2 item code 999999\n"), "{text}");
-    assert!(text.ends_with("more mutations match; continue with --before 1-6\n"), "{text}");
+    assert!(text.ends_with("more mutations match; continue with --from 1-5\n"), "{text}");
     assert!(succeed("history", scenario.data(), &[]).ends_with("no more matches\n"));
     let unknown = fail("history", scenario.data(), &["--item", "excalibur"], 1);
     assert!(unknown.contains("unknown item \"excalibur\""), "{unknown}");
@@ -222,7 +219,7 @@ fn what_retention_deleted_is_reported_with_the_earliest_revision_that_can_be_rea
     assert_eq!(scenario.store.statistics().log_blocks, 0);
 
     let text = succeed("history", scenario.data(), &["chest"]);
-    assert!(text.contains("revision 3\n") && text.ends_with("\nolder changes were deleted\n"), "{text}");
+    assert!(text.contains("revision 3 of epoch 7\n") && text.ends_with("\nolder changes were deleted\n"), "{text}");
     let scan = succeed("history", scenario.data(), &[]);
     assert!(scan.ends_with("no more matches; mutations up to 2027-01-15T08:00:01.000Z were deleted\n"), "{scan}");
     let error = fail("at", scenario.data(), &["chest", "1"], 1);

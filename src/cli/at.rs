@@ -19,7 +19,8 @@ use std::fmt::Write;
 ///
 /// A revision is a number; it counts within the newest epoch unless --epoch names another one. A time selects the newest
 /// state that was committed at that time or earlier. Prints the id, owner, layout, epoch, revision, time and filled slots,
-/// or exits with status 1 if the state does not exist or its part of the log was deleted.
+/// or exits with status 1 if the state does not exist or its part of the log was deleted. A restore has no record of its
+/// own: until the next change, a time after it selects the state with the epoch and revision from before the restore.
 #[derive(Debug, clap::Args)]
 pub struct At {
     #[command(flatten)]
@@ -27,7 +28,7 @@ pub struct At {
     /// Id of the inventory.
     #[arg(value_parser = parse_id)]
     id: InventoryId,
-    /// Revision, or time as in RFC 3339, such as 2026-07-01T12:00:00Z.
+    /// Revision, or an RFC 3339 timestamp, such as 2026-07-01T12:00:00Z. A number is always a revision.
     #[arg(value_name = "REVISION|TIME", value_parser = parse_target)]
     target: Target,
     /// Epoch of the revision. Default: the newest epoch.
@@ -48,7 +49,7 @@ fn parse_target(text: &str) -> Result<Target, String> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
         return text.parse().map(|revision| Target::Revision(Revision(revision))).map_err(|error| error.to_string());
     }
-    let error = |_| "must be a revision, or a time of RFC 3339, such as 2026-07-01T12:00:00Z".to_owned();
+    let error = |_| "must be a revision, or an RFC 3339 timestamp, such as 2026-07-01T12:00:00Z".to_owned();
     parse_rfc3339(text).map(|unix_ms| Target::Time { unix_ms }).map_err(error)
 }
 
@@ -93,7 +94,8 @@ impl At {
         Ok(match newest.0 {
             newest if is_newest_epoch && revision > newest => {
                 format!(
-                    "inventory {id:?}: revision {revision} is newer than the newest revision {newest} of epoch {epoch}"
+                    "inventory {id:?}: revision {revision} is newer than the newest revision {newest} of epoch {epoch} (use \
+                     --epoch for an earlier epoch; slotcast history lists them)"
                 )
             }
             newest if is_newest_epoch && revision == newest && !exists => {

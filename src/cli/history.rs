@@ -14,30 +14,28 @@ use crate::store::log::Position;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use record::{Subject, to_json, to_text};
 use serde_json::{Value, json};
+use std::error::Error;
 
 /// Maximum number of changes that one call lists.
 const LIMIT_MAX: i64 = 10_000;
 
 /// List changes from the log, newest first. Can run while the server is running.
 ///
-/// With the id of an inventory, lists the changes of that inventory. Without an id, lists the mutations of all inventories
-/// that match every given filter, which reads all parts of the log that may have a match. Times are in UTC; a position
+/// With the id of an inventory, lists the changes of that inventory, otherwise the mutations of all inventories: those that
+/// match every given filter. Without an id, reads all parts of the log that may have a match. Times are in UTC; a position
 /// names one mutation in the log. The log keeps changes for [history] age_days, unless it exceeds [history] bytes_max.
 #[derive(Debug, clap::Args)]
 pub struct History {
     #[command(flatten)]
     data: DataDirectory,
     /// Id of the inventory.
-    #[arg(
-        value_parser = parse_id,
-        conflicts_with_all = ["caller", "item", "kind", "reason", "since", "until", "before"],
-    )]
+    #[arg(value_parser = parse_id)]
     id: Option<InventoryId>,
     /// Maximum number of changes to list.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=LIMIT_MAX))]
     limit: u32,
-    /// Continue the changes of the inventory at this position, which the previous page ends with.
-    #[arg(long, value_name = "POSITION", requires = "id")]
+    /// Continue at this position, which the previous page ends with.
+    #[arg(long, value_name = "POSITION")]
     from: Option<Position>,
     #[command(flatten)]
     filters: Filters,
@@ -60,15 +58,26 @@ struct Filters {
     /// List only mutations with exactly this reason.
     #[arg(long)]
     reason: Option<String>,
-    /// List only mutations at this time or later: RFC 3339, or milliseconds since the Unix epoch.
+    /// List only mutations at this time or later: an RFC 3339 timestamp, or milliseconds since the Unix epoch.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<u64>,
-    /// List only mutations at this time or earlier: RFC 3339, or milliseconds since the Unix epoch.
+    /// List only mutations at this time or earlier: an RFC 3339 timestamp, or milliseconds since the Unix epoch.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     until: Option<u64>,
-    /// List only mutations before this position, which the previous page ends with.
-    #[arg(long, value_name = "POSITION")]
-    before: Option<Position>,
+}
+
+impl Filters {
+    fn to_filter(&self, names: &ItemNames) -> Result<RecordFilter, Box<dyn Error>> {
+        let Self { caller, item, kind, reason, since, until } = self;
+        Ok(RecordFilter {
+            caller: caller.clone(),
+            item: item.as_deref().map(|item| names.find(item)).transpose()?,
+            kind: *kind,
+            reason: reason.clone(),
+            from_ms: *since,
+            to_ms: *until,
+        })
+    }
 }
 
 pub fn parse_id(text: &str) -> Result<InventoryId, String> {
@@ -99,7 +108,8 @@ impl History {
         if let Some(from) = self.from {
             check_from(snapshot, id, from)?;
         }
-        let page = snapshot.changes(id, self.from, self.limit as usize)?;
+        let filter = self.filters.to_filter(names)?;
+        let page = snapshot.changes_matching(id, &filter, self.from, self.limit as usize)?;
         let page = page.ok_or_else(|| never_existed(id))?;
         let subject = Subject::Inventory(id);
         if self.json {
@@ -114,21 +124,13 @@ impl History {
     }
 
     fn scan(&self, snapshot: &Snapshot, names: &ItemNames) -> CommandResult {
-        let Filters { caller, item, kind, reason, since, until, before } = &self.filters;
-        let filter = RecordFilter {
-            caller: caller.clone(),
-            item: item.as_deref().map(|item| names.find(item)).transpose()?,
-            kind: *kind,
-            reason: reason.clone(),
-            from_ms: *since,
-            to_ms: *until,
-        };
+        let (filter, since) = (self.filters.to_filter(names)?, self.filters.since);
         let limit = self.limit as usize;
-        // One more, to know whether there is another page.
-        let mut records = snapshot.scan(&filter, *before, limit + 1)?;
-        let is_more = records.len() > limit;
+        // One more, with which the next page begins.
+        let before = self.from.map(|from| from.plus(1));
+        let mut records = snapshot.scan(&filter, before, limit + 1)?;
+        let next = records.get(limit).map(|next| next.position);
         records.truncate(limit);
-        let next = records.last().filter(|_| is_more).map(|last| last.position);
         let trimmed_ms = snapshot.trimmed_ms()?;
         let is_trimmed = trimmed_ms > 0 && since.is_none_or(|since| since <= trimmed_ms);
         if self.json {
@@ -140,7 +142,7 @@ impl History {
             print(to_text(record, Subject::All, names))?;
         }
         Ok(print(match next {
-            Some(next) => format!("more mutations match; continue with --before {next}"),
+            Some(next) => format!("more mutations match; continue with --from {next}"),
             None if is_trimmed => format!("no more matches; mutations up to {} were deleted", format_utc(trimmed_ms)),
             None => "no more matches".to_owned(),
         })?)

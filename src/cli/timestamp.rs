@@ -18,17 +18,17 @@ pub fn format_utc(unix_ms: u64) -> String {
     text.unwrap_or_else(|| format!("{unix_ms} ms since the Unix epoch"))
 }
 
-/// Parses a time of RFC 3339, and returns it in milliseconds since the Unix epoch.
+/// Parses an RFC 3339 timestamp, and returns it in milliseconds since the Unix epoch.
 pub fn parse_rfc3339(text: &str) -> Result<u64, String> {
     let time = OffsetDateTime::parse(text, &Rfc3339).ok();
     let unix_ms = time.map(|time| time.unix_timestamp_nanos().div_euclid(NANOSECONDS_PER_MS));
     let unix_ms = unix_ms.and_then(|unix_ms| u64::try_from(unix_ms).ok());
-    unix_ms.ok_or_else(|| "must be a time of RFC 3339 after 1970, such as 2026-07-01T12:00:00Z".to_owned())
+    unix_ms.ok_or_else(|| "must be an RFC 3339 timestamp after 1970, such as 2026-07-01T12:00:00Z".to_owned())
 }
 
-/// Parses a time of RFC 3339, or a number of milliseconds since the Unix epoch.
+/// Parses an RFC 3339 timestamp, or a number of milliseconds since the Unix epoch.
 pub fn parse_time(text: &str) -> Result<u64, String> {
-    let error = || "must be a time of RFC 3339, such as 2026-07-01T12:00:00Z, or milliseconds since the Unix epoch";
+    let error = || "must be an RFC 3339 timestamp, such as 2026-07-01T12:00:00Z, or milliseconds since the Unix epoch";
     text.parse().or_else(|_| parse_rfc3339(text)).map_err(|_| error().to_owned())
 }
 

@@ -3,7 +3,7 @@
 use crate::cli::item_names::ItemNames;
 use crate::cli::timestamp::format_utc;
 use crate::domain::{Inventory, InventoryId, OperationKind, PredictionOutcome, Slot, Stack};
-use crate::store::log::{LogEntry, LogRecord, LoggedChangeKind};
+use crate::store::log::{LogEntry, LogRecord, LoggedChange, LoggedChangeKind};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -89,36 +89,28 @@ fn change_name(entry: &LogEntry) -> &'static str {
 
 fn entry_text(entry: &LogEntry) -> String {
     let version = &entry.version;
-    let mut text = format!("inventory {:?} {}, revision {}", version.id, change_name(entry), version.revision.0);
+    let (id, revision, epoch) = (&version.id, version.revision.0, version.epoch.get());
+    let mut text = format!("inventory {id:?} {}, revision {revision} of epoch {epoch}", change_name(entry));
     if let Some(after) = created(entry) {
         let owner = after.owner.as_ref().map_or(String::new(), |owner| format!(", owner {owner:?}"));
-        let _ = write!(text, ", epoch {}, layout {}{owner}", version.epoch.get(), after.layout);
+        let _ = write!(text, ", layout {}{owner}", after.layout);
     }
     text
 }
 
 /// Returns the state with which an entry begins a life of the inventory.
 fn created(entry: &LogEntry) -> Option<&Inventory> {
-    match &entry.change.as_ref()?.kind {
-        LoggedChangeKind::Created { after } | LoggedChangeKind::Recreated { after, .. } => Some(after),
-        LoggedChangeKind::Edited { .. } | LoggedChangeKind::Deleted { .. } => None,
-    }
+    entry.change.as_ref()?.kind.created().map(|created| &**created)
 }
 
 type BeforeAndAfter<'a> = (Option<&'a Stack>, Option<&'a Stack>);
 
 /// Returns the stacks before and after in all slots that an entry changed.
 fn changed_slots(entry: &LogEntry) -> BTreeMap<Slot, BeforeAndAfter<'_>> {
-    let (before, after) = match entry.change.as_ref().map(|change| &change.kind) {
-        None => (None, None),
-        Some(LoggedChangeKind::Edited { edits, .. }) => {
-            return edits.iter().map(|edit| (edit.slot, (edit.before.as_ref(), edit.after.as_ref()))).collect();
-        }
-        Some(LoggedChangeKind::Created { after }) => (None, Some(after)),
-        Some(LoggedChangeKind::Deleted { before }) => (Some(before), None),
-        Some(LoggedChangeKind::Recreated { before, after }) => (Some(before), Some(after)),
-    };
-    let mut slots: BTreeMap<Slot, BeforeAndAfter<'_>> = BTreeMap::new();
+    let Some(LoggedChange { kind, .. }) = &entry.change else { return BTreeMap::new() };
+    let edits = kind.edits().iter().map(|edit| (edit.slot, (edit.before.as_ref(), edit.after.as_ref())));
+    let mut slots: BTreeMap<Slot, BeforeAndAfter<'_>> = edits.collect();
+    let (before, after) = (kind.before(), kind.created());
     for (slot, stack) in before.iter().flat_map(|before| before.contents.stacks()) {
         slots.entry(slot).or_default().0 = Some(stack);
     }
@@ -251,11 +243,11 @@ mod tests {
 1-4711  2026-07-01T12:00:00.123Z  add, move x2
   caller quests, key quest-17, session s-1, prediction confirmed
   reason \"quest \\\"17\\\"\\n\"
-  inventory \"bag\" edited, revision 12
+  inventory \"bag\" edited, revision 12 of epoch 7
     slot 3: 5 apple -> 8 apple
     slot 4: 1 item code 77 (attributes c2hhcnA=) -> empty
-  inventory \"chest\" recreated, revision 1, epoch 7, layout chest, owner \"ann\"
-  inventory \"shop\" unchanged, revision 5";
+  inventory \"chest\" recreated, revision 1 of epoch 7, layout chest, owner \"ann\"
+  inventory \"shop\" unchanged, revision 5 of epoch 7";
         assert_eq!(to_text(&record(), Subject::Inventory(&bag), &names()), expected);
     }
 
