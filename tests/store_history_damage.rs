@@ -8,7 +8,7 @@ use slotcast::domain::{
 };
 use slotcast::store::embedded::tools::{self, Snapshot};
 use slotcast::store::format;
-use slotcast::store::format::segment::SegmentHead;
+use slotcast::store::format::segment::SegmentHeader;
 use slotcast::store::log::{LogRecord, LoggedChange, LoggedChangeKind, LoggedEdit, Position};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -284,7 +284,7 @@ fn a_missing_or_moved_block_is_found() {
 
 #[test]
 fn a_wrong_head_of_a_segment_is_found() {
-    type Change = fn(&mut SegmentHead);
+    type Change = fn(&mut SegmentHeader);
     let cases: [(&str, Change, &str); 14] = [
         ("no callers", |head| head.callers = None, "sets"),
         ("a missing caller", |head| drop(head.callers.as_mut().unwrap().pop_first()), "sets"),

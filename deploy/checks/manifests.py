@@ -286,7 +286,7 @@ class Overlay:
         for volume in self.pod["volumes"]:
             if "emptyDir" in volume and bytes_max >= size(volume["emptyDir"]["sizeLimit"]):
                 yield f"volume {volume['name']} is not larger than bytes_max = {bytes_max}"
-        if not 0 < self.config.get("history", {}).get("bytes_max", 0) < bytes_max:
+        if not 0 < self.config.get("history", {}).get("bytes_max", bytes_max // 2) <= bytes_max // 2:
             yield "the history may fill the store"
 
 

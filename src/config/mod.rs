@@ -101,7 +101,10 @@ impl Config {
                 fold_after: values.get(&settings::STORE_FOLD_AFTER_MS),
                 wal_checkpoint_bytes: values.get(&settings::STORE_WAL_BYTES),
                 history_age: values.get(&settings::HISTORY_AGE_DAYS),
-                history_bytes_max: Some(values.get(&settings::HISTORY_BYTES_MAX)).filter(|bytes_max| *bytes_max > 0),
+                // A full store refuses mutations, and does not delete history to make room.
+                history_bytes_max: values
+                    .find(&settings::HISTORY_BYTES_MAX)
+                    .or_else(|| values.find(&settings::STORE_BYTES_MAX).map(|bytes_max| bytes_max / 2)),
                 ..EmbeddedSettings::default()
             },
             streams: StreamSettings {
@@ -277,8 +280,10 @@ mod tests {
 
     #[test]
     fn the_history_is_limited_by_days_and_by_bytes() {
-        let store = read("[history]\nage_days = 2\nbytes_max = 4096\n").unwrap().store;
-        assert_eq!((store.history_age.as_secs(), store.history_bytes_max), (2 * 86_400, Some(4_096)));
+        let store = read("[history]\nage_days = 2\nbytes_max = 4194304\n").unwrap().store;
+        assert_eq!((store.history_age.as_secs(), store.history_bytes_max), (2 * 86_400, Some(4_194_304)));
+        let limited = read("[store]\nbytes_max = 4194304\n").unwrap().store;
+        assert_eq!(limited.history_bytes_max, Some(2_097_152), "half of the store");
         let error = read("[history]\nage_days = 0\n").unwrap_err();
         assert!(error.contains("history.age_days: must be 1 to 3650, got 0"), "{error}");
     }

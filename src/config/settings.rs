@@ -26,7 +26,7 @@ pub const SECTIONS: [(&str, &str); 11] = [
     ("web", "Web pages that call the server directly, over Connect or gRPC-Web."),
     ("identity", IDENTITY),
     ("store", "The store on disk."),
-    ("history", "How long the store keeps its log of changes."),
+    ("history", "How much of the log of changes the store keeps."),
     ("limits", "Limits per player, caller and connection."),
     ("drain", "The shutdown after SIGTERM."),
     ("log", "The log on standard error."),
@@ -201,14 +201,13 @@ settings! {
         "How long changes are kept, in days. Older ones are deleted, about a MiB of the log at a time.",
     )
     .default(|| days_value(EmbeddedSettings::default().history_age));
-    HISTORY_BYTES_MAX: Setting<u64> = number(
+    HISTORY_BYTES_MAX: OptionalSetting<u64> = number(
         "history",
         "bytes_max",
-        (0, 1 << 50),
-        "Maximum size of the changes in compressed form, in bytes; above it, the oldest are deleted earlier. 0: only the \
-         age limits it.",
-    )
-    .default(|| number_value(0));
+        (1 << 20, 1 << 50),
+        "Maximum size of the changes in compressed form, in bytes; above it, the oldest are deleted earlier. Default: half \
+         of store.bytes_max; without that, only the age limits it.",
+    );
 
     LIMITS_STREAMS_PER_PLAYER: Setting<u32> =
         number("limits", "streams_per_player", COUNT, "Maximum number of open streams per player.")

@@ -183,6 +183,7 @@ impl HotTable {
         self.read().entries.get(id).map_or((false, None), |hot| (hot.watched.is_some(), hot.head))
     }
 
+    /// Returns whether a subscription watches the inventory.
     pub(super) fn is_watched(&self, id: &InventoryId) -> bool {
         self.watched_and_head(id).0
     }

@@ -60,9 +60,7 @@ pub struct RecordFilter {
 
 impl RecordFilter {
     pub fn matches(&self, record: &LogRecord) -> bool {
-        let is_item = |item: &ItemCode| {
-            record.flows.iter().any(|flow| flow.item == *item) || record.items().any(|changed| changed == *item)
-        };
+        let is_item = |item: &ItemCode| record.items().any(|changed| changed == *item);
         self.caller.as_ref().is_none_or(|caller| record.caller == *caller)
             && self.kind.is_none_or(|kind| record.operations.iter().any(|operation| operation.kind == kind))
             && self.reason.as_ref().is_none_or(|reason| *record.reason == **reason)

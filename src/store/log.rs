@@ -51,10 +51,13 @@ impl Position {
         self.0 & ((1 << Self::SEQUENCE_BITS) - 1)
     }
 
+    /// Maximum number of a writer: positions are below 2^63, because SQLite has no unsigned integers.
+    pub const WRITER_MAX: u16 = 32_767;
+
     /// Returns the position of the writer's record `records` later.
     #[must_use]
     pub fn plus(self, records: u64) -> Self {
-        Self(self.0 + records)
+        Self(self.0.saturating_add(records))
     }
 
     /// Returns whether the record at this position may come next in a log that ends before `end`: it is the writer's next
@@ -205,20 +208,15 @@ impl LogRecord {
         Some((entry, entry.change.as_ref()?))
     }
 
-    /// Returns the items in the changed slots, before and after; they may repeat.
+    /// Returns the items that operations added or removed, and those in the changed slots, before and after; they may repeat.
     pub fn items(&self) -> impl Iterator<Item = ItemCode> {
-        self.entries.iter().filter_map(|entry| entry.change.as_ref()).flat_map(|change| {
-            let (edits, states) = match &change.kind {
-                LoggedChangeKind::Edited { edits, .. } => (edits.as_slice(), [None, None]),
-                LoggedChangeKind::Created { after } => (&[][..], [None, Some(after)]),
-                LoggedChangeKind::Deleted { before } => (&[][..], [Some(before), None]),
-                LoggedChangeKind::Recreated { before, after } => (&[][..], [Some(before), Some(after)]),
-            };
-            let of_edits = edits.iter().flat_map(|edit| [&edit.before, &edit.after]).flatten();
-            let of_states =
-                states.into_iter().flatten().flat_map(|state| state.contents.stacks().map(|(_, stack)| stack));
-            of_edits.chain(of_states).map(|stack| stack.item)
-        })
+        let changes = self.entries.iter().filter_map(|entry| entry.change.as_ref()).map(|change| &change.kind);
+        let of_edits = changes.clone().flat_map(LoggedChangeKind::edits);
+        let of_edits = of_edits.flat_map(|edit| [&edit.before, &edit.after]).flatten();
+        // A checkpoint only repeats what the edits led to.
+        let states = changes.flat_map(|kind| [kind.before(), kind.created()]).flatten();
+        let of_states = states.flat_map(|state| state.contents.stacks().map(|(_, stack)| stack));
+        self.flows.iter().map(|flow| flow.item).chain(of_edits.chain(of_states).map(|stack| stack.item))
     }
 
     /// Returns the kind of the operation with this index.
@@ -230,11 +228,41 @@ impl LogRecord {
 impl LoggedChange {
     /// Returns whether the record of this change has a full state of the inventory.
     pub fn has_state(&self) -> bool {
-        match &self.kind {
-            LoggedChangeKind::Edited { checkpoint, .. } => checkpoint.is_some(),
-            LoggedChangeKind::Created { .. }
-            | LoggedChangeKind::Deleted { .. }
-            | LoggedChangeKind::Recreated { .. } => true,
+        self.kind.before().is_some() || self.kind.after().is_some()
+    }
+}
+
+impl LoggedChangeKind {
+    /// The changed slots, if the inventory existed before and after the change.
+    pub fn edits(&self) -> &[LoggedEdit] {
+        match self {
+            Self::Edited { edits, .. } => edits,
+            Self::Created { .. } | Self::Deleted { .. } | Self::Recreated { .. } => &[],
+        }
+    }
+
+    /// The full state before the change, if the record has it.
+    pub fn before(&self) -> Option<&Arc<Inventory>> {
+        match self {
+            Self::Deleted { before } | Self::Recreated { before, .. } => Some(before),
+            Self::Edited { .. } | Self::Created { .. } => None,
+        }
+    }
+
+    /// The full state after the change, if the record has it.
+    pub fn after(&self) -> Option<&Arc<Inventory>> {
+        match self {
+            Self::Edited { checkpoint, .. } => checkpoint.as_ref(),
+            Self::Created { after } | Self::Recreated { after, .. } => Some(after),
+            Self::Deleted { .. } => None,
+        }
+    }
+
+    /// The state with which the change begins a life of the inventory.
+    pub fn created(&self) -> Option<&Arc<Inventory>> {
+        match self {
+            Self::Created { after } | Self::Recreated { after, .. } => Some(after),
+            Self::Edited { .. } | Self::Deleted { .. } => None,
         }
     }
 }

@@ -42,6 +42,16 @@ impl SupplyTotals {
         self.add_flows(&record.flows, |operation| record.kind_of(operation));
     }
 
+    /// Takes back the flows of a record that was added.
+    pub fn subtract_record(&mut self, record: &LogRecord) {
+        for Flow { operation, item, added, removed } in &record.flows {
+            let Some(kind) = record.kind_of(*operation) else { continue };
+            let total = self.amounts.entry((*item, kind)).or_default();
+            total.added = total.added.saturating_sub(u128::from(*added));
+            total.removed = total.removed.saturating_sub(u128::from(*removed));
+        }
+    }
+
     pub fn add_all(&mut self, other: &Self) {
         other.amounts.iter().for_each(|((item, kind), amounts)| self.add(*item, *kind, *amounts));
     }

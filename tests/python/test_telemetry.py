@@ -66,6 +66,14 @@ METERS = {
     "slotcast.store.size": ("By", "gauge", "slotcast_store_size_bytes", "gauge"),
     "slotcast.store.limit": ("By", "gauge", "slotcast_store_limit_bytes", "gauge"),
     "slotcast.store.unfolded": ("{record}", "gauge", "slotcast_store_unfolded", "gauge"),
+    "slotcast.store.maintenance.failing": ("", "gauge", "slotcast_store_maintenance_failing", "gauge"),
+    "slotcast.journal.rows": ("{row}", "gauge", "slotcast_journal_rows", "gauge"),
+    "slotcast.journal.size": ("By", "gauge", "slotcast_journal_size_bytes", "gauge"),
+    "slotcast.history.size": ("By", "gauge", "slotcast_history_size_bytes", "gauge"),
+    "slotcast.history.blocks": ("{block}", "gauge", "slotcast_history_blocks", "gauge"),
+    "slotcast.history.earliest": ("s", "gauge", "slotcast_history_earliest_seconds", "gauge"),
+    "slotcast.history.deleted_through": ("s", "gauge", "slotcast_history_deleted_through_seconds", "gauge"),
+    "slotcast.history.retention": ("s", "gauge", "slotcast_history_retention_seconds", "gauge"),
     "slotcast.draining": ("", "gauge", "slotcast_draining", "gauge"),
     "slotcast.stream.duration": ("s", "histogram", "slotcast_stream_duration_seconds", "histogram"),
     "slotcast.build_info": ("", "gauge", "slotcast_build_info", "gauge"),
@@ -388,6 +396,10 @@ def check_counts(scrape, calls, syncs, follower):
     streamed = scrape.value("slotcast_rpc_messages_total", rpc_method=f"{SERVICE}/SubscribeInventory", direction="sent")
     assert streamed == len(follower.sizes), f"{streamed} messages on the stream, not {len(follower.sizes)}"
     assert scrape.value("slotcast_desyncs_total") == 1 and scrape.value("slotcast_inventories_hot") >= 2
+    rows, size = scrape.value("slotcast_journal_rows"), scrape.value("slotcast_journal_size_bytes")
+    assert 3 < rows <= scrape.value("slotcast_commit_size_count") and size > 100 * rows, f"{rows} rows of {size} bytes"
+    assert scrape.value("slotcast_history_blocks") == 0 and scrape.value("slotcast_store_maintenance_failing") == 0
+    assert scrape.value("slotcast_history_retention_seconds") == 30 * 86400
     assert scrape.value("slotcast_commit_queue_limit") == 8192 and scrape.value("slotcast_store_size_bytes") > 0
     active = [value for (name, _), value in scrape.values.items() if name == "slotcast_rpc_calls_active"]
     assert len(active) > 5 and not any(active), "calls that have ended are active"

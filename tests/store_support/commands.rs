@@ -63,5 +63,13 @@ pub fn ids(path: &Path) -> Vec<String> {
 }
 
 /// Commands that only read the store.
-pub const READING: [(&str, &[&str]); 4] =
-    [("fsck", &[]), ("fsck", &["--json"]), ("export", &["-"]), ("backup", &["copy-that-is-not-made.db"])];
+pub const READING: [(&str, &[&str]); 8] = [
+    ("fsck", &[]),
+    ("fsck", &["--json"]),
+    ("export", &["-"]),
+    ("backup", &["copy-that-is-not-made.db"]),
+    ("backup", &["--without-history", "copy-that-is-not-made.db"]),
+    ("history", &["chest"]),
+    ("at", &["chest", "1"]),
+    ("supply", &[]),
+];

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 use slotcast::domain::{Contents, InventoryId};
-use slotcast::store::format::segment::SegmentHead;
+use slotcast::store::format::segment::SegmentHeader;
 use slotcast::store::format::{self, Batch, BatchEncoder, BatchTime, block};
 use slotcast::store::log::{LogRecord, Position};
 use std::path::Path;
@@ -204,23 +204,23 @@ impl Planted {
         }
     }
 
-    pub fn segments(&self) -> Vec<SegmentHead> {
+    pub fn segments(&self) -> Vec<SegmentHeader> {
         let mut select = self.connection.prepare("SELECT head FROM segments ORDER BY first").expect("a query");
         let rows = select.query_map([], |row| row.get::<_, Vec<u8>>(0)).expect("rows");
-        rows.map(|head| SegmentHead::decode(&head.expect("a head")).expect("a valid head")).collect()
+        rows.map(|head| SegmentHeader::decode(&head.expect("a head")).expect("a valid head")).collect()
     }
 
-    pub fn put_segment(&self, head: &SegmentHead) {
+    pub fn put_segment(&self, head: &SegmentHeader) {
         let sql = "INSERT OR REPLACE INTO segments (first, head) VALUES (?1, ?2)";
         self.connection.execute(sql, params![self::sql(head.first), head.encode()]).expect("it is written");
     }
 
     /// Makes a segment's head that of its blocks, and the counters those of all segments.
-    pub fn rebuild_segment(&self, segment: &SegmentHead) {
-        let mut rebuilt: Option<SegmentHead> = None;
+    pub fn rebuild_segment(&self, segment: &SegmentHeader) {
+        let mut rebuilt: Option<SegmentHeader> = None;
         for first in self.blocks().into_iter().filter(|first| (segment.first..=segment.last).contains(first)) {
             for record in self.block(first) {
-                rebuilt.get_or_insert_with(|| SegmentHead::new(&record)).add_record(&record);
+                rebuilt.get_or_insert_with(|| SegmentHeader::new(&record)).add_record(&record);
             }
             let sql = format!("SELECT length(body) FROM blocks WHERE first = {}", self::sql(first));
             rebuilt.as_mut().expect("a record").add_block(self.number(&sql) as usize);

@@ -14,6 +14,7 @@ use super::table::EncodedRow;
 use super::{checkpoint, journal};
 use crate::domain::InventoryId;
 use crate::store::StoreError;
+use crate::store::format::Malformed;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,11 +36,15 @@ pub enum FoldError {
         action: &'static str,
         error: rusqlite::Error,
     },
-    /// A row of the journal or of the log is malformed.
-    Corrupt(String),
+    /// The log cannot be read, or is damaged.
+    Store(StoreError),
 }
 
 impl FoldError {
+    pub fn malformed(error: Malformed) -> Self {
+        Self::Store(StoreError::Corrupt { detail: error.to_string() })
+    }
+
     fn is_failed_read(&self) -> bool {
         matches!(self, Self::Failed { error, .. } if failure::is_failed_read(error))
     }
@@ -64,8 +69,8 @@ pub fn run(inner: &StoreInner, connection: Connection) {
                 inner.record_failure(failure, failure::is_fatal(&error), back_off);
                 back_off = (back_off * 2).min(BACK_OFF_MAX);
             }
-            Err(RetryError { error: FoldError::Corrupt(detail), .. }) => {
-                inner.record_failure(StoreError::Corrupt { detail }, false, back_off);
+            Err(RetryError { error: FoldError::Store(failure), .. }) => {
+                inner.record_failure(failure, false, back_off);
                 back_off = (back_off * 2).min(BACK_OFF_MAX);
             }
         }
@@ -85,10 +90,11 @@ impl StoreInner {
             }
             let fold = memory.fold_calls > memory.fold_calls_completed || self.is_round_due(&memory);
             let has_log_work =
-                || self.is_seal_due(&memory) || self.is_trim_due(&memory) || self.is_retention_due(&memory);
+                || self.is_seal_due(&memory) || self.is_prune_due(&memory) || self.is_retention_due(&memory);
             if !self.is_stopped() && (fold || self.has_fold_work(&memory) || has_log_work()) {
-                let seal_all = memory.fold_calls > memory.fold_calls_completed;
-                return Some(FoldTask { fold, seal_all, fold_calls: memory.fold_calls });
+                let seal_all = std::mem::take(&mut memory.seal_all);
+                let (fold_calls, due_bytes) = (memory.fold_calls, memory.wal_due_bytes);
+                return Some(FoldTask { fold, seal_all, due_bytes, fold_calls });
             }
             self.fold_wakeup.wait_for(&mut memory, IDLE_MAX);
         }
@@ -100,7 +106,7 @@ impl StoreInner {
         wal_is_long || self.is_round_due(memory)
     }
 
-    fn is_round_due(&self, memory: &MemoryState) -> bool {
+    pub(super) fn is_round_due(&self, memory: &MemoryState) -> bool {
         let (overlay, settings) = (&memory.overlay, &self.settings);
         let active = &overlay.active;
         let age = active.first_change_at.map_or(Duration::ZERO, |at| (settings.clock)().saturating_sub(at));
@@ -137,7 +143,7 @@ impl StoreInner {
             self.stop(&failure);
         } else {
             let retry_ms = back_off.as_millis() as u64;
-            tracing::error!(%failure, retry_ms, "the background fold failed and will be retried; nothing is lost");
+            tracing::error!(%failure, retry_ms, "the maintenance of the store failed and will be retried; nothing is lost");
         }
         let mut memory = self.lock();
         memory.fold_calls_completed = memory.fold_calls;
@@ -150,11 +156,13 @@ impl StoreInner {
 }
 
 /// What one pass of the thread does.
-struct FoldTask {
+pub struct FoldTask {
     /// Whether to fold, in addition to sealing and checking the write-ahead log.
     fold: bool,
     /// Whether to seal all due rows, even if they are few.
-    seal_all: bool,
+    pub seal_all: bool,
+    /// The length of the write-ahead log from which a checkpoint is due, in bytes.
+    pub due_bytes: u64,
     /// Number of calls of [`super::EmbeddedStore::fold`] before this pass.
     fold_calls: u64,
 }
@@ -177,17 +185,21 @@ pub struct Fold<'a> {
 
 impl Fold<'_> {
     fn run_task(&self, task: &FoldTask) -> Result<(), FoldError> {
-        let due_bytes = self.inner.lock().wal_due_bytes;
+        let due_bytes = task.due_bytes;
         match self.fold_and_seal(task) {
             // Existing pages of the file can be overwritten without room; then the write-ahead log restarts at its
             // beginning.
             Err(error) if error.is_full() => self.checkpoint_if_due(0).and(Err(error)),
+            Err(error @ FoldError::Store(_)) => self.checkpoint_if_due(due_bytes).and(Err(error)),
             Err(error) => Err(error),
             Ok(()) => self.checkpoint_if_due(due_bytes),
         }
     }
 
+    /// Deletes old history, folds and seals. Deleting comes first, and does not wait for the others to succeed: a full file
+    /// has room again afterwards.
     fn fold_and_seal(&self, task: &FoldTask) -> Result<(), FoldError> {
+        let retained = self.apply_retention(task);
         if task.fold {
             // After a failure a generation is left over, and the requested changes are in the next one.
             let is_resumed = self.inner.lock().overlay.frozen.is_some();
@@ -197,8 +209,10 @@ impl Fold<'_> {
                 self.end(through);
             }
         }
-        self.seal(task.seal_all)?;
-        self.apply_retention()
+        self.seal(task)?;
+        retained?;
+        // Sealing may have made the history too large.
+        if task.seal_all { self.apply_retention(task) } else { Ok(()) }
     }
 
     /// Returns the generation to fold, and the last journal row that it contains.
@@ -234,7 +248,7 @@ impl Fold<'_> {
             if encoded.is_empty() {
                 break;
             }
-            self.write_slice(&mut encoded).map_err(|error| FoldError::Failed { action: "folding", error })?;
+            self.write_slice("folding", &mut encoded, |transaction, row| row.put(transaction))?;
             self.check_closing()?;
             if slice % SLICES_PER_WAL_CHECK == 0 {
                 let due_bytes = self.inner.lock().wal_due_bytes;
@@ -242,30 +256,49 @@ impl Fold<'_> {
             }
         }
         // Together, so that the supply is exact at the mark.
-        self.in_transaction(|transaction| {
+        self.in_transaction("storing the fold position", |transaction| {
             totals::add(transaction, TotalsTable::Supply, &generation.supply)?;
             journal::set_meta_value(transaction, journal::FOLDED_THROUGH, through)
         })
     }
 
-    /// Writes rows from the front until the slice's time is over.
-    fn write_slice(&self, encoded: &mut VecDeque<EncodedRow>) -> rusqlite::Result<()> {
-        let slice_max = self.inner.slice_max();
-        let clock = &self.inner.settings.clock;
-        let _write_lock = self.inner.write_lock.lock();
-        let end = clock() + slice_max;
-        let transaction = Transaction::new_unchecked(self.connection, TransactionBehavior::Immediate)?;
+    /// Writes rows from the front in one transaction, until the slice's time is over.
+    pub fn write_slice<T>(
+        &self,
+        action: &'static str,
+        rows: &mut VecDeque<T>,
+        write: impl Fn(&Connection, &T) -> rusqlite::Result<()>,
+    ) -> Result<(), FoldError> {
+        let (slice_max, clock) = (self.inner.slice_max(), &self.inner.settings.clock);
         let mut written = 0;
-        for row in encoded.iter() {
-            row.put(&transaction)?;
-            written += 1;
-            if clock() >= end {
-                break;
+        self.in_transaction(action, |transaction| {
+            let end = clock() + slice_max;
+            for row in rows.iter() {
+                write(transaction, row)?;
+                written += 1;
+                if clock() >= end {
+                    break;
+                }
             }
-        }
-        transaction.commit()?;
-        encoded.drain(..written);
+            Ok(())
+        })?;
+        rows.drain(..written);
         Ok(())
+    }
+
+    /// Runs a transaction with the write lock.
+    pub fn in_transaction(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+    ) -> Result<(), FoldError> {
+        let _write_lock = self.inner.write_lock.lock();
+        let run = || {
+            let transaction = Transaction::new_unchecked(self.connection, TransactionBehavior::Immediate)?;
+            work(&transaction)?;
+            transaction.commit()
+        };
+        run().map_err(|error| FoldError::Failed { action, error })
     }
 
     fn end(&self, through: i64) {
@@ -279,7 +312,7 @@ impl Fold<'_> {
         drop(folded);
     }
 
-    fn checkpoint_if_due(&self, due_bytes: u64) -> Result<(), FoldError> {
+    pub fn checkpoint_if_due(&self, due_bytes: u64) -> Result<(), FoldError> {
         let checkpoint_bytes = self.inner.settings.wal_checkpoint_bytes;
         let checkpoint = self.inner.checkpoint.lock();
         let wal_bytes =

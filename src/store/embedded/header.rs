@@ -108,7 +108,8 @@ pub fn check(path: &Path) -> Result<bool, OpenError> {
     }
     // With a write-ahead log beside it, the file may be shorter than its header says: a checkpoint was interrupted.
     let expected_bytes = u64::from(header.field(PAGE_COUNT_AT)) * PAGE_BYTES;
-    if wal_bytes == 0 && bytes < expected_bytes {
+    // With pages to restore in a rollback journal, an import was interrupted: SQLite rolls it back when it opens the file.
+    if wal_bytes == 0 && bytes < expected_bytes && !has_pages_to_restore(path).map_err(failed)? {
         return Err(truncated(path, format!("it has {bytes} of {expected_bytes} bytes")));
     }
     Ok(true)
@@ -144,10 +145,9 @@ pub fn is_in_rollback_mode(path: &Path) -> bool {
 /// Returns whether the file contains only zeros, or the start of a database without tables and application id. A crash
 /// while the first page is written can leave such a file.
 fn is_unused(path: &Path) -> io::Result<bool> {
-    const JOURNAL_PAGE_COUNT_AT: usize = 16;
-    let (bytes, journal) = (std::fs::read(path)?, read_start(&with_suffix(path, "-journal"), 32)?);
+    let bytes = std::fs::read(path)?;
     // A rollback journal with pages to restore belongs to a database that was used.
-    if journal.len() >= JOURNAL_PAGE_COUNT_AT + 4 && u32_at(&journal, JOURNAL_PAGE_COUNT_AT) != 0 {
+    if has_pages_to_restore(path)? {
         return Ok(false);
     }
     if is_zero(&bytes) {
@@ -164,6 +164,13 @@ fn is_unused(path: &Path) -> io::Result<bool> {
         && is_zero(&bytes[112..]);
     let is_part_of_magic = bytes.iter().zip(MAGIC).all(|(byte, magic)| byte == magic || *byte == 0);
     Ok(is_part_of_magic && is_empty)
+}
+
+/// Returns whether the database has a rollback journal with pages that an interrupted transaction had overwritten.
+fn has_pages_to_restore(path: &Path) -> io::Result<bool> {
+    const PAGE_COUNT_AT: usize = 16;
+    let journal = read_start(&with_suffix(path, "-journal"), 32)?;
+    Ok(journal.len() >= PAGE_COUNT_AT + 4 && u32_at(&journal, PAGE_COUNT_AT) != 0)
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

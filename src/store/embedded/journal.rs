@@ -5,7 +5,7 @@
 //! numbers which commits were acknowledged.
 
 use super::failure::{ReadError, corrupt, store_error};
-use super::keys::TrimmableRow;
+use super::keys::PrunableRow;
 use crate::domain::Caller;
 use crate::store::format::{Batch, BatchTime};
 use crate::store::horizon::{ExpiredKeys, HorizonChange, KeyHorizon};
@@ -63,10 +63,10 @@ pub fn scan(
     Ok(())
 }
 
-/// Computes how trimming these rows changes the horizon. Reads the rows with keys that were ahead of the wall clock.
-pub fn expired_keys(connection: &Connection, due: &[TrimmableRow]) -> rusqlite::Result<ExpiredKeys> {
+/// Computes how deleting these rows changes the horizon. Reads the rows with keys that were ahead of the wall clock.
+pub fn expired_keys(connection: &Connection, due: &[PrunableRow]) -> rusqlite::Result<ExpiredKeys> {
     let mut expired = ExpiredKeys::default();
-    for TrimmableRow { seq, received_ms, latest_key_ms } in due {
+    for PrunableRow { seq, received_ms, latest_key_ms } in due {
         let Some(latest_key_ms) = *latest_key_ms else { continue };
         let keys = if latest_key_ms > *received_ms {
             encoded_batch(connection, *seq)?.and_then(|encoded| keys_of(&encoded))
@@ -89,7 +89,7 @@ fn keys_of(encoded: &[u8]) -> Option<Vec<ScopedKey>> {
 }
 
 /// Removes all rows up to `through` and stores the resulting horizon, in one transaction.
-pub fn trim(connection: &Connection, through: i64, change: &HorizonChange) -> rusqlite::Result<()> {
+pub fn prune(connection: &Connection, through: i64, change: &HorizonChange) -> rusqlite::Result<()> {
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     transaction.prepare_cached("DELETE FROM journal WHERE seq <= ?1")?.execute([through])?;
     if let Some(common_ms) = change.common_ms {

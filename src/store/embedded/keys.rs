@@ -154,7 +154,7 @@ impl KeyIndex {
 
     /// Returns the oldest rows after `sealed_row` that may be sealed: rows that are folded, and that are older than the key
     /// window, exceed the maximum number of keys, or have no keys.
-    pub fn sealable<'a>(&'a self, sealed_row: i64, limits: &'a TrimLimits) -> impl Iterator<Item = SealableRow> + 'a {
+    pub fn sealable<'a>(&'a self, sealed_row: i64, limits: &'a SealLimits) -> impl Iterator<Item = SealableRow> + 'a {
         let mut remembered = self.remembered;
         let age_ms = |row: &JournalRow| limits.now.uptime_ms.saturating_sub(row.time.uptime_ms);
         let is_due = move |row: &&JournalRow| {
@@ -168,8 +168,8 @@ impl KeyIndex {
     }
 
     /// Returns the oldest rows up to `sealed_row`, at most `rows_max`, which may be trimmed.
-    pub fn trimmable(&self, sealed_row: i64, now: BatchTime, rows_max: usize) -> Vec<TrimmableRow> {
-        let due = |row: &JournalRow| TrimmableRow {
+    pub fn prunable(&self, sealed_row: i64, now: BatchTime, rows_max: usize) -> Vec<PrunableRow> {
+        let due = |row: &JournalRow| PrunableRow {
             seq: row.location.seq,
             received_ms: row.received_ms(now),
             latest_key_ms: row.latest_key_ms,
@@ -203,7 +203,7 @@ impl JournalRow {
 
 /// The limits that decide how long keys are remembered.
 #[derive(Debug, Clone, Copy)]
-pub struct TrimLimits {
+pub struct SealLimits {
     pub now: BatchTime,
     pub folded_through: i64,
     pub window_ms: u64,
@@ -220,7 +220,7 @@ pub struct SealableRow {
 
 /// A journal row that may be trimmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TrimmableRow {
+pub struct PrunableRow {
     pub seq: i64,
     /// The wall clock when its keys were received, in milliseconds since the Unix epoch.
     pub received_ms: u64,

@@ -101,8 +101,14 @@ impl EmbeddedStore {
 
     /// Folds everything that was committed before the call, seals the rows that are due, and returns when that is done.
     pub fn fold(&self) -> Result<(), StoreError> {
+        self.run_fold(true)
+    }
+
+    /// Folds everything that was committed before the call. With `seal_all`, also seals all rows that are due.
+    fn run_fold(&self, seal_all: bool) -> Result<(), StoreError> {
         let mut memory = self.inner.lock();
         memory.fold_calls += 1;
+        memory.seal_all |= seal_all;
         let requested = memory.fold_calls;
         self.inner.fold_wakeup.notify_all();
         while memory.fold_calls_completed < requested {
@@ -117,7 +123,8 @@ impl EmbeddedStore {
     /// Folds everything and empties the write-ahead log, so that the next opening has nothing to replay. Call it after
     /// the last commit; later commits are replayed as after a crash.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.fold()?;
+        // What is due is sealed after the next opening, so that stopping does not take long.
+        self.run_fold(false)?;
         // A log that was cut or replaced must not be copied into the file.
         self.inner.check_files()?;
         let writer = self.writer.lock();

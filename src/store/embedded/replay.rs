@@ -15,7 +15,7 @@ use super::overlay::{Generation, Overlay};
 use super::settings::EmbeddedSettings;
 use super::state::{InitialState, MemoryState};
 use super::table::{self, StoredInventory, StoredState};
-use crate::domain::{Edit, Inventory, InventoryId, Version};
+use crate::domain::{Edit, Epoch, Inventory, InventoryId, Revision, Version};
 use crate::store::format::{Batch, BatchTime};
 use crate::store::horizon::KeyHorizon;
 use crate::store::log::{ChainHead, LogEntry, LogRecord, LoggedChange, LoggedChangeKind, Position};
@@ -136,20 +136,45 @@ pub fn unfolded(
     Ok(Unfolded { states, supply: tail.supply, last_seq: tail.last.unwrap_or(folded_through) })
 }
 
-/// A change of one inventory in the tail, and the position of its record.
+/// A change of one inventory in the tail: what is needed to compute the state after it.
 #[derive(Debug)]
 struct TailChange {
+    /// The position of its record.
     position: Position,
-    version: Version,
-    change: LoggedChange,
+    epoch: Epoch,
+    revision: Revision,
+    kind: TailChangeKind,
+    /// Whether its record has a full state.
+    has_state: bool,
+}
+
+#[derive(Debug)]
+enum TailChangeKind {
+    Edited(Vec<Edit>),
+    /// The state with which a life of the inventory begins.
+    Created(Arc<Inventory>),
+    Deleted,
 }
 
 impl TailChange {
-    /// Returns the state with which the change begins a life of the inventory.
+    fn new(position: Position, version: &Version, change: LoggedChange) -> Self {
+        let has_state = change.has_state();
+        let kind = match change.kind {
+            LoggedChangeKind::Edited { edits, .. } => {
+                TailChangeKind::Edited(edits.into_iter().map(|edit| (edit.slot, edit.after)).collect())
+            }
+            LoggedChangeKind::Created { after } | LoggedChangeKind::Recreated { after, .. } => {
+                TailChangeKind::Created(after)
+            }
+            LoggedChangeKind::Deleted { .. } => TailChangeKind::Deleted,
+        };
+        Self { position, epoch: version.epoch, revision: version.revision, kind, has_state }
+    }
+
     fn created(&self) -> Option<&Arc<Inventory>> {
-        match &self.change.kind {
-            LoggedChangeKind::Created { after } | LoggedChangeKind::Recreated { after, .. } => Some(after),
-            LoggedChangeKind::Edited { .. } | LoggedChangeKind::Deleted { .. } => None,
+        match &self.kind {
+            TailChangeKind::Created(after) => Some(after),
+            TailChangeKind::Edited(_) | TailChangeKind::Deleted => None,
         }
     }
 }
@@ -207,10 +232,10 @@ impl Tail {
         self.records += 1;
         for LogEntry { version, change } in record.entries {
             let Some(change) = change else { continue };
-            let change = TailChange { position: record.position, version, change };
-            match self.changes.get_mut(&change.version.id) {
+            let change = TailChange::new(record.position, &version, change);
+            match self.changes.get_mut(&version.id) {
                 Some(changes) => changes.push(change),
-                None => drop(self.changes.insert(change.version.id.clone(), vec![change])),
+                None => drop(self.changes.insert(version.id, vec![change])),
             }
         }
     }
@@ -224,14 +249,14 @@ fn latest(
 ) -> Result<StoredInventory, StoreError> {
     let gap = |what: &str| StoreError::Corrupt { detail: format!("inventory {id:?}: the journal {what}") };
     let last = changes.last().ok_or_else(|| gap("does not change it"))?;
-    let in_tail = changes.iter().rev().find(|change| change.change.has_state()).map(|change| change.position);
+    let in_tail = changes.iter().rev().find(|change| change.has_state).map(|change| change.position);
     let head = |row: Option<&StoredInventory>| {
         // The row may be ahead of the tail's beginning, but not of the tail.
         let checkpoint = in_tail.or(row.map(|row| row.head.checkpoint)).unwrap_or_default();
         ChainHead { last: last.position, checkpoint }
     };
-    if let LoggedChangeKind::Deleted { .. } = &last.change.kind {
-        let Version { epoch, revision, .. } = last.version;
+    if let TailChangeKind::Deleted = last.kind {
+        let (epoch, revision) = (last.epoch, last.revision);
         return Ok(StoredInventory { state: StoredState::Deleted { epoch, revision }, head: head(None) });
     }
     let creation = changes.iter().rposition(|change| change.created().is_some());
@@ -244,21 +269,20 @@ fn latest(
             (state, Some(row))
         }
     };
-    for TailChange { version, change, .. } in rest {
-        let LoggedChangeKind::Edited { edits, .. } = &change.kind else {
+    for TailChange { epoch, revision, kind, .. } in rest {
+        let TailChangeKind::Edited(edits) = kind else {
             return Err(gap("deletes it twice"));
         };
-        if version.epoch != state.epoch {
+        if *epoch != state.epoch {
             return Err(gap("contains a change of another epoch"));
         }
-        if version.revision <= state.contents.revision() {
+        if *revision <= state.contents.revision() {
             continue;
         }
-        if version.revision != state.contents.revision().next() {
+        if *revision != state.contents.revision().next() {
             return Err(gap(&format!("misses revision {}", state.contents.revision().next().0)));
         }
-        let edits: Vec<Edit> = edits.iter().map(|edit| (edit.slot, edit.after.clone())).collect();
-        Arc::make_mut(&mut state).advance(&edits);
+        Arc::make_mut(&mut state).advance(edits);
     }
     Ok(StoredInventory { state: StoredState::Present(state), head: head(row.as_ref()) })
 }

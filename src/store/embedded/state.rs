@@ -75,6 +75,8 @@ pub struct MemoryState {
     pub wal_due_bytes: u64,
     /// Number of calls of [`super::EmbeddedStore::fold`]; `fold_calls_completed` is how many of them have ended.
     pub fold_calls: u64,
+    /// Whether one of them asked to seal all due rows.
+    pub seal_all: bool,
     pub fold_calls_completed: u64,
     /// Why the last round of the fold failed; `None` after a successful round.
     pub fold_failure: Option<StoreError>,
@@ -180,6 +182,7 @@ impl MemoryState {
             wal_bytes: 0,
             wal_due_bytes: 0,
             fold_calls: 0,
+            seal_all: false,
             fold_calls_completed: 0,
             fold_failure: None,
             commit_failures: FailureStreak::default(),

@@ -131,7 +131,7 @@ impl<T> Default for TextTable<T> {
 
 impl<T: Clone + Eq + Hash> TextTable<T> {
     fn index(&mut self, text: &T) -> u32 {
-        // Neighboring records often have the same text.
+        // Often all records have the same text.
         if self.texts.last() == Some(text) {
             return self.texts.len() as u32 - 1;
         }
@@ -174,13 +174,20 @@ impl<'a> Batch<'a> {
         match reader.u8()? {
             VERSION => {}
             version => {
-                return Err(Malformed(format!("a batch of version {version}, which this program does not know")));
+                return Err(Malformed(format!(
+                    "batch version {version} is not supported (supported: {VERSION}); use a newer version of Slotcast"
+                )));
             }
         }
         let first = Position::from_u64(reader.u64()?);
         let (count, uptime_ms, unix_ms, ahead_ms) =
             (reader.varint()?, reader.varint()?, reader.varint()?, reader.varint()?);
         let time_ms = unix_ms.checked_add(ahead_ms).ok_or_else(|| Malformed::new("a time is too late"))?;
+        // Each record takes at least one byte.
+        let end = first.get().checked_add(count).filter(|end| *end < 1 << 63);
+        if end.is_none() || count > bytes.len() as u64 {
+            return Err(Malformed::new("a position is too large"));
+        }
         let mut table = || (0..reader.count()?).map(|_| reader.text()).collect::<Result<Vec<_>, Malformed>>();
         let tables = Tables { callers: table()?, reasons: table()?, sessions: table()? };
         Ok(Self { first, count, time: BatchTime { uptime_ms, unix_ms, time_ms }, tables, records: reader })
@@ -310,7 +317,9 @@ mod tests {
 
         #[test]
         fn no_bytes_make_reading_panic(bytes: Vec<u8>, mut valid in prop::collection::vec(record(), 1..3), at: usize) {
-            let mut encoder = BatchEncoder::new(Position::new(1, 1), BatchTime::default(), 1);
+            let time = BatchTime { uptime_ms: 0, unix_ms: u64::MAX - 1_000, time_ms: u64::MAX - 1_000 };
+            let mut encoder = BatchEncoder::new(Position::from_u64((1 << 63) - 4), time, 1);
+            valid.iter_mut().for_each(|record| record.time_ms += time.time_ms / 2);
             valid.drain(..).for_each(|record| encoder.push_record(&record));
             let mut damaged = Vec::new();
             encoder.put(&mut damaged);
@@ -320,6 +329,7 @@ mod tests {
                 if let Ok(batch) = Batch::parse(bytes) {
                     let _ = batch.records().take(10).filter(Result::is_ok).count();
                     let _ = batch.keys().take(10).count();
+                    let _ = (batch.record(batch.first), batch.record(batch.end()));
                 }
             }
         }

@@ -13,7 +13,7 @@ use crate::store::log::{
     LoggedChangeKind, Position,
 };
 
-const NAMED: u8 = 0;
+const UNCHANGED: u8 = 0;
 const EDITED: u8 = 1;
 const CREATED: u8 = 2;
 const DELETED: u8 = 3;
@@ -31,31 +31,30 @@ pub type EditRef<'a> = (Slot, Option<&'a Stack>, Option<&'a Stack>);
 /// A change to write.
 #[derive(Debug)]
 pub enum ChangeRef<'a, E> {
-    Edited {
-        edits: E,
-        /// The state after the edits.
-        after: Option<&'a Inventory>,
-    },
-    Created {
-        after: &'a Inventory,
-    },
-    Deleted {
-        before: &'a Inventory,
-    },
-    Recreated {
-        before: &'a Inventory,
-        after: &'a Inventory,
-    },
+    Edited { edits: E, checkpoint: Checkpoint<'a> },
+    Created { after: &'a Inventory },
+    Deleted { before: &'a Inventory },
+    Recreated { before: &'a Inventory, after: &'a Inventory },
+}
+
+/// The state after edits, of which the entry may have a checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub enum Checkpoint<'a> {
+    /// If one is due at this revision.
+    IfDue(&'a Inventory),
+    /// Always: the entry had one when it was read.
+    Given(&'a Inventory),
+    None,
 }
 
 /// Appends the entry of an inventory that the mutation named but did not change.
 pub fn put_named(buffer: &mut Vec<u8>, version: &Version) {
-    buffer.push(NAMED);
+    buffer.push(UNCHANGED);
     put_version(buffer, version);
 }
 
 /// Appends the entry of a changed inventory in the record at `position`, and returns the new head of the inventory's chain.
-/// `head` is its head before. The edits of a change have a checkpoint if one is due and the state after is given.
+/// `head` is its head before.
 pub fn put_changed<'a, E: ExactSizeIterator<Item = EditRef<'a>>>(
     buffer: &mut Vec<u8>,
     position: Position,
@@ -74,10 +73,10 @@ pub fn put_changed<'a, E: ExactSizeIterator<Item = EditRef<'a>>>(
     put_version(buffer, version);
     put_previous(buffer, position, head.last);
     let has_state = match change {
-        ChangeRef::Edited { edits, after } => {
+        ChangeRef::Edited { edits, checkpoint } => {
             put_varint(buffer, edits.len() as u64);
             edits.for_each(|(slot, before, after)| put_edit(buffer, slot, before, after));
-            let has_checkpoint = after.is_some_and(|after| put_checkpoint(buffer, version.revision, after));
+            let has_checkpoint = put_checkpoint(buffer, version.revision, checkpoint);
             if has_checkpoint {
                 buffer[flags_at] |= HAS_CHECKPOINT;
             }
@@ -103,8 +102,16 @@ pub fn put_changed<'a, E: ExactSizeIterator<Item = EditRef<'a>>>(
     ChainHead { last: position, checkpoint: if has_state { position } else { head.checkpoint } }
 }
 
-/// Appends the state if a checkpoint of it is due; returns whether it is.
-fn put_checkpoint(buffer: &mut Vec<u8>, revision: Revision, after: &Inventory) -> bool {
+/// Appends the state of a checkpoint; returns whether there is one.
+fn put_checkpoint(buffer: &mut Vec<u8>, revision: Revision, checkpoint: Checkpoint<'_>) -> bool {
+    let after = match checkpoint {
+        Checkpoint::None => return false,
+        Checkpoint::Given(after) => {
+            put_state(buffer, after);
+            return true;
+        }
+        Checkpoint::IfDue(after) => after,
+    };
     if !revision.0.is_multiple_of(CHECKPOINT_REVISIONS) {
         return false;
     }
@@ -125,13 +132,12 @@ pub fn put_entry(buffer: &mut Vec<u8>, position: Position, entry: &LogEntry) {
         return put_named(buffer, version);
     };
     let head = ChainHead { last: *previous, checkpoint: *previous_checkpoint };
-    let edits = match kind {
-        LoggedChangeKind::Edited { edits, .. } => edits.as_slice(),
-        LoggedChangeKind::Created { .. } | LoggedChangeKind::Deleted { .. } | LoggedChangeKind::Recreated { .. } => &[],
-    };
-    let edits = edits.iter().map(|edit| (edit.slot, edit.before.as_ref(), edit.after.as_ref()));
+    let edits = kind.edits().iter().map(|edit| (edit.slot, edit.before.as_ref(), edit.after.as_ref()));
     let change = match kind {
-        LoggedChangeKind::Edited { checkpoint, .. } => ChangeRef::Edited { edits, after: checkpoint.as_deref() },
+        LoggedChangeKind::Edited { checkpoint, .. } => {
+            let checkpoint = checkpoint.as_deref().map_or(Checkpoint::None, Checkpoint::Given);
+            ChangeRef::Edited { edits, checkpoint }
+        }
         LoggedChangeKind::Created { after } => ChangeRef::Created { after },
         LoggedChangeKind::Deleted { before } => ChangeRef::Deleted { before },
         LoggedChangeKind::Recreated { before, after } => ChangeRef::Recreated { before, after },
@@ -148,7 +154,7 @@ pub fn read_entry(reader: &mut Reader<'_>, position: Position) -> Result<LogEntr
         return Err(Malformed::new("an entry has unknown flags"));
     }
     let version = read_version(reader)?;
-    if kind == NAMED {
+    if kind == UNCHANGED {
         return Ok(LogEntry { version, change: None });
     }
     let previous = read_previous(reader, position, flags)?;
@@ -250,11 +256,8 @@ pub mod samples {
             ];
             let previous = || prop_oneof![1 => Just(Position::NONE), 3 => position()];
             (prop::option::of((kind, previous(), previous()))).prop_map(move |change| {
-                let mut revision = Revision(revision);
+                let revision = Revision(revision);
                 let change = change.map(|(kind, previous, checkpoint)| {
-                    if let LoggedChangeKind::Edited { checkpoint: Some(_), .. } = kind {
-                        revision = Revision(revision.0 / LARGE_CHECKPOINT_REVISIONS * LARGE_CHECKPOINT_REVISIONS);
-                    }
                     let mut change = LoggedChange { previous, kind, previous_checkpoint: Position::NONE };
                     change.previous_checkpoint = if change.has_state() { checkpoint } else { Position::NONE };
                     change

@@ -4,7 +4,7 @@
 
 use super::Malformed;
 use super::bytes::{Reader, invalid_name, put_bytes, put_varint};
-use super::entry::{ChangeRef, put_changed, put_entry, put_named, read_entry};
+use super::entry::{ChangeRef, Checkpoint, put_changed, put_entry, put_named, read_entry};
 use super::heads::ChainHeads;
 use super::operation::{put_operations, read_operations};
 use crate::domain::{Caller, Fingerprint, IdempotencyKey, PredictionOutcome, SessionId, Transition};
@@ -21,7 +21,7 @@ const HAS_REASON: u8 = 4;
 const HAS_SESSION: u8 = 8;
 const CONFIRMED: u8 = 16;
 const MISPREDICTED: u8 = 32;
-const REFUSED: u8 = 48;
+const CORRECTION: u8 = 48;
 const PREDICTION: u8 = 48;
 /// The record was committed later than the batch's time.
 const HAS_TIME: u8 = 64;
@@ -44,7 +44,7 @@ pub struct Tables<'a> {
 }
 
 /// The part of a record before its operations.
-struct RecordHead<'a> {
+struct RecordHeader<'a> {
     indexes: TableIndexes,
     /// How much later than the batch's time the record was committed, in milliseconds.
     time_offset_ms: u64,
@@ -64,7 +64,7 @@ pub fn put_mutation<'a>(
 ) {
     let MutationRecord { key, payload, prediction, operations, flows, reply, touched, .. } = mutation;
     let key = Some(&key.key);
-    put_head(buffer, &RecordHead { indexes, time_offset_ms: 0, key, payload: *payload, prediction: *prediction });
+    put_head(buffer, &RecordHeader { indexes, time_offset_ms: 0, key, payload: *payload, prediction: *prediction });
     put_operations(buffer, operations.iter().copied().zip(&reply.outcomes), flows);
     put_varint(buffer, touched.len() as u64);
     for (index, inventory) in touched.iter().enumerate() {
@@ -79,7 +79,7 @@ pub fn put_mutation<'a>(
             Transition::Updated { before, after } => {
                 let edits = inventory.edits.iter();
                 let edits = edits.map(|(slot, after)| (*slot, before.contents.stack(*slot), after.as_ref()));
-                let change = ChangeRef::Edited { edits, after: Some(after) };
+                let change = ChangeRef::Edited { edits, checkpoint: Checkpoint::IfDue(after) };
                 heads.push(&version.id, put_changed(buffer, position, head, version, change));
                 continue;
             }
@@ -96,14 +96,14 @@ pub fn put_record(buffer: &mut Vec<u8>, indexes: TableIndexes, base_ms: u64, rec
     let LogRecord { position, time_ms, key, payload, prediction, operations, flows, entries, .. } = record;
     let time_offset_ms = time_ms.saturating_sub(base_ms);
     let key = key.as_ref();
-    put_head(buffer, &RecordHead { indexes, time_offset_ms, key, payload: *payload, prediction: *prediction });
+    put_head(buffer, &RecordHeader { indexes, time_offset_ms, key, payload: *payload, prediction: *prediction });
     put_operations(buffer, operations.iter().map(|operation| (operation.kind, &operation.outcome)), flows);
     put_varint(buffer, entries.len() as u64);
     entries.iter().for_each(|entry| put_entry(buffer, *position, entry));
 }
 
-fn put_head(buffer: &mut Vec<u8>, head: &RecordHead<'_>) {
-    let RecordHead { indexes: TableIndexes { caller, reason, session }, time_offset_ms, key, payload, prediction } =
+fn put_head(buffer: &mut Vec<u8>, head: &RecordHeader<'_>) {
+    let RecordHeader { indexes: TableIndexes { caller, reason, session }, time_offset_ms, key, payload, prediction } =
         head;
     let (flags_at, mut flags) = (buffer.len(), prediction_flags(*prediction));
     buffer.push(0);
@@ -150,7 +150,7 @@ pub fn read_record(
     let session = head.indexes.session.map(|index| text(&tables.sessions, index)).transpose()?;
     Ok(LogRecord {
         position,
-        time_ms: base_ms + head.time_offset_ms,
+        time_ms: base_ms.checked_add(head.time_offset_ms).ok_or_else(|| Malformed::new("a time is too late"))?,
         caller: Caller::new(text(&tables.callers, head.indexes.caller)?).map_err(invalid_name)?,
         key: head.key,
         payload,
@@ -207,7 +207,7 @@ fn prediction_flags(outcome: PredictionOutcome) -> u8 {
         PredictionOutcome::Unpredicted => 0,
         PredictionOutcome::Confirmed => CONFIRMED,
         PredictionOutcome::Mispredicted => MISPREDICTED,
-        PredictionOutcome::Correction => REFUSED,
+        PredictionOutcome::Correction => CORRECTION,
     }
 }
 
@@ -215,7 +215,7 @@ fn prediction(flags: u8) -> PredictionOutcome {
     match flags & PREDICTION {
         CONFIRMED => PredictionOutcome::Confirmed,
         MISPREDICTED => PredictionOutcome::Mispredicted,
-        REFUSED => PredictionOutcome::Correction,
+        CORRECTION => PredictionOutcome::Correction,
         _ => PredictionOutcome::Unpredicted,
     }
 }

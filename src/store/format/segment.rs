@@ -16,7 +16,7 @@ pub const CALLERS_MAX: usize = 1_024;
 
 /// The head of a segment: a range of blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SegmentHead {
+pub struct SegmentHeader {
     /// The position of the first record, and of the last one.
     pub first: Position,
     pub last: Position,
@@ -37,7 +37,7 @@ pub struct SegmentHead {
     pub sums: SupplyTotals,
 }
 
-impl SegmentHead {
+impl SegmentHeader {
     /// Begins a segment with its first record.
     pub fn new(first: &LogRecord) -> Self {
         Self {
@@ -61,7 +61,6 @@ impl SegmentHead {
         self.records += 1;
         self.sums.add_record(record);
         self.kinds.extend(record.operations.iter().map(|operation| operation.kind));
-        self.items.extend(record.flows.iter().map(|flow| flow.item));
         self.items.extend(record.items());
         if let Some(callers) = self.callers.as_mut().filter(|callers| !callers.contains(&record.caller)) {
             callers.insert(record.caller.clone());
@@ -102,7 +101,9 @@ impl SegmentHead {
         match reader.u8()? {
             VERSION => {}
             version => {
-                return Err(Malformed(format!("a segment of version {version}, which this program does not know")));
+                return Err(Malformed(format!(
+                    "segment version {version} is not supported (supported: {VERSION}); use a newer version of Slotcast"
+                )));
             }
         }
         let (first, last) = (Position::from_u64(reader.varint()?), Position::from_u64(reader.varint()?));
@@ -150,7 +151,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn head() -> impl Strategy<Value = SegmentHead> {
+    fn head() -> impl Strategy<Value = SegmentHeader> {
         let numbers = any::<[u64; 7]>();
         let callers = prop::option::of(prop::collection::btree_set("[a-z]{1,9}", 0..4));
         let item = || (1..=u32::MAX).prop_map(|code| ItemCode::new(code).unwrap());
@@ -164,7 +165,7 @@ mod tests {
                 // Half as large, so that equal items do not overflow.
                 totals.add(item, kind, Amounts { added: added / 8, removed: u128::from(removed) });
             }
-            SegmentHead {
+            SegmentHeader {
                 first: Position::from_u64(first),
                 last: Position::from_u64(last),
                 first_ms,
@@ -183,7 +184,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_segment_head_is_read_as_written(head in head()) {
-            prop_assert_eq!(SegmentHead::decode(&head.encode()), Ok(head));
+            prop_assert_eq!(SegmentHeader::decode(&head.encode()), Ok(head));
         }
     }
 }

@@ -2,20 +2,27 @@
 //!
 //! The entries of an inventory form a chain, from the newest back to the first one that is kept. A past state is found along
 //! the checkpoints, from the newest to the oldest one at or after the target; then at most 255 changes (4,095 of an inventory
-//! with a large state) are undone.
+//! with a large state) are undone, and as many more for each restore since: a restore begins a life without a checkpoint. An
+//! epoch that never existed is found out at the beginning of the chain.
 
 use super::reader::LogReader;
 use crate::domain::{Contents, Digest, Edit, Epoch, Inventory, InventoryId, LayoutId, PlayerId, Revision, Slot, Stack};
 use crate::store::StoreError;
 use crate::store::embedded::table::{StoredInventory, StoredState};
-use crate::store::format::segment::SegmentHead;
+use crate::store::format::segment::SegmentHeader;
 use crate::store::history::{ChangesPage, PastState, PastTarget, RecordFilter};
 use crate::store::log::{LogEntry, LogRecord, LoggedChange, LoggedChangeKind, Position};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// Reads the changes of an inventory from `from` on, newest first, at most `limit`.
-pub fn changes(log: &LogReader<'_>, id: &InventoryId, from: Position, limit: usize) -> Result<ChangesPage, StoreError> {
+/// Reads the changes of an inventory that match a filter from `from` on, newest first, at most `limit`.
+pub fn changes(
+    log: &LogReader<'_>,
+    id: &InventoryId,
+    filter: &RecordFilter,
+    from: Position,
+    limit: usize,
+) -> Result<ChangesPage, StoreError> {
     let mut page = ChangesPage::default();
     let mut next = from;
     while !next.is_none() {
@@ -27,8 +34,14 @@ pub fn changes(log: &LogReader<'_>, id: &InventoryId, from: Position, limit: usi
             page.is_trimmed = true;
             break;
         };
-        next = change_in(&record, id)?.1.previous;
-        page.records.push(record);
+        // Times do not decrease.
+        if filter.from_ms.is_some_and(|from_ms| record.time_ms < from_ms) {
+            break;
+        }
+        next = earlier(id, next, change_in(&record, id)?.1.previous)?;
+        if filter.matches(&record) {
+            page.records.push(record);
+        }
     }
     Ok(page)
 }
@@ -57,7 +70,7 @@ pub fn scan(
 }
 
 /// Returns whether a record of the segment may match.
-fn may_match(filter: &RecordFilter, segment: &SegmentHead) -> bool {
+fn may_match(filter: &RecordFilter, segment: &SegmentHeader) -> bool {
     let has_caller = |caller| segment.callers.as_ref().is_none_or(|callers| callers.contains(caller));
     filter.caller.as_ref().is_none_or(has_caller)
         && filter.item.is_none_or(|item| segment.items.contains(&item))
@@ -110,7 +123,7 @@ fn oldest_useful_checkpoint(
     newest_epoch: Epoch,
     target: Target,
 ) -> Result<Option<(Position, PastInventory)>, StoreError> {
-    let (mut useful, mut next) = (None, newest);
+    let (mut useful, mut of_later_life, mut next) = (None, None, newest);
     while !next.is_none() {
         let Some(record) = log.record_in_chain(next)? else { break };
         let (entry, change) = change_in(&record, id)?;
@@ -119,18 +132,28 @@ fn oldest_useful_checkpoint(
             Target::Time(_) => useful = Some((next, PastInventory::after(entry, change))),
             Target::Version(epoch, revision) if entry.version.epoch == epoch => {
                 if entry.version.revision < revision {
-                    break;
+                    // All checkpoints so far are later, also those of other lives.
+                    return Ok(useful.or(of_later_life));
                 }
                 useful = Some((next, PastInventory::after(entry, change)));
             }
             // An earlier life. A restore begins a life without a checkpoint.
             Target::Version(epoch, _) if useful.is_some() || epoch == newest_epoch => break,
-            // A later life.
-            Target::Version(..) => {}
+            // A later life; or an earlier one, if that of the target has no checkpoint.
+            Target::Version(..) => of_later_life = Some((next, PastInventory::after(entry, change))),
         }
-        next = change.previous_checkpoint;
+        next = earlier(id, next, change.previous_checkpoint)?;
     }
     Ok(useful)
+}
+
+/// Returns the position to which a record refers, which must be before its own.
+fn earlier(id: &InventoryId, position: Position, previous: Position) -> Result<Position, StoreError> {
+    if previous < position {
+        return Ok(previous);
+    }
+    let detail = format!("inventory {id:?}: position {position} of the log refers to the later position {previous}");
+    Err(StoreError::Corrupt { detail })
 }
 
 /// A state on the way back.
@@ -170,12 +193,7 @@ impl PastInventory {
 
     /// The state after a change that has a full state.
     fn after(entry: &LogEntry, change: &LoggedChange) -> Self {
-        let after = match &change.kind {
-            LoggedChangeKind::Edited { checkpoint, .. } => checkpoint.as_ref(),
-            LoggedChangeKind::Created { after } | LoggedChangeKind::Recreated { after, .. } => Some(after),
-            LoggedChangeKind::Deleted { .. } => None,
-        };
-        match after {
+        match change.kind.after() {
             Some(after) => Self::present(after),
             None => Self { epoch: entry.version.epoch, revision: entry.version.revision, contents: None },
         }
@@ -240,7 +258,7 @@ impl Walk<'_> {
                 return Ok(self.found(true));
             }
             self.undo(entry, change)?;
-            self.next = change.previous;
+            self.next = earlier(self.id, self.next, change.previous)?;
         }
     }
 

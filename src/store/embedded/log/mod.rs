@@ -1,8 +1,8 @@
 //! The sealed part of the log: what happens to the journal's rows when their keys are forgotten.
 //!
 //! Rows that are folded and whose keys may expire are *due*. [`seal`] moves their records into compressed blocks of about
-//! 16 KiB, and makes a segment of about 64 blocks: a range of blocks with a head that tells what they contain. Only then are
-//! the rows trimmed. So a record is always in the journal or in a block, and the journal, which is read at opening, stays
+//! 16 KiB, and makes a segment of about 64 blocks: a range of blocks with a header that tells what they contain. Only then are
+//! the rows deleted (*pruned*). So a record is always in the journal or in a block, and the journal, which is read at opening, stays
 //! short. [`retention`] deletes the oldest segments. [`reader`] finds records by position, [`history`] walks the chain of one
 //! inventory, [`queries`] are the store's functions on top of both, and [`totals`] are the tables of supply.
 
@@ -34,12 +34,18 @@ pub const WRITER: &str = "writer";
 /// Name of the `meta` entry for the number of blocks in segments.
 const BLOCKS: &str = "blocks";
 /// Name of the `meta` entry for the size of the blocks in segments, in bytes.
-const BLOCK_BYTES: &str = "block_bytes";
+const BLOCKS_BYTES: &str = "block_bytes";
+
+/// Names of the `meta` entries for the times of the last sealed record, of the first and of the last record of the oldest
+/// segment, in milliseconds since the Unix epoch.
+const LAST_MS: &str = "sealed_ms";
+const EARLIEST_MS: &str = "earliest_ms";
+const OLDEST_MS: &str = "oldest_ms";
 
 /// The sealed part of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogState {
-    /// The last journal row whose records are in blocks. Rows up to it may be trimmed.
+    /// The last journal row whose records are in blocks. Rows up to it may be pruned.
     pub sealed_row: i64,
     /// The last record in a block.
     pub sealed_through: Position,
@@ -81,18 +87,14 @@ pub fn read_state(connection: &Connection) -> Result<LogState, StoreError> {
             trimmed_ms: number(TRIMMED_MS)?.unwrap_or(0),
             writer: number(WRITER)?.and_then(|writer| u16::try_from(writer).ok()).unwrap_or(1),
             blocks: number(BLOCKS)?.unwrap_or(0),
-            bytes: number(BLOCK_BYTES)?.unwrap_or(0),
-            last_ms: 0,
-            earliest_ms: None,
-            oldest_ms: None,
+            bytes: number(BLOCKS_BYTES)?.unwrap_or(0),
+            last_ms: number(LAST_MS)?.unwrap_or(0),
+            // 0 without segments.
+            earliest_ms: number(EARLIEST_MS)?.filter(|time_ms| *time_ms > 0),
+            oldest_ms: number(OLDEST_MS)?.filter(|time_ms| *time_ms > 0),
         })
     };
-    let mut state = read().map_err(failed)?;
-    // Without segments, the last record that was sealed is the last one that was deleted.
-    state.last_ms = tables::last_segment(connection)?.map_or(state.trimmed_ms, |segment| segment.last_ms);
-    let oldest = tables::first_segment(connection)?;
-    (state.earliest_ms, state.oldest_ms) = oldest.map(|oldest| (oldest.first_ms, oldest.last_ms)).unzip();
-    Ok(state)
+    read().map_err(failed)
 }
 
 /// Writes the state of the sealed part, inside the caller's transaction.
@@ -104,7 +106,10 @@ pub fn write_state(connection: &Connection, state: &LogState) -> rusqlite::Resul
         (TRIMMED_MS, state.trimmed_ms.cast_signed()),
         (WRITER, i64::from(state.writer)),
         (BLOCKS, state.blocks.cast_signed()),
-        (BLOCK_BYTES, state.bytes.cast_signed()),
+        (BLOCKS_BYTES, state.bytes.cast_signed()),
+        (LAST_MS, state.last_ms.cast_signed()),
+        (EARLIEST_MS, state.earliest_ms.unwrap_or(0).cast_signed()),
+        (OLDEST_MS, state.oldest_ms.unwrap_or(0).cast_signed()),
     ];
     numbers.into_iter().try_for_each(|(name, number)| journal::set_meta_value(connection, name, number))
 }

@@ -7,6 +7,7 @@ use crate::domain::InventoryId;
 use crate::store::StoreError;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::embedded::failure::ReadError;
+use crate::store::embedded::journal;
 use crate::store::embedded::reading::Reader;
 use crate::store::embedded::table::{self, StoredInventory};
 use crate::store::embedded::tools::Snapshot;
@@ -23,7 +24,9 @@ impl EmbeddedStore {
         limit: usize,
     ) -> Result<Option<ChangesPage>, StoreError> {
         self.with_log(id, |log, newest| {
-            let newest = newest.map(|newest| history::changes(log, id, from.unwrap_or(newest.head.last), limit));
+            let newest = newest.map(|newest| {
+                history::changes(log, id, &RecordFilter::default(), from.unwrap_or(newest.head.last), limit)
+            });
             newest.transpose()
         })
     }
@@ -39,10 +42,16 @@ impl EmbeddedStore {
         self.inner.read_with_retry(|| {
             let memory = self.inner.lock();
             let mut unfolded = memory.overlay.active.supply.clone();
-            memory.overlay.frozen.iter().for_each(|frozen| unfolded.add_all(&frozen.supply));
+            let (frozen, folding_through) = (memory.overlay.frozen.clone(), memory.folding_through);
             let position = memory.last_position;
             let reader = self.inner.snapshot()?;
             drop(memory);
+            // Between the last transaction of a fold and its end, the table already has the frozen generation.
+            let folded_through = journal::meta_value(reader.connection(), journal::FOLDED_THROUGH)
+                .map_err(ReadError::sqlite("reading the fold position"))?;
+            if let Some(frozen) = frozen.filter(|_| folded_through.unwrap_or(0) < folding_through) {
+                unfolded.add_all(&frozen.supply);
+            }
             let mut all = totals::read(reader.connection(), TotalsTable::Supply).map_err(ReadError::Corrupt)?;
             all.add_all(&unfolded);
             Ok(SupplyAt { position, totals: all })
@@ -88,9 +97,23 @@ impl Snapshot {
         from: Option<Position>,
         limit: usize,
     ) -> Result<Option<ChangesPage>, StoreError> {
+        self.changes_matching(id, &RecordFilter::default(), from, limit)
+    }
+
+    /// Reads the changes of an inventory that match a filter, as [`Self::changes`] reads all of them. Reads each change until it
+    /// has found enough.
+    pub fn changes_matching(
+        &self,
+        id: &InventoryId,
+        filter: &RecordFilter,
+        from: Option<Position>,
+        limit: usize,
+    ) -> Result<Option<ChangesPage>, StoreError> {
         let newest = self.inventories()?.find_stored(id)?;
         let log = LogReader::of_file(self.connection())?;
-        newest.map(|newest| history::changes(&log, id, from.unwrap_or(newest.head.last), limit)).transpose()
+        let changes =
+            |newest: StoredInventory| history::changes(&log, id, filter, from.unwrap_or(newest.head.last), limit);
+        newest.map(changes).transpose()
     }
 
     /// Same as [`EmbeddedStore::state_at`].
@@ -122,7 +145,7 @@ impl Snapshot {
         let mut all = totals::read(self.connection(), TotalsTable::Supply)?;
         all.add_all(&unfolded.supply);
         let state = super::read_state(self.connection())?;
-        let last = crate::store::embedded::journal::last_batch(self.connection())?;
+        let last = journal::last_batch(self.connection())?;
         let end = last.map(|(_, end, _)| end.before()).unwrap_or_default();
         Ok(SupplyAt { position: end.max(state.sealed_through), totals: all })
     }

@@ -6,7 +6,7 @@ use crate::store::embedded::failure::{corrupt, store_error};
 use crate::store::embedded::journal;
 use crate::store::format::batch::first_position;
 use crate::store::format::block::Decompressor;
-use crate::store::format::segment::SegmentHead;
+use crate::store::format::segment::SegmentHeader;
 use crate::store::format::{Batch, verify_checksum};
 use crate::store::log::{LogRecord, Position};
 use rusqlite::{Connection, OptionalExtension};
@@ -80,7 +80,7 @@ impl<'a> LogReader<'a> {
     pub fn scan_newest_first(
         &self,
         before: Option<Position>,
-        may_match: impl Fn(&SegmentHead) -> bool,
+        may_match: impl Fn(&SegmentHeader) -> bool,
         mut visit: impl FnMut(Vec<LogRecord>) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         let mut visit_batch = |batch: &[u8]| {

@@ -2,9 +2,9 @@
 
 use super::totals::{self, TotalsTable};
 use super::{LogState, tables, write_state};
-use crate::store::embedded::fold::{Fold, FoldError};
+use crate::store::embedded::fold::{Fold, FoldError, FoldTask};
 use crate::store::embedded::state::{MemoryState, StoreInner};
-use crate::store::format::segment::SegmentHead;
+use crate::store::format::segment::SegmentHeader;
 
 impl StoreInner {
     /// Returns whether the oldest segment may be deleted: its last record is older than the retention, or the blocks take
@@ -19,8 +19,8 @@ impl StoreInner {
 }
 
 impl Fold<'_> {
-    /// Deletes the oldest segments while they exceed the retention.
-    pub fn apply_retention(&self) -> Result<(), FoldError> {
+    /// Deletes the oldest segment if it exceeds the retention; or all such segments, if the task says so.
+    pub fn apply_retention(&self, task: &FoldTask) -> Result<(), FoldError> {
         loop {
             let memory = self.inner.lock();
             let (is_due, state) = (self.inner.is_retention_due(&memory), memory.log);
@@ -28,23 +28,34 @@ impl Fold<'_> {
             if !is_due {
                 return Ok(());
             }
-            let oldest =
-                tables::first_segment(self.connection).map_err(|error| FoldError::Corrupt(error.to_string()))?;
+            let [oldest, next] = tables::first_segments(self.connection).map_err(FoldError::Store)?;
             let Some(oldest) = oldest else { return Ok(()) };
-            self.delete_segment(&oldest, state)?;
+            self.delete_segment(&oldest, next.as_ref(), state)?;
             self.check_closing()?;
+            if !task.seal_all {
+                return Ok(());
+            }
+            self.checkpoint_if_due(task.due_bytes)?;
         }
     }
 
-    fn delete_segment(&self, oldest: &SegmentHead, state: LogState) -> Result<(), FoldError> {
-        let mut state = LogState {
-            earliest: oldest.last.plus(1),
+    fn delete_segment(
+        &self,
+        oldest: &SegmentHeader,
+        next: Option<&SegmentHeader>,
+        state: LogState,
+    ) -> Result<(), FoldError> {
+        let state = LogState {
+            // The rows between two segments may have been damaged.
+            earliest: next.map_or(oldest.last.plus(1), |next| next.first),
             trimmed_ms: oldest.last_ms,
             blocks: state.blocks.saturating_sub(oldest.blocks),
             bytes: state.bytes.saturating_sub(oldest.bytes),
+            earliest_ms: next.map(|next| next.first_ms),
+            oldest_ms: next.map(|next| next.last_ms),
             ..state
         };
-        self.in_transaction(|transaction| {
+        self.in_transaction("deleting old history", |transaction| {
             tables::delete_segment(transaction, oldest.first)?;
             tables::delete_blocks_through(transaction, oldest.last)?;
             totals::add(transaction, TotalsTable::Trimmed, &oldest.sums)?;
@@ -54,8 +65,6 @@ impl Fold<'_> {
                 .execute([tables::sql(oldest.last)])?;
             write_state(transaction, &state)
         })?;
-        let next = tables::first_segment(self.connection).map_err(|error| FoldError::Corrupt(error.to_string()))?;
-        (state.earliest_ms, state.oldest_ms) = next.map(|next| (next.first_ms, next.last_ms)).unzip();
         self.inner.lock().log = state;
         Ok(())
     }

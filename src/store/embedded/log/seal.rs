@@ -3,25 +3,26 @@
 //! 1. Read the rows of a segment while commits continue, and encode and compress their blocks.
 //! 2. Insert the blocks in slices, each a transaction.
 //! 3. In one transaction, insert the segment and set the marks. From here on the records are in the blocks.
-//! 4. Trim the rows, a few at a time.
+//! 4. Prune the journal: delete the rows, a few at a time.
 //!
 //! A crash between these steps loses nothing: blocks without a segment are deleted before the next sealing, and rows that
-//! are sealed but not trimmed are trimmed later.
+//! are sealed but not deleted are deleted later.
 
 use super::{LogState, tables, write_state};
-use crate::store::embedded::fold::{Fold, FoldError};
+use crate::store::embedded::fold::{Fold, FoldError, FoldTask};
 use crate::store::embedded::journal;
-use crate::store::embedded::keys::{RowLocation, SealableRow, TrimLimits};
+use crate::store::embedded::keys::{RowLocation, SealLimits, SealableRow};
 use crate::store::embedded::state::{MemoryState, StoreInner};
 use crate::store::format::block::{BLOCK_BYTES, Compressor};
-use crate::store::format::segment::SegmentHead;
+use crate::store::format::segment::SegmentHeader;
 use crate::store::format::{Batch, BatchEncoder, BatchTime, Malformed};
 use crate::store::log::{LogRecord, Position};
-use rusqlite::{Transaction, TransactionBehavior};
 use std::collections::VecDeque;
 
-/// Number of journal rows that one slice trims.
-const TRIMMED_ROWS: usize = 8;
+/// What a failed transaction was for.
+const SEALING: &str = "sealing the log";
+/// Number of journal rows that one slice deletes.
+const PRUNED_ROWS: usize = 8;
 
 /// Size of a compressed block that fills two overflow pages of SQLite and little more, in bytes. A slightly larger one would
 /// need another page, and leave most of it empty.
@@ -29,18 +30,18 @@ const BODY_BYTES: usize = 8_400;
 /// Minimum and maximum size of the records of a block, in bytes.
 const BLOCK_BYTES_RANGE: (usize, usize) = (BLOCK_BYTES / 2, 2 * BLOCK_BYTES);
 
-/// The blocks of a segment, each with the position of its first record, and the segment's head.
+/// The blocks of a segment, each with the position of its first record, and the segment's header.
 struct BuiltSegment {
     blocks: VecDeque<(Position, Vec<u8>)>,
-    head: SegmentHead,
+    header: SegmentHeader,
     last_row: i64,
     /// Size of the records of the next block, in bytes: a block ends with the record that reaches it.
     block_bytes: usize,
 }
 
 impl StoreInner {
-    fn trim_limits(&self, memory: &MemoryState) -> TrimLimits {
-        TrimLimits {
+    fn seal_limits(&self, memory: &MemoryState) -> SealLimits {
+        SealLimits {
             now: self.batch_time(memory),
             folded_through: memory.folded_through,
             window_ms: self.settings.key_window.as_millis() as u64,
@@ -50,7 +51,7 @@ impl StoreInner {
 
     /// Returns whether enough rows for a segment are due, or whether the oldest due row has waited long enough.
     pub fn is_seal_due(&self, memory: &MemoryState) -> bool {
-        let limits = self.trim_limits(memory);
+        let limits = self.seal_limits(memory);
         let mut bytes = 0;
         memory.keys.sealable(memory.log.sealed_row, &limits).any(|SealableRow { location, age_ms }| {
             bytes += location.bytes;
@@ -59,13 +60,13 @@ impl StoreInner {
     }
 
     /// Returns whether sealed rows remain in the journal.
-    pub fn is_trim_due(&self, memory: &MemoryState) -> bool {
-        !memory.keys.trimmable(memory.log.sealed_row, self.batch_time(memory), 1).is_empty()
+    pub fn is_prune_due(&self, memory: &MemoryState) -> bool {
+        !memory.keys.prunable(memory.log.sealed_row, self.batch_time(memory), 1).is_empty()
     }
 
     /// Returns the due rows of the next segment.
     fn rows_to_seal(&self, memory: &MemoryState) -> Vec<RowLocation> {
-        let limits = self.trim_limits(memory);
+        let limits = self.seal_limits(memory);
         let mut bytes = 0;
         let rows = memory.keys.sealable(memory.log.sealed_row, &limits).map(|row| row.location);
         let has_room = |row: &RowLocation| {
@@ -78,48 +79,44 @@ impl StoreInner {
 }
 
 impl Fold<'_> {
-    /// Seals the due rows; without `all`, only while enough are due.
-    pub fn seal(&self, all: bool) -> Result<(), FoldError> {
+    /// Seals one segment of rows, if enough are due; or all due rows, if the task says so. Between two segments, the fold's
+    /// other work is done: a long backlog must not keep commits waiting, nor the write-ahead log growing.
+    pub fn seal(&self, task: &FoldTask) -> Result<(), FoldError> {
         loop {
             let memory = self.inner.lock();
-            let rows =
-                if all || self.inner.is_seal_due(&memory) { self.inner.rows_to_seal(&memory) } else { Vec::new() };
+            let is_due = task.seal_all || self.inner.is_seal_due(&memory);
+            let rows = if is_due { self.inner.rows_to_seal(&memory) } else { Vec::new() };
             let state = memory.log;
             drop(memory);
-            if let Some(segment) = self.build_segment(&rows)? {
-                self.insert_segment(segment, state)?;
+            let Some(first) = rows.first() else { return self.prune() };
+            match self.build_segment(&rows)? {
+                Some(segment) => self.insert_segment(segment, state)?,
+                None => self.skip_row(*first, state)?,
             }
-            self.trim()?;
-            if rows.is_empty() {
+            self.prune()?;
+            self.check_closing()?;
+            if !task.seal_all {
                 return Ok(());
             }
-            self.check_closing()?;
+            self.checkpoint_if_due(task.due_bytes)?;
         }
     }
 
-    /// Reads the rows and builds their blocks. Returns `None` if there are no rows.
+    /// Reads the rows and builds their blocks, up to the first damaged row. Returns the last row that was read, damaged or
+    /// not, and its segment; `None` if the first row is damaged.
     fn build_segment(&self, rows: &[RowLocation]) -> Result<Option<BuiltSegment>, FoldError> {
-        let mut compressor = Compressor::new().map_err(|error| FoldError::Corrupt(error.to_string()))?;
+        let mut compressor = Compressor::new().map_err(FoldError::malformed)?;
         let mut segment: Option<BuiltSegment> = None;
         let mut encoder: Option<BatchEncoder> = None;
         for row in rows {
-            let encoded = journal::encoded_batch(self.connection, row.seq).map_err(sealing)?;
-            let corrupt = |error: Malformed| FoldError::Corrupt(format!("journal row {}: {error}", row.seq));
-            let encoded = encoded.ok_or_else(|| corrupt(Malformed::new("it is missing")))?;
-            let batch = Batch::parse_with_checksum(&encoded).map_err(corrupt)?;
-            for record in batch.records() {
-                let record = record.map_err(corrupt)?;
-                let segment = segment.get_or_insert_with(|| BuiltSegment {
-                    blocks: VecDeque::new(),
-                    head: SegmentHead::new(&record),
-                    last_row: row.seq,
-                    block_bytes: BLOCK_BYTES,
-                });
+            let Some(records) = self.read_row(row)? else { break };
+            for record in records {
+                let segment = segment.get_or_insert_with(|| BuiltSegment::new(&record));
                 // Positions within a block are consecutive, also if the writer changed.
-                if record.position != segment.head.last.plus(1) && segment.head.records > 0 {
+                if record.position != segment.header.last.plus(1) && segment.header.records > 0 {
                     segment.end_block(encoder.take(), &mut compressor)?;
                 }
-                segment.head.add_record(&record);
+                segment.header.add_record(&record);
                 let block = encoder.get_or_insert_with(|| new_block(&record));
                 block.push_record(&record);
                 if block.len_bytes() >= segment.block_bytes {
@@ -135,63 +132,70 @@ impl Fold<'_> {
         Ok(segment)
     }
 
+    /// Reads the records of a row; `None` if it is damaged.
+    fn read_row(&self, row: &RowLocation) -> Result<Option<Vec<LogRecord>>, FoldError> {
+        let encoded = journal::encoded_batch(self.connection, row.seq);
+        let encoded = encoded.map_err(|error| FoldError::Failed { action: SEALING, error })?;
+        let read = |encoded: Vec<u8>| Batch::parse_with_checksum(&encoded)?.records().collect::<Result<Vec<_>, _>>();
+        match encoded.ok_or_else(|| Malformed::new("it is missing")).and_then(read) {
+            Ok(records) => Ok(Some(records)),
+            Err(error) => {
+                let records = row.count;
+                tracing::error!(seq = row.seq, records, %error, "a journal row is damaged; its records cannot be sealed");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Passes over a damaged row: its records are missing from the history. Otherwise no later row could ever be sealed, and
+    /// no key be forgotten.
+    fn skip_row(&self, row: RowLocation, state: LogState) -> Result<(), FoldError> {
+        let state = LogState { sealed_row: row.seq, ..state };
+        self.in_transaction(SEALING, |transaction| write_state(transaction, &state))?;
+        self.inner.lock().log = state;
+        Ok(())
+    }
+
     fn insert_segment(&self, segment: BuiltSegment, state: LogState) -> Result<(), FoldError> {
-        let BuiltSegment { mut blocks, head, last_row, .. } = segment;
-        self.in_transaction(|transaction| tables::delete_blocks_after(transaction, state.sealed_through))?;
+        let BuiltSegment { mut blocks, header, last_row, .. } = segment;
+        self.in_transaction(SEALING, |transaction| tables::delete_blocks_after(transaction, state.sealed_through))?;
         while !blocks.is_empty() {
-            self.insert_blocks(&mut blocks)?;
+            self.write_slice(SEALING, &mut blocks, |transaction, (first, body)| {
+                tables::insert_block(transaction, *first, body)
+            })?;
             self.check_closing()?;
         }
         let state = LogState {
             sealed_row: last_row,
-            sealed_through: head.last,
-            blocks: state.blocks + head.blocks,
-            bytes: state.bytes + head.bytes,
-            last_ms: head.last_ms,
-            earliest_ms: state.earliest_ms.or(Some(head.first_ms)),
-            oldest_ms: state.oldest_ms.or(Some(head.last_ms)),
+            sealed_through: header.last,
+            blocks: state.blocks + header.blocks,
+            bytes: state.bytes + header.bytes,
+            last_ms: header.last_ms,
+            earliest_ms: state.earliest_ms.or(Some(header.first_ms)),
+            oldest_ms: state.oldest_ms.or(Some(header.last_ms)),
             ..state
         };
-        self.in_transaction(|transaction| {
-            tables::insert_segment(transaction, &head)?;
+        self.in_transaction(SEALING, |transaction| {
+            tables::insert_segment(transaction, &header)?;
             write_state(transaction, &state)
         })?;
         self.inner.lock().log = state;
         Ok(())
     }
 
-    /// Inserts blocks from the front until the slice's time is over.
-    fn insert_blocks(&self, blocks: &mut VecDeque<(Position, Vec<u8>)>) -> Result<(), FoldError> {
-        let (slice_max, clock) = (self.inner.slice_max(), &self.inner.settings.clock);
-        let mut inserted = 0;
-        self.in_transaction(|transaction| {
-            let end = clock() + slice_max;
-            for (first, body) in blocks.iter() {
-                tables::insert_block(transaction, *first, body)?;
-                inserted += 1;
-                if clock() >= end {
-                    break;
-                }
-            }
-            Ok(())
-        })?;
-        blocks.drain(..inserted);
-        Ok(())
-    }
-
     /// Deletes the rows whose records are in blocks, and forgets their keys.
-    fn trim(&self) -> Result<(), FoldError> {
+    fn prune(&self) -> Result<(), FoldError> {
         loop {
             let memory = self.inner.lock();
-            let due = memory.keys.trimmable(memory.log.sealed_row, self.inner.batch_time(&memory), TRIMMED_ROWS);
+            let due = memory.keys.prunable(memory.log.sealed_row, self.inner.batch_time(&memory), PRUNED_ROWS);
             drop(memory);
             let Some(last) = due.last() else { return Ok(()) };
-            let failed = |error| FoldError::Failed { action: "trimming the journal", error };
+            let failed = |error| FoldError::Failed { action: "pruning the journal", error };
             let expired = journal::expired_keys(self.connection, &due).map_err(failed)?;
             // The horizon comes first: a key that is about to be removed must not count as new in between.
             let change = self.inner.lock().keys.horizon.expire(expired);
             let write_lock = self.inner.write_lock.lock();
-            journal::trim(self.connection, last.seq, &change).map_err(failed)?;
+            journal::prune(self.connection, last.seq, &change).map_err(failed)?;
             drop(write_lock);
             for _ in &due {
                 self.inner.lock().keys.remove_oldest();
@@ -199,26 +203,20 @@ impl Fold<'_> {
             self.check_closing()?;
         }
     }
-
-    /// Runs a transaction with the write lock.
-    pub fn in_transaction(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>) -> Result<(), FoldError> {
-        let _write_lock = self.inner.write_lock.lock();
-        let run = || {
-            let transaction = Transaction::new_unchecked(self.connection, TransactionBehavior::Immediate)?;
-            work(&transaction)?;
-            transaction.commit()
-        };
-        run().map_err(sealing)
-    }
 }
 
 impl BuiltSegment {
+    /// Begins a segment with its first record.
+    fn new(first: &LogRecord) -> Self {
+        Self { blocks: VecDeque::new(), header: SegmentHeader::new(first), last_row: 0, block_bytes: BLOCK_BYTES }
+    }
+
     fn end_block(&mut self, encoder: Option<BatchEncoder>, compressor: &mut Compressor) -> Result<(), FoldError> {
         let Some(encoder) = encoder else { return Ok(()) };
         let (first, mut batch) = (encoder.first(), Vec::with_capacity(BLOCK_BYTES + BLOCK_BYTES / 4));
         encoder.put(&mut batch);
-        let body = compressor.compress(&batch).map_err(|error| FoldError::Corrupt(error.to_string()))?;
-        self.head.add_block(body.len());
+        let body = compressor.compress(&batch).map_err(FoldError::malformed)?;
+        self.header.add_block(body.len());
         // Records of one segment compress alike.
         let (min, max) = BLOCK_BYTES_RANGE;
         self.block_bytes = (encoder.len_bytes() * BODY_BYTES / body.len()).clamp(min, max);
@@ -230,8 +228,4 @@ impl BuiltSegment {
 fn new_block(first: &LogRecord) -> BatchEncoder {
     let time = BatchTime { uptime_ms: 0, unix_ms: first.time_ms, time_ms: first.time_ms };
     BatchEncoder::new(first.position, time, BLOCK_BYTES / 64)
-}
-
-fn sealing(error: rusqlite::Error) -> FoldError {
-    FoldError::Failed { action: "sealing the log", error }
 }

@@ -3,7 +3,7 @@
 use crate::store::StoreError;
 use crate::store::embedded::failure::{corrupt, store_error};
 use crate::store::format::block::Decompressor;
-use crate::store::format::segment::SegmentHead;
+use crate::store::format::segment::SegmentHeader;
 use crate::store::log::Position;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -75,7 +75,7 @@ pub fn scan_blocks(
     Ok(())
 }
 
-pub fn insert_segment(connection: &Connection, head: &SegmentHead) -> rusqlite::Result<()> {
+pub fn insert_segment(connection: &Connection, head: &SegmentHeader) -> rusqlite::Result<()> {
     let mut insert = connection.prepare_cached("INSERT INTO segments (first, head) VALUES (?1, ?2)")?;
     insert.execute(params![sql(head.first), head.encode()])?;
     Ok(())
@@ -86,12 +86,17 @@ pub fn delete_segment(connection: &Connection, first: Position) -> rusqlite::Res
     Ok(())
 }
 
-pub fn first_segment(connection: &Connection) -> Result<Option<SegmentHead>, StoreError> {
-    one_segment(connection, "SELECT first, head FROM segments ORDER BY first LIMIT 1")
-}
-
-pub fn last_segment(connection: &Connection) -> Result<Option<SegmentHead>, StoreError> {
-    one_segment(connection, "SELECT first, head FROM segments ORDER BY first DESC LIMIT 1")
+/// Reads the two oldest segments.
+pub fn first_segments(connection: &Connection) -> Result<[Option<SegmentHeader>; 2], StoreError> {
+    let failed = |error| store_error("reading a segment of the log", &error);
+    let mut select =
+        connection.prepare_cached("SELECT first, head FROM segments ORDER BY first LIMIT 2").map_err(failed)?;
+    let mut rows = select.query([]).map_err(failed)?;
+    let mut next = || match rows.next().map_err(failed)? {
+        Some(row) => read_segment(row).map_err(failed)?.1.map(Some),
+        None => Ok(None),
+    };
+    Ok([next()?, next()?])
 }
 
 /// Returns the positions at which the blocks from `first` to `last` begin, in order.
@@ -107,7 +112,7 @@ pub fn block_positions(connection: &Connection, first: Position, last: Position)
 /// Passes each segment to `visit`, oldest first. If one cannot be read, passes the reason.
 pub fn scan_segments(
     connection: &Connection,
-    mut visit: impl FnMut(Position, Result<SegmentHead, StoreError>) -> Result<(), StoreError>,
+    mut visit: impl FnMut(Position, Result<SegmentHeader, StoreError>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let failed = |error| store_error("reading the segments of the log", &error);
     let mut select = connection.prepare("SELECT first, head FROM segments ORDER BY first").map_err(failed)?;
@@ -119,16 +124,9 @@ pub fn scan_segments(
     Ok(())
 }
 
-fn one_segment(connection: &Connection, sql_text: &str) -> Result<Option<SegmentHead>, StoreError> {
-    let failed = |error| store_error("reading a segment of the log", &error);
-    let mut select = connection.prepare_cached(sql_text).map_err(failed)?;
-    let found = select.query_row([], read_segment).optional().map_err(failed)?;
-    found.map(|(_, head)| head).transpose()
-}
-
-fn read_segment(row: &rusqlite::Row<'_>) -> rusqlite::Result<(Position, Result<SegmentHead, StoreError>)> {
+fn read_segment(row: &rusqlite::Row<'_>) -> rusqlite::Result<(Position, Result<SegmentHeader, StoreError>)> {
     let first = Position::from_u64(row.get::<_, i64>(0)?.cast_unsigned());
-    let head = SegmentHead::decode(row.get_ref(1)?.as_blob().unwrap_or_default());
+    let head = SegmentHeader::decode(row.get_ref(1)?.as_blob().unwrap_or_default());
     Ok((first, head.map_err(|error| corrupt(&format!("the segment of the log at position {first}"), &error))))
 }
 

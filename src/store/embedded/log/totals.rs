@@ -32,16 +32,25 @@ pub fn add(connection: &Connection, table: TotalsTable, totals: &SupplyTotals) -
     for (item, kind, amounts) in totals.sorted() {
         let number = kind_number(kind);
         let before = select.query_row(params![item.get(), number], |row| Ok(read_row(row))).optional()?;
-        // A malformed row is reported by fsck; adding to it would hide that.
         let before = match before.transpose() {
             Ok(before) => before.map_or(Amounts::default(), |(_, _, amounts)| amounts),
-            Err(_) => continue,
+            // fsck reports the row; adding to it would hide that, and failing would stop the fold.
+            Err(error) => {
+                tracing::error!(table = name, item = item.get(), %error, "a row of the item totals is malformed");
+                continue;
+            }
         };
         let added = (before.added + amounts.added).to_le_bytes();
         let removed = (before.removed + amounts.removed).to_le_bytes();
         replace.execute(params![item.get(), number, added, removed])?;
     }
     Ok(())
+}
+
+/// Replaces all rows of a table, inside the caller's transaction.
+pub fn replace(connection: &Connection, table: TotalsTable, totals: &SupplyTotals) -> rusqlite::Result<()> {
+    connection.execute(&format!("DELETE FROM {}", table.name()), [])?;
+    add(connection, table, totals)
 }
 
 /// Reads a table.

@@ -18,8 +18,8 @@ use crate::store::embedded::files::{file_len_bytes, parent_dir, with_suffix};
 use crate::store::embedded::log::totals::{self, TotalsTable};
 use crate::store::embedded::log::{self, LogState, tables};
 use crate::store::embedded::open::{self, PAGE_BYTES};
-use crate::store::embedded::{header, journal};
-use crate::store::supply::SupplyTotals;
+use crate::store::embedded::{failure, header, journal};
+use crate::store::format::Batch;
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::types::{ToSqlOutput, ValueRef};
@@ -154,23 +154,30 @@ fn copy_without_history(
         copy.copy_rows(source, target, on_progress)?;
     }
     copy.end_step(target, on_progress)?;
-    leave_out_segments(snapshot.connection(), &connection, state)?;
+    mark_history_deleted(snapshot.connection(), &connection, state)?;
     connection.execute_batch("COMMIT").map_err(sql("copying"))?;
     connection.close().map_err(|(_, error)| sql("closing the copy")(error))?;
     Ok(last_seq)
 }
 
 /// Makes the copy what it would be if retention had deleted all segments.
-fn leave_out_segments(from: &Connection, to: &Connection, state: LogState) -> Result<(), ToolError> {
-    let mut sums = SupplyTotals::default();
-    tables::scan_segments(from, |_, head| {
-        sums.add_all(&head?.sums);
+fn mark_history_deleted(from: &Connection, to: &Connection, state: LogState) -> Result<(), ToolError> {
+    let failed = sql("copying");
+    // From the supply and the journal alone, so that damaged segments can be left behind.
+    let folded_through = journal::meta_value(from, journal::FOLDED_THROUGH).map_err(&failed)?.unwrap_or(0);
+    let mut trimmed = totals::read(from, TotalsTable::Supply)?;
+    journal::scan(from, state.sealed_row + 1, |seq, encoded| {
+        let corrupt = |error| failure::corrupt(&format!("journal row {seq}"), &error);
+        let batch = Batch::parse_with_checksum(encoded).map_err(corrupt)?;
+        for record in batch.records().take_while(|_| seq <= folded_through) {
+            trimmed.subtract_record(&record.map_err(corrupt)?);
+        }
         Ok(())
     })?;
-    let failed = sql("copying");
-    totals::add(to, TotalsTable::Trimmed, &sums).map_err(&failed)?;
+    totals::replace(to, TotalsTable::Trimmed, &trimmed).map_err(&failed)?;
     let earliest = if state.sealed_through.is_none() { state.earliest } else { state.sealed_through.plus(1) };
-    let state = LogState { earliest, trimmed_ms: state.last_ms, blocks: 0, bytes: 0, ..state };
+    let (earliest_ms, oldest_ms) = (None, None);
+    let state = LogState { earliest, trimmed_ms: state.last_ms, blocks: 0, bytes: 0, earliest_ms, oldest_ms, ..state };
     log::write_state(to, &state).map_err(failed)
 }
 

@@ -50,10 +50,10 @@ impl ChainCheck {
         let mut problems = Vec::new();
         let position = record.position;
         if self.last.is_none() {
-            let is_first = position == if self.earliest.is_none() { Position::new(1, 1) } else { self.earliest };
+            let expected = if self.earliest.is_none() { Position::new(1, 1) } else { self.earliest };
             // The writer of a store that was restored before its first commit is not 1.
-            if !is_first && position.sequence() != 1 {
-                problems.push(format!("the log begins at position {position}, not at {}", self.earliest));
+            if !position.continues(expected) {
+                problems.push(format!("the log begins at position {position}, not at {expected}"));
             }
         } else if !position.continues(self.last.plus(1)) {
             problems.push(format!("position {position} of the log does not follow position {}", self.last));
@@ -95,7 +95,7 @@ impl ChainCheck {
         let Version { id, epoch, revision, digest } = version.clone();
         let head = ChainHead { last: position, checkpoint };
         let stamps = stamps_of_change(&change.kind);
-        let fixed = states(&change.kind).1.map(fixed_part).or(before.and_then(|before| before.fixed));
+        let fixed = change.kind.after().map(|after| fixed_part(after)).or(before.and_then(|before| before.fixed));
         self.inventories.insert(id, Tracked { head, epoch, revision, digest, stamps, fixed, exists });
         problem
     }
@@ -260,23 +260,11 @@ impl ChainCheck {
     }
 }
 
-/// Returns the states before and after a change, as far as the log has them.
-fn states(kind: &LoggedChangeKind) -> (Option<&Inventory>, Option<&Inventory>) {
-    match kind {
-        LoggedChangeKind::Edited { checkpoint, .. } => (None, checkpoint.as_deref()),
-        LoggedChangeKind::Created { after } => (None, Some(after)),
-        LoggedChangeKind::Deleted { before } => (Some(before), None),
-        LoggedChangeKind::Recreated { before, after } => (Some(before), Some(after)),
-    }
-}
-
 /// Compares what edits do not change with the full state before.
 fn check_fixed_part(before: Option<Tracked>, change: &LoggedChange) -> Option<String> {
     let expected = before.filter(|before| before.exists)?.fixed?;
-    let state = match (&change.kind, states(&change.kind)) {
-        (LoggedChangeKind::Edited { .. }, (_, after)) => after?,
-        (_, (before, _)) => before?,
-    };
+    // Edits have a full state only with a checkpoint, which is after them.
+    let state = change.kind.before().or(change.kind.after().filter(|_| !change.kind.edits().is_empty()))?;
     (fixed_part(state) != expected)
         .then(|| "its owner, layout or number of slots differs from the last full state".to_owned())
 }

@@ -34,8 +34,10 @@ const SCHEMA: &str = "
     CREATE TABLE lines (id TEXT PRIMARY KEY NOT NULL, line INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     BEGIN;";
 
-/// Number of inventories in one record.
+/// Maximum number of inventories in one record.
 const RECORD_INVENTORIES: usize = 64;
+/// Maximum size of the states in one record, in bytes; a larger inventory has a record of its own.
+const RECORD_BYTES: usize = 16 * 1_024;
 /// Size of the records in one journal row, in bytes: a row ends with the record that reaches it.
 const ROW_BYTES: usize = 256 * 1_024;
 /// The caller of imports in the log.
@@ -126,7 +128,10 @@ impl Staging {
         }
         import.finish()?;
         transaction.commit().map_err(&failed)?;
-        set_journal_mode(&store, "WAL")?;
+        // Opening the store sets the mode, too.
+        if let Err(error) = set_journal_mode(&store, "WAL") {
+            tracing::debug!(%error, "the mode is set at the next opening");
+        }
         open::allow_checkpoint_on_close(&store).map_err(&failed)?;
         store.close().map_err(|(_, error)| failed(error))?;
         Ok(total)
@@ -140,8 +145,17 @@ fn set_journal_mode(connection: &Connection, mode: &str) -> Result<(), ToolError
     if set.eq_ignore_ascii_case(mode) {
         return Ok(());
     }
-    let detail = format!("the journal mode of the store is still {set}: another process has it open");
+    let detail = format!(
+        "cannot change its journal mode from {set} to {mode}: another process reads it; end commands such as backup, export, \
+         fsck and history, then repeat the import"
+    );
     Err(ToolError::Store(StoreError::Unavailable { detail }))
+}
+
+/// Returns approximately how many bytes an inventory takes in a record; at least 1.
+fn state_bytes(inventory: &Inventory) -> usize {
+    let stacks: usize = inventory.contents.stacks().map(|(_, stack)| 8 + stack.attributes.as_bytes().len()).sum();
+    stacks + 2 * inventory.contents.slots().len() + 32
 }
 
 /// An import in progress, inside its transaction.
@@ -185,11 +199,25 @@ impl<'a> Import<'a> {
         })
     }
 
-    /// Writes one record with these inventories, and their rows in the table.
-    fn put(&mut self, inventories: &[Arc<Inventory>]) -> Result<(), ToolError> {
-        if inventories.is_empty() {
-            return Ok(());
+    /// Writes the records with these inventories, and their rows in the table.
+    fn put(&mut self, mut inventories: &[Arc<Inventory>]) -> Result<(), ToolError> {
+        while !inventories.is_empty() {
+            let mut bytes = 0;
+            let is_first_or_fits = |inventory: &&Arc<Inventory>| {
+                let is_first = bytes == 0;
+                bytes += state_bytes(inventory);
+                is_first || bytes <= RECORD_BYTES
+            };
+            let count = inventories.iter().take_while(is_first_or_fits).count();
+            let (record, rest) = inventories.split_at(count);
+            self.put_record(record)?;
+            inventories = rest;
         }
+        Ok(())
+    }
+
+    /// Writes one record with these inventories, and their rows in the table.
+    fn put_record(&mut self, inventories: &[Arc<Inventory>]) -> Result<(), ToolError> {
         let position = self.first.plus(self.records);
         let mut record = LogRecord {
             position,

@@ -11,9 +11,10 @@ use crate::store::embedded::log::totals::{self, TotalsTable};
 use crate::store::embedded::log::{self, LogState, tables};
 use crate::store::embedded::{failure, journal};
 use crate::store::format::Batch;
-use crate::store::format::segment::SegmentHead;
+use crate::store::format::segment::SegmentHeader;
 use crate::store::log::{LogRecord, Position};
 use crate::store::supply::SupplyTotals;
+use rusqlite::Connection;
 use std::collections::HashSet;
 
 /// Number of batches between two progress steps.
@@ -61,70 +62,106 @@ impl LogCheck {
         on_progress: &mut ProgressCallback<'_>,
     ) -> Result<(), StoreError> {
         let connection = snapshot.connection();
-        let mut heads = Vec::new();
-        tables::scan_segments(connection, |first, head| {
-            match head {
-                Ok(head) if head.first == first => heads.push(head),
-                Ok(_) => findings.add_problem(format!("the segment of the log at position {first} begins elsewhere")),
-                Err(error) => findings.add_error(&error),
+        let mut read = SegmentsRead::default();
+        let total = self.state.blocks;
+        tables::scan_segments(connection, |first, header| {
+            let header = match header {
+                Ok(header) if header.first == first => header,
+                Ok(_) => {
+                    let detail = format!("the segment of the log at position {first} begins elsewhere");
+                    findings.add_problem(detail);
+                    return Ok(());
+                }
+                Err(error) => {
+                    findings.add_error(&error);
+                    self.is_incomplete = true;
+                    return Ok(());
+                }
+            };
+            self.report_stray_blocks(connection, read.end, header.first, findings)?;
+            self.check_segment(connection, &header, findings, &mut |blocks| {
+                let done = read.blocks + blocks;
+                let _ = on_progress(ProgressUpdate { phase: "checking the log", done, total });
+            })?;
+            read.add(&header);
+            Ok(())
+        })?;
+        self.report_stray_blocks(connection, read.end, self.state.sealed_through.plus(1), findings)?;
+        if !self.is_incomplete {
+            self.compare_totals(&read, findings);
+        }
+        Ok(())
+    }
+
+    /// Reports the blocks from `from` to before `to`, which belong to no segment.
+    fn report_stray_blocks(
+        &self,
+        connection: &Connection,
+        from: Position,
+        to: Position,
+        findings: &mut Findings,
+    ) -> Result<(), StoreError> {
+        // The header of their segment may be damaged.
+        if !self.is_incomplete {
+            let last = Position::from_u64(to.get().saturating_sub(1));
+            for first in tables::block_positions(connection, from, last)? {
+                findings.add_problem(format!("the block of the log at position {first} belongs to no segment"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_segment(
+        &mut self,
+        connection: &Connection,
+        header: &SegmentHeader,
+        findings: &mut Findings,
+        on_blocks: &mut dyn FnMut(u64),
+    ) -> Result<(), StoreError> {
+        let (mut rebuilt, mut blocks, mut is_complete): (Option<SegmentHeader>, _, _) = (None, 0, true);
+        tables::scan_blocks(connection, header.first, header.last, |first, bytes, batch| {
+            if blocks % BATCHES_PER_STEP == 0 {
+                on_blocks(blocks);
+            }
+            blocks += 1;
+            match batch.and_then(|batch| read_all(&batch, first)) {
+                Ok(records) => {
+                    for record in &records {
+                        findings.records += 1;
+                        self.add_record(record, findings);
+                        rebuilt.get_or_insert_with(|| SegmentHeader::new(record)).add_record(record);
+                    }
+                    rebuilt.iter_mut().for_each(|rebuilt| rebuilt.add_block(bytes));
+                }
+                Err(error) => {
+                    findings.add_error(&error);
+                    is_complete = false;
+                }
             }
             Ok(())
         })?;
-        let (blocks, bytes) =
-            heads.iter().fold((0, 0), |(blocks, bytes), head| (blocks + head.blocks, bytes + head.bytes));
-        if (blocks, bytes) != (self.state.blocks, self.state.bytes) {
+        if is_complete {
+            compare_segment(header, rebuilt.as_ref()).into_iter().for_each(|problem| findings.add_problem(problem));
+        }
+        self.is_incomplete |= !is_complete;
+        Ok(())
+    }
+
+    /// Compares the numbers that the store keeps about its segments with the segments.
+    fn compare_totals(&self, read: &SegmentsRead, findings: &mut Findings) {
+        let state = &self.state;
+        if (read.blocks, read.bytes) != (state.blocks, state.bytes) {
             findings.add_problem(format!(
-                "the store counts {} blocks of {} bytes, its segments {blocks} of {bytes}",
-                self.state.blocks, self.state.bytes
+                "the store counts {} blocks of {} bytes, its segments {} of {}",
+                state.blocks, state.bytes, read.blocks, read.bytes
             ));
         }
-        if heads.last().map_or(Position::NONE, |head| head.last) != self.state.sealed_through && !heads.is_empty() {
-            findings.add_problem(format!("the last segment does not end at position {}", self.state.sealed_through));
+        if read.oldest_times.unzip() != (state.earliest_ms, state.oldest_ms) {
+            findings.add_problem("the store has other times of its oldest segment than the segment".into());
         }
-        let mut batches = 0;
-        // Blocks before the first segment or between two of them belong to none.
-        let mut end = Position::NONE;
-        for head in heads {
-            let stray = tables::block_positions(connection, end, Position::from_u64(head.first.get() - 1))?;
-            stray.iter().for_each(|first| {
-                findings.add_problem(format!("the block of the log at position {first} belongs to no segment"));
-            });
-            end = head.last.plus(1);
-            let mut rebuilt: Option<SegmentHead> = None;
-            tables::scan_blocks(connection, head.first, head.last, |first, bytes, batch| {
-                batches += 1;
-                if batches % BATCHES_PER_STEP == 1 {
-                    let _ = on_progress(ProgressUpdate {
-                        phase: "checking the log",
-                        done: batches,
-                        total: self.state.blocks,
-                    });
-                }
-                let records = match batch.and_then(|batch| read_all(&batch, first)) {
-                    Ok(records) => records,
-                    Err(error) => {
-                        findings.add_error(&error);
-                        self.is_incomplete = true;
-                        return Ok(());
-                    }
-                };
-                for record in &records {
-                    findings.records += 1;
-                    self.add_record(record, findings);
-                    rebuilt.get_or_insert_with(|| SegmentHead::new(record)).add_record(record);
-                }
-                rebuilt.iter_mut().for_each(|rebuilt| rebuilt.add_block(bytes));
-                Ok(())
-            })?;
-            if !self.is_incomplete {
-                compare_segment(&head, rebuilt.as_ref()).into_iter().for_each(|problem| findings.add_problem(problem));
-            }
+        if read.last.is_some_and(|last| last != state.sealed_through) {
+            findings.add_problem(format!("the last segment does not end at position {}", state.sealed_through));
         }
-        let stray = tables::block_positions(connection, end, self.state.sealed_through)?;
-        stray.iter().for_each(|first| {
-            findings.add_problem(format!("the block of the log at position {first} belongs to no segment"));
-        });
-        Ok(())
     }
 
     fn check_journal(
@@ -223,6 +260,27 @@ impl LogCheck {
     }
 }
 
+/// What the headers of the segments so far add up to.
+#[derive(Debug, Default)]
+struct SegmentsRead {
+    blocks: u64,
+    bytes: u64,
+    /// The position after the last one.
+    end: Position,
+    last: Option<Position>,
+    /// The times of the first and of the last record of the oldest segment.
+    oldest_times: Option<(u64, u64)>,
+}
+
+impl SegmentsRead {
+    fn add(&mut self, header: &SegmentHeader) {
+        self.blocks += header.blocks;
+        self.bytes += header.bytes;
+        (self.end, self.last) = (header.last.plus(1), Some(header.last));
+        self.oldest_times.get_or_insert((header.first_ms, header.last_ms));
+    }
+}
+
 fn read_all(batch: &[u8], first: Position) -> Result<Vec<LogRecord>, StoreError> {
     let corrupt = |error| failure::corrupt(&format!("the block of the log at position {first}"), &error);
     let batch = Batch::parse(batch).map_err(corrupt)?;
@@ -233,7 +291,7 @@ fn read_all(batch: &[u8], first: Position) -> Result<Vec<LogRecord>, StoreError>
     batch.records().collect::<Result<_, _>>().map_err(corrupt)
 }
 
-fn compare_segment(head: &SegmentHead, rebuilt: Option<&SegmentHead>) -> Option<String> {
+fn compare_segment(head: &SegmentHeader, rebuilt: Option<&SegmentHeader>) -> Option<String> {
     let problem = |what: &str| {
         Some(format!("the segment of the log at position {}: its {what} differ from its records", head.first))
     };

@@ -66,7 +66,7 @@ pub enum ToolError {
     Interrupted,
     #[error("{}: {detail}", path.display())]
     Io { path: PathBuf, detail: String },
-    #[error("{} is corrupt and was not used; `slotcast fsck --data` lists all problems. {}", path.display(), findings.problems.join("; "))]
+    #[error("{} is corrupt and was not used; `slotcast fsck --data` lists all problems; if only the log is damaged, make a copy with `slotcast backup --without-history` and restore that. {}", path.display(), findings.problems.join("; "))]
     Corrupt { path: PathBuf, findings: Box<Findings> },
 }
 

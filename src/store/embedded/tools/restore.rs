@@ -11,7 +11,8 @@
 //! refused. The key window continues where it was, because it uses the store's own clock.
 //!
 //! The **log** remains as well. Everything is folded first, and later records have a new writer, so that no position names
-//! two records. The new epochs have no entries: the history of an inventory continues before the restore with the epoch that
+//! two records of one store. If the replaced store cannot be read, numbers of writers are skipped, because some of
+//! them may have been used. The new epochs have no entries: the history of an inventory continues before the restore with the epoch that
 //! it had then. The supply is that of the backup.
 
 use super::backup::{copy, scratch_connection};
@@ -22,12 +23,16 @@ use crate::store::embedded::files::{FileId, StoreLock, with_suffix};
 use crate::store::embedded::log::totals::{self, TotalsTable};
 use crate::store::embedded::table::{EncodedRow, StoredInventory, StoredState};
 use crate::store::embedded::{journal, log, open, replace, replay, table};
+use crate::store::log::Position;
 use crate::store::{ListQuery, StoreError};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::NamedTempFile;
 
+/// How far the number of the writer advances if the replaced store cannot be read: it may have been restored as many times since
+/// the backup.
+const UNKNOWN_WRITER_STEP: u16 = 256;
 /// Number of inventories in memory at a time.
 const PAGE: usize = 512;
 
@@ -84,8 +89,21 @@ pub fn copy_with_new_epochs(
     copy(snapshot, partial.path(), on_progress)?;
     let connection = scratch_connection(partial.path())?;
     let total = findings.inventories;
-    let writer = writer_of(target).max(log::read_state(&connection)?.writer);
-    assign_new_epochs(&connection, writer + 1, new_epoch, &mut |done| {
+    let of_backup = log::read_state(&connection)?.writer;
+    let (last_writer, step) = match writer_of(target) {
+        Ok(of_target) => (of_target.max(of_backup), 1),
+        Err(_) => (of_backup, UNKNOWN_WRITER_STEP),
+    };
+    let writer = last_writer.checked_add(step).filter(|writer| *writer <= Position::WRITER_MAX);
+    let writer = writer.ok_or_else(|| {
+        ToolError::Store(StoreError::Unavailable {
+            detail: format!(
+                "its writer number would exceed {}; export it and import it into a new store",
+                Position::WRITER_MAX
+            ),
+        })
+    })?;
+    assign_new_epochs(&connection, writer, new_epoch, &mut |done| {
         report_progress(on_progress, ProgressUpdate { phase: "assigning new epochs", done, total })
     })?;
     connection.close().map_err(|(_, error)| sql("closing the copy")(error))?;
@@ -93,10 +111,13 @@ pub fn copy_with_new_epochs(
     Ok((partial, total))
 }
 
-/// Returns the number of the writer of the store that is replaced; 0 if it cannot be read.
-fn writer_of(target: &Path) -> u16 {
-    let read = || log::read_state(Snapshot::open_damaged(target).ok()?.0.connection()).ok();
-    read().map_or(0, |state| state.writer)
+/// Returns the number of the writer of the store that is replaced; 0 if there is none.
+fn writer_of(target: &Path) -> Result<u16, ToolError> {
+    if !target.exists() {
+        return Ok(0);
+    }
+    let (replaced, _) = Snapshot::open_damaged(target)?;
+    Ok(log::read_state(replaced.connection())?.writer)
 }
 
 /// Folds everything, gives every inventory a new epoch, and makes `writer` the writer of later records.
