@@ -85,14 +85,16 @@ fn history_pages_through_the_changes_of_an_inventory() {
     (1..=3).for_each(|count| scenario.set_apples(count));
     let first = succeed("history", scenario.data(), &["chest", "--limit", "2"]);
     let expected = "\
-1-4  2027-01-15T08:00:03.000Z  move, set
+1-4  2027-01-15T08:00:03.000Z  set, move
   caller server-1, key set-4
   reason \"a test\"
+  added 3 apple, removed 2 apple
   inventory \"chest\" edited, revision 4 of epoch 7
     slot 0: 2 apple -> 3 apple
-1-3  2027-01-15T08:00:02.000Z  move, set
+1-3  2027-01-15T08:00:02.000Z  set, move
   caller server-1, key set-3
   reason \"a test\"
+  added 2 apple, removed 1 apple
   inventory \"chest\" edited, revision 3 of epoch 7
     slot 0: 1 apple -> 2 apple
 older changes follow; continue with --from 1-2

@@ -2,7 +2,7 @@
 
 use crate::cli::item_names::ItemNames;
 use crate::cli::timestamp::format_utc;
-use crate::domain::{Inventory, InventoryId, OperationKind, PredictionOutcome, Slot, Stack};
+use crate::domain::{Inventory, InventoryId, ItemCode, OperationKind, PredictionOutcome, Slot, Stack};
 use crate::store::log::{LogEntry, LogRecord, LoggedChange, LoggedChangeKind};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -45,7 +45,14 @@ pub fn to_text(record: &LogRecord, subject: Subject<'_>, names: &ItemNames) -> S
         // Quoted and escaped: a reason may contain any characters.
         line(2, &format!("reason {:?}", record.reason));
     }
-    for entry in &record.entries {
+    if let Some(flows) = flows_text(record, names) {
+        line(2, &flows);
+    }
+    // That of the inventory comes first, because an import names many.
+    let (of_subject, others): (Vec<_>, Vec<_>) =
+        record.entries.iter().partition(|entry| subject.has(&entry.version.id));
+    let omitted = record.entries.len().saturating_sub(ENTRIES_MAX);
+    for entry in of_subject.into_iter().chain(others).take(ENTRIES_MAX) {
         line(2, &entry_text(entry));
         if subject.has(&entry.version.id) {
             for (slot, (before, after)) in changed_slots(entry) {
@@ -54,13 +61,43 @@ pub fn to_text(record: &LogRecord, subject: Subject<'_>, names: &ItemNames) -> S
             }
         }
     }
+    if omitted > 0 {
+        line(2, &format!("and {omitted} more inventories (--json lists all)"));
+    }
     text
 }
 
-/// Counts the operations of each kind, such as `add, move x2`.
+/// Maximum number of inventories of one record that are printed as text.
+const ENTRIES_MAX: usize = 8;
+
+/// Lists what the operations added and removed, such as `added 4 oak_planks, removed 1 oak_log`; `None` if nothing.
+fn flows_text(record: &LogRecord, names: &ItemNames) -> Option<String> {
+    let mut totals: BTreeMap<ItemCode, (u128, u128)> = BTreeMap::new();
+    for flow in &record.flows {
+        let (added, removed) = totals.entry(flow.item).or_default();
+        *added += u128::from(flow.added);
+        *removed += u128::from(flow.removed);
+    }
+    let part = |word: &str, counts: Vec<(ItemCode, u128)>| {
+        let counts = counts.into_iter().filter(|(_, count)| *count > 0);
+        let counts: Vec<String> = counts.map(|(item, count)| format!("{count} {}", names.text(item))).collect();
+        (!counts.is_empty()).then(|| format!("{word} {}", counts.join(" and ")))
+    };
+    let added = part("added", totals.iter().map(|(item, (added, _))| (*item, *added)).collect());
+    let removed = part("removed", totals.iter().map(|(item, (_, removed))| (*item, *removed)).collect());
+    let parts: Vec<String> = [added, removed].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// Lists the kinds of the operations in their order, such as `craft, move x2, add`.
 fn operations_text(record: &LogRecord) -> String {
-    let mut kinds: BTreeMap<OperationKind, usize> = BTreeMap::new();
-    record.operations.iter().for_each(|operation| *kinds.entry(operation.kind).or_default() += 1);
+    let mut kinds: Vec<(OperationKind, usize)> = Vec::new();
+    for operation in &record.operations {
+        match kinds.last_mut() {
+            Some((kind, count)) if *kind == operation.kind => *count += 1,
+            Some(_) | None => kinds.push((operation.kind, 1)),
+        }
+    }
     let text = |(kind, count): (OperationKind, usize)| match count {
         1 => kind.name().to_owned(),
         count => format!("{} x{count}", kind.name()),
@@ -240,9 +277,10 @@ mod tests {
     fn a_record_tells_who_did_what_and_lists_the_slots_of_the_subject() {
         let bag = id("bag");
         let expected = "\
-1-4711  2026-07-01T12:00:00.123Z  add, move x2
+1-4711  2026-07-01T12:00:00.123Z  move, add, move
   caller quests, key quest-17, session s-1, prediction confirmed
   reason \"quest \\\"17\\\"\\n\"
+  added 3 apple
   inventory \"bag\" edited, revision 12 of epoch 7
     slot 3: 5 apple -> 8 apple
     slot 4: 1 item code 77 (attributes c2hhcnA=) -> empty
@@ -263,7 +301,7 @@ mod tests {
             entries: Vec::new(),
             ..record()
         };
-        let expected = "1-4711  2026-07-01T12:00:00.123Z  add, move x2\n  caller quests";
+        let expected = "1-4711  2026-07-01T12:00:00.123Z  move, add, move\n  caller quests\n  added 3 apple";
         assert_eq!(to_text(&minimal, Subject::All, &names()), expected);
     }
 
