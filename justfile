@@ -45,6 +45,10 @@ bench *arguments="all":
 bench-store *arguments:
     cargo bench --bench store {{ arguments }}
 
+# Measure the size of the log, and how long it takes to look back
+bench-log *arguments:
+    cargo bench --bench log {{ arguments }}
+
 # Count the instructions of the hot paths, and accept the counts as the new baseline of ./test
 instructions:
     benches/instructions.sh write

@@ -6,6 +6,7 @@ mod store_support;
 
 use slotcast::store::Store;
 use slotcast::store::embedded::OpenError;
+use slotcast::store::embedded::tools::import::ExclusiveStore;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use store_support::*;
@@ -95,6 +96,8 @@ fn read_only_commands_report_an_interrupted_write_and_the_service_rolls_it_back(
         std::fs::copy(beside(&place.path(), suffix), beside(&crashed.path(), suffix)).unwrap();
     }
     check_interrupted_write(&crashed);
+    drop(crashed.open());
+    assert!(run("fsck", crashed.folder.path(), &[]).status.success());
 
     // SQLite writes the pages in order: the header may have the new size before the file does.
     let crashed = Place::new();
@@ -106,6 +109,8 @@ fn read_only_commands_report_an_interrupted_write_and_the_service_rolls_it_back(
     database[28..32].copy_from_slice(&pages.to_be_bytes());
     std::fs::write(crashed.path(), database).unwrap();
     check_interrupted_write(&crashed);
+    drop(ExclusiveStore::open(&crashed.path()).expect("an import rolls it back, too"));
+    assert!(run("fsck", crashed.folder.path(), &[]).status.success());
 }
 
 fn check_interrupted_write(crashed: &Place) {
@@ -116,8 +121,6 @@ fn check_interrupted_write(crashed: &Place) {
         assert!(message.contains("slotcast.db-journal") && message.contains("start the server once"), "{message}");
         assert!(files(crashed.folder.path()) == before, "{command} changed a file");
     }
-    drop(crashed.open());
-    assert!(run("fsck", crashed.folder.path(), &[]).status.success());
 }
 
 /// A file system of its own that cannot be written to; none where that is not allowed.

@@ -6,10 +6,10 @@
 
 mod store_support;
 
-use slotcast::store::KeyStatus;
-use slotcast::store::Store;
 use slotcast::store::embedded::tools::{self, ProgressUpdate, Snapshot};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
+use slotcast::store::log::ChainHead;
+use slotcast::store::{CommitError, KeyStatus, Store, StoreError};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -110,4 +110,37 @@ fn after_a_crash_at_any_step_of_sealing_and_trimming_everything_agrees() {
             check_crash(&database, &wal[..torn], &model, &place, &format!("within step {}", step + 1));
         }
     }
+}
+
+/// Fewer rows than a segment would have fill the store, so sealing must not wait for more.
+#[test]
+fn a_store_that_is_full_of_journal_rows_seals_them_and_has_room_again() {
+    let place = Place::new();
+    let settings = EmbeddedSettings {
+        key_window: KEY_WINDOW,
+        bytes_max: Some(1 << 20),
+        fold_after: Duration::ZERO,
+        ..place.clock.settings()
+    };
+    let store = place.open_with(settings);
+    let mut history = History::new(3, 12);
+    let is_full = |result: Result<Vec<ChainHead>, CommitError>| match result {
+        Ok(_) => false,
+        Err(CommitError::NotCommitted(StoreError::Full { .. })) => true,
+        Err(error) => panic!("{error}"),
+    };
+    let refused = loop {
+        let batch = history.batch();
+        if is_full(store.commit(&batch)) {
+            break batch;
+        }
+    };
+    assert_eq!(store.statistics().log_blocks, 0, "too few rows for a segment");
+    place.clock.pass(2 * KEY_WINDOW);
+    let attempts = (0..5_000).take_while(|_| {
+        std::thread::sleep(Duration::from_millis(2));
+        is_full(store.commit(&refused))
+    });
+    assert!(attempts.count() < 5_000, "it stays full");
+    assert!(store.statistics().log_blocks > 0);
 }

@@ -101,6 +101,7 @@ impl Config {
                 fold_after: values.get(&settings::STORE_FOLD_AFTER_MS),
                 wal_checkpoint_bytes: values.get(&settings::STORE_WAL_BYTES),
                 history_age: values.get(&settings::HISTORY_AGE_DAYS),
+                segment_bytes: segment_bytes(values.find(&settings::STORE_BYTES_MAX)),
                 // A full store refuses mutations, and does not delete history to make room.
                 history_bytes_max: values
                     .find(&settings::HISTORY_BYTES_MAX)
@@ -197,6 +198,13 @@ fn lines(problems: &[String]) -> String {
     problems.iter().map(|problem| format!("  {problem}")).collect::<Vec<_>>().join("\n")
 }
 
+/// Returns the size of the journal rows that become a segment of the log: less in a small store, which is full before it has
+/// as many.
+fn segment_bytes(store_bytes_max: Option<u64>) -> usize {
+    let most = EmbeddedSettings::default().segment_bytes;
+    store_bytes_max.and_then(|bytes_max| usize::try_from(bytes_max / 16).ok()).map_or(most, |bytes| bytes.min(most))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,7 +291,16 @@ mod tests {
         let store = read("[history]\nage_days = 2\nbytes_max = 4194304\n").unwrap().store;
         assert_eq!((store.history_age.as_secs(), store.history_bytes_max), (2 * 86_400, Some(4_194_304)));
         let limited = read("[store]\nbytes_max = 4194304\n").unwrap().store;
-        assert_eq!(limited.history_bytes_max, Some(2_097_152), "half of the store");
+        assert_eq!(
+            (limited.history_bytes_max, limited.segment_bytes),
+            (Some(2_097_152), 262_144),
+            "parts of the store"
+        );
+        let error = read("[store]\nbytes_max = 2097152\n[history]\nbytes_max = 2097152\n").unwrap_err();
+        assert!(
+            error.contains("history.bytes_max: must be less than store.bytes_max (2097152), got 2097152"),
+            "{error}"
+        );
         let error = read("[history]\nage_days = 0\n").unwrap_err();
         assert!(error.contains("history.age_days: must be 1 to 3650, got 0"), "{error}");
     }

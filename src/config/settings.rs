@@ -167,7 +167,8 @@ settings! {
         "store",
         "bytes_max",
         (1 << 20, 1 << 50),
-        "Maximum size of the store file, in bytes. Default: limited by the disk only.",
+        "Maximum size of the store file, in bytes. Maintenance may exceed it by up to 64 MiB, to make room. Default: limited \
+         by the disk only.",
     );
     STORE_KEY_WINDOW_S: Setting<Duration> =
         seconds("store", "key_window_s", (1, 604_800), "How long idempotency keys are remembered, in seconds.")

@@ -6,10 +6,22 @@ use crate::telemetry::logs;
 use std::net::SocketAddr;
 
 pub(super) fn problems(config: &Config) -> Vec<String> {
-    [exposure(config), addresses(config), tls(config), identity(config), headers(config), filter(config)]
+    [exposure(config), addresses(config), tls(config), identity(config), headers(config), filter(config), room(config)]
         .into_iter()
         .flatten()
         .collect()
+}
+
+/// The history must leave room in the store: a full store refuses mutations, and does not delete history.
+fn room(config: &Config) -> Vec<String> {
+    let (store, history) = (config.store.bytes_max, config.store.history_bytes_max);
+    let too_large = store.zip(history).filter(|(store, history)| history >= store);
+    let text = |(store, history)| {
+        format!(
+            "history.bytes_max: must be less than store.bytes_max ({store}), got {history}: the rest of the store needs room"
+        )
+    };
+    too_large.map(text).into_iter().collect()
 }
 
 /// Prevents accidental exposure: an address beyond loopback needs authentication and TLS, or an explicit opt-out.

@@ -91,7 +91,8 @@ impl StoreInner {
             let fold = memory.fold_calls > memory.fold_calls_completed || self.is_round_due(&memory);
             let has_log_work =
                 || self.is_seal_due(&memory) || self.is_prune_due(&memory) || self.is_retention_due(&memory);
-            if !self.is_stopped() && (fold || self.has_fold_work(&memory) || has_log_work()) {
+            let is_due = fold || memory.seal_all || self.has_fold_work(&memory) || has_log_work();
+            if !self.is_stopped() && is_due {
                 let seal_all = std::mem::take(&mut memory.seal_all);
                 let (fold_calls, due_bytes) = (memory.fold_calls, memory.wal_due_bytes);
                 return Some(FoldTask { fold, seal_all, due_bytes, fold_calls });

@@ -167,7 +167,7 @@ fn is_unused(path: &Path) -> io::Result<bool> {
 }
 
 /// Returns whether the database has a rollback journal with pages that an interrupted transaction had overwritten.
-fn has_pages_to_restore(path: &Path) -> io::Result<bool> {
+pub fn has_pages_to_restore(path: &Path) -> io::Result<bool> {
     const PAGE_COUNT_AT: usize = 16;
     let journal = read_start(&with_suffix(path, "-journal"), 32)?;
     Ok(journal.len() >= PAGE_COUNT_AT + 4 && u32_at(&journal, PAGE_COUNT_AT) != 0)

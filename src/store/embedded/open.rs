@@ -27,7 +27,7 @@ pub enum OpenError {
     NotSlotcast { path: PathBuf, detail: String },
     #[error(
         "{} has format {found}, but this version of Slotcast reads format {known}; the file was not changed. Use the version \
-         that wrote the file, or move the inventories: `slotcast export` with that version, then `slotcast import` into a new \
+         that wrote the file or, if it is older, move the inventories: `slotcast export` with that version, then `slotcast import` into a new \
          store with this one",
         path.display()
     )]
@@ -346,7 +346,7 @@ pub fn open_error(path: &Path, error: &rusqlite::Error) -> OpenError {
     if error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_READONLY_ROLLBACK) {
         let journal = with_suffix(&path, "-journal");
         let detail = format!(
-            "an interrupted write must be rolled back from {}; no file was changed; start the server once",
+            "an interrupted write must be rolled back from {}; no file was changed; start the server once, or repeat the import",
             journal.display()
         );
         return OpenError::Io { path, detail };

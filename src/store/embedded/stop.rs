@@ -85,8 +85,10 @@ impl StoreInner {
         let mut memory = self.lock();
         if is_full {
             memory.commit_failures.reset();
-            // The write-ahead log can be reused once it is copied, which may need no additional room.
+            // The write-ahead log can be reused once it is copied, which may need no additional room; and blocks take less room
+            // than the rows that they replace.
             memory.wal_due_bytes = 0;
+            memory.seal_all = true;
             self.fold_wakeup.notify_all();
         } else if memory.commit_failures.record(self.now()) >= self.settings.failing_max {
             drop(memory);

@@ -1,5 +1,5 @@
 //! The stored form of a batch: consecutive records of one writer. A journal row is a batch as it was committed; a sealed
-//! block is a batch of about 16 KiB.
+//! block is a batch of about 8 KiB.
 //!
 //! A batch begins with the version of the format, the position of its first record, the number of records, and their times.
 //! Then come the tables of the callers, reasons and sessions, each text once, and the records, each preceded by its length.

@@ -1,4 +1,4 @@
-//! The stored form of a block: a batch of about 16 KiB, compressed with Zstandard.
+//! The stored form of a block: a batch of about 8 KiB, compressed with Zstandard.
 //!
 //! A block begins with its checksum and the size of the batch. Its records keep their positions, so a block is found by the
 //! position of its first record.
@@ -7,7 +7,7 @@ use super::bytes::Reader;
 use super::{Malformed, verify_checksum, with_checksum_of};
 
 /// Typical size of the records of a block, in bytes.
-pub const BLOCK_BYTES: usize = 16 * 1_024;
+pub const BLOCK_BYTES: usize = 8 * 1_024;
 /// Maximum size of a batch in a block, in bytes. SQLite stores no journal row above this size.
 const BATCH_BYTES_MAX: usize = 1_000_000_000;
 /// Level of compression. Higher levels gain less than 1 % on records, most of whose bytes are random.

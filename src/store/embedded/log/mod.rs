@@ -1,7 +1,7 @@
 //! The sealed part of the log: what happens to the journal's rows when their keys are forgotten.
 //!
 //! Rows that are folded and whose keys may expire are *due*. [`seal`] moves their records into compressed blocks of about
-//! 16 KiB, and makes a segment of about 64 blocks: a range of blocks with a header that tells what they contain. Only then are
+//! 8 KiB, and makes a segment of about 1 MiB of rows: a range of blocks with a header that tells what they contain. Only then are
 //! the rows deleted (*pruned*). So a record is always in the journal or in a block, and the journal, which is read at opening, stays
 //! short. [`retention`] deletes the oldest segments. [`reader`] finds records by position, [`history`] walks the chain of one
 //! inventory, [`queries`] are the store's functions on top of both, and [`totals`] are the tables of supply.

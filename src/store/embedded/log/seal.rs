@@ -24,9 +24,9 @@ const SEALING: &str = "sealing the log";
 /// Number of journal rows that one slice deletes.
 const PRUNED_ROWS: usize = 8;
 
-/// Size of a compressed block that fills two overflow pages of SQLite and little more, in bytes. A slightly larger one would
+/// Size of a compressed block that fills one overflow page of SQLite and little more, in bytes. A slightly larger one would
 /// need another page, and leave most of it empty.
-const BODY_BYTES: usize = 8_400;
+const BODY_BYTES: usize = 4_400;
 /// Minimum and maximum size of the records of a block, in bytes.
 const BLOCK_BYTES_RANGE: (usize, usize) = (BLOCK_BYTES / 2, 2 * BLOCK_BYTES);
 

@@ -7,14 +7,14 @@
 //! in each transaction, so this one uses SQLite's rollback journal instead of the write-ahead log.
 
 use super::restore::fold_all;
-use super::{ProgressCallback, ProgressUpdate, ToolError, backup, create_temporary, report_progress, sql};
+use super::{ProgressCallback, ProgressUpdate, ToolError, backup, create_temporary, io, report_progress, sql};
 use crate::domain::{
     Caller, Catalog, Fingerprint, Flow, Inventory, OperationKind, OperationOutcome, PredictionOutcome,
 };
 use crate::store::embedded::log::totals::{self, TotalsTable};
 use crate::store::embedded::open::{self, PreparedStore};
 use crate::store::embedded::table::{self, EncodedRow, StoredInventory, StoredState};
-use crate::store::embedded::{items, journal, log};
+use crate::store::embedded::{header, items, journal, log};
 use crate::store::format::{BatchEncoder, BatchTime};
 use crate::store::log::{ChainHead, LogEntry, LogRecord, LoggedChange, LoggedChangeKind, LoggedOperation, Position};
 use crate::store::supply::SupplyTotals;
@@ -56,9 +56,16 @@ pub struct Staging {
 pub struct ExclusiveStore(PreparedStore);
 
 impl ExclusiveStore {
-    /// Fails while a service has the store open.
+    /// Fails while a service has the store open. Rolls back an import that was interrupted.
     pub fn open(path: &Path) -> Result<Self, ToolError> {
-        Ok(Self(open::prepare(path)?))
+        let prepared = open::prepare(path)?;
+        if header::has_pages_to_restore(&prepared.path).map_err(io(&prepared.path))? {
+            // SQLite rolls back before the first read.
+            let connection = Connection::open(&prepared.path).map_err(sql("opening the store"))?;
+            let read = connection.query_row("PRAGMA schema_version", [], |row| row.get::<_, i64>(0));
+            read.map_err(sql("rolling back an interrupted import"))?;
+        }
+        Ok(Self(prepared))
     }
 }
 
