@@ -78,6 +78,10 @@ crash n="50":
 io-faults n="8":
     SLOTCAST_IO_FAULTS={{ n }} cargo test --test io_faults -- --nocapture
 
+# Check the log of random histories against a model
+histories count="100":
+    SLOTCAST_HISTORIES={{ count }} cargo test --test store_history -- --nocapture
+
 # Simulate random histories of predicting clients in virtual time
 simulate histories="10000":
     SLOTCAST_HISTORIES={{ histories }} cargo test --test sync mirror_sim -- --nocapture
