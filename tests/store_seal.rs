@@ -6,9 +6,10 @@
 
 mod store_support;
 
+use slotcast::domain::Slot;
 use slotcast::store::embedded::tools::{self, ProgressUpdate, Snapshot};
 use slotcast::store::embedded::{EmbeddedSettings, EmbeddedStore};
-use slotcast::store::log::ChainHead;
+use slotcast::store::log::{ChainHead, Position};
 use slotcast::store::{CommitError, KeyStatus, Store, StoreError};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -143,4 +144,41 @@ fn a_store_that_is_full_of_journal_rows_seals_them_and_has_room_again() {
     });
     assert!(attempts.count() < 5_000, "it stays full");
     assert!(store.statistics().log_blocks > 0);
+}
+
+#[test]
+fn a_journal_row_that_the_disk_damages_is_passed_over_and_its_positions_are_not_used_again() {
+    let place = Place::new();
+    let store = place.open_with(settings(&place));
+    let mut chest = inventory("chest", None, 1, 9, &[(Slot(0), stack(1, 1))]);
+    store.commit(&[transaction(key("1"), vec![created(&chest)])]).expect("it commits");
+    for count in 2..=4 {
+        let next = updated(&chest, vec![(Slot(0), stack(1, count))]);
+        chest = next.state.clone().expect("it is there");
+        store.commit(&[transaction(key(&count.to_string()), vec![next])]).expect("it commits");
+    }
+    store.fold().expect("it folds");
+    let connection = rusqlite::Connection::open(place.path()).expect("it opens");
+    connection.execute("UPDATE journal SET batch = zeroblob(99) WHERE seq IN (2, 4)", []).expect("it is damaged");
+    drop(connection);
+    place.clock.pass(2 * KEY_WINDOW);
+    store.fold().expect("the other rows are sealed");
+    assert_eq!((store.statistics().journal_rows, store.statistics().log_blocks), (0, 2));
+    store.close().expect("it closes");
+
+    let store = place.open_with(settings(&place));
+    let next = updated(&chest, vec![(Slot(0), stack(1, 5))]);
+    let heads = store.commit(&[transaction(key("5"), vec![next])]).expect("it commits");
+    assert_eq!(heads[0].last, Position::new(1, 5), "the positions of the damaged rows");
+    let page = store.changes(&id("chest"), None, 1).expect("it is read").expect("it exists");
+    assert_eq!(page.next, Some(Position::new(1, 4)));
+    let lost = store.changes(&id("chest"), None, 9);
+    assert!(matches!(lost, Err(StoreError::Corrupt { .. })), "{lost:?}");
+    store.close().expect("it closes");
+    let snapshot = Snapshot::open(&place.path()).expect("it opens");
+    let findings = tools::check(&snapshot, &mut |_: ProgressUpdate| ControlFlow::Continue(()));
+    assert!(
+        findings.problems.iter().any(|problem| problem.contains("position 1-3 of the log does not follow")),
+        "{findings:?}"
+    );
 }

@@ -102,8 +102,7 @@ impl Fold<'_> {
         }
     }
 
-    /// Reads the rows and builds their blocks, up to the first damaged row. Returns the last row that was read, damaged or
-    /// not, and its segment; `None` if the first row is damaged.
+    /// Reads the rows and builds their blocks, up to the first damaged row. Returns `None` if the first row is damaged.
     fn build_segment(&self, rows: &[RowLocation]) -> Result<Option<BuiltSegment>, FoldError> {
         let mut compressor = Compressor::new().map_err(FoldError::malformed)?;
         let mut segment: Option<BuiltSegment> = None;
@@ -150,7 +149,9 @@ impl Fold<'_> {
     /// Passes over a damaged row: its records are missing from the history. Otherwise no later row could ever be sealed, and
     /// no key be forgotten.
     fn skip_row(&self, row: RowLocation, state: LogState) -> Result<(), FoldError> {
-        let state = LogState { sealed_row: row.seq, ..state };
+        // Its positions are used, even if no later row tells so at the next opening.
+        let sealed_through = row.first.plus(row.count.saturating_sub(1));
+        let state = LogState { sealed_row: row.seq, sealed_through, ..state };
         self.in_transaction(SEALING, |transaction| write_state(transaction, &state))?;
         self.inner.lock().log = state;
         Ok(())
