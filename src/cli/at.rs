@@ -79,7 +79,7 @@ impl At {
         Ok(print(to_text(&inventory, position, time_ms, &names))?)
     }
 
-    /// Explains why there is no such state.
+    /// Explains why the state does not exist.
     fn absent(&self, snapshot: &Snapshot, target: PastTarget) -> Result<Box<dyn Error>, StoreError> {
         let id = &self.id;
         let PastTarget::Revision { epoch, revision } = target else {

@@ -21,8 +21,8 @@ pub struct Backup {
     /// Overwrite the file if it exists.
     #[arg(long)]
     force: bool,
-    /// Leave out the history that is no longer in the journal, which makes the copy smaller. The history of a store that
-    /// is restored from it begins later; the supply is complete.
+    /// Omit the sealed history, which makes the copy smaller. The history of a store that is restored from the copy begins
+    /// with the journal; the supply remains complete.
     #[arg(long)]
     without_history: bool,
 }

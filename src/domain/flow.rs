@@ -1,7 +1,7 @@
 //! Flows: how many items the operations of a mutation bring into the world and take out of it.
 //!
-//! The rules report flows, operation by operation. The edits of a mutation show only its net effect: a craft whose output
-//! is dropped by the next operation of the same mutation leaves no trace of the output in them.
+//! The flows of an operation follow from the operation and its outcome. The edits of a mutation show only its net effect: a
+//! craft whose output is dropped by the next operation of the same mutation leaves no trace of the output in them.
 
 use super::ids::ItemCode;
 use super::mutation::{Operation, OperationOutcome};

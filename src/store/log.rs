@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 /// Position of a record in the log: the writer's number × 2^48 + the record's sequence number, which counts the writer's
-/// records from 1, without gaps, in the order of commits. The default is no position.
+/// records from 1, without gaps, in the order of commits. The default value, 0, is not the position of any record.
 ///
 /// A writer is an owner of sequence numbers. The embedded store has one, and a new one after each restore, so that no
 /// position ever names two records.
@@ -115,7 +115,7 @@ pub struct ChainHead {
 pub struct LogRecord {
     pub position: Position,
     /// When the mutation was committed, in milliseconds since the Unix epoch. Never earlier than the record before it:
-    /// while the wall clock is behind the last record, the time stands still.
+    /// if the wall clock is behind the time of the last record, that time is used again.
     pub time_ms: u64,
     pub caller: Caller,
     /// `None` for an import.

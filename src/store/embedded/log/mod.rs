@@ -1,9 +1,9 @@
 //! The sealed part of the log: what happens to the journal's rows when their keys are forgotten.
 //!
-//! Rows that are folded and whose keys may expire are *due*. [`seal`] moves their records into compressed blocks of about
-//! 8 KiB, and makes a segment of about 1 MiB of rows: a range of blocks with a header that tells what they contain. Only then are
-//! the rows deleted (*pruned*). So a record is always in the journal or in a block, and the journal, which is read at opening, stays
-//! short. [`retention`] deletes the oldest segments. [`reader`] finds records by position, [`history`] walks the chain of one
+//! Rows that are folded and whose keys may expire are *due*. [`seal`] moves the records of about 1 MiB of due rows into
+//! compressed blocks of about 8 KiB, and combines these blocks into a segment, whose header summarizes their contents. The rows
+//! are deleted (*pruned*) afterwards. So each record is always in the journal or in a block, and the journal, which is read when
+//! the store opens, stays short. [`retention`] deletes the oldest segments. [`reader`] finds records by position, [`history`] walks the chain of one
 //! inventory, [`queries`] are the store's functions on top of both, and [`totals`] are the tables of supply.
 
 pub mod history;
